@@ -1,0 +1,52 @@
+"""The `kdasr` command: one verb per file, imported only when it is used."""
+
+import importlib
+import sys
+
+import click
+
+from kdasr import __version__
+from kdasr.common.errors import UserError
+
+VERBS = {
+    "corpus": "Synthesise or download a corpus in LibriSpeech's layout.",
+    "prepare": "Check a corpus and write manifests and features.",
+    "tokens": "Train the SentencePiece model on the training transcripts.",
+    "train": "Train one system of a recipe, stage by stage.",
+    "average": "Average the last checkpoints of an experiment.",
+    "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
+    "stream": "Recognise audio files chunk by chunk, printing partial results.",
+    "report": "Tables, plots and one HTML page from experiment folders.",
+    "info": "Versions, devices and the loss backend in use.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are modules of `kdasr.cli`, so that `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(f"kdasr.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands, in the order of a recipe"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kdasr")
+def cli() -> None:
+    """Distil a full-context transducer recogniser (the teacher) into a chunked streaming one (the student)."""
+
+
+def main() -> None:
+    """Run the command line; a `UserError` is one line on stderr and exit status 1."""
+    try:
+        cli()
+    except UserError as error:
+        click.echo(f"kdasr: error: {error}", err=True)
+        sys.exit(1)

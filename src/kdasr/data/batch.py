@@ -1,0 +1,43 @@
+"""What the loader hands to training: features and pieces of some utterances, padded."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Shapes: B utterances, T feature frames (10 ms), F mel bins, S pieces.
+
+
+@dataclass
+class Batch:
+    """Padded utterances. Lengths are int64; padding of features and pieces is arbitrary but finite."""
+
+    features_BTF: Tensor
+    """Raw log-mel energies, float32."""
+    feature_lens_B: Tensor
+    """Valid feature frames, on the CPU."""
+    tokens_BS: Tensor
+    """Piece ids without start or end symbols, padded with 0 (blank)."""
+    token_lens_B: Tensor
+    """Valid pieces, on the CPU; 0 is allowed."""
+    ids: list[str]
+    """Cut ids, for messages."""
+    texts: list[str]
+    """Reference transcripts."""
+    audio_seconds: float
+    """Total duration of the utterances."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with features and pieces on `device`; lengths stay on the CPU."""
+        return Batch(
+            features_BTF=self.features_BTF.to(device, non_blocking=True),
+            feature_lens_B=self.feature_lens_B,
+            tokens_BS=self.tokens_BS.to(device, non_blocking=True),
+            token_lens_B=self.token_lens_B,
+            ids=self.ids,
+            texts=self.texts,
+            audio_seconds=self.audio_seconds,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)

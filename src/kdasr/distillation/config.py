@@ -1,0 +1,92 @@
+"""What the training objective is made of: terms, their weights and their settings."""
+
+from dataclasses import dataclass, field
+
+TERM_NAMES = ("rnnt", "ctc", "hidden_mse", "output_kl")
+
+
+@dataclass
+class RnntConfig:
+    """Pruned RNN-T (Kuang et al. 2022)."""
+
+    backend: str = "auto"
+    """auto | k2 | native."""
+    rnnt_type: str = "regular"
+    """regular | modified | constrained."""
+    prune_range: int = 5
+    lm_scale: float = 0.25
+    am_scale: float = 0.0
+    simple_scale: float = 0.5
+    """Weight of the simple loss after the warm-up; it starts at 1."""
+    pruned_start: float = 0.1
+    """Weight of the pruned loss at the first step; it ends at 1."""
+    warmup_steps: int = 500
+    """Steps over which both weights move; counted from the start of a run that begins from scratch."""
+    delay_penalty: float = 0.0
+
+
+@dataclass
+class HiddenConfig:
+    """Mean squared error between hidden layers of student and teacher."""
+
+    layers: list[int] = field(default_factory=list)
+    """Student's encoder layers, counted from 0; empty: all."""
+    teacher_layers: list[int] = field(default_factory=list)
+    """The teacher's partner of each student layer; empty: the same index, or evenly spaced when depths differ."""
+    layer_weights: list[float] = field(default_factory=list)
+    """Empty: 1 each."""
+
+
+@dataclass
+class OutputConfig:
+    """KL divergence between output distributions on the student's pruned lattice."""
+
+    rule: str = "entropy"
+    """Exponent of the power transform: fixed | entropy | confidence."""
+    exponent: float = 0.7
+    """`fixed`: the exponent; `confidence`: the smallest exponent."""
+    entropy_floor: float = 0.5
+    """`entropy`: raise the target's entropy to this many nats."""
+    granularity: str = "node"
+    """node | utterance: one exponent per lattice node or per utterance."""
+    sides: str = "both"
+    """target | both: whether the student's distribution is transformed too."""
+    direction: str = "forward"
+    """forward KL(teacher || student) | reverse | symmetric."""
+    temperature_squared: bool = True
+    """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
+    node_weights: str = "occupation"
+    """uniform | occupation: weight of a lattice node in the mean."""
+
+
+@dataclass
+class StageConfig:
+    """What to start from, what to train, on which losses, for how long."""
+
+    name: str = "train"
+    num_steps: int = 1000
+    """Optimizer steps, not batches."""
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"rnnt": 1.0, "ctc": 0.3})
+    """Term name -> weight. A term that is absent is never computed."""
+    init_from: str | None = None
+    """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
+    (first stage) or the stage before."""
+    freeze: list[str] = field(default_factory=list)
+    """Prefixes of parameter names that do not train."""
+    learning_rate: float | None = None
+    """Peak learning rate; None: that of `optim`."""
+    warmup_steps: int | None = None
+    """Learning-rate warm-up; None: that of `optim`."""
+    plateau_patience: int = 0
+    """End the stage when the dev `hidden_mse` has not improved for this many validations; 0: by steps only."""
+
+
+@dataclass
+class ObjectiveConfig:
+    """Settings of every term; which ones count is a stage's `loss_weights`."""
+
+    rnnt: RnntConfig = field(default_factory=RnntConfig)
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    teacher: str | None = None
+    """The teacher's experiment folder or checkpoint; needed by `hidden_mse` and `output_kl`."""

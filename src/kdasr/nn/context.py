@@ -1,0 +1,62 @@
+"""How much of the utterance a frame may look at: the one parameter between teacher and student."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+FRAME_SECONDS = 0.04
+"""Duration of one encoder frame: four feature frames of 10 ms."""
+
+UNLIMITED = -1
+
+
+@dataclass(frozen=True)
+class Context:
+    """Attention and convolution context, in encoder frames of 40 ms.
+
+    The utterance is cut into chunks. A frame sees its own chunk, `left` frames before the chunk and
+    `right` frames after it. The right context is recomputed with each chunk (it is a copy, as in
+    Emformer, Shi et al. 2021), so the look-ahead does not grow with the number of layers.
+    """
+
+    left: int = UNLIMITED
+    """Frames visible before the chunk; -1 with `chunk: -1`."""
+    chunk: int = UNLIMITED
+    """Frames per chunk; -1: the whole utterance is one chunk."""
+    right: int = 0
+    """Look-ahead frames after the chunk."""
+
+    FULL: ClassVar["Context"]
+
+    def __post_init__(self) -> None:
+        if self.chunk == UNLIMITED:
+            if self.left != UNLIMITED or self.right != 0:
+                raise ValueError(f"full context takes neither left nor right: {self}")
+        elif self.chunk < 1 or self.left < 0 or self.right < 0:
+            raise ValueError(f"chunked context needs chunk >= 1, left >= 0, right >= 0: {self}")
+
+    @classmethod
+    def full(cls) -> "Context":
+        """The whole utterance: the teacher's context."""
+        return cls()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the whole utterance is one chunk."""
+        return self.chunk == UNLIMITED
+
+    @property
+    def window_frames(self) -> int:
+        """Encoder frames computed at once: a chunk and its look-ahead. Chunked contexts only."""
+        assert not self.is_full
+        return self.chunk + self.right
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """Audio that a chunk's first frame waits for: the chunk and its right context."""
+        return self.window_frames * FRAME_SECONDS
+
+    def __str__(self) -> str:
+        return "full" if self.is_full else f"left={self.left} chunk={self.chunk} right={self.right}"
+
+
+Context.FULL = Context()
