@@ -33,6 +33,8 @@ class DataConfig:
     """The folder that `kdasr prepare` wrote: manifests, features, tokenizer."""
     train_parts: list[str] = field(default_factory=lambda: ["train-clean-100"])
     dev_parts: list[str] = field(default_factory=lambda: ["dev-clean"])
+    vocab_size: int = 500
+    """Word pieces, `<blk>`, `<sos/eos>` and `<unk>` included."""
     on_the_fly: bool = False
     """Compute features while training instead of reading the stored ones."""
     speed_perturbation: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])

@@ -32,7 +32,7 @@ class HiddenConfig:
     layers: list[int] = field(default_factory=list)
     """Student's encoder layers, counted from 0; empty: all."""
     teacher_layers: list[int] = field(default_factory=list)
-    """The teacher's partner of each student layer; empty: the same index, or evenly spaced when depths differ."""
+    """The teacher's partner of each student layer; empty: the same index, evenly spaced when depths differ."""
     layer_weights: list[float] = field(default_factory=list)
     """Empty: 1 each."""
 
@@ -78,7 +78,7 @@ class StageConfig:
     warmup_steps: int | None = None
     """Learning-rate warm-up; None: that of `optim`."""
     plateau_patience: int = 0
-    """End the stage when the dev `hidden_mse` has not improved for this many validations; 0: by steps only."""
+    """End the stage when the dev `hidden_mse` has not improved for so many validations; 0: by steps only."""
 
 
 @dataclass

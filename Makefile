@@ -1,0 +1,65 @@
+# kdasr: every target sets up .venv itself when it needs it.
+#
+#   make demo      the main job on the embedded corpus: speech in, a report out
+#   make test      the test suite          make lint   ruff, mypy, import-linter
+#
+# Training targets take SIZE (tiny | demo | base | large), CORPUS (synthetic | librispeech), JOBS (trainings side by
+# side) and ARGS (further options of egs/librispeech/run.sh), for example
+#   make teacher SIZE=base        make student SIZE=base ARGS="--seed 2"
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SIZE ?= demo
+CORPUS ?= synthetic
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
+ARGS ?=
+RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
+
+.PHONY: help setup demo test lint teacher baseline student stream-decode report bench clean
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
+
+# The stamp depends on what is installed, so a changed pin installs again.
+setup: $(VENV)/.installed
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kdasr needs Python 3.11 or later; $(PYTHON) is older. Set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(RUN) --size demo
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 report.
+# A finished stage is skipped, so every target may be called on its own.
+teacher: setup
+	$(RUN) --stage 0 --stop-stage 3
+baseline: setup
+	$(RUN) --stage 0 --stop-stage 4
+student: teacher
+	$(RUN) --stage 5 --stop-stage 6
+stream-decode: setup
+	$(RUN) --stage 7 --stop-stage 8
+report: setup
+	$(RUN) --stage 9 --stop-stage 9
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_loss.py --out exp/bench/loss.json
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_encoder.py --out exp/bench/encoder.json
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_corpus.py --out exp/bench/corpus.json
+
+clean:
+	rm -rf exp/demo exp/tiny data/demo data/tiny .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,46 @@
+# Option parsing and small helpers of run.sh; sourced, not run.
+
+die() {
+  echo "run.sh: error: $*" >&2
+  exit 1
+}
+
+say() { printf '\n== %s  [%s]\n' "$*" "$(date +%H:%M:%S)"; }
+
+usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "$here/run.sh"; }
+
+# The parts in $parts that begin with $1, separated by single spaces.
+select_parts() {
+  local part found=()
+  for part in $parts; do
+    if [[ $part == "$1"* ]]; then found+=("$part"); fi
+  done
+  echo "${found[*]-}"
+}
+
+# Sets the variable of each --option; --override may be repeated.
+parse_options() {
+  while (($#)); do
+    case $1 in
+      -h | --help)
+        usage
+        exit 0 ;;
+      --override)
+        [[ $# -ge 2 ]] || die "--override needs a value"
+        overrides+=(--override "$2")
+        shift 2 ;;
+      --corpus | --size | --conf | --corpus-dir | --alignments-dir | --parts | --data | --exp | --vocab-size | \
+        --systems | --seed | --jobs | --stage | --stop-stage)
+        [[ $# -ge 2 ]] || die "$1 needs a value"
+        local variable=${1#--}
+        printf -v "${variable//-/_}" '%s' "$2"
+        shift 2 ;;
+      *) die "unknown option $1; see --help" ;;
+    esac
+  done
+  local number
+  for number in stage stop_stage jobs seed; do
+    [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
+  done
+  ((jobs >= 1)) || die "--jobs must be at least 1"
+}

@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Teacher, streaming baselines and two-stage student, from audio to report.
+#
+#   egs/librispeech/run.sh [--corpus synthetic|librispeech] [--size tiny|demo|base|large] [--stage N] [--stop-stage M]
+#
+# Stages
+#   0 corpus (synthesise or download)   5 student, stage one (hidden states)
+#   1 manifests and features            6 student, stage two (output distributions)
+#   2 word pieces                       7 average checkpoints, offline decoding
+#   3 teacher                           8 streaming decoding with latency
+#   4 streaming baselines               9 report
+#
+# Options
+#   --corpus NAME         synthetic (default) or librispeech
+#   --size NAME           which conf/NAME.yaml, and for synthetic speech how much (default: demo)
+#   --conf FILE           another configuration than conf/<size>.yaml
+#   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when it is missing
+#   --alignments-dir DIR  librispeech: word alignments (LibriSpeech-Alignments); without them latency starts at an energy onset
+#   --parts "A B ..."     librispeech: which parts to use, any subset (train-*, dev-*, test-*)
+#   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
+#   --vocab-size N        word pieces, instead of the number in the configuration
+#   --systems "A B ..."   systems of the configuration to train (default: all four)
+#   --seed N              seed of the corpus and of training (default: 1)
+#   --jobs J              processes side by side (default: 1)
+#   --override K=V        further option of the configuration; may be repeated
+#
+# A finished stage is skipped; an interrupted one resumes. Remove its output to run it again.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+# shellcheck source=local/parse_options.sh
+. "$here/local/parse_options.sh"
+# shellcheck source=local/jobs.sh
+. "$here/local/jobs.sh"
+
+corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
+systems="teacher streaming streaming-init two-stage"
+seed=1 jobs=1 stage=0 stop_stage=9
+overrides=()
+parse_options "$@"
+
+case $corpus in
+  synthetic)
+    size=${size:-demo}
+    name=$size
+    parts=${parts:-"train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other"} ;;
+  librispeech)
+    size=${size:-librispeech}
+    name=librispeech
+    [[ $size == librispeech ]] || name=librispeech-$size
+    parts=${parts:-"train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other"} ;;
+  *) die "--corpus $corpus: expected synthetic or librispeech" ;;
+esac
+conf=${conf:-$here/conf/$size.yaml}
+data=${data:-$root/data/$name}
+exp=${exp:-$root/exp/$name}
+[[ -f $conf ]] || die "no configuration $conf; there are: $(cd "$here/conf" && echo *.yaml)"
+command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
+
+if [[ $corpus == synthetic ]]; then
+  corpus_dir=$data/corpus/LibriSpeech
+  alignments_dir=$data/corpus/LibriSpeech-Alignments
+else
+  corpus_dir=${corpus_dir:-$data/corpus/LibriSpeech}
+fi
+train_parts=$(select_parts train) dev_parts=$(select_parts dev) test_parts=$(select_parts test)
+[[ -n $train_parts ]] || die "--parts \"$parts\": no training part (train-*)"
+[[ -n $dev_parts ]] || die "--parts \"$parts\": no dev part (dev-*), which chooses the checkpoint"
+[[ -n $test_parts ]] || die "--parts \"$parts\": no test part (test-*)"
+
+# One thread each when trainings run side by side; more threads than cores would only slow both down.
+if ((jobs > 1)); then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi
+
+due() { ((stage <= $1 && $1 <= stop_stage)); }
+wants() { [[ " $systems " == *" $1 "* ]]; }
+
+train() { # train SYSTEM [further options of kdasr train]
+  local system=$1
+  shift
+  kdasr train --config "$conf" --system "$system" --exp "$exp/$system" \
+    --override "data.dir=$data" --override "seed=$seed" \
+    --override "data.train_parts=[${train_parts// /,}]" --override "data.dev_parts=[${dev_parts// /,}]" \
+    "${overrides[@]}" "$@"
+}
+
+if due 0; then
+  say "Stage 0: corpus"
+  if [[ $corpus == synthetic ]]; then
+    kdasr corpus synthetic --size "$size" --out "$data/corpus" --seed "$seed" --jobs "$jobs"
+  elif [[ -d $corpus_dir ]]; then
+    echo "using $corpus_dir"
+  else
+    kdasr corpus librispeech --out "$(dirname "$corpus_dir")" --parts "$parts"
+  fi
+fi
+# LibriSpeech's alignments lie beside the parts when the download stage fetched them.
+if [[ -z $alignments_dir && -d $(dirname "$corpus_dir")/LibriSpeech-Alignments ]]; then
+  alignments_dir=$(dirname "$corpus_dir")/LibriSpeech-Alignments
+fi
+
+if due 1; then
+  say "Stage 1: manifests and features"
+  kdasr prepare --corpus-dir "$corpus_dir" ${alignments_dir:+--alignments-dir "$alignments_dir"} \
+    --parts "$parts" --config "$conf" --out "$data" --jobs "$jobs"
+fi
+
+if due 2; then
+  say "Stage 2: word pieces"
+  kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
+fi
+
+if due 3 && wants teacher; then
+  say "Stage 3: teacher"
+  launch train-teacher train teacher
+fi
+
+if due 4; then
+  say "Stage 4: streaming baselines"
+  if wants streaming; then launch train-streaming train streaming; fi
+  finish train-teacher
+  if wants streaming-init; then launch train-streaming-init train streaming-init; fi
+fi
+
+if due 5 && wants two-stage; then
+  say "Stage 5: student, stage one (hidden states)"
+  finish train-teacher
+  launch train-two-stage-hidden train two-stage --until-stage hidden
+fi
+
+if due 6 && wants two-stage; then
+  say "Stage 6: student, stage two (output distributions)"
+  finish train-two-stage-hidden
+  launch train-two-stage train two-stage
+fi
+finish_all
+
+if due 7; then
+  say "Stage 7: averaged checkpoints, offline decoding"
+  for system in $systems; do
+    kdasr average "$exp/$system"
+    launch "decode-offline-$system" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
+  done
+  finish_all
+fi
+
+if due 8; then
+  say "Stage 8: streaming decoding"
+  for system in $systems; do
+    launch "decode-streaming-$system" \
+      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming
+  done
+  finish_all
+fi
+
+if due 9; then
+  say "Stage 9: report"
+  kdasr report "$exp" --data "$data"
+fi
