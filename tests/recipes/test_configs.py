@@ -1,0 +1,51 @@
+"""Every shipped configuration loads, for every system, and describes a fair comparison."""
+
+from pathlib import Path
+
+import pytest
+
+from kdasr.experiment import ExperimentConfig, load_experiment
+from kdasr.models.transducer.build import build_transducer
+
+CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
+FILES = sorted(CONF.glob("*.yaml"))
+SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
+
+
+def student_steps(config: ExperimentConfig) -> int:
+    return sum(stage.num_steps for stage in config.stages)
+
+
+def test_the_sizes_of_the_recipe_are_there() -> None:
+    assert {path.stem for path in FILES} >= {"tiny", "demo", "base", "large", "librispeech"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_systems_are_compared_at_equal_steps_data_and_context(path: Path) -> None:
+    configs = {system: load_experiment(path, system) for system in SYSTEMS}
+    assert configs["teacher"].contexts[0].is_full
+    baseline = configs["streaming"]
+    assert not baseline.contexts[0].is_full
+    for name in ("streaming-init", "two-stage"):
+        other = configs[name]
+        assert student_steps(other) == student_steps(baseline), name
+        assert other.contexts == baseline.contexts, name
+        assert other.model == baseline.model, name
+        assert other.data == baseline.data, name
+        assert other.training == baseline.training, name
+        assert other.objective.rnnt == baseline.objective.rnnt, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_method_is_hidden_states_first_then_outputs(path: Path) -> None:
+    first, second = load_experiment(path, "two-stage").stages
+    assert "hidden_mse" in first.loss_weights and "output_kl" not in first.loss_weights
+    assert "output_kl" in second.loss_weights and "hidden_mse" not in second.loss_weights
+
+
+@pytest.mark.parametrize(("stem", "low", "high"), [("tiny", 2e4, 2e5), ("librispeech", 70e6, 90e6)])
+def test_models_have_the_stated_size(stem: str, low: float, high: float) -> None:
+    config = load_experiment(CONF / f"{stem}.yaml", "teacher").model
+    config.vocab_size = 500
+    parameters = sum(p.numel() for p in build_transducer(config).parameters())
+    assert low < parameters < high

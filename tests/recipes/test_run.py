@@ -1,0 +1,103 @@
+"""The recipe itself, on the tiny corpus: all stages, skipping of finished work, and wrong options."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "egs" / "librispeech" / "run.sh"
+SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
+
+
+def run_recipe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(RUN), *arguments],
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("recipe")
+    result = run_recipe(
+        "--size", "tiny", "--data", str(folder / "data"), "--exp", str(folder / "exp"), "--jobs", "2"
+    )
+    return folder, result
+
+
+def test_all_stages_lead_to_a_report(tiny: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, result = tiny
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads((folder / "exp" / "report" / "results.json").read_text())
+    assert {(row["system"], row["part"]) for row in rows} >= {
+        (system, part) for system in SYSTEMS for part in ("test-clean", "test-other")
+    }
+    steps = {row["system"]: row["train_steps"] for row in rows}
+    assert steps["streaming"] == steps["streaming-init"] == steps["two-stage"] > 0
+    page = (folder / "exp" / "report" / "index.html").read_text()
+    assert all(system in page for system in SYSTEMS)
+
+
+def test_a_second_run_trains_nothing_again(tiny: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, result = tiny
+    assert result.returncode == 0, result.stderr
+    weights = folder / "exp" / "two-stage" / "checkpoints" / "last.pt"
+    before = weights.stat().st_mtime_ns
+    again = run_recipe(
+        "--size",
+        "tiny",
+        "--data",
+        str(folder / "data"),
+        "--exp",
+        str(folder / "exp"),
+        "--stage",
+        "6",
+        "--stop-stage",
+        "6",
+    )
+    assert again.returncode == 0, again.stderr
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_librispeech_path_takes_any_subset_of_parts(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, result = tiny
+    assert result.returncode == 0, result.stderr
+    corpus = tmp_path / "elsewhere"
+    for part in ("train-clean-100", "dev-clean", "test-clean"):
+        shutil.copytree(folder / "data" / "corpus" / "LibriSpeech" / part, corpus / part)
+    other = run_recipe(
+        *("--corpus", "librispeech", "--size", "tiny", "--corpus-dir", str(corpus)),
+        *("--parts", "train-clean-100 dev-clean test-clean", "--data", str(tmp_path / "data")),
+        *("--exp", str(tmp_path / "exp"), "--systems", "teacher", "--stop-stage", "8"),
+        *("--override", "stages=[{name: train, num_steps: 2}]"),
+    )
+    assert other.returncode == 0, other.stdout + other.stderr
+    summary = json.loads((tmp_path / "exp/teacher/decode/streaming/test-clean/summary.json").read_text())
+    assert summary["onset"] == "energy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--corpus", "switchboard"], "switchboard"),
+        (["--size", "gigantic"], "gigantic"),
+        (["--stage", "two"], "two"),
+        (["--corpus", "librispeech", "--parts", "test-clean"], "test-clean"),
+        (["--no-such-option", "1"], "--no-such-option"),
+    ],
+)
+def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> None:
+    result = run_recipe(*arguments)
+    assert result.returncode == 1
+    assert "error" in result.stderr and culprit in result.stderr
