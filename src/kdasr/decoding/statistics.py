@@ -1,0 +1,128 @@
+"""Summaries, and bootstrap intervals by utterance for means, word error rates and their differences.
+
+The percentile bootstrap (Efron 1979; for word error rates Bisani and Ney 2004): utterances are drawn with
+replacement, the statistic is computed on each draw, and the interval holds the middle 95 % of the draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Shapes: N utterances, R resamples.
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval; all nan when there is nothing to estimate from."""
+
+    estimate: float
+    low: float
+    high: float
+    count: int
+    """Utterances that it rests on."""
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def summarise(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean, median, 90th and 99th percentile and count; None instead of numbers when `values` is empty."""
+    if not len(values):
+        return {"mean": None, "p50": None, "p90": None, "p99": None, "count": 0}
+    array = np.asarray(values, dtype=np.float64)
+    p50, p90, p99 = (float(value) for value in np.percentile(array, [50, 90, 99]))
+    return {"mean": float(array.mean()), "p50": p50, "p90": p90, "p99": p99, "count": len(array)}
+
+
+def bootstrap_interval(
+    numerators: ArrayLike,
+    denominators: ArrayLike | None = None,
+    *,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 1,
+) -> Interval:
+    """The mean of per-utterance values, or a ratio of two sums, with its bootstrap interval.
+
+    Args:
+        numerators: (N,) one value per utterance.
+        denominators: (N,) weights; the statistic is `sum(numerators) / sum(denominators)`. None: the mean.
+        num_resamples: draws of N utterances.
+        confidence: probability that the interval covers.
+        seed: of the draws; the same seed draws the same utterances, whatever the values.
+
+    Raises:
+        ValueError: the two arrays differ in length.
+    """
+    top_N = np.asarray(numerators, dtype=np.float64)
+    bottom_N = np.ones_like(top_N) if denominators is None else np.asarray(denominators, dtype=np.float64)
+    if top_N.shape != bottom_N.shape or top_N.ndim != 1:
+        raise ValueError(f"expected two arrays of one length, got {top_N.shape} and {bottom_N.shape}")
+    if not len(top_N) or bottom_N.sum() == 0:
+        return Interval(np.nan, np.nan, np.nan, len(top_N))
+    top_R, bottom_R = _resampled_sums(np.stack([top_N, bottom_N]), num_resamples, seed)
+    ratios_R = top_R[bottom_R > 0] / bottom_R[bottom_R > 0]
+    low, high = _percentiles(ratios_R, confidence)
+    return Interval(float(top_N.sum() / bottom_N.sum()), low, high, len(top_N))
+
+
+def bootstrap_wer(errors: ArrayLike, words: ArrayLike, **options: Any) -> Interval:
+    """Word error rate in percent with its interval, from errors and reference words per utterance (N,)."""
+    return bootstrap_interval(100.0 * np.asarray(errors, dtype=np.float64), words, **options)
+
+
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, **options: Any) -> Interval:
+    """The mean of `a - b` over utterances that both systems saw, in the same order, with its interval.
+
+    Raises:
+        ValueError: the two arrays differ in length.
+    """
+    a_N, b_N = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a_N.shape != b_N.shape:
+        raise ValueError(f"not paired: {a_N.shape} and {b_N.shape} values")
+    return bootstrap_interval(a_N - b_N, **options)
+
+
+def paired_bootstrap_wer(
+    errors_a: ArrayLike, errors_b: ArrayLike, words: ArrayLike, **options: Any
+) -> Interval:
+    """Difference in word error rate, `a - b`, in points over the same utterances, with its interval."""
+    difference_N = np.asarray(errors_a, dtype=np.float64) - np.asarray(errors_b, dtype=np.float64)
+    return bootstrap_wer(difference_N, words, **options)
+
+
+def relative_reduction(
+    errors_new: ArrayLike,
+    errors_old: ArrayLike,
+    *,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 1,
+) -> Interval:
+    """By how many percent `new` makes fewer errors than `old` on the same utterances, with its interval."""
+    new_N, old_N = np.asarray(errors_new, dtype=np.float64), np.asarray(errors_old, dtype=np.float64)
+    ratio = bootstrap_interval(new_N, old_N, num_resamples=num_resamples, confidence=confidence, seed=seed)
+    return Interval(100 * (1 - ratio.estimate), 100 * (1 - ratio.high), 100 * (1 - ratio.low), ratio.count)
+
+
+def _resampled_sums(values: Floats, num_resamples: int, seed: int, block: int = 256) -> Floats:
+    """Sums of each row of `values` (rows, N) over `num_resamples` draws of N columns: (rows, R)."""
+    generator = np.random.default_rng(seed)
+    count = values.shape[1]
+    sums = []
+    for start in range(0, num_resamples, block):
+        rows = min(block, num_resamples - start)
+        draws = generator.integers(count, size=(rows, count))
+        sums.append(values[:, draws].sum(axis=-1))
+    return np.concatenate(sums, axis=1)
+
+
+def _percentiles(values: Floats, confidence: float) -> tuple[float, float]:
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(values, [tail, 100.0 - tail])
+    return float(low), float(high)

@@ -1,0 +1,126 @@
+"""Greedy search against a plain loop, batched against single, resumed against whole."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdasr.decoding.greedy import UNK_ID, greedy_chunk, greedy_search, initial_state
+
+# Shapes: B utterances, T frames, D = J = width, K = 2 pieces, V pieces.
+
+VOCAB, WIDTH = 7, 12
+
+
+class _Config:
+    class predictor:  # noqa: N801
+        context_size = 2
+
+
+class _Predictor(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCAB, WIDTH)
+        self.mix = nn.Linear(2 * WIDTH, WIDTH)
+
+    def step(self, context_BK: Tensor) -> Tensor:
+        known = (context_BK >= 0).unsqueeze(-1)
+        return self.mix((self.embedding(context_BK.clamp(min=0)) * known).flatten(1))
+
+
+class _Joiner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project_encoder = nn.Linear(WIDTH, WIDTH)
+        self.project_predictor = nn.Linear(WIDTH, WIDTH)
+        self.output = nn.Linear(WIDTH, VOCAB)
+
+    def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        return self.output(torch.tanh(encoded + predicted))
+
+
+class _Model(nn.Module):
+    config = _Config
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predictor, self.joiner = _Predictor(), _Joiner()
+
+
+@pytest.fixture
+def model() -> _Model:
+    torch.manual_seed(3)
+    model = _Model().eval()
+    with torch.no_grad():
+        model.joiner.output.weight.mul_(4)
+        model.joiner.output.bias[0] += 1.0  # frames with and without a piece
+    return model
+
+
+def _encoded(lens: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(len(lens), max(lens), WIDTH, generator=generator), torch.tensor(lens)
+
+
+@torch.no_grad()
+def _plain_loop(model: _Model, encoded_TD: Tensor, max_symbols: int) -> tuple[list[int], list[int]]:
+    context, tokens, frames = [-1, 0], [], []
+    for frame, encoded_D in enumerate(encoded_TD):
+        for _ in range(max_symbols):
+            predicted = model.joiner.project_predictor(model.predictor.step(torch.tensor([context])))
+            logits = model.joiner(model.joiner.project_encoder(encoded_D), predicted[0])
+            best = int(logits.argmax())
+            if best in (0, UNK_ID):
+                break
+            tokens.append(best)
+            frames.append(frame)
+            context = [context[1], best]
+    return tokens, frames
+
+
+@pytest.mark.parametrize("max_symbols", [1, 3])
+def test_batched_search_equals_a_plain_loop(model: _Model, max_symbols: int) -> None:
+    encoded_BTD, lens_B = _encoded([17, 5, 0, 30])
+    found = greedy_search(model, encoded_BTD, lens_B, max_symbols)
+    for row, length in enumerate(lens_B.tolist()):
+        expected = _plain_loop(model, encoded_BTD[row, :length], max_symbols)
+        assert (found[row].tokens, found[row].frames) == expected
+    assert 0 < len(found[3].tokens) < 30 * max_symbols
+    assert not any(UNK_ID in hypothesis.tokens for hypothesis in found)
+
+
+def test_padding_does_not_change_the_result(model: _Model) -> None:
+    encoded_BTD, lens_B = _encoded([9, 14])
+    other = encoded_BTD.clone()
+    other[0, 9:] = 50.0
+    assert greedy_search(model, encoded_BTD, lens_B) == greedy_search(model, other, lens_B)
+
+
+@pytest.mark.parametrize("sizes", [[20], [1] * 20, [3, 0, 7, 10]])
+@pytest.mark.parametrize("max_symbols", [1, 2])
+def test_resumed_search_equals_whole_search(model: _Model, sizes: list[int], max_symbols: int) -> None:
+    encoded_BTD, lens_B = _encoded([20, 13])
+    whole = greedy_search(model, encoded_BTD, lens_B, max_symbols)
+    state, start = initial_state(model, 2), 0
+    tokens: list[list[int]] = [[], []]
+    frames: list[list[int]] = [[], []]
+    for size in sizes:
+        chunk_lens = (lens_B - start).clamp(0, size)
+        found, state = greedy_chunk(
+            model, encoded_BTD[:, start : start + size], chunk_lens, state, max_symbols
+        )
+        for row, hypothesis in enumerate(found):
+            tokens[row] += hypothesis.tokens
+            frames[row] += [start + frame for frame in hypothesis.frames]
+        start += size
+    assert tokens == [hypothesis.tokens for hypothesis in whole]
+    assert frames == [hypothesis.frames for hypothesis in whole]
+
+
+def test_a_state_is_not_changed_by_the_search(model: _Model) -> None:
+    encoded_BTD, lens_B = _encoded([12])
+    state = initial_state(model, 1)
+    kept = state.context_BK.clone(), state.predicted_BJ.clone()
+    first = greedy_chunk(model, encoded_BTD, lens_B, state)[0]
+    assert torch.equal(state.context_BK, kept[0]) and torch.equal(state.predicted_BJ, kept[1])
+    assert greedy_chunk(model, encoded_BTD, lens_B, state)[0] == first
+    assert state.context_BK.tolist() == [[-1, 0]]
