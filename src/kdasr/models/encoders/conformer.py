@@ -1,0 +1,170 @@
+"""Conformer encoder (Gulati et al. 2020) that runs whole utterances and chunks of streams alike."""
+
+# Shapes: B streams or utterances, T feature frames (10 ms), F features, U encoder frames (40 ms), D width, N blocks,
+# W frames per block (chunk and look-ahead), C frames per chunk.
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdasr.common.errors import UserError
+from kdasr.models.transducer.config import EncoderConfig
+from kdasr.nn.attention import AttentionState, ChunkedSelfAttention
+from kdasr.nn.blocks import BlockPlan, clip_context, main_frames, plan_blocks, to_blocks
+from kdasr.nn.context import Context
+from kdasr.nn.convolution import ChunkedConvolution, ConvolutionState
+from kdasr.nn.feedforward import FeedForward
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR, ConvSubsampling, FeatureNorm, subsampled_length
+
+
+class LayerState(NamedTuple):
+    """What one layer remembers of each stream."""
+
+    attention: AttentionState
+    convolution: ConvolutionState
+
+
+class EncoderState(NamedTuple):
+    """What the encoder remembers of each stream; dimension 0 of every tensor is the stream."""
+
+    processed_B: Tensor
+    """Main frames seen so far, int64. It says which part of the layers' caches is filled."""
+    layers: tuple[LayerState, ...]
+
+
+class EncoderOutput(NamedTuple):
+    """Encoded utterances. Frames beyond the lengths hold arbitrary finite values."""
+
+    encoded_BTD: Tensor
+    lens_B: Tensor
+    """Encoder frames of each utterance, int64, on the CPU."""
+    hidden: list[Tensor]
+    """Output of every layer, (B, U, D); the last one is the encoded utterance."""
+
+
+class ConformerLayer(nn.Module):
+    """Half a feed-forward step, attention, convolution, half a feed-forward step; each normalised first."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(5))
+        self.feed_in = FeedForward(dim, config.ffn_dim)
+        self.attention = ChunkedSelfAttention(dim, config.num_heads)
+        self.convolution = ChunkedConvolution(dim, config.conv_kernel)
+        self.feed_out = FeedForward(dim, config.ffn_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def init_state(self, batch_size: int, left: int) -> LayerState:
+        """The state of streams that have seen nothing."""
+        return LayerState(
+            self.attention.init_state(batch_size, left), self.convolution.init_state(batch_size)
+        )
+
+    def forward(self, x_BNWD: Tensor, state: LayerState, plan: BlockPlan) -> tuple[Tensor, LayerState]:
+        """Blocks (B, N, W, D) and a state to blocks and the state after their main frames."""
+        x_BNWD = torch.add(x_BNWD, self.dropout(self.feed_in(self.norms[0](x_BNWD))), alpha=0.5)
+        y_BNWD, attention = self.attention(self.norms[1](x_BNWD), state.attention, plan)
+        x_BNWD = x_BNWD + self.dropout(y_BNWD)
+        y_BNWD, convolution = self.convolution(self.norms[2](x_BNWD), state.convolution, plan)
+        x_BNWD = x_BNWD + self.dropout(y_BNWD)
+        x_BNWD = torch.add(x_BNWD, self.dropout(self.feed_out(self.norms[3](x_BNWD))), alpha=0.5)
+        return self.norms[4](x_BNWD), LayerState(attention, convolution)
+
+
+class ConformerEncoder(nn.Module):
+    """Front end and conformer layers; the context is an argument of each call, not a property of the weights."""
+
+    def __init__(self, config: EncoderConfig, num_features: int) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_norm = FeatureNorm(num_features)
+        self.subsampling = ConvSubsampling(num_features, config.subsampling_channels, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_layers))
+
+    def init_state(
+        self, batch_size: int, context: Context, device: torch.device | str | None = None
+    ) -> EncoderState:
+        """The state of streams that have seen nothing.
+
+        Raises:
+            UserError: the context is full; a stream needs chunks.
+        """
+        if context.is_full:
+            raise UserError("streaming needs a chunked context; the full context has no chunks")
+        return self._zero_state(batch_size, context.left, device)
+
+    def forward(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
+        """Encode whole utterances.
+
+        Args:
+            features_BTF: raw log-mel energies, padded with anything finite.
+            feature_lens_B: valid feature frames.
+            context: what each frame may look at.
+        """
+        x_BUD = self._front_end(features_BTF)
+        lens_B = subsampled_length(feature_lens_B.cpu())
+        num_frames = x_BUD.shape[1]
+        if num_frames == 0:
+            return EncoderOutput(x_BUD, lens_B, [x_BUD for _ in self.layers])
+        left, chunk, right = clip_context(context, num_frames)
+        state = self._zero_state(x_BUD.shape[0], left, x_BUD.device)
+        blocks, _ = self._run_layers(to_blocks(x_BUD, chunk, right), lens_B.to(x_BUD.device), state, chunk)
+        hidden = [main_frames(x_BNWD, chunk)[:, :num_frames] for x_BNWD in blocks]
+        return EncoderOutput(hidden[-1], lens_B, hidden)
+
+    def step(
+        self,
+        features_BWF: Tensor,
+        state: EncoderState,
+        context: Context,
+        feature_lens_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, EncoderState]:
+        """Encode one window of each stream.
+
+        Args:
+            features_BWF: 4 (chunk + right) + 3 feature frames; the stream's next window starts 4 chunk frames later.
+            state: from `init_state` or from the previous step. Streams of any age may share a batch.
+            context: the chunked context of the state.
+            feature_lens_B: valid feature frames of each window, fewer only where the stream ends; None: all.
+
+        Returns:
+            Encoded frames (B, C, D), how many of them are valid (B,), and the state for the next window.
+        """
+        expected = FACTOR * context.window_frames + EXTRA_FRAMES
+        if features_BWF.shape[1] != expected:
+            raise UserError(
+                f"a window under '{context}' has {expected} feature frames, not {features_BWF.shape[1]}"
+            )
+        x_BWD = self._front_end(features_BWF)
+        if feature_lens_B is None:
+            lens_B = torch.full_like(state.processed_B, context.window_frames)
+        else:
+            lens_B = subsampled_length(feature_lens_B.to(x_BWD.device))
+        blocks, state = self._run_layers(x_BWD.unsqueeze(1), lens_B, state, context.chunk)
+        return main_frames(blocks[-1], context.chunk), lens_B.clamp(max=context.chunk), state
+
+    def _front_end(self, features_BTF: Tensor) -> Tensor:
+        return self.dropout(self.subsampling(self.feature_norm(features_BTF)))
+
+    def _zero_state(self, batch_size: int, left: int, device: torch.device | str | None) -> EncoderState:
+        processed_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return EncoderState(processed_B, tuple(layer.init_state(batch_size, left) for layer in self.layers))
+
+    def _run_layers(
+        self, x_BNWD: Tensor, lens_B: Tensor, state: EncoderState, chunk: int
+    ) -> tuple[list[Tensor], EncoderState]:
+        """Every layer's blocks, and the state after them."""
+        left = state.layers[0].attention.keys_BLD.shape[1]
+        head_dim = self.config.dim // self.config.num_heads
+        plan = plan_blocks(x_BNWD, lens_B, state.processed_B, left, chunk, head_dim)
+        outputs, layer_states = [], []
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x_BNWD, new_state = layer(x_BNWD, layer_state, plan)
+            outputs.append(x_BNWD)
+            layer_states.append(new_state)
+        # Streams are told apart by age: only a full chunk ages a stream, and a shorter one ends it.
+        processed_B = state.processed_B + x_BNWD.shape[1] * chunk
+        return outputs, EncoderState(processed_B, tuple(layer_states))

@@ -1,0 +1,81 @@
+"""The transducer: encoder, predictor, joiner, and the heads that only training uses."""
+
+# Shapes: B utterances or streams, T feature frames, F features, U encoder frames, S pieces, D widths, V pieces.
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from kdasr.common.errors import UserError
+from kdasr.models.encoders.conformer import ConformerEncoder, EncoderOutput, EncoderState
+from kdasr.models.joiner import Joiner
+from kdasr.models.predictor import StatelessPredictor
+from kdasr.models.transducer.config import TransducerConfig
+from kdasr.nn.context import Context
+
+
+class TransducerOutput(NamedTuple):
+    """Everything that the losses need of one batch."""
+
+    encoded_BTD: Tensor
+    lens_B: Tensor
+    """Encoder frames, int64, on the CPU."""
+    hidden: list[Tensor]
+    """Output of every encoder layer."""
+    predicted_BSD: Tensor
+    """Predictions before and after each piece, (B, S + 1, D)."""
+
+
+class Transducer(nn.Module):
+    """A transducer (Graves 2012) with a conformer encoder and a stateless predictor.
+
+    Teacher and student are this class under different contexts. Build it with `build_transducer`, which checks the
+    configuration.
+    """
+
+    def __init__(self, config: TransducerConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder_dim, predictor_dim = config.encoder.dim, config.predictor.dim
+        self.encoder = ConformerEncoder(config.encoder, config.num_features)
+        self.predictor = StatelessPredictor(config.vocab_size, predictor_dim, config.predictor.context_size)
+        self.joiner = Joiner(encoder_dim, predictor_dim, config.joiner_dim, config.vocab_size)
+        self.simple_am = nn.Linear(encoder_dim, config.vocab_size)
+        self.simple_lm = nn.Linear(predictor_dim, config.vocab_size)
+        self.ctc_head = nn.Linear(encoder_dim, config.vocab_size)
+
+    def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
+        """Set the normalisation of the features: mean and standard deviation per feature of the training data.
+
+        Raises:
+            UserError: another number of features than the model's.
+        """
+        for name, stats_F in (("mean", mean_F), ("std", std_F)):
+            if stats_F.shape != (self.config.num_features,):
+                raise UserError(
+                    f"feature {name} has shape {tuple(stats_F.shape)}; the model takes {self.config.num_features} features"
+                )
+        self.encoder.feature_norm.set_stats(mean_F, std_F)
+
+    def encode(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
+        """Encode whole utterances of raw log-mel energies. See `ConformerEncoder.forward`."""
+        return self.encoder(features_BTF, feature_lens_B, context)
+
+    def encode_chunk(
+        self,
+        features_BWF: Tensor,
+        state: EncoderState,
+        context: Context,
+        feature_lens_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, EncoderState]:
+        """Encode one window of each stream. See `ConformerEncoder.step`."""
+        return self.encoder.step(features_BWF, state, context, feature_lens_B)
+
+    def forward(
+        self, features_BTF: Tensor, feature_lens_B: Tensor, tokens_BS: Tensor, context: Context
+    ) -> TransducerOutput:
+        """Run encoder and predictor over a batch; the losses call joiner and heads on the result."""
+        encoded = self.encode(features_BTF, feature_lens_B, context)
+        return TransducerOutput(
+            encoded.encoded_BTD, encoded.lens_B, encoded.hidden, self.predictor(tokens_BS)
+        )
