@@ -1,0 +1,57 @@
+"""The unpruned transducer loss (Graves 2012, arXiv 1211.3711) under k2's `rnnt_loss`.
+
+Shapes: B utterances, S symbols, T frames, V classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdasr.losses.pruned_rnnt.arcs import (
+    check_arguments,
+    check_symbols,
+    finish_symbol_arcs,
+    node_log_probs,
+    reduce_loss,
+)
+from kdasr.losses.pruned_rnnt.recursion import as_float, mutual_information_recursion
+
+
+def rnnt_loss(
+    logits: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Transducer loss of a joiner evaluated on the whole lattice.
+
+    Args:
+        logits: `(B, T, S + 1, V)`, unnormalised.
+        symbols: `(B, S)` int64, without a start symbol.
+        termination_symbol: the blank's class.
+        boundary: `(B, 4)` int64, `[s_begin, t_begin, s_end, t_end]`; None: everything is valid.
+        rnnt_type: regular | modified | constrained, as in `rnnt_loss_simple`.
+        delay_penalty: nats per frame in favour of early symbols.
+        reduction: none | mean (over utterances) | sum.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: an unknown `rnnt_type` or `reduction`, or shapes that do not fit each other.
+    """
+    check_arguments(rnnt_type, reduction)
+    if logits.ndim != 4:
+        raise ValueError(f"logits {tuple(logits.shape)}: expected (B, T, S + 1, V)")
+    batch, num_frames, num_states, _ = logits.shape
+    check_symbols(symbols, batch, num_states)
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        nodes = F.pad(symbols.long(), (0, 1), value=termination_symbol)
+        nodes_BTS = nodes[:, None, :].expand(batch, num_frames, num_states)
+        px, py = node_log_probs(as_float(logits), nodes_BTS, termination_symbol)
+        px, py = px[:, :, :-1].transpose(1, 2), py.transpose(1, 2)
+        px = finish_symbol_arcs(px, py, boundary, rnnt_type, delay_penalty)
+        return reduce_loss(-mutual_information_recursion(px, py, boundary), reduction)
