@@ -1,0 +1,71 @@
+"""`kdasr prepare`: check a corpus, then write manifests and features."""
+
+from pathlib import Path
+
+import click
+
+from kdasr.common.errors import UserError
+from kdasr.common.logging import setup_logging
+
+
+@click.command(name="prepare")
+@click.option(
+    "--corpus-dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder with the parts in LibriSpeech's layout, <part>/<speaker>/<chapter>/<id>.flac.",
+)
+@click.option(
+    "--alignments-dir",
+    type=click.Path(path_type=Path),
+    help="LibriSpeech-Alignments folder with word times; optional, also part by part.",
+)
+@click.option("--parts", required=True, help="Parts to prepare, separated by spaces or commas.")
+@click.option("--train-parts", help="Parts to train on.  [default: the parts whose name starts with 'train']")
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write.")
+@click.option(
+    "--speed", default="0.9,1.0,1.1", show_default=True, help="Speed factors of the copies in training parts."
+)
+@click.option("--on-the-fly", is_flag=True, help="Store no features: training computes them from the audio.")
+@click.option("--jobs", default=1, show_default=True, help="Worker processes.")
+def command(
+    corpus_dir: Path,
+    alignments_dir: Path | None,
+    parts: str,
+    train_parts: str | None,
+    out_dir: Path,
+    speed: str,
+    on_the_fly: bool,
+    jobs: int,
+) -> None:
+    """Check a corpus in LibriSpeech's layout and write manifests and features.
+
+    What is missing is said before anything is computed. Parts that are already prepared with the same
+    settings from the same files are skipped; an interrupted part is done again.
+    """
+    from kdasr.data.prepare import PrepareOptions, prepare_corpus
+
+    setup_logging()
+    prepare_corpus(
+        PrepareOptions(
+            corpus_dir=corpus_dir,
+            alignments_dir=alignments_dir,
+            parts=_words(parts),
+            train_parts=None if train_parts is None else _words(train_parts),
+            out_dir=out_dir,
+            speeds=_speeds(speed),
+            on_the_fly=on_the_fly,
+            jobs=jobs,
+        )
+    )
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def _speeds(text: str) -> list[float]:
+    try:
+        return [float(word) for word in _words(text)]
+    except ValueError:
+        raise UserError(f"--speed: expected factors such as 0.9,1.0,1.1, found '{text}'") from None

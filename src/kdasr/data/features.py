@@ -1,0 +1,159 @@
+"""Log-mel features: one definition for training, offline decoding and the stored copies."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import Fbank, FbankConfig, Features, NumpyFilesWriter
+from lhotse.cut import MonoCut
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+
+# Shapes: N samples, T feature frames (10 ms), F mel bins.
+
+SAMPLE_RATE = 16000
+NUM_MEL_BINS = 80
+FRAME_SHIFT_SECONDS = 0.01
+FRAME_SHIFT_SAMPLES = 160
+FRAME_LENGTH_SAMPLES = 400
+
+
+@cache
+def feature_extractor() -> Fbank:
+    """Lhotse's Kaldi-compatible filterbank with sherpa's settings.
+
+    80 bins at 16 kHz, 25 ms Povey windows every 10 ms, 20 Hz to 400 Hz below Nyquist, no dither, edges
+    reflected (`snip_edges=False`), no normalisation: that is a buffer of the model.
+    """
+    return Fbank(
+        FbankConfig(
+            sampling_rate=SAMPLE_RATE,
+            num_mel_bins=NUM_MEL_BINS,
+            frame_length=FRAME_LENGTH_SAMPLES / SAMPLE_RATE,
+            frame_shift=FRAME_SHIFT_SECONDS,
+            high_freq=-400.0,
+            dither=0.0,
+            snip_edges=False,
+        )
+    )
+
+
+def num_feature_frames(num_samples: int) -> int:
+    """Frames that `compute_features` makes of `num_samples` samples."""
+    return (num_samples + FRAME_SHIFT_SAMPLES // 2) // FRAME_SHIFT_SAMPLES
+
+
+def compute_features(samples_N: Tensor) -> Tensor:
+    """Raw log-mel energies (T, 80), float32, of float samples in [-1, 1] at 16 kHz.
+
+    Audio shorter than half a frame shift has no frames. Each utterance is computed by itself: in a
+    padded batch the reflected last frame would depend on the neighbours' lengths.
+    """
+    samples_N = samples_N.to(torch.float32).reshape(-1)
+    num_frames = num_feature_frames(samples_N.numel())
+    if num_frames == 0:
+        return torch.zeros(0, NUM_MEL_BINS)
+    if samples_N.numel() < FRAME_LENGTH_SAMPLES // 2:
+        # Too short to be reflected: zeros stand in for what follows.
+        samples_N = torch.nn.functional.pad(samples_N, (0, FRAME_LENGTH_SAMPLES - samples_N.numel()))
+    return torch.as_tensor(feature_extractor().extract(samples_N, SAMPLE_RATE))[:num_frames]
+
+
+@dataclass
+class FeatureStats:
+    """Sums from which the mean and the standard deviation of each bin follow; sums add up over parts."""
+
+    total_F: np.ndarray = field(default_factory=lambda: np.zeros(NUM_MEL_BINS))
+    squares_F: np.ndarray = field(default_factory=lambda: np.zeros(NUM_MEL_BINS))
+    num_frames: int = 0
+
+    def add(self, features_TF: np.ndarray) -> None:
+        """Count the frames of one utterance."""
+        self.total_F = self.total_F + features_TF.sum(axis=0, dtype=np.float64)
+        self.squares_F = self.squares_F + np.square(features_TF, dtype=np.float64).sum(axis=0)
+        self.num_frames += len(features_TF)
+
+    def merge(self, other: "FeatureStats") -> None:
+        """Count what `other` counted."""
+        self.total_F = self.total_F + other.total_F
+        self.squares_F = self.squares_F + other.squares_F
+        self.num_frames += other.num_frames
+
+    def summary(self) -> dict[str, object]:
+        """`{"mean": [F], "std": [F], "num_frames": n}`, the content of `feature_stats.json`."""
+        count = max(1, self.num_frames)
+        mean_F = self.total_F / count
+        # A floor keeps a constant bin from becoming a division by zero in the model.
+        std_F = np.sqrt(np.maximum(self.squares_F / count - mean_F**2, 1e-4))
+        return {"mean": mean_F.tolist(), "std": std_F.tolist(), "num_frames": self.num_frames}
+
+    def to_json(self) -> dict[str, object]:
+        """Plain containers that `from_json` reads back exactly."""
+        return {
+            "total": self.total_F.tolist(),
+            "squares": self.squares_F.tolist(),
+            "num_frames": self.num_frames,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> "FeatureStats":
+        """The inverse of `to_json`."""
+        return cls(np.array(value["total"]), np.array(value["squares"]), int(value["num_frames"]))
+
+
+def load_cut_samples(cut: MonoCut) -> Tensor:
+    """Mono samples of a cut, (N,) float32; speed perturbation included.
+
+    Raises:
+        UserError: the audio cannot be decoded to its end; the message names the file.
+    """
+    try:
+        samples = cut.load_audio()
+    except Exception as error:  # every audio backend raises its own kind
+        source = cut.recording.sources[0].source if cut.recording else cut.id
+        raise UserError(f"{source}: cannot be decoded ({_first_line(error)}): copy it again") from error
+    assert samples is not None
+    return torch.from_numpy(samples).mean(dim=0)
+
+
+def store_features(
+    cuts: Sequence[MonoCut], storage_dir: Path, published_as: str
+) -> tuple[list[Features], FeatureStats]:
+    """Compute the features of `cuts` and write one float16 NumPy file per cut below `storage_dir`.
+
+    float16 resolves log energies to 0.008 at worst and halves the disk; a plain array is read several
+    times faster than a compressed one. `published_as` is the storage path that the manifests will name.
+    """
+    stats = FeatureStats()
+    manifests = []
+    writer = NumpyFilesWriter(storage_dir)
+    for cut in cuts:
+        features_TF = compute_features(load_cut_samples(cut)).numpy()
+        stats.add(features_TF)
+        key = writer.write(f"{zlib.crc32(cut.id.encode()) % 100:02d}-{cut.id}", features_TF.astype(np.float16))
+        manifests.append(
+            Features(
+                type=feature_extractor().name,
+                num_frames=len(features_TF),
+                num_features=NUM_MEL_BINS,
+                frame_shift=FRAME_SHIFT_SECONDS,
+                sampling_rate=SAMPLE_RATE,
+                start=0.0,
+                duration=cut.duration,
+                storage_type=writer.name,
+                storage_path=published_as,
+                storage_key=key,
+                recording_id=cut.recording_id,
+                channels=0,
+            )
+        )
+    return manifests, stats
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,122 @@
+"""SentencePiece pieces with the ids that sherpa-onnx expects: blank 0, sos/eos 1, unknown 2."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import atomic_path, write_text
+
+BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
+MODEL_NAME = "bpe.model"
+TABLE_NAME = "tokens.txt"
+
+
+class Tokenizer:
+    """A trained SentencePiece unigram model (Kudo 2018). Picklable, so that loader workers can hold it."""
+
+    blank_id = 0
+    sos_eos_id = 1
+    unk_id = 2
+
+    def __init__(self, model: bytes, model_path: Path) -> None:
+        """`model` is the serialised model, `model_path` where it came from.
+
+        Raises:
+            UserError: not a SentencePiece model, or one with other special ids.
+        """
+        self.model_path = model_path
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError:
+            raise UserError(f"{model_path}: not a SentencePiece model") from None
+        special = [self.piece(index) for index in range(min(3, self.vocab_size))]
+        if special != [BLANK, SOS_EOS, UNK]:
+            raise UserError(
+                f"{model_path}: pieces 0 to 2 are {special}, expected {[BLANK, SOS_EOS, UNK]}: "
+                "train it with `kdasr tokens`"
+            )
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """Read a `bpe.model` file, or the one in a folder.
+
+        Raises:
+            UserError: no such file, or not a model of this kind.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / MODEL_NAME
+        if not path.is_file():
+            raise UserError(f"{path}: no tokenizer model: run `kdasr tokens`")
+        return cls(path.read_bytes(), path)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, special ones included."""
+        return self._processor.GetPieceSize()
+
+    def encode(self, text: str) -> list[int]:
+        """Piece ids of a transcript; characters never seen in training become `unk_id`."""
+        return self._processor.EncodeAsIds(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some pieces; special ids have none."""
+        return self._processor.DecodeIds([int(index) for index in ids if index > self.unk_id])
+
+    def piece(self, index: int) -> str:
+        """The piece with this id; `▁` marks the start of a word."""
+        return self._processor.IdToPiece(int(index))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, out_dir: Path) -> Tokenizer:
+    """Train on transcripts and write `bpe.model` and `tokens.txt` (`symbol id` per line) to `out_dir`.
+
+    Raises:
+        UserError: no text, or a size that the text cannot fill or that cannot hold its characters.
+    """
+    sentences = [text for text in texts if text.strip()]
+    if not sentences:
+        raise UserError("no transcripts to train the tokenizer on")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=1.0,
+            user_defined_symbols=[BLANK, SOS_EOS],
+            unk_id=2,
+            bos_id=-1,
+            eos_id=-1,
+            # One thread: the sums of the EM steps, and so the pieces, do not depend on the machine.
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(f"vocabulary of {vocab_size} pieces: {_reason(str(error))}") from None
+    out_dir = Path(out_dir)
+    tokenizer = Tokenizer(model.getvalue(), out_dir / MODEL_NAME)
+    table = "".join(f"{tokenizer.piece(index)} {index}\n" for index in range(tokenizer.vocab_size))
+    write_text(out_dir / TABLE_NAME, table)
+    with atomic_path(out_dir / MODEL_NAME) as temporary:
+        temporary.write_bytes(model.getvalue())
+    return tokenizer
+
+
+def _reason(message: str) -> str:
+    """SentencePiece's own words, which name the largest possible size, without its source lines."""
+    limit = re.search(r"<= (\d+)", message)
+    if "too high" in message and limit:
+        return f"too many for these transcripts; the largest size that works is {limit.group(1)}"
+    needed = re.search(r"required_chars.*?(\d+) vs (\d+)", message) or re.search(r"(\d+) vs (\d+)", message)
+    if needed:
+        return f"too few for the characters of these transcripts; at least {needed.group(2)} are needed"
+    return re.sub(r"^.*\)\s*\[.*?\]\s*", "", message.strip().splitlines()[-1]) or message.strip()
