@@ -1,0 +1,110 @@
+"""`kdasr corpus`: a corpus in LibriSpeech's layout, synthesised or downloaded."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdasr.common.errors import UserError
+
+if TYPE_CHECKING:
+    from kdasr.data.synthetic.corpus import Summary
+
+SIZES = ("tiny", "demo", "base", "large")
+
+
+@click.group()
+def command() -> None:
+    """Synthesise or download a corpus in LibriSpeech's layout."""
+
+
+@command.command()
+@click.option(
+    "--size",
+    type=click.Choice(SIZES),
+    default="demo",
+    show_default=True,
+    help="About 5 minutes, 1.5 hours, 20 hours or 100 hours of speech.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write the corpus into."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Another seed, another corpus."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="Processes.",
+)
+def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
+    """Synthesise speech with espeak-ng.
+
+    OUT gets LibriSpeech/PART/SPEAKER/CHAPTER/*.flac with transcripts, LibriSpeech-Alignments/ with word
+    times, and librispeech-lm-norm.txt with text for language models. The same size and seed give the same
+    bytes, whatever the number of jobs. An interrupted run goes on where it stopped.
+    """
+    from kdasr.data.synthetic.corpus import Summary, generate_corpus
+
+    started = time.perf_counter()
+    summary = None
+    with click.progressbar(length=1, label=f"Synthesising '{size}'", show_pos=True) as bar:
+        for event in generate_corpus(size, out, seed, jobs):
+            if isinstance(event, Summary):
+                summary = event
+            else:
+                bar.length = event[1]
+                bar.update(event[0] - bar.pos)
+    assert summary is not None
+    _print_summary(summary, out, time.perf_counter() - started, jobs)
+
+
+def _print_summary(summary: "Summary", out: Path, elapsed: float, jobs: int) -> None:
+    for part, counts in summary.parts.items():
+        click.echo(
+            f"{part:<16} {counts['speakers']:>4.0f} speakers {counts['utterances']:>6.0f} utterances"
+            f" {counts['hours'] * 60:>8.1f} min"
+        )
+    if summary.new_seconds:
+        speed = summary.new_seconds / elapsed
+        click.echo(
+            f"{out}: {summary.seconds:.0f} s of audio; {summary.new_seconds:.0f} s made in {elapsed:.1f} s,"
+            f" {speed:.0f} times faster than real time with {jobs} jobs"
+        )
+    else:
+        click.echo(f"{out}: {summary.seconds:.0f} s of audio, there already")
+
+
+@command.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to download and unpack into."
+)
+@click.option(
+    "--parts",
+    default="train-clean-100 dev-clean dev-other test-clean test-other",
+    show_default=True,
+    help="LibriSpeech's part names, separated by spaces.",
+)
+@click.option("--alignments/--no-alignments", default=True, show_default=True, help="Word alignments too.")
+def librispeech(out: Path, parts: str, alignments: bool) -> None:
+    """Download LibriSpeech (Panayotov et al. 2015) and its word alignments through Lhotse.
+
+    Parts that are there already are skipped.
+    """
+    from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
+
+    names = parts.split()
+    for name in names:
+        if name not in (*LIBRISPEECH, *MINI_LIBRISPEECH):
+            raise UserError(f"no part of LibriSpeech is called '{name}'; parts: {' '.join(LIBRISPEECH)}")
+    try:
+        folder = download_librispeech(out, dataset_parts=names, alignments=alignments)
+    except AssertionError as error:
+        raise UserError(f"{error} (or pass --no-alignments)") from None
+    except OSError as error:
+        raise UserError(f"{out}: the download of LibriSpeech failed: {error}") from None
+    click.echo(f"{folder}: {' '.join(names)}")

@@ -1,0 +1,104 @@
+"""Rooms and noise: reverberation by direct-to-reverberant ratio, noise by signal-to-noise ratio."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+# Shapes: N samples.
+
+Samples = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Limits (low, high) between which an utterance's acoustics are drawn."""
+
+    snr_db: tuple[float, float]
+    """Active speech against noise."""
+    drr_db: tuple[float, float] | None = None
+    """Direct sound against reverberation; None: a dry recording. Below 4 dB small models learn nothing."""
+    reverberation_seconds: tuple[float, float] = (0.2, 0.5)
+    """Time in which the reverberation decays by 60 dB."""
+    slope_db: tuple[float, float] = (-6.0, 0.0)
+    """Colour of the noise, dB per octave: 0 white, -3 pink, -6 brown."""
+    babble_share: float = 0.0
+    """Share of the utterances whose noise is many people talking."""
+
+
+CLEAN = Surroundings(snr_db=(25.0, 40.0))
+OTHER = Surroundings(snr_db=(10.0, 22.0), drr_db=(4.0, 16.0), babble_share=0.4)
+
+
+def active_power(samples_N: Samples) -> float:
+    """Mean square of the samples, pauses left out.
+
+    A pause is a 20 ms frame more than 40 dB under the loudest one.
+    """
+    frame = 320
+    usable = len(samples_N) // frame * frame
+    if usable == 0:
+        return float(np.mean(samples_N**2)) if len(samples_N) else 0.0
+    powers = np.mean(samples_N[:usable].reshape(-1, frame) ** 2, axis=1)
+    return float(np.mean(powers[powers >= 1e-4 * powers.max()]))
+
+
+def coloured_noise(length: int, slope_db: float, rng: np.random.Generator) -> Samples:
+    """Stationary Gaussian noise of unit power whose spectrum falls by `slope_db` per octave above 50 Hz."""
+    spectrum_F = np.fft.rfft(rng.standard_normal(length))
+    frequency_F = np.maximum(np.fft.rfftfreq(length, 1 / 16000), 50.0)
+    spectrum_F *= frequency_F ** (slope_db / (20 * np.log10(2)))
+    noise_N = np.fft.irfft(spectrum_F, length)
+    return noise_N / np.sqrt(np.mean(noise_N**2))
+
+
+def room_response(drr_db: float, reverberation_seconds: float, rng: np.random.Generator) -> Samples:
+    """A room: the direct sound at sample 0, then noise that decays exponentially (Polack 1988).
+
+    The energy after sample 0 is `drr_db` below that of the direct sound; reflections begin 2 to 8 ms later.
+    The direct sound comes first, so word times stay true.
+    """
+    length = int(16000 * reverberation_seconds)
+    gap = int(rng.integers(32, 128))
+    tail_N = rng.standard_normal(length) * np.exp(-np.log(1000.0) * np.arange(length) / length)
+    tail_N[:gap] = 0.0
+    tail_N *= np.sqrt(10 ** (-drr_db / 10) / np.sum(tail_N**2))
+    tail_N[0] = 1.0
+    return tail_N
+
+
+def reverberate(samples_N: Samples, response_N: Samples) -> Samples:
+    """The samples as heard in a room, as long as they were."""
+    return signal.oaconvolve(samples_N, response_N)[: len(samples_N)]
+
+
+def add_noise(speech_N: Samples, noise_N: Samples, snr_db: float) -> Samples:
+    """Speech plus noise scaled to `snr_db` below the power of the active speech."""
+    noise_power = float(np.mean(noise_N**2))
+    gain = np.sqrt(active_power(speech_N) / noise_power * 10 ** (-snr_db / 10))
+    return speech_N + gain * noise_N
+
+
+def apply_surroundings(
+    speech_N: Samples, limits: Surroundings, babble_N: Samples | None, rng: np.random.Generator
+) -> Samples:
+    """Put padded speech into a room and noise drawn from `limits`.
+
+    Args:
+        speech_N: 16 kHz.
+        limits: what to draw from.
+        babble_N: a recording to cut babble from; None when `limits` asks for none.
+        rng: the utterance's own generator.
+    """
+    if limits.drr_db is not None:
+        drr_db, seconds = rng.uniform(*limits.drr_db), rng.uniform(*limits.reverberation_seconds)
+        speech_N = reverberate(speech_N, room_response(drr_db, seconds, rng))
+    snr_db = rng.uniform(*limits.snr_db)
+    if rng.random() < limits.babble_share:
+        assert babble_N is not None
+        start = int(rng.integers(len(babble_N)))
+        noise_N = np.take(babble_N, np.arange(start, start + len(speech_N)), mode="wrap")
+    else:
+        noise_N = coloured_noise(len(speech_N), rng.uniform(*limits.slope_db), rng)
+    return add_noise(speech_N, noise_N, snr_db)

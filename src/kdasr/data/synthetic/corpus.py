@@ -1,0 +1,153 @@
+"""Makes a whole corpus: on many processes, resumable, the same bytes every time."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json, write_json
+from kdasr.data.synthetic import writer
+from kdasr.data.synthetic.plan import Chapter, Plan, make_plan
+from kdasr.data.synthetic.render import Renderer
+from kdasr.data.synthetic.sizes import SIZES, Size
+
+VERSION = 1
+"""Changes whenever the same size and seed give other bytes."""
+DONE_FILE = "corpus.json"
+STARTED_FILE = "corpus.partial.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a corpus holds."""
+
+    seconds: float
+    """Audio in the corpus."""
+    new_seconds: float
+    """Audio synthesised by this call; 0 when the corpus was there already."""
+    parts: dict[str, dict[str, float]]
+    """Part -> speakers, utterances, hours."""
+
+
+def generate_corpus(size_name: str, out: Path, seed: int, jobs: int) -> Iterator[tuple[int, int] | Summary]:
+    """Write the corpus of a size under `out`; yields (chapters done, chapters in all), then the summary.
+
+    A call after an interruption goes on where that one stopped; chapters that are there stay as they are.
+
+    Raises:
+        UserError: `out` holds something else or cannot be written, or espeak-ng is missing.
+    """
+    size = SIZES[size_name]
+    identity = {"size": size_name, "seed": seed, "version": VERSION}
+    try:
+        if _claim(out, identity):
+            yield _summary_of(read_json(out / DONE_FILE))
+            return
+        plan = make_plan(size, seed)
+        new = [chapter for chapter in plan.chapters if not writer.chapter_folder(out, chapter).is_dir()]
+        done = len(plan.chapters) - len(new)
+        yield done, len(plan.chapters)
+        for _ in _write_chapters(out, new, size, seed, jobs):
+            done += 1
+            yield done, len(plan.chapters)
+        yield _finish(out, plan, identity, {chapter.name for chapter in new})
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out}: cannot write the corpus: {error.strerror or error}"
+        ) from None
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> bool:
+    """Mark `out` as ours; True when the corpus is complete.
+
+    Raises:
+        UserError: another corpus, or other files where ours would go.
+    """
+    for name in (DONE_FILE, STARTED_FILE):
+        if (out / name).is_file():
+            found = {key: read_json(out / name).get(key) for key in identity}
+            if found != identity:
+                raise UserError(
+                    f"{out}: holds the corpus {_describe(found)}, not {_describe(identity)};"
+                    " choose another folder or remove that one"
+                )
+            return name == DONE_FILE
+    if (out / writer.AUDIO_FOLDER).exists():
+        raise UserError(
+            f"{out / writer.AUDIO_FOLDER}: a corpus of another origin is there; choose another folder"
+        )
+    write_json(out / STARTED_FILE, identity)
+    return False
+
+
+def _describe(identity: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in identity.items())
+
+
+def _write_chapters(
+    out: Path, chapters: Sequence[Chapter], size: Size, seed: int, jobs: int
+) -> Iterator[None]:
+    if jobs == 1 or len(chapters) < 2:
+        renderer = Renderer(size, seed)
+        for chapter in chapters:
+            writer.write_chapter(out, chapter, renderer)
+            yield
+        return
+    with ProcessPoolExecutor(
+        min(jobs, len(chapters)), get_context("spawn"), initializer=_start_worker, initargs=(size.name, seed)
+    ) as pool:
+        futures = [pool.submit(_work, out, chapter) for chapter in chapters]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+_renderer: Renderer | None = None  # of this worker process
+
+
+def _start_worker(size_name: str, seed: int) -> None:
+    global _renderer
+    _renderer = Renderer(SIZES[size_name], seed)
+
+
+def _work(out: Path, chapter: Chapter) -> None:
+    assert _renderer is not None
+    writer.write_chapter(out, chapter, _renderer)
+
+
+def _finish(out: Path, plan: Plan, identity: dict[str, Any], new_chapters: set[str]) -> Summary:
+    """Write what needs the whole corpus, and last the mark that it is complete."""
+    by_speaker: dict[str, float] = defaultdict(float)
+    by_part: dict[str, float] = defaultdict(float)
+    new_seconds = 0.0
+    for chapter in plan.chapters:
+        seconds = writer.chapter_seconds(out, chapter)
+        by_speaker[chapter.speaker.id] += seconds
+        by_part[chapter.speaker.part] += seconds
+        new_seconds += seconds if chapter.name in new_chapters else 0.0
+    writer.write_speakers(out, plan, by_speaker)
+    writer.write_lm_text(out, plan)
+    parts = {
+        part: {
+            "speakers": counts.speakers,
+            "utterances": counts.speakers * counts.chapters * counts.utterances,
+            "hours": round(by_part[part] / 3600, 4),
+        }
+        for part, counts in plan.size.parts.items()
+    }
+    total = round(sum(by_part.values()), 3)
+    write_json(out / DONE_FILE, {**identity, "seconds": total, "parts": parts})
+    (out / STARTED_FILE).unlink()
+    return Summary(total, new_seconds, parts)
+
+
+def _summary_of(record: dict[str, Any]) -> Summary:
+    return Summary(record["seconds"], 0.0, record["parts"])

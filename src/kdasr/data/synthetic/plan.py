@@ -1,0 +1,133 @@
+"""Who says what in which part: the whole corpus before a sample is made."""
+
+from dataclasses import dataclass
+
+from kdasr.common.errors import UserError
+from kdasr.data.synthetic.alignment import transcript
+from kdasr.data.synthetic.grammar import Grammar
+from kdasr.data.synthetic.seeds import generator
+from kdasr.data.synthetic.sizes import PartSize, Size
+from kdasr.data.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
+
+TRAIN_PARTS = ("train-clean-100", "train-clean-360")
+PARTS = (*TRAIN_PARTS, "dev-clean", "dev-other", "test-clean", "test-other")
+MAX_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One sentence of a speaker."""
+
+    id: str
+    text: str
+    """What is spoken, with commas."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The utterances that lie in one folder: the unit of work."""
+
+    id: str
+    speaker: Speaker
+    utterances: tuple[Utterance, ...]
+
+    @property
+    def folder(self) -> str:
+        """Relative to the corpus: part, speaker, chapter."""
+        return f"{self.speaker.part}/{self.speaker.id}/{self.id}"
+
+    @property
+    def name(self) -> str:
+        """The stem of its transcript and alignment files."""
+        return f"{self.speaker.id}-{self.id}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The corpus to be written."""
+
+    size: Size
+    seed: int
+    speakers: tuple[Speaker, ...]
+    chapters: tuple[Chapter, ...]
+    lm_sentences: tuple[str, ...]
+    """Transcripts of nobody, for language models."""
+
+
+def make_plan(size: Size, seed: int) -> Plan:
+    """Draw speakers and sentences. No sentence occurs twice in the transcripts, nor in the LM text.
+
+    Raises:
+        UserError: the vocabulary has too few sentences for the size.
+    """
+    grammar = Grammar(size.vocabulary)
+    taken: set[str] = set()
+    speakers = draw_speakers(size, seed)
+    chapters = []
+    for index, speaker in enumerate(speakers):
+        part_size = size.parts[speaker.part]
+        for number in range(part_size.chapters):
+            chapter_id = str(100001 + index * 100 + number)
+            chapters.append(_make_chapter(chapter_id, speaker, part_size, grammar, seed, taken))
+    return Plan(size, seed, tuple(speakers), tuple(chapters), _lm_sentences(size, seed, grammar, taken))
+
+
+def draw_speakers(size: Size, seed: int) -> list[Speaker]:
+    """The speakers of every part, in the order of `PARTS`.
+
+    Training, dev and test never share an (accent, variant) pair. The clean parts have the accents of
+    the training parts, the `other` parts have accents that occur nowhere in training.
+    """
+    rng = generator(seed, "speakers")
+    seen, unseen = voice_pairs(SEEN_ACCENTS, rng), voice_pairs(UNSEEN_ACCENTS, rng)
+    dev, test = len(seen) // 8, len(seen) // 8 + len(seen) // 6
+    half = len(unseen) // 3
+    pools = {
+        "dev-clean": seen[:dev],
+        "test-clean": seen[dev:test],
+        "dev-other": unseen[:half],
+        "test-other": unseen[half:],
+    }
+    speakers: list[Speaker] = []
+    turn = 0
+    for part in PARTS:
+        pool = pools.get(part, seen[test:])
+        for index in range(size.parts[part].speakers):
+            place = turn if part in TRAIN_PARTS else index
+            identity = (str(1001 + len(speakers)), part)
+            speakers.append(draw_speaker(identity, pool[place % len(pool)], size.voices, rng))
+            turn += part in TRAIN_PARTS
+    return speakers
+
+
+def _make_chapter(
+    chapter_id: str, speaker: Speaker, part_size: PartSize, grammar: Grammar, seed: int, taken: set[str]
+) -> Chapter:
+    utterances = []
+    for number in range(part_size.utterances):
+        utterance_id = f"{speaker.id}-{chapter_id}-{number:04d}"
+        utterances.append(Utterance(utterance_id, _unseen_sentence(utterance_id, grammar, seed, taken)))
+    return Chapter(chapter_id, speaker, tuple(utterances))
+
+
+def _unseen_sentence(utterance_id: str, grammar: Grammar, seed: int, taken: set[str]) -> str:
+    rng = generator(seed, "text", utterance_id)
+    for _ in range(MAX_TRIES):
+        text = grammar.sentence(rng)
+        if (words := transcript(text)) not in taken:
+            taken.add(words)
+            return text
+    raise UserError(
+        f"utterance {utterance_id}: the vocabulary has no unused sentence left after {len(taken)}"
+    )
+
+
+def _lm_sentences(size: Size, seed: int, grammar: Grammar, taken: set[str]) -> tuple[str, ...]:
+    rng = generator(seed, "lm")
+    sentences: list[str] = []
+    for _ in range(MAX_TRIES * size.lm_sentences):
+        if len(sentences) == size.lm_sentences:
+            return tuple(sentences)
+        if (words := transcript(grammar.sentence(rng))) not in taken:
+            sentences.append(words)
+    raise UserError(f"size '{size.name}': no sentences are left for the LM text")
