@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
+from scipy import fft, signal
 
-# Shapes: N samples.
+# Shapes: N samples, F frequencies.
 
 Samples = NDArray[np.float64]
 
@@ -46,10 +46,11 @@ def active_power(samples_N: Samples) -> float:
 
 def coloured_noise(length: int, slope_db: float, rng: np.random.Generator) -> Samples:
     """Stationary Gaussian noise of unit power whose spectrum falls by `slope_db` per octave above 50 Hz."""
-    spectrum_F = np.fft.rfft(rng.standard_normal(length))
-    frequency_F = np.maximum(np.fft.rfftfreq(length, 1 / 16000), 50.0)
+    padded = fft.next_fast_len(length, real=True)
+    spectrum_F = fft.rfft(rng.standard_normal(padded))
+    frequency_F = np.maximum(fft.rfftfreq(padded, 1 / 16000), 50.0)
     spectrum_F *= frequency_F ** (slope_db / (20 * np.log10(2)))
-    noise_N = np.fft.irfft(spectrum_F, length)
+    noise_N = fft.irfft(spectrum_F, padded)[:length]
     return noise_N / np.sqrt(np.mean(noise_N**2))
 
 

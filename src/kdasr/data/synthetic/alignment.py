@@ -10,6 +10,9 @@ from kdasr.data.synthetic.espeak import Speech
 
 # Shapes: N samples.
 
+SHORTEST_PAUSE_SECONDS = 0.08
+"""Less quiet than this at a word's end is the closure of a plosive and belongs to the word."""
+
 
 @dataclass(frozen=True)
 class WordSpan:
@@ -35,7 +38,7 @@ def align_words(text: str, speech: Speech) -> list[WordSpan]:
 
     espeak-ng joins some function words ("of the") under one event. Events are matched to words by
     text position, and the words of a joined group share its interval in proportion to their letters.
-    A word before a comma or at the end stops where its sound stops.
+    A word before a pause stops where its sound stops.
     """
     words = spoken_words(text)
     starts = _event_samples(words, speech)
@@ -51,8 +54,9 @@ def align_words(text: str, speech: Speech) -> list[WordSpan]:
         assert begin is not None
         end = last if following == len(words) else starts[following]
         assert end is not None
-        if following < len(words) and "," in text[words[following - 1].end() : words[following].start()]:
-            end = _sound_limits(speech.samples_N, begin, end)[1]
+        sound_end = _sound_limits(speech.samples_N, begin, end)[1]
+        if end - sound_end > SHORTEST_PAUSE_SECONDS * speech.sample_rate:
+            end = sound_end
         group = [match.group() for match in words[index:following]]
         spans.extend(_share(group, begin, max(end, begin + len(group))))
         index = following

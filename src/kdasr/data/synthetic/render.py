@@ -1,6 +1,8 @@
 """An utterance: speech, padding, room and noise, with the time of every word."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,9 +89,7 @@ class Renderer:
         spans = align_words(text, speech)
         first, last = spans[0].start, spans[-1].end
         down = round(speech.sample_rate / 50 * pace)
-        speech_N = signal.resample_poly(
-            speech.samples_N[first:last].astype(np.float64), SAMPLE_RATE // 50, down
-        )
+        speech_N = resample(speech.samples_N[first:last].astype(np.float64), SAMPLE_RATE // 50, down)
         scale = 1 / (down * 50)
         return speech_N, [
             TimedWord(span.word, (span.start - first) * scale, (span.end - first) * scale) for span in spans
@@ -111,6 +111,19 @@ class Renderer:
                 babble_N += np.concatenate(said)[:length]
             self._babble_N = babble_N
         return self._babble_N
+
+
+@lru_cache(maxsize=64)
+def _low_pass(up: int, down: int) -> Samples:
+    widest = max(up, down)
+    return signal.firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0))
+
+
+def resample(samples_N: Samples, up: int, down: int) -> Samples:
+    """The samples at `up / down` times their rate, without aliases."""
+    common = gcd(up, down)
+    up, down = up // common, down // common
+    return signal.resample_poly(samples_N, up, down, window=_low_pass(up, down))
 
 
 def _padding(length: int, rng: np.random.Generator) -> tuple[int, int]:
