@@ -1,10 +1,12 @@
 """One experiment: the configuration of every part, composed. A recipe file describes several."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kdasr.common.configio import build_config, load_yaml
+from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.data.config import DataConfig
 from kdasr.distillation.config import TERM_NAMES, ObjectiveConfig, StageConfig
@@ -60,8 +62,9 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     Raises:
         UserError: naming the option.
     """
-    if not config.stages:
-        raise UserError(f"{source}: 'stages' is empty")
+    for name in ("contexts", "stages"):
+        if not getattr(config, name):
+            raise UserError(f"{source}: '{name}' is empty")
     names = [stage.name for stage in config.stages]
     if len(set(names)) != len(names):
         raise UserError(f"{source}: stage names repeat: {names}")
@@ -77,8 +80,60 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
             raise UserError(
                 f"{source}: stage '{stage.name}' has {sorted(needs_teacher)} but no objective.teacher"
             )
+        if stage.plateau_patience > 0 and "hidden_mse" not in stage.loss_weights:
+            raise UserError(
+                f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
+                "but no hidden_mse in its loss_weights"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
+            raise UserError(f"{source}: stage name '{stage.name}' must be letters, digits, '.', '_' and '-'")
 
 
 def option_names() -> list[str]:
     """Top-level options of an experiment, for messages and documentation."""
     return [entry.name for entry in fields(ExperimentConfig)]
+
+
+def claim_folder(config: ExperimentConfig, exp_dir: Path) -> None:
+    """Make `exp_dir` the folder of this configuration, or check that it already is.
+
+    Raises:
+        UserError: it holds a run of another configuration; names the first option that differs.
+    """
+    saved_path = exp_dir / "config.yaml"
+    if not saved_path.is_file():
+        save_yaml(config, saved_path)
+        return
+    saved = load_saved_experiment(exp_dir)
+    difference = first_difference(config_to_dict(saved), config_to_dict(config))
+    if difference is not None:
+        key, old, new = difference
+        raise UserError(
+            f"{exp_dir} holds a run with {key}: {old}, this one has {key}: {new}. "
+            "Give another --exp, or remove that folder."
+        )
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first option in which two configurations differ: its dotted name and both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        pairs = [(name, old.get(name), new.get(name)) for name in {**old, **new}]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(index), *both) for index, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return None if old == new else (key, old, new)
+    for name, left, right in pairs:
+        found = first_difference(left, right, f"{key}.{name}" if key else name)
+        if found is not None:
+            return found
+    return None
+
+
+def load_saved_experiment(exp_dir: Path) -> ExperimentConfig:
+    """The configuration that a system's folder was trained with.
+
+    Raises:
+        UserError: not the folder of a system, or made by another version of the options.
+    """
+    path = exp_dir / "config.yaml"
+    return build_config(ExperimentConfig, load_yaml(path), source=str(path))

@@ -1,0 +1,249 @@
+"""Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
+
+import errno
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdasr.common.configio import build_config
+from kdasr.common.errors import UserError
+from kdasr.common.files import atomic_path
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+
+FORMAT = "kdasr-checkpoint"
+VERSION = 1
+FOLDER = "checkpoints"
+"""Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
+AUTO_ORDER = ("averaged", "best", "last")
+"""Which checkpoint stands for an experiment, the first one that exists."""
+REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """All that recognition needs of a trained system."""
+
+    model: Transducer
+    tokenizer: Tokenizer
+    context: Context
+    """The encoder context that the system was trained and validated under."""
+    name: str
+    train_steps: int
+    """Optimizer steps of this system in all its stages."""
+    path: Path
+    """The checkpoint file."""
+
+
+def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write `payload` to `path`; a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        UserError: the disk is full; the file that was at `path` is still there.
+    """
+    path = Path(path)
+    complete = {"format": FORMAT, "version": VERSION, **payload}
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb", buffering=1 << 20) as file:
+            torch.save(complete, file)
+            file.flush()
+    except (OSError, RuntimeError) as error:
+        if not _is_disk_full(error):
+            raise
+        survivor = "the previous one is untouched" if path.exists() else "there is no earlier one"
+        raise UserError(
+            f"{path}: the disk is full, checkpoint not written; {survivor}. Free some space."
+        ) from error
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether a failed write lacked space: torch's zip writer hides the OSError behind a RuntimeError."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in _DISK_ERRORS:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this package onto the CPU.
+
+    Raises:
+        UserError: missing, truncated, not a checkpoint of kdasr, or of another version of the format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Depending on the damage, torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        if is_zip:
+            raise UserError(f"{path}: truncated or damaged checkpoint; use an earlier one") from error
+        raise UserError(
+            f"{path}: not a kdasr checkpoint (is it truncated, or another program's file?)"
+        ) from error
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise UserError(f"{path}: a torch file, but not a kdasr checkpoint")
+    if payload.get("version") != VERSION:
+        raise UserError(f"{path}: checkpoint version {payload.get('version')}, this kdasr reads {VERSION}")
+    missing = [key for key in REQUIRED_KEYS if key not in payload]
+    if missing:
+        raise UserError(f"{path}: checkpoint lacks '{missing[0]}'")
+    return payload
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy `state` into `module`.
+
+    Raises:
+        UserError: another architecture; names the first tensor that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise UserError(f"{source}: another architecture: it has no '{name}' {tuple(tensor.shape)}")
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{source}: another architecture: '{name}' is {tuple(state[name].shape)} there "
+                f"and {tuple(tensor.shape)} in this model"
+            )
+    for name, tensor in state.items():
+        if name not in own:
+            raise UserError(
+                f"{source}: another architecture: its '{name}' {tuple(tensor.shape)} is not in this model"
+            )
+    module.load_state_dict(dict(state))
+
+
+def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
+    """Build the model that a checkpoint describes, with its weights, in evaluation mode.
+
+    Returns:
+        The model on the CPU and the whole checkpoint.
+
+    Raises:
+        UserError: see `load_checkpoint`; also a model section that does not fit the weights.
+    """
+    payload = load_checkpoint(path)
+    config = build_config(TransducerConfig, payload["model_config"], source=f"{path}: model_config")
+    model = build_transducer(config)
+    load_weights(model, payload["model"], source=str(path))
+    return model.eval(), payload
+
+
+def average_checkpoints(paths: Sequence[Path]) -> dict[str, Any]:
+    """Average the weights of some checkpoints of one system.
+
+    Floating tensors are averaged in float64; integer buffers, and all that is not a weight, come from the
+    last one. The result holds no resume state.
+
+    Raises:
+        UserError: no paths, or checkpoints of different architectures.
+    """
+    if not paths:
+        raise UserError("no checkpoints to average")
+    sums: dict[str, Tensor] = {}
+    payload: dict[str, Any] = {}
+    for path in paths:
+        payload = load_checkpoint(path)
+        state: dict[str, Tensor] = payload["model"]
+        if not sums:
+            sums = {name: tensor.double() for name, tensor in state.items() if tensor.is_floating_point()}
+            continue
+        for name, total in sums.items():
+            if name not in state or state[name].shape != total.shape:
+                raise UserError(f"{path}: '{name}' differs from {paths[0]}; average one system's checkpoints")
+            total += state[name].double()
+    last: dict[str, Tensor] = payload["model"]
+    averaged = {
+        name: (sums[name] / len(paths)).to(tensor.dtype) if name in sums else tensor
+        for name, tensor in last.items()
+    }
+    kept = {key: value for key, value in payload.items() if key != "trainer"}
+    return {**kept, "model": averaged, "averaged_from": [Path(path).name for path in paths]}
+
+
+def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
+    """The checkpoint file that an experiment folder, or a file, stands for.
+
+    Args:
+        reference: an experiment folder or a checkpoint file.
+        checkpoint: for a folder: `auto` (averaged, else best, else last), one of these names, a file of its
+            `checkpoints/`, or a path.
+
+    Raises:
+        UserError: nothing there.
+    """
+    reference = Path(reference)
+    if reference.is_file():
+        return reference
+    if not reference.is_dir():
+        raise UserError(f"{reference}: no such experiment folder or checkpoint")
+    folder = reference / FOLDER
+    if checkpoint == "auto":
+        candidates = [folder / f"{name}.pt" for name in AUTO_ORDER]
+    else:
+        candidates = [
+            folder / f"{checkpoint}.pt",
+            folder / checkpoint,
+            reference / checkpoint,
+            Path(checkpoint),
+        ]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if checkpoint == "auto":
+        raise UserError(
+            f"{reference}: no trained model there ({FOLDER}/ has no averaged.pt, best.pt or last.pt)"
+        )
+    raise UserError(f"{reference}: no checkpoint '{checkpoint}' in {folder}")
+
+
+def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
+    """Load a trained system from its experiment folder, or from one of its checkpoint files.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, no `tokens/`, or tokens other than the model was trained on.
+    """
+    path = find_checkpoint(Path(exp_dir), checkpoint)
+    tokens = _tokens_folder(path)
+    model, payload = load_model(path)
+    tokenizer = Tokenizer.load(tokens)
+    if tokenizer.fingerprint != payload["tokenizer_fingerprint"]:
+        raise UserError(
+            f"{tokens}: these tokens do not match the model {path}, which was trained with others"
+        )
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise UserError(
+            f"{tokens}: {tokenizer.vocab_size} pieces, but the model {path} has {model.config.vocab_size}"
+        )
+    return Bundle(
+        model=model,
+        tokenizer=tokenizer,
+        context=Context(**payload["context"]),
+        name=payload["system"],
+        train_steps=payload["train_steps"],
+        path=path,
+    )
+
+
+def _tokens_folder(checkpoint: Path) -> Path:
+    """The `tokens/` of the experiment folder that holds a checkpoint."""
+    for folder in (checkpoint.parent / "tokens", checkpoint.parent.parent / "tokens"):
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"{checkpoint.parent.parent / 'tokens'}: no such folder; the tokenizer belongs beside the model"
+    )

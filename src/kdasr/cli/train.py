@@ -1,0 +1,50 @@
+"""`kdasr train`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Train one system of a recipe, stage by stage.")
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), required=True, help="The recipe's YAML file."
+)
+@click.option("--system", help="Which of the recipe's systems to train (teacher, streaming, ...).")
+@click.option(
+    "--exp",
+    "exp_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of this system; made if absent.",
+)
+@click.option("--until-stage", help="Stop after this stage; the next call goes on from there.")
+@click.option(
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change an option, for example training.optim.learning_rate=5e-4. May be repeated.",
+)
+def command(
+    config_path: Path, system: str | None, exp_dir: Path, until_stage: str | None, overrides: tuple[str, ...]
+) -> None:
+    """Train one system of a recipe, stage by stage.
+
+    Running the same command again goes on where it stopped: after Ctrl-C, after a kill, or with the next
+    stage. Finished work is not repeated. Ctrl-C finishes the current step and leaves a checkpoint; the exit
+    status is then 130.
+
+    Several processes: torchrun --nproc-per-node N --no-python kdasr train ...
+    """
+    # Imported here, so that --help does not wait for torch.
+    from kdasr.experiment import load_experiment
+    from kdasr.system import train
+    from kdasr.training.interrupt import INTERRUPT_EXIT_STATUS, TrainingInterrupted
+
+    config = load_experiment(config_path, system, overrides)
+    try:
+        train(config, exp_dir, until_stage)
+    except TrainingInterrupted as stop:
+        click.echo(f"kdasr: {stop}", err=True)
+        sys.exit(INTERRUPT_EXIT_STATUS)

@@ -1,0 +1,182 @@
+"""From the configuration of a system to its parts, and to a trained system."""
+
+import logging
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from lhotse import CutSet, combine
+from lightning_fabric import Fabric
+
+from kdasr.checkpoint import FOLDER, average_checkpoints, load_bundle, save_checkpoint
+from kdasr.common.errors import UserError
+from kdasr.common.files import atomic_path, read_json, write_json
+from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, valid_batches
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.teacher import Teacher
+from kdasr.experiment import ExperimentConfig, claim_folder, load_saved_experiment
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.model import Transducer
+from kdasr.training.devices import make_fabric
+from kdasr.training.environment import describe_environment
+from kdasr.training.resume import seed_everything
+from kdasr.training.stage import resolve_reference, stage_checkpoints
+from kdasr.training.trainer import System, Trainer
+
+logger = get_logger(__name__)
+
+
+def train(config: ExperimentConfig, exp_dir: Path, until_stage: str | None = None) -> None:
+    """Train a system in its folder, or go on with it.
+
+    Raises:
+        UserError: bad input of any kind; see `build_trainer` and `Trainer.fit`.
+        TrainingInterrupted: stopped by a signal; a checkpoint is left.
+    """
+    fabric = make_fabric(config.training)
+    if fabric.is_global_zero:
+        claim_folder(config, exp_dir)
+        setup_logging(exp_dir / "train.log")
+    else:
+        setup_logging(level=logging.WARNING)
+    fabric.barrier()
+    build_trainer(config, exp_dir, fabric).fit(until_stage)
+
+
+def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Trainer:
+    """Build every part of a system from its configuration.
+
+    Raises:
+        UserError: missing data, tokens that do not match, no such teacher, an impossible size.
+    """
+    tokenizer = _own_tokenizer(config, exp_dir, fabric)
+    seed_everything(config.seed, rank=0)
+    model = _build_model(config, tokenizer)
+    teacher = _load_teacher(config, exp_dir, tokenizer, fabric)
+    objective = Objective(config.objective, model.config, teacher)
+    train_cuts = _usable_cuts(config, config.data.train_parts, tokenizer)
+    dev_cuts = _usable_cuts(config, config.data.dev_parts, tokenizer)
+    batches = TrainLoader(
+        train_cuts,
+        tokenizer,
+        config.data,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    limit = config.training.max_valid_batches or None
+    system = System(
+        name=config.name,
+        exp_dir=exp_dir,
+        seed=config.seed,
+        contexts=config.contexts,
+        stages=config.stages,
+        config=config.training,
+        model=model,
+        objective=objective,
+        tokenizer=tokenizer,
+        train_batches=batches,
+        valid_batches=lambda: islice(valid_batches(dev_cuts, tokenizer, config.data), limit),
+    )
+    if fabric.is_global_zero:
+        environment = describe_environment(backend=objective.backend_name, seed=config.seed)
+        write_json(exp_dir / "environment.json", environment)
+    _log_start(system, train_cuts, dev_cuts, fabric)
+    # From here on the processes differ: dropout is their own.
+    seed_everything(config.seed, rank=fabric.global_rank)
+    return Trainer(system, fabric)
+
+
+def _own_tokenizer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tokenizer:
+    """The tokenizer of the data, copied into the experiment folder at the first start."""
+    data_tokens = Path(config.data.dir) / "tokens"
+    tokenizer = Tokenizer.load(data_tokens)
+    own = exp_dir / "tokens"
+    if fabric.is_global_zero and not (own / "bpe.model").is_file():
+        for name in ("tokens.txt", "bpe.model"):
+            with atomic_path(own / name) as temporary:
+                shutil.copyfile(data_tokens / name, temporary)
+    fabric.barrier()
+    if Tokenizer.load(own).fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{data_tokens}: not the tokens that {exp_dir} began with ({own})")
+    return tokenizer
+
+
+def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
+    """A random model for this tokenizer, with the feature statistics of the data."""
+    size = config.model.vocab_size
+    if size not in (0, tokenizer.vocab_size):
+        raise UserError(
+            f"model.vocab_size is {size}, the tokenizer has {tokenizer.vocab_size} pieces; leave it out"
+        )
+    model = build_transducer(replace(config.model, vocab_size=tokenizer.vocab_size))
+    path = Path(config.data.dir) / "feature_stats.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no feature statistics: run `kdasr prepare`")
+    stats = read_json(path)
+    model.set_feature_stats(torch.tensor(stats["mean"]), torch.tensor(stats["std"]))
+    return model
+
+
+def _load_teacher(
+    config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer, fabric: Fabric
+) -> Teacher | None:
+    """The teacher, when a stage has a term that needs one."""
+    needed = {"hidden_mse", "output_kl"} & {name for stage in config.stages for name in stage.loss_weights}
+    if not needed or config.objective.teacher is None:
+        return None
+    bundle = load_bundle(resolve_reference(config.objective.teacher, exp_dir))
+    if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"objective.teacher: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "
+            "teacher and student need the same"
+        )
+    return Teacher(bundle.model.to(fabric.device), bundle.context)
+
+
+def _usable_cuts(config: ExperimentConfig, parts: list[str], tokenizer: Tokenizer) -> CutSet:
+    """The utterances of some parts that the transducer can be trained on.
+
+    Raises:
+        UserError: none is left.
+    """
+    cuts = combine(*(load_cuts(Path(config.data.dir), part) for part in parts))
+    usable, _ = report_unusable(cuts, tokenizer, config.data)
+    if not len(usable):
+        raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(parts)}")
+    return usable
+
+
+def _log_start(system: System, train_cuts: CutSet, dev_cuts: CutSet, fabric: Fabric) -> None:
+    """What runs, on what, where."""
+    parameters = sum(parameter.numel() for parameter in system.model.parameters())
+    logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
+    logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
+    logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.num_steps})" for stage in system.stages))
+    logger.info("pruned RNN-T by %s", system.objective.backend_name)
+    for name, cuts in (("training", train_cuts), ("dev", dev_cuts)):
+        hours = sum(cut.duration for cut in cuts) / 3600
+        logger.info("%s: %d utterances, %.2f h", name, len(cuts), hours)
+    device = f"{fabric.device}, {fabric.world_size} process(es), {system.config.precision}"
+    logger.info("device: %s, %d CPU threads", device, torch.get_num_threads())
+
+
+def average(exp_dir: Path, count: int) -> list[Path]:
+    """Average the last `count` kept checkpoints of the final stage into `checkpoints/averaged.pt`.
+
+    Returns:
+        The checkpoints that went in.
+
+    Raises:
+        UserError: no experiment there, or its final stage has left no checkpoint.
+    """
+    stage = load_saved_experiment(exp_dir).stages[-1].name
+    paths = stage_checkpoints(exp_dir, stage)[-count:]
+    if not paths:
+        raise UserError(f"{exp_dir}: stage '{stage}' has left no checkpoint yet")
+    save_checkpoint(exp_dir / FOLDER / "averaged.pt", average_checkpoints(paths))
+    return paths

@@ -1,0 +1,84 @@
+"""Model and objective behind one forward, so that Fabric and DDP wrap one module."""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from kdasr.data.batch import Batch
+from kdasr.distillation.objective import Objective
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.nn.subsampling import subsampled_length
+
+
+class Denominators(NamedTuple):
+    """What the losses of a joint batch are divided by: all batches of an optimizer step, on all processes.
+
+    DDP averages the gradients of its processes, so each of them divides by the sum over all processes
+    *divided by their number*: then the average is the gradient of the joint batch.
+    """
+
+    frames: float
+    """Encoder frames: `rnnt` and `ctc` are nats per frame."""
+    utterances: float
+    """`hidden_mse` and `output_kl` are means over utterances."""
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> "Denominators":
+        """Those of some batches of this process."""
+        frames = sum(int(subsampled_length(batch.feature_lens_B).sum()) for batch in batches)
+        return cls(float(frames), float(sum(len(batch) for batch in batches)))
+
+
+class StepInput:
+    """What one forward is computed on.
+
+    A plain class on purpose: Fabric and DDP look into dataclasses and tuples, and would cast raw log-mel
+    features to bfloat16 and move lengths to the GPU.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        *,
+        loss_weights: dict[str, float],
+        context: Context,
+        step: int,
+        denominators: Denominators,
+    ) -> None:
+        self.batch = batch
+        self.loss_weights = loss_weights
+        self.context = context
+        self.step = step
+        self.denominators = denominators
+
+
+class TrainingModule(nn.Module):
+    """The trained parts: the model, and the objective's own parameters (projections between widths)."""
+
+    def __init__(self, model: Transducer, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, inputs: StepInput) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the weighted total (scalar, with gradient) and the terms (scalars, detached)."""
+        losses = self.objective(
+            self.model,
+            inputs.batch,
+            loss_weights=inputs.loss_weights,
+            context=inputs.context,
+            step=inputs.step,
+            frames=inputs.denominators.frames,
+            utterances=inputs.denominators.utterances,
+        )
+        return losses.total, losses.terms
+
+
+def sample_context(contexts: Sequence[Context], seed: int, step: int) -> Context:
+    """The context of an optimizer step: a function of seed and step alone, the same on every process."""
+    if len(contexts) == 1:
+        return contexts[0]
+    return random.Random(f"context {seed} {step}").choice(list(contexts))

@@ -1,0 +1,95 @@
+"""AdamW and its learning rate: warm-up, then a decay that ends with the stage."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from kdasr.common.errors import UserError
+from kdasr.distillation.config import StageConfig
+from kdasr.training.config import OptimConfig
+
+DECAYS = ("cosine", "linear", "inverse-sqrt", "constant")
+
+
+def check_optim(config: OptimConfig) -> None:
+    """Refuse settings that no stage can run.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if config.decay not in DECAYS:
+        raise UserError(f"training.optim.decay: '{config.decay}'; known: {', '.join(DECAYS)}")
+    if config.accumulate < 1:
+        raise UserError(f"training.optim.accumulate: {config.accumulate} is below 1")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"training.optim.betas: {config.betas} is not two numbers in [0, 1)")
+    if not 0 <= config.final_fraction <= 1:
+        raise UserError(f"training.optim.final_fraction: {config.final_fraction} is outside [0, 1]")
+    for name in ("learning_rate", "clip_norm"):
+        if getattr(config, name) <= 0:
+            raise UserError(f"training.optim.{name}: {getattr(config, name)} is not positive")
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019); vectors (biases, norms) and scalars are not decayed.
+
+    The fused form is used on every device: on one CPU thread it takes a quarter of the time of the others.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.betas[0], config.betas[1]),
+        fused=True,
+    )
+
+
+def learning_rate_factor(step: int, *, warmup_steps: int, num_steps: int, decay: str, final: float) -> float:
+    """Share of the peak learning rate for the optimizer step number `step` (from 0) of a stage.
+
+    Linear warm-up: step 0 takes 1 / warmup_steps, step warmup_steps - 1 takes the peak. Then cosine or
+    linear down to `final` at the last step; inverse-sqrt: sqrt(warmup / step), never below `final`; or
+    constant.
+    A stage shorter than the warm-up ends on the way up.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if decay == "constant":
+        return 1.0
+    if decay == "inverse-sqrt":
+        return max(final, math.sqrt(max(warmup_steps, 1) / (step + 1)))
+    after = max(num_steps - max(warmup_steps, 1), 1)
+    progress = min((step + 1 - max(warmup_steps, 1)) / after, 1.0)
+    shape = 0.5 * (1 + math.cos(math.pi * progress)) if decay == "cosine" else 1 - progress
+    return final + (1 - final) * shape
+
+
+def scheduled_learning_rate(config: OptimConfig, stage: StageConfig, stage_step: int) -> float:
+    """The learning rate of optimizer step number `stage_step` (from 0) of a stage."""
+    peak = config.learning_rate if stage.learning_rate is None else stage.learning_rate
+    return peak * learning_rate_factor(
+        stage_step,
+        warmup_steps=config.warmup_steps if stage.warmup_steps is None else stage.warmup_steps,
+        num_steps=stage.num_steps,
+        decay=config.decay,
+        final=config.final_fraction,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm of all gradients together, as a scalar tensor (no synchronisation with the device)."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients)

@@ -1,0 +1,105 @@
+"""What a resume needs beyond the weights: where training stands, and every source of randomness."""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from kdasr.common.files import write_text
+
+
+@dataclass
+class Progress:
+    """Where training stands. Plain values only, so that it goes into a checkpoint as it is."""
+
+    stage: int = 0
+    """Index of the stage."""
+    stage_step: int = 0
+    """Optimizer steps made in this stage."""
+    step: int = 0
+    """Optimizer steps made in all stages."""
+    stage_over: bool = False
+    """The stage has ended (by steps or by plateau) and its last validation is done."""
+    from_scratch: bool = True
+    """The weights began at random in this run, so that the loss warms up."""
+    validated_step: int = -1
+    """The step of the latest validation."""
+    seconds: float = 0.0
+    """Time spent in training, all starts together."""
+    best_wer: float = float("inf")
+    """Of this stage, on the dev parts, percent."""
+    best_loss: float = float("inf")
+    """Dev loss of the best checkpoint of this stage."""
+    plateau_best: float = float("inf")
+    plateau_count: int = 0
+    """Validations since the dev `hidden_mse` was at its best."""
+    bad_batches: int = 0
+    """Non-finite batches in a row."""
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of all random generators of this process: Python, numpy, torch, CUDA."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Continue from what `rng_state` returned. A CUDA state is ignored where there is no such device."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    cuda: list[Tensor] = state["cuda"]
+    if torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed all generators; ranks differ, so that their dropout does."""
+    mixed = seed * 1000 + rank
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed)
+
+
+def gather(fabric: Fabric, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The value of every process, in the order of their ranks, on every process."""
+    if fabric.world_size == 1:
+        return [value]
+    gathered: list[dict[str, Any]] = [{} for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def truncate_metrics(path: Path, last_step: int) -> None:
+    """Drop the rows of steps after `last_step`, which a resume makes again, and a half-written last row."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= last_step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))

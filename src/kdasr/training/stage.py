@@ -1,0 +1,116 @@
+"""What a stage starts from and what it trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from kdasr.checkpoint import FOLDER, find_checkpoint, load_checkpoint, load_weights
+from kdasr.common.errors import UserError
+from kdasr.distillation.config import StageConfig
+from kdasr.training.resume import Progress
+
+
+def stage_checkpoints(exp_dir: Path, stage: str) -> list[Path]:
+    """The kept checkpoints of one stage, oldest first."""
+    found = (exp_dir / FOLDER).glob(f"{stage}-*.pt")
+    return sorted(path for path in found if path.stem.removeprefix(f"{stage}-").isdigit())
+
+
+def checkpoint_path(exp_dir: Path, stage: str, step: int) -> Path:
+    """Where the checkpoint of a stage at a step (of all stages) is kept."""
+    return exp_dir / FOLDER / f"{stage}-{step:07d}.pt"
+
+
+def prune_checkpoints(exp_dir: Path, stages: Sequence[StageConfig], current: str, keep_last: int) -> None:
+    """Keep the last few checkpoints of the current stage and the final one of every other stage."""
+    for stage in stages:
+        keep = max(keep_last, 1) if stage.name == current else 1
+        for path in stage_checkpoints(exp_dir, stage.name)[:-keep]:
+            path.unlink()
+
+
+def resolve_reference(reference: str, exp_dir: Path) -> Path:
+    """An experiment folder or checkpoint, as given, or beside the experiment folder (`teacher`).
+
+    Raises:
+        UserError: neither exists.
+    """
+    for path in (Path(reference), exp_dir.parent / reference):
+        if path.exists():
+            return path
+    raise UserError(
+        f"'{reference}': no such experiment folder or checkpoint (nor {exp_dir.parent / reference})"
+    )
+
+
+def initial_checkpoint(stages: Sequence[StageConfig], index: int, exp_dir: Path) -> Path | None:
+    """The checkpoint file that stage number `index` starts from; None: the weights stay as they are.
+
+    Raises:
+        UserError: `init_from` names nothing that exists.
+    """
+    reference = stages[index].init_from
+    if reference is None:
+        return None
+    earlier = [stage.name for stage in stages[:index]]
+    if reference in earlier:
+        kept = stage_checkpoints(exp_dir, reference)
+        if not kept:
+            raise UserError(f"{exp_dir}: stage '{reference}' has left no checkpoint to start from")
+        return kept[-1]
+    try:
+        return find_checkpoint(resolve_reference(reference, exp_dir))
+    except UserError as error:
+        raise UserError(f"stage '{stages[index].name}': init_from: {error}") from None
+
+
+def initialise(model: nn.Module, path: Path, tokenizer_fingerprint: str) -> None:
+    """Copy the weights of a checkpoint, its feature statistics included, into `model`.
+
+    Raises:
+        UserError: other tokens or another architecture; names the first tensor that differs and both shapes.
+    """
+    payload = load_checkpoint(path)
+    load_weights(model, payload["model"], source=str(path))
+    if payload["tokenizer_fingerprint"] != tokenizer_fingerprint:
+        raise UserError(f"{path}: trained with other tokens; its output layer means something else here")
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str], stage: str) -> None:
+    """Exclude the parameters whose names start with a prefix from training, and include all others.
+
+    Raises:
+        UserError: a prefix that fits no parameter, or nothing left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            groups = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise UserError(
+                f"stage '{stage}': freeze: no parameter starts with '{prefix}'; there are: {groups}"
+            )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(prefixes)))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"stage '{stage}': freeze: {list(prefixes)} leaves nothing to train")
+
+
+def update_best(progress: Progress, wer: float, loss: float) -> bool:
+    """Whether these dev results are the stage's best: by WER, ties by loss. Remembers them if so."""
+    if (wer, loss) >= (progress.best_wer, progress.best_loss):
+        return False
+    progress.best_wer, progress.best_loss = wer, loss
+    return True
+
+
+def reached_plateau(progress: Progress, stage: StageConfig, dev_terms: dict[str, float]) -> bool:
+    """Whether the dev `hidden_mse` has not improved for `plateau_patience` validations. Counts this one."""
+    if stage.plateau_patience <= 0:
+        return False
+    value = dev_terms["hidden_mse"]
+    if value < progress.plateau_best:
+        progress.plateau_best, progress.plateau_count = value, 0
+    else:
+        progress.plateau_count += 1
+    return progress.plateau_count >= stage.plateau_patience

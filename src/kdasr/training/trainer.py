@@ -1,0 +1,331 @@
+"""The training loop: one for every stage of every system."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+
+from kdasr.checkpoint import FOLDER, load_checkpoint, load_weights, save_checkpoint
+from kdasr.common.configio import config_to_dict
+from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.data.batch import Batch
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective import Objective
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.training import stage as stages
+from kdasr.training.config import TrainerConfig
+from kdasr.training.interrupt import StopRequest, TrainingInterrupted
+from kdasr.training.metrics import Display, Meter, MetricsWriter
+from kdasr.training.module import TrainingModule, sample_context
+from kdasr.training.optim import check_optim
+from kdasr.training.resume import Progress, gather, rng_state, set_rng_state, truncate_metrics
+from kdasr.training.update import StepResult, Updater
+from kdasr.training.validation import WARM, Validation, validate
+
+logger = get_logger(__name__)
+
+
+class BatchSource(Protocol):
+    """An endless stream of batches that can be put back to where it was."""
+
+    def __next__(self) -> Batch: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(kw_only=True)
+class System:
+    """What is trained, on what, and where the results go."""
+
+    name: str
+    exp_dir: Path
+    seed: int
+    contexts: list[Context]
+    stages: list[StageConfig]
+    config: TrainerConfig
+    model: Transducer
+    objective: Objective
+    tokenizer: Tokenizer
+    train_batches: BatchSource
+    valid_batches: Callable[[], Iterable[Batch]]
+
+
+class Trainer:
+    """Trains a `System` stage by stage; everything that a resume needs is in its `last.pt`."""
+
+    def __init__(self, system: System, fabric: Fabric) -> None:
+        check_optim(system.config.optim)
+        self.system = system
+        self.fabric = fabric
+        self.config = system.config
+        self.progress = Progress()
+        self.meter = Meter()
+        self.stop = StopRequest()
+        self.display = Display(enabled=fabric.is_global_zero)
+        self.writer: MetricsWriter | None = None
+        self.learning_rate = 0.0
+        self._saved_optimizer: dict[str, Any] | None = None
+
+    @property
+    def last_path(self) -> Path:
+        """The checkpoint that holds the resume state."""
+        return self.system.exp_dir / FOLDER / "last.pt"
+
+    def fit(self, until_stage: str | None = None) -> None:
+        """Train the stages that are not finished, up to and including `until_stage`.
+
+        Raises:
+            UserError: a stage cannot start, too many bad batches, or the disk is full.
+            TrainingInterrupted: a signal asked for a stop; a checkpoint is left.
+        """
+        names = [stage.name for stage in self.system.stages]
+        if until_stage is not None and until_stage not in names:
+            raise UserError(f"no stage '{until_stage}'; there are: {', '.join(names)}")
+        wanted = names[: names.index(until_stage) + 1] if until_stage else names
+        self.restore()
+        if self.is_finished(len(wanted)):
+            logger.info("%s: already trained: %s", self.system.exp_dir, ", ".join(wanted))
+            return
+        with self.stop.listening():
+            try:
+                for index in range(self.progress.stage + self.progress.stage_over, len(wanted)):
+                    run_stage(index, self)
+            finally:
+                self.display.close()
+                if self.writer is not None:
+                    self.writer.close()
+
+    def is_finished(self, num_stages: int) -> bool:
+        """Whether the first `num_stages` stages are done."""
+        done = self.progress.stage + self.progress.stage_over
+        return done >= num_stages
+
+    def restore(self) -> None:
+        """Continue from `last.pt` if there is one; a system without one begins anew."""
+        fabric, progress = self.fabric, self.progress
+        self.system.model.to(fabric.device)
+        self.system.objective.to(fabric.device)
+        if self.last_path.is_file():
+            payload = load_checkpoint(self.last_path)
+            load_weights(self.system.model, payload["model"], source=str(self.last_path))
+            state = payload["trainer"]
+            load_weights(self.system.objective, state["objective"], source=str(self.last_path))
+            self.progress = progress = Progress(**state["progress"])
+            self.meter.load_state_dict(state["meter"], fabric.device)
+            self._saved_optimizer = state["optimizer"]
+            if len(state["processes"]) != fabric.world_size:
+                raise UserError(
+                    f"{self.last_path}: trained by {len(state['processes'])} processes, cannot go on with "
+                    f"{fabric.world_size}; start as many"
+                )
+            own = state["processes"][fabric.global_rank]
+            self.system.train_batches.load_state_dict(own["batches"])
+            set_rng_state(own["rng"])
+            logger.info("resuming from %s at step %d", self.last_path, progress.step)
+        if fabric.is_global_zero:
+            truncate_metrics(self.system.exp_dir / "metrics.jsonl", progress.step)
+            self.writer = MetricsWriter(self.system.exp_dir, first_step=progress.step + 1)
+
+    def begin(self, index: int) -> None:
+        """Set up stage number `index`: initial weights, frozen parts, a fresh optimizer; or continue it."""
+        system, progress = self.system, self.progress
+        stage = system.stages[index]
+        resumed = self._saved_optimizer is not None and progress.stage == index
+        if not resumed:
+            self._enter_stage(index)
+        stages.freeze(system.model, stage.freeze, stage.name)
+        self.stage = stage
+        self.module = TrainingModule(system.model, system.objective).train()
+        self.updater = Updater(self.fabric, self.module, stage, self.config.optim)
+        if resumed and self._saved_optimizer is not None:
+            self.updater.optimizer.load_state_dict(self._saved_optimizer)
+        self._saved_optimizer = None
+        self.display.begin(stage.name, self.progress.stage_step, stage.num_steps)
+        logger.info("stage '%s': %s, losses %s", stage.name, _starts_from(stage, index), stage.loss_weights)
+
+    def _enter_stage(self, index: int) -> None:
+        """Reset what belongs to one stage and take over its initial weights."""
+        system, old = self.system, self.progress
+        path = stages.initial_checkpoint(system.stages, index, system.exp_dir)
+        from_scratch = old.from_scratch
+        if path is not None:
+            stages.initialise(system.model, path, system.tokenizer.fingerprint)
+            from_scratch = from_scratch and path.parent.parent == system.exp_dir
+        self.progress = Progress(stage=index, step=old.step, seconds=old.seconds, from_scratch=from_scratch)
+        self.meter = Meter()
+
+    def train_step(self) -> None:
+        """Make one optimizer step, or skip one when its loss or gradient is not finite."""
+        started, progress = time.perf_counter(), self.progress
+        batches = [next(self.system.train_batches) for _ in range(self.config.optim.accumulate)]
+        context = sample_context(self.system.contexts, self.system.seed, progress.step)
+        result = self.updater.gradients(batches, context, progress.step if progress.from_scratch else WARM)
+        finite, self.stop.asked = self.updater.all_finite(result, self.stop.asked)
+        if not finite:
+            self._skip(batches, result)
+            return
+        self.learning_rate = self.updater.apply(result, progress.stage_step)
+        progress.step += 1
+        progress.stage_step += 1
+        progress.bad_batches = 0
+        seconds = time.perf_counter() - started
+        progress.seconds += seconds
+        values = {**result.terms, "total": result.total, "grad_norm": result.gradient_norm}
+        self.meter.add(values, sum(batch.audio_seconds for batch in batches), seconds)
+        self.display.advance()
+
+    def _skip(self, batches: list[Batch], result: StepResult) -> None:
+        """Say which utterances and which term were not finite, and give up after too many in a row.
+
+        Raises:
+            UserError: `max_bad_batches` in a row.
+        """
+        self.updater.discard()
+        self.progress.bad_batches += 1
+        terms = [name for name, value in result.terms.items() if not bool(torch.isfinite(value))]
+        ids = [identifier for batch in batches for identifier in batch.ids]
+        gathered = gather(self.fabric, {"terms": terms, "ids": ids if terms else []})
+        bad = sorted({name for part in gathered for name in part["terms"]})
+        ids = [identifier for part in gathered for identifier in part["ids"]] or ids
+        what = f"loss {', '.join(bad)}" if bad else f"gradient (norm {float(result.gradient_norm)})"
+        logger.warning("step %d: not finite: %s; batch skipped: %s", self.progress.step, what, " ".join(ids))
+        if self.progress.bad_batches >= self.config.max_bad_batches:
+            raise UserError(
+                f"{self.progress.bad_batches} batches in a row were not finite, the last one in its {what}: "
+                f"{' '.join(ids)}. The last checkpoint is sound. Lower the learning rate or look at the data."
+            )
+
+    def log_train(self) -> None:
+        """Write a row each `log_every` steps and at the end of the stage: the means since the last one."""
+        at_end = self.progress.stage_step >= self.stage.num_steps
+        if self.meter.steps == 0 or (self.progress.step % self.config.log_every and not at_end):
+            return
+        means, hours_per_second = self.meter.flush(self.fabric)
+        self._write(
+            {
+                "split": "train",
+                "total": means.pop("total"),
+                "grad_norm": means.pop("grad_norm"),
+                "lr": self.learning_rate,
+                "audio_hours_per_second": hours_per_second,
+                "terms": means,
+            }
+        )
+
+    def _write(self, row: dict[str, Any]) -> None:
+        progress = self.progress
+        position = {"stage": self.stage.name, "step": progress.step, "stage_step": progress.stage_step}
+        complete = {**row, **position, "seconds": round(progress.seconds, 3)}
+        if self.writer is not None:
+            self.writer.write(complete)
+        self.display.show(complete, self.stage.num_steps)
+
+    def validation_due(self) -> bool:
+        """At every `validate_every` steps of a stage and at its end, once."""
+        progress = self.progress
+        if progress.validated_step == progress.step:
+            return False
+        rhythm = progress.stage_step > 0 and progress.stage_step % self.config.validate_every == 0
+        return rhythm or progress.stage_step >= self.stage.num_steps
+
+    def validate(self) -> Validation | None:
+        """Results on the dev parts; None when a stop was asked for on the way."""
+        alone = self.fabric.world_size == 1
+        return validate(
+            self.fabric,
+            self.module,
+            self.system.valid_batches(),
+            self.system.tokenizer,
+            self.system.contexts[0],
+            self.stage.loss_weights,
+            should_stop=lambda: alone and self.stop.asked,
+        )
+
+    def log_valid(self, validation: Validation) -> bool:
+        """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
+        progress, stage = self.progress, self.stage
+        self._write(
+            {"split": "valid", "total": validation.total, "wer": validation.wer, "terms": validation.terms}
+        )
+        progress.validated_step = progress.step
+        plateau = stages.reached_plateau(progress, stage, validation.terms)
+        if plateau and progress.stage_step < stage.num_steps:
+            logger.info("stage '%s': hidden_mse has stopped improving; it ends here", stage.name)
+        progress.stage_over = plateau or progress.stage_step >= stage.num_steps
+        return stages.update_best(progress, validation.wer, validation.total)
+
+    def save(self, *, keep: bool, best: bool) -> None:
+        """Write `last.pt`; without the resume state also the stage's own file (`keep`) and `best.pt`."""
+        processes = gather(
+            self.fabric, {"batches": self.system.train_batches.state_dict(), "rng": rng_state()}
+        )
+        if not self.fabric.is_global_zero:
+            return
+        system, progress = self.system, self.progress
+        payload = {
+            "model_config": config_to_dict(system.model.config),
+            "model": {name: tensor.detach().cpu() for name, tensor in system.model.state_dict().items()},
+            "context": asdict(system.contexts[0]),
+            "tokenizer_fingerprint": system.tokenizer.fingerprint,
+            "system": system.name,
+            "train_steps": progress.step,
+        }
+        folder = system.exp_dir / FOLDER
+        if keep:
+            save_checkpoint(stages.checkpoint_path(system.exp_dir, self.stage.name, progress.step), payload)
+        if best:
+            save_checkpoint(folder / "best.pt", payload)
+        state = {
+            "progress": asdict(progress),
+            "meter": self.meter.state_dict(),
+            "objective": system.objective.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "processes": processes,
+        }
+        save_checkpoint(self.last_path, {**payload, "trainer": state})
+        stages.prune_checkpoints(system.exp_dir, system.stages, self.stage.name, self.config.keep_last)
+
+    def stop_if_asked(self) -> None:
+        """Leave a checkpoint and stop, when a signal has asked for it.
+
+        Raises:
+            TrainingInterrupted: always, in that case.
+        """
+        if not self.stop.asked:
+            return
+        self.save(keep=False, best=False)
+        raise TrainingInterrupted(
+            f"stopped at step {self.progress.step}, saved as {self.last_path}; "
+            "the same command goes on from there"
+        )
+
+
+def run_stage(index: int, trainer: Trainer) -> None:
+    """Train one stage from wherever it stands to its end."""
+    trainer.begin(index)
+    while not trainer.progress.stage_over:
+        if trainer.validation_due():
+            validation = trainer.validate()
+            if validation is not None:
+                best = trainer.log_valid(validation)
+                trainer.save(keep=True, best=best)
+        else:
+            trainer.train_step()
+            trainer.log_train()
+        trainer.stop_if_asked()
+
+
+def _starts_from(stage: StageConfig, index: int) -> str:
+    default = "the stage before" if index else "random weights"
+    return f"{stage.num_steps} steps from {stage.init_from or default}"

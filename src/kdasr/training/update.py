@@ -1,0 +1,102 @@
+"""One optimizer step: the gradient of a joint batch, and what is done with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from kdasr.data.batch import Batch
+from kdasr.distillation.config import StageConfig
+from kdasr.nn.context import Context
+from kdasr.training.config import OptimConfig
+from kdasr.training.module import Denominators, StepInput, TrainingModule
+from kdasr.training.optim import (
+    build_optimizer,
+    gradient_norm,
+    scheduled_learning_rate,
+    set_learning_rate,
+)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of the batches of one optimizer step on this process; scalars on the device."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    gradient_norm: Tensor
+    """Of the joint gradient, before clipping; the same on every process."""
+
+
+class Updater:
+    """The optimizer of one stage and the module that it updates."""
+
+    def __init__(
+        self, fabric: Fabric, module: TrainingModule, stage: StageConfig, config: OptimConfig
+    ) -> None:
+        self._fabric = fabric
+        self._stage = stage
+        self._config = config
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._module, self.optimizer = fabric.setup(module, build_optimizer(self._parameters, config))
+
+    def gradients(self, batches: Sequence[Batch], context: Context, step: int) -> StepResult:
+        """Compute the gradient of the joint batch: all of `batches`, on all processes.
+
+        Args:
+            batches: `accumulate` of them.
+            context: of the student's encoder.
+            step: for the warm-up of the loss.
+        """
+        denominators = joint_denominators(self._fabric, batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            inputs = StepInput(
+                batch.to(self._fabric.device),
+                loss_weights=self._stage.loss_weights,
+                context=context,
+                step=step,
+                denominators=denominators,
+            )
+            with self._fabric.no_backward_sync(self._module, enabled=number < len(batches)):
+                total, terms = self._module(inputs)
+                self._fabric.backward(total)
+            for name, value in {**terms, "total": total.detach()}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        return StepResult(sums.pop("total"), sums, gradient_norm(self._parameters))
+
+    def all_finite(self, result: StepResult, stop_asked: bool) -> tuple[bool, bool]:
+        """Whether loss and gradient are finite, and whether a stop was asked for, on all processes alike."""
+        good = torch.isfinite(result.total) & torch.isfinite(result.gradient_norm)
+        if self._fabric.world_size == 1:
+            return bool(good), stop_asked
+        flags = torch.stack([~good, torch.tensor(stop_asked, device=good.device)]).float()
+        reduced = self._fabric.all_reduce(flags, reduce_op="sum")
+        assert isinstance(reduced, Tensor)
+        bad_anywhere, stop_anywhere = (value > 0 for value in reduced.tolist())
+        return not bad_anywhere, stop_anywhere
+
+    def apply(self, result: StepResult, stage_step: int) -> float:
+        """Clip the gradient and step; returns the learning rate that was used."""
+        learning_rate = scheduled_learning_rate(self._config, self._stage, stage_step)
+        set_learning_rate(self.optimizer, learning_rate)
+        nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, result.gradient_norm)
+        self.optimizer.step()
+        return learning_rate
+
+    def discard(self) -> None:
+        """Drop the gradient; weights and optimizer state stay as they are."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def joint_denominators(fabric: Fabric, batches: Sequence[Batch]) -> Denominators:
+    """The sums over all processes, divided by the number of processes: see `Denominators`."""
+    own = Denominators.of(batches)
+    if fabric.world_size == 1:
+        return own
+    mean = fabric.all_reduce(torch.tensor(own, dtype=torch.float64, device=fabric.device), reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return Denominators(*mean.tolist())

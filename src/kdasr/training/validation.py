@@ -1,0 +1,109 @@
+"""Dev losses by term, and WER by greedy search, offline, under the context of decoding."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from lightning_fabric import Fabric
+
+from kdasr.data.batch import Batch
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.decoding.greedy import greedy_search
+from kdasr.decoding.wer import word_errors
+from kdasr.nn.context import Context
+from kdasr.training.module import Denominators, StepInput, TrainingModule
+from kdasr.training.resume import gather, rng_state, set_rng_state
+
+WARM = 10**9
+"""A step after every warm-up: dev losses stay comparable from the first validation to the last."""
+FRAME_TERMS = ("rnnt", "ctc")
+"""Terms in nats per encoder frame; the others are means over utterances."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Results on the dev parts."""
+
+    total: float
+    """The stage's weighted sum of the terms."""
+    terms: dict[str, float]
+    wer: float
+    """Percent."""
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric,
+    module: TrainingModule,
+    batches: Iterable[Batch],
+    tokenizer: Tokenizer,
+    context: Context,
+    loss_weights: dict[str, float],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Validation | None:
+    """Evaluate on all of `batches`, shared out among the processes. Changes no random state.
+
+    Returns:
+        The results, the same on every process; None when `should_stop` said so on the way.
+    """
+    state = rng_state()
+    module.eval()
+    sums: Counter[str] = Counter()
+    try:
+        for batch in islice(batches, fabric.global_rank, None, fabric.world_size):
+            if should_stop():
+                return None
+            sums.update(
+                _batch_sums(fabric, module, batch.to(fabric.device), tokenizer, context, loss_weights)
+            )
+    finally:
+        module.train()
+        set_rng_state(state)
+    return _summarise(_reduce(fabric, sums), loss_weights)
+
+
+def _batch_sums(
+    fabric: Fabric,
+    module: TrainingModule,
+    batch: Batch,
+    tokenizer: Tokenizer,
+    context: Context,
+    loss_weights: dict[str, float],
+) -> dict[str, float]:
+    """What a batch adds: every term times its denominator, the denominators, errors and words."""
+    own = Denominators.of([batch])
+    inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
+    with fabric.autocast():
+        _, terms = module(inputs)
+        encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, context)
+        hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
+    sums = {"frames": own.frames, "utterances": own.utterances}
+    for name, value in terms.items():
+        sums[f"term {name}"] = float(value) * (own.frames if name in FRAME_TERMS else own.utterances)
+    for text, hypothesis in zip(batch.texts, hypotheses, strict=True):
+        counts = word_errors(text, tokenizer.decode(hypothesis.tokens))
+        sums["errors"] = sums.get("errors", 0.0) + counts.total
+        sums["words"] = sums.get("words", 0.0) + counts.words
+    return sums
+
+
+def _reduce(fabric: Fabric, sums: Mapping[str, float]) -> Mapping[str, float]:
+    """Add up the sums of all processes; one that had no batch knows no names and adds zeros."""
+    if fabric.world_size == 1:
+        return sums
+    total: Counter[str] = Counter()
+    for part in gather(fabric, dict(sums)):
+        total.update(part)
+    return total
+
+
+def _summarise(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Validation:
+    terms = {}
+    for name in (key.removeprefix("term ") for key in sums if key.startswith("term ")):
+        count = sums["frames"] if name in FRAME_TERMS else sums["utterances"]
+        terms[name] = sums[f"term {name}"] / max(count, 1.0)
+    total = sum(weight * terms[name] for name, weight in loss_weights.items())
+    wer = 100.0 * sums.get("errors", 0.0) / max(sums.get("words", 0.0), 1.0)
+    return Validation(total=total, terms=terms, wer=wer)
