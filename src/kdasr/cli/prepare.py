@@ -22,7 +22,9 @@ from kdasr.common.logging import setup_logging
 )
 @click.option("--parts", required=True, help="Parts to prepare, separated by spaces or commas.")
 @click.option("--train-parts", help="Parts to train on.  [default: the parts whose name starts with 'train']")
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write.")
+@click.option(
+    "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write."
+)
 @click.option(
     "--speed", default="0.9,1.0,1.1", show_default=True, help="Speed factors of the copies in training parts."
 )

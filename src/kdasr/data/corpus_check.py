@@ -114,7 +114,9 @@ def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) 
                 found.append((utterance_id, text, path, alignment if alignment.is_file() else None))
     listing.missing_text = sorted(set(audio) - set(seen))
     if not found:
-        raise UserError(f"{folder}: none of its {len(seen)} transcripts has audio (<speaker>/<chapter>/<id>.flac)")
+        raise UserError(
+            f"{folder}: none of its {len(seen)} transcripts has audio (<speaker>/<chapter>/<id>.flac)"
+        )
     headers = _read_headers([path for _, _, path, _ in found], jobs)
     for (utterance_id, text, path, alignment_file), (rate, channels) in zip(found, headers, strict=True):
         listing.utterances.append(Utterance(utterance_id, text, path, rate, channels, alignment_file))
@@ -171,9 +173,13 @@ def _read_headers(paths: list[Path], jobs: int) -> list[tuple[int, int]]:
     """
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         results = list(pool.map(_read_header, paths))
-    broken = [f"{path} ({result})" for path, result in zip(paths, results, strict=True) if isinstance(result, str)]
+    broken = [
+        f"{path} ({result})" for path, result in zip(paths, results, strict=True) if isinstance(result, str)
+    ]
     if broken:
-        raise UserError(f"{len(broken)} audio file(s) unreadable or truncated, copy them again: {quote(broken)}")
+        raise UserError(
+            f"{len(broken)} audio file(s) unreadable or truncated, copy them again: {quote(broken)}"
+        )
     return [result for result in results if not isinstance(result, str)]
 
 

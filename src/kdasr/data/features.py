@@ -135,7 +135,9 @@ def store_features(
     for cut in cuts:
         features_TF = compute_features(load_cut_samples(cut)).numpy()
         stats.add(features_TF)
-        key = writer.write(f"{zlib.crc32(cut.id.encode()) % 100:02d}-{cut.id}", features_TF.astype(np.float16))
+        key = writer.write(
+            f"{zlib.crc32(cut.id.encode()) % 100:02d}-{cut.id}", features_TF.astype(np.float16)
+        )
         manifests.append(
             Features(
                 type=feature_extractor().name,

@@ -1,11 +1,12 @@
 """`kdasr prepare`: a corpus in LibriSpeech's layout becomes a data folder, part by part."""
 
+import hashlib
 import multiprocessing
 import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kdasr.common.logging import get_logger
 from kdasr.data.corpus_check import PartListing, find_alignments, find_corpus, list_part
 from kdasr.data.features import FeatureStats, compute_features, load_cut_samples, store_features
 from kdasr.data.librispeech import part_cuts, part_manifests
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 
 log = get_logger(__name__)
 
@@ -96,6 +98,10 @@ def load_record(data_dir: Path) -> dict[str, Any] | None:
 def cuts_path(data_dir: Path, part: str) -> Path:
     """Where the cuts of a part are."""
     return Path(data_dir) / f"cuts_{part}.jsonl.gz"
+
+
+def _manifest_path(data_dir: Path, kind: str, part: str) -> Path:
+    return Path(data_dir) / "manifests" / f"librispeech_{kind}_{part}.jsonl.gz"
 
 
 def load_cuts(data_dir: Path | str, part: str) -> CutSet:
@@ -273,8 +279,8 @@ def _write_manifests(
             source.source = str(path.relative_to(out_dir) if path.is_relative_to(out_dir) else path)
     (out_dir / "manifests").mkdir(parents=True, exist_ok=True)
     for manifest, path in (
-        (recordings, out_dir / "manifests" / f"librispeech_recordings_{part}.jsonl.gz"),
-        (supervisions, out_dir / "manifests" / f"librispeech_supervisions_{part}.jsonl.gz"),
+        (recordings, _manifest_path(out_dir, "recordings", part)),
+        (supervisions, _manifest_path(out_dir, "supervisions", part)),
         (CutSet.from_cuts(cuts), cuts_path(out_dir, part)),
     ):
         # Lhotse goes by the suffixes, which a temporary name must therefore keep.
@@ -295,6 +301,27 @@ def _write_stats(out_dir: Path, record: dict[str, Any]) -> None:
     write_json(out_dir / STATS, stats.summary())
 
 
-def describe(options: PrepareOptions) -> dict[str, Any]:
-    """The options as plain values, for the log."""
-    return {key: str(value) for key, value in asdict(options).items()}
+def prepare_tokens(data_dir: Path, vocab_size: int) -> Tokenizer:
+    """Train the tokenizer of a data folder on its training transcripts, or load the one of the same settings.
+
+    Raises:
+        UserError: no training part is prepared, or the size does not suit the transcripts.
+    """
+    parts = train_parts(data_dir)
+    if not parts:
+        raise UserError(f"{data_dir}: no training part is prepared: run `kdasr prepare` first")
+    texts = [
+        supervision.text or ""
+        for part in parts
+        for supervision in SupervisionSet.from_jsonl(_manifest_path(data_dir, "supervisions", part))
+    ]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    settings = {"vocab_size": vocab_size, "parts": parts, "texts_sha256": digest}
+    out_dir = Path(data_dir) / "tokens"
+    if (out_dir / "tokens.json").is_file() and read_json(out_dir / "tokens.json") == settings:
+        log.info("%s: already trained with %d pieces", out_dir, vocab_size)
+        return Tokenizer.load(out_dir)
+    tokenizer = train_tokenizer(texts, vocab_size, out_dir)
+    write_json(out_dir / "tokens.json", settings)
+    log.info("%s: %d pieces from %d transcripts", out_dir, tokenizer.vocab_size, len(texts))
+    return tokenizer

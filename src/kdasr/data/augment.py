@@ -1,0 +1,113 @@
+"""Randomness on the data side: masks on features and noise under speech, each from its own generator."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+from kdasr.data.config import NoiseConfig, SpecAugmentConfig
+from kdasr.data.features import SAMPLE_RATE
+
+# Shapes: B utterances, T feature frames, F mel bins, M masks, N samples.
+
+
+def generator_for(*key: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but `key` (for example seed, epoch, batch index, rank)."""
+    state = np.random.SeedSequence([abs(int(part)) for part in key]).generate_state(2)
+    return torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
+
+
+def spec_augment(
+    features_BTF: Tensor, lens_B: Tensor, config: SpecAugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Mask stretches of time and of frequency (SpecAugment, Park et al. 2019), without time warping.
+
+    A mask holds the utterance's mean of each bin: close to zero once the model has normalised its input.
+    Time masks lie within the valid frames, at most `max_time_fraction` of them each; padding stays as it
+    was. Widths and positions are uniform.
+    """
+    batch_size, num_frames, num_bins = features_BTF.shape
+    lens = lens_B.to(torch.float32)
+
+    def masked(count: int, widest_B1: Tensor, extent_B1: Tensor, size: int) -> Tensor:
+        """(B, size) True where one of `count` masks lies, each in [0, extent)."""
+        width_BM = (torch.rand(batch_size, count, generator=generator) * (widest_B1 + 1)).floor()
+        width_BM = torch.minimum(width_BM, widest_B1)
+        start_BM = (torch.rand(batch_size, count, generator=generator) * (extent_B1 - width_BM + 1)).floor()
+        start_BM = torch.minimum(start_BM, extent_B1 - width_BM)
+        place = torch.arange(size)
+        inside = (place >= start_BM[..., None]) & (place < (start_BM + width_BM)[..., None])
+        return inside.any(dim=1)
+
+    extent_B1 = lens[:, None]
+    time_BT = masked(
+        config.num_time_masks, (extent_B1 * config.max_time_fraction).floor(), extent_B1, num_frames
+    )
+    bins_B1 = torch.full((batch_size, 1), float(num_bins))
+    freq_BF = masked(config.num_freq_masks, bins_B1.clamp(max=config.max_freq_bins), bins_B1, num_bins)
+    valid_BT = torch.arange(num_frames) < extent_B1
+    mean_BF = torch.einsum("btf,bt->bf", features_BTF, valid_BT.to(features_BTF.dtype))
+    mean_BF = mean_BF / lens.clamp(min=1)[:, None]
+    mask_BTF = (time_BT[:, :, None] | freq_BF[:, None, :]) & valid_BT[:, :, None]
+    return torch.where(mask_BTF, mean_BF[:, None, :], features_BTF)
+
+
+class NoiseMixer:
+    """Adds a random stretch of a random noise recording at a random signal-to-noise ratio.
+
+    A transform for Lhotse's `OnTheFlyFeatures`: called with the samples of one utterance, (1, N). Set
+    `generator` before each batch.
+    """
+
+    def __init__(self, config: NoiseConfig) -> None:
+        """Raises:
+        UserError: `musan_dir` is missing or holds no wav or flac files, or `snr_db` is not a range.
+        """
+        assert config.musan_dir is not None
+        root = Path(config.musan_dir)
+        if not root.is_dir():
+            raise UserError(f"data.noise.musan_dir: {root}: no such folder")
+        folder = root / "noise" if (root / "noise").is_dir() else root
+        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac"))
+        if not self.files:
+            raise UserError(f"data.noise.musan_dir: {folder}: no wav or flac files")
+        if len(config.snr_db) != 2 or config.snr_db[0] > config.snr_db[1]:
+            raise UserError(f"data.noise.snr_db: expected [lowest, highest], found {config.snr_db}")
+        self.probability = config.probability
+        self.snr_db = config.snr_db
+        self.generator = generator_for(0)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """The samples with or without noise, same shape."""
+        chance, which, offset, level = torch.rand(4, generator=self.generator).tolist()
+        if chance >= self.probability or samples.numel() == 0:
+            return samples
+        file = self.files[min(int(which * len(self.files)), len(self.files) - 1)]
+        noise_N = self._stretch(file, offset, samples.shape[-1])
+        snr_db = self.snr_db[0] + level * (self.snr_db[1] - self.snr_db[0])
+        power = samples.square().mean()
+        noise_power = noise_N.square().mean()
+        if noise_power <= 0 or power <= 0:
+            return samples
+        gain = torch.sqrt(power / noise_power / 10 ** (snr_db / 10))
+        return samples + gain * noise_N
+
+    @staticmethod
+    def _stretch(file: Path, offset: float, num_samples: int) -> Tensor:
+        """`num_samples` of `file` from a random place on, repeated when it is shorter."""
+        import torchaudio
+
+        try:
+            with soundfile.SoundFile(file) as audio:
+                wanted = int(np.ceil(num_samples * audio.samplerate / SAMPLE_RATE)) + 1
+                audio.seek(int(offset * max(0, audio.frames - wanted)))
+                noise = torch.from_numpy(audio.read(wanted, dtype="float32", always_2d=True)).mean(dim=1)
+                noise = torchaudio.functional.resample(noise, audio.samplerate, SAMPLE_RATE)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise UserError(f"{file}: cannot be read as noise: {error}") from error
+        if noise.numel() == 0:
+            return torch.zeros(num_samples)
+        return noise.repeat(-(-num_samples // noise.numel()))[:num_samples]
