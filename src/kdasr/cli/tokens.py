@@ -19,7 +19,7 @@ from kdasr.common.logging import setup_logging
 def command(data_dir: Path, vocab_size: int) -> None:
     """Train the SentencePiece unigram model on the transcripts of the training parts.
 
-    Writes tokens/bpe.model and tokens/tokens.txt. Does nothing when they are there with the same size and text.
+    Writes tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
     """
     from kdasr.data.prepare import prepare_tokens
 

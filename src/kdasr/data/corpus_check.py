@@ -129,9 +129,9 @@ def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) 
 
 def quote(names: Iterable[object]) -> str:
     """The first few of `names`, and how many more there are."""
-    names = [str(name) for name in names]
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
+    texts = [str(name) for name in names]
+    rest = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + rest
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:

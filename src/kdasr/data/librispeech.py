@@ -110,7 +110,7 @@ def _supervision(
 
 
 def _check_alignments(listing: PartListing) -> dict[str, list[AlignmentItem]]:
-    """Parse every alignment file of the part; utterances whose words differ from the transcript are counted."""
+    """Parse every alignment file of the part; count those whose words are not the transcript's."""
     alignments: dict[str, list[AlignmentItem]] = {}
     for file in sorted({item.alignment for item in listing.utterances if item.alignment is not None}):
         try:

@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     """What goes into one batch, and its place: the key of its random numbers."""
 
     epoch: int
-    index: int
+    number: int
     cuts: CutSet
 
 
@@ -72,7 +72,7 @@ class _Batches(Dataset[tuple[int, int, Batch]]):
         self.seed = seed
 
     def __getitem__(self, plan: Plan) -> tuple[int, int, Batch]:
-        generator = generator_for(*self.seed, plan.epoch, plan.index)
+        generator = generator_for(*self.seed, plan.epoch, plan.number)
         if self.noise is not None:
             self.noise.generator = generator
         sample = self.dataset[plan.cuts]
@@ -81,7 +81,7 @@ class _Batches(Dataset[tuple[int, int, Batch]]):
         lens_B = supervisions["num_frames"].to(torch.int64)
         if self.config is not None and self.config.spec_augment.enabled:
             features_BTF = spec_augment(features_BTF, lens_B, self.config.spec_augment, generator)
-        return plan.epoch, plan.index, _batch(features_BTF, lens_B, supervisions["cut"], self.tokenizer)
+        return plan.epoch, plan.number, _batch(features_BTF, lens_B, supervisions["cut"], self.tokenizer)
 
 
 def _batch(features_BTF: Tensor, lens_B: Tensor, cuts: list[MonoCut], tokenizer: Tokenizer) -> Batch:
