@@ -7,24 +7,25 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from lhotse import CutSet, combine
+from lhotse import CutSet
 from lightning_fabric import Fabric
 
 from kdasr.checkpoint import FOLDER, average_checkpoints, load_bundle, save_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, read_json, write_json
 from kdasr.common.logging import get_logger, setup_logging
-from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, valid_batches
+from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import Teacher
 from kdasr.experiment import ExperimentConfig, claim_folder, load_saved_experiment
+from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
-from kdasr.training.resume import seed_everything
-from kdasr.training.stage import resolve_reference, stage_checkpoints
+from kdasr.training.resume import saved_progress, seed_everything
+from kdasr.training.stage import resolve_reference, stage_checkpoints, stages_until
 from kdasr.training.trainer import System, Trainer
 
 logger = get_logger(__name__)
@@ -44,6 +45,10 @@ def train(config: ExperimentConfig, exp_dir: Path, until_stage: str | None = Non
     else:
         setup_logging(level=logging.WARNING)
     fabric.barrier()
+    wanted = stages_until(config.stages, until_stage)
+    if saved_progress(exp_dir).stages_done >= len(wanted):
+        logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))
+        return
     build_trainer(config, exp_dir, fabric).fit(until_stage)
 
 
@@ -58,8 +63,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     model = _build_model(config, tokenizer)
     teacher = _load_teacher(config, exp_dir, tokenizer, fabric)
     objective = Objective(config.objective, model.config, teacher)
-    train_cuts = _usable_cuts(config, config.data.train_parts, tokenizer)
-    dev_cuts = _usable_cuts(config, config.data.dev_parts, tokenizer)
+    train_cuts = _load_parts(config, config.data.train_parts)
+    dev_cuts = _load_parts(config, config.data.dev_parts)
     batches = TrainLoader(
         train_cuts,
         tokenizer,
@@ -68,6 +73,9 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
+    dev_batches = valid_batches(dev_cuts, tokenizer, config.data)
+    if not len(dev_batches):
+        raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
     limit = config.training.max_valid_batches or None
     system = System(
         name=config.name,
@@ -80,10 +88,11 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         objective=objective,
         tokenizer=tokenizer,
         train_batches=batches,
-        valid_batches=lambda: islice(valid_batches(dev_cuts, tokenizer, config.data), limit),
+        valid_batches=lambda: islice(dev_batches, limit),
     )
     if fabric.is_global_zero:
-        environment = describe_environment(backend=objective.backend_name, seed=config.seed)
+        backend = select_backend(config.objective.rnnt.backend).name
+        environment = describe_environment(backend=backend, seed=config.seed)
         write_json(exp_dir / "environment.json", environment)
     _log_start(system, train_cuts, dev_cuts, fabric)
     # From here on the processes differ: dropout is their own.
@@ -138,17 +147,8 @@ def _load_teacher(
     return Teacher(bundle.model.to(fabric.device), bundle.context)
 
 
-def _usable_cuts(config: ExperimentConfig, parts: list[str], tokenizer: Tokenizer) -> CutSet:
-    """The utterances of some parts that the transducer can be trained on.
-
-    Raises:
-        UserError: none is left.
-    """
-    cuts = combine(*(load_cuts(Path(config.data.dir), part) for part in parts))
-    usable, _ = report_unusable(cuts, tokenizer, config.data)
-    if not len(usable):
-        raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(parts)}")
-    return usable
+def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
+    return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
 
 
 def _log_start(system: System, train_cuts: CutSet, dev_cuts: CutSet, fabric: Fabric) -> None:
@@ -157,7 +157,6 @@ def _log_start(system: System, train_cuts: CutSet, dev_cuts: CutSet, fabric: Fab
     logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
     logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
     logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.num_steps})" for stage in system.stages))
-    logger.info("pruned RNN-T by %s", system.objective.backend_name)
     for name, cuts in (("training", train_cuts), ("dev", dev_cuts)):
         hours = sum(cut.duration for cut in cuts) / 3600
         logger.info("%s: %d utterances, %.2f h", name, len(cuts), hours)

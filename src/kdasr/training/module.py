@@ -4,10 +4,10 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from kdasr.data.batch import Batch
-from kdasr.distillation.objective import Objective
+from kdasr.distillation.objective import Losses, Objective
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
@@ -63,9 +63,9 @@ class TrainingModule(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, inputs: StepInput) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the weighted total (scalar, with gradient) and the terms (scalars, detached)."""
-        losses = self.objective(
+    def forward(self, inputs: StepInput) -> Losses:
+        """The losses of a batch; only their total carries a gradient."""
+        return self.objective(
             self.model,
             inputs.batch,
             loss_weights=inputs.loss_weights,
@@ -74,7 +74,6 @@ class TrainingModule(nn.Module):
             frames=inputs.denominators.frames,
             utterances=inputs.denominators.utterances,
         )
-        return losses.total, losses.terms
 
 
 def sample_context(contexts: Sequence[Context], seed: int, step: int) -> Context:

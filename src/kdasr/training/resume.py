@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from kdasr.checkpoint import FOLDER, load_checkpoint
 from kdasr.common.files import write_text
 
 
@@ -41,6 +42,22 @@ class Progress:
     """Validations since the dev `hidden_mse` was at its best."""
     bad_batches: int = 0
     """Non-finite batches in a row."""
+
+    @property
+    def stages_done(self) -> int:
+        """How many stages have ended."""
+        return self.stage + self.stage_over
+
+
+def last_checkpoint(exp_dir: Path) -> Path:
+    """The checkpoint of an experiment folder that holds the resume state."""
+    return exp_dir / FOLDER / "last.pt"
+
+
+def saved_progress(exp_dir: Path) -> Progress:
+    """Where the training in an experiment folder stands; at the beginning when there is no checkpoint."""
+    path = last_checkpoint(exp_dir)
+    return Progress(**load_checkpoint(path)["trainer"]["progress"]) if path.is_file() else Progress()
 
 
 def rng_state() -> dict[str, Any]:

@@ -11,6 +11,20 @@ from kdasr.distillation.config import StageConfig
 from kdasr.training.resume import Progress
 
 
+def stages_until(stages: Sequence[StageConfig], last: str | None) -> Sequence[StageConfig]:
+    """The stages up to and including the one named `last`; all of them for None.
+
+    Raises:
+        UserError: no such stage.
+    """
+    names = [stage.name for stage in stages]
+    if last is None:
+        return stages
+    if last not in names:
+        raise UserError(f"no stage '{last}'; there are: {', '.join(names)}")
+    return stages[: names.index(last) + 1]
+
+
 def stage_checkpoints(exp_dir: Path, stage: str) -> list[Path]:
     """The kept checkpoints of one stage, oldest first."""
     found = (exp_dir / FOLDER).glob(f"{stage}-*.pt")
@@ -31,17 +45,16 @@ def prune_checkpoints(exp_dir: Path, stages: Sequence[StageConfig], current: str
 
 
 def resolve_reference(reference: str, exp_dir: Path) -> Path:
-    """An experiment folder or checkpoint, as given, or beside the experiment folder (`teacher`).
+    """An experiment folder or checkpoint: beside the experiment folder (`teacher`), else as given.
 
     Raises:
         UserError: neither exists.
     """
-    for path in (Path(reference), exp_dir.parent / reference):
+    beside = exp_dir.parent / reference
+    for path in (beside, Path(reference)):
         if path.exists():
             return path
-    raise UserError(
-        f"'{reference}': no such experiment folder or checkpoint (nor {exp_dir.parent / reference})"
-    )
+    raise UserError(f"'{reference}': no such experiment folder or checkpoint, nor is there {beside}")
 
 
 def initial_checkpoint(stages: Sequence[StageConfig], index: int, exp_dir: Path) -> Path | None:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from lightning_fabric import Fabric
 
 from kdasr.checkpoint import FOLDER, load_checkpoint, load_weights, save_checkpoint
@@ -25,7 +24,14 @@ from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import TrainingModule, sample_context
 from kdasr.training.optim import check_optim
-from kdasr.training.resume import Progress, gather, rng_state, set_rng_state, truncate_metrics
+from kdasr.training.resume import (
+    Progress,
+    gather,
+    last_checkpoint,
+    rng_state,
+    set_rng_state,
+    truncate_metrics,
+)
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validation, validate
 
@@ -80,7 +86,7 @@ class Trainer:
     @property
     def last_path(self) -> Path:
         """The checkpoint that holds the resume state."""
-        return self.system.exp_dir / FOLDER / "last.pt"
+        return last_checkpoint(self.system.exp_dir)
 
     def fit(self, until_stage: str | None = None) -> None:
         """Train the stages that are not finished, up to and including `until_stage`.
@@ -89,27 +95,16 @@ class Trainer:
             UserError: a stage cannot start, too many bad batches, or the disk is full.
             TrainingInterrupted: a signal asked for a stop; a checkpoint is left.
         """
-        names = [stage.name for stage in self.system.stages]
-        if until_stage is not None and until_stage not in names:
-            raise UserError(f"no stage '{until_stage}'; there are: {', '.join(names)}")
-        wanted = names[: names.index(until_stage) + 1] if until_stage else names
+        wanted = stages.stages_until(self.system.stages, until_stage)
         self.restore()
-        if self.is_finished(len(wanted)):
-            logger.info("%s: already trained: %s", self.system.exp_dir, ", ".join(wanted))
-            return
         with self.stop.listening():
             try:
-                for index in range(self.progress.stage + self.progress.stage_over, len(wanted)):
+                for index in range(self.progress.stages_done, len(wanted)):
                     run_stage(index, self)
             finally:
                 self.display.close()
                 if self.writer is not None:
                     self.writer.close()
-
-    def is_finished(self, num_stages: int) -> bool:
-        """Whether the first `num_stages` stages are done."""
-        done = self.progress.stage + self.progress.stage_over
-        return done >= num_stages
 
     def restore(self) -> None:
         """Continue from `last.pt` if there is one; a system without one begins anew."""
@@ -193,11 +188,10 @@ class Trainer:
         """
         self.updater.discard()
         self.progress.bad_batches += 1
-        terms = [name for name, value in result.terms.items() if not bool(torch.isfinite(value))]
-        ids = [identifier for batch in batches for identifier in batch.ids]
-        gathered = gather(self.fabric, {"terms": terms, "ids": ids if terms else []})
+        gathered = gather(self.fabric, {"terms": result.bad_terms(), "ids": result.bad_ids(batches)})
         bad = sorted({name for part in gathered for name in part["terms"]})
-        ids = [identifier for part in gathered for identifier in part["ids"]] or ids
+        ids = [identifier for part in gathered for identifier in part["ids"]]
+        ids = ids or [identifier for batch in batches for identifier in batch.ids]
         what = f"loss {', '.join(bad)}" if bad else f"gradient (norm {float(result.gradient_norm)})"
         logger.warning("step %d: not finite: %s; batch skipped: %s", self.progress.step, what, " ".join(ids))
         if self.progress.bad_batches >= self.config.max_bad_batches:

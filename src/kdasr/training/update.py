@@ -1,5 +1,6 @@
 """One optimizer step: the gradient of a joint batch, and what is done with it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,20 @@ class StepResult:
     terms: dict[str, Tensor]
     gradient_norm: Tensor
     """Of the joint gradient, before clipping; the same on every process."""
+    per_utterance: list[dict[str, Tensor]]
+    """Of each batch: term -> value of each utterance."""
+
+    def bad_terms(self) -> list[str]:
+        """Terms that are not finite."""
+        return [name for name, value in self.terms.items() if not bool(torch.isfinite(value))]
+
+    def bad_ids(self, batches: Sequence[Batch]) -> list[str]:
+        """Utterances with a term that is not finite."""
+        ids = []
+        for batch, terms in zip(batches, self.per_utterance, strict=True):
+            values = torch.stack([value_B.double() for value_B in terms.values()]).sum(dim=0).tolist()
+            ids += [name for name, value in zip(batch.ids, values, strict=True) if not math.isfinite(value)]
+        return ids
 
 
 class Updater:
@@ -53,6 +68,7 @@ class Updater:
         denominators = joint_denominators(self._fabric, batches)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
+        per_utterance: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, start=1):
             inputs = StepInput(
                 batch.to(self._fabric.device),
@@ -62,11 +78,12 @@ class Updater:
                 denominators=denominators,
             )
             with self._fabric.no_backward_sync(self._module, enabled=number < len(batches)):
-                total, terms = self._module(inputs)
-                self._fabric.backward(total)
-            for name, value in {**terms, "total": total.detach()}.items():
+                losses = self._module(inputs)
+                self._fabric.backward(losses.total)
+            for name, value in {**losses.terms, "total": losses.total.detach()}.items():
                 sums[name] = sums[name] + value if name in sums else value
-        return StepResult(sums.pop("total"), sums, gradient_norm(self._parameters))
+            per_utterance.append(losses.per_utterance)
+        return StepResult(sums.pop("total"), sums, gradient_norm(self._parameters), per_utterance)
 
     def all_finite(self, result: StepResult, stop_asked: bool) -> tuple[bool, bool]:
         """Whether loss and gradient are finite, and whether a stop was asked for, on all processes alike."""

@@ -12,14 +12,13 @@ from kdasr.data.batch import Batch
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.greedy import greedy_search
 from kdasr.decoding.wer import word_errors
+from kdasr.distillation.objective import FRAME_TERMS
 from kdasr.nn.context import Context
 from kdasr.training.module import Denominators, StepInput, TrainingModule
 from kdasr.training.resume import gather, rng_state, set_rng_state
 
 WARM = 10**9
 """A step after every warm-up: dev losses stay comparable from the first validation to the last."""
-FRAME_TERMS = ("rnnt", "ctc")
-"""Terms in nats per encoder frame; the others are means over utterances."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ def _batch_sums(
     own = Denominators.of([batch])
     inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
     with fabric.autocast():
-        _, terms = module(inputs)
+        losses = module(inputs)
         encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, context)
         hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
     sums = {"frames": own.frames, "utterances": own.utterances}
-    for name, value in terms.items():
+    for name, value in losses.terms.items():
         sums[f"term {name}"] = float(value) * (own.frames if name in FRAME_TERMS else own.utterances)
     for text, hypothesis in zip(batch.texts, hypotheses, strict=True):
         counts = word_errors(text, tokenizer.decode(hypothesis.tokens))
