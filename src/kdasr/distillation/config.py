@@ -32,7 +32,7 @@ class HiddenConfig:
     layers: list[int] = field(default_factory=list)
     """Student's encoder layers, counted from 0; empty: all."""
     teacher_layers: list[int] = field(default_factory=list)
-    """The teacher's partner of each student layer; empty: the same index, evenly spaced when depths differ."""
+    """The teacher's partner of each student layer; empty: the same relative depth."""
     layer_weights: list[float] = field(default_factory=list)
     """Empty: 1 each."""
 

@@ -6,8 +6,8 @@ Shapes: B utterances, S symbols, T frames, K states of a pruned band, V classes;
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -25,7 +25,7 @@ class _NodeLogProbs(torch.autograd.Function):
         return of_symbol, logits[..., blank] - normalizers
 
     @staticmethod
-    def backward(ctx: Any, symbol_grad: Tensor, blank_grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, symbol_grad: Tensor, blank_grad: Tensor) -> Any:
         logits, symbols, normalizers = ctx.saved_tensors
         grad = (logits - normalizers.unsqueeze(-1)).exp_()
         grad *= -(symbol_grad + blank_grad).unsqueeze(-1)
@@ -55,7 +55,7 @@ def node_log_probs(
     blank_class = torch.arange(logits.shape[-1], device=logits.device) == blank
     labels = logits.masked_fill(blank_class, -torch.inf)
     of_symbol = labels.gather(-1, symbols.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(labels, dim=-1)
-    return of_symbol + F.logsigmoid(-blank_logits), F.logsigmoid(blank_logits)
+    return of_symbol + functional.logsigmoid(-blank_logits), functional.logsigmoid(blank_logits)
 
 
 def check_arguments(rnnt_type: str, reduction: str) -> None:
@@ -79,9 +79,8 @@ def check_symbols(symbols: Tensor, batch: int, num_states: int | None = None) ->
     if symbols.dtype not in (torch.int64, torch.int32) or symbols.ndim != 2:
         raise ValueError(f"symbols {tuple(symbols.shape)} {symbols.dtype}: expected (B, S) int64")
     if symbols.shape[0] != batch or (num_states is not None and symbols.shape[1] + 1 != num_states):
-        raise ValueError(
-            f"symbols {tuple(symbols.shape)}: expected ({batch}, {'S' if num_states is None else num_states - 1})"
-        )
+        expected = f"({batch}, {'S' if num_states is None else num_states - 1})"
+        raise ValueError(f"symbols {tuple(symbols.shape)}: expected {expected}")
 
 
 def finish_symbol_arcs(
@@ -106,7 +105,7 @@ def finish_symbol_arcs(
         px = px + _early_bonus(px.shape[2], boundary, px, delay_penalty)[:, None, :]
     if rnnt_type != "regular":
         return px
-    px = F.pad(px, (0, 1), value=-torch.inf)
+    px = functional.pad(px, (0, 1), value=-torch.inf)
     if boundary is None:
         return px
     after_end = torch.arange(px.shape[2], device=px.device) == boundary[:, 3:4]
@@ -123,7 +122,7 @@ def finish_band_arcs(
     """The same for the symbol arcs of a pruned band; no frame is appended."""
     if rnnt_type == "constrained":
         # The blank after the band's last symbol lies outside the band.
-        px_BTK = px_BTK + F.pad(py_BTK[:, :, 1:], (0, 1), value=-torch.inf)
+        px_BTK = px_BTK + functional.pad(py_BTK[:, :, 1:], (0, 1), value=-torch.inf)
     num_frames = px_BTK.shape[1]
     if delay_penalty > 0.0:
         px_BTK = px_BTK + _early_bonus(num_frames, boundary, px_BTK, delay_penalty)[:, :, None]

@@ -2,16 +2,16 @@
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from kdasr.common.errors import UserError
-from kdasr.common.logging import get_logger
 from kdasr.losses.pruned_rnnt import full, pruned, pruning, recursion, simple
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "k2", "native")
 

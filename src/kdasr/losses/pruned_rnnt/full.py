@@ -4,9 +4,10 @@ Shapes: B utterances, S symbols, T frames, V classes.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import (
     check_arguments,
     check_symbols,
@@ -14,7 +15,7 @@ from kdasr.losses.pruned_rnnt.arcs import (
     node_log_probs,
     reduce_loss,
 )
-from kdasr.losses.pruned_rnnt.recursion import as_float, mutual_information_recursion
+from kdasr.losses.pruned_rnnt.recursion import mutual_information_recursion
 
 
 def rnnt_loss(
@@ -49,7 +50,7 @@ def rnnt_loss(
     batch, num_frames, num_states, _ = logits.shape
     check_symbols(symbols, batch, num_states)
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        nodes = F.pad(symbols.long(), (0, 1), value=termination_symbol)
+        nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)
         nodes_BTS = nodes[:, None, :].expand(batch, num_frames, num_states)
         px, py = node_log_probs(as_float(logits), nodes_BTS, termination_symbol)
         px, py = px[:, :, :-1].transpose(1, 2), py.transpose(1, 2)

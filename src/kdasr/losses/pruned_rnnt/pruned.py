@@ -9,9 +9,10 @@ Shapes: B utterances, S symbols, T frames, K states kept per frame, V classes.
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import (
     check_arguments,
     check_symbols,
@@ -19,7 +20,7 @@ from kdasr.losses.pruned_rnnt.arcs import (
     node_log_probs,
     reduce_loss,
 )
-from kdasr.losses.pruned_rnnt.recursion import Columns, advance, as_float, end_totals, occupy
+from kdasr.losses.pruned_rnnt.recursion import Columns, advance, end_totals, occupy
 
 
 class _Band(NamedTuple):
@@ -101,14 +102,15 @@ def rnnt_loss_pruned_with_occupation(
     check_arguments(rnnt_type, "none")
     if logits.ndim != 4 or ranges.ndim != 3 or tuple(logits.shape[:3]) != tuple(ranges.shape):
         raise ValueError(
-            f"logits {tuple(logits.shape)} and ranges {tuple(ranges.shape)}: expected (B, T, K, V) and (B, T, K)"
+            f"logits {tuple(logits.shape)} and ranges {tuple(ranges.shape)}: "
+            "expected (B, T, K, V) and (B, T, K)"
         )
     check_symbols(symbols, logits.shape[0])
     if boundary is not None and tuple(boundary.shape) != (logits.shape[0], 4):
         raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({logits.shape[0]}, 4)")
     num_symbols = symbols.shape[1]
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        nodes = F.pad(symbols.long(), (0, 1), value=termination_symbol)
+        nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)
         nodes_BTK = nodes.gather(1, ranges.flatten(1)).view_as(ranges)
         px, py = node_log_probs(as_float(logits), nodes_BTK, termination_symbol, use_hat_loss)
         px = finish_band_arcs(px, py, boundary, rnnt_type, delay_penalty)

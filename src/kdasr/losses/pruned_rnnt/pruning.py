@@ -26,7 +26,10 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
     batch, num_symbols, symbol_frames = px_grad.shape
     num_frames = py_grad.shape[2]
     regular = symbol_frames == num_frames + 1
-    if tuple(py_grad.shape[:2]) != (batch, num_symbols + 1) or symbol_frames not in (num_frames, num_frames + 1):
+    if tuple(py_grad.shape[:2]) != (batch, num_symbols + 1) or symbol_frames not in (
+        num_frames,
+        num_frames + 1,
+    ):
         raise ValueError(f"px_grad {tuple(px_grad.shape)} does not fit py_grad {tuple(py_grad.shape)}")
     if tuple(boundary.shape) != (batch, 4):
         raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({batch}, 4)")
@@ -47,7 +50,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
 
 def _best_windows(px_grad: Tensor, py_grad: Tensor, s_range: int) -> Tensor:
     """First state of each frame's best window, `(B, T)`: blanks inside, less the symbols that enter it."""
-    batch, num_states, num_frames = py_grad.shape
+    _, num_states, num_frames = py_grad.shape
     num_windows = num_states - s_range + 1
     scores = py_grad.unfold(1, s_range, 1).sum(3)
     if num_windows > 1:
@@ -85,7 +88,9 @@ def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Ten
     """
     batch, num_frames, s_range = ranges.shape
     if am.shape[:2] != (batch, num_frames) or lm.shape[0] != batch:
-        raise ValueError(f"am {tuple(am.shape)}, lm {tuple(lm.shape)} do not fit ranges {tuple(ranges.shape)}")
+        raise ValueError(
+            f"am {tuple(am.shape)}, lm {tuple(lm.shape)} do not fit ranges {tuple(ranges.shape)}"
+        )
     num_states = lm.shape[1]
     am_pruned = am.unsqueeze(2).expand(batch, num_frames, s_range, am.shape[2])
     # Rows of a flat table: the gradient adds rows, and no (B, T, S + 1, D) tensor is made.

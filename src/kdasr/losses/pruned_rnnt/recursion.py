@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdasr.losses.precision import as_float
+
 # Stands for the total of a state that no path reaches, so that -inf never meets -inf in a difference.
 _UNREACHED = -1e30
 
@@ -98,7 +100,7 @@ def _from_origin(px: Tensor, py: Tensor, boundary: Tensor) -> tuple[Tensor, Tens
 
 
 def _to_columns(px: Tensor, py: Tensor, boundary: Tensor) -> Columns:
-    """Lay out the full lattice; `px` `(B, S, T + 1)` (regular) or `(B, S, T)` (modified), `py` `(B, S + 1, T)`."""
+    """Lay out the full lattice; shapes as in `mutual_information_recursion`."""
     batch, num_states, num_frames = py.shape
     regular = px.shape[2] == num_frames + 1
     num_columns = num_frames + (num_states - 1 if regular else 0)
@@ -111,9 +113,7 @@ def _to_columns(px: Tensor, py: Tensor, boundary: Tensor) -> Columns:
     return Columns(arcs, ends, end_states)
 
 
-def _lattice_views(
-    arcs: Tensor, symbol_frames: int, num_frames: int, regular: bool
-) -> tuple[Tensor, Tensor]:
+def _lattice_views(arcs: Tensor, symbol_frames: int, num_frames: int, regular: bool) -> tuple[Tensor, Tensor]:
     """The symbol arcs as `(B, S, symbol_frames)` and the blank arcs as `(B, S + 1, T)`, without a copy."""
     _, _, batch, num_states = arcs.shape
     column, kind, utterance, state = arcs.stride()
@@ -153,7 +153,8 @@ def mutual_information_recursion(
     """Total log-probability of all paths through each utterance's lattice.
 
     Args:
-        px: scores of symbol arcs, `(B, S, T + 1)` (regular) or `(B, S, T)` (modified: a symbol takes a frame).
+        px: scores of symbol arcs, `(B, S, T + 1)` (regular) or `(B, S, T)` (modified: a symbol takes
+            a frame).
         py: scores of blank arcs, `(B, S + 1, T)`.
         boundary: `(B, 4)` int64, `[s_begin, t_begin, s_end, t_end]`; None: the whole lattice.
         return_grad: also return the occupation counts.
@@ -189,8 +190,3 @@ def mutual_information_recursion(
         return scores
     back = -boundary
     return scores, _from_origin(px_grad, py_grad, back)
-
-
-def as_float(scores: Tensor) -> Tensor:
-    """float64 as it is, anything else as float32: log-probabilities do not survive half precision."""
-    return scores if scores.dtype == torch.float64 else scores.float()

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import check_arguments, check_symbols, finish_symbol_arcs, reduce_loss
-from kdasr.losses.pruned_rnnt.recursion import as_float, mutual_information_recursion
+from kdasr.losses.pruned_rnnt.recursion import mutual_information_recursion
 
 
 class _Arcs(NamedTuple):
@@ -80,7 +81,9 @@ def _am_only_arcs(f: _Factors, symbols: Tensor, blank: int) -> _Arcs:
 
 def _check_scores(lm: Tensor, am: Tensor, symbols: Tensor) -> None:
     if lm.ndim != 3 or am.ndim != 3 or lm.shape[0] != am.shape[0] or lm.shape[2] != am.shape[2]:
-        raise ValueError(f"lm {tuple(lm.shape)} and am {tuple(am.shape)}: expected (B, S + 1, C) and (B, T, C)")
+        raise ValueError(
+            f"lm {tuple(lm.shape)} and am {tuple(am.shape)}: expected (B, S + 1, C) and (B, T, C)"
+        )
     check_symbols(symbols, am.shape[0], lm.shape[1])
 
 

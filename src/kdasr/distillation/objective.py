@@ -1,0 +1,180 @@
+"""The training objective: a weighted sum of terms, each computed only when it has a weight."""
+
+# Shapes: B utterances.
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdasr.common.errors import UserError
+from kdasr.data.batch import Batch
+from kdasr.distillation.config import TERM_NAMES, ObjectiveConfig
+from kdasr.distillation.hidden_term import HiddenTerm
+from kdasr.distillation.lattice import LatticeBuilder
+from kdasr.distillation.output_term import OutputTerm
+from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.transducer_term import is_warm, rnnt_term
+from kdasr.losses.ctc import ctc_loss
+from kdasr.losses.pruned_rnnt.arcs import RNNT_TYPES
+from kdasr.models.encoders.conformer import EncoderOutput
+from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.model import Transducer, TransducerOutput
+from kdasr.nn.context import Context
+
+TEACHER_TERMS = frozenset({"hidden_mse", "output_kl"})
+FRAME_TERMS = frozenset({"rnnt", "ctc", "rnnt_simple", "rnnt_pruned"})
+"""Terms in nats per encoder frame; the others are means over utterances."""
+
+
+@dataclass
+class Losses:
+    """One batch's losses."""
+
+    total: Tensor
+    """Scalar: the terms that have a weight, times it."""
+    terms: dict[str, Tensor]
+    """Detached scalars. `rnnt` and `ctc` (and the parts `rnnt_simple`, `rnnt_pruned`) in nats per encoder
+    frame; `hidden_mse`, `output_kl` (and the mean exponent `kl_exponent`) as means over utterances."""
+    per_utterance: dict[str, Tensor]
+    """The same before normalisation, `(B,)`, detached: to name the utterance whose loss is not finite."""
+
+
+class Objective(nn.Module):
+    """Computes the losses of a student on a batch.
+
+    Its parameters are the projections of `hidden_mse` between different widths; the teacher is no part of
+    it, neither of its parameters nor of its state dict.
+    """
+
+    def __init__(self, config: ObjectiveConfig, student: TransducerConfig, teacher: Teacher | None) -> None:
+        """
+        Raises:
+            UserError: an unknown name or impossible number in `config`, or a teacher with other pieces or
+                other features than the student.
+        """
+        super().__init__()
+        if config.rnnt.rnnt_type not in RNNT_TYPES:
+            raise UserError(
+                f"objective.rnnt.rnnt_type '{config.rnnt.rnnt_type}': expected one of {', '.join(RNNT_TYPES)}"
+            )
+        self.config = config
+        self.teacher = teacher
+        self.lattices = LatticeBuilder(config.rnnt)
+        self.output = OutputTerm(config.output)
+        self.hidden: HiddenTerm | None = None
+        if teacher is not None:
+            _check_teacher(student, teacher.config)
+            self.hidden = HiddenTerm(config.hidden, student.encoder, teacher.config.encoder)
+
+    def forward(
+        self,
+        model: Transducer,
+        batch: Batch,
+        *,
+        loss_weights: dict[str, float],
+        context: Context,
+        step: int,
+        frames: float | None = None,
+        utterances: float | None = None,
+    ) -> Losses:
+        """Compute the terms that have a weight.
+
+        Args:
+            model: the student.
+            batch: features and pieces on the model's device.
+            loss_weights: term name -> weight; a weight of 0 computes the term for the log only.
+            context: the student's encoder context.
+            step: optimizer steps since the student began from scratch; drives the warm-up of `rnnt`.
+            frames: what `rnnt` and `ctc` are divided by; None: the batch's encoder frames.
+            utterances: what the other terms are divided by; None: the batch's size.
+
+        Returns:
+            The losses, float32. Utterances that no path fits have an infinite `rnnt` and no gradient.
+
+        Raises:
+            UserError: an unknown term, or one that needs a teacher where there is none.
+        """
+        self._check_terms(loss_weights)
+        output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, context)
+        values: dict[str, Tensor] = {}
+        taught = self.teacher.encode(batch) if self.teacher and TEACHER_TERMS & set(loss_weights) else None
+        if "hidden_mse" in loss_weights:
+            assert taught is not None and self.hidden is not None
+            values["hidden_mse"] = self.hidden(output.hidden, taught.hidden, output.lens_B)
+        if "ctc" in loss_weights:
+            logits_BTV = model.ctc_head(output.encoded_BTD)
+            values["ctc"] = ctc_loss(logits_BTV, output.lens_B, batch.tokens_BS, batch.token_lens_B)
+        if {"rnnt", "output_kl"} & set(loss_weights):
+            values |= self._lattice_terms(model, batch, output, taught, set(loss_weights), step)
+        return _weigh(
+            values,
+            loss_weights,
+            frames=max(float(output.lens_B.sum()), 1.0) if frames is None else frames,
+            utterances=float(len(batch)) if utterances is None else utterances,
+        )
+
+    def _lattice_terms(
+        self,
+        model: Transducer,
+        batch: Batch,
+        output: TransducerOutput,
+        taught: EncoderOutput | None,
+        asked: set[str],
+        step: int,
+    ) -> dict[str, Tensor]:
+        """`rnnt` and `output_kl`, which share the pruned lattice and the student's logits on it."""
+        rnnt = self.config.rnnt
+        warm = is_warm(rnnt, step)
+        lattice = self.lattices.build(model, output, batch, train_simple="rnnt" in asked, warm=warm)
+        values: dict[str, Tensor] = {}
+        occupation_BTK: Tensor | None = None
+        if "rnnt" in asked:
+            pruned_B, occupation_BTK = self.lattices.pruned_loss(lattice, warm=warm)
+            values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, pruned_B)
+            values["rnnt_simple"] = lattice.simple_B
+            values["rnnt_pruned"] = pruned_B
+        if "output_kl" in asked:
+            assert taught is not None and self.teacher is not None
+            teacher_logits = self.teacher.node_logits(taught.encoded_BTD, batch.tokens_BS, lattice.ranges_BTK)
+            if not self.output.by_occupation:
+                occupation_BTK = None
+            elif occupation_BTK is None:
+                occupation_BTK = self.lattices.occupation(lattice)
+            values["output_kl"], values["kl_exponent"] = self.output(lattice, teacher_logits, occupation_BTK)
+        return values
+
+    def _check_terms(self, loss_weights: dict[str, float]) -> None:
+        unknown = set(loss_weights) - set(TERM_NAMES)
+        if unknown or not loss_weights:
+            raise UserError(
+                f"loss_weights {sorted(loss_weights)}: expected one or more of {', '.join(TERM_NAMES)}"
+            )
+        needs_teacher = TEACHER_TERMS & set(loss_weights)
+        if needs_teacher and self.teacher is None:
+            raise UserError(f"loss_weights has {sorted(needs_teacher)}, but there is no teacher")
+
+
+def _weigh(
+    values: dict[str, Tensor], loss_weights: dict[str, float], *, frames: float, utterances: float
+) -> Losses:
+    terms = {
+        name: value_B.sum() / (frames if name in FRAME_TERMS else utterances)
+        for name, value_B in values.items()
+    }
+    weighed = [weight * terms[name] for name, weight in loss_weights.items() if weight != 0.0]
+    return Losses(
+        total=torch.stack(weighed).sum() if weighed else next(iter(terms.values())) * 0.0,
+        terms={name: term.detach() for name, term in terms.items()},
+        per_utterance={name: value_B.detach() for name, value_B in values.items()},
+    )
+
+
+def _check_teacher(student: TransducerConfig, teacher: TransducerConfig) -> None:
+    for name in ("vocab_size", "num_features"):
+        own, other = getattr(student, name), getattr(teacher, name)
+        if own != other:
+            raise UserError(
+                f"the teacher's {name} is {other}, the student's is {own}: "
+                "both need the same tokenizer and features"
+            )

@@ -1,0 +1,54 @@
+"""The frozen teacher."""
+
+# Shapes: B utterances, T frames, S pieces, K states of the pruned band, V pieces.
+
+import torch
+from torch import Tensor
+
+from kdasr.data.batch import Batch
+from kdasr.losses.pruned_rnnt import do_rnnt_pruning
+from kdasr.models.encoders.conformer import EncoderOutput
+from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+
+
+class Teacher:
+    """A trained model that only answers: no dropout, no gradient.
+
+    A plain class on purpose: as an attribute of a module it is neither trained, nor saved, nor synchronised
+    between processes. The model is frozen in place, so it must not be the one that trains.
+    """
+
+    def __init__(self, model: Transducer, context: Context) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.context = context
+
+    @property
+    def config(self) -> TransducerConfig:
+        """The model's sizes."""
+        return self.model.config
+
+    def to(self, device: torch.device | str) -> "Teacher":
+        """Move the model."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> EncoderOutput:
+        """Encoder layers of a batch, in the teacher's own context, on the batch's device."""
+        device = batch.features_BTF.device
+        if next(self.model.parameters()).device != device:
+            self.to(device)
+        return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
+
+    @torch.no_grad()
+    def node_logits(self, encoded_BTD: Tensor, tokens_BS: Tensor, ranges_BTK: Tensor) -> Tensor:
+        """Logits on a pruned lattice, `(B, T, K, V)`."""
+        joiner = self.model.joiner
+        am, lm = do_rnnt_pruning(
+            joiner.project_encoder(encoded_BTD),
+            joiner.project_predictor(self.model.predictor(tokens_BS)),
+            ranges_BTK,
+        )
+        return joiner(am, lm)
