@@ -11,16 +11,14 @@ from kdasr.decoding.greedy import UNK_ID, greedy_chunk, greedy_search, initial_s
 VOCAB, WIDTH = 7, 12
 
 
-class _Config:
-    class predictor:  # noqa: N801
-        context_size = 2
-
-
 class _Predictor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCAB, WIDTH)
         self.mix = nn.Linear(2 * WIDTH, WIDTH)
+
+    def start_context(self, batch_size: int, device: torch.device) -> Tensor:
+        return torch.tensor([[-1, 0]], device=device).repeat(batch_size, 1)
 
     def step(self, context_BK: Tensor) -> Tensor:
         known = (context_BK >= 0).unsqueeze(-1)
@@ -39,8 +37,6 @@ class _Joiner(nn.Module):
 
 
 class _Model(nn.Module):
-    config = _Config
-
     def __init__(self) -> None:
         super().__init__()
         self.predictor, self.joiner = _Predictor(), _Joiner()

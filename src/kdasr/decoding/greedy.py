@@ -31,7 +31,7 @@ class GreedyState(NamedTuple):
     """All that the search remembers of a stream; dimension 0 is the stream."""
 
     context_BK: Tensor
-    """The last K pieces, int64; before the first piece `[-1, ..., -1, 0]`, where -1 embeds to zero."""
+    """The last K pieces, int64; at first the predictor's start context."""
     predicted_BJ: Tensor
     """The predictor's output for that context, projected to the joiner."""
 
@@ -39,8 +39,7 @@ class GreedyState(NamedTuple):
 def initial_state(model: "Transducer", batch_size: int) -> GreedyState:
     """The state of `batch_size` streams that have emitted nothing, on the model's device."""
     device = next(model.parameters()).device
-    context_BK = torch.full((batch_size, model.config.predictor.context_size), -1, device=device)
-    context_BK[:, -1] = BLANK_ID
+    context_BK = model.predictor.start_context(batch_size, device)
     return GreedyState(context_BK, _predict(model, context_BK))
 
 

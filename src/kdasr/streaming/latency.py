@@ -1,0 +1,125 @@
+"""Latency, as the project defines it: audio time at a simulated 1x input against word times of the reference.
+
+- First token: when the first piece can be shown, minus the onset of the first word.
+- Emission delay of a correctly recognised word: when its last piece is shown, minus the word's end.
+- Finalisation: when the last piece is shown, minus the end of the last word.
+
+"Shown" is algorithmic, without compute, unless a name says `wall`. Times are seconds, measures milliseconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.decoding.wer import AlignedPair
+from kdasr.streaming.result import Word
+
+
+@dataclass(frozen=True)
+class RefWord:
+    """A reference word and where it is in the audio."""
+
+    word: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class UtteranceLatency:
+    """The measures of one utterance, in milliseconds; None where there is nothing to measure."""
+
+    first_token_ms: float | None
+    first_token_wall_ms: float | None
+    emission_delay_ms: list[float]
+    """One value per correctly recognised word."""
+    finalisation_ms: float | None
+
+
+def first_token_ms(shown: Sequence[float], onset: float | None) -> float | None:
+    """Latency of the first of the pieces shown at `shown`; None without a piece or an onset."""
+    if not len(shown) or onset is None:
+        return None
+    return 1000.0 * (shown[0] - onset)
+
+
+def emission_delays_ms(
+    words: Sequence[Word],
+    shown: Sequence[float],
+    ref_words: Sequence[RefWord],
+    pairs: Sequence[AlignedPair],
+) -> list[float]:
+    """Delay of every correctly recognised word, in the order of the reference.
+
+    Args:
+        words: recognised words.
+        shown: time of each piece.
+        ref_words: all words of the reference.
+        pairs: alignment of both.
+    """
+    return [
+        1000.0 * (shown[words[pair.hyp].last_token] - ref_words[pair.ref].end)
+        for pair in pairs
+        if pair.correct and pair.ref is not None and pair.hyp is not None
+    ]
+
+
+def finalisation_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> float | None:
+    """Latency of the last piece; None without a piece or reference words."""
+    if not len(shown) or not ref_words:
+        return None
+    return 1000.0 * (shown[-1] - ref_words[-1].end)
+
+
+def measure(
+    words: Sequence[Word],
+    shown: Sequence[float],
+    wall: Sequence[float],
+    ref_words: Sequence[RefWord],
+    pairs: Sequence[AlignedPair],
+    onset: float | None = None,
+) -> UtteranceLatency:
+    """All measures of one utterance.
+
+    Args:
+        words: recognised words.
+        shown: algorithmic time of each piece.
+        wall: the same with compute and queueing.
+        ref_words: reference words with times; empty when there is no alignment.
+        pairs: alignment of reference and recognised words.
+        onset: start of speech when there are no reference words (see `energy_onset`).
+    """
+    if ref_words:
+        onset = ref_words[0].start
+    return UtteranceLatency(
+        first_token_ms=first_token_ms(shown, onset),
+        first_token_wall_ms=first_token_ms(wall, onset),
+        emission_delay_ms=emission_delays_ms(words, shown, ref_words, pairs) if ref_words else [],
+        finalisation_ms=finalisation_ms(shown, ref_words),
+    )
+
+
+def energy_onset(samples_N: NDArray[np.float32]) -> float | None:
+    """Where speech starts by its energy, in seconds; a substitute for utterances without alignment.
+
+    Energies of 10 ms frames are compared with a threshold 30 % of the way, in dB, from the background (10th
+    percentile, at most 50 dB down) to the speech level (95th percentile). Speech starts at the first of five
+    frames in a row above it. None when the two levels are within 6 dB: nothing stands out.
+    """
+    frame, run, floor_db, range_db, fraction = SAMPLE_RATE // 100, 5, -50.0, 6.0, 0.3
+    num_frames = len(samples_N) // frame
+    if num_frames < run:
+        return None
+    energy = (
+        np.square(samples_N[: num_frames * frame].astype(np.float64)).reshape(num_frames, frame).mean(axis=1)
+    )
+    level_db = 10 * np.log10(energy + 1e-12)
+    background, speech = np.percentile(level_db, [10, 95])
+    background = max(background, speech + floor_db)
+    if speech - background < range_db:
+        return None
+    loud = level_db > background + fraction * (speech - background)
+    runs = np.lib.stride_tricks.sliding_window_view(loud, run).all(axis=1)
+    return float(runs.argmax() * 0.01) if runs.any() else None

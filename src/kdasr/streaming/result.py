@@ -1,0 +1,78 @@
+"""What a recogniser says about a stream: pieces, words, and the audio time at which each could be shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WORD_BOUNDARY = "\u2581"
+"""SentencePiece's mark at the start of a word."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One emitted piece."""
+
+    id: int
+    piece: str
+    frame: int
+    """Encoder frame (40 ms each) at which it was emitted, counted from the start of the stream."""
+    shown: float
+    """Audio seconds that must have arrived before it can be shown: up to the last sample of the window that
+    emitted it, or the end of the input when that came first. Compute time is not in it."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One recognised word."""
+
+    text: str
+    first_token: int
+    """Index of its first piece in the result's tokens."""
+    last_token: int
+    """Index of its last piece."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The hypothesis of a stream so far."""
+
+    tokens: list[Token]
+    is_final: bool
+    """Whether the input has ended and all of it was decoded."""
+
+    @property
+    def pieces(self) -> list[str]:
+        """The pieces as text."""
+        return [token.piece for token in self.tokens]
+
+    @property
+    def words(self) -> list[Word]:
+        """The words that the pieces spell."""
+        return group_words(self.pieces)
+
+    @property
+    def text(self) -> str:
+        """The words with single spaces between them."""
+        return " ".join(word.text for word in self.words)
+
+
+def group_words(pieces: Sequence[str]) -> list[Word]:
+    """Join pieces to words at SentencePiece's boundary mark.
+
+    Pieces before the first mark make a word too. A mark that no letter follows makes none: its piece
+    counts to the next word, and a last one to nothing.
+    """
+    words: list[Word] = []
+    text, first, last = "", 0, 0
+    for index, piece in enumerate(pieces):
+        if piece.startswith(WORD_BOUNDARY) and text:
+            words.append(Word(text, first, last))
+            text = ""
+        if not text:
+            # A bare mark opens the word that follows it.
+            bare_before = index > 0 and pieces[index - 1] == WORD_BOUNDARY
+            first = first if bare_before else index
+        text += piece.replace(WORD_BOUNDARY, "")
+        last = index
+    if text:
+        words.append(Word(text, first, last))
+    return words

@@ -1,0 +1,61 @@
+"""One stream: the audio that came in, and where the recogniser stands in it."""
+
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+
+from kdasr.common.errors import UserError
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.decoding.greedy import GreedyState
+from kdasr.streaming.features import OnlineFeatures
+from kdasr.streaming.result import Token
+
+if TYPE_CHECKING:
+    from kdasr.models.encoders.conformer import EncoderState
+
+
+class Stream:
+    """The audio and the state of one utterance; made by `StreamingRecognizer.create_stream`.
+
+    Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
+    """
+
+    def __init__(
+        self, encoder_state: "EncoderState | None", search_state: GreedyState, tail_seconds: float
+    ) -> None:
+        self.features = OnlineFeatures(tail_seconds)
+        self.encoder_state = encoder_state
+        """None under a full context, which has no state."""
+        self.search_state = search_state
+        self.tokens: list[Token] = []
+        self.num_decoded = 0
+        """Encoder frames searched so far."""
+
+    def accept_waveform(self, sample_rate: int, samples: ArrayLike) -> None:
+        """Append audio: any number of samples of one channel, at any rate that stays the same.
+
+        Args:
+            sample_rate: in Hz; other rates than 16 kHz are converted.
+            samples: floats in [-1, 1], or an integer type, which is scaled by its range.
+
+        Raises:
+            UserError: the input was finished before, the rate changed, or the samples are unusable.
+        """
+        if self.is_finished:
+            raise UserError("audio after input_finished(): this stream has ended, create a new one")
+        self.features.accept(sample_rate, samples)
+
+    def input_finished(self) -> None:
+        """Say that no more audio comes: the last frames can be decoded. A second call does nothing."""
+        if not self.is_finished:
+            self.features.finish()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the input has ended (not whether all of it was decoded)."""
+        return self.features.total_encoder_frames is not None
+
+    @property
+    def seconds(self) -> float:
+        """Audio that came in so far."""
+        return self.features.num_samples / SAMPLE_RATE
