@@ -83,6 +83,16 @@ def check_symbols(symbols: Tensor, batch: int, num_states: int | None = None) ->
         raise ValueError(f"symbols {tuple(symbols.shape)}: expected {expected}")
 
 
+def check_boundary(boundary: Tensor | None, batch: int) -> None:
+    """Refuse a boundary of another shape.
+
+    Raises:
+        ValueError: naming the shape that was given.
+    """
+    if boundary is not None and tuple(boundary.shape) != (batch, 4):
+        raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({batch}, 4)")
+
+
 def finish_symbol_arcs(
     px: Tensor, py: Tensor, boundary: Tensor | None, rnnt_type: str, delay_penalty: float
 ) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import (
     check_arguments,
+    check_boundary,
     check_symbols,
     finish_symbol_arcs,
     node_log_probs,
@@ -49,6 +50,7 @@ def rnnt_loss(
         raise ValueError(f"logits {tuple(logits.shape)}: expected (B, T, S + 1, V)")
     batch, num_frames, num_states, _ = logits.shape
     check_symbols(symbols, batch, num_states)
+    check_boundary(boundary, batch)
     with torch.autocast(device_type=logits.device.type, enabled=False):
         nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)
         nodes_BTS = nodes[:, None, :].expand(batch, num_frames, num_states)

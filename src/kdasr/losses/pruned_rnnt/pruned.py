@@ -15,6 +15,7 @@ from torch.nn import functional
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import (
     check_arguments,
+    check_boundary,
     check_symbols,
     finish_band_arcs,
     node_log_probs,
@@ -106,8 +107,7 @@ def rnnt_loss_pruned_with_occupation(
             "expected (B, T, K, V) and (B, T, K)"
         )
     check_symbols(symbols, logits.shape[0])
-    if boundary is not None and tuple(boundary.shape) != (logits.shape[0], 4):
-        raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({logits.shape[0]}, 4)")
+    check_boundary(boundary, logits.shape[0])
     num_symbols = symbols.shape[1]
     with torch.autocast(device_type=logits.device.type, enabled=False):
         nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)

@@ -6,6 +6,8 @@ Shapes: B utterances, S symbols, T frames, K states kept per frame (`s_range`), 
 import torch
 from torch import Tensor
 
+from kdasr.losses.pruned_rnnt.arcs import check_boundary
+
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
     """States to keep at each frame: the window that carries most of the simple loss's occupation.
@@ -31,8 +33,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         num_frames + 1,
     ):
         raise ValueError(f"px_grad {tuple(px_grad.shape)} does not fit py_grad {tuple(py_grad.shape)}")
-    if tuple(boundary.shape) != (batch, 4):
-        raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({batch}, 4)")
+    check_boundary(boundary, batch)
     if s_range < (2 if regular else 1):
         raise ValueError(f"s_range {s_range}: at least {2 if regular else 1} for this rnnt_type")
     s_ends, t_ends = boundary[:, 2:3], boundary[:, 3:4]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kdasr.losses.precision import as_float
+from kdasr.losses.pruned_rnnt.arcs import check_boundary
 
 # Stands for the total of a state that no path reaches, so that -inf never meets -inf in a difference.
 _UNREACHED = -1e30
@@ -177,8 +178,7 @@ def mutual_information_recursion(
         )
     if boundary is None:
         boundary = _default_boundary(batch, num_symbols, num_frames, px.device)
-    elif tuple(boundary.shape) != (batch, 4):
-        raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({batch}, 4)")
+    check_boundary(boundary, batch)
     begins_elsewhere = bool(boundary[:, :2].any())
     with_grad = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
     if not begins_elsewhere:

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from kdasr.losses.precision import as_float
-from kdasr.losses.pruned_rnnt.arcs import check_arguments, check_symbols, finish_symbol_arcs, reduce_loss
+from kdasr.losses.pruned_rnnt.arcs import (
+    check_arguments,
+    check_boundary,
+    check_symbols,
+    finish_symbol_arcs,
+    reduce_loss,
+)
 from kdasr.losses.pruned_rnnt.recursion import mutual_information_recursion
 
 
@@ -79,12 +85,13 @@ def _am_only_arcs(f: _Factors, symbols: Tensor, blank: int) -> _Arcs:
     )
 
 
-def _check_scores(lm: Tensor, am: Tensor, symbols: Tensor) -> None:
+def _check_inputs(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None) -> None:
     if lm.ndim != 3 or am.ndim != 3 or lm.shape[0] != am.shape[0] or lm.shape[2] != am.shape[2]:
         raise ValueError(
             f"lm {tuple(lm.shape)} and am {tuple(am.shape)}: expected (B, S + 1, C) and (B, T, C)"
         )
     check_symbols(symbols, am.shape[0], lm.shape[1])
+    check_boundary(boundary, am.shape[0])
 
 
 def _total(
@@ -135,7 +142,7 @@ def rnnt_loss_simple(
         ValueError: an unknown `rnnt_type` or `reduction`, or shapes that do not fit each other.
     """
     check_arguments(rnnt_type, reduction)
-    _check_scores(lm, am, symbols)
+    _check_inputs(lm, am, symbols, boundary)
     with torch.autocast(device_type=am.device.type, enabled=False):
         factors = _factors(as_float(lm), as_float(am), symbols.long(), termination_symbol)
         return _total(_combined_arcs(factors), boundary, rnnt_type, delay_penalty, reduction, return_grad)
@@ -160,7 +167,7 @@ def rnnt_loss_smoothed(
     unigram for lm. See `rnnt_loss_simple` for the other arguments, the result and the errors.
     """
     check_arguments(rnnt_type, reduction)
-    _check_scores(lm, am, symbols)
+    _check_inputs(lm, am, symbols, boundary)
     # A scale of exactly 0 would turn a score of -inf into NaN.
     combined_scale = 1.0 - lm_only_scale - am_only_scale
     lm_scale, am_scale = lm_only_scale or 1e-20, am_only_scale or 1e-20
