@@ -107,7 +107,7 @@ def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) 
             if utterance_id in seen:
                 raise UserError(f"{file}: utterance '{utterance_id}' is also in {seen[utterance_id]}")
             seen[utterance_id] = file
-            path = _audio_of(utterance_id, folder, audio)
+            path = audio.get(utterance_id)
             if path is None:
                 listing.missing_audio.append(utterance_id)
             else:
@@ -143,26 +143,17 @@ def _audio_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _audio_of(utterance_id: str, folder: Path, audio: dict[str, Path]) -> Path | None:
-    path = audio.get(utterance_id)
-    if path is None:
-        return None
-    expected = folder / Path(utterance_id.replace("-", "/")).parent
-    if path.parent != expected:
-        raise UserError(f"{path}: LibriSpeech's layout has utterance '{utterance_id}' in {expected}")
-    return path
-
-
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text") from None
     for number, line in enumerate(lines, start=1):
-        utterance_id, _, text = line.strip().partition(" ")
-        if not text.strip():
+        fields = line.split(maxsplit=1)
+        if len(fields) == 2:
+            yield fields[0], fields[1].strip()
+        elif fields:
             raise UserError(f"{file}, line {number}: expected '<id> <TRANSCRIPT>', found '{line.strip()}'")
-        yield utterance_id, text.strip()
 
 
 def _read_headers(paths: list[Path], jobs: int) -> list[tuple[int, int]]:
@@ -190,11 +181,19 @@ def _read_header(path: Path) -> tuple[int, int] | str:
             if file.frames == 0:
                 return "no samples"
             file.seek(file.frames - 1)
-            if len(file.read(1)) != 1:
+            if len(file.read(1)) != 1 or _riff_is_cut(path):
                 return "ends early"
             return file.samplerate, file.channels
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
         return str(error).strip().splitlines()[-1]
+
+
+def _riff_is_cut(path: Path) -> bool:
+    """Whether a wav is shorter than its header says; libsndfile takes what is there without a word."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    size = int.from_bytes(head[4:8], "little")
+    return head[:4] == b"RIFF" and 0 < size < 0xFFFFFFFF and path.stat().st_size < size + 8
 
 
 def _warn(listing: PartListing) -> None:

@@ -118,7 +118,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
         source = cut.recording.sources[0].source if cut.recording else cut.id
         raise UserError(f"{source}: cannot be decoded ({_first_line(error)}): copy it again") from error
     assert samples is not None
-    return torch.from_numpy(samples).mean(dim=0)
+    return torch.from_numpy(samples[0] if len(samples) == 1 else samples.mean(axis=0))
 
 
 def store_features(

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,13 +38,8 @@ def part_manifests(
     alignments = _check_alignments(listing)
     recordings: dict[str, Recording] = {}
     supervisions: dict[str, SupervisionSegment] = {}
-    if any(utterance.audio.suffix == ".flac" for utterance in listing.utterances):
-        with _quiet():
-            found = prepare_librispeech(
-                corpus_dir, alignments_dir=alignments_dir, dataset_parts=[listing.name], num_jobs=jobs
-            )[listing.name]
-        recordings = {recording.id: recording for recording in found["recordings"]}
-        supervisions = {supervision.id: supervision for supervision in found["supervisions"]}
+    if any(_is_regular(utterance, corpus_dir / listing.name) for utterance in listing.utterances):
+        recordings, supervisions = _recipe(listing.name, corpus_dir, alignments_dir, jobs)
     for utterance in listing.utterances:
         if utterance.id not in recordings:
             recordings[utterance.id] = Recording.from_file(utterance.audio, recording_id=utterance.id)
@@ -90,6 +85,32 @@ def part_cuts(
     if len(speeds) > 1:
         random.Random(len(cuts)).shuffle(cuts)
     return cuts
+
+
+def _is_regular(utterance: Utterance, part_dir: Path) -> bool:
+    """Whether Lhotse's recipe will find the audio."""
+    return utterance.audio == part_dir / Path(utterance.id.replace("-", "/")).parent / f"{utterance.id}.flac"
+
+
+def _recipe(
+    part: str, corpus_dir: Path, alignments_dir: Path, jobs: int
+) -> tuple[dict[str, Recording], dict[str, SupervisionSegment]]:
+    """Recordings and supervisions by id. The check has reported what the recipe would warn of."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = prepare_librispeech(
+                corpus_dir, alignments_dir=alignments_dir, dataset_parts=[part], num_jobs=jobs
+            )[part]
+    except ValueError:
+        # A blank line stops the recipe; it need not stop us.
+        return {}, {}
+    finally:
+        logging.disable(logging.NOTSET)
+    return (
+        {recording.id: recording for recording in found["recordings"]},
+        {supervision.id: supervision for supervision in found["supervisions"]},
+    )
 
 
 def _supervision(
@@ -158,14 +179,3 @@ def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording:
     path = converted_dir / f"{utterance.id}.flac"
     soundfile.write(path, mono.numpy(), SAMPLE_RATE, subtype="PCM_16")
     return Recording.from_file(path, recording_id=utterance.id)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the recipe's progress bars and its warnings on missing files, which the check has reported."""
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

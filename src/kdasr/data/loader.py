@@ -21,7 +21,7 @@ from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
 from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.features import feature_extractor
-from kdasr.data.prepare import load_cuts
+from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import Unusable, cut_text, report_unusable
 

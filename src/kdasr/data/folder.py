@@ -1,0 +1,72 @@
+"""A data folder, as `kdasr prepare` leaves it: where things are, and how to read them."""
+
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json
+from kdasr.common.logging import get_logger
+
+log = get_logger(__name__)
+
+RECORD = "prepare.json"
+"""What was prepared from what; a part that is not in it is not there."""
+VERSION = 1
+"""Raised when the content of a data folder changes, so that older folders are prepared again."""
+
+
+def load_record(data_dir: Path) -> dict[str, Any] | None:
+    """The content of `prepare.json`, or None when there is none of this version."""
+    path = Path(data_dir) / RECORD
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    return record if record.get("version") == VERSION else None
+
+
+def cuts_path(data_dir: Path, part: str) -> Path:
+    """Where the cuts of a part are."""
+    return Path(data_dir) / f"cuts_{part}.jsonl.gz"
+
+
+def manifest_path(data_dir: Path, kind: str, part: str) -> Path:
+    """Where the `recordings` or `supervisions` of a part are."""
+    return Path(data_dir) / "manifests" / f"librispeech_{kind}_{part}.jsonl.gz"
+
+
+def load_cuts(data_dir: Path | str, part: str) -> CutSet:
+    """The cuts of a prepared part, with paths that hold from the current directory.
+
+    Raises:
+        UserError: the part has not been prepared; the message names those that have.
+    """
+    data_dir = Path(data_dir)
+    record = load_record(data_dir)
+    if record is None:
+        raise UserError(f"{data_dir}: not a prepared data folder ({RECORD} is missing): run `kdasr prepare`")
+    if part not in record["parts"] or not cuts_path(data_dir, part).is_file():
+        raise UserError(
+            f"{data_dir}: part '{part}' is not prepared; there are: {', '.join(record['parts']) or 'none'}"
+        )
+    cuts = CutSet.from_jsonl(cuts_path(data_dir, part)).to_eager()
+    for cut in cuts:
+        for source in cut.recording.sources:
+            source.source = str(data_dir / source.source)
+        if cut.features is not None:
+            cut.features.storage_path = str(data_dir / cut.features.storage_path)
+    first = next(iter(cuts))
+    if first.features is not None and not Path(first.features.storage_path).is_dir():
+        raise UserError(
+            f"{first.features.storage_path}: the features of '{part}' are gone: run `kdasr prepare`"
+        )
+    if not Path(first.recording.sources[0].source).is_file():
+        log.warning("%s: the audio of '%s' is gone", first.recording.sources[0].source, part)
+    return cuts
+
+
+def train_parts(data_dir: Path | str) -> list[str]:
+    """The prepared parts that are trained on."""
+    record = load_record(Path(data_dir)) or {"parts": {}}
+    return [part for part, entry in record["parts"].items() if entry["settings"]["train"]]
