@@ -5,11 +5,11 @@ import torch
 from numpy.typing import NDArray
 
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import EncoderConfig, PredictorConfig, TransducerConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.streaming.features import whole_features
 from kdasr.streaming.recognizer import Parts, StreamingRecognizer
+from kdasr.testing import tiny_config
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", "\u2581A", "B", "\u2581CD", "E", "\u2581", "F", "\u2581GH", "I"]
 
@@ -37,28 +37,27 @@ def bursts(seconds: float, seed: int = 0, rate: int = 16000) -> NDArray[np.float
 @torch.no_grad()
 def _spread_pieces(model: Transducer) -> None:
     """Whiten the joiner's hidden units on some audio, so that a random model emits all kinds of pieces."""
+    vocab_size = model.config.vocab_size
     features = torch.from_numpy(whole_features(16000, bursts(8.0, seed=99)))[None]
     lens = torch.tensor([features.shape[1]])
     encoded_BTD = model.eval().encode(features, lens, Context(left=8, chunk=4)).encoded_BTD
-    predicted = model.joiner.project_predictor(model.predictor(torch.randint(0, len(PIECES), (1, 200))))
+    predicted = model.joiner.project_predictor(model.predictor(torch.randint(0, vocab_size, (1, 200))))
     hidden = torch.tanh(model.joiner.project_encoder(encoded_BTD)[0, :, None] + predicted[0]).flatten(0, 1)
     values, vectors = torch.linalg.eigh(torch.cov(hidden.T))
-    weight = torch.randn(len(PIECES), len(values)) @ (vectors / values.clamp(min=1e-4).sqrt()).T
+    weight = torch.randn(vocab_size, len(values)) @ (vectors / values.clamp(min=1e-4).sqrt()).T
     model.joiner.output.weight.copy_(weight)
     model.joiner.output.bias.copy_(-(weight @ hidden.mean(dim=0)))
     model.joiner.output.bias[0] += 1.5
     model.joiner.output.bias[1] -= 9.0  # never <sos/eos>
 
 
-def make_recognizer(context: Context, tail_seconds: float = 0.0, seed: int = 1) -> StreamingRecognizer:
+def make_recognizer(
+    context: Context, tail_seconds: float = 0.0, seed: int = 1, vocab_size: int = len(PIECES)
+) -> StreamingRecognizer:
     """A small random recogniser; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    encoder = EncoderConfig(
-        num_layers=2, dim=16, num_heads=2, ffn_dim=32, conv_kernel=5, subsampling_channels=4, dropout=0.1
-    )
-    config = TransducerConfig(
-        vocab_size=len(PIECES), encoder=encoder, predictor=PredictorConfig(dim=16), joiner_dim=16
-    )
+    config = tiny_config(vocab_size)
+    config.encoder.dropout = 0.1
     model = build_transducer(config)
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
     _spread_pieces(model)

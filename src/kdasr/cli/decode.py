@@ -1,0 +1,245 @@
+"""`kdasr decode`: test parts through a trained system, with word errors and latency."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdasr.common.errors import UserError
+from kdasr.common.logging import console, get_logger, setup_logging
+from kdasr.nn.context import Context
+
+if TYPE_CHECKING:
+    from kdasr.checkpoint import Bundle
+    from kdasr.streaming.evaluate import Record
+    from kdasr.streaming.recognizer import StreamingRecognizer
+
+log = get_logger(__name__)
+
+MODES = ("streaming", "offline")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the parts of one call share."""
+
+    bundle: "Bundle"
+    recognizer: "StreamingRecognizer"
+    mode: str
+    data: Path
+    out: Path
+    max_utterances: int
+    force: bool
+    checkpoint_sha256: str | None
+
+
+@click.command(name="decode")
+@click.argument("exp", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
+)
+@click.option("--parts", required=True, help="Parts to decode, separated by spaces or commas.")
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="streaming",
+    show_default=True,
+    help="Simulated streams from raw samples, one at a time; or whole utterances in batches.",
+)
+@click.option(
+    "--checkpoint",
+    default="auto",
+    show_default=True,
+    help="averaged, best, last, a file, or auto: the first of these that exists.",
+)
+@click.option(
+    "--context",
+    help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (frames of 40 ms).",
+)
+@click.option(
+    "--tail-seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Silence decoded after the end, beyond what the front end needs.",
+)
+@click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode]",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
+@click.option("--force", is_flag=True, help="Decode again what is there already.")
+def command(
+    exp: Path,
+    data: Path,
+    parts: str,
+    mode: str,
+    checkpoint: str,
+    context: str | None,
+    tail_seconds: float,
+    max_utterances: int | None,
+    out: Path | None,
+    device: str,
+    threads: int,
+    force: bool,
+) -> None:
+    """Decode test parts, offline or as simulated streams, with WER and latency.
+
+    EXP is a system's folder or a checkpoint file. Both modes give the same words under the same context;
+    streaming also measures when each word would have been seen. A part that was decoded before from the
+    same checkpoint, data and options is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and
+    summary.json.
+    """
+    import torch
+
+    from kdasr.checkpoint import load_bundle
+    from kdasr.streaming.recognizer import StreamingRecognizer
+
+    setup_logging()
+    torch.set_num_threads(threads)
+    names = list(dict.fromkeys(parts.replace(",", " ").split()))
+    if not names:
+        raise UserError("--parts: name at least one part")
+    override = parse_context(context) if context else None
+    bundle = load_bundle(exp, checkpoint)
+    _move_to(bundle.model, device)
+    run = _Run(
+        bundle=bundle,
+        recognizer=StreamingRecognizer(bundle, context=override, tail_seconds=tail_seconds),
+        mode=mode,
+        data=data,
+        out=out or _system_folder(exp) / "decode",
+        max_utterances=max_utterances or 0,
+        force=force,
+        checkpoint_sha256=_sha256(bundle.path),
+    )
+    _print_table([_decode_part(run, part) for part in names])
+
+
+def parse_context(text: str) -> Context:
+    """Read `full` or `left=32,chunk=8,right=0` (right may be left out).
+
+    Raises:
+        UserError: anything else, with the text and what was expected.
+    """
+    if text.strip() == "full":
+        return Context.full()
+    message = f"context '{text}': expected 'full' or such as 'left=32,chunk=8,right=0'"
+    values: dict[str, int] = {}
+    for assignment in text.replace(",", " ").split():
+        name, _, number = assignment.partition("=")
+        if name not in ("left", "chunk", "right") or name in values or not number.isdecimal():
+            raise UserError(message)
+        values[name] = int(number)
+    if not {"left", "chunk"} <= set(values):
+        raise UserError(message)
+    try:
+        return Context(**values)
+    except ValueError as error:
+        raise UserError(f"context '{text}': {error}") from None
+
+
+def _decode_part(run: _Run, part: str) -> dict[str, Any]:
+    from kdasr.common.files import read_json
+    from kdasr.streaming.evaluate import summarise_records, write_part
+
+    folder = run.out / run.mode / part
+    settings = {
+        "checkpoint_sha256": run.checkpoint_sha256,
+        "context": str(run.recognizer.context),
+        "tail_seconds": run.recognizer.tail_seconds,
+        "max_utterances": run.max_utterances,
+        "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
+    }
+    if (folder / "summary.json").is_file() and not run.force:
+        summary = read_json(folder / "summary.json")
+        if {name: summary.get(name) for name in settings} == settings:
+            log.info("%s: already decoded, --force to do it again", folder)
+            return summary
+    records = _records(run, part)
+    model = run.bundle.model
+    inference_parts = (model.encoder, model.predictor, model.joiner)
+    summary = {
+        "system": run.bundle.name,
+        "part": part,
+        "mode": run.mode,
+        **summarise_records(records),
+        "train_steps": run.bundle.train_steps,
+        "params": sum(parameter.numel() for module in inference_parts for parameter in module.parameters()),
+        "checkpoint": str(run.bundle.path),
+        **settings,
+    }
+    write_part(folder, records, summary)
+    return summary
+
+
+def _records(run: _Run, part: str) -> list["Record"]:
+    from itertools import islice
+
+    from rich.progress import track
+
+    from kdasr.data.loader import load_cuts
+    from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
+
+    cuts = list(islice(load_cuts(run.data, part), run.max_utterances or None))
+    if not cuts:
+        raise UserError(f"{run.data}: part '{part}' holds no utterances")
+    decode = decode_streaming if run.mode == "streaming" else decode_offline
+    decoded = decode(run.recognizer, (load_recording(cut) for cut in cuts))
+    label = f"{run.bundle.name} {part} ({run.mode})"
+    shown = track(decoded, label, total=len(cuts), console=console, transient=True)
+    return [make_record(recording, simulation) for recording, simulation in shown]
+
+
+def _print_table(summaries: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    onsets = {summary["onset"] for summary in summaries}
+    table = Table(caption=f"Latency in ms of audio time; first word from {' or '.join(sorted(onsets))}.")
+    for column in ("system", "part", "mode", "context"):
+        table.add_column(column)
+    for column in ("WER %", "first token", "p50", "p90", "wall", "emission", "final", "RTF"):
+        table.add_column(column, justify="right")
+    for summary in summaries:
+        first = summary["first_token_ms"]
+        table.add_row(
+            *(str(summary[name]) for name in ("system", "part", "mode", "context")),
+            _number(summary["wer"], 2),
+            *(_number(first[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
+            _number(summary["emission_delay_ms"]["mean"], 0),
+            _number(summary["finalisation_ms"]["mean"], 0),
+            _number(summary["rtf"], 4),
+        )
+    Console().print(table)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _move_to(model: Any, device: str) -> None:
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def _system_folder(exp: Path) -> Path:
+    """The experiment folder of a folder or of one of its checkpoint files."""
+    if exp.is_dir():
+        return exp
+    return exp.parent.parent if exp.parent.name == "checkpoints" else exp.parent
+
+
+def _sha256(path: Path) -> str | None:
+    """Digest of a file; None when there is none (whoever reads it says so better)."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,157 @@
+"""`kdasr stream`: audio files as a recogniser hears them, chunk by chunk, with partial results."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.live import Live
+
+    from kdasr.streaming.recognizer import StreamingRecognizer
+    from kdasr.streaming.result import Result
+
+Show = Callable[[float, str], None]
+"""Takes seconds of audio heard, and the words so far."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """One file, recognised."""
+
+    result: "Result"
+    audio_seconds: float
+    compute_seconds: float
+
+
+@click.command(name="stream")
+@click.argument("exp", type=click.Path(path_type=Path))
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE.wav...")
+@click.option(
+    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+@click.option(
+    "--context", help="Encoder context instead of the trained one, such as left=32,chunk=8,right=0."
+)
+@click.option(
+    "--tail-seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Silence decoded after the end, beyond what the front end needs.",
+)
+@click.option(
+    "--packet-ms", type=click.IntRange(min=1), default=100, show_default=True, help="Audio fed at a time."
+)
+@click.option("--realtime", is_flag=True, help="Feed at the speed of a microphone instead of at once.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
+def command(
+    exp: Path,
+    files: tuple[Path, ...],
+    checkpoint: str,
+    context: str | None,
+    tail_seconds: float,
+    packet_ms: int,
+    realtime: bool,
+    threads: int,
+) -> None:
+    """Recognise audio files chunk by chunk, printing partial results as they appear.
+
+    Files may have any sample rate and number of channels (they are converted and mixed down). Several are
+    recognised one after another, in the order given; all of them are checked first. On a terminal the
+    partial result is rewritten in place; otherwise each change is a line with the audio time at which it
+    appeared.
+    """
+    import torch
+
+    from kdasr.checkpoint import load_bundle
+    from kdasr.cli.decode import parse_context
+    from kdasr.streaming.audio import load_audio
+    from kdasr.streaming.recognizer import StreamingRecognizer
+
+    torch.set_num_threads(threads)
+    override = parse_context(context) if context else None
+    for file in files:
+        load_audio(file)
+    bundle = load_bundle(exp, checkpoint)
+    recognizer = StreamingRecognizer(bundle, context=override, tail_seconds=tail_seconds)
+    for file in files:
+        samples, rate = load_audio(file)
+        click.echo(f"{file}  {len(samples) / rate:.2f} s")
+        heard = _hear(recognizer, samples, rate, packet_ms, realtime)
+        _report(heard)
+
+
+def _hear(
+    recognizer: "StreamingRecognizer",
+    samples: "NDArray[np.float32]",
+    rate: int,
+    packet_ms: int,
+    realtime: bool,
+) -> _Heard:
+    """Feed one recording packet by packet, showing what is recognised on the way."""
+    stream = recognizer.create_stream()
+    packet = max(1, rate * packet_ms // 1000)
+    compute, started = 0.0, time.perf_counter()
+    with _Partial() as partial:
+        for start in range(0, len(samples), packet):
+            end = min(start + packet, len(samples))
+            if realtime:
+                time.sleep(max(0.0, started + end / rate - time.perf_counter()))
+            compute += _timed(lambda: stream.accept_waveform(rate, samples[start:end]))  # noqa: B023
+            compute += _timed(lambda: recognizer.decode_all([stream]))
+            partial.show(end / rate, recognizer.result(stream).text)
+        compute += _timed(stream.input_finished)
+        compute += _timed(lambda: recognizer.decode_all([stream]))
+        partial.show(len(samples) / rate, recognizer.result(stream).text)
+    return _Heard(recognizer.result(stream), len(samples) / rate, compute)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+class _Partial:
+    """The line that grows: in place on a terminal, one line per change elsewhere."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._live: Live | None = None
+
+    def __enter__(self) -> "_Partial":
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, seconds: float, text: str) -> None:
+        """Show `text`, recognised after `seconds` of audio."""
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.update(Text(f"{seconds:7.2f}  {text}"), refresh=True)
+        elif text != self._last:
+            click.echo(f"{seconds:7.2f}  {text}")
+        self._last = text
+
+
+def _report(heard: _Heard) -> None:
+    tokens = heard.result.tokens
+    first = f"first token at {tokens[0].shown:.2f} s of audio" if tokens else "nothing recognised"
+    rtf = f", RTF {heard.compute_seconds / heard.audio_seconds:.3f}" if heard.audio_seconds else ""
+    click.echo(f"  final  {heard.result.text}")
+    click.echo(f"         {first}{rtf}")

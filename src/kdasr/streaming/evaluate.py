@@ -1,0 +1,203 @@
+"""Decode a part of a corpus and measure it: one record per utterance, and a summary."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdasr.common.files import write_json, write_text
+from kdasr.common.logging import get_logger
+from kdasr.data.features import SAMPLE_RATE, load_cut_samples
+from kdasr.data.usable import cut_text
+from kdasr.decoding.statistics import summarise
+from kdasr.decoding.wer import Utterance, align_words, count_errors, write_errs, write_recogs
+from kdasr.streaming.audio import check_samples
+from kdasr.streaming.latency import RefWord, energy_onset, measure
+from kdasr.streaming.offline import recognise_offline
+from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.streaming.simulate import Simulation, simulate
+
+if TYPE_CHECKING:
+    from lhotse.cut import MonoCut
+
+log = get_logger(__name__)
+
+Record = dict[str, Any]
+"""One line of `utterances.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One utterance of a corpus, ready to be recognised."""
+
+    id: str
+    samples_N: NDArray[np.float32]
+    """At 16 kHz."""
+    ref: list[str]
+    ref_words: list[RefWord]
+    """The same words with their times; empty without a word alignment."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples_N) / SAMPLE_RATE
+
+
+def load_recording(cut: "MonoCut") -> Recording:
+    """Audio, transcript and word times of a cut.
+
+    Raises:
+        UserError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
+    """
+    if cut.sampling_rate != SAMPLE_RATE:
+        cut = cut.resample(SAMPLE_RATE)
+    samples = check_samples(load_cut_samples(cut).numpy(), source=cut.id)
+    ref = cut_text(cut).split()
+    return Recording(cut.id, samples, ref, _ref_words(cut, ref))
+
+
+def _ref_words(cut: "MonoCut", ref: list[str]) -> list[RefWord]:
+    words = [
+        RefWord(item.symbol, round(item.start, 4), round(item.end, 4))
+        for supervision in cut.supervisions
+        for item in (supervision.alignment or {}).get("word", [])
+        if item.symbol.strip()  # silences have no symbol
+    ]
+    if words and len(words) != len(ref):
+        log.warning("%s: %d aligned words, %d in the transcript; not timed", cut.id, len(words), len(ref))
+        return []
+    return words
+
+
+def decode_streaming(
+    recognizer: StreamingRecognizer, recordings: Iterable[Recording]
+) -> Iterator[tuple[Recording, Simulation]]:
+    """Recognise recordings from raw samples as simulated streams, one after another."""
+    for recording in recordings:
+        yield recording, simulate(recognizer, recording.samples_N)
+
+
+def decode_offline(
+    recognizer: StreamingRecognizer, recordings: Iterable[Recording], batch_seconds: float = 120.0
+) -> Iterator[tuple[Recording, Simulation]]:
+    """Recognise recordings in batches of at most `batch_seconds` of audio, padding included.
+
+    A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
+    """
+    batch: list[Recording] = []
+    for recording in recordings:
+        longest = max([recording.duration, *(other.duration for other in batch)])
+        if batch and longest * (len(batch) + 1) > batch_seconds:
+            yield from _offline_batch(recognizer, batch)
+            batch = []
+        batch.append(recording)
+    yield from _offline_batch(recognizer, batch)
+
+
+def _offline_batch(
+    recognizer: StreamingRecognizer, batch: Sequence[Recording]
+) -> Iterator[tuple[Recording, Simulation]]:
+    started = perf_counter()
+    results = recognise_offline(recognizer, [recording.samples_N for recording in batch])
+    compute_per_second = (perf_counter() - started) / max(
+        1e-9, sum(recording.duration for recording in batch)
+    )
+    for recording, result in zip(batch, results, strict=True):
+        compute = compute_per_second * recording.duration
+        yield recording, Simulation(result, [recording.duration + compute] * len(result.tokens), compute)
+
+
+def make_record(recording: Recording, simulation: Simulation) -> Record:
+    """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset."""
+    tokens, words = simulation.result.tokens, simulation.result.words
+    shown = [token.shown for token in tokens]
+    pairs = align_words(recording.ref, [word.text for word in words])
+    errors = count_errors(pairs)
+    onset = None if recording.ref_words else energy_onset(recording.samples_N)
+    latency = measure(words, shown, simulation.wall, recording.ref_words, pairs, onset)
+    ref_index = {pair.hyp: pair.ref for pair in pairs if pair.correct}
+    return {
+        "id": recording.id,
+        "duration": recording.duration,
+        "ref": " ".join(recording.ref),
+        "hyp": simulation.result.text,
+        "ref_words": [asdict(word) for word in recording.ref_words],
+        "tokens": [
+            {"piece": token.piece, "frame": token.frame, "shown": token.shown, "wall": round(wall, 6)}
+            for token, wall in zip(tokens, simulation.wall, strict=True)
+        ],
+        "words": [
+            {
+                "word": word.text,
+                "shown": shown[word.last_token],
+                "wall": round(simulation.wall[word.last_token], 6),
+                "ref_index": ref_index.get(index),
+            }
+            for index, word in enumerate(words)
+        ],
+        "errors": {
+            "sub": errors.substitutions,
+            "ins": errors.insertions,
+            "del": errors.deletions,
+            "words": errors.words,
+        },
+        **{key: _rounded(value) for key, value in asdict(latency).items()},
+        "onset": onset,
+        "compute_seconds": round(simulation.compute_seconds, 6),
+    }
+
+
+def _rounded(value: float | list[float] | None) -> float | list[float] | None:
+    """Milliseconds to the microsecond: beyond that there is only floating-point dust."""
+    if isinstance(value, list):
+        return [round(item, 3) for item in value]
+    return None if value is None else round(value, 3)
+
+
+def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
+    """Errors, latencies and real-time factor of a part.
+
+    When some utterances have word times and others do not, only those with times count for latency, so
+    that the two kinds of onset are never mixed.
+    """
+    aligned = [record for record in records if record["ref_words"]]
+    timed = aligned or records
+    errors = {
+        kind: sum(record["errors"][kind] for record in records) for kind in ("sub", "ins", "del", "words")
+    }
+    num_words = errors.pop("words")
+    wall = summarise(_values(timed, "first_token_wall_ms"))
+    seconds = sum(record["duration"] for record in records)
+    compute = sum(record["compute_seconds"] for record in records)
+    return {
+        "wer": 100.0 * sum(errors.values()) / num_words if num_words else None,
+        "num_words": num_words,
+        "num_utterances": len(records),
+        "errors": errors,
+        "first_token_ms": {**summarise(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
+        "emission_delay_ms": summarise([delay for record in timed for delay in record["emission_delay_ms"]]),
+        "finalisation_ms": summarise(_values(timed, "finalisation_ms")),
+        "rtf": compute / seconds if seconds else None,
+        "audio_seconds": seconds,
+        "onset": "alignment" if aligned else "energy",
+    }
+
+
+def _values(records: Sequence[Record], key: str) -> list[float]:
+    return [record[key] for record in records if record[key] is not None]
+
+
+def write_part(folder: Path, records: Sequence[Record], summary: dict[str, Any]) -> None:
+    """Write `recogs.txt`, `errs.txt`, `utterances.jsonl`, and last `summary.json`: all is there."""
+    (folder / "summary.json").unlink(missing_ok=True)
+    utterances = [Utterance(record["id"], record["ref"].split(), record["hyp"].split()) for record in records]
+    write_recogs(folder / "recogs.txt", utterances)
+    write_errs(folder / "errs.txt", utterances)
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    write_text(folder / "utterances.jsonl", "".join(f"{line}\n" for line in lines))
+    write_json(folder / "summary.json", summary)

@@ -1,0 +1,203 @@
+"""From a prepared data folder and a checkpoint to results on disk: `kdasr decode` and `kdasr stream`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner, Result
+from streaming_helpers import bursts, make_recognizer
+
+from kdasr.checkpoint import save_checkpoint
+from kdasr.cli.decode import command as decode
+from kdasr.cli.decode import parse_context
+from kdasr.cli.stream import command as stream
+from kdasr.common.configio import config_to_dict
+from kdasr.common.errors import UserError
+from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.decoding.wer import word_errors
+from kdasr.nn.context import Context
+from kdasr.streaming.evaluate import Recording, make_record, summarise_records
+from kdasr.streaming.latency import RefWord
+from kdasr.streaming.result import Result as Recognised
+from kdasr.streaming.result import Token
+from kdasr.streaming.simulate import Simulation
+from kdasr.testing import tiny_tokenizer, write_corpus
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus = write_corpus(
+        folder / "LibriSpeech", ["test-clean"], utterances=2, alignments_dir=folder / "alignments"
+    )
+    write_corpus(folder / "plain", ["test-other"], speakers=1, utterances=2)
+    for corpus_dir, alignments, part in [
+        (corpus, folder / "alignments", "test-clean"),
+        (folder / "plain", None, "test-other"),
+    ]:
+        prepare_corpus(
+            PrepareOptions(
+                corpus_dir=corpus_dir, alignments_dir=alignments, out_dir=folder / "data", parts=[part]
+            )
+        )
+    return folder / "data"
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    """An experiment folder with a random model that emits pieces of a real tokenizer."""
+    folder = tmp_path / "exp" / "student"
+    tokenizer = tiny_tokenizer(folder / "tokens")
+    model = make_recognizer(Context(left=8, chunk=4), vocab_size=tokenizer.vocab_size).model
+    save_checkpoint(
+        folder / "checkpoints" / "last.pt",
+        {
+            "model_config": config_to_dict(model.config),
+            "model": model.state_dict(),
+            "context": {"left": 8, "chunk": 4, "right": 0},
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "system": "student",
+            "train_steps": 7,
+        },
+    )
+    return folder
+
+
+def _run(command: Any, *arguments: object) -> Result:
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    torch.set_num_threads(threads)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def _decode(exp: Path, data: Path, mode: str, *options: object, part: str = "test-clean") -> Path:
+    result = _run(decode, exp, "--data", data, "--parts", part, "--mode", mode, *options)
+    assert result.exit_code == 0, result.output
+    return exp / "decode" / mode / part
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "utterances.jsonl").read_text().splitlines()]
+
+
+def test_decoding_writes_consistent_results(exp: Path, data: Path) -> None:
+    folder = _decode(exp, data, "streaming")
+    records, summary = _lines(folder), json.loads((folder / "summary.json").read_text())
+    assert len(records) == summary["num_utterances"] == 4
+    assert any(len(record["tokens"]) > 3 for record in records)
+    for record in records:
+        errors = word_errors(record["ref"], record["hyp"])
+        counted = (errors.substitutions, errors.insertions, errors.deletions, errors.words)
+        assert tuple(record["errors"][kind] for kind in ("sub", "ins", "del", "words")) == counted
+        assert [word["word"] for word in record["ref_words"]] == record["ref"].split()
+        assert [word["word"] for word in record["words"]] == record["hyp"].split()
+        assert all(token["wall"] > token["shown"] for token in record["tokens"])
+        assert all(0 < token["shown"] <= record["duration"] for token in record["tokens"])
+        if record["tokens"]:
+            delay = record["tokens"][0]["shown"] - record["ref_words"][0]["start"]
+            assert record["first_token_ms"] == pytest.approx(1000 * delay, abs=1e-3)
+    words, errors = summary["num_words"], sum(summary["errors"].values())
+    assert summary["wer"] == pytest.approx(100 * errors / words)
+    assert (folder / "errs.txt").read_text().startswith(f"%WER = {summary['wer']:.2f}\n")
+    assert len((folder / "recogs.txt").read_text().splitlines()) == 8
+    assert (summary["system"], summary["part"], summary["mode"]) == ("student", "test-clean", "streaming")
+    assert (summary["train_steps"], summary["context"]) == (7, "left=8 chunk=4 right=0")
+    assert summary["onset"] == "alignment" and summary["rtf"] > 0
+    assert {"mean", "p50", "p90", "p99", "wall_mean", "count"} == set(summary["first_token_ms"])
+
+
+@pytest.mark.parametrize("context", ["left=6,chunk=2,right=3", "full"])
+def test_both_modes_give_the_same_tokens_at_the_same_frames(exp: Path, data: Path, context: str) -> None:
+    streamed = _lines(_decode(exp, data, "streaming", "--context", context))
+    offline = _lines(_decode(exp, data, "offline", "--context", context))
+    for left, right in zip(streamed, offline, strict=True):
+        assert left["id"] == right["id"] and left["hyp"] == right["hyp"]
+        assert [token["frame"] for token in left["tokens"]] == [token["frame"] for token in right["tokens"]]
+        assert all(token["shown"] == right["duration"] for token in right["tokens"])
+    assert any(record["tokens"] for record in streamed)
+
+
+def test_a_part_without_alignments_counts_from_the_energy_onset(exp: Path, data: Path) -> None:
+    folder = _decode(exp, data, "streaming", part="test-other")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["onset"] == "energy" and summary["emission_delay_ms"]["count"] == 0
+
+
+def test_finished_work_is_skipped_until_something_changes(exp: Path, data: Path) -> None:
+    folder = _decode(exp, data, "offline")
+    (folder / "recogs.txt").write_text("mine")
+    _decode(exp, data, "offline")
+    assert (folder / "recogs.txt").read_text() == "mine"
+    _decode(exp, data, "offline", "--max-utterances", 2)
+    assert len(_lines(folder)) == 2
+    (folder / "recogs.txt").write_text("mine")
+    _decode(exp, data, "offline", "--max-utterances", 2, "--force")
+    assert (folder / "recogs.txt").read_text() != "mine"
+    checkpoint = exp / "checkpoints" / "last.pt"
+    (folder / "recogs.txt").write_text("mine")
+    payload = torch.load(checkpoint, weights_only=True)
+    payload["model"]["joiner.output.bias"] += 1.0
+    torch.save(payload, checkpoint)
+    _decode(exp, data, "offline", "--max-utterances", 2)
+    assert (folder / "recogs.txt").read_text() != "mine"
+
+
+def test_streaming_files_of_any_kind(exp: Path, tmp_path: Path) -> None:
+    stereo = np.stack([bursts(1.2, rate=44100)] * 2, axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, 44100)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "short.wav", bursts(1.0)[:50], 8000)
+    files = [tmp_path / name for name in ("stereo.wav", "empty.wav", "short.wav")]
+    lines = _run(stream, exp, *files).output.splitlines()
+    finals = [line.split("final")[1].strip() for line in lines if "final" in line]
+    assert len(finals) == 3 and finals[0] and finals[1:] == ["", ""]
+    partials = [line.split(maxsplit=1) for line in lines if line[:1] == " " and line.split()[0][0].isdigit()]
+    assert partials[-1][1] == finals[0]
+    assert [float(seconds) for seconds, _ in partials] == sorted(float(seconds) for seconds, _ in partials)
+
+
+def test_a_bad_file_is_named_before_anything_is_decoded(exp: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.wav", bursts(0.5), 16000)
+    (tmp_path / "bad.wav").write_text("no sound")
+    result = CliRunner().invoke(stream, [str(exp), str(tmp_path / "good.wav"), str(tmp_path / "bad.wav")])
+    assert isinstance(result.exception, UserError) and "bad.wav" in str(result.exception)
+    assert "good.wav" not in result.output
+
+
+def test_contexts_on_the_command_line() -> None:
+    assert parse_context("left=32,chunk=8,right=2") == Context(32, 8, 2)
+    assert parse_context("chunk=8 left=0") == Context(0, 8, 0)
+    assert parse_context("full") == Context.full()
+    for text in (
+        "chunk=8",
+        "left=32,chunk=0",
+        "left=32,chunk=8,top=1",
+        "left=1,chunk=2,left=3",
+        "left=-1,chunk=4",
+        "8",
+    ):
+        with pytest.raises(UserError, match="context '"):
+            parse_context(text)
+
+
+def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
+    tokens = [Token(3, "\u2581A", 5, 0.5)]
+    simulation = Simulation(Recognised(tokens, is_final=True), [0.6], 0.1)
+    speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
+    timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation)
+    untimed = make_record(Recording("untimed", speech, ["A"], []), simulation)
+    assert timed["first_token_ms"] == pytest.approx(200.0)
+    assert timed["emission_delay_ms"] == pytest.approx([100.0])
+    assert untimed["first_token_ms"] == pytest.approx(1000 * (0.5 - untimed["onset"]))
+    mixed = summarise_records([timed, untimed])
+    assert mixed["onset"] == "alignment"
+    assert (mixed["first_token_ms"]["count"], mixed["first_token_ms"]["mean"]) == (1, 200.0)
+    assert mixed["first_token_ms"]["wall_mean"] == pytest.approx(300.0)
+    assert mixed["rtf"] == pytest.approx(0.1)
+    assert summarise_records([])["wer"] is None
