@@ -12,7 +12,7 @@ from kdasr.common.errors import UserError
 if TYPE_CHECKING:
     from kdasr.data.synthetic.corpus import Summary
 
-SIZES = ("tiny", "demo", "base", "large")
+SIZE_NAMES = ("tiny", "demo", "base", "large")
 
 
 @click.group()
@@ -23,7 +23,7 @@ def command() -> None:
 @command.command()
 @click.option(
     "--size",
-    type=click.Choice(SIZES),
+    type=click.Choice(SIZE_NAMES),
     default="demo",
     show_default=True,
     help="About 5 minutes, 1.5 hours, 20 hours or 100 hours of speech.",
@@ -49,11 +49,12 @@ def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
     bytes, whatever the number of jobs. An interrupted run goes on where it stopped.
     """
     from kdasr.data.synthetic.corpus import Summary, generate_corpus
+    from kdasr.data.synthetic.sizes import SIZES
 
     started = time.perf_counter()
     summary = None
     with click.progressbar(length=1, label=f"Synthesising '{size}'", show_pos=True) as bar:
-        for event in generate_corpus(size, out, seed, jobs):
+        for event in generate_corpus(SIZES[size], out, seed, jobs):
             if isinstance(event, Summary):
                 summary = event
             else:

@@ -3,17 +3,20 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import soundfile
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
 from kdasr.data.synthetic import writer
 from kdasr.data.synthetic.plan import Chapter, Plan, make_plan
 from kdasr.data.synthetic.render import Renderer
-from kdasr.data.synthetic.sizes import SIZES, Size
+from kdasr.data.synthetic.sizes import Size
 
 VERSION = 1
 """Changes whenever the same size and seed give other bytes."""
@@ -33,7 +36,7 @@ class Summary:
     """Part -> speakers, utterances, hours."""
 
 
-def generate_corpus(size_name: str, out: Path, seed: int, jobs: int) -> Iterator[tuple[int, int] | Summary]:
+def generate_corpus(size: Size, out: Path, seed: int, jobs: int) -> Iterator[tuple[int, int] | Summary]:
     """Write the corpus of a size under `out`; yields (chapters done, chapters in all), then the summary.
 
     A call after an interruption goes on where that one stopped; chapters that are there stay as they are.
@@ -41,8 +44,7 @@ def generate_corpus(size_name: str, out: Path, seed: int, jobs: int) -> Iterator
     Raises:
         UserError: `out` holds something else or cannot be written, or espeak-ng is missing.
     """
-    size = SIZES[size_name]
-    identity = {"size": size_name, "seed": seed, "version": VERSION}
+    identity = {"size": size.name, "seed": seed, "version": VERSION}
     try:
         if _claim(out, identity):
             yield _summary_of(read_json(out / DONE_FILE))
@@ -98,7 +100,7 @@ def _write_chapters(
             yield
         return
     with ProcessPoolExecutor(
-        min(jobs, len(chapters)), get_context("spawn"), initializer=_start_worker, initargs=(size.name, seed)
+        min(jobs, len(chapters)), get_context("spawn"), initializer=_start_worker, initargs=(size, seed)
     ) as pool:
         futures = [pool.submit(_work, out, chapter) for chapter in chapters]
         try:
@@ -113,9 +115,9 @@ def _write_chapters(
 _renderer: Renderer | None = None  # of this worker process
 
 
-def _start_worker(size_name: str, seed: int) -> None:
+def _start_worker(size: Size, seed: int) -> None:
     global _renderer
-    _renderer = Renderer(SIZES[size_name], seed)
+    _renderer = Renderer(size, seed)
 
 
 def _work(out: Path, chapter: Chapter) -> None:

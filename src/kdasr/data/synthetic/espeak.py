@@ -2,7 +2,7 @@
 
 import _ctypes
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -119,17 +119,20 @@ class Synthesizer:
 
         return self._with_fresh_library(voice.name, synthesize)
 
-    def phonemes(self, text: str, voice_name: str) -> str:
-        """The pronunciation of `text` in espeak-ng's phoneme names.
+    def phonemes(self, texts: Sequence[str], voice_name: str) -> list[str]:
+        """The pronunciation of each text in espeak-ng's phoneme names.
 
         Raises:
             UserError: espeak-ng has no such voice.
         """
 
-        def transcribe(library: ctypes.CDLL, sample_rate: int) -> str:
+        def transcribe(library: ctypes.CDLL, sample_rate: int) -> list[str]:
             library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-            pointer = ctypes.c_char_p(text.encode("utf-8"))
-            return (library.espeak_TextToPhonemes(ctypes.byref(pointer), _TEXT_UTF8, 0) or b"").decode()
+            pointers = [ctypes.c_char_p(text.encode("utf-8")) for text in texts]
+            return [
+                (library.espeak_TextToPhonemes(ctypes.byref(pointer), _TEXT_UTF8, 0) or b"").decode().strip()
+                for pointer in pointers
+            ]
 
         return self._with_fresh_library(voice_name, transcribe)
 

@@ -1,4 +1,4 @@
-"""Sentences from templates, with words drawn by a Zipf-like law."""
+"""Sentences from a context-free grammar, with words drawn by a Zipf-like law."""
 
 import re
 from bisect import bisect
@@ -6,39 +6,52 @@ from itertools import accumulate
 
 import numpy as np
 
+from kdasr.data.synthetic.inflection import with_article
 from kdasr.data.synthetic.vocabulary import Vocabulary
 
-_SLOT = re.compile(r"\{(\w+)\}")
+_SLOT = re.compile(r"\{([\w:]+)\}")
+_TRIES = 20  # draws of a word that the sentence does not hold yet
 
 
 class Grammar:
     """Draws sentences from a vocabulary.
 
-    The word of rank r in its class has a weight of 1 / (r + offset), as in Mandelbrot's form of Zipf's law.
+    The word of rank r in its class has a weight of 1 / (r + offset), Mandelbrot's form of Zipf's law.
+
+    Raises:
+        ValueError: a template has a slot that is neither a class nor a rule.
     """
 
     def __init__(self, vocabulary: Vocabulary, offset: float = 3.0) -> None:
-        self.vocabulary = vocabulary
-        self._word_weights = {
-            name: list(accumulate(1 / (rank + offset) for rank in range(len(words))))
+        self._rules = {
+            name: ([template for _, template in options], list(accumulate(weight for weight, _ in options)))
+            for name, options in vocabulary.rules.items()
+        }
+        self._classes = {
+            name: (words, list(accumulate(1 / (rank + offset) for rank in range(len(words)))))
             for name, words in vocabulary.classes.items()
         }
-        self._template_weights = list(accumulate(weight for weight, _ in vocabulary.templates))
+        for template in vocabulary.templates():
+            for slot in _SLOT.findall(template):
+                if slot not in self._rules and slot not in self._classes:
+                    raise ValueError(f"template '{template}': no class or rule is called '{slot}'")
 
     def sentence(self, rng: np.random.Generator) -> str:
-        """A sentence in lower case, with commas where a reader would pause; no word of a class twice."""
-        _, template = self.vocabulary.templates[_draw(self._template_weights, rng)]
-        used: set[str] = set()
+        """A sentence in lower case, with commas where a reader would pause."""
+        return with_article(self._expand("sentence", rng, set()))
 
-        def word(match: re.Match[str]) -> str:
-            name = match.group(1)
-            chosen = self.vocabulary.classes[name][_draw(self._word_weights[name], rng)]
-            while chosen in used:
-                chosen = self.vocabulary.classes[name][_draw(self._word_weights[name], rng)]
-            used.add(chosen)
-            return chosen
-
-        return _SLOT.sub(word, template)
+    def _expand(self, name: str, rng: np.random.Generator, used: set[str]) -> str:
+        if name in self._rules:
+            templates, weights = self._rules[name]
+            template = templates[_draw(weights, rng)]
+            return _SLOT.sub(lambda slot: self._expand(slot.group(1), rng, used), template)
+        words, weights = self._classes[name]
+        for _ in range(_TRIES):
+            word = words[_draw(weights, rng)]
+            if word not in used:
+                break
+        used.add(word)
+        return word
 
 
 def _draw(cumulative: list[float], rng: np.random.Generator) -> int:

@@ -1,5 +1,6 @@
 """Who says what in which part: the whole corpus before a sample is made."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdasr.common.errors import UserError
@@ -50,12 +51,11 @@ class Plan:
     seed: int
     speakers: tuple[Speaker, ...]
     chapters: tuple[Chapter, ...]
-    lm_sentences: tuple[str, ...]
-    """Transcripts of nobody, for language models."""
+    transcripts: frozenset[str]
 
 
 def make_plan(size: Size, seed: int) -> Plan:
-    """Draw speakers and sentences. No sentence occurs twice in the transcripts, nor in the LM text.
+    """Draw speakers and sentences. No two transcripts are the same, so no test sentence is in training.
 
     Raises:
         UserError: the vocabulary has too few sentences for the size.
@@ -69,7 +69,7 @@ def make_plan(size: Size, seed: int) -> Plan:
         for number in range(part_size.chapters):
             chapter_id = str(100001 + index * 100 + number)
             chapters.append(_make_chapter(chapter_id, speaker, part_size, grammar, seed, taken))
-    return Plan(size, seed, tuple(speakers), tuple(chapters), _lm_sentences(size, seed, grammar, taken))
+    return Plan(size, seed, tuple(speakers), tuple(chapters), frozenset(taken))
 
 
 def draw_speakers(size: Size, seed: int) -> list[Speaker]:
@@ -122,12 +122,22 @@ def _unseen_sentence(utterance_id: str, grammar: Grammar, seed: int, taken: set[
     )
 
 
-def _lm_sentences(size: Size, seed: int, grammar: Grammar, taken: set[str]) -> tuple[str, ...]:
-    rng = generator(seed, "lm")
-    sentences: list[str] = []
-    for _ in range(MAX_TRIES * size.lm_sentences):
-        if len(sentences) == size.lm_sentences:
-            return tuple(sentences)
-        if (words := transcript(grammar.sentence(rng))) not in taken:
-            sentences.append(words)
-    raise UserError(f"size '{size.name}': no sentences are left for the LM text")
+def lm_sentences(plan: Plan) -> Iterator[str]:
+    """Sentences for language models as they would be transcribed; none of them is a transcript of the plan.
+
+    Raises:
+        UserError: the vocabulary has no other sentences.
+    """
+    rng = generator(plan.seed, "lm")
+    grammar = Grammar(plan.size.vocabulary)
+    failures = 0
+    wanted = plan.size.lm_sentences
+    while wanted and failures < MAX_TRIES:
+        if (words := transcript(grammar.sentence(rng))) in plan.transcripts:
+            failures += 1
+        else:
+            failures = 0
+            wanted -= 1
+            yield words
+    if wanted:
+        raise UserError(f"size '{plan.size.name}': the vocabulary has no sentence left for the LM text")

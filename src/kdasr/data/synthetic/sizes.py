@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
-from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary
+from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
 from kdasr.data.synthetic.voices import VoiceRange
 
+LARGE = large_vocabulary()
+
 REGULAR = VoiceRange(rate=(115, 145), pitch=(38, 62), pitch_range=(35, 65), tract_percent=(96, 104))
+WIDE = VoiceRange(rate=(125, 180), pitch=(30, 70), pitch_range=(25, 80), tract_percent=(92, 108))
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,34 @@ SIZES = {
                 "test-other": PartSize(16, 1, 7),
             },
             lm_sentences=20000,
+        ),
+        Size(
+            "base",
+            LARGE,
+            WIDE,
+            {
+                "train-clean-100": PartSize(120, 2, 27),
+                "train-clean-360": PartSize(160, 2, 27),
+                "dev-clean": PartSize(16, 1, 10),
+                "dev-other": PartSize(16, 1, 10),
+                "test-clean": PartSize(30, 1, 10),
+                "test-other": PartSize(30, 1, 10),
+            },
+            lm_sentences=200000,
+        ),
+        Size(
+            "large",
+            LARGE,
+            WIDE,
+            {
+                "train-clean-100": PartSize(300, 3, 32),
+                "train-clean-360": PartSize(500, 3, 32),
+                "dev-clean": PartSize(40, 1, 16),
+                "dev-other": PartSize(40, 1, 16),
+                "test-clean": PartSize(60, 1, 20),
+                "test-other": PartSize(60, 1, 20),
+            },
+            lm_sentences=500000,
         ),
     )
 }

@@ -2,14 +2,40 @@
 
 from dataclasses import dataclass
 
+from kdasr.data.synthetic.homophones import homophone_sets
+from kdasr.data.synthetic.inflection import base, past, plural, present_participle, third_person
+from kdasr.data.synthetic.rules import RULES
+from kdasr.data.synthetic.words import CLOSED, MODIFIERS, NOUNS, UNCOUNTABLE, VERBS
+
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by class, most frequent first, and templates with their weights."""
+    """Words by class, most frequent first, and weighted templates by rule."""
 
     classes: dict[str, tuple[str, ...]]
-    templates: tuple[tuple[float, str], ...]
-    """(weight, template); `{name}` stands for a word of that class, `[...|...]` for one alternative."""
+    rules: dict[str, tuple[tuple[float, str], ...]]
+    """Rule -> (weight, template); `{name}` stands for a word of a class or a template of a rule. The rule
+    `sentence` is where every sentence begins."""
+
+    def templates(self) -> list[str]:
+        """All templates of all rules."""
+        return [template for options in self.rules.values() for _, template in options]
+
+
+def large_vocabulary() -> Vocabulary:
+    """Some 2,000 words with their inflections, and sets of homophones that only the sentence resolves."""
+    classes = {name: tuple(text.split()) for name, text in (CLOSED | UNCOUNTABLE | MODIFIERS).items()}
+    for name, text in NOUNS.items():
+        nouns = text.split()
+        classes[name] = tuple(map(base, nouns))
+        classes[f"{name}:s"] = tuple(map(plural, nouns))
+    for name, text in VERBS.items():
+        verbs = text.split()
+        for form, inflect in (("", base), (":s", third_person), (":ed", past), (":ing", present_participle)):
+            classes[name + form] = tuple(map(inflect, verbs))
+    members = [carriers for members in homophone_sets() for carriers in members.values()]
+    homophone = tuple((1 / len(carriers), carrier) for carriers in members for carrier in carriers)
+    return Vocabulary(classes, RULES | {"homophone": homophone})
 
 
 TINY = Vocabulary(
@@ -21,11 +47,13 @@ TINY = Vocabulary(
         "things": ("baskets", "windows", "letters", "horses"),
         "place": ("garden", "river"),
     },
-    templates=(
-        (3.0, "the {person} {did} {number} {colour} {things}"),
-        (2.0, "the {person} {did} {number} {things} near the {place}"),
-        (2.0, "{number} {colour} {things} near the {place}"),
-    ),
+    rules={
+        "sentence": (
+            (3.0, "the {person} {did} {number} {colour} {things}"),
+            (2.0, "the {person} {did} {number} {things} near the {place}"),
+            (2.0, "{number} {colour} {things} near the {place}"),
+        )
+    },
 )
 
 DEMO = Vocabulary(
@@ -74,15 +102,17 @@ DEMO = Vocabulary(
         "when": ("yesterday", "sometimes", "finally", "tonight", "already"),
         "how": ("quickly", "carefully", "together", "quietly"),
     },
-    templates=(
-        (4.0, "the {person} {did} {number} {colour} {things}"),
-        (4.0, "the {person} {did} {number} {things} {where} the {place}"),
-        (3.0, "{when} the {person} {did} the {colour} {things} {where} the {place}"),
-        (2.0, "the {person} and the {person} {did} {number} {things}"),
-        (2.0, "{number} {colour} {things} {where} the {place}"),
-        (2.0, "the {person} {how} {did} the {things} with {number} {things}"),
-        (2.0, "{when} the {person} {how} {did} {colour} {things}"),
-        (1.0, "the {colour} {things} and the {colour} {things}"),
-        (1.0, "the {person} {did} everything {how}"),
-    ),
+    rules={
+        "sentence": (
+            (4.0, "the {person} {did} {number} {colour} {things}"),
+            (4.0, "the {person} {did} {number} {things} {where} the {place}"),
+            (3.0, "{when} the {person} {did} the {colour} {things} {where} the {place}"),
+            (2.0, "the {person} and the {person} {did} {number} {things}"),
+            (2.0, "{number} {colour} {things} {where} the {place}"),
+            (2.0, "the {person} {how} {did} the {things} with {number} {things}"),
+            (2.0, "{when} the {person} {how} {did} {colour} {things}"),
+            (1.0, "the {colour} {things} and the {colour} {things}"),
+            (1.0, "the {person} {did} everything {how}"),
+        )
+    },
 )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import soundfile
 
-from kdasr.common.files import write_text
-from kdasr.data.synthetic.plan import Chapter, Plan
+from kdasr.common.files import atomic_path, write_text
+from kdasr.data.synthetic.plan import Chapter, Plan, lm_sentences
 from kdasr.data.synthetic.render import SAMPLE_RATE, Rendered, Renderer
 
 AUDIO_FOLDER = "LibriSpeech"
@@ -81,4 +81,5 @@ def write_speakers(corpus: Path, plan: Plan, seconds: dict[str, float]) -> None:
 
 def write_lm_text(corpus: Path, plan: Plan) -> None:
     """The text-only corpus for language models, a sentence per line."""
-    write_text(corpus / LM_FILE, "".join(f"{sentence}\n" for sentence in plan.lm_sentences))
+    with atomic_path(corpus / LM_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{sentence}\n" for sentence in lm_sentences(plan))
