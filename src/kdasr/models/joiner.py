@@ -3,18 +3,21 @@
 import torch
 from torch import Tensor, nn
 
+from kdasr.nn.linear import Linear
+
 
 class Joiner(nn.Module):
     """Projections of encoder and predictor, tanh of their sum, and a linear layer to the vocabulary.
 
-    The projections are separate calls, so that the pruned loss and decoding project each frame and each context once.
+    The projections are separate calls, so that the pruned loss and decoding project each frame and each
+    context once.
     """
 
     def __init__(self, encoder_dim: int, predictor_dim: int, joiner_dim: int, vocab_size: int) -> None:
         super().__init__()
-        self.encoder_projection = nn.Linear(encoder_dim, joiner_dim)
-        self.predictor_projection = nn.Linear(predictor_dim, joiner_dim)
-        self.output = nn.Linear(joiner_dim, vocab_size)
+        self.encoder_projection = Linear(encoder_dim, joiner_dim)
+        self.predictor_projection = Linear(predictor_dim, joiner_dim)
+        self.output = Linear(joiner_dim, vocab_size)
 
     def project_encoder(self, encoded: Tensor) -> Tensor:
         """(..., encoder_dim) to (..., joiner_dim)."""
@@ -25,5 +28,5 @@ class Joiner(nn.Module):
         return self.predictor_projection(predicted)
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Logits over the vocabulary (unnormalised, blank is 0) of projected inputs that broadcast together."""
+        """Logits over the vocabulary (unnormalised, blank is 0) of projected inputs that broadcast."""
         return self.output(torch.tanh(encoded + predicted))

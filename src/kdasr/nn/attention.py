@@ -1,14 +1,16 @@
 """Multi-head self-attention over blocks, with the keys and values of a left context."""
 
-# Shapes: B streams, N blocks, W frames per block, L left-context frames, K = L + W, D width, H heads, E head width.
+# Shapes: B streams, N blocks, W frames per block, C main frames per block, L left-context frames, K = L + W,
+# D width, H heads, E head width.
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdasr.nn.blocks import BlockPlan, with_left_context
+from kdasr.nn.linear import Linear
 from kdasr.nn.rotary import rotate
 
 
@@ -22,20 +24,19 @@ class AttentionState(NamedTuple):
 class ChunkedSelfAttention(nn.Module):
     """Each frame attends to its own block and to the L main frames before it.
 
-    Positions are rotary (Su et al. 2021) and counted from the oldest frame of the call. Scores depend on distances
-    alone, so nothing drifts however old the stream is.
+    Positions are rotary (Su et al. 2021) and counted from the oldest frame of the call. Scores depend on
+    distances alone, so nothing drifts however old the stream is.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_in = Linear(dim, 3 * dim)
+        self.project_out = Linear(dim, dim)
 
-    def init_state(self, batch_size: int, left: int) -> AttentionState:
-        """The state of streams that have seen nothing."""
-        weight = self.project_out.weight
-        zeros_BLD = weight.new_zeros(batch_size, left, weight.shape[0])
+    def init_state(self, batch_size: int, left: int, like: Tensor) -> AttentionState:
+        """The state of streams that have seen nothing, of the type and device of `like`."""
+        zeros_BLD = like.new_zeros(batch_size, left, self.project_out.out_features)
         return AttentionState(zeros_BLD, zeros_BLD)
 
     def forward(
@@ -55,7 +56,7 @@ class ChunkedSelfAttention(nn.Module):
         cached_BLHE = rotate(state.keys_BLD.unflatten(-1, (self.num_heads, -1)), plan.cache_rotation)
         k_BNKD, _ = with_left_context(cached_BLHE.flatten(-2), k_BNWHE.flatten(-2), plan.chunk)
         v_BNKD, values_BLD = with_left_context(state.values_BLD, v_BNWD, plan.chunk)
-        y_BNHWE = F.scaled_dot_product_attention(
+        y_BNHWE = functional.scaled_dot_product_attention(
             q_BNWHE.transpose(2, 3).flatten(0, 1),
             self._heads_first(k_BNKD),
             self._heads_first(v_BNKD),

@@ -1,20 +1,21 @@
 """Utterances cut into blocks: how chunked attention and convolution cost a linear amount of work.
 
-Frames are arranged as (B, N, W, D): block n holds the C main frames [nC, nC + C) and a copy of the R look-ahead
-frames after them (a hard copy, as in Emformer, Shi et al. 2021), so W = C + R. Each layer recomputes the copies, so
-that the look-ahead does not grow with depth. On its left a block sees *main* frames of earlier blocks, or of a cache
-in front of the first block. Full context is one block of the whole utterance; a streaming step is one block with a
-cache.
+Frames are arranged as (B, N, W, D): block n holds the C main frames [nC, nC + C) and a copy of the R
+look-ahead frames after them (a hard copy, as in Emformer, Shi et al. 2021), so W = C + R. Each layer
+recomputes the copies, so that the look-ahead does not grow with depth. On its left a block sees *main*
+frames of earlier blocks, or of a cache in front of the first block. Full context is one block of the whole
+utterance; a streaming step is one block with a cache.
 """
 
-# Shapes: B streams or utterances, N blocks, C main frames per block, R look-ahead copies per block, W = C + R,
-# L main frames before a block, K = L + W, T encoder frames, M = N * C, D width, A half of a head's width.
+# Shapes: B streams or utterances, N blocks, C main frames per block, R look-ahead copies per block,
+# W = C + R, L main frames before a block, K = L + W, T encoder frames, M = N * C, D width, A half of a head's
+# width.
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from kdasr.nn.context import Context
 from kdasr.nn.rotary import Rotation, rotary_tables
@@ -56,7 +57,7 @@ def to_blocks(x_BTD: Tensor, chunk: int, right: int) -> Tensor:
     num_blocks = -(-num_frames // chunk)
     padding = num_blocks * chunk + right - num_frames
     if padding:
-        x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
+        x_BTD = functional.pad(x_BTD, (0, 0, 0, padding))
     if right == 0:
         return x_BTD.unflatten(1, (num_blocks, chunk))
     return x_BTD.unfold(1, chunk + right, chunk).transpose(2, 3)
@@ -64,7 +65,9 @@ def to_blocks(x_BTD: Tensor, chunk: int, right: int) -> Tensor:
 
 def main_frames(x_BNWD: Tensor, chunk: int) -> Tensor:
     """The blocks' main frames in order, (B, M, D): undoes `to_blocks`, up to the padding."""
-    return x_BNWD[:, :, :chunk].flatten(1, 2)
+    if x_BNWD.shape[2] > chunk:
+        x_BNWD = x_BNWD[:, :, :chunk]
+    return x_BNWD.flatten(1, 2)
 
 
 def with_left_context(cache_BLD: Tensor, x_BNWD: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -80,10 +83,13 @@ def with_left_context(cache_BLD: Tensor, x_BNWD: Tensor, chunk: int) -> tuple[Te
     """
     left, num_blocks = cache_BLD.shape[1], x_BNWD.shape[1]
     if num_blocks == 1:
-        joined_BKD = torch.cat([cache_BLD, x_BNWD[:, 0]], dim=1)
+        joined_BKD = torch.cat([cache_BLD, x_BNWD.flatten(1, 2)], dim=1)
         return joined_BKD.unsqueeze(1), joined_BKD[:, chunk : chunk + left]
     history_BPD = torch.cat([cache_BLD, main_frames(x_BNWD, chunk)], dim=1)
-    joined_BNKD = history_BPD.unfold(1, left + chunk, chunk).transpose(2, 3)
+    starts_N1 = torch.arange(num_blocks, device=x_BNWD.device)[:, None] * chunk
+    frames_NK = starts_N1 + torch.arange(left + chunk, device=x_BNWD.device)
+    # An index costs the backward pass less than overlapping views do.
+    joined_BNKD = history_BPD.index_select(1, frames_NK.flatten()).unflatten(1, frames_NK.shape)
     if x_BNWD.shape[2] > chunk:
         joined_BNKD = torch.cat([joined_BNKD, x_BNWD[:, :, chunk:]], dim=2)
     return joined_BNKD, history_BPD[:, num_blocks * chunk :]

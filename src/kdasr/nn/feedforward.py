@@ -1,7 +1,9 @@
 """The conformer's feed-forward module."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
+
+from kdasr.nn.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -9,8 +11,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, hidden_dim)
-        self.project = nn.Linear(hidden_dim, dim)
+        self.expand = Linear(dim, hidden_dim)
+        self.project = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(F.silu(self.expand(x)))
+        return self.project(functional.silu(self.expand(x)))

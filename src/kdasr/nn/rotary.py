@@ -1,4 +1,4 @@
-"""Rotary position embeddings (Su et al. 2021): attention scores depend on the distance of query and key alone."""
+"""Rotary position embeddings (Su et al. 2021): scores depend on the distance of query and key alone."""
 
 # Shapes: P positions, A half of a head's width, `...` any leading dimensions.
 

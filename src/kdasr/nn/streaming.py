@@ -1,7 +1,8 @@
 """The streaming contract: a state is a NamedTuple of tensors whose dimension 0 is the stream.
 
-A layer maps `(input, state) -> (output, new state)`. States nest (a NamedTuple or a tuple of states), and one rule
-joins streams into a batch and takes the batch apart again, whatever the layer and the age of each stream.
+A layer maps `(input, state) -> (output, new state)`. States nest (a NamedTuple or a tuple of states), and
+one rule joins streams into a batch and takes the batch apart again, whatever the layer and the age of each
+stream.
 """
 
 from collections.abc import Callable, Sequence

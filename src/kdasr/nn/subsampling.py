@@ -5,8 +5,10 @@
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
+
+from kdasr.nn.linear import Linear
 
 FACTOR = 4
 """Feature frames per encoder frame."""
@@ -19,7 +21,7 @@ LengthT = TypeVar("LengthT", int, Tensor)
 
 
 def subsampled_length(num_frames: LengthT) -> LengthT:
-    """Encoder frames that `num_frames` feature frames give; 0 for fewer than 7. Integers or integer tensors."""
+    """Encoder frames that `num_frames` feature frames give, 0 for fewer than 7; for int or int64 tensors."""
     length = (num_frames - EXTRA_FRAMES) // FACTOR
     return length.clamp(min=0) if isinstance(length, Tensor) else max(length, 0)
 
@@ -48,10 +50,10 @@ class FeatureNorm(nn.Module):
 
 
 class ConvSubsampling(nn.Module):
-    """Two 3x3 convolutions of stride 2 without padding, then a projection: 4 n + 3 feature frames to n frames.
+    """Two 3x3 convolutions of stride 2 without padding, then a projection: 4 n + 3 feature frames to n.
 
-    Without padding, a window in the middle of a stream gives the frames that the whole utterance gives. The second
-    convolution is depthwise-separable, which halves the time of the front end on a CPU.
+    Without padding, a window in the middle of a stream gives the frames that the whole utterance gives. The
+    second convolution is depthwise-separable, which halves the time of the front end on a CPU.
     """
 
     def __init__(self, num_features: int, channels: int, dim: int) -> None:
@@ -59,12 +61,14 @@ class ConvSubsampling(nn.Module):
         self.first = nn.Conv2d(1, channels, 3, stride=2)
         self.depthwise = nn.Conv2d(channels, channels, 3, stride=2, groups=channels)
         self.pointwise = nn.Conv2d(channels, channels, 1)
-        self.project = nn.Linear(channels * subsampled_length(num_features), dim)
+        self.project = Linear(channels * subsampled_length(num_features), dim)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         """(B, T, F) to (B, U, D) with U = subsampled_length(T)."""
         if x_BTF.shape[1] < MIN_FRAMES:
             return x_BTF.new_zeros(x_BTF.shape[0], 0, self.project.out_features)
-        x_BCTF = F.relu(self.first(x_BTF.unsqueeze(1)))
-        x_BCUF = F.relu(self.pointwise(self.depthwise(x_BCTF)))
-        return self.project(x_BCUF.transpose(1, 2).flatten(2))
+        # Channels last: with channels first the same convolutions take three times as long on the CPU.
+        x_BCTF = x_BTF.unsqueeze(-1).permute(0, 3, 1, 2)
+        x_BCTF = functional.relu(self.first(x_BCTF))
+        x_BCUF = functional.relu(self.pointwise(self.depthwise(x_BCTF)))
+        return self.project(x_BCUF.permute(0, 2, 3, 1).flatten(2))

@@ -1,9 +1,9 @@
 """Conformer encoder (Gulati et al. 2020) that runs whole utterances and chunks of streams alike."""
 
-# Shapes: B streams or utterances, T feature frames (10 ms), F features, U encoder frames (40 ms), D width, N blocks,
-# W frames per block (chunk and look-ahead), C frames per chunk.
+# Shapes: B streams or utterances, T feature frames (10 ms), F features, U encoder frames (40 ms), D width,
+# N blocks, W frames per block (chunk and look-ahead), C frames per chunk.
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from kdasr.nn.attention import AttentionState, ChunkedSelfAttention
 from kdasr.nn.blocks import BlockPlan, clip_context, main_frames, plan_blocks, to_blocks
 from kdasr.nn.context import Context
 from kdasr.nn.convolution import ChunkedConvolution, ConvolutionState
+from kdasr.nn.dropout import Dropout
 from kdasr.nn.feedforward import FeedForward
 from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR, ConvSubsampling, FeatureNorm, subsampled_length
 
@@ -54,12 +55,12 @@ class ConformerLayer(nn.Module):
         self.attention = ChunkedSelfAttention(dim, config.num_heads)
         self.convolution = ChunkedConvolution(dim, config.conv_kernel)
         self.feed_out = FeedForward(dim, config.ffn_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def init_state(self, batch_size: int, left: int) -> LayerState:
-        """The state of streams that have seen nothing."""
+    def init_state(self, batch_size: int, left: int, like: Tensor) -> LayerState:
+        """The state of streams that have seen nothing, of the type and device of `like`."""
         return LayerState(
-            self.attention.init_state(batch_size, left), self.convolution.init_state(batch_size)
+            self.attention.init_state(batch_size, left, like), self.convolution.init_state(batch_size, like)
         )
 
     def forward(self, x_BNWD: Tensor, state: LayerState, plan: BlockPlan) -> tuple[Tensor, LayerState]:
@@ -74,14 +75,14 @@ class ConformerLayer(nn.Module):
 
 
 class ConformerEncoder(nn.Module):
-    """Front end and conformer layers; the context is an argument of each call, not a property of the weights."""
+    """Front end and conformer layers. The context is an argument of each call, not part of the model."""
 
     def __init__(self, config: EncoderConfig, num_features: int) -> None:
         super().__init__()
         self.config = config
         self.feature_norm = FeatureNorm(num_features)
         self.subsampling = ConvSubsampling(num_features, config.subsampling_channels, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_layers))
 
     def init_state(
@@ -125,7 +126,8 @@ class ConformerEncoder(nn.Module):
         """Encode one window of each stream.
 
         Args:
-            features_BWF: 4 (chunk + right) + 3 feature frames; the stream's next window starts 4 chunk frames later.
+            features_BWF: 4 (chunk + right) + 3 feature frames; the stream's next window starts 4 * chunk
+                feature frames later.
             state: from `init_state` or from the previous step. Streams of any age may share a batch.
             context: the chunked context of the state.
             feature_lens_B: valid feature frames of each window, fewer only where the stream ends; None: all.
@@ -150,8 +152,12 @@ class ConformerEncoder(nn.Module):
         return self.dropout(self.subsampling(self.feature_norm(features_BTF)))
 
     def _zero_state(self, batch_size: int, left: int, device: torch.device | str | None) -> EncoderState:
-        processed_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        return EncoderState(processed_B, tuple(layer.init_state(batch_size, left) for layer in self.layers))
+        like = self.feature_norm.mean_F.new_empty(0, device=device)
+        layers = (cast(ConformerLayer, layer) for layer in self.layers)
+        return EncoderState(
+            torch.zeros(batch_size, dtype=torch.int64, device=like.device),
+            tuple(layer.init_state(batch_size, left, like) for layer in layers),
+        )
 
     def _run_layers(
         self, x_BNWD: Tensor, lens_B: Tensor, state: EncoderState, chunk: int

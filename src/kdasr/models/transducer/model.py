@@ -1,6 +1,7 @@
 """The transducer: encoder, predictor, joiner, and the heads that only training uses."""
 
-# Shapes: B utterances or streams, T feature frames, F features, U encoder frames, S pieces, D widths, V pieces.
+# Shapes: B utterances or streams, T frames (features or encoded), F features, W feature frames of a window,
+# C frames of a chunk, S pieces, D width.
 
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from kdasr.models.joiner import Joiner
 from kdasr.models.predictor import StatelessPredictor
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
+from kdasr.nn.linear import Linear
 
 
 class TransducerOutput(NamedTuple):
@@ -29,8 +31,8 @@ class TransducerOutput(NamedTuple):
 class Transducer(nn.Module):
     """A transducer (Graves 2012) with a conformer encoder and a stateless predictor.
 
-    Teacher and student are this class under different contexts. Build it with `build_transducer`, which checks the
-    configuration.
+    Teacher and student are this class under different contexts. Build it with `build_transducer`, which
+    checks the configuration.
     """
 
     def __init__(self, config: TransducerConfig) -> None:
@@ -40,12 +42,12 @@ class Transducer(nn.Module):
         self.encoder = ConformerEncoder(config.encoder, config.num_features)
         self.predictor = StatelessPredictor(config.vocab_size, predictor_dim, config.predictor.context_size)
         self.joiner = Joiner(encoder_dim, predictor_dim, config.joiner_dim, config.vocab_size)
-        self.simple_am = nn.Linear(encoder_dim, config.vocab_size)
-        self.simple_lm = nn.Linear(predictor_dim, config.vocab_size)
-        self.ctc_head = nn.Linear(encoder_dim, config.vocab_size)
+        self.simple_am = Linear(encoder_dim, config.vocab_size)
+        self.simple_lm = Linear(predictor_dim, config.vocab_size)
+        self.ctc_head = Linear(encoder_dim, config.vocab_size)
 
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
-        """Set the normalisation of the features: mean and standard deviation per feature of the training data.
+        """Set the normalisation: mean and standard deviation of each feature over the training data.
 
         Raises:
             UserError: another number of features than the model's.
@@ -53,7 +55,8 @@ class Transducer(nn.Module):
         for name, stats_F in (("mean", mean_F), ("std", std_F)):
             if stats_F.shape != (self.config.num_features,):
                 raise UserError(
-                    f"feature {name} has shape {tuple(stats_F.shape)}; the model takes {self.config.num_features} features"
+                    f"feature {name} has shape {tuple(stats_F.shape)}; the model takes "
+                    f"{self.config.num_features} features"
                 )
         self.encoder.feature_norm.set_stats(mean_F, std_F)
 
