@@ -6,8 +6,8 @@ becomes that of the modified transducer, where a symbol also takes a frame. So t
 advances all states of all utterances by one column, and two layouts: column `s + t` or column `t`.
 
 The gradient of the total with respect to an arc's score is the probability that a path uses the arc (its
-occupation). It comes from a backward sweep with the local probabilities `exp(arc + source - target)`, as
-in k2's `mutual_information.h` (Kuang et al. 2022, arXiv 2206.13236), and is computed in the forward pass.
+occupation). It comes from a backward sweep with the local probabilities of the arcs into each state, and is
+computed in the forward pass (the idea of k2's `mutual_information.h`, Kuang et al. 2022, arXiv 2206.13236).
 
 Shapes: B utterances, S symbols, T frames, N columns, K states of a pruned band; suffix 2: the two kinds
 of arcs, symbols first. Scores are log-probabilities.
@@ -20,9 +20,6 @@ from torch import Tensor
 
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import check_boundary
-
-# Stands for the total of a state that no path reaches, so that -inf never meets -inf in a difference.
-_UNREACHED = -1e30
 
 
 class Columns(NamedTuple):
@@ -67,8 +64,13 @@ def occupy(totals: Tensor, columns: Columns) -> Tensor:
     strides = totals.stride()
     sources = totals.as_strided((num_columns, 2, batch, num_states), (strides[0], 1, strides[1], 1))
     occupation = columns.arcs_N2BS + sources
-    occupation -= totals[1:, :, 1:].clamp(min=_UNREACHED).unsqueeze(1)
-    occupation.exp_()  # local probabilities; the sweep below turns them into occupations in place
+    # The two arcs into a state, as local probabilities: logistic, so that they sum to exactly 1 and rounding
+    # of the totals neither makes nor loses probability along the way. The sweep below turns them into
+    # occupations in place. -inf on both sides: nothing reaches the state.
+    odds = occupation[:, 1] - occupation[:, 0]
+    torch.sigmoid(odds, out=occupation[:, 1])
+    torch.sigmoid(odds.neg_(), out=occupation[:, 0])
+    occupation.nan_to_num_(nan=0.0)
     visits = torch.zeros_like(totals)
     utterances = torch.arange(batch, device=totals.device)
     visits[columns.ends_B, utterances, columns.end_states_B + 1] = 1.0

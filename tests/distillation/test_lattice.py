@@ -1,0 +1,67 @@
+import torch
+
+from kdasr.distillation.config import RnntConfig
+from kdasr.distillation.hidden_term import partner_layer
+from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
+from kdasr.distillation.output_term import mean_weights
+from kdasr.nn.context import Context
+from kdasr.testing import dummy_batch, tiny_model
+
+
+def build_lattice() -> tuple[LatticeBuilder, PrunedLattice]:
+    model, batch = tiny_model(), dummy_batch()
+    builder = LatticeBuilder(RnntConfig(backend="native", prune_range=3))
+    output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, Context.full())
+    return builder, builder.build(model, output, batch, train_simple=False, warm=True)
+
+
+def test_valid_nodes_are_those_of_the_utterance() -> None:
+    _, lattice = build_lattice()
+    batch = dummy_batch()
+    expected = [
+        [[t < t_end and s <= s_end for s in states] for t, states in enumerate(frames)]
+        for frames, (_, _, s_end, t_end) in zip(
+            lattice.ranges_BTK.tolist(), lattice.boundary_B4.tolist(), strict=True
+        )
+    ]
+    assert lattice.valid.tolist() == expected
+    assert lattice.boundary_B4[:, 2].tolist() == batch.token_lens_B.tolist()
+
+
+def test_logits_are_the_joiners_on_the_kept_states() -> None:
+    _, lattice = build_lattice()
+    model, batch = tiny_model(), dummy_batch()
+    output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, Context.full())
+    frames, states = (
+        model.joiner.project_encoder(output.encoded_BTD),
+        model.joiner.project_predictor(output.predicted_BSD),
+    )
+    for b, t in ((0, 0), (0, 9), (1, 4), (2, 2)):
+        kept = lattice.ranges_BTK[b, t]
+        torch.testing.assert_close(lattice.logits_BTKV[b, t], model.joiner(frames[b, t], states[b, kept]))
+
+
+def test_weights_are_a_mean_over_valid_nodes() -> None:
+    builder, lattice = build_lattice()
+    uniform = mean_weights(lattice, None)
+    by_occupation = mean_weights(lattice, builder.occupation(lattice))
+    for weights in (uniform, by_occupation):
+        torch.testing.assert_close(weights.sum((1, 2)), torch.ones(3))
+        assert not weights[~lattice.valid].any() and (weights >= 0).all()
+    assert (uniform[0][lattice.valid[0]] == uniform[0, 0, 0]).all()
+    assert by_occupation.std() > uniform.std()
+
+
+def test_occupation_counts_the_nodes_of_a_path() -> None:
+    """A regular path leaves T nodes by blanks and S by symbols."""
+    builder, lattice = build_lattice()
+    occupation = builder.occupation(lattice)
+    steps = (lattice.boundary_B4[:, 2] + lattice.boundary_B4[:, 3]).float()
+    torch.testing.assert_close(occupation.sum((1, 2)), steps)
+
+
+def test_partner_layers_are_evenly_spaced_and_end_together() -> None:
+    assert [partner_layer(i, 4, 4) for i in range(4)] == [0, 1, 2, 3]
+    assert [partner_layer(i, 4, 8) for i in range(4)] == [1, 3, 5, 7]
+    assert [partner_layer(i, 6, 3) for i in range(6)] == [0, 0, 1, 1, 1, 2]
+    assert partner_layer(0, 12, 2) == 0
