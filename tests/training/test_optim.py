@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_decay_passes_its_middle_and_ends_at_the_final_fraction(
     # Step 9 is the peak and step 109 the last: step 59 lies half-way.
     assert values[59] == pytest.approx(middle)
     assert values[109] == pytest.approx(end)
-    assert all(later <= earlier for earlier, later in zip(values[9:], values[10:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(values[9:]))
 
 
 def test_inverse_sqrt_halves_in_four_times_the_warm_up_and_stays_above_the_final_fraction() -> None:

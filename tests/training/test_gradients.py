@@ -1,0 +1,157 @@
+"""However a joint batch is split, over accumulation steps or processes, its gradient is the same."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_system import (
+    CHUNKED,
+    RandomBatches,
+    fit,
+    processes,
+    random_batch,
+    small_model,
+    small_objective,
+    tiny_system,
+    trainer_config,
+)
+from torch import Tensor
+
+from kdasr.checkpoint import load_checkpoint
+from kdasr.data.batch import Batch
+from kdasr.distillation.config import StageConfig
+from kdasr.training.config import TrainerConfig
+from kdasr.training.devices import make_fabric
+from kdasr.training.module import TrainingModule, sample_context
+from kdasr.training.update import Updater
+
+# All kinds of denominators: frames (rnnt, ctc) and utterances (hidden_mse, output_kl).
+ALL_TERMS = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 2.0, "output_kl": 0.5}
+SIZES = ((60, 47, 52), (44, 40))
+
+
+def gradients(batches: list[Batch], config: TrainerConfig | None = None) -> dict[str, Tensor]:
+    """Gradients and logged values of an optimizer step of this process."""
+    config = config or trainer_config()
+    fabric = make_fabric(config)
+    module = TrainingModule(small_model(), small_objective(with_teacher=True))
+    updater = Updater(fabric, module, StageConfig(loss_weights=ALL_TERMS), config.optim)
+    result = updater.gradients(batches, CHUNKED, step=2)
+    values = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    terms = {f"term {name}": value for name, value in result.terms.items()}
+    if fabric.world_size > 1:
+        terms = {name: fabric.all_reduce(value, reduce_op="mean") for name, value in terms.items()}
+    return {**values, **terms, "norm": result.gradient_norm}
+
+
+def split_batches() -> list[Batch]:
+    return [random_batch(seed, sizes) for seed, sizes in enumerate(SIZES)]
+
+
+def joined_batch() -> Batch:
+    """The same utterances in one batch."""
+    one, other = split_batches()
+    frames, pieces = one.features_BTF.shape[1], max(one.tokens_BS.shape[1], other.tokens_BS.shape[1])
+
+    def padded(x: Tensor, length: int) -> Tensor:
+        missing = torch.full((x.shape[0], length - x.shape[1], *x.shape[2:]), 1, dtype=x.dtype)
+        return torch.cat([x, missing], dim=1)
+
+    return Batch(
+        features_BTF=torch.cat([one.features_BTF, padded(other.features_BTF, frames)]),
+        feature_lens_B=torch.cat([one.feature_lens_B, other.feature_lens_B]),
+        tokens_BS=torch.cat([padded(one.tokens_BS, pieces), padded(other.tokens_BS, pieces)]),
+        token_lens_B=torch.cat([one.token_lens_B, other.token_lens_B]),
+        ids=one.ids + other.ids,
+        texts=one.texts + other.texts,
+        audio_seconds=one.audio_seconds + other.audio_seconds,
+    )
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert {"term rnnt", "term ctc", "term hidden_mse", "term output_kl"} <= left.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.fixture(scope="module")
+def joint() -> dict[str, Tensor]:
+    return gradients([joined_batch()])
+
+
+def test_accumulated_batches_give_the_gradient_of_the_joint_batch(joint: dict[str, Tensor]) -> None:
+    assert_same(gradients(split_batches()), joint)
+
+
+def under_torchrun(rank: int, port: int) -> None:
+    """Set what torchrun sets."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        GROUP_RANK="0",
+        TORCHELASTIC_RUN_ID="test",
+    )
+
+
+def gradients_of_rank(rank: int, port: int, out: Path) -> None:
+    under_torchrun(rank, port)
+    torch.save(gradients([split_batches()[rank]]), out / f"{rank}.pt")
+
+
+def run_two(target: object, *arguments: object) -> list[int | None]:
+    """Run `target(rank, port, *arguments)` in two processes; returns their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = [processes.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]  # type: ignore[arg-type]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
+
+
+def test_two_processes_give_the_gradient_of_the_joint_batch(joint: dict[str, Tensor], tmp_path: Path) -> None:
+    assert run_two(gradients_of_rank, tmp_path) == [0, 0]
+    for rank in range(2):
+        assert_same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), joint)
+
+
+def train_rank(rank: int, port: int, exp_dir: Path, until: str | None) -> None:
+    """Each process takes every second batch; batch 2 of process 1 is not finite."""
+    under_torchrun(rank, port)
+    stages = [
+        StageConfig(name=name, num_steps=3, loss_weights={"rnnt": 1.0, "ctc": 0.5}) for name in ("a", "b")
+    ]
+    source = RandomBatches(first=10 * rank, bad=(12,))
+    fit(tiny_system(exp_dir, stages=stages, train_batches=source), until_stage=until)
+
+
+def test_two_processes_train_skip_and_resume_together(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_two(train_rank, whole, None) == [0, 0]
+    assert run_two(train_rank, parts, "a") == [0, 0]
+    assert run_two(train_rank, parts, None) == [0, 0]
+    one, other = (load_checkpoint(path / "checkpoints" / "last.pt") for path in (whole, parts))
+    assert one["train_steps"] == other["train_steps"] == 6
+    # The bad batch of one process cost both of them a batch.
+    positions = [process["batches"]["position"] for process in one["trainer"]["processes"]]
+    assert positions == [7, 17]
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+
+
+def test_context_depends_on_seed_and_step_only() -> None:
+    contexts = [CHUNKED, *(type(CHUNKED)(left=4, chunk=chunk) for chunk in (1, 2, 8))]
+    drawn = [sample_context(contexts, seed=1, step=step) for step in range(200)]
+    torch.manual_seed(99)
+    assert drawn == [sample_context(contexts, seed=1, step=step) for step in range(200)]
+    assert drawn != [sample_context(contexts, seed=2, step=step) for step in range(200)]
+    assert all(30 < drawn.count(context) < 75 for context in contexts)

@@ -1,0 +1,141 @@
+"""A run that was stopped in any way and started again ends with the same bits as one that was not."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_system import RandomBatches, fit, processes, tiny_system, two_stage_system
+
+import kdasr.checkpoint
+from kdasr.checkpoint import load_checkpoint
+from kdasr.training.interrupt import TrainingInterrupted
+from kdasr.training.resume import rng_state, set_rng_state, truncate_metrics
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    exp_dir = tmp_path_factory.mktemp("uninterrupted")
+    fit(two_stage_system(exp_dir))
+    return exp_dir
+
+
+def train_and_die(exp_dir: Path, kill_at_batch: int, kill_at_write: int) -> None:
+    """Train in this process and end it by SIGKILL at a batch, or half-way through a checkpoint file."""
+    system = two_stage_system(exp_dir, train_batches=RandomBatches(kill_at=kill_at_batch))
+    save, writes = torch.save, 0
+
+    def save_half(payload: Any, file: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == kill_at_write:
+            file.write(b"PK half a checkpoint")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(payload, file)
+
+    kdasr.checkpoint.torch.save = save_half  # type: ignore[attr-defined]
+    fit(system)
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    one, other = (load_checkpoint(path / "checkpoints" / "last.pt") for path in (left, right))
+    assert one["train_steps"] == other["train_steps"] == 10
+    for part in ("model", "objective"):
+        a, b = (c["model"] if part == "model" else c["trainer"]["objective"] for c in (one, other))
+        assert a.keys() == b.keys() and len(a) > 0
+        for name in a:
+            assert torch.equal(a[name], b[name]), f"{part}: {name}"
+    moments = [checkpoint["trainer"]["optimizer"]["state"] for checkpoint in (one, other)]
+    for index in moments[0]:
+        assert torch.equal(moments[0][index]["exp_avg_sq"], moments[1][index]["exp_avg_sq"])
+    assert metrics(left) == metrics(right)
+
+
+def metrics(exp_dir: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+
+def test_the_uninterrupted_run_logs_every_step_once(uninterrupted: Path) -> None:
+    rows = metrics(uninterrupted)
+    assert [row["step"] for row in rows if row["split"] == "train"] == [2, 4, 5, 6, 8, 10]
+    assert [row["step"] for row in rows if row["split"] == "valid"] == [3, 5, 8, 10]
+
+
+# Two batches make a step. Files: at steps 3 and 5 the stage's own, perhaps best.pt, and last.pt.
+@pytest.mark.parametrize(("kill_at_batch", "kill_at_write"), [(1, -1), (9, -1), (14, -1), (-1, 2), (-1, 6)])
+def test_resume_after_sigkill_is_exact(
+    uninterrupted: Path, tmp_path: Path, kill_at_batch: int, kill_at_write: int
+) -> None:
+    victim = processes.Process(target=train_and_die, args=(tmp_path, kill_at_batch, kill_at_write))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    fit(two_stage_system(tmp_path))
+    assert_same_run(uninterrupted, tmp_path)
+
+
+@pytest.mark.parametrize("interrupt_at", [5, 18])
+def test_ctrl_c_finishes_the_step_and_the_resume_is_exact(
+    uninterrupted: Path, tmp_path: Path, interrupt_at: int
+) -> None:
+    with pytest.raises(TrainingInterrupted, match="last.pt"):
+        fit(two_stage_system(tmp_path, train_batches=RandomBatches(interrupt_at=interrupt_at)))
+    saved = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert saved["train_steps"] == interrupt_at // 2 + 1
+    fit(two_stage_system(tmp_path))
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_ctrl_c_in_a_validation_repeats_it_on_resume(uninterrupted: Path, tmp_path: Path) -> None:
+    system = two_stage_system(tmp_path)
+    batches = list(system.valid_batches())
+
+    def interrupted_batches() -> Any:
+        yield batches[0]
+        os.kill(os.getpid(), signal.SIGINT)
+        yield batches[1]
+
+    system.valid_batches = interrupted_batches
+    with pytest.raises(TrainingInterrupted, match="step 3"):
+        fit(system)
+    fit(two_stage_system(tmp_path))
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_stage_by_stage_is_the_same_run(uninterrupted: Path, tmp_path: Path) -> None:
+    fit(two_stage_system(tmp_path), until_stage="hidden")
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["train_steps"] == 5
+    fit(two_stage_system(tmp_path))
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_signals_work_as_before_after_training(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    fit(tiny_system(tmp_path))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_random_states_come_back() -> None:
+    torch.randn(3), np.random.randn(3), random.gauss(0, 1)
+    state = rng_state()
+    draws = [
+        (random.random(), random.gauss(0, 1), np.random.randn(), float(torch.randn(()))) for _ in range(2)
+    ]
+    set_rng_state(state)
+    assert draws == [
+        (random.random(), random.gauss(0, 1), np.random.randn(), float(torch.randn(()))) for _ in range(2)
+    ]
+
+
+def test_rows_after_the_checkpoint_and_a_torn_row_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2, "spl')
+    truncate_metrics(path, last_step=2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
