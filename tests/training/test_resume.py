@@ -85,7 +85,7 @@ def test_resume_after_sigkill_is_exact(
 def test_ctrl_c_finishes_the_step_and_the_resume_is_exact(
     uninterrupted: Path, tmp_path: Path, interrupt_at: int
 ) -> None:
-    with pytest.raises(TrainingInterrupted, match="last.pt"):
+    with pytest.raises(TrainingInterrupted, match=r"last\.pt"):
         fit(two_stage_system(tmp_path, train_batches=RandomBatches(interrupt_at=interrupt_at)))
     saved = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
     assert saved["train_steps"] == interrupt_at // 2 + 1
