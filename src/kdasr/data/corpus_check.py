@@ -180,12 +180,14 @@ def _read_header(path: Path) -> tuple[int, int] | str:
         with soundfile.SoundFile(path) as file:
             if file.frames == 0:
                 return "no samples"
-            file.seek(file.frames - 1)
-            if len(file.read(1)) != 1 or _riff_is_cut(path):
-                return "ends early"
-            return file.samplerate, file.channels
-    except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
-        return str(error).strip().splitlines()[-1]
+            try:
+                file.seek(file.frames - 1)
+                complete = len(file.read(1)) == 1 and not _riff_is_cut(path)
+            except soundfile.SoundFileError:
+                complete = False
+            return (file.samplerate, file.channels) if complete else "ends early"
+    except (soundfile.SoundFileError, OSError) as error:
+        return str(getattr(error, "error_string", error)).strip().rstrip(".")
 
 
 def _riff_is_cut(path: Path) -> bool:

@@ -1,0 +1,95 @@
+"""The tokenizer: ids of the contract, round trips, and what it refuses."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from kdasr.common.errors import UserError
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.testing import random_text
+
+TEXTS = [random_text(4, seed) for seed in range(50)]
+
+
+def test_special_ids_are_those_of_sherpa(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.piece(index) for index in range(3)] == ["<blk>", "<sos/eos>", "<unk>"]
+    assert (tokenizer.blank_id, tokenizer.unk_id, tokenizer.vocab_size) == (0, 2, 24)
+
+
+def test_text_survives_the_round_trip(tokenizer: Tokenizer) -> None:
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert min(ids) > tokenizer.unk_id
+
+
+def test_decoding_ignores_special_ids(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("SEVEN TEN")
+    assert tokenizer.decode([0, *ids[:2], 1, 2, *ids[2:], 0]) == "SEVEN TEN"
+
+
+def test_empty_text_has_no_pieces(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("") == []
+    assert tokenizer.decode([]) == ""
+
+
+def test_an_unknown_character_is_the_unknown_piece(tokenizer: Tokenizer) -> None:
+    assert tokenizer.unk_id in tokenizer.encode("SEVEN QUIZ")
+
+
+def test_the_table_lists_each_piece_and_its_id(tokenizer: Tokenizer) -> None:
+    lines = (tokenizer.model_path.parent / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == [f"{tokenizer.piece(index)} {index}" for index in range(tokenizer.vocab_size)]
+
+
+def test_loads_from_folder_and_file_with_one_fingerprint(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    by_folder = Tokenizer.load(tokenizer.model_path.parent)
+    other = train_tokenizer(TEXTS, 20, tmp_path)
+    assert by_folder.fingerprint == Tokenizer.load(by_folder.model_path).fingerprint == tokenizer.fingerprint
+    assert other.fingerprint != tokenizer.fingerprint
+
+
+def test_training_twice_gives_the_same_model(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert train_tokenizer(TEXTS, 24, tmp_path).fingerprint == tokenizer.fingerprint
+
+
+def test_a_copy_for_a_worker_encodes_alike(tokenizer: Tokenizer) -> None:
+    assert copy.deepcopy(tokenizer).encode("ONE TWO") == tokenizer.encode("ONE TWO")
+
+
+def test_too_many_pieces_names_the_largest_size_that_works(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"vocabulary of 500 pieces.*largest size that works is (\d+)"
+    ) as error:
+        train_tokenizer(TEXTS, 500, tmp_path)
+    assert not list(tmp_path.iterdir())
+    largest = int(str(error.value).split()[-1])
+    assert train_tokenizer(TEXTS, largest, tmp_path).vocab_size == largest
+
+
+def test_too_few_pieces_names_the_smallest_size(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"at least (\d+) are needed") as error:
+        train_tokenizer(TEXTS, 5, tmp_path)
+    smallest = int(str(error.value).split()[-3])
+    assert train_tokenizer(TEXTS, smallest, tmp_path).vocab_size == smallest
+
+
+def test_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no transcripts"):
+        train_tokenizer(["", " "], 24, tmp_path)
+
+
+def test_missing_and_foreign_models_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{tmp_path}.*no tokenizer model"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "bpe.model").write_bytes(b"not a model at all")
+    with pytest.raises(UserError, match=r"bpe\.model: not a SentencePiece model"):
+        Tokenizer.load(tmp_path)
+    with (tmp_path / "bpe.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(TEXTS), model_writer=file, vocab_size=24, minloglevel=2
+        )
+    with pytest.raises(UserError, match=r"bpe\.model: pieces 0 to 2"):
+        Tokenizer.load(tmp_path)
