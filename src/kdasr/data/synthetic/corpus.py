@@ -1,7 +1,7 @@
 """Makes a whole corpus: on many processes, resumable, the same bytes every time."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -57,10 +57,11 @@ def generate_corpus(size: Size, out: Path, seed: int, jobs: int) -> Iterator[tup
             done += 1
             yield done, len(plan.chapters)
         yield _finish(out, plan, identity, {chapter.name for chapter in new})
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or out}: cannot write the corpus: {error.strerror or error}"
-        ) from None
+    except (OSError, soundfile.SoundFileError) as error:
+        culprit = getattr(error, "filename", None) or out
+        raise UserError(f"{culprit}: cannot write the corpus: {error}") from None
+    except BrokenProcessPool:
+        raise UserError(f"{out}: a worker process was killed; run the same command again to go on") from None
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> bool:
@@ -71,7 +72,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
     """
     for name in (DONE_FILE, STARTED_FILE):
         if (out / name).is_file():
-            found = {key: read_json(out / name).get(key) for key in identity}
+            found = _identity_in(out / name, identity)
             if found != identity:
                 raise UserError(
                     f"{out}: holds the corpus {_describe(found)}, not {_describe(identity)};"
@@ -84,6 +85,14 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
         )
     write_json(out / STARTED_FILE, identity)
     return False
+
+
+def _identity_in(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    try:
+        record = read_json(path)
+        return {key: record[key] for key in keys}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not the record of a synthetic corpus; choose another folder") from None
 
 
 def _describe(identity: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ right: turn right at the {place} / {name} was quite right about the {person}
 write: the {person} will write a long letter to {name} / please write your name on the {thing}
 
 know: you know that {name} likes {food} / do you know the {person} from {city}
-no: there was no {food} in the {place} / {name} had no money and no {thing}
+no: there was no {food} in the {place} / {name} had no money with him
 
 new: a new {place} opened in {month} / {name} wants a brand new {thing}
 knew: everyone knew that {name} was {feeling} / {name} knew the {person} very well
@@ -150,7 +150,7 @@ nose: {name} has a cold and a red nose / the boxer broke his nose in the fight
 knows: nobody knows where {name} lives / the {person} knows how to {handle} {thing:s}
 
 not: {name} did not {handle} the {thing} / it is not safe to travel in {month}
-knot: the sailor tied a tight knot in the rope / {name} could not undo the knot
+knot: the sailor tied a tight knot in the rope / {name} tried in the dark to undo the knot
 
 board: {name} wrote the answer on the black board / the chess board was covered with dust
 bored: the lecture was long and we got bored / {name} was so bored that he fell asleep

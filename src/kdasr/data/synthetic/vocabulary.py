@@ -106,13 +106,14 @@ DEMO = Vocabulary(
         "sentence": (
             (4.0, "the {person} {did} {number} {colour} {things}"),
             (4.0, "the {person} {did} {number} {things} {where} the {place}"),
-            (3.0, "{when} the {person} {did} the {colour} {things} {where} the {place}"),
+            (3.0, "{when} the {person} {did} {colour} {things} {where} the {place}"),
             (2.0, "the {person} and the {person} {did} {number} {things}"),
             (2.0, "{number} {colour} {things} {where} the {place}"),
             (2.0, "the {person} {how} {did} the {things} with {number} {things}"),
             (2.0, "{when} the {person} {how} {did} {colour} {things}"),
             (1.0, "the {colour} {things} and the {colour} {things}"),
             (1.0, "the {person} {did} everything {how}"),
+            (1.0, "{number} {colour} {things}"),
         )
     },
 )
