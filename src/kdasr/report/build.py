@@ -1,0 +1,117 @@
+"""From experiment folders to a report folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdasr.common.logging import get_logger
+from kdasr.report.curves import training_plot
+from kdasr.report.examples import choose_examples, load_spectrograms
+from kdasr.report.experiment import SystemRecord, read_experiments
+from kdasr.report.page import PageContent, write_page
+from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
+from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
+from kdasr.report.status import Note, collect_notes, require_decoded
+from kdasr.report.style import save_png
+from kdasr.report.tables import write_comparisons_json, write_results_csv, write_results_json
+from kdasr.report.timeline import timeline_plot
+from kdasr.report.wording import headline
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What experiment folders say, before anything is drawn."""
+
+    folders: list[Path]
+    systems: list[SystemRecord]
+    rows: list[ResultRow]
+    comparisons: list[Comparison]
+    notes: list[Note]
+
+    @property
+    def headline(self) -> str:
+        """The main finding, in one sentence."""
+        return headline(self.comparisons, part_names(self.rows))
+
+
+def collect_results(folders: Sequence[Path]) -> Results:
+    """Read experiment folders (of system folders) or folders of single systems, and compare the systems.
+
+    Raises:
+        UserError: a folder is missing, nothing has been decoded, or a file cannot be read.
+    """
+    folders = [Path(folder) for folder in folders]
+    systems = read_experiments(folders)
+    require_decoded(systems, folders)
+    rows = result_rows(systems)
+    return Results(folders, systems, rows, comparisons(systems), collect_notes(systems, rows, folders))
+
+
+def write_report(results: Results, data_dir: Path | None = None, out_dir: Path | None = None) -> Path:
+    """Write `results.json`, `comparisons.json`, `results.csv`, `index.html` and a PNG of every plot.
+
+    Args:
+        results: what to report.
+        data_dir: the prepared data, for spectrograms; None: the folder that the systems were trained on.
+        out_dir: None: `report` in the first experiment folder.
+
+    Returns:
+        The folder that was written.
+    """
+    out_dir = out_dir or results.folders[0] / "report"
+    write_results_json(results.rows, out_dir / "results.json")
+    write_comparisons_json(results.comparisons, out_dir / "comparisons.json")
+    write_results_csv(results.rows, out_dir / "results.csv")
+    data_dir = data_dir or _training_data(results.systems)
+    timelines, rule, problems = _draw_examples(results.systems, data_dir)
+    plots = _draw_plots(results)
+    for plot in (*plots, *timelines):
+        save_png(plot.figure, out_dir / f"{plot.name}.png")
+    content = PageContent(
+        folders=results.folders,
+        systems=results.systems,
+        rows=results.rows,
+        comparisons=results.comparisons,
+        headline=results.headline,
+        notes=results.notes,
+        plots=plots,
+        examples=timelines,
+        example_rule=rule,
+        example_notes=problems,
+        data_dir=data_dir,
+    )
+    write_page(content, out_dir / "index.html")
+    return out_dir
+
+
+def _draw_plots(results: Results) -> list[Plot]:
+    drawn = [
+        wer_plot(results.rows),
+        latency_plot(results.systems, results.rows),
+        trade_off_plot(results.rows),
+        training_plot(results.systems),
+    ]
+    return [plot for plot in drawn if plot is not None]
+
+
+def _draw_examples(
+    systems: Sequence[SystemRecord], data_dir: Path | None
+) -> tuple[list[Plot], str, list[str]]:
+    """Timelines of a few utterances, the rule that chose them, and what is missing from them."""
+    examples, rule = choose_examples(systems)
+    spectrograms, problems = load_spectrograms(data_dir, examples)
+    for problem in problems:
+        log.warning(problem)
+    timelines = [
+        timeline_plot(example, index, systems, spectrograms.get((example.part, example.id)))
+        for index, example in enumerate(examples)
+    ]
+    return timelines, rule, problems
+
+
+def _training_data(systems: Sequence[SystemRecord]) -> Path | None:
+    """The data folder named in the systems' configurations, if it is still there."""
+    named = {str((system.config.get("data") or {}).get("dir") or "") for system in systems}
+    return next((Path(name) for name in sorted(named) if name and Path(name).is_dir()), None)

@@ -1,0 +1,302 @@
+"""Experiment folders as typed records: what was trained, what was decoded, what is missing."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kdasr.common.configio import load_yaml
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json
+
+SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
+"""The four systems of the recipe, in the order of every table and plot."""
+
+MODES = ("streaming", "offline")
+"""Decoding modes, the preferred one first."""
+
+_SYSTEM_MARKS = ("decode", "checkpoints", "metrics.jsonl", "config.yaml")
+
+
+@dataclass(frozen=True)
+class AlignedWord:
+    """A reference word; times in seconds of audio."""
+
+    word: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    """A recognised piece."""
+
+    piece: str
+    frame: int
+    """Encoder frame of emission, 40 ms each."""
+    shown: float
+    """Seconds of audio that had arrived when the piece could be shown."""
+
+
+@dataclass(frozen=True)
+class ShownWord:
+    """A recognised word."""
+
+    word: str
+    shown: float
+    ref_index: int | None
+    """The reference word that it matches; None for an error."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One decoded utterance. Latencies in ms, None where there is nothing to measure."""
+
+    id: str
+    duration: float
+    ref: str
+    hyp: str
+    num_errors: int
+    num_words: int
+    """Words of the reference."""
+    first_token_ms: float | None
+    first_token_wall_ms: float | None
+    emission_delay_ms: tuple[float, ...]
+    finalisation_ms: float | None
+    ref_words: tuple[AlignedWord, ...]
+    """Empty without a word alignment."""
+    tokens: tuple[ShownToken, ...]
+    words: tuple[ShownWord, ...]
+
+
+@dataclass(frozen=True)
+class DecodedPart:
+    """One system decoded on one part."""
+
+    part: str
+    mode: str
+    folder: Path
+    summary: dict[str, Any]
+    """`summary.json` as it is."""
+    utterances: dict[str, Utterance]
+    """By id."""
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One line of `metrics.jsonl`."""
+
+    split: str
+    stage: str
+    step: int
+    """Optimizer step, all stages counted."""
+    stage_start: int
+    """The step after which this row's stage began."""
+    values: dict[str, float]
+    """Terms by name, and `total`, `wer` (percent) where present."""
+
+
+@dataclass(frozen=True)
+class SystemRecord:
+    """One system's folder."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: list[MetricsRow]
+    parts: dict[str, DecodedPart] = field(default_factory=dict)
+    """By part, in the order of names."""
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps of all stages in `config.yaml`; None when unknown or when a stage may end by itself."""
+        stages = self.config.get("stages") or []
+        if not stages or any(stage.get("plateau_patience") for stage in stages):
+            return None
+        return sum(int(stage.get("num_steps", 0)) for stage in stages)
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps of the decoded checkpoint, or the last step in the log; 0 when neither tells."""
+        decoded = [int(part.summary.get("train_steps") or 0) for part in self.parts.values()]
+        return max(decoded) if decoded else max((row.step for row in self.metrics), default=0)
+
+
+def system_order(names: Sequence[str]) -> list[str]:
+    """The recipe's four systems first, then the others alphabetically."""
+    known = {name: rank for rank, name in enumerate(SYSTEM_ORDER)}
+    return sorted(names, key=lambda name: (known.get(name, len(known)), name))
+
+
+def read_experiments(folders: Sequence[Path]) -> list[SystemRecord]:
+    """Read every system below `folders`: experiment folders (of system folders) or folders of one system.
+
+    A system has the name of its folder; where two folders agree, the later one is called
+    `<experiment>/<system>`.
+
+    Raises:
+        UserError: a folder is missing or holds no system, or a file in it cannot be read.
+    """
+    records: dict[str, SystemRecord] = {}
+    for folder in folders:
+        for path in _system_folders(Path(folder)):
+            name = path.name
+            if name in records:
+                name = f"{path.parent.name}/{path.name}"
+            if name in records:
+                raise UserError(f"{path}: a system named '{name}' was given twice")
+            records[name] = read_system(path, name)
+    return [records[name] for name in system_order(list(records))]
+
+
+def _system_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such experiment folder")
+    folder = folder.resolve() if folder.name in ("", "..") else folder
+    if _is_system(folder):
+        return [folder]
+    systems = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_system(child)]
+    if not systems:
+        raise UserError(
+            f"{folder}: holds no system: expected folders such as {', '.join(SYSTEM_ORDER)}; "
+            f"train one: kdasr train --config CONF.yaml --system teacher --exp {folder / 'teacher'}"
+        )
+    return systems
+
+
+def _is_system(folder: Path) -> bool:
+    return any((folder / mark).exists() for mark in _SYSTEM_MARKS)
+
+
+def read_system(folder: Path, name: str) -> SystemRecord:
+    """Read one system's folder; whatever it does not hold yet is empty in the record."""
+    config_path, environment_path = folder / "config.yaml", folder / "environment.json"
+    return SystemRecord(
+        name=name,
+        folder=folder,
+        config=load_yaml(config_path) if config_path.is_file() else {},
+        environment=_read_mapping(environment_path) if environment_path.is_file() else {},
+        metrics=read_metrics(folder / "metrics.jsonl"),
+        parts=_read_parts(folder / "decode"),
+    )
+
+
+def _read_parts(decode: Path) -> dict[str, DecodedPart]:
+    """Every finished part, streaming before offline."""
+    parts: dict[str, DecodedPart] = {}
+    for mode in MODES:
+        for summary in sorted((decode / mode).glob("*/summary.json")):
+            folder = summary.parent
+            if folder.name not in parts and (folder / "utterances.jsonl").is_file():
+                parts[folder.name] = read_part(folder, mode)
+    return dict(sorted(parts.items()))
+
+
+def read_part(folder: Path, mode: str) -> DecodedPart:
+    """Read `summary.json` and `utterances.jsonl` of one decoded part.
+
+    Raises:
+        UserError: a file is not as `kdasr decode` writes it, or the two files contradict each other.
+    """
+    summary = _read_mapping(folder / "summary.json")
+    path = folder / "utterances.jsonl"
+    utterances: dict[str, Utterance] = {}
+    for number, row in _json_lines(path):
+        try:
+            utterance = _utterance(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {number}: not a decoded utterance ({error!r})") from None
+        if utterance.id in utterances:
+            raise UserError(f"{path}, line {number}: utterance '{utterance.id}' occurs twice")
+        utterances[utterance.id] = utterance
+    if not utterances or summary.get("num_utterances", len(utterances)) != len(utterances):
+        raise UserError(
+            f"{path}: {len(utterances)} utterances, but summary.json counts {summary.get('num_utterances')}; "
+            "decode this part again"
+        )
+    return DecodedPart(folder.name, mode, folder, summary, _comparable(utterances, mode))
+
+
+def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Utterance]:
+    """Without the latencies that mean something else than the others.
+
+    These are all of an offline decoding, and where some utterances have word times those of the others,
+    which count from an energy onset.
+    """
+    any_aligned = any(utterance.ref_words for utterance in utterances.values())
+    return {
+        id: utterance
+        if mode == "streaming" and (utterance.ref_words or not any_aligned)
+        else replace(
+            utterance,
+            first_token_ms=None,
+            first_token_wall_ms=None,
+            emission_delay_ms=(),
+            finalisation_ms=None,
+        )
+        for id, utterance in utterances.items()
+    }
+
+
+def _utterance(row: Mapping[str, Any]) -> Utterance:
+    errors = row["errors"]
+    return Utterance(
+        id=str(row["id"]),
+        duration=float(row["duration"]),
+        ref=str(row["ref"]),
+        hyp=str(row["hyp"]),
+        num_errors=int(errors["sub"]) + int(errors["ins"]) + int(errors["del"]),
+        num_words=int(errors["words"]),
+        first_token_ms=row.get("first_token_ms"),
+        first_token_wall_ms=row.get("first_token_wall_ms"),
+        emission_delay_ms=tuple(float(value) for value in row.get("emission_delay_ms") or ()),
+        finalisation_ms=row.get("finalisation_ms"),
+        ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
+        tokens=tuple(ShownToken(t["piece"], t["frame"], t["shown"]) for t in row.get("tokens") or ()),
+        words=tuple(ShownWord(w["word"], w["shown"], w.get("ref_index")) for w in row.get("words") or ()),
+    )
+
+
+def read_metrics(path: Path) -> list[MetricsRow]:
+    """Training and validation rows by step; a step logged twice (after a resume) counts once.
+
+    A last line that was cut short by a kill is left out.
+    """
+    rows: dict[tuple[str, int], MetricsRow] = {}
+    if not path.is_file():
+        return []
+    for _, row in _json_lines(path, allow_cut=True):
+        values = {name: float(value) for name, value in (row.get("terms") or {}).items() if value is not None}
+        values |= {name: float(row[name]) for name in ("total", "wer") if row.get(name) is not None}
+        key = (str(row.get("split")), int(row.get("step", 0)))
+        start = key[1] - int(row.get("stage_step") or key[1])
+        rows[key] = MetricsRow(key[0], str(row.get("stage", "")), key[1], start, values)
+    return sorted(rows.values(), key=lambda row: row.step)
+
+
+def _json_lines(path: Path, *, allow_cut: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if allow_cut and number == len(lines):
+                return
+            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
+        yield number, row
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
+    return value

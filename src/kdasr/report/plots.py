@@ -1,0 +1,236 @@
+"""Plots of the results, one function per plot. Each returns a figure and the sentence that describes it.
+
+Figures are sized in inches at 72 units, `WIDTH` being the width of the page's text column.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdasr.report.experiment import SystemRecord
+from kdasr.report.results import ResultRow, part_names
+from kdasr.report.style import INK, MUTED, PAPER, SystemStyle, figure_style, system_styles, value_axis
+from kdasr.report.wording import number
+
+WIDTH = 10.0
+
+HISTOGRAM_BIN_MS = 40.0
+"""One encoder frame: the finest step by which a token can move."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what a reader without eyes on it has to know."""
+
+    name: str
+    """File name without ending, and prefix of ids."""
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+def wer_plot(rows: Sequence[ResultRow]) -> Plot:
+    """Word error rate by system, a panel per part, with bootstrap intervals."""
+    parts = part_names(rows)
+    names = list(dict.fromkeys(row.system for row in rows))
+    styles = system_styles(names)
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 0.75 + 0.36 * len(names)), layout="constrained")
+        panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+        limit = max((row.wer.high for row in rows if math.isfinite(row.wer.high)), default=1.0) or 1.0
+        for axes, part in zip(panels, parts, strict=True):
+            for row in (row for row in rows if row.part == part):
+                _wer_bar(axes, row, names.index(row.system), styles[row.system], limit)
+            axes.set(title=part, xlabel="word error rate, %", xlim=(0, limit * 1.16))
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            axes.spines["left"].set_visible(False)
+            value_axis(axes)
+        _colour_labels(panels[0], names, styles)
+    alt = "; ".join(
+        f"{row.system} on {row.part}: {number(row.wer.estimate, 1)} % "
+        f"({number(row.wer.low, 1)} to {number(row.wer.high, 1)})"
+        for row in rows
+    )
+    caption = "Bars: word error rate. Lines: 95 % bootstrap interval over utterances. Lower is better."
+    return Plot("wer", "Word error rate", caption, f"Bar chart of word error rates. {alt}.", figure)
+
+
+def _wer_bar(axes: Axes, row: ResultRow, place: int, style: SystemStyle, limit: float) -> None:
+    wer, colour = row.wer, style.colour.light
+    axes.barh(place, wer.estimate, height=0.56, color=colour, alpha=0.3, linewidth=0)
+    axes.plot([wer.low, wer.high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([wer.estimate], [place], marker="|", markersize=13, markeredgewidth=2.2, color=colour)
+    text = number(wer.estimate, 1)
+    axes.text(max(wer.high, wer.estimate) + 0.015 * limit, place, text, va="center", color=INK.light)
+
+
+def _colour_labels(axes: Axes, names: Sequence[str], styles: dict[str, SystemStyle]) -> None:
+    for label, name in zip(axes.get_yticklabels(), names, strict=True):
+        label.set(color=styles[name].colour.light, fontweight="bold")
+
+
+def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> Plot | None:
+    """Distribution of algorithmic first-token latency per system; None when nothing was measured."""
+    values = {
+        (system.name, part.part): np.array(
+            [u.first_token_ms for u in part.utterances.values() if u.first_token_ms is not None], dtype=float
+        )
+        for system in systems
+        for part in system.parts.values()
+    }
+    values = {key: latencies for key, latencies in values.items() if len(latencies)}
+    if not values:
+        return None
+    names = [system.name for system in systems if any(name == system.name for name, _ in values)]
+    parts, styles = part_names(rows), system_styles(names)
+    low, high = _latency_limits(rows, values)
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.66 * len(names)), layout="constrained")
+        panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, part in zip(panels, parts, strict=True):
+            for place, name in enumerate(names):
+                if (name, part) in values:
+                    _ridge(axes, values[name, part], place, styles[name], (low, high))
+            axes.set(title=part, xlabel="first-token latency, ms", xlim=(low, high))
+            axes.set_yticks([place + 0.8 for place in range(len(names))], names)
+            axes.set_ylim(len(names) - 0.1, -0.15)
+            axes.spines["left"].set_visible(False)
+            value_axis(axes)
+        _colour_labels(panels[0], names, styles)
+    alt = "; ".join(
+        f"{name} on {part}: median {number(float(np.median(v)))} ms, "
+        f"90th percentile {number(float(np.percentile(v, 90)))} ms"
+        for (name, part), v in values.items()
+    )
+    caption = (
+        "Algorithmic first-token latency, a histogram per system in steps of one encoder frame (40 ms). "
+        "Full tick: median; dotted tick: 90th percentile. Further left is better. The "
+        "outermost bars hold what lies beyond the axis; a whole distribution beyond it is given in words."
+    )
+    return Plot("first-token", "First-token latency", caption, f"Histograms of latency. {alt}.", figure)
+
+
+def _latency_limits(
+    rows: Sequence[ResultRow], values: dict[tuple[str, str], np.ndarray]
+) -> tuple[float, float]:
+    """Range of the systems that show text while one speaks; the others would squeeze them into a corner."""
+    waiting = {row.system for row in rows if row.waits_for_end}
+    shown = [v for (name, _), v in values.items() if name not in waiting] or list(values.values())
+    low = min(0.0, *(float(np.percentile(v, 1)) for v in shown))
+    high = max(400.0, *(float(np.percentile(v, 98)) + HISTOGRAM_BIN_MS for v in shown))
+    step = HISTOGRAM_BIN_MS
+    return step * math.floor(low / step), step * math.ceil(high / step)
+
+
+def _ridge(
+    axes: Axes, latencies: np.ndarray, place: int, style: SystemStyle, limits: tuple[float, float]
+) -> None:
+    """One histogram on a base line, with its quantiles; in words when it lies beyond the limits."""
+    low, high = limits
+    base, colour = place + 0.8, style.colour.light
+    median, p90 = (float(value) for value in np.percentile(latencies, [50, 90]))
+    axes.plot([low, high], [base, base], color=colour, linewidth=0.7, alpha=0.6)
+    if median > high:
+        seconds = f"median {number(median / 1000, 1)} s, 90 % under {number(p90 / 1000, 1)} s"
+        axes.text(high, base - 0.1, f"beyond this axis: {seconds} →", ha="right", va="bottom", color=colour)
+        return
+    edges = np.arange(low, high + HISTOGRAM_BIN_MS, HISTOGRAM_BIN_MS)
+    counts, _ = np.histogram(np.clip(latencies, low, high - 1e-6), edges)
+    heights = 0.5 * counts / max(counts.max(), 1)
+    axes.stairs(base - heights, edges, baseline=base, fill=True, color=colour, alpha=0.3, linewidth=0)
+    axes.stairs(base - heights, edges, baseline=base, color=colour, linewidth=0.9)
+    for value, line in ((median, "-"), (p90, (0, (1.0, 1.0)))):
+        if value <= high:
+            axes.plot([value, value], [base, base - 0.56], color=colour, linewidth=1.6, linestyle=line)
+    nudge = 0.006 * (high - low)
+    axes.text(median + nudge, base - 0.58, number(median), ha="right", va="bottom", fontsize=7.5)
+    if p90 <= high - 10 * nudge:
+        axes.text(
+            p90 - nudge, base - 0.58, number(p90), ha="left", va="bottom", fontsize=7.5, color=MUTED.light
+        )
+
+
+def trade_off_plot(rows: Sequence[ResultRow]) -> Plot | None:
+    """Mean emission delay against word error rate: a point per system and part; None without delays."""
+    measured = [row for row in rows if row.emission_delay_ms["mean"] is not None]
+    if not measured:
+        return None
+    names, parts = list(dict.fromkeys(row.system for row in measured)), part_names(measured)
+    styles = system_styles(names)
+    points = [row for row in measured if not row.waits_for_end] or measured
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+        panels[0].set_xlim(*_padded([_delay(row) for row in points], 0.45, 30.0))
+        panels[0].set_ylim(0, 1.06 * max(row.wer.high for row in measured) or 1.0)
+        for axes, part in zip(panels, parts, strict=True):
+            axes.set_title(part)
+            axes.set_xlabel("mean emission delay, ms")
+            _bound_lines(axes, [row for row in measured if row.part == part and row not in points], styles)
+            _trade_off_points(axes, [row for row in points if row.part == part], styles)
+        panels[0].set_ylabel("word error rate, %")
+    alt = "; ".join(
+        f"{row.system} on {row.part}: delay {number(_delay(row))} ms, WER {number(row.wer.estimate, 1)} %"
+        for row in measured
+    )
+    caption = (
+        "Each point is a system: how long after a word’s end it is shown, against how many words are wrong "
+        "(vertical lines: 95 % intervals). Down and left is better. A system that waits for the end of the "
+        "utterance is a line at its word error rate."
+    )
+    return Plot(
+        "trade-off", "Emission delay against word error rate", caption, f"Scatter plot. {alt}.", figure
+    )
+
+
+def _delay(row: ResultRow) -> float:
+    mean = row.emission_delay_ms["mean"]
+    assert mean is not None
+    return float(mean)
+
+
+def _padded(values: Sequence[float], share: float, least: float) -> tuple[float, float]:
+    """Limits that leave room for labels on both sides."""
+    pad = max(share * (max(values) - min(values)), least)
+    return min(values) - pad, max(values) + pad
+
+
+def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: dict[str, SystemStyle]) -> None:
+    """Lines for the systems whose delay is beyond any useful axis, named above the panel."""
+    for row in rows:
+        style = styles[row.system]
+        axes.axhline(row.wer.estimate, color=style.colour.light, linestyle=style.line, linewidth=1.3)
+    if rows:
+        names = ", ".join(f"{row.system} ({number(_delay(row) / 1000, 1)} s late)" for row in rows)
+        axes.set_title(f"line: {names}", loc="right", fontsize=8, fontweight="normal", color=MUTED.light)
+
+
+def _trade_off_points(axes: Axes, rows: Sequence[ResultRow], styles: dict[str, SystemStyle]) -> None:
+    """Points with their names beside them, on the outer side, moved apart where they would overlap."""
+    centre = float(np.mean(axes.get_xlim()))
+    bottom, top = axes.get_ylim()
+    points_per_percent = 185.0 / (top - bottom)
+    last: dict[bool, float] = {}
+    for row in sorted(rows, key=lambda row: row.wer.estimate):
+        colour, delay, wer = styles[row.system].colour.light, _delay(row), row.wer
+        axes.plot([delay, delay], [wer.low, wer.high], color=colour, linewidth=1.4, alpha=0.7)
+        axes.plot(
+            [delay], [wer.estimate], styles[row.system].marker, color=colour, markersize=8,
+            markeredgecolor=PAPER.light, markeredgewidth=1,
+        )  # fmt: skip
+        right = delay >= centre
+        natural = wer.estimate * points_per_percent
+        height = max(natural, last.get(right, -1e9) + 12.0)
+        last[right] = height
+        axes.annotate(
+            row.system, (delay, wer.estimate), xytext=(8 if right else -8, height - natural),
+            textcoords="offset points", ha="left" if right else "right", va="center", color=colour,
+            fontweight="bold",
+            bbox={"facecolor": PAPER.light, "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
+        )  # fmt: skip

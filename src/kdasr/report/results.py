@@ -1,0 +1,187 @@
+"""Numbers of the report: a row per system and part, and paired comparisons between systems."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
+from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord
+
+Summary = dict[str, float | int | None]
+
+BASELINES = ("streaming", "streaming-init")
+"""Systems that every other student is compared with."""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One system on one part. Latencies in ms, WER in percent."""
+
+    system: str
+    part: str
+    mode: str
+    wer: Interval
+    num_words: int
+    num_utterances: int
+    first_token_ms: Summary
+    """`summarise` of the algorithmic latency, and `wall_mean`."""
+    emission_delay_ms: Summary
+    finalisation_ms: Summary
+    rtf: float | None
+    train_steps: int | None
+    params: int | None
+    context: str
+    onset: str
+
+    @property
+    def waits_for_end(self) -> bool:
+        """Whether the system shows nothing before the end of the utterance."""
+        return self.context == "full"
+
+    def as_json(self) -> dict[str, Any]:
+        """The row in the format of `results.json`; None where nothing was measured."""
+        return {
+            "system": self.system,
+            "part": self.part,
+            "wer": _finite(self.wer.estimate),
+            "wer_ci": [_finite(self.wer.low), _finite(self.wer.high)],
+            "num_words": self.num_words,
+            "num_utterances": self.num_utterances,
+            "first_token_ms": self.first_token_ms,
+            "emission_delay_ms": self.emission_delay_ms,
+            "finalisation_ms": self.finalisation_ms,
+            "rtf": self.rtf,
+            "train_steps": self.train_steps,
+            "params": self.params,
+            "mode": self.mode,
+            "context": self.context,
+            "onset": self.onset,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`row` against `baseline` on the utterances of one part that both decoded."""
+
+    row: str
+    baseline: str
+    part: str
+    wer: Interval
+    """Relative reduction of errors in percent; positive: `row` makes fewer."""
+    first_token: Interval
+    """How much earlier `row` shows its first token, ms; positive: earlier."""
+    row_wer: float
+    baseline_wer: float
+    row_steps: int | None
+    baseline_steps: int | None
+
+    @property
+    def equal_steps(self) -> bool:
+        """Whether both systems trained for the same number of steps, as far as is known."""
+        return self.row_steps == self.baseline_steps
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison in the format of `comparisons.json`."""
+        return {
+            "row": self.row,
+            "baseline": self.baseline,
+            "part": self.part,
+            "wer_rel_reduction": _finite(self.wer.estimate),
+            "wer_ci": [_finite(self.wer.low), _finite(self.wer.high)],
+            "num_utterances": self.wer.count,
+            "first_token_gain_ms": _finite(self.first_token.estimate),
+            "first_token_ci": [_finite(self.first_token.low), _finite(self.first_token.high)],
+            "num_first_token_pairs": self.first_token.count,
+            "row_wer": self.row_wer,
+            "baseline_wer": self.baseline_wer,
+            "row_train_steps": self.row_steps,
+            "baseline_train_steps": self.baseline_steps,
+        }
+
+
+def result_rows(systems: Sequence[SystemRecord]) -> list[ResultRow]:
+    """A row per system and decoded part, in the order of `systems`."""
+    return [_result_row(system, part) for system in systems for part in system.parts.values()]
+
+
+def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
+    utterances, summary = list(decoded.utterances.values()), decoded.summary
+    words = [utterance.num_words for utterance in utterances]
+    first = [value for u in utterances if (value := u.first_token_ms) is not None]
+    wall = [value for u in utterances if (value := u.first_token_wall_ms) is not None]
+    final = [value for u in utterances if (value := u.finalisation_ms) is not None]
+    return ResultRow(
+        system=system.name,
+        part=decoded.part,
+        mode=decoded.mode,
+        wer=bootstrap_wer([utterance.num_errors for utterance in utterances], words),
+        num_words=sum(words),
+        num_utterances=len(utterances),
+        first_token_ms={**summarise(first), "wall_mean": sum(wall) / len(wall) if wall else None},
+        emission_delay_ms=summarise([delay for u in utterances for delay in u.emission_delay_ms]),
+        finalisation_ms=summarise(final),
+        rtf=summary.get("rtf"),
+        train_steps=summary.get("train_steps"),
+        params=summary.get("params"),
+        context=str(summary.get("context", "")),
+        onset=str(summary.get("onset") or ""),
+    )
+
+
+def comparisons(systems: Sequence[SystemRecord]) -> list[Comparison]:
+    """Every student against every baseline that stands before it in the order of systems, by part."""
+    students = [system for system in systems if system.name != "teacher"]
+    found = []
+    for row in students:
+        for baseline in students:
+            if baseline.name not in BASELINES or _rank(baseline.name) >= _rank(row.name):
+                continue
+            for part in row.parts:
+                compared = compare(row, baseline, part)
+                if compared is not None:
+                    found.append(compared)
+    return found
+
+
+def _rank(name: str) -> int:
+    return SYSTEM_ORDER.index(name) if name in SYSTEM_ORDER else len(SYSTEM_ORDER)
+
+
+def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison | None:
+    """`row` against `baseline`, paired by utterance; None without a common utterance."""
+    if part not in row.parts or part not in baseline.parts:
+        return None
+    ours, theirs = row.parts[part], baseline.parts[part]
+    ids = [id for id in ours.utterances if id in theirs.utterances]
+    pairs = [(ours.utterances[id], theirs.utterances[id]) for id in ids]
+    words = sum(a.num_words for a, _ in pairs)
+    if not words:
+        return None
+    latencies = [
+        (a.first_token_ms, b.first_token_ms)
+        for a, b in pairs
+        if a.first_token_ms is not None and b.first_token_ms is not None
+    ]
+    errors_row, errors_base = [a.num_errors for a, _ in pairs], [b.num_errors for _, b in pairs]
+    return Comparison(
+        row=row.name,
+        baseline=baseline.name,
+        part=part,
+        wer=relative_reduction(errors_row, errors_base),
+        first_token=paired_bootstrap([b for _, b in latencies], [a for a, _ in latencies]),
+        row_wer=100 * sum(errors_row) / words,
+        baseline_wer=100 * sum(errors_base) / words,
+        row_steps=ours.summary.get("train_steps"),
+        baseline_steps=theirs.summary.get("train_steps"),
+    )
+
+
+def part_names(rows: Sequence[ResultRow]) -> list[str]:
+    """Parts of the report, `test-clean` before `test-other` and both before any other."""
+    known = {"test-clean": 0, "test-other": 1}
+    return sorted({row.part for row in rows}, key=lambda part: (known.get(part, len(known)), part))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""What a reader must know before trusting the numbers: systems that are missing, unfinished or unequal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdasr.common.errors import UserError
+from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord
+from kdasr.report.results import BASELINES, ResultRow, part_names
+from kdasr.report.wording import number
+
+TOLERANCE = 0.05
+"""Percent points by which the WER of `summary.json` may differ from that of its utterances (rounding)."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that is not as it should be, and the command that mends it, if there is one."""
+
+    subject: str
+    text: str
+    command: str = ""
+
+
+def require_decoded(systems: Sequence[SystemRecord], folders: Sequence[Path]) -> None:
+    """Refuse a report without a single result.
+
+    Raises:
+        UserError: naming what was found and how to decode it.
+    """
+    if any(system.parts for system in systems):
+        return
+    found = ", ".join(f"{system.name} ({_progress(system)})" for system in systems)
+    raise UserError(
+        f"{', '.join(str(folder) for folder in folders)}: no decoded system; found: {found}. "
+        f"There is no decode/<mode>/<part>/summary.json with its utterances.jsonl. Decode first: "
+        f"{decode_command(systems[0], ['test-clean', 'test-other'])}"
+    )
+
+
+def collect_notes(
+    systems: Sequence[SystemRecord], rows: Sequence[ResultRow], folders: Sequence[Path]
+) -> list[Note]:
+    """Every note, in the order of systems."""
+    parts = part_names(rows)
+    notes = _missing_systems(systems, folders)
+    for system in systems:
+        notes += _unfinished(system, parts)
+    notes += _contradictions(systems, rows) + _unequal_students(rows) + _unequal_parts(rows, parts)
+    return notes
+
+
+def _missing_systems(systems: Sequence[SystemRecord], folders: Sequence[Path]) -> list[Note]:
+    """The recipe's systems that an experiment folder does not hold."""
+    experiments = [folder for folder in folders if all(system.folder != folder for system in systems)]
+    present = {system.name for system in systems}
+    if not experiments:
+        return []
+    return [
+        Note(
+            name,
+            "missing: not trained in this experiment.",
+            f"kdasr train --config CONF.yaml --system {name} --exp {experiments[0] / name}",
+        )
+        for name in SYSTEM_ORDER
+        if name not in present
+    ]
+
+
+def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
+    if not system.parts:
+        text = f"not decoded ({_progress(system)}), so it is not in the tables."
+        return [Note(system.name, text, decode_command(system, parts))]
+    notes = []
+    planned = system.planned_steps
+    if planned and 0 < system.trained_steps < planned:
+        notes.append(
+            Note(
+                system.name,
+                f"unfinished: decoded after {number(system.trained_steps)} of {number(planned)} steps.",
+            )
+        )
+    lacking = [part for part in parts if part not in system.parts]
+    if lacking:
+        text = f"not decoded on {', '.join(lacking)}."
+        notes.append(Note(system.name, text, decode_command(system, lacking)))
+    limits = {part: decoded.summary.get("max_utterances") or 0 for part, decoded in system.parts.items()}
+    cut = [f"the first {limit} utterances of {part}" for part, limit in limits.items() if limit]
+    if cut:
+        notes.append(Note(system.name, f"decoded on {' and '.join(cut)} only."))
+    offline = [part for part, decoded in system.parts.items() if decoded.mode != "streaming"]
+    if offline:
+        text = f"decoded offline on {', '.join(offline)}: word errors only, no latency."
+        notes.append(Note(system.name, text, decode_command(system, offline)))
+    return notes
+
+
+def _progress(system: SystemRecord) -> str:
+    steps, planned = system.trained_steps, system.planned_steps
+    if not steps:
+        return "not trained"
+    return f"trained {number(steps)}" + (f" of {number(planned)} planned" if planned else "") + " steps"
+
+
+def _contradictions(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> list[Note]:
+    summaries = {(s.name, part.part): part.summary for s in systems for part in s.parts.values()}
+    notes = []
+    for row in rows:
+        stated = summaries[row.system, row.part].get("wer")
+        if stated is not None and abs(stated - row.wer.estimate) > TOLERANCE:
+            text = (
+                f"summary.json states {number(stated, 2)} % WER on {row.part}, its utterances give "
+                f"{number(row.wer.estimate, 2)} % (shown here): decode again."
+            )
+            notes.append(Note(row.system, text))
+    return notes
+
+
+def _unequal_students(rows: Sequence[ResultRow]) -> list[Note]:
+    """Students that trained for another number of steps than a baseline, which no comparison should hide."""
+    steps = {row.system: row.train_steps for row in rows if row.system != "teacher" and row.train_steps}
+    baseline = next((name for name in BASELINES if name in steps), None)
+    if baseline is None:
+        return []
+    return [
+        Note(
+            name,
+            f"trained for {number(count)} steps, {baseline} for {number(steps[baseline])}: "
+            "their comparison mixes the method with the training time.",
+        )
+        for name, count in steps.items()
+        if count != steps[baseline]
+    ]
+
+
+def _unequal_parts(rows: Sequence[ResultRow], parts: Sequence[str]) -> list[Note]:
+    """Parts on which the systems did not decode the same utterances, or not with the same onsets."""
+    notes = []
+    for part in parts:
+        found = [row for row in rows if row.part == part]
+        if len({(row.num_utterances, row.num_words) for row in found}) > 1:
+            counts = ", ".join(f"{row.system} {number(row.num_utterances)}" for row in found)
+            text = f"the systems decoded different utterances ({counts}); comparisons use the common ones."
+            notes.append(Note(part, text))
+        onsets = {row.onset for row in found if row.onset}
+        if "energy" in onsets:
+            text = "no word alignment: speech starts where the energy rises, and latencies are approximate."
+            notes.append(Note(part, text))
+        if len(onsets) > 1:
+            notes.append(Note(part, "onsets come from different sources, so latencies are not comparable."))
+    return notes
+
+
+def decode_command(system: SystemRecord, parts: Sequence[str], data: str | None = None) -> str:
+    """The command that decodes `parts` with `system`."""
+    data = data or str((system.config.get("data") or {}).get("dir") or "DATA")
+    return f'kdasr decode {system.folder} --data {data} --parts "{" ".join(parts)}" --mode streaming'

@@ -1,0 +1,138 @@
+"""The results as a terminal table, as CSV and as JSON."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from kdasr.common.files import write_json, write_text
+from kdasr.report import wording
+from kdasr.report.results import Comparison, ResultRow, part_names
+from kdasr.report.wording import signed
+
+MIN_WIDTH = 124
+"""Columns of the terminal table when the output is a file or a pipe."""
+
+_SUMMARIES = ("first_token", "emission_delay", "finalisation")
+_STATISTICS = ("mean", "p50", "p90", "p99")
+
+CSV_COLUMNS = (
+    *("system", "part", "mode", "context", "wer", "wer_low", "wer_high", "num_words", "num_utterances"),
+    *(f"{summary}_{statistic}_ms" for summary in _SUMMARIES for statistic in _STATISTICS),
+    *("first_token_wall_mean_ms", "rtf", "params", "train_steps", "onset"),
+)
+
+
+def write_results_json(rows: Sequence[ResultRow], path: Path) -> None:
+    """Write one object per system and part."""
+    write_json(path, [row.as_json() for row in rows])
+
+
+def write_comparisons_json(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write one object per comparison and part."""
+    write_json(path, [comparison.as_json() for comparison in comparisons])
+
+
+def write_results_csv(rows: Sequence[ResultRow], path: Path) -> None:
+    """Write one line per system and part; empty cells where nothing was measured."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_csv_row(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _csv_row(row: ResultRow) -> dict[str, Any]:
+    cells = {name: getattr(row, name) for name in CSV_COLUMNS if hasattr(row, name)}
+    cells |= {"wer": row.wer.estimate, "wer_low": row.wer.low, "wer_high": row.wer.high}
+    cells["first_token_wall_mean_ms"] = row.first_token_ms["wall_mean"]
+    for summary in _SUMMARIES:
+        values = getattr(row, f"{summary}_ms")
+        cells |= {f"{summary}_{statistic}_ms": values[statistic] for statistic in _STATISTICS}
+    return cells
+
+
+def number(value: float | int | None, digits: int = 0) -> str:
+    """A number for the terminal: without separators, so that it can be copied."""
+    return wording.number(value, digits).replace(wording.THOUSANDS, "")
+
+
+def terminal_table(rows: Sequence[ResultRow], width: int) -> Table:
+    """Every row of the results, one section per part; the least important columns need a larger `width`."""
+    columns = [column for column in _COLUMNS if width >= column.min_width]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("system", no_wrap=True)
+    for column in columns:
+        table.add_column(column.name, justify="right", no_wrap=True)
+    parts = part_names(rows)
+    for part in parts:
+        section = [row for row in rows if row.part == part]
+        table.add_row(f"[bold]{part}[/bold]")
+        for index, row in enumerate(section):
+            name = row.system + ("" if row.mode == "streaming" else f" ({row.mode})")
+            cells = [column.cell(row) for column in columns]
+            table.add_row(f"  {name}", *cells, end_section=index == len(section) - 1)
+    return table
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cell: Callable[[ResultRow], str]
+    min_width: int = 0
+    """Columns of the terminal below which this one is left out."""
+
+
+_COLUMNS = (
+    _Column("WER %", lambda row: number(row.wer.estimate, 2)),
+    _Column("95 %", lambda row: f"{number(row.wer.low, 1)}–{number(row.wer.high, 1)}", 74),
+    _Column("words", lambda row: number(row.num_words), 120),
+    _Column("utts", lambda row: number(row.num_utterances), 120),
+    _Column("first\ntoken\nmean", lambda row: number(row.first_token_ms["mean"])),
+    _Column("first\ntoken\np50", lambda row: number(row.first_token_ms["p50"])),
+    _Column("first\ntoken\np90", lambda row: number(row.first_token_ms["p90"])),
+    _Column("first\ntoken\nwall", lambda row: number(row.first_token_ms["wall_mean"]), 74),
+    _Column("emission\ndelay\nmean", lambda row: number(row.emission_delay_ms["mean"]), 100),
+    _Column("finali-\nsation\nmean", lambda row: number(row.finalisation_ms["mean"]), 100),
+    _Column("RTF", lambda row: number(row.rtf, 3)),
+    _Column("params", lambda row: f"{number(row.params / 1e6, 2)} M" if row.params else number(None), 120),
+    _Column("steps", lambda row: number(row.train_steps), 100),
+)
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Paired differences for the terminal."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("system", "against", "part"):
+        table.add_column(name, no_wrap=True)
+    for name in ("fewer word errors, %", "first token earlier, ms", "steps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in comparisons:
+        steps = number(c.row_steps) + ("" if c.equal_steps else f" against {number(c.baseline_steps)}")
+        errors = f"{signed(c.wer.estimate)} ({signed(c.wer.low)} to {signed(c.wer.high)})"
+        first = (
+            f"{signed(c.first_token.estimate, 0)} "
+            f"({signed(c.first_token.low, 0)} to {signed(c.first_token.high, 0)})"
+        )
+        table.add_row(c.row, c.baseline, c.part, errors, first if c.first_token.count else "–", steps)
+    return table
+
+
+def print_tables(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> None:
+    """Print both tables on stdout, wide enough to stay whole in a log file."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, MIN_WIDTH))
+    console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval")
+    console.print(terminal_table(rows, console.width))
+    if comparisons:
+        console.print(
+            "Paired by utterance, with 95 % bootstrap intervals; positive: better than the baseline"
+        )
+        console.print(comparison_table(comparisons))

@@ -1,0 +1,101 @@
+"""Numbers and findings in words. A loss is stated exactly as a gain is."""
+
+import math
+from collections.abc import Sequence
+
+from kdasr.decoding.statistics import Interval
+from kdasr.report.results import Comparison
+
+NOTHING = "–"
+"""Stands for a number that was not measured."""
+
+THOUSANDS = "\u202f"
+"""Separates thousands: a narrow space that does not break."""
+
+LABELS = {
+    "streaming": "streaming from scratch",
+    "streaming-init": "streaming from the teacher’s weights",
+}
+
+
+def number(value: float | int | None, digits: int = 0) -> str:
+    """A number with a real minus sign, or a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:,.{digits}f}".replace(",", THOUSANDS)
+    if float(text.replace(THOUSANDS, "")) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A number with one digit and its percent sign, which stay on one line."""
+    return f"{number(value, 1)}\u00a0%"
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """`low to high`."""
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, also when it is positive."""
+    text = number(value, digits)
+    return text if text[0] in "−–" or float(text.replace(THOUSANDS, "")) == 0 else f"+{text}"
+
+
+def headline(comparisons: Sequence[Comparison], parts: Sequence[str], row: str = "two-stage") -> str:
+    """One sentence: `row` against both baselines on the first part where it has been compared."""
+    for part in parts:
+        found = [c for c in comparisons if c.row == row and c.part == part]
+        if found:
+            return f"On {part}, the {row} student " + "; it ".join(finding(c) for c in found) + "."
+    return (
+        f"This report holds no comparison of {row} with a streaming baseline: "
+        "both have to be decoded on a common part."
+    )
+
+
+def finding(comparison: Comparison) -> str:
+    """What a comparison says, as a verb phrase."""
+    return f"{_errors(comparison)} and {_first_token(comparison.first_token)}"
+
+
+def _errors(comparison: Comparison) -> str:
+    change, baseline = comparison.wer, LABELS.get(comparison.baseline, comparison.baseline)
+    wers = f"WER {number(comparison.row_wer, 1)} against {percent(comparison.baseline_wer)}"
+    if not math.isfinite(change.estimate):
+        return f"cannot be compared in relative terms with {baseline}, which makes no errors ({wers}),"
+    if change.estimate == 0:
+        span = f"95\u00a0% interval {interval(change.low, change.high)}\u00a0%"
+        return f"makes as many word errors as {baseline} ({wers}; {span})"
+    less = change.estimate > 0
+    low, high = (change.low, change.high) if less else (-change.high, -change.low)
+    span = f"95\u00a0% interval {interval(low, high)}\u00a0%{_doubt(change)}"
+    more = "fewer" if less else "more"
+    return f"makes {percent(abs(change.estimate))} {more} word errors than {baseline} ({wers}; {span})"
+
+
+def _first_token(gain: Interval) -> str:
+    if not math.isfinite(gain.estimate):
+        return "its first-token latency was not measured"
+    early = gain.estimate > 0
+    low, high = (gain.low, gain.high) if early else (-gain.high, -gain.low)
+    span = f"{interval(low, high, 0)}\u00a0ms{_doubt(gain)}"
+    if round(gain.estimate) == 0:
+        return f"shows its first token at the same time ({span})"
+    size = f"{number(abs(gain.estimate))}\u00a0ms"
+    return f"shows its first token {size} {'earlier' if early else 'later'} ({span})"
+
+
+def _doubt(change: Interval) -> str:
+    return ", so undecided" if 0.0 in change else ""
+
+
+def verdict(change: Interval, better: str, worse: str) -> str:
+    """One word for a comparison's cell: `better`, `worse`, or undecided when the interval includes zero."""
+    if not math.isfinite(change.estimate):
+        return "not measured"
+    if 0.0 in change:
+        return "undecided"
+    return better if change.estimate > 0 else worse

@@ -1,0 +1,119 @@
+"""Reading logs, choosing utterances, and laying their tokens out in time."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_experiment import SYSTEMS, write_experiment, write_training
+
+from kdasr.common.errors import UserError
+from kdasr.report.curves import training_plot
+from kdasr.report.examples import Example, choose_examples, load_spectrograms
+from kdasr.report.experiment import (
+    ShownToken,
+    ShownWord,
+    Utterance,
+    read_experiments,
+    read_metrics,
+    read_system,
+)
+from kdasr.report.page import environment_table
+from kdasr.report.timeline import Label, Lane, _place, token_labels
+
+
+def _row(split: str, step: int, value: float) -> str:
+    return json.dumps({"split": split, "stage": "s", "step": step, "terms": {"rnnt": value}}) + "\n"
+
+
+def test_metrics_keep_the_last_of_a_repeated_step_and_forgive_a_cut_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        _row("train", 10, 3.0) + _row("train", 20, 2.0) + _row("train", 10, 1.0) + '{"split": "tr'
+    )
+    assert [(row.step, row.values["rnnt"]) for row in read_metrics(path)] == [(10, 1.0), (20, 2.0)]
+    path.write_text('{"split": "tr\n' + _row("train", 10, 3.0))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
+        read_metrics(path)
+
+
+def test_training_plot_has_a_panel_per_term_and_marks_the_stage_switch(tmp_path: Path) -> None:
+    write_training(tmp_path / "two-stage", "two-stage", SYSTEMS["two-stage"])
+    plot = training_plot([read_system(tmp_path / "two-stage", "two-stage")])
+    assert plot is not None
+    titles = " ".join(axes.get_title(loc="left") for axes in plot.figure.axes)
+    for term in ("dev WER", "rnnt", "ctc", "hidden_mse", "output_kl"):
+        assert term in titles
+    switches = [line.get_xdata()[0] for line in plot.figure.axes[0].lines if len(set(line.get_xdata())) == 1]
+    assert switches == [400]
+    assert "best" in plot.alt and training_plot([]) is None
+
+
+def test_examples_follow_their_rule(tmp_path: Path) -> None:
+    systems = read_experiments([write_experiment(tmp_path)])
+    examples, rule = choose_examples(systems)
+    by_name = {system.name: system for system in systems}
+    gains = {
+        (part, id): utterance.num_errors - by_name["two-stage"].parts[part].utterances[id].num_errors
+        for part, decoded in by_name["streaming"].parts.items()
+        for id, utterance in decoded.utterances.items()
+    }
+    shown = [gains[example.part, example.id] for example in examples]
+    assert shown[0] == max(gains.values()) and shown[1] == min(gains.values())
+    assert shown[2] == sorted(gains.values())[len(gains) // 2]
+    assert "largest gain, the largest loss and the median" in rule and "40 utterances" in rule
+
+
+def test_spectrograms_of_a_folder_that_is_not_data_are_left_out_with_a_note(tmp_path: Path) -> None:
+    found, notes = load_spectrograms(tmp_path, [Example("test-clean", "u", "")])
+    assert not found and len(notes) == 1 and "test-clean" in notes[0] and str(tmp_path) in notes[0]
+
+
+def _utterance(tokens: list[ShownToken], words: list[ShownWord]) -> Utterance:
+    return Utterance("u", 2.0, "A", "A", 0, 1, None, None, (), None, (), tuple(tokens), tuple(words))
+
+
+def test_tokens_shown_together_are_one_label_and_wrong_words_are_marked() -> None:
+    tokens = [
+        ShownToken("▁RI", 3, 0.64),
+        ShownToken("VER", 6, 0.64),
+        ShownToken("▁HOU", 12, 0.64),
+        ShownToken("SE", 20, 0.96),
+    ]
+    labels = token_labels(_utterance(tokens, [ShownWord("RIVER", 0.64, 0), ShownWord("HOUSE", 0.96, None)]))
+    assert [(label.time, label.runs) for label in labels] == [
+        (0.64, [("river", False), (" hou", True)]),
+        (0.96, [("-se", True)]),
+    ]
+
+
+def test_labels_in_a_row_never_overlap_and_stay_on_the_axis() -> None:
+    texts = [
+        "one",
+        "another longer text",
+        "x",
+        "a text of many words that has to be broken into lines",
+        "end",
+    ]
+    lane = Lane("l", "", "#000000", [Label(0.4 * i, [(text, False)]) for i, text in enumerate(texts)])
+    width = 300.0
+    _place(lane, width, end=2.0)
+    assert " ".join(text for label in lane.labels for text, _ in label.runs) == " ".join(texts)
+    for index, label in enumerate(lane.labels):
+        assert label.left >= 0 and label.left + label.width <= width
+        for other in lane.labels[:index]:
+            apart = label.left >= other.left + other.width or other.left >= label.left + label.width
+            assert apart or label.row != other.row
+
+
+def test_environment_names_the_systems_that_differ(tmp_path: Path) -> None:
+    for name, torch in (("a", "2.11"), ("b", "2.12")):
+        write_training(tmp_path / name, name, SYSTEMS["streaming"])
+        environment = {
+            "python": "3.11",
+            "libraries": {"torch": torch},
+            "seed": 1,
+            "command": ["kdasr", "train"],
+        }
+        (tmp_path / name / "environment.json").write_text(json.dumps(environment))
+    table = dict(environment_table(read_experiments([tmp_path])))
+    assert table == {"python": "3.11", "libraries torch": "2.11 (a); 2.12 (b)"}

@@ -1,0 +1,62 @@
+"""What the report says about a comparison, for wins, losses and draws."""
+
+import math
+
+import pytest
+
+from kdasr.decoding.statistics import Interval
+from kdasr.report.results import Comparison
+from kdasr.report.wording import headline, number, signed, verdict
+
+NOT_MEASURED = Interval(math.nan, math.nan, math.nan, 0)
+
+
+def _comparison(wer: Interval, first: Interval, baseline: str = "streaming", part: str = "p") -> Comparison:
+    return Comparison("two-stage", baseline, part, wer, first, 8.0, 10.0, 100, 100)
+
+
+def _headline(wer: Interval, first: Interval) -> str:
+    return headline([_comparison(wer, first)], ["p"]).replace("\u00a0", " ")
+
+
+def test_gain_and_loss_are_the_same_sentence_with_the_signs_turned() -> None:
+    gain = _headline(Interval(20.0, 5.0, 35.0, 9), Interval(30.0, 10.0, 50.0, 9))
+    loss = _headline(Interval(-20.0, -35.0, -5.0, 9), Interval(-30.0, -50.0, -10.0, 9))
+    assert "20.0 % fewer word errors than streaming from scratch" in gain
+    assert "95 % interval 5.0 to 35.0 %" in gain and "30 ms earlier (10 to 50 ms)" in gain
+    assert loss == gain.replace("fewer", "more").replace("earlier", "later")
+
+
+def test_interval_with_zero_is_called_undecided() -> None:
+    text = _headline(Interval(2.0, -3.0, 7.0, 9), Interval(-1.0, -4.0, 2.0, 9))
+    assert "−3.0 to 7.0 %, so undecided" in text and "1 ms later (−2 to 4 ms, so undecided)" in text
+
+
+def test_draw_and_missing_latency_are_said() -> None:
+    text = _headline(Interval(0.0, -3.0, 7.0, 9), NOT_MEASURED)
+    assert "as many word errors as streaming" in text and "latency was not measured" in text
+    assert "same time" in _headline(Interval(0.0, -3.0, 7.0, 9), Interval(0.2, -3.0, 3.0, 9))
+
+
+def test_headline_takes_the_first_part_and_every_baseline() -> None:
+    some = Interval(1.0, 0.5, 2.0, 9)
+    found = [_comparison(some, some, baseline, part) for part in "ab" for baseline in ("streaming", "other")]
+    text = headline(found, ["b", "a"])
+    assert text.startswith("On b,") and "than other" in text and text.count("fewer word errors") == 2
+    assert "no comparison" in headline([], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(-0.04, 1, "0.0"), (-1.25, 1, "−1.2"), (12345.6, 0, "12\u202f346"), (None, 2, "–"), (math.nan, 0, "–")],
+)
+def test_numbers(value: float | None, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_signs_and_verdicts() -> None:
+    assert [signed(value) for value in (1.0, -1.0, 0.0)] == ["+1.0", "−1.0", "0.0"]
+    assert verdict(Interval(3.0, 1.0, 5.0, 9), "good", "bad") == "good"
+    assert verdict(Interval(-3.0, -5.0, -1.0, 9), "good", "bad") == "bad"
+    assert verdict(Interval(3.0, -1.0, 5.0, 9), "good", "bad") == "undecided"
+    assert verdict(NOT_MEASURED, "good", "bad") == "not measured"
