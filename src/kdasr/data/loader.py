@@ -133,18 +133,7 @@ class TrainLoader:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         strategy, noise = _train_strategy(self._cuts, config)
         self._dataset = _Batches(strategy, tokenizer, noise, config, (seed, rank))
-        with warnings.catch_warnings():
-            # Lhotse would rather have lazy manifests; ours fit in memory.
-            warnings.simplefilter("ignore", UserWarning)
-            self._sampler = DynamicBucketingSampler(
-                self._cuts,
-                max_duration=config.max_duration,
-                num_buckets=min(config.num_buckets, len(self._cuts)),
-                shuffle=True,
-                seed=seed,
-                rank=rank,
-                world_size=world_size,
-            )
+        self._sampler = _sampler(self._cuts, config, seed, rank, world_size)
         self._position = (0, -1)
         self._iterator: Iterator[tuple[int, int, Batch]] | None = None
 
@@ -264,6 +253,27 @@ def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:
             groups.append([cut])
     random.Random(0).shuffle(groups)
     return [CutSet.from_cuts(group) for group in groups]
+
+
+def _sampler(
+    cuts: CutSet, config: DataConfig, seed: int, rank: int, world_size: int
+) -> DynamicBucketingSampler:
+    num_buckets = min(config.num_buckets, len(cuts))
+    longest = max(cut.duration for cut in cuts)
+    with warnings.catch_warnings():
+        # Lhotse would rather have lazy manifests; ours fit in memory.
+        warnings.simplefilter("ignore", UserWarning)
+        return DynamicBucketingSampler(
+            cuts,
+            max_duration=config.max_duration,
+            num_buckets=num_buckets,
+            # Lhotse cannot estimate the bounds of a single bucket: one bound above all durations is that.
+            duration_bins=[longest] if num_buckets < 2 else None,
+            shuffle=True,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
 
 def _select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
