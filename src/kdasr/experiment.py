@@ -28,7 +28,9 @@ class ExperimentConfig:
     model: TransducerConfig = field(default_factory=TransducerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
-    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+    stages: list[StageConfig] = field(
+        default_factory=lambda: [StageConfig(loss_weights={"rnnt": 1.0, "ctc": 0.3})]
+    )
 
 
 def load_experiment(

@@ -137,5 +137,5 @@ def test_until_stage_is_inclusive_and_must_exist() -> None:
     stages = [stage("a"), stage("b"), stage("c")]
     assert [s.name for s in stages_until(stages, "b")] == ["a", "b"]
     assert len(stages_until(stages, None)) == 3
-    with pytest.raises(UserError, match="'d'.*a, b, c"):
+    with pytest.raises(UserError, match=r"'d'.*a, b, c"):
         stages_until(stages, "d")

@@ -38,26 +38,57 @@ def build_config(
     overrides: Sequence[str] = (),
     source: str = "configuration",
 ) -> ConfigT:
-    """Merge `layers` (later ones win) and dotted `overrides` (`a.b=c`) over the defaults of `schema`.
+    """Merge `layers` (later ones win) and `overrides` (`a.b=c`, `list.0.d=e`) over the defaults of `schema`.
 
-    Returns an instance of the dataclass `schema`, nested dataclasses included.
+    An override's value is YAML and replaces the whole option; so does a list in a layer. Returns an
+    instance of the dataclass `schema`, nested dataclasses included.
 
     Raises:
         UserError: an unknown key or a value of the wrong type; the message names the key.
     """
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(schema),
-            *(OmegaConf.create(dict(layer)) for layer in layers),
-            OmegaConf.from_dotlist(list(overrides)),
-        )
+        merged = OmegaConf.structured(schema)
+        for layer in layers:
+            merged = OmegaConf.merge(merged, OmegaConf.create(dict(layer)))
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if not key or "=" not in override:
+                raise UserError(f"{source}: override '{override}': expected KEY=VALUE")
+            OmegaConf.update(merged, key, yaml.safe_load(value), merge=False)
         return cast(ConfigT, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
+        key = getattr(error, "full_key", None) or _first_refused(schema, layers) or "?"
         reason = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
         raise UserError(f"{source}: option '{key}': {reason}") from None
+    except yaml.YAMLError:
+        raise UserError(f"{source}: override '{override}': the value is not YAML") from None
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _first_refused(schema: type, layers: Sequence[Mapping[str, Any]]) -> str | None:
+    """The dotted name of the first option that does not fit; some of OmegaConf's errors do not say."""
+
+    def fits(path: list[str], value: Any) -> bool:
+        for name in reversed(path):
+            value = {name: value}
+        try:
+            OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(value))
+        except OmegaConfBaseException:
+            return False
+        return True
+
+    def search(path: list[str], value: Any) -> list[str]:
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                if not fits([*path, name], inner):
+                    return search([*path, name], inner)
+        return path
+
+    found = (search([], layer) for layer in layers)
+    return next((".".join(path) for path in found if path), None)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

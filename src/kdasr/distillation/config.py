@@ -66,7 +66,7 @@ class StageConfig:
     name: str = "train"
     num_steps: int = 1000
     """Optimizer steps, not batches."""
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"rnnt": 1.0, "ctc": 0.3})
+    loss_weights: dict[str, float] = field(default_factory=dict)
     """Term name -> weight. A term that is absent is never computed."""
     init_from: str | None = None
     """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
