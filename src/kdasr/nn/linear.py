@@ -58,12 +58,12 @@ class _OneDnnLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight_OI = ctx.saved_tensors
-        grad_XO = grad.flatten(0, -2)
+        grad_XO = grad.reshape(-1, grad.shape[-1])
         grad_x = grad_weight_OI = grad_bias_O = None
         if ctx.needs_input_grad[0]:
             grad_x = _multiply(grad_XO, weight_OI.t(), None).view(x.shape)
         if ctx.needs_input_grad[1]:
-            grad_weight_OI = _multiply(grad_XO.t(), x.flatten(0, -2).t(), None)
+            grad_weight_OI = _multiply(grad_XO.t(), x.reshape(-1, x.shape[-1]).t(), None)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias_O = grad_XO.sum(dim=0)
         return grad_x, grad_weight_OI, grad_bias_O

@@ -1,0 +1,31 @@
+"""What a context may be."""
+
+import pytest
+
+from kdasr.nn.blocks import clip_context
+from kdasr.nn.context import Context
+
+
+@pytest.mark.parametrize("values", [(4, -1, 0), (-1, -1, 2), (-1, 4, 0), (0, 0, 0), (4, 4, -1)])
+def test_impossible_contexts_are_refused(values):
+    with pytest.raises(ValueError, match="context"):
+        Context(*values)
+
+
+def test_lookahead_is_chunk_and_right():
+    assert Context(left=32, chunk=6, right=2).lookahead_seconds == pytest.approx(0.32)
+
+
+@pytest.mark.parametrize(
+    ("context", "num_frames", "expected"),
+    [
+        (Context.full(), 10, (0, 10, 0)),
+        (Context(7, 10, 3), 10, (0, 10, 0)),
+        (Context(7, 9, 3), 10, (7, 9, 3)),
+        (Context(100, 3, 2), 10, (9, 3, 2)),
+        (Context(0, 3, 0), 10, (0, 3, 0)),
+        (Context.full(), 0, (0, 1, 0)),
+    ],
+)
+def test_clipping_leaves_out_what_is_beyond_the_utterance(context, num_frames, expected):
+    assert clip_context(context, num_frames) == expected
