@@ -36,8 +36,9 @@ class ChunkedSelfAttention(nn.Module):
 
     def init_state(self, batch_size: int, left: int, like: Tensor) -> AttentionState:
         """The state of streams that have seen nothing, of the type and device of `like`."""
-        zeros_BLD = like.new_zeros(batch_size, left, self.project_out.out_features)
-        return AttentionState(zeros_BLD, zeros_BLD)
+        shape = (batch_size, left, self.project_out.out_features)
+        # Two tensors: a tracer takes one tensor given twice for one input.
+        return AttentionState(like.new_zeros(shape), like.new_zeros(shape))
 
     def forward(
         self, x_BNWD: Tensor, state: AttentionState, plan: BlockPlan
