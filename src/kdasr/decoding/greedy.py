@@ -106,8 +106,11 @@ def greedy_chunk(
 def _advance(model: "Transducer", state: GreedyState, streams: list[int], pieces: list[int]) -> GreedyState:
     """The state after `streams` emitted `pieces`; the predictor runs for those streams only."""
     device = state.context_BK.device
-    index = torch.tensor(streams, device=device)
     emitted = torch.tensor(pieces, device=device).unsqueeze(1)
+    if len(streams) == len(state.context_BK):  # always so for a single stream, where every call counts
+        context_BK = torch.cat([state.context_BK[:, 1:], emitted], dim=1)
+        return GreedyState(context_BK, _predict(model, context_BK))
+    index = torch.tensor(streams, device=device)
     context = torch.cat([state.context_BK[index, 1:], emitted], dim=1)
     return GreedyState(
         state.context_BK.index_copy(0, index, context),
