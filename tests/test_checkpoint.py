@@ -25,6 +25,9 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
 
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["kdasr.system", "torch.utils.tensorboard"])
+
 
 def payload(seed: int = 0, vocab_size: int = 24, fingerprint: str = "pieces") -> dict[str, Any]:
     model = tiny_model(seed, vocab_size)
@@ -214,7 +217,6 @@ def overwrite_on_a_full_disk(path: Path, messages: Any) -> None:
 def test_a_full_disk_leaves_the_previous_checkpoint_and_says_so(saved: Path) -> None:
     before = saved.read_bytes()
     assert len(before) > 60_000
-    processes = multiprocessing.get_context("forkserver")
     messages = processes.SimpleQueue()
     child = processes.Process(target=overwrite_on_a_full_disk, args=(saved, messages))
     child.start()

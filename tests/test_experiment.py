@@ -44,6 +44,12 @@ def test_a_system_is_the_shared_options_and_its_own(recipe: Path) -> None:
     assert student.stages[0].loss_weights == {"hidden_mse": 1.0}
 
 
+def test_a_stage_without_weights_trains_the_transducer(recipe: Path) -> None:
+    config = load_experiment(recipe, "teacher", ("stages=[{name: train, num_steps: 2}]",))
+    assert [stage.loss_weights for stage in config.stages] == [{"rnnt": 1.0, "ctc": 0.3}]
+    assert load_experiment(recipe, "teacher").stages[0].loss_weights == {"rnnt": 1.0, "ctc": 0.3}
+
+
 def test_overrides_win(recipe: Path) -> None:
     overrides = (
         *("training.optim.learning_rate=5e-4", "data.train_parts=[a,b]", "seed=9"),
@@ -72,7 +78,6 @@ def test_overrides_win(recipe: Path) -> None:
         ({"stages": [{"name": "a/b", "loss_weights": {"ctc": 1.0}}]}, "a/b"),
         ({"stages": [{"num_stepz": 3}]}, "num_stepz"),
         ({"stages": [{"loss_weights": {"rnt": 1.0}}]}, "rnt"),
-        ({"stages": [{"name": "a"}]}, "loss_weights"),
         ({"stages": [{"loss_weights": {"output_kl": 1.0}}]}, r"objective\.teacher"),
         ({"stages": [{"plateau_patience": 2, "loss_weights": {"ctc": 1.0}}]}, "plateau_patience"),
     ],

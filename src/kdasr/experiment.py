@@ -14,6 +14,8 @@ from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.training.config import TrainerConfig
 
+DEFAULT_LOSS_WEIGHTS = {"rnnt": 1.0, "ctc": 0.3}
+
 
 @dataclass
 class ExperimentConfig:
@@ -28,9 +30,12 @@ class ExperimentConfig:
     model: TransducerConfig = field(default_factory=TransducerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
-    stages: list[StageConfig] = field(
-        default_factory=lambda: [StageConfig(loss_weights={"rnnt": 1.0, "ctc": 0.3})]
-    )
+    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+
+    def __post_init__(self) -> None:
+        # Not a default of the field: OmegaConf would merge a stage's weights into it.
+        for stage in self.stages:
+            stage.loss_weights = stage.loss_weights or dict(DEFAULT_LOSS_WEIGHTS)
 
 
 def load_experiment(
@@ -72,7 +77,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         raise UserError(f"{source}: stage names repeat: {names}")
     for stage in config.stages:
         unknown = set(stage.loss_weights) - set(TERM_NAMES)
-        if unknown or not stage.loss_weights:
+        if unknown:
             raise UserError(
                 f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
                 f"known terms: {', '.join(TERM_NAMES)}"

@@ -28,7 +28,7 @@ VOCAB = 11
 # Children start from a server that has imported everything (from the installed package; it does not see
 # this folder) but has run nothing.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kdasr.training.trainer", "torch.utils.tensorboard"])
+processes.set_forkserver_preload(["kdasr.system", "torch.utils.tensorboard"])
 CHUNKED = Context(left=4, chunk=4)
 TWO_TERMS = {"rnnt": 1.0, "ctc": 0.5}
 

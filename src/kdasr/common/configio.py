@@ -40,8 +40,8 @@ def build_config(
 ) -> ConfigT:
     """Merge `layers` (later ones win) and `overrides` (`a.b=c`, `list.0.d=e`) over the defaults of `schema`.
 
-    An override's value is YAML and replaces the whole option; so does a list in a layer. Returns an
-    instance of the dataclass `schema`, nested dataclasses included.
+    An override's value is YAML. Lists are replaced as a whole. Returns an instance of the dataclass
+    `schema`, nested dataclasses included.
 
     Raises:
         UserError: an unknown key or a value of the wrong type; the message names the key.
@@ -51,21 +51,34 @@ def build_config(
         for layer in layers:
             merged = OmegaConf.merge(merged, OmegaConf.create(dict(layer)))
         for override in overrides:
-            key, _, value = override.partition("=")
-            if not key or "=" not in override:
-                raise UserError(f"{source}: override '{override}': expected KEY=VALUE")
-            OmegaConf.update(merged, key, yaml.safe_load(value), merge=False)
+            merged = _override(merged, override, source)
         return cast(ConfigT, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or _first_refused(schema, layers) or "?"
         reason = str(getattr(error, "msg", None) or error).strip().splitlines()[0]
         raise UserError(f"{source}: option '{key}': {reason}") from None
-    except yaml.YAMLError:
-        raise UserError(f"{source}: override '{override}': the value is not YAML") from None
     except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _override(config: Any, override: str, source: str) -> Any:
+    """`config` with one assignment carried out; numbers in the key index lists."""
+    key, equals, text = override.partition("=")
+    if not key or not equals:
+        raise UserError(f"{source}: override '{override}': expected KEY=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{source}: override '{override}': the value is not YAML") from None
+    names = key.split(".")
+    if any(name.isdigit() for name in names):
+        OmegaConf.update(config, key, value, merge=False)
+        return config
+    for name in reversed(names):
+        value = {name: value}
+    return OmegaConf.merge(config, OmegaConf.create(value))
 
 
 def _first_refused(schema: type, layers: Sequence[Mapping[str, Any]]) -> str | None:

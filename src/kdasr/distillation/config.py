@@ -67,7 +67,7 @@ class StageConfig:
     num_steps: int = 1000
     """Optimizer steps, not batches."""
     loss_weights: dict[str, float] = field(default_factory=dict)
-    """Term name -> weight. A term that is absent is never computed."""
+    """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
     init_from: str | None = None
     """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
     (first stage) or the stage before."""
