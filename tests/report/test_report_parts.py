@@ -18,6 +18,7 @@ from kdasr.report.experiment import (
     read_system,
 )
 from kdasr.report.page import environment_table
+from kdasr.report.style import system_styles
 from kdasr.report.timeline import Label, Lane, _place, token_labels
 
 
@@ -38,14 +39,15 @@ def test_metrics_keep_the_last_of_a_repeated_step_and_forgive_a_cut_line(tmp_pat
 
 def test_training_plot_has_a_panel_per_term_and_marks_the_stage_switch(tmp_path: Path) -> None:
     write_training(tmp_path / "two-stage", "two-stage", SYSTEMS["two-stage"])
-    plot = training_plot([read_system(tmp_path / "two-stage", "two-stage")])
+    styles = system_styles(["two-stage"])
+    plot = training_plot([read_system(tmp_path / "two-stage", "two-stage")], styles)
     assert plot is not None
     titles = " ".join(axes.get_title(loc="left") for axes in plot.figure.axes)
     for term in ("dev WER", "rnnt", "ctc", "hidden_mse", "output_kl"):
         assert term in titles
     switches = [line.get_xdata()[0] for line in plot.figure.axes[0].lines if len(set(line.get_xdata())) == 1]
     assert switches == [400]
-    assert "best" in plot.alt and training_plot([]) is None
+    assert "best" in plot.alt and training_plot([], styles) is None
 
 
 def test_examples_follow_their_rule(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
 from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
 from kdasr.report.status import Note, collect_notes, require_decoded
-from kdasr.report.style import save_png
+from kdasr.report.style import Styles, save_png, system_styles
 from kdasr.report.tables import write_comparisons_json, write_results_csv, write_results_json
 from kdasr.report.timeline import timeline_plot
 from kdasr.report.wording import headline
@@ -65,13 +65,15 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
     write_comparisons_json(results.comparisons, out_dir / "comparisons.json")
     write_results_csv(results.rows, out_dir / "results.csv")
     data_dir = data_dir or _training_data(results.systems)
-    timelines, rule, problems = _draw_examples(results.systems, data_dir)
-    plots = _draw_plots(results)
+    styles = system_styles([system.name for system in results.systems])
+    timelines, rule, problems = _draw_examples(results.systems, styles, data_dir)
+    plots = _draw_plots(results, styles)
     for plot in (*plots, *timelines):
         save_png(plot.figure, out_dir / f"{plot.name}.png")
     content = PageContent(
         folders=results.folders,
         systems=results.systems,
+        styles=styles,
         rows=results.rows,
         comparisons=results.comparisons,
         headline=results.headline,
@@ -86,18 +88,18 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
     return out_dir
 
 
-def _draw_plots(results: Results) -> list[Plot]:
+def _draw_plots(results: Results, styles: Styles) -> list[Plot]:
     drawn = [
-        wer_plot(results.rows),
-        latency_plot(results.systems, results.rows),
-        trade_off_plot(results.rows),
-        training_plot(results.systems),
+        wer_plot(results.rows, styles),
+        latency_plot(results.systems, results.rows, styles),
+        trade_off_plot(results.rows, styles),
+        training_plot(results.systems, styles),
     ]
     return [plot for plot in drawn if plot is not None]
 
 
 def _draw_examples(
-    systems: Sequence[SystemRecord], data_dir: Path | None
+    systems: Sequence[SystemRecord], styles: Styles, data_dir: Path | None
 ) -> tuple[list[Plot], str, list[str]]:
     """Timelines of a few utterances, the rule that chose them, and what is missing from them."""
     examples, rule = choose_examples(systems)
@@ -105,8 +107,10 @@ def _draw_examples(
     for problem in problems:
         log.warning(problem)
     timelines = [
-        timeline_plot(example, index, systems, spectrograms.get((example.part, example.id)))
-        for index, example in enumerate(examples)
+        timeline_plot(
+            f"timeline-{index}", example, systems, styles, spectrograms.get((example.part, example.id))
+        )
+        for index, example in enumerate(examples, start=1)
     ]
     return timelines, rule, problems
 

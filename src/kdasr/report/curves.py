@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from kdasr.distillation.config import TERM_NAMES
 from kdasr.report.experiment import MetricsRow, SystemRecord
 from kdasr.report.plots import WIDTH, Plot
-from kdasr.report.style import SystemStyle, figure_style, system_styles
+from kdasr.report.style import Styles, SystemStyle, figure_style
 from kdasr.report.wording import number
 
 MAX_POINTS = 300
@@ -31,13 +31,12 @@ PANEL_TITLES = {
 }
 
 
-def training_plot(systems: Sequence[SystemRecord]) -> Plot | None:
+def training_plot(systems: Sequence[SystemRecord], styles: Styles) -> Plot | None:
     """Small multiples over optimizer steps; None when no system has a log."""
     logged = [system for system in systems if system.metrics]
     measures = _measures(logged)
     if not measures:
         return None
-    styles = system_styles([system.name for system in logged])
     columns = min(3, len(measures))
     lines = math.ceil(len(measures) / columns)
     with figure_style():

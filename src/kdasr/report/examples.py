@@ -15,8 +15,10 @@ PAIRS = (("two-stage", "streaming"), ("two-stage", "streaming-init"), ("streamin
 """The pair whose disagreement chooses the examples; the first one that was decoded."""
 
 
-MAX_SECONDS = 12.0
-"""Longer utterances do not fit on one legible line; they are chosen only when there are no others."""
+MAX_SECONDS = 10.0
+"""Longer utterances are hard to read on one line; they are chosen only when there are hardly any others."""
+
+NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def _gains(row: SystemRecord, baseline: SystemRecord) -> list[tuple[int, str, st
 
 
 def _short_first(scored: Sequence[tuple[float, int, str, str]]) -> list[tuple[int, str, str]]:
-    """Score, part and id of the utterances that are short enough, or of all when none is."""
+    """Score, part and id of the utterances that are short enough, or of all when there are too few."""
     short = [entry for entry in scored if entry[0] <= MAX_SECONDS]
-    return [entry[1:] for entry in short or scored]
+    return [entry[1:] for entry in (short if len(short) >= NUM_EXAMPLES else scored)]
 
 
 def _extremes(gains: Sequence[tuple[int, str, str]], row: str, baseline: str) -> tuple[list[Example], str]:
@@ -82,9 +84,9 @@ def _extremes(gains: Sequence[tuple[int, str, str]], row: str, baseline: str) ->
         for name, (gain, part, id) in picks
     ]
     rule = (
-        f"Chosen by rule from the {len(gains)} utterances of at most {MAX_SECONDS:g} s, by the errors that "
-        f"{row} saves against {baseline}: the largest gain, the largest loss and the median of "
-        "the others; ties go to the first id."
+        f"Chosen by rule from {len(gains)} utterances (up to {MAX_SECONDS:g} s long, or all when fewer than "
+        f"{NUM_EXAMPLES} are), by the errors that {row} saves against {baseline}: the largest gain, the "
+        "largest loss and the median of the others; ties go to the first id."
     )
     return _unique(examples), rule
 

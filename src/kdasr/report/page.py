@@ -15,7 +15,7 @@ from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.status import Note, decode_command
-from kdasr.report.style import COLOURS, figure_svg, system_styles
+from kdasr.report.style import COLOURS, Styles, figure_svg
 from kdasr.report.wording import interval, number, signed, verdict
 
 
@@ -25,6 +25,7 @@ class PageContent:
 
     folders: Sequence[Path]
     systems: Sequence[SystemRecord]
+    styles: Styles
     rows: Sequence[ResultRow]
     comparisons: Sequence[Comparison]
     headline: str
@@ -53,7 +54,6 @@ def write_page(content: PageContent, path: Path) -> None:
 def _variables(content: PageContent) -> dict[str, Any]:
     parts = part_names(content.rows)
     names = list(dict.fromkeys(row.system for row in content.rows))
-    styles = system_styles(names)
     return {
         "version": __version__,
         "title": ", ".join(_folder_name(folder) for folder in content.folders),
@@ -61,7 +61,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "num_systems": len(names),
         "parts": parts,
         "colours": COLOURS,
-        "swatch": {name: styles[name].colour.name for name in names},
+        "swatch": {name: style.colour.name for name, style in content.styles.items()},
         "sections": [(part, [row for row in content.rows if row.part == part]) for part in parts],
         "best": {part: _best_student(content.rows, part) for part in parts},
         "comparisons": content.comparisons,

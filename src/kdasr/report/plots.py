@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kdasr.report.experiment import SystemRecord
 from kdasr.report.results import ResultRow, part_names
-from kdasr.report.style import INK, MUTED, PAPER, SystemStyle, figure_style, system_styles, value_axis
+from kdasr.report.style import INK, MUTED, PAPER, Styles, SystemStyle, figure_style, value_axis
 from kdasr.report.wording import number
 
 WIDTH = 10.0
@@ -34,11 +34,10 @@ class Plot:
     figure: Figure
 
 
-def wer_plot(rows: Sequence[ResultRow]) -> Plot:
+def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
     """Word error rate by system, a panel per part, with bootstrap intervals."""
     parts = part_names(rows)
     names = list(dict.fromkeys(row.system for row in rows))
-    styles = system_styles(names)
     with figure_style():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.36 * len(names)), layout="constrained")
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
@@ -70,12 +69,12 @@ def _wer_bar(axes: Axes, row: ResultRow, place: int, style: SystemStyle, limit: 
     axes.text(max(wer.high, wer.estimate) + 0.015 * limit, place, text, va="center", color=INK.light)
 
 
-def _colour_labels(axes: Axes, names: Sequence[str], styles: dict[str, SystemStyle]) -> None:
+def _colour_labels(axes: Axes, names: Sequence[str], styles: Styles) -> None:
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
         label.set(color=styles[name].colour.light, fontweight="bold")
 
 
-def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> Plot | None:
+def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
     """Distribution of algorithmic first-token latency per system; None when nothing was measured."""
     values = {
         (system.name, part.part): np.array(
@@ -88,7 +87,7 @@ def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> 
     if not values:
         return None
     names = [system.name for system in systems if any(name == system.name for name, _ in values)]
-    parts, styles = part_names(rows), system_styles(names)
+    parts = part_names(rows)
     low, high = _latency_limits(rows, values)
     with figure_style():
         figure = Figure(figsize=(WIDTH, 0.8 + 0.66 * len(names)), layout="constrained")
@@ -156,18 +155,18 @@ def _ridge(
         )
 
 
-def trade_off_plot(rows: Sequence[ResultRow]) -> Plot | None:
+def trade_off_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
     """Mean emission delay against word error rate: a point per system and part; None without delays."""
     measured = [row for row in rows if row.emission_delay_ms["mean"] is not None]
     if not measured:
         return None
-    names, parts = list(dict.fromkeys(row.system for row in measured)), part_names(measured)
-    styles = system_styles(names)
+    parts = part_names(measured)
     points = [row for row in measured if not row.waits_for_end] or measured
     with figure_style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
-        panels[0].set_xlim(*_padded([_delay(row) for row in points], 0.45, 30.0))
+        label = 14 + 6.2 * max(len(row.system) for row in points)
+        panels[0].set_xlim(*_padded([_delay(row) for row in points], label * len(parts) / (72 * WIDTH - 60)))
         panels[0].set_ylim(0, 1.06 * max(row.wer.high for row in measured) or 1.0)
         for axes, part in zip(panels, parts, strict=True):
             axes.set_title(part)
@@ -195,13 +194,14 @@ def _delay(row: ResultRow) -> float:
     return float(mean)
 
 
-def _padded(values: Sequence[float], share: float, least: float) -> tuple[float, float]:
-    """Limits that leave room for labels on both sides."""
-    pad = max(share * (max(values) - min(values)), least)
+def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Limits that leave `share` of the axis free on both sides, for labels."""
+    share = min(share, 0.4)
+    pad = max(max(values) - min(values), 40.0) * share / (1 - 2 * share)
     return min(values) - pad, max(values) + pad
 
 
-def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: dict[str, SystemStyle]) -> None:
+def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> None:
     """Lines for the systems whose delay is beyond any useful axis, named above the panel."""
     for row in rows:
         style = styles[row.system]
@@ -211,7 +211,7 @@ def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: dict[str, System
         axes.set_title(f"line: {names}", loc="right", fontsize=8, fontweight="normal", color=MUTED.light)
 
 
-def _trade_off_points(axes: Axes, rows: Sequence[ResultRow], styles: dict[str, SystemStyle]) -> None:
+def _trade_off_points(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> None:
     """Points with their names beside them, on the outer side, moved apart where they would overlap."""
     centre = float(np.mean(axes.get_xlim()))
     bottom, top = axes.get_ylim()

@@ -52,7 +52,8 @@ def collect_notes(
 
 def _missing_systems(systems: Sequence[SystemRecord], folders: Sequence[Path]) -> list[Note]:
     """The recipe's systems that an experiment folder does not hold."""
-    experiments = [folder for folder in folders if all(system.folder != folder for system in systems)]
+    own = {system.folder.resolve() for system in systems}
+    experiments = [folder for folder in folders if folder.resolve() not in own]
     present = {system.name for system in systems}
     if not experiments:
         return []

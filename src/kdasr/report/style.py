@@ -6,7 +6,7 @@ variable of the page, so that one drawing serves light, dark and print.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,12 @@ _SETTINGS = {
 }
 
 
+Styles = Mapping[str, SystemStyle]
+"""By system, for the whole report."""
+
+
 def system_styles(names: Sequence[str]) -> dict[str, SystemStyle]:
-    """The style of every system; the recipe's four always have the same one."""
+    """The style of every system of a report; the recipe's four always have the same one."""
     others = [name for name in names if name not in SYSTEM_ORDER]
     spare = _SYSTEM_STYLES[len(SYSTEM_ORDER) :]
     styles = dict(zip(SYSTEM_ORDER, _SYSTEM_STYLES, strict=False))

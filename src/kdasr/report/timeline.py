@@ -12,7 +12,7 @@ from kdasr.nn.context import FRAME_SECONDS
 from kdasr.report.examples import Example
 from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord, Utterance
 from kdasr.report.plots import WIDTH, Plot
-from kdasr.report.style import ERROR, INK, MUTED, RULE, SystemStyle, figure_style, system_styles
+from kdasr.report.style import ERROR, INK, MUTED, PAPER, RULE, Styles, SystemStyle, figure_style
 from kdasr.report.wording import number
 
 # Shapes: T feature frames (10 ms), F mel bins. Sizes on paper are in points.
@@ -67,18 +67,21 @@ class Lane:
 
 
 def timeline_plot(
-    example: Example, index: int, systems: Sequence[SystemRecord], features_TF: np.ndarray | None
+    name: str,
+    example: Example,
+    systems: Sequence[SystemRecord],
+    styles: Styles,
+    features_TF: np.ndarray | None,
 ) -> Plot:
-    """Draw one example; without features there is no spectrogram."""
+    """Draw one example, as plot `name`; without features there is no spectrogram."""
     decoded = {
         system.name: system.parts[example.part].utterances[example.id]
         for system in _shown_systems(systems)
         if example.part in system.parts and example.id in system.parts[example.part].utterances
     }
     utterance = next(iter(decoded.values()))
-    styles = system_styles(list(decoded))
     lanes = [_reference_lane(utterance)]
-    lanes += [_system_lane(name, found, styles[name]) for name, found in decoded.items()]
+    lanes += [_system_lane(system, found, styles[system]) for system, found in decoded.items()]
     margin = 20 + max(max(6.2 * len(lane.name), 4.1 * len(lane.detail)) for lane in lanes)
     width = 72 * WIDTH - margin - 6
     end = _time_range(utterance, lanes, width)
@@ -87,7 +90,7 @@ def timeline_plot(
     with figure_style():
         figure = _draw(lanes, features_TF, (margin, width, end, utterance.duration))
     return Plot(
-        name=f"timeline-{index + 1}",
+        name=name,
         title=f"{example.part}, {example.id}",
         caption=f"{example.reason[:1].upper()}{example.reason[1:]}. Reference: “{utterance.ref.lower()}”.",
         alt=_alt(utterance, decoded),
@@ -278,7 +281,8 @@ def _draw_lane(axes: Axes, lane: Lane, y: float, seconds_per_point: float) -> No
             stop = start + len(visible) * CHAR_WIDTH * seconds_per_point
             axes.text(
                 start, row_y + ROW_HEIGHT / 2, visible, va="center", ha="left", family="DejaVu Sans Mono",
-                fontsize=FONT_SIZE, color=colour,
+                fontsize=FONT_SIZE, color=colour, zorder=3,
+                bbox={"facecolor": PAPER.light, "edgecolor": "none", "pad": 0.3},
             )  # fmt: skip
             if wrong:
                 axes.plot([start, stop], [row_y + ROW_HEIGHT - 0.8] * 2, color=colour, linewidth=0.9)
