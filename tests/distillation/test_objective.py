@@ -188,6 +188,11 @@ def test_a_weight_of_zero_is_for_the_log_only() -> None:
     without = compute(objective, tiny_model(), batch, {"rnnt": 1.0})
     torch.testing.assert_close(with_zero.total, without.total)
     assert with_zero.terms["ctc"] > 0
+    # Not even an infinite term counts.
+    batch.feature_lens_B[1], batch.token_lens_B[1] = 23, 6
+    objective = make_objective(rnnt=native(rnnt_type="modified"))
+    losses = compute(objective, tiny_model(), batch, {"rnnt": 0.0, "ctc": 1.0})
+    assert losses.terms["rnnt"].isinf() and losses.total.isfinite()
 
 
 def test_the_teacher_is_not_trained_and_not_saved() -> None:

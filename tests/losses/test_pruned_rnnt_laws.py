@@ -63,7 +63,8 @@ def random_scores(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, tor
 
 @pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
 def test_gradients_by_finite_differences(rnnt_type: str) -> None:
-    assert torch.autograd.gradcheck(lambda am, lm: losses_of(rnnt_type, am, lm), random_scores())
+    scores = random_scores()
+    assert torch.autograd.gradcheck(lambda am, lm: losses_of(rnnt_type, am, lm), scores, fast_mode=True)
 
 
 def test_hat_splits_off_the_blank() -> None:
@@ -166,6 +167,32 @@ def test_padding_does_not_matter() -> None:
     other_lm[1, 3:], other_lm[2, 1:] = -5.0, 30.0
     other_symbols[1, 2:], other_symbols[2] = 4, 3
     torch.testing.assert_close(losses(other_am, other_lm, other_symbols), losses(am, lm, symbols))
+
+
+@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+def test_a_batch_is_its_utterances_one_by_one(rnnt_type: str) -> None:
+    am, lm = (x.detach() for x in random_scores())
+    symbols = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
+    sizes = [(4, 7), (2, 5), (0, 6)]
+    boundary = torch.tensor([[0, 0, s, t] for s, t in sizes])
+    logits = torch.tanh(am[:, :, None] + lm[:, None])
+    ranges = torch.arange(5).expand(3, 7, 5)
+    common = {"rnnt_type": rnnt_type, "delay_penalty": 0.3, "reduction": "none"}
+    together = [
+        pruned_rnnt.rnnt_loss_simple(lm, am, symbols, 0, boundary, **common),
+        pruned_rnnt.rnnt_loss(logits, symbols, 0, boundary, **common),
+        pruned_rnnt.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary, **common),
+    ]
+    for i, (s, t) in enumerate(sizes):
+        one, own = slice(i, i + 1), symbols[i : i + 1, :s]
+        alone = [
+            pruned_rnnt.rnnt_loss_simple(lm[one, : s + 1], am[one, :t], own, 0, **common),
+            pruned_rnnt.rnnt_loss(logits[one, :t, : s + 1], own, 0, **common),
+            pruned_rnnt.rnnt_loss_pruned(
+                logits[one, :t, : s + 1], own, ranges[one, :t, : s + 1], 0, **common
+            ),
+        ]
+        torch.testing.assert_close(alone, [loss[one] for loss in together])
 
 
 def test_delay_penalty_favours_early_symbols() -> None:

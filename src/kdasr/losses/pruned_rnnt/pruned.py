@@ -43,7 +43,7 @@ def _locate(ranges: Tensor, boundary: Tensor | None, num_symbols: int, rnnt_type
     columns = frames + ranges if regular else frames.expand_as(ranges)
     utterances = torch.arange(batch, device=device)[:, None, None]
     base = (2 * columns * batch + utterances) * num_states
-    # The last state has no symbol arc: its place, state 0, is one where no symbol arrives.
+    # The last state has no symbol arc; what stands there goes where it is never used, before state 0.
     symbols = base + (ranges + 1) % num_states
     blanks = base + batch * num_states + ranges
     if boundary is None:
@@ -114,7 +114,6 @@ def rnnt_loss_pruned_with_occupation(
         nodes_BTK = nodes.gather(1, ranges.flatten(1)).view_as(ranges)
         px, py = node_log_probs(as_float(logits), nodes_BTK, termination_symbol, use_hat_loss)
         px = finish_band_arcs(px, py, boundary, rnnt_type, delay_penalty)
-        px = px.masked_fill(ranges == num_symbols, -torch.inf)
         band = _locate(ranges, boundary, num_symbols, rnnt_type)
         scores, px_grad, py_grad = _BandRecursion.apply(px, py, band, True)
     return -scores, px_grad + py_grad
