@@ -115,9 +115,15 @@ def test_another_configuration_is_refused_by_name(teacher: Path, recipe: Path) -
 def test_two_stages_from_a_teacher_in_two_calls(teacher: Path, recipe: Path) -> None:
     exp = recipe.parent / "student"
     assert train(recipe, "student", "--until-stage", "hidden").exit_code == 0
-    assert load_checkpoint(exp / "checkpoints" / "last.pt")["train_steps"] == 4
+    half_way = load_checkpoint(exp / "checkpoints" / "last.pt")
+    assert half_way["train_steps"] == 4
+    # A better teacher that appears in between is not taken: the run would not be the same.
+    taught_by = half_way["trainer"]["progress"]["teacher"]
+    assert kdasr("average", teacher).exit_code == 0 and "averaged" not in taught_by
     assert train(recipe, "student").exit_code == 0
-    assert load_checkpoint(exp / "checkpoints" / "last.pt")["train_steps"] == 8
+    finished = load_checkpoint(exp / "checkpoints" / "last.pt")
+    assert finished["train_steps"] == 8 and finished["trainer"]["progress"]["teacher"] == taught_by
+    assert (exp / "train.log").read_text().count(f"teacher: teacher ({taught_by})") == 2
     rows = [json.loads(line) for line in (exp / "metrics.jsonl").read_text().splitlines()]
     assert {row["stage"]: sorted(row["terms"]) for row in rows if row["split"] == "valid"} == {
         "hidden": ["ctc", "hidden_mse"],

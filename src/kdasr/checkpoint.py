@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
             torch.save(complete, file)
             file.flush()
     except (OSError, RuntimeError) as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         survivor = "the previous one is untouched" if path.exists() else "there is no earlier one"
         raise UserError(
@@ -64,7 +64,7 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a failed write lacked space: torch's zip writer hides the OSError behind a RuntimeError."""
     chain: BaseException | None = error
     while chain is not None:

@@ -10,7 +10,7 @@ import torch
 from lhotse import CutSet
 from lightning_fabric import Fabric
 
-from kdasr.checkpoint import FOLDER, average_checkpoints, load_bundle, save_checkpoint
+from kdasr.checkpoint import FOLDER, Bundle, average_checkpoints, is_disk_full, load_bundle, save_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, read_json, write_json
 from kdasr.common.logging import get_logger, setup_logging
@@ -43,13 +43,20 @@ def train(config: ExperimentConfig, exp_dir: Path, until_stage: str | None = Non
         claim_folder(config, exp_dir)
         setup_logging(exp_dir / "train.log")
     else:
-        setup_logging(level=logging.WARNING)
+        setup_logging(level=logging.ERROR)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
     if saved_progress(exp_dir).stages_done >= len(wanted):
         logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))
         return
-    build_trainer(config, exp_dir, fabric).fit(until_stage)
+    try:
+        build_trainer(config, exp_dir, fabric).fit(until_stage)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(
+            f"{exp_dir}: the disk is full; the last checkpoint is sound. Free some space."
+        ) from error
 
 
 def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Trainer:
@@ -61,7 +68,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     tokenizer = _own_tokenizer(config, exp_dir, fabric)
     seed_everything(config.seed, rank=0)
     model = _build_model(config, tokenizer)
-    teacher = _load_teacher(config, exp_dir, tokenizer, fabric)
+    bundle = _load_teacher(config, exp_dir, tokenizer)
+    teacher = Teacher(bundle.model, bundle.context).to(fabric.device) if bundle else None
     objective = Objective(config.objective, model.config, teacher)
     train_cuts = _load_parts(config, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
@@ -89,6 +97,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         tokenizer=tokenizer,
         train_batches=batches,
         valid_batches=lambda: islice(dev_batches, limit),
+        teacher_path=str(bundle.path.resolve()) if bundle else "",
     )
     if fabric.is_global_zero:
         backend = select_backend(config.objective.rnnt.backend).name
@@ -131,20 +140,22 @@ def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     return model
 
 
-def _load_teacher(
-    config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer, fabric: Fabric
-) -> Teacher | None:
-    """The teacher, when a stage has a term that needs one."""
+def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> Bundle | None:
+    """The teacher, when a stage has a term that needs one. A resumed run keeps the one it began with."""
     needed = {"hidden_mse", "output_kl"} & {name for stage in config.stages for name in stage.loss_weights}
     if not needed or config.objective.teacher is None:
         return None
-    bundle = load_bundle(resolve_reference(config.objective.teacher, exp_dir))
+    begun_with = Path(saved_progress(exp_dir).teacher)
+    if not begun_with.is_file():
+        begun_with = resolve_reference(config.objective.teacher, exp_dir)
+    bundle = load_bundle(begun_with)
     if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"objective.teacher: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "
             "teacher and student need the same"
         )
-    return Teacher(bundle.model.to(fabric.device), bundle.context)
+    logger.info("teacher: %s (%s), context %s", bundle.name, bundle.path, bundle.context)
+    return bundle
 
 
 def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:

@@ -42,6 +42,8 @@ class Progress:
     """Validations since the dev `hidden_mse` was at its best."""
     bad_batches: int = 0
     """Non-finite batches in a row."""
+    teacher: str = ""
+    """The teacher's checkpoint file. A resume takes the same one, even if a better one has appeared."""
 
     @property
     def stages_done(self) -> int:

@@ -65,6 +65,8 @@ class System:
     tokenizer: Tokenizer
     train_batches: BatchSource
     valid_batches: Callable[[], Iterable[Batch]]
+    teacher_path: str = ""
+    """The checkpoint that the objective's teacher came from."""
 
 
 class Trainer:
@@ -75,7 +77,7 @@ class Trainer:
         self.system = system
         self.fabric = fabric
         self.config = system.config
-        self.progress = Progress()
+        self.progress = Progress(teacher=system.teacher_path)
         self.meter = Meter()
         self.stop = StopRequest()
         self.display = Display(enabled=fabric.is_global_zero)
@@ -157,7 +159,13 @@ class Trainer:
         if path is not None:
             stages.initialise(system.model, path, system.tokenizer.fingerprint)
             from_scratch = from_scratch and path.parent.parent == system.exp_dir
-        self.progress = Progress(stage=index, step=old.step, seconds=old.seconds, from_scratch=from_scratch)
+        self.progress = Progress(
+            stage=index,
+            step=old.step,
+            seconds=old.seconds,
+            from_scratch=from_scratch,
+            teacher=old.teacher,
+        )
         self.meter = Meter()
 
     def train_step(self) -> None:
