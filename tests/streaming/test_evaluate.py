@@ -192,6 +192,9 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
     timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation)
     untimed = make_record(Recording("untimed", speech, ["A"], []), simulation)
+    assert timed["words"] == [{"word": "A", "shown": 0.5, "wall": 0.6, "ref_index": 0}]
+    wrong = make_record(Recording("wrong", speech, ["B"], [RefWord("B", 0.3, 0.4)]), simulation)
+    assert wrong["words"][0]["ref_index"] is None and wrong["emission_delay_ms"] == []
     assert timed["first_token_ms"] == pytest.approx(200.0)
     assert timed["emission_delay_ms"] == pytest.approx([100.0])
     assert untimed["first_token_ms"] == pytest.approx(1000 * (0.5 - untimed["onset"]))

@@ -200,18 +200,30 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    onsets = {summary["onset"] for summary in summaries}
-    table = Table(caption=f"Latency in ms of audio time; first word from {' or '.join(sorted(onsets))}.")
-    for column in ("system", "part", "mode", "context"):
-        table.add_column(column)
-    for column in ("WER %", "first token", "p50", "p90", "wall", "emission", "final", "RTF"):
+    first = summaries[0]
+    onsets = sorted({summary["onset"] for summary in summaries})
+    table = Table(
+        title=f"{first['system']}, {first['mode']}, context {first['context']}",
+        caption=f"Latencies in ms; onset of the first word by {' or '.join(onsets)}. wall: with compute.",
+    )
+    table.add_column("part")
+    for column in (
+        "WER %",
+        "first\ntoken",
+        "\np50",
+        "\np90",
+        "\nwall",
+        "word\ndelay",
+        "finali-\nsation",
+        "RTF",
+    ):
         table.add_column(column, justify="right")
     for summary in summaries:
-        first = summary["first_token_ms"]
+        latency = summary["first_token_ms"]
         table.add_row(
-            *(str(summary[name]) for name in ("system", "part", "mode", "context")),
+            summary["part"],
             _number(summary["wer"], 2),
-            *(_number(first[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
+            *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
             _number(summary["finalisation_ms"]["mean"], 0),
             _number(summary["rtf"], 4),
