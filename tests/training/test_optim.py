@@ -14,6 +14,7 @@ from kdasr.training.optim import (
     gradient_norm,
     learning_rate_factor,
     scheduled_learning_rate,
+    set_learning_rate,
 )
 
 
@@ -67,7 +68,7 @@ def test_a_stage_has_its_own_rate_and_warm_up() -> None:
 
 def test_biases_and_norms_are_not_decayed() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    optimizer = build_optimizer(model.parameters(), OptimConfig(weight_decay=0.5, learning_rate=0.1))
+    optimizer = build_optimizer(model.named_parameters(), OptimConfig(weight_decay=0.5, learning_rate=0.1))
     before = {name: value.clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -81,7 +82,7 @@ def test_biases_and_norms_are_not_decayed() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Linear(3, 4)
     model.weight.requires_grad_(False)
-    optimizer = build_optimizer(model.parameters(), OptimConfig())
+    optimizer = build_optimizer(model.named_parameters(), OptimConfig())
     assert [p is model.bias for group in optimizer.param_groups for p in group["params"]] == [True]
 
 
@@ -105,3 +106,61 @@ def test_gradient_norm_is_that_of_all_gradients_together() -> None:
 def test_impossible_settings_are_named(change: dict, name: str) -> None:
     with pytest.raises(UserError, match=f"training.optim.{name}"):
         check_optim(OptimConfig(**change))
+
+
+def small_model() -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"encoder": nn.Linear(6, 4), "head": nn.Linear(4, 3)})
+
+
+def loss_of(model: nn.ModuleDict) -> torch.Tensor:
+    return (model["head"](torch.tanh(model["encoder"](torch.ones(2, 6)))) - 1).square().sum()
+
+
+def test_muon_makes_the_encoders_step_orthogonal_and_leaves_the_rest_to_adamw() -> None:
+    models = {name: small_model() for name in ("muon", "adamw")}
+    before = small_model()["encoder"].weight.detach()
+    for name, model in models.items():
+        optimizer = build_optimizer(
+            model.named_parameters(), OptimConfig(optimizer=name, learning_rate=0.1, weight_decay=0.0)
+        )
+        loss_of(model).backward()
+        optimizer.step()
+    torch.testing.assert_close(models["muon"]["head"].weight, models["adamw"]["head"].weight)
+    torch.testing.assert_close(models["muon"]["encoder"].bias, models["adamw"]["encoder"].bias)
+    step = before - models["muon"]["encoder"].weight.detach()
+    gradient = small_model()
+    loss_of(gradient).backward()
+    # The gradient has rank one (all inputs are equal), so the step is its direction, of one singular value.
+    assert torch.linalg.matrix_rank(step, rtol=1e-2) == 1
+    direction = gradient["encoder"].weight.grad
+    cosine = torch.nn.functional.cosine_similarity(step.flatten(), direction.flatten(), dim=0)
+    assert cosine > 0.99
+
+
+def test_muon_resumes_exactly_and_takes_the_learning_rate_of_the_schedule() -> None:
+    config = OptimConfig(optimizer="muon")
+    straight, resumed = small_model(), small_model()
+    optimizer = build_optimizer(straight.named_parameters(), config)
+    for step in range(6):
+        optimizer.zero_grad()
+        loss_of(straight).backward()
+        set_learning_rate(optimizer, 0.01 * (step + 1))
+        optimizer.step()
+    first = build_optimizer(resumed.named_parameters(), config)
+    for step in range(6):
+        if step == 3:
+            state = first.state_dict()
+            first = build_optimizer(resumed.named_parameters(), config)
+            first.load_state_dict(state)
+        first.zero_grad()
+        loss_of(resumed).backward()
+        set_learning_rate(first, 0.01 * (step + 1))
+        first.step()
+    for ours, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    with pytest.raises(UserError, match="sgd"):
+        check_optim(OptimConfig(optimizer="sgd"))

@@ -1,16 +1,17 @@
-"""AdamW and its learning rate: warm-up, then a decay that ends with the stage."""
+"""The optimizer and its learning rate: warm-up, then a decay that ends with the stage."""
 
 import math
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 
 from kdasr.common.errors import UserError
 from kdasr.distillation.config import StageConfig
 from kdasr.training.config import OptimConfig
+from kdasr.training.muon import MuonWithAdamW, is_hidden_matrix
 
+OPTIMIZERS = ("adamw", "muon")
 DECAYS = ("cosine", "linear", "inverse-sqrt", "constant")
 
 
@@ -20,6 +21,9 @@ def check_optim(config: OptimConfig) -> None:
     Raises:
         UserError: naming the option.
     """
+    if config.optimizer not in OPTIMIZERS:
+        known = ", ".join(OPTIMIZERS)
+        raise UserError(f"training.optim.optimizer: '{config.optimizer}'; known: {known}")
     if config.decay not in DECAYS:
         raise UserError(f"training.optim.decay: '{config.decay}'; known: {', '.join(DECAYS)}")
     if config.accumulate < 1:
@@ -33,22 +37,34 @@ def check_optim(config: OptimConfig) -> None:
             raise UserError(f"training.optim.{name}: {getattr(config, name)} is not positive")
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> AdamW:
-    """AdamW (Loshchilov and Hutter 2019); vectors (biases, norms) and scalars are not decayed.
+def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> Optimizer:
+    """AdamW (Loshchilov and Hutter 2019), or Muon for the encoder's matrices and AdamW for the rest.
 
-    The fused form is used on every device: on one CPU thread it takes a quarter of the time of the others.
+    Vectors (biases, norms) and scalars are not decayed. The fused form of AdamW is used on every device: on
+    one CPU thread it takes a quarter of the time of the others.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    betas = (config.betas[0], config.betas[1])
+    matrices = [p for name, p in trained if config.optimizer == "muon" and is_hidden_matrix(name, p)]
+    taken = set(map(id, matrices))
+    rest = [p for _, p in trained if id(p) not in taken]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.betas[0], config.betas[1]),
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    if matrices and groups:
+        return MuonWithAdamW(
+            matrices, groups, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay
+        )
+    if matrices:
+        return Muon(
+            matrices,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+    return AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 def learning_rate_factor(step: int, *, warmup_steps: int, num_steps: int, decay: str, final: float) -> float:
@@ -83,7 +99,7 @@ def scheduled_learning_rate(config: OptimConfig, stage: StageConfig, stage_step:
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     """Give every parameter group the same learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

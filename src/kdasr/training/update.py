@@ -55,7 +55,9 @@ class Updater:
         self._stage = stage
         self._config = config
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._module, self.optimizer = fabric.setup(module, build_optimizer(self._parameters, config))
+        self._module, self.optimizer = fabric.setup(
+            module, build_optimizer(module.named_parameters(), config)
+        )
 
     def gradients(self, batches: Sequence[Batch], context: Context, step: int) -> StepResult:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
