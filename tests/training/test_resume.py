@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from tiny_system import RandomBatches, fit, processes, tiny_system, two_stage_sy
 
 import kdasr.checkpoint
 from kdasr.checkpoint import load_checkpoint
-from kdasr.training.interrupt import TrainingInterrupted
-from kdasr.training.resume import rng_state, set_rng_state, truncate_metrics
+from kdasr.common.errors import UserError
+from kdasr.training.interrupt import StopRequest, TrainingInterrupted
+from kdasr.training.resume import own_state, rng_state, set_rng_state, truncate_metrics
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,25 @@ def test_rows_after_the_checkpoint_and_a_torn_row_are_dropped(tmp_path: Path) ->
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2, "spl')
     truncate_metrics(path, last_step=2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_last_checkpoint_without_training_state_is_refused(tmp_path: Path) -> None:
+    fit(tiny_system(tmp_path))
+    shutil.copyfile(tmp_path / "checkpoints" / "best.pt", tmp_path / "checkpoints" / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt: holds weights only"):
+        fit(tiny_system(tmp_path))
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    trainer = fit(tiny_system(tmp_path))
+    with pytest.raises(UserError, match=r"by 2 processes.*with 1"):
+        own_state([{}, {}], trainer.fabric, "last.pt")
+
+
+def test_a_second_signal_is_not_caught(tmp_path: Path) -> None:
+    request = StopRequest()
+    with request.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

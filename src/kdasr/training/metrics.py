@@ -1,4 +1,4 @@
-"""Where numbers go while training: `metrics.jsonl`, tensorboard, and a bar or plain lines on the terminal."""
+"""Where numbers go while training: `metrics.jsonl`, tensorboard, and the terminal."""
 
 import json
 import math
@@ -52,21 +52,17 @@ class Meter:
         self.audio_seconds = state["audio_seconds"]
         self.seconds = state["seconds"]
 
-    def flush(self, fabric: Fabric) -> tuple[dict[str, float], float]:
-        """Means per step over all processes and the hours of audio per second; starts a new window."""
+    def means(self, fabric: Fabric) -> tuple[dict[str, float], float]:
+        """Means per step over all processes, and the hours of audio per second."""
         names = sorted(self.sums)
-        stacked = torch.stack(
-            [self.sums[name] for name in names]
-            + [torch.tensor(self.audio_seconds).double().to(fabric.device)]
-        )
+        audio = torch.tensor(self.audio_seconds, dtype=torch.float64, device=fabric.device)
+        stacked = torch.stack([*(self.sums[name] for name in names), audio])
         reduced = fabric.all_reduce(stacked, reduce_op="sum") if fabric.world_size > 1 else stacked
         assert isinstance(reduced, Tensor)
         *sums, audio_seconds = reduced.tolist()
         scale = 1 / (self.steps * fabric.world_size)
         means = {name: value * scale for name, value in zip(names, sums, strict=True)}
-        hours_per_second = audio_seconds / 3600 / max(self.seconds, 1e-9)
-        self.__init__()  # type: ignore[misc]
-        return means, hours_per_second
+        return means, audio_seconds / 3600 / max(self.seconds, 1e-9)
 
 
 class MetricsWriter:
@@ -103,7 +99,7 @@ def _finite(value: Any) -> Any:
 
 
 class Display:
-    """A progress bar on a terminal; a plain line per logged row elsewhere."""
+    """A plain line per logged row; below them, on a terminal, a progress bar."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
@@ -130,7 +126,7 @@ class Display:
             self._bar.advance(self._task)
 
     def show(self, row: dict[str, Any], num_steps: int) -> None:
-        """A logged row: beside the bar, or as a line."""
+        """A logged row, as a line."""
         if not self._enabled:
             return
         terms = " ".join(f"{name} {value:.4g}" for name, value in row["terms"].items())
@@ -139,10 +135,7 @@ class Display:
             line = f"{numbers} {row['audio_hours_per_second'] * 3600:.0f}x real time"
         else:
             line = f"dev WER {row['wer']:.2f} % loss {row['total']:.4g} ({terms})"
-        if self._bar is not None and row["split"] == "train":
-            self._bar.update(self._task, description=f"{row['stage']} loss {row['total']:.4g}")
-        else:
-            logger.info("%s %d/%d: %s", row["stage"], row["stage_step"], num_steps, line)
+        logger.info("%s %d/%d: %s", row["stage"], row["stage_step"], num_steps, line)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from kdasr.checkpoint import FOLDER, load_checkpoint
+from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
 
 
@@ -56,10 +57,38 @@ def last_checkpoint(exp_dir: Path) -> Path:
     return exp_dir / FOLDER / "last.pt"
 
 
+def load_resume(exp_dir: Path) -> dict[str, Any] | None:
+    """The checkpoint that training goes on from; None when there is none yet.
+
+    Raises:
+        UserError: a damaged file, or one that lacks the state of the training.
+    """
+    path = last_checkpoint(exp_dir)
+    if not path.is_file():
+        return None
+    payload = load_checkpoint(path)
+    if "trainer" not in payload:
+        raise UserError(f"{path}: holds weights only, training cannot go on from it; remove it to begin anew")
+    return payload
+
+
 def saved_progress(exp_dir: Path) -> Progress:
     """Where the training in an experiment folder stands; at the beginning when there is no checkpoint."""
-    path = last_checkpoint(exp_dir)
-    return Progress(**load_checkpoint(path)["trainer"]["progress"]) if path.is_file() else Progress()
+    payload = load_resume(exp_dir)
+    return Progress(**payload["trainer"]["progress"]) if payload else Progress()
+
+
+def own_state(processes: list[dict[str, Any]], fabric: Fabric, source: str) -> dict[str, Any]:
+    """This process's share of what all processes saved.
+
+    Raises:
+        UserError: there were more or fewer of them.
+    """
+    if len(processes) != fabric.world_size:
+        raise UserError(
+            f"{source}: trained by {len(processes)} processes, cannot go on with {fabric.world_size}"
+        )
+    return processes[fabric.global_rank]
 
 
 def rng_state() -> dict[str, Any]:

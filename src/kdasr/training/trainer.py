@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from lightning_fabric import Fabric
 
-from kdasr.checkpoint import FOLDER, load_checkpoint, load_weights, save_checkpoint
+from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
@@ -28,6 +28,8 @@ from kdasr.training.resume import (
     Progress,
     gather,
     last_checkpoint,
+    load_resume,
+    own_state,
     rng_state,
     set_rng_state,
     truncate_metrics,
@@ -83,6 +85,7 @@ class Trainer:
         self.display = Display(enabled=fabric.is_global_zero)
         self.writer: MetricsWriter | None = None
         self.learning_rate = 0.0
+        self._stop_agreed = False
         self._saved_optimizer: dict[str, Any] | None = None
 
     @property
@@ -113,23 +116,18 @@ class Trainer:
         fabric, progress = self.fabric, self.progress
         self.system.model.to(fabric.device)
         self.system.objective.to(fabric.device)
-        if self.last_path.is_file():
-            payload = load_checkpoint(self.last_path)
-            load_weights(self.system.model, payload["model"], source=str(self.last_path))
-            state = payload["trainer"]
-            load_weights(self.system.objective, state["objective"], source=str(self.last_path))
+        payload = load_resume(self.system.exp_dir)
+        if payload is not None:
+            state, source = payload["trainer"], str(self.last_path)
+            own = own_state(state["processes"], fabric, source)
+            load_weights(self.system.model, payload["model"], source)
+            load_weights(self.system.objective, state["objective"], source)
             self.progress = progress = Progress(**state["progress"])
-            self.meter.load_state_dict(state["meter"], fabric.device)
             self._saved_optimizer = state["optimizer"]
-            if len(state["processes"]) != fabric.world_size:
-                raise UserError(
-                    f"{self.last_path}: trained by {len(state['processes'])} processes, cannot go on with "
-                    f"{fabric.world_size}; start as many"
-                )
-            own = state["processes"][fabric.global_rank]
             self.system.train_batches.load_state_dict(own["batches"])
+            self.meter.load_state_dict(own["meter"], fabric.device)
             set_rng_state(own["rng"])
-            logger.info("resuming from %s at step %d", self.last_path, progress.step)
+            logger.info("resuming from %s at step %d", source, progress.step)
         if fabric.is_global_zero:
             truncate_metrics(self.system.exp_dir / "metrics.jsonl", progress.step)
             self.writer = MetricsWriter(self.system.exp_dir, first_step=progress.step + 1)
@@ -174,7 +172,7 @@ class Trainer:
         batches = [next(self.system.train_batches) for _ in range(self.config.optim.accumulate)]
         context = sample_context(self.system.contexts, self.system.seed, progress.step)
         result = self.updater.gradients(batches, context, progress.step if progress.from_scratch else WARM)
-        finite, self.stop.asked = self.updater.all_finite(result, self.stop.asked)
+        finite, self._stop_agreed = self.updater.all_finite(result, self.stop.asked)
         if not finite:
             self._skip(batches, result)
             return
@@ -213,7 +211,8 @@ class Trainer:
         at_end = self.progress.stage_step >= self.stage.num_steps
         if self.meter.steps == 0 or (self.progress.step % self.config.log_every and not at_end):
             return
-        means, hours_per_second = self.meter.flush(self.fabric)
+        means, hours_per_second = self.meter.means(self.fabric)
+        self.meter = Meter()
         self._write(
             {
                 "split": "train",
@@ -269,9 +268,12 @@ class Trainer:
 
     def save(self, *, keep: bool, best: bool) -> None:
         """Write `last.pt`; without the resume state also the stage's own file (`keep`) and `best.pt`."""
-        processes = gather(
-            self.fabric, {"batches": self.system.train_batches.state_dict(), "rng": rng_state()}
-        )
+        own = {
+            "batches": self.system.train_batches.state_dict(),
+            "rng": rng_state(),
+            "meter": self.meter.state_dict(),
+        }
+        processes = gather(self.fabric, own)
         if not self.fabric.is_global_zero:
             return
         system, progress = self.system, self.progress
@@ -290,7 +292,6 @@ class Trainer:
             save_checkpoint(folder / "best.pt", payload)
         state = {
             "progress": asdict(progress),
-            "meter": self.meter.state_dict(),
             "objective": system.objective.state_dict(),
             "optimizer": self.updater.optimizer.state_dict(),
             "processes": processes,
@@ -304,7 +305,8 @@ class Trainer:
         Raises:
             TrainingInterrupted: always, in that case.
         """
-        if not self.stop.asked:
+        # Several processes stop after the same step: the one on which they told each other.
+        if not (self._stop_agreed or (self.fabric.world_size == 1 and self.stop.asked)):
             return
         self.save(keep=False, best=False)
         raise TrainingInterrupted(
