@@ -142,3 +142,16 @@ def test_a_streaming_step_is_a_graph():
         ours, expected = program(window_BWF, older), step(window_BWF, older)
     assert torch.allclose(ours[0], expected[0], atol=1e-5)
     assert torch.equal(ours[2].processed_B, expected[2].processed_B)
+
+
+@pytest.mark.parametrize("context", [Context.full(), Context(8, 4, 2)], ids=str)
+def test_mixed_precision_trains_and_stays_close(context):
+    model = tiny_model()
+    features_BTF, lens_B = torch.randn(2, 67, 80), torch.tensor([67, 40])
+    expected = model.encode(features_BTF, lens_B, context).encoded_BTD
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded_BTD = model.encode(features_BTF, lens_B, context).encoded_BTD
+    assert torch.allclose(encoded_BTD[0].float(), expected[0], atol=0.15)
+    encoded_BTD.float().square().sum().backward()
+    for name, parameter in model.encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name

@@ -82,6 +82,8 @@ def with_left_context(cache_BLD: Tensor, x_BNWD: Tensor, chunk: int) -> tuple[Te
         Blocks with their left context (B, N, K, D), and the L main frames before the block that comes next.
     """
     left, num_blocks = cache_BLD.shape[1], x_BNWD.shape[1]
+    if left == 0 and num_blocks == 1:
+        return x_BNWD, cache_BLD
     if num_blocks == 1:
         joined_BKD = torch.cat([cache_BLD, x_BNWD.flatten(1, 2)], dim=1)
         return joined_BKD.unsqueeze(1), joined_BKD[:, chunk : chunk + left]

@@ -47,6 +47,13 @@ def _multiply(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     return _onednn_linear(x, weight_OI, bias_O, "none", [], "")
 
 
+def _transposed_product(left_XO: Tensor, right_XI: Tensor) -> Tensor:
+    """left^T right. The operator copies a transposed first argument, so that is the narrower one."""
+    if left_XO.shape[1] <= right_XI.shape[1]:
+        return _multiply(left_XO.t(), right_XI.t(), None)
+    return _multiply(right_XI.t(), left_XO.t(), None).t().contiguous()
+
+
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -63,7 +70,7 @@ class _OneDnnLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _multiply(grad_XO, weight_OI.t(), None).view(x.shape)
         if ctx.needs_input_grad[1]:
-            grad_weight_OI = _multiply(grad_XO.t(), x.reshape(-1, x.shape[-1]).t(), None)
+            grad_weight_OI = _transposed_product(grad_XO, x.reshape(-1, x.shape[-1]))
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias_O = grad_XO.sum(dim=0)
         return grad_x, grad_weight_OI, grad_bias_O

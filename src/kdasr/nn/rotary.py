@@ -30,4 +30,6 @@ def rotate(x_PHE: Tensor, rotation: Rotation) -> Tensor:
     """Rotate heads (..., P, H, E) by the angles (..., P, A) of their positions; E = 2 A."""
     first, second = x_PHE.chunk(2, dim=-1)
     cos, sin = rotation.cos_PA.unsqueeze(-2), rotation.sin_PA.unsqueeze(-2)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat(
+        [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], dim=-1
+    )
