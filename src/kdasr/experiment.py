@@ -38,6 +38,16 @@ class ExperimentConfig:
             stage.loss_weights = stage.loss_weights or dict(DEFAULT_LOSS_WEIGHTS)
 
 
+def load_data_config(path: Path) -> DataConfig:
+    """Read the `data` section that the systems of a recipe file share.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type.
+    """
+    section = load_yaml(path).get("data") or {}
+    return build_config(DataConfig, section, source=f"{path}: data")
+
+
 def load_experiment(
     path: Path, system: str | None = None, overrides: tuple[str, ...] = ()
 ) -> ExperimentConfig:

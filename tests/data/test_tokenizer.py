@@ -93,3 +93,12 @@ def test_missing_and_foreign_models_are_named(tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match=r"bpe\.model: pieces 0 to 2"):
         Tokenizer.load(tmp_path)
+
+
+def test_at_most_makes_fewer_pieces_where_the_text_does_not_fill_the_size(tmp_path: Path) -> None:
+    texts = ["ONE TWO THREE", "THREE TWO ONE ONE", "TWO TWO THREE"]
+    with pytest.raises(UserError, match="5000"):
+        train_tokenizer(texts, 5000, tmp_path / "strict")
+    tokenizer = train_tokenizer(texts, 5000, tmp_path / "soft", at_most=True)
+    assert 10 < tokenizer.vocab_size < 5000
+    assert tokenizer.decode(tokenizer.encode("ONE THREE")) == "ONE THREE"

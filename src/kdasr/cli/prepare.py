@@ -26,7 +26,13 @@ from kdasr.common.logging import setup_logging
     "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write."
 )
 @click.option(
-    "--speed", default="0.9,1.0,1.1", show_default=True, help="Speed factors of the copies in training parts."
+    "--speed", help="Speed factors of the copies in training parts.  [default: the recipe's, or 0.9,1.0,1.1]"
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Recipe file whose data section says speed factors and whether features are stored.",
 )
 @click.option("--on-the-fly", is_flag=True, help="Store no features: training computes them from the audio.")
 @click.option("--jobs", default=1, show_default=True, help="Worker processes.")
@@ -36,7 +42,8 @@ def command(
     parts: str,
     train_parts: str | None,
     out_dir: Path,
-    speed: str,
+    speed: str | None,
+    config_path: Path | None,
     on_the_fly: bool,
     jobs: int,
 ) -> None:
@@ -45,9 +52,12 @@ def command(
     What is missing is said before anything is computed. Parts that are already prepared with the same
     settings from the same files are skipped; an interrupted part is done again.
     """
+    from kdasr.data.config import DataConfig
     from kdasr.data.prepare import PrepareOptions, prepare_corpus
+    from kdasr.experiment import load_data_config
 
     setup_logging()
+    recipe = DataConfig() if config_path is None else load_data_config(config_path)
     prepare_corpus(
         PrepareOptions(
             corpus_dir=corpus_dir,
@@ -55,8 +65,8 @@ def command(
             parts=_words(parts),
             train_parts=None if train_parts is None else _words(train_parts),
             out_dir=out_dir,
-            speeds=_speeds(speed),
-            on_the_fly=on_the_fly,
+            speeds=recipe.speed_perturbation if speed is None else _speeds(speed),
+            on_the_fly=on_the_fly or recipe.on_the_fly,
             jobs=jobs,
         )
     )

@@ -227,8 +227,10 @@ def _write_stats(out_dir: Path, record: dict[str, Any]) -> None:
     write_json(out_dir / STATS, stats.summary())
 
 
-def prepare_tokens(data_dir: Path, vocab_size: int) -> Tokenizer:
+def prepare_tokens(data_dir: Path, vocab_size: int, *, at_most: bool = False) -> Tokenizer:
     """Train the tokenizer of a data folder on its training transcripts, or load the one of the same settings.
+
+    With `at_most`, transcripts that do not fill `vocab_size` give fewer pieces and a warning.
 
     Raises:
         UserError: no training part is prepared, or the size does not suit the transcripts.
@@ -242,14 +244,16 @@ def prepare_tokens(data_dir: Path, vocab_size: int) -> Tokenizer:
         for supervision in SupervisionSet.from_jsonl(manifest_path(data_dir, "supervisions", part))
     ]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    settings = {"vocab_size": vocab_size, "parts": parts, "texts_sha256": digest}
+    settings = {"vocab_size": vocab_size, "at_most": at_most, "parts": parts, "texts_sha256": digest}
     out_dir = Path(data_dir) / "tokens"
     if (out_dir / "tokens.json").is_file() and read_json(out_dir / "tokens.json") == settings:
         log.info("%s: already trained with %d pieces", out_dir, vocab_size)
         return Tokenizer.load(out_dir)
     with Staged(out_dir) as staged:
-        train_tokenizer(texts, vocab_size, staged.partial)
+        made = train_tokenizer(texts, vocab_size, staged.partial, at_most=at_most).vocab_size
         write_json(staged.partial / "tokens.json", settings)
         staged.publish()
-    log.info("%s: %d pieces from %d transcripts", out_dir, vocab_size, len(texts))
+    log.info("%s: %d pieces from %d transcripts", out_dir, made, len(texts))
+    if made < vocab_size:
+        log.warning("%s: the transcripts give no more than %d of %d pieces", out_dir, made, vocab_size)
     return Tokenizer.load(out_dir)

@@ -75,8 +75,16 @@ class Tokenizer:
         return self._processor.IdToPiece(int(index))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, out_dir: Path) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, out_dir: Path, *, at_most: bool = False
+) -> Tokenizer:
     """Train on transcripts and write `bpe.model` and `tokens.txt` (`symbol id` per line) to `out_dir`.
+
+    Args:
+        texts: the transcripts.
+        vocab_size: pieces, the three special ones included.
+        out_dir: where to write.
+        at_most: make fewer pieces when the text does not fill `vocab_size`, instead of refusing.
 
     Raises:
         UserError: no text, or a size that the text cannot fill or that cannot hold its characters.
@@ -91,6 +99,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out_dir: Path) -> Tok
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
+            hard_vocab_limit=not at_most,
             character_coverage=1.0,
             user_defined_symbols=[BLANK, SOS_EOS],
             unk_id=2,
