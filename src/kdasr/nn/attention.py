@@ -51,9 +51,8 @@ class ChunkedSelfAttention(nn.Module):
         dim = x_BNWD.shape[-1]
         qk, v_BNWD = self.project_in(x_BNWD).split([2 * dim, dim], dim=-1)
         # Rotation keeps distances only, so each frame is rotated once, before the windows overlap.
-        q_BNWHE, k_BNWHE = rotate(qk.unflatten(-1, (2 * self.num_heads, -1)), plan.block_rotation).chunk(
-            2, -2
-        )
+        rotated = rotate(qk.unflatten(-1, (2 * self.num_heads, -1)), plan.block_rotation)
+        q_BNWHE, k_BNWHE = rotated.chunk(2, dim=-2)
         cached_BLHE = rotate(state.keys_BLD.unflatten(-1, (self.num_heads, -1)), plan.cache_rotation)
         k_BNKD, _ = with_left_context(cached_BLHE.flatten(-2), k_BNWHE.flatten(-2), plan.chunk)
         v_BNKD, values_BLD = with_left_context(state.values_BLD, v_BNWD, plan.chunk)

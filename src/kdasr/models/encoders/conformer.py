@@ -134,6 +134,9 @@ class ConformerEncoder(nn.Module):
 
         Returns:
             Encoded frames (B, C, D), how many of them are valid (B,), and the state for the next window.
+
+        Raises:
+            UserError: a window of another size.
         """
         expected = FACTOR * context.window_frames + EXTRA_FRAMES
         if features_BWF.shape[1] != expected:
@@ -171,6 +174,6 @@ class ConformerEncoder(nn.Module):
             x_BNWD, new_state = layer(x_BNWD, layer_state, plan)
             outputs.append(x_BNWD)
             layer_states.append(new_state)
-        # Streams are told apart by age: only a full chunk ages a stream, and a shorter one ends it.
+        # The caches take whole chunks. A shorter one ends its stream, so its count is never read again.
         processed_B = state.processed_B + x_BNWD.shape[1] * chunk
         return outputs, EncoderState(processed_B, tuple(layer_states))
