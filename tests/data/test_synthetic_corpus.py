@@ -18,6 +18,7 @@ from kdasr.data.synthetic.corpus import Summary, generate_corpus
 from kdasr.data.synthetic.plan import PARTS, Utterance, make_plan
 from kdasr.data.synthetic.render import Rendered, Renderer, TimedWord
 from kdasr.data.synthetic.sizes import SIZES, PartSize
+from kdasr.data.synthetic.voices import Speaker
 from kdasr.data.synthetic.writer import alignment_line
 
 MICRO = replace(
@@ -59,12 +60,30 @@ def test_an_interrupted_run_goes_on(corpus: Path, tmp_path: Path) -> None:
     kept = list(tmp_path.rglob("*.flac"))
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     assert kept and not (tmp_path / "corpus.json").exists()
-    half_written = kept[0].parents[1] / ".100099.partial"  # as a kill in the middle of a chapter leaves it
-    half_written.mkdir()
     summary = generate(tmp_path)
-    half_written.rmdir()
     assert 0 < summary.new_seconds < summary.seconds
     assert {path: path.stat().st_mtime_ns for path in kept} == stamps
+    assert contents(tmp_path) == contents(corpus)
+
+
+def test_a_kill_within_a_chapter_leaves_no_half_of_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = Renderer.render
+
+    def killed(self: Renderer, utterance: Utterance, speaker: Speaker) -> Rendered:
+        if utterance.id.endswith("0001"):
+            raise KeyboardInterrupt
+        return render(self, utterance, speaker)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Renderer, "render", killed)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path)
+    (partial,) = (path.parent for path in tmp_path.rglob("*.flac"))
+    assert partial.name.startswith(".")
+    (partial / "stale.flac").touch()
+    generate(tmp_path)
     assert contents(tmp_path) == contents(corpus)
 
 
@@ -153,7 +172,7 @@ def test_lhotse_reads_it_with_alignments(corpus: Path) -> None:
 
 
 def test_speech_is_where_the_alignment_says(corpus: Path) -> None:
-    """Before the first word there is only noise, 25 to 40 dB down, never digital silence."""
+    """Before the first word there is only noise, 22 to 40 dB down, never digital silence."""
     for path in (corpus / "LibriSpeech" / "test-clean").rglob("*.flac"):
         alignment = next(
             (corpus / "LibriSpeech-Alignments").rglob(f"{path.stem.rsplit('-', 1)[0]}.alignment.txt")
@@ -164,7 +183,7 @@ def test_speech_is_where_the_alignment_says(corpus: Path) -> None:
         quiet = samples[: round(ends[0] * 16000) - 80]
         spoken = samples[round(ends[0] * 16000) : round(ends[-2] * 16000)]
         ratio = 10 * np.log10(np.mean(spoken**2) / np.mean(quiet**2))
-        assert 22 < ratio < 43
+        assert 20 < ratio < 42
         assert np.unique(quiet).size > 5
 
 
@@ -186,7 +205,7 @@ def pairs() -> Iterator[list[tuple[Rendered, Rendered]]]:
 def test_speech_in_other_parts_is_faster(pairs: list[tuple[Rendered, Rendered]]) -> None:
     for clean, other in pairs:
         ratio = (clean.words[-1].end - clean.words[0].start) / (other.words[-1].end - other.words[0].start)
-        assert 1.05 < ratio < 1.5
+        assert 1.03 < ratio < 1.4
 
 
 def test_other_parts_are_noisier(pairs: list[tuple[Rendered, Rendered]]) -> None:
@@ -196,7 +215,7 @@ def test_other_parts_are_noisier(pairs: list[tuple[Rendered, Rendered]]) -> None
         return float(10 * np.log10(np.mean(quiet**2) / np.mean(samples**2)))
 
     clean, other = ([floor_db(pair[index]) for pair in pairs] for index in (0, 1))
-    assert np.mean(other) > np.mean(clean) + 10
+    assert np.mean(other) > np.mean(clean) + 8
     assert max(other) < -5
 
 

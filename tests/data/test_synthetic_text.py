@@ -54,6 +54,14 @@ def test_word_frequencies_are_zipf_like(large_sentences: list[list[str]]) -> Non
     assert -1.4 < slope < -0.6
 
 
+def test_the_first_words_of_a_class_are_the_most_frequent() -> None:
+    """Weights are 1 / (rank + 3): the first of ten words is drawn four times as often as the last."""
+    letters = tuple("abcdefghij")
+    words = _draw(Vocabulary({"letter": letters}, {"sentence": ((1.0, "{letter}"),)}), 20000)
+    counts = Counter(word for (word,) in words)
+    assert counts["A"] / counts["J"] == pytest.approx(4.0, rel=0.15)
+
+
 def test_an_unknown_slot_is_named() -> None:
     with pytest.raises(ValueError, match="colr"):
         Grammar(Vocabulary(classes={}, rules={"sentence": ((1.0, "the {colr} box"),)}))

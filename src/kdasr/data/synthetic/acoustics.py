@@ -27,8 +27,8 @@ class Surroundings:
     """Share of the utterances whose noise is many people talking."""
 
 
-CLEAN = Surroundings(snr_db=(25.0, 40.0))
-OTHER = Surroundings(snr_db=(10.0, 22.0), drr_db=(4.0, 16.0), babble_share=0.4)
+CLEAN = Surroundings(snr_db=(22.0, 40.0))
+OTHER = Surroundings(snr_db=(14.0, 26.0), drr_db=(4.0, 16.0), babble_share=0.4)
 
 
 def active_power(samples_N: Samples) -> float:

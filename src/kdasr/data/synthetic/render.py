@@ -24,7 +24,7 @@ LEADING_SECONDS = (0.1, 0.4)
 TRAILING_SECONDS = (0.1, 0.3)
 LEVEL_DB = (-29.0, -23.0)
 """Root mean square of the active speech against full scale."""
-OTHER_RATE = (1.15, 1.35)
+OTHER_RATE = (1.1, 1.25)
 """How much faster people speak in the `other` parts."""
 BABBLE_SECONDS = 20
 BABBLE_TALKERS = 5

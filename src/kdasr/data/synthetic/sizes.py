@@ -7,7 +7,7 @@ from kdasr.data.synthetic.voices import VoiceRange
 
 LARGE = large_vocabulary()
 
-REGULAR = VoiceRange(rate=(115, 145), pitch=(38, 62), pitch_range=(35, 65), tract_percent=(96, 104))
+REGULAR = VoiceRange(rate=(110, 150), pitch=(38, 62), pitch_range=(35, 65), tract_percent=(96, 104))
 WIDE = VoiceRange(rate=(125, 180), pitch=(30, 70), pitch_range=(25, 80), tract_percent=(92, 108))
 
 
