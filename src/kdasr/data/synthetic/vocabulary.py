@@ -58,16 +58,16 @@ TINY = Vocabulary(
 
 DEMO = Vocabulary(
     classes={
-        "person": (
-            "teacher",
-            "captain",
-            "farmer",
+        "people": (
+            "teachers",
+            "captains",
+            "farmers",
             "children",
-            "doctor",
-            "sailor",
-            "grandmother",
+            "doctors",
+            "sailors",
+            "grandmothers",
             "musicians",
-            "policeman",
+            "policemen",
             "students",
         ),
         "did": (
@@ -100,19 +100,23 @@ DEMO = Vocabulary(
         "place": ("garden", "village", "river", "station", "mountain", "kitchen", "hospital", "island"),
         "where": ("near", "behind", "across", "inside"),
         "when": ("yesterday", "sometimes", "finally", "tonight", "already"),
+        "some": ("our", "many", "some", "their"),
         "how": ("quickly", "carefully", "together", "quietly"),
     },
     rules={
+        # Sentences begin in many ways, so that the first word says something about latency.
         "sentence": (
-            (4.0, "the {person} {did} {number} {colour} {things}"),
-            (4.0, "the {person} {did} {number} {things} {where} the {place}"),
-            (3.0, "{when} the {person} {did} {colour} {things} {where} the {place}"),
-            (2.0, "the {person} and the {person} {did} {number} {things}"),
+            (4.0, "{some} {people} {did} {number} {colour} {things}"),
+            (3.0, "{people} {did} {number} {things} {where} the {place}"),
+            (3.0, "{when} {some} {people} {did} {colour} {things} {where} the {place}"),
+            (3.0, "{number} {people} {did} {colour} {things}"),
+            (2.0, "{people} and {people} {did} {number} {things}"),
             (2.0, "{number} {colour} {things} {where} the {place}"),
-            (2.0, "the {person} {how} {did} the {things} with {number} {things}"),
-            (2.0, "{when} the {person} {how} {did} {colour} {things}"),
-            (1.0, "the {colour} {things} and the {colour} {things}"),
-            (1.0, "the {person} {did} everything {how}"),
+            (2.0, "{some} {people} {how} {did} the {things} with {number} {things}"),
+            (2.0, "{when} {number} {people} {how} {did} {colour} {things}"),
+            (2.0, "{colour} {things} and {colour} {things}"),
+            (1.0, "{people} {did} everything {how}"),
+            (1.0, "{how} the {people} {did} everything {where} the {place}"),
             (1.0, "{number} {colour} {things}"),
         )
     },
