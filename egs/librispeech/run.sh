@@ -7,7 +7,7 @@
 #   0 corpus (synthesise or download)   5 student, stage one (hidden states)
 #   1 manifests and features            6 student, stage two (output distributions)
 #   2 word pieces                       7 average checkpoints, offline decoding
-#   3 teacher                           8 streaming decoding with latency
+#   3 teacher, averaged                 8 streaming decoding with latency
 #   4 streaming baselines               9 report
 #
 # Options
@@ -84,6 +84,11 @@ train() { # train SYSTEM [further options of kdasr train]
     "${overrides[@]}" "$@"
 }
 
+# Students start from and learn from the average of the teacher's last checkpoints.
+train_teacher() {
+  train teacher && kdasr average "$exp/teacher"
+}
+
 if due 0; then
   say "Stage 0: corpus"
   if [[ $corpus == synthetic ]]; then
@@ -112,7 +117,7 @@ fi
 
 if due 3 && wants teacher; then
   say "Stage 3: teacher"
-  launch train-teacher train teacher
+  launch train-teacher train_teacher
 fi
 
 if due 4; then
@@ -138,7 +143,7 @@ finish_all
 if due 7; then
   say "Stage 7: averaged checkpoints, offline decoding"
   for system in $systems; do
-    kdasr average "$exp/$system"
+    if [[ $system != teacher ]]; then kdasr average "$exp/$system"; fi
     launch "decode-offline-$system" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
   done
   finish_all
