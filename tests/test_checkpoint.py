@@ -86,14 +86,29 @@ def test_a_truncated_file_is_named(saved: Path, share: float) -> None:
 
 
 def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
-    text, tensors, code = (tmp_path / name for name in ("text.pt", "tensors.pt", "code.pt"))
+    text, tensors = (tmp_path / name for name in ("text.pt", "tensors.pt"))
     text.write_text("not a checkpoint at all\n")
     torch.save({"state_dict": {"w": torch.ones(2)}}, tensors)
-    # An object that only pickle could rebuild: it is not executed, and not accepted.
-    torch.save({"format": "kdasr-checkpoint", "hook": print}, code)
-    for path in (text, tensors, code):
+    for path in (text, tensors):
         with pytest.raises(UserError, match=path.name):
             load_checkpoint(path)
+
+
+class Intruder:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+def test_code_in_a_file_is_not_run(saved: Path, tmp_path: Path) -> None:
+    torch.save({**torch.load(saved, weights_only=True), "extra": Intruder(tmp_path / "trace")}, saved)
+    with pytest.raises(UserError, match=r"model\.pt"):
+        load_checkpoint(saved)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_another_version_of_the_format_is_refused(saved: Path) -> None:

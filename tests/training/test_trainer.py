@@ -102,10 +102,15 @@ def test_bad_batches_are_skipped_named_and_leave_no_trace(
         "kdasr.training.trainer.logger.warning", lambda text, *values: messages.append(text % values)
     )
     # The sound batches are numbers 0, 1, 4, 5, 8 and 9: with the bad ones between, and without them.
-    bad = tiny_system(tmp_path / "bad", train_batches=RandomBatches(bad=(2, 3, 6, 7)))
+    bad = tiny_system(
+        tmp_path / "bad",
+        config=trainer_config(max_bad_batches=3),
+        train_batches=RandomBatches(bad=(2, 3), too_short=(6, 7)),
+    )
     trainer = fit(bad)
     assert trainer.progress.step == 6 and bad.train_batches.state_dict() == {"position": 10}
     assert "rnnt" in messages[0] and "utt-2-1" in messages[0] and "utt-2-0" not in messages[0]
+    assert "rnnt" in messages[2] and "utt-2-1" in messages[2]
     assert len(messages) == 4
     good = tiny_system(tmp_path / "good", train_batches=Picked([0, 1, 4, 5, 8, 9]))
     fit(good)

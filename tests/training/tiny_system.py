@@ -64,11 +64,22 @@ def random_batch(seed: int, sizes: tuple[int, ...] = (60, 47, 52)) -> Batch:
 class RandomBatches:
     """An endless source whose batch number n depends on n only. Can do harm at a given batch."""
 
-    def __init__(self, first: int = 0, *, kill_at: int = -1, interrupt_at: int = -1, bad: Any = ()) -> None:
+    def __init__(
+        self,
+        first: int = 0,
+        *,
+        kill_at: int = -1,
+        interrupt_at: int = -1,
+        bad: Any = (),
+        too_short: Any = (),
+    ) -> None:
         self.position = first
         self.kill_at = kill_at
         self.interrupt_at = interrupt_at
         self.bad = bad
+        """Batches with a feature that is not a number."""
+        self.too_short = too_short
+        """Batches with an utterance without encoder frames: an infinite loss, a gradient of zero."""
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -83,6 +94,8 @@ class RandomBatches:
         batch = random_batch(number % 4)
         if number in self.bad:
             batch.features_BTF[1, 0, 0] = float("nan")
+        if number in self.too_short:
+            batch.feature_lens_B[1] = 3
         return batch
 
     def state_dict(self) -> dict[str, Any]:
