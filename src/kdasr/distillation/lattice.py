@@ -14,6 +14,7 @@ from torch import Tensor
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
 from kdasr.losses.pruned_rnnt import Backend, rnnt_loss_pruned_with_occupation, select_backend
+from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 
 BLANK = 0
@@ -46,7 +47,7 @@ class LatticeBuilder:
     def __init__(self, config: RnntConfig) -> None:
         self.config = config
         self._chosen = select_backend(config.backend)
-        self._native = select_backend("native")
+        self._native = NATIVE
 
     def build(
         self, model: Transducer, output: TransducerOutput, batch: Batch, *, train_simple: bool, warm: bool
