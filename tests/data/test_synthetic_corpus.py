@@ -235,3 +235,41 @@ def test_an_unknown_size_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["synthetic", "--out", str(tmp_path), "--size", "huge"])
     assert result.exit_code == 2
     assert "huge" in result.output
+
+
+def test_parts_of_librispeech_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def download(folder: Path, dataset_parts: list[str], alignments: bool) -> Path:
+        asked[folder] = (dataset_parts, alignments)
+        return folder / "LibriSpeech"
+
+    monkeypatch.setattr("lhotse.recipes.librispeech.download_librispeech", download)
+    arguments = [
+        "librispeech",
+        "--out",
+        str(tmp_path),
+        "--parts",
+        "train-clean-5, dev-clean-2",
+        "--no-alignments",
+    ]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0
+    assert asked == {tmp_path: (["train-clean-5", "dev-clean-2"], False)}
+
+
+def test_a_failed_download_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*args: object, **options: object) -> Path:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("lhotse.recipes.librispeech.download_librispeech", download)
+    result = CliRunner().invoke(command, ["librispeech", "--out", str(tmp_path), "--no-alignments"])
+    assert isinstance(result.exception, UserError)
+    assert "no route to host" in str(result.exception)
+
+
+def test_without_espeak_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("espeakng_loader.get_library_path", lambda: "/nowhere/libespeak-ng.so")
+    with pytest.raises(UserError, match="espeak-ng"):
+        generate(tmp_path / "corpus", jobs=2)
+    assert not (tmp_path / "corpus").exists()

@@ -1,7 +1,11 @@
 """`kdasr corpus`: a corpus in LibriSpeech's layout, synthesised or downloaded."""
 
+import importlib.util
 import os
+import tarfile
 import time
+import zipfile
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +92,7 @@ def _print_summary(summary: "Summary", out: Path, elapsed: float, jobs: int) -> 
     "--parts",
     default="train-clean-100 dev-clean dev-other test-clean test-other",
     show_default=True,
-    help="LibriSpeech's part names, separated by spaces.",
+    help="LibriSpeech's part names, separated by spaces or commas.",
 )
 @click.option("--alignments/--no-alignments", default=True, show_default=True, help="Word alignments too.")
 def librispeech(out: Path, parts: str, alignments: bool) -> None:
@@ -98,14 +102,14 @@ def librispeech(out: Path, parts: str, alignments: bool) -> None:
     """
     from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
 
-    names = parts.split()
+    names = parts.replace(",", " ").split()
     for name in names:
         if name not in (*LIBRISPEECH, *MINI_LIBRISPEECH):
             raise UserError(f"no part of LibriSpeech is called '{name}'; parts: {' '.join(LIBRISPEECH)}")
+    if alignments and importlib.util.find_spec("gdown") is None:
+        raise UserError("word alignments come through gdown: pip install gdown, or pass --no-alignments")
     try:
         folder = download_librispeech(out, dataset_parts=names, alignments=alignments)
-    except AssertionError as error:
-        raise UserError(f"{error} (or pass --no-alignments)") from None
-    except OSError as error:
-        raise UserError(f"{out}: the download of LibriSpeech failed: {error}") from None
+    except (OSError, HTTPException, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(f"{out}: the download of LibriSpeech failed, run it again: {error}") from None
     click.echo(f"{folder}: {' '.join(names)}")

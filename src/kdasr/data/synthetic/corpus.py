@@ -1,5 +1,6 @@
 """Makes a whole corpus: on many processes, resumable, the same bytes every time."""
 
+import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -46,14 +47,16 @@ def generate_corpus(size: Size, out: Path, seed: int, jobs: int) -> Iterator[tup
     """
     identity = {"size": size.name, "seed": seed, "version": VERSION}
     try:
-        if _claim(out, identity):
+        if _is_complete(out, identity):
             yield _summary_of(read_json(out / DONE_FILE))
             return
+        renderer = Renderer(size, seed)  # first: without espeak-ng nothing is to be written
         plan = make_plan(size, seed)
+        write_json(out / STARTED_FILE, identity)
         new = [chapter for chapter in plan.chapters if not writer.chapter_folder(out, chapter).is_dir()]
         done = len(plan.chapters) - len(new)
         yield done, len(plan.chapters)
-        for _ in _write_chapters(out, new, size, seed, jobs):
+        for _ in _write_here(out, new, renderer) if jobs == 1 else _write_on_pool(out, new, renderer, jobs):
             done += 1
             yield done, len(plan.chapters)
         yield _finish(out, plan, identity, {chapter.name for chapter in new})
@@ -64,8 +67,8 @@ def generate_corpus(size: Size, out: Path, seed: int, jobs: int) -> Iterator[tup
         raise UserError(f"{out}: a worker process was killed; run the same command again to go on") from None
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> bool:
-    """Mark `out` as ours; True when the corpus is complete.
+def _is_complete(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether `out` holds this corpus from end to end.
 
     Raises:
         UserError: another corpus, or other files where ours would go.
@@ -83,7 +86,6 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
         raise UserError(
             f"{out / writer.AUDIO_FOLDER}: a corpus of another origin is there; choose another folder"
         )
-    write_json(out / STARTED_FILE, identity)
     return False
 
 
@@ -99,17 +101,15 @@ def _describe(identity: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in identity.items())
 
 
-def _write_chapters(
-    out: Path, chapters: Sequence[Chapter], size: Size, seed: int, jobs: int
-) -> Iterator[None]:
-    if jobs == 1 or len(chapters) < 2:
-        renderer = Renderer(size, seed)
-        for chapter in chapters:
-            writer.write_chapter(out, chapter, renderer)
-            yield
-        return
+def _write_here(out: Path, chapters: Sequence[Chapter], renderer: Renderer) -> Iterator[None]:
+    for chapter in chapters:
+        writer.write_chapter(out, chapter, renderer)
+        yield
+
+
+def _write_on_pool(out: Path, chapters: Sequence[Chapter], renderer: Renderer, jobs: int) -> Iterator[None]:
     with ProcessPoolExecutor(
-        min(jobs, len(chapters)), get_context("spawn"), initializer=_start_worker, initargs=(size, seed)
+        jobs, get_context("spawn"), initializer=_start_worker, initargs=(renderer.size, renderer.seed)
     ) as pool:
         futures = [pool.submit(_work, out, chapter) for chapter in chapters]
         try:
@@ -126,6 +126,7 @@ _renderer: Renderer | None = None  # of this worker process
 
 def _start_worker(size: Size, seed: int) -> None:
     global _renderer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent lets chapters in progress finish
     _renderer = Renderer(size, seed)
 
 

@@ -57,14 +57,14 @@ class Renderer:
     """Speaks utterances under a corpus seed. What it returns depends on the seed and the utterance alone."""
 
     def __init__(self, size: Size, seed: int) -> None:
-        self._size = size
-        self._seed = seed
+        self.size = size
+        self.seed = seed
         self._synthesizer = Synthesizer()
         self._babble_N: Samples | None = None
 
     def render(self, utterance: Utterance, speaker: Speaker) -> Rendered:
         """Synthesise one utterance of `speaker` as its part demands."""
-        rng = generator(self._seed, "audio", utterance.id)
+        rng = generator(self.seed, "audio", utterance.id)
         is_other = speaker.part.endswith("other")
         rate = speaker.rate * rng.uniform(0.96, 1.04) * (rng.uniform(*OTHER_RATE) if is_other else 1.0)
         voice = replace(speaker.voice, rate=round(rate), pitch=speaker.pitch + int(rng.integers(-3, 4)))
@@ -98,12 +98,12 @@ class Renderer:
     def _babble(self) -> Samples:
         """Several people talking at once, the same in every process."""
         if self._babble_N is None:
-            rng = generator(self._seed, "babble")
-            grammar = Grammar(self._size.vocabulary)
+            rng = generator(self.seed, "babble")
+            grammar = Grammar(self.size.vocabulary)
             length = BABBLE_SECONDS * SAMPLE_RATE
             babble_N = np.zeros(length)
             for accent, variant in voice_pairs((*SEEN_ACCENTS, *UNSEEN_ACCENTS), rng)[:BABBLE_TALKERS]:
-                talker = draw_speaker(("", ""), (accent, variant), self._size.voices, rng)
+                talker = draw_speaker(("", ""), (accent, variant), self.size.voices, rng)
                 said: list[Samples] = []
                 while sum(map(len, said)) < length:
                     speech_N = self._speak(grammar.sentence(rng), talker.voice, talker.tract_percent)[0]
