@@ -96,9 +96,9 @@ def _print_summary(summary: "Summary", out: Path, elapsed: float, jobs: int) -> 
 )
 @click.option("--alignments/--no-alignments", default=True, show_default=True, help="Word alignments too.")
 def librispeech(out: Path, parts: str, alignments: bool) -> None:
-    """Download LibriSpeech (Panayotov et al. 2015) and its word alignments through Lhotse.
+    """Download LibriSpeech and its word alignments through Lhotse.
 
-    Parts that are there already are skipped.
+    Parts that are there already are skipped. (Panayotov et al., ICASSP 2015)
     """
     from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
 
