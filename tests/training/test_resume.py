@@ -53,9 +53,11 @@ def assert_same_run(left: Path, right: Path) -> None:
         assert a.keys() == b.keys() and len(a) > 0
         for name in a:
             assert torch.equal(a[name], b[name]), f"{part}: {name}"
-    moments = [checkpoint["trainer"]["optimizer"]["state"] for checkpoint in (one, other)]
-    for index in moments[0]:
-        assert torch.equal(moments[0][index]["exp_avg_sq"], moments[1][index]["exp_avg_sq"])
+    for part, moment in (("muon", "momentum_buffer"), ("adamw", "exp_avg_sq")):
+        states = [checkpoint["trainer"]["optimizer"][part]["state"] for checkpoint in (one, other)]
+        assert states[0].keys() == states[1].keys() and len(states[0]) > 0
+        for index, state in states[0].items():
+            assert torch.equal(state[moment], states[1][index][moment]), f"{part}: {index}"
     assert metrics(left) == metrics(right)
 
 

@@ -142,7 +142,12 @@ def tiny_system(exp_dir: Path, **changes: Any) -> System:
 
 
 def trainer_config(**changes: Any) -> TrainerConfig:
-    optim = OptimConfig(learning_rate=3e-3, warmup_steps=2, accumulate=changes.pop("accumulate", 1))
+    optim = OptimConfig(
+        learning_rate=3e-3,
+        warmup_steps=2,
+        accumulate=changes.pop("accumulate", 1),
+        optimizer=changes.pop("optimizer", "adamw"),
+    )
     config = TrainerConfig(
         accelerator="cpu", num_threads=1, log_every=2, validate_every=3, keep_last=2, optim=optim
     )
@@ -159,7 +164,7 @@ def fit(system: System, until_stage: str | None = None) -> Trainer:
 
 
 def two_stage_system(exp_dir: Path, **changes: Any) -> System:
-    """Everything that a resume has to restore: dropout, contexts, a teacher of another width, two stages."""
+    """All that a resume restores: dropout, contexts, a narrower teacher, two stages, two optimizers."""
     hidden = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 1.0}
     return tiny_system(
         exp_dir,
@@ -168,7 +173,7 @@ def two_stage_system(exp_dir: Path, **changes: Any) -> System:
             StageConfig(name="hidden", num_steps=5, loss_weights=hidden),
             StageConfig(name="output", num_steps=5, loss_weights={"rnnt": 1.0, "output_kl": 0.3}),
         ],
-        config=trainer_config(accumulate=2),
+        config=trainer_config(accumulate=2, optimizer="muon"),
         model=small_model(dropout=0.2),
         objective=small_objective(with_teacher=True),
         **changes,
