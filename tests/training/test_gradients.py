@@ -114,6 +114,9 @@ def run_two(target: object, *arguments: object) -> list[int | None]:
     for child in children:
         child.start()
     for child in children:
+        # Processes that do not agree wait for each other.
+        child.join(timeout=200)
+        child.kill()
         child.join()
     return [child.exitcode for child in children]
 
