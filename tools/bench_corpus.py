@@ -30,7 +30,7 @@ def measure() -> list[dict[str, Any]]:
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         elapsed = time.perf_counter() - start
-        hours = json.loads((Path(folder) / "corpus.json").read_text())["hours"]
+        hours = json.loads((Path(folder) / "corpus.json").read_text())["seconds"] / 3600
     return [{"audio_hours": hours, "seconds": elapsed, "times_real_time": 3600 * hours / elapsed}]
 
 

@@ -99,9 +99,14 @@ if due 0; then
     kdasr corpus librispeech --out "$(dirname "$corpus_dir")" --parts "$parts"
   fi
 fi
-# LibriSpeech's alignments lie beside the parts when the download stage fetched them.
-if [[ -z $alignments_dir && -d $(dirname "$corpus_dir")/LibriSpeech-Alignments ]]; then
-  alignments_dir=$(dirname "$corpus_dir")/LibriSpeech-Alignments
+# Downloaded alignments are unpacked into the corpus itself; other copies lie beside it.
+if [[ -z $alignments_dir ]]; then
+  beside=$(dirname "$corpus_dir")/LibriSpeech-Alignments
+  if [[ -d $beside ]]; then
+    alignments_dir=$beside
+  elif [[ -n $(find "$corpus_dir" -name '*.alignment.txt' -print -quit 2>/dev/null) ]]; then
+    alignments_dir=$corpus_dir
+  fi
 fi
 
 if due 1; then
