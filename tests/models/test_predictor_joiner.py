@@ -60,3 +60,20 @@ def test_joiner_is_tanh_of_the_sum_then_linear():
     one_D = torch.tanh(encoded[1, 2] + predicted[1, 3])
     assert torch.allclose(lattice[1, 2, 3], joiner.output.weight @ one_D + joiner.output.bias, atol=1e-12)
     assert torch.allclose(joiner(encoded[1, 2], predicted[1, 3]), lattice[1, 2, 3], atol=1e-12)
+
+
+def test_context_noise_replaces_its_share_of_pieces_in_training_only() -> None:
+    torch.manual_seed(0)
+    predictor = StatelessPredictor(50, 8, 2, context_noise=0.25)
+    tokens = torch.randint(1, 50, (40, 100))
+    predictor.eval()
+    clean = predictor(tokens)
+    noiseless = StatelessPredictor(50, 8, 2)
+    noiseless.load_state_dict(predictor.state_dict())
+    torch.testing.assert_close(clean, noiseless.train()(tokens))
+    predictor.train()
+    same = (predictor(tokens) == clean).all(dim=-1)
+    assert same[:, 0].all(), "the start context is never replaced"
+    # An output is unchanged when neither of its two pieces is replaced by another one.
+    unchanged = (1 - 0.25 * 48 / 49) ** 2
+    assert abs(same[:, 2:].float().mean().item() - unchanged) < 0.03

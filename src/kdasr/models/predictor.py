@@ -17,11 +17,16 @@ class StatelessPredictor(nn.Module):
 
     The start context is K - 1 times -1, then blank (id 0), in training as in decoding; sherpa-onnx uses the
     same.
+
+    In training a share `context_noise` of the pieces in the context is replaced by random ones. A transducer
+    trained on little text otherwise trusts its own history so much that one wrong piece derails the rest of
+    the utterance; it is the piece-level form of the noise on decoder inputs of Xie et al. 2017.
     """
 
-    def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
+    def __init__(self, vocab_size: int, dim: int, context_size: int, context_noise: float = 0.0) -> None:
         super().__init__()
         self.context_size = context_size
+        self.context_noise = context_noise
         self.embedding = nn.Embedding(vocab_size, dim)
         self.combine = Linear(context_size * dim, dim)
 
@@ -34,7 +39,7 @@ class StatelessPredictor(nn.Module):
     def forward(self, tokens_BS: Tensor) -> Tensor:
         """Predict before and after each piece: (B, S) to (B, S + 1, D)."""
         start_BK = self.start_context(tokens_BS.shape[0], tokens_BS.device)
-        embedded_BPD = self._embed(torch.cat([start_BK, tokens_BS], dim=1))
+        embedded_BPD = self._embed(torch.cat([start_BK, self._noisy(tokens_BS)], dim=1))
         num_outputs = tokens_BS.shape[1] + 1
         windows = [embedded_BPD[:, k : k + num_outputs] for k in range(self.context_size)]
         return functional.relu(self.combine(torch.cat(windows, dim=-1)))
@@ -42,6 +47,13 @@ class StatelessPredictor(nn.Module):
     def step(self, context_BK: Tensor) -> Tensor:
         """Predict after the last K pieces of each stream, oldest first: (B, K) to (B, D)."""
         return functional.relu(self.combine(self._embed(context_BK).flatten(1)))
+
+    def _noisy(self, tokens_BS: Tensor) -> Tensor:
+        if not self.training or self.context_noise == 0.0:
+            return tokens_BS
+        replaced_BS = torch.rand(tokens_BS.shape, device=tokens_BS.device) < self.context_noise
+        random_BS = torch.randint_like(tokens_BS, 1, self.embedding.num_embeddings)
+        return torch.where(replaced_BS, random_BS, tokens_BS)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids.clamp(min=0)) * (ids >= 0).unsqueeze(-1)

@@ -51,3 +51,6 @@ def check_transducer_config(config: TransducerConfig) -> None:
         raise UserError(f"model.encoder.conv_kernel is {encoder.conv_kernel}; it must be odd")
     if not 0.0 <= encoder.dropout < 1.0:
         raise UserError(f"model.encoder.dropout is {encoder.dropout}; it must be in [0, 1)")
+    if not 0.0 <= config.predictor.context_noise < 1.0:
+        noise = config.predictor.context_noise
+        raise UserError(f"model.predictor.context_noise is {noise}; it must be in [0, 1)")

@@ -24,6 +24,8 @@ class PredictorConfig:
 
     dim: int = 128
     context_size: int = 2
+    context_noise: float = 0.0
+    """Share of the context's pieces that training replaces by random ones; helps where text is scarce."""
 
 
 @dataclass

@@ -40,7 +40,9 @@ class Transducer(nn.Module):
         self.config = config
         encoder_dim, predictor_dim = config.encoder.dim, config.predictor.dim
         self.encoder = ConformerEncoder(config.encoder, config.num_features)
-        self.predictor = StatelessPredictor(config.vocab_size, predictor_dim, config.predictor.context_size)
+        self.predictor = StatelessPredictor(
+            config.vocab_size, predictor_dim, config.predictor.context_size, config.predictor.context_noise
+        )
         self.joiner = Joiner(encoder_dim, predictor_dim, config.joiner_dim, config.vocab_size)
         self.simple_am = Linear(encoder_dim, config.vocab_size)
         self.simple_lm = Linear(predictor_dim, config.vocab_size)
