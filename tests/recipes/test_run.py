@@ -3,11 +3,15 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from kdasr.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "librispeech" / "run.sh"
@@ -101,3 +105,32 @@ def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> N
     result = run_recipe(*arguments)
     assert result.returncode == 1
     assert "error" in result.stderr and culprit in result.stderr
+
+
+def test_stopping_the_recipe_waits_until_trainings_have_saved(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, result = tiny
+    assert result.returncode == 0, result.stderr
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    options = ["--size", "tiny", "--data", str(folder / "data"), "--exp", str(tmp_path), "--jobs", "2"]
+    endless = ["--override", "stages=[{name: train, num_steps: 1000000}]"]
+    recipe = subprocess.Popen(
+        [str(RUN), *options, "--stage", "3", "--stop-stage", "3", *endless],
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "teacher" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert metrics.is_file()
+    recipe.send_signal(signal.SIGINT)
+    assert recipe.wait(timeout=60) == 130
+    # The training has left its checkpoint and nothing of it runs any more.
+    step = load_checkpoint(tmp_path / "teacher" / "checkpoints" / "last.pt")["train_steps"]
+    assert step > 0
+    rows = metrics.read_text()
+    time.sleep(2)
+    assert metrics.read_text() == rows

@@ -16,9 +16,10 @@ launch() {
   while (($(running_jobs) >= jobs)); do wait_a_moment; done
   mkdir -p "$exp/log"
   echo "started $name; log: $exp/log/$name.log"
-  # Monitor mode gives the job a process group of its own, so that stopping it stops all of it.
+  # Monitor mode gives the job a process group of its own, so that stopping it stops all of it. The trap keeps
+  # the subshell until its command has ended (a training saves a checkpoint first); commands do not inherit it.
   set -m
-  ("$@") >"$exp/log/$name.log" 2>&1 &
+  (trap : TERM && "$@") >"$exp/log/$name.log" 2>&1 &
   set +m
   job_pid[$name]=$!
 }
