@@ -3,7 +3,6 @@ import torch
 from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.hidden_term import partner_layer
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
-from kdasr.distillation.output_term import mean_weights
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_model
 
@@ -28,7 +27,7 @@ def test_valid_nodes_are_those_of_the_utterance() -> None:
     assert lattice.boundary_B4[:, 2].tolist() == batch.token_lens_B.tolist()
 
 
-def test_logits_are_the_joiners_on_the_kept_states() -> None:
+def test_the_joint_gives_the_joiners_logits() -> None:
     _, lattice = build_lattice()
     model, batch = tiny_model(), dummy_batch()
     output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, Context.full())
@@ -36,26 +35,18 @@ def test_logits_are_the_joiners_on_the_kept_states() -> None:
         model.joiner.project_encoder(output.encoded_BTD),
         model.joiner.project_predictor(output.predicted_BSD),
     )
-    for b, t in ((0, 0), (0, 9), (1, 4), (2, 2)):
-        kept = lattice.ranges_BTK[b, t]
-        torch.testing.assert_close(lattice.logits_BTKV[b, t], model.joiner(frames[b, t], states[b, kept]))
-
-
-def test_weights_are_a_mean_over_valid_nodes() -> None:
-    builder, lattice = build_lattice()
-    uniform = mean_weights(lattice, None)
-    by_occupation = mean_weights(lattice, builder.occupation(lattice))
-    for weights in (uniform, by_occupation):
-        torch.testing.assert_close(weights.sum((1, 2)), torch.ones(3))
-        assert not weights[~lattice.valid].any() and (weights >= 0).all()
-    assert (uniform[0][lattice.valid[0]] == uniform[0, 0, 0]).all()
-    assert by_occupation.std() > uniform.std()
+    num_frames, num_states = frames.shape[1], states.shape[1]
+    for b, t, s in ((0, 0, 0), (0, 9, 2), (1, 4, 1), (2, 2, 0)):
+        rows = torch.tensor([b * num_frames + t]), torch.tensor([b * num_states + s])
+        torch.testing.assert_close(
+            lattice.joint.logits_of(*rows)[0], model.joiner(frames[b, t], states[b, s])
+        )
 
 
 def test_occupation_counts_the_nodes_of_a_path() -> None:
     """A regular path leaves T nodes by blanks and S by symbols."""
     builder, lattice = build_lattice()
-    occupation = builder.occupation(lattice)
+    occupation = builder.evaluate(lattice, warm=True, term=None).occupation_BTK
     steps = (lattice.boundary_B4[:, 2] + lattice.boundary_B4[:, 3]).float()
     torch.testing.assert_close(occupation.sum((1, 2)), steps)
 

@@ -5,66 +5,70 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, power_kl
+from kdasr.losses.joint import Joint, Nodes
+from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl, power_kl_with_gradient
+from kdasr.losses.power import PowerRule
 
 FORMS = [KlForm(*form) for form in product(SIDES, DIRECTIONS, (True, False))]
 
 
-def random_nodes(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Student and teacher logits, weights with padding, exponents."""
+def random_nodes(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Student and teacher logits, exponents."""
     generator = torch.Generator().manual_seed(seed)
-    student, teacher = 2 * torch.randn(2, 2, 4, 3, 6, generator=generator, dtype=dtype)
-    weights = torch.rand(2, 4, 3, generator=generator, dtype=dtype)
-    weights[1, 2:] = 0.0
-    exponents = 0.2 + 0.8 * torch.rand(2, 4, 3, generator=generator, dtype=dtype)
-    return student, teacher, weights, exponents
+    student, teacher = 2 * torch.randn(2, 12, 6, generator=generator, dtype=torch.float64)
+    return student, teacher, 0.2 + 0.8 * torch.rand(12, generator=generator, dtype=torch.float64)
+
+
+def values(student: Tensor, teacher: Tensor, exponents: Tensor, form: KlForm) -> Tensor:
+    return power_kl_with_gradient(student, teacher, exponents, form)[0]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_zero_at_equality_and_only_there(form: KlForm) -> None:
-    student, teacher, weights, exponents = random_nodes()
+    student, teacher, exponents = random_nodes()
     equal = exponents.unsqueeze(-1) * teacher if form.sides == "target" else teacher + 5.0
-    torch.testing.assert_close(
-        power_kl(equal, teacher, weights, exponents, form), torch.zeros(2, dtype=torch.float64)
-    )
-    assert (power_kl(student, teacher, weights, exponents, form) > 0.01).all()
+    value_N, gradient_NV = power_kl_with_gradient(equal, teacher, exponents, form)
+    torch.testing.assert_close(value_N, torch.zeros_like(value_N))
+    torch.testing.assert_close(gradient_NV, torch.zeros_like(gradient_NV))
+    assert (values(student, teacher, exponents, form) > 0.01).all()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_gradient_by_finite_differences(form: KlForm) -> None:
-    student, teacher, weights, exponents = random_nodes()
-    student.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: power_kl(x, teacher, weights, exponents, form), student)
+def test_gradient_is_the_values_slope(form: KlForm) -> None:
+    student, teacher, exponents = random_nodes()
+    _, gradient_NV = power_kl_with_gradient(student, teacher, exponents, form)
+    slopes_NV = torch.empty_like(student)
+    for v in range(student.shape[1]):
+        step = torch.zeros_like(student)
+        step[:, v] = 1e-5
+        ahead, behind = (values(student + sign * step, teacher, exponents, form) for sign in (1, -1))
+        slopes_NV[:, v] = (ahead - behind) / 2e-5
+    torch.testing.assert_close(gradient_NV, slopes_NV, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_a_fixed_exponent_is_a_temperature(temperature: float) -> None:
-    student, teacher, weights, _ = random_nodes()
-    exponents = torch.full_like(weights, 1 / temperature)
-    nodes = functional.kl_div(
+    student, teacher, exponents = random_nodes()
+    expected = functional.kl_div(
         (student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1), reduction="none"
     ).sum(-1)
-    expected = (weights * nodes).sum((1, 2)) * temperature**2
-    torch.testing.assert_close(power_kl(student, teacher, weights, exponents, KlForm()), expected)
+    ours = values(student, teacher, torch.full_like(exponents, 1 / temperature), KlForm())
+    torch.testing.assert_close(ours, expected * temperature**2)
 
 
 def test_directions_swap_the_sides_and_symmetric_is_their_mean() -> None:
-    student, teacher, weights, exponents = random_nodes()
+    student, teacher, exponents = random_nodes()
     forward, reverse, symmetric = (
-        power_kl(student, teacher, weights, exponents, KlForm(direction=direction))
-        for direction in DIRECTIONS
+        values(student, teacher, exponents, KlForm(direction=direction)) for direction in DIRECTIONS
     )
-    torch.testing.assert_close(reverse, power_kl(teacher, student, weights, exponents, KlForm()))
+    torch.testing.assert_close(reverse, values(teacher, student, exponents, KlForm()))
     torch.testing.assert_close(symmetric, 0.5 * (forward + reverse))
     assert not torch.allclose(forward, reverse)
 
 
 def gradient_norm(exponent: float, form: KlForm) -> Tensor:
-    student, teacher, weights, _ = random_nodes()
-    student.requires_grad_()
-    power_kl(student, teacher, weights, torch.full_like(weights, exponent), form).sum().backward()
-    assert student.grad is not None
-    return student.grad.norm()
+    student, teacher, exponents = random_nodes()
+    return power_kl_with_gradient(student, teacher, torch.full_like(exponents, exponent), form)[1].norm()
 
 
 def test_t_squared_keeps_the_gradients_scale() -> None:
@@ -76,42 +80,45 @@ def test_t_squared_keeps_the_gradients_scale() -> None:
     assert gradient_norm(0.01, plain) < 0.1 * gradient_norm(0.05, plain)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_padding_is_ignored_on_both_sides(form: KlForm) -> None:
-    student, teacher, weights, exponents = random_nodes()
-    student.requires_grad_()
-    expected = power_kl(student, teacher, weights, exponents, form)
-    (expected_grad,) = torch.autograd.grad(expected.sum(), student)
-    noisy_student, noisy_teacher = student.detach().clone(), teacher.clone()
-    noisy_student[1, 2:] = 50 * torch.randn(2, 3, 6, dtype=torch.float64)
-    noisy_teacher[1, 2:] = -7.0
-    noisy_student.requires_grad_()
-    loss = power_kl(noisy_student, noisy_teacher, weights, exponents, form)
-    (grad,) = torch.autograd.grad(loss.sum(), noisy_student)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(grad, expected_grad)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_class_that_neither_side_allows_counts_nothing(direction: str) -> None:
+    student, teacher, exponents = random_nodes()
+    form = KlForm(direction=direction)
+    expected_N, expected_NV = power_kl_with_gradient(student[:, 1:], teacher[:, 1:], exponents, form)
+    student[:, 0], teacher[:, 0] = -torch.inf, -torch.inf
+    value_N, gradient_NV = power_kl_with_gradient(student, teacher, exponents, form)
+    torch.testing.assert_close(value_N, expected_N)
+    torch.testing.assert_close(gradient_NV[:, 1:], expected_NV)
+    assert not gradient_NV[:, 0].any()
 
 
-def test_autocast_gives_float32() -> None:
-    student, teacher, weights, exponents = random_nodes(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = power_kl(student.bfloat16(), teacher.bfloat16(), weights, exponents, KlForm())
-    assert loss.dtype == torch.float32
-    exact = power_kl(student, teacher, weights, exponents, KlForm())
-    torch.testing.assert_close(loss, exact, rtol=0.05, atol=0.01)
+@pytest.mark.parametrize("by_occupation", [True, False])
+def test_weights_are_a_mean_over_the_nodes_of_an_utterance(by_occupation: bool) -> None:
+    valid = torch.ones(3, 4, 2, dtype=torch.bool)
+    valid[1, 2:] = False
+    valid[2] = False
+    teacher = Joint(*(torch.zeros(shape) for shape in ((3, 4, 2), (3, 5, 2), (6, 2), (6,))))
+    term = PowerKl(teacher, PowerRule(), KlForm(), valid, by_occupation)
+    occupation = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    weights = term.weigh(occupation)
+    torch.testing.assert_close(weights.sum((1, 2)), torch.tensor([1.0, 1.0, 0.0]))
+    assert not weights[~valid].any()
+    expected = occupation[0] / occupation[0].sum() if by_occupation else torch.full((4, 2), 1 / 8)
+    torch.testing.assert_close(weights[0], expected)
 
 
-def test_no_gradient_reaches_the_teacher_or_the_weights() -> None:
-    values = [x.requires_grad_() for x in random_nodes()]
-    power_kl(*values, KlForm()).sum().backward()
-    assert values[0].grad is not None
-    assert [x.grad for x in values[1:]] == [None] * 3
+def test_nothing_to_evaluate_is_harmless() -> None:
+    teacher = Joint(*(torch.zeros(shape) for shape in ((1, 4, 2), (1, 5, 2), (6, 2), (6,))))
+    none = torch.zeros(0, dtype=torch.int64)
+    for granularity in ("node", "utterance"):
+        rule = PowerRule(granularity=granularity)
+        term = PowerKl(teacher, rule, KlForm(), torch.zeros(1, 4, 2, dtype=torch.bool), True)
+        nodes = Nodes(none, none, none, torch.zeros(0))
+        term.begin(nodes)
+        assert term.evaluate(torch.zeros(0, 6), nodes).gradient_NV.shape == (0, 6)
 
 
-def test_wrong_names_and_shapes_are_named() -> None:
-    student, teacher, weights, exponents = random_nodes()
-    with pytest.raises(ValueError, match=r"\(2, 4, 3, 6\).*\(2, 4, 3, 5\)"):
-        power_kl(student, teacher[..., :5], weights, exponents, KlForm())
+def test_wrong_names_are_named() -> None:
     with pytest.raises(ValueError, match="'left'"):
         KlForm(sides="left")
     with pytest.raises(ValueError, match="'up'"):

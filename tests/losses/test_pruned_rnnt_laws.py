@@ -238,6 +238,11 @@ def test_reductions() -> None:
         ({"symbols": torch.zeros(3, 3, dtype=torch.int64)}, r"symbols \(3, 3\)"),
         ({"symbols": torch.zeros(3, 4)}, "torch.float32"),
         ({"boundary": torch.zeros(2, 4, dtype=torch.int64)}, r"boundary \(2, 4\)"),
+        ({"boundary": torch.zeros(3, 4)}, "boundary torch.float32"),
+        ({"boundary": torch.tensor([[0, 0, 4, 7], [0, 0, 5, 7], [0, 0, 6, 7]])}, r"boundary\[1\]"),
+        ({"boundary": torch.tensor([[0, 0, 4, 7], [0, 0, 4, 7], [2, 0, 1, 7]])}, r"boundary\[2\]"),
+        ({"symbols": torch.tensor([[1, 2, 3, 4], [1, 2, 5, 4], [1, -1, 0, 0]])}, r"symbols\[1, 2\] is 5"),
+        ({"termination_symbol": 5}, "termination_symbol 5"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
@@ -245,6 +250,24 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -
     given = {"lm": lm, "am": am, "symbols": torch.zeros(3, 4, dtype=torch.int64), "termination_symbol": 0}
     with pytest.raises(ValueError, match=message):
         pruned_rnnt.rnnt_loss_simple(**(given | arguments))
+
+
+@pytest.mark.parametrize("which", ["unpruned", "pruned"])
+def test_nan_logits_are_found_but_not_in_the_padding(which: str) -> None:
+    logits = torch.randn(2, 5, 4, 6)
+    symbols, boundary = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[0, 0, 3, 5], [0, 0, 2, 3]])
+    ranges = torch.arange(4).expand(2, 5, 4)
+
+    def loss() -> torch.Tensor:
+        if which == "unpruned":
+            return pruned_rnnt.rnnt_loss(logits, symbols, 0, boundary)
+        return pruned_rnnt.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary)
+
+    logits[1, 3:] = torch.nan
+    assert loss().isfinite()
+    logits[1, 2, 1, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"logits \(2, 5, 4, 6\): NaN at logits\[1, 2, 1\]"):
+        loss()
 
 
 def test_too_narrow_a_range_is_refused() -> None:

@@ -14,6 +14,8 @@ class RnntConfig:
     rnnt_type: str = "regular"
     """regular | modified | constrained."""
     prune_range: int = 5
+    keep_logits: bool = True
+    """Keep the logits of the lattice for the backward pass; false makes them twice, and keeps none."""
     lm_scale: float = 0.25
     am_scale: float = 0.0
     simple_scale: float = 0.5

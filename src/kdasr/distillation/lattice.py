@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
-from kdasr.losses.pruned_rnnt import Backend, rnnt_loss_pruned_with_occupation, select_backend
+from kdasr.losses.joint import Joint, JointLosses, NodeTerm, joint_losses
+from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 
@@ -22,27 +24,39 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class PrunedLattice:
-    """A band of states around each utterance's alignment, and the student's logits on it."""
+    """A band of states around each utterance's alignment, and what the student's logits on it are made of."""
 
     simple_B: Tensor
     """The simple loss in nats, with gradient when asked for."""
     ranges_BTK: Tensor
     """States (pieces emitted so far) of each frame."""
     boundary_B4: Tensor
-    """`[0, 0, pieces, frames]` on the device of the logits."""
+    """`[0, 0, pieces, frames]`, on the CPU."""
     tokens_BS: Tensor
-    logits_BTKV: Tensor
+    joint: Joint
 
     @property
     def valid(self) -> Tensor:
         """`(B, T, K)`: whether a node is inside its utterance."""
+        boundary_B4 = self.boundary_B4.to(self.ranges_BTK.device)
         frames = torch.arange(self.ranges_BTK.shape[1], device=self.ranges_BTK.device)
-        inside_time_BT = frames < self.boundary_B4[:, 3:4]
-        return inside_time_BT[:, :, None] & (self.ranges_BTK <= self.boundary_B4[:, 2, None, None])
+        inside_time_BT = frames < boundary_B4[:, 3:4]
+        return inside_time_BT[:, :, None] & (self.ranges_BTK <= boundary_B4[:, 2, None, None])
+
+
+def joint_of(model: Transducer, encoded_BTD: Tensor, predicted_BSD: Tensor) -> Joint:
+    """A model's joiner and its projected inputs."""
+    joiner = model.joiner
+    return Joint(
+        am_BTD=joiner.project_encoder(encoded_BTD),
+        lm_BSD=joiner.project_predictor(predicted_BSD),
+        weight_VD=joiner.output.weight,
+        bias_V=joiner.output.bias,
+    )
 
 
 class LatticeBuilder:
-    """Builds pruned lattices and evaluates the transducer loss on them."""
+    """Builds pruned lattices and evaluates losses on them."""
 
     def __init__(self, config: RnntConfig) -> None:
         self.config = config
@@ -52,14 +66,13 @@ class LatticeBuilder:
     def build(
         self, model: Transducer, output: TransducerOutput, batch: Batch, *, train_simple: bool, warm: bool
     ) -> PrunedLattice:
-        """Prune by the simple loss and run the joiner on what is left.
+        """Prune by the simple loss.
 
         `train_simple`: the simple loss is part of the total; otherwise no gradient is kept for it. `warm`:
         the delay penalty applies (Kang et al. 2022, arXiv 2211.00490, turn it on once the model can align).
         """
-        functions = self._functions(batch)
-        device = output.encoded_BTD.device
-        boundary_B4 = _boundary(batch.token_lens_B, output.lens_B).to(device)
+        functions = self._functions(batch.tokens_BS)
+        boundary_B4 = _boundary(batch.token_lens_B, output.lens_B)
         with torch.set_grad_enabled(train_simple and torch.is_grad_enabled()):
             simple_B, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
                 lm=model.simple_lm(output.predicted_BSD).float(),
@@ -68,64 +81,60 @@ class LatticeBuilder:
                 termination_symbol=BLANK,
                 lm_only_scale=self.config.lm_scale,
                 am_only_scale=self.config.am_scale,
-                boundary=boundary_B4,
+                boundary=_for(functions, boundary_B4, output.encoded_BTD.device),
                 rnnt_type=self.config.rnnt_type,
                 delay_penalty=self._delay_penalty(warm),
                 reduction="none",
                 return_grad=True,
             )
         ranges_BTK = functions.get_rnnt_prune_ranges(
-            px_grad=px_grad, py_grad=py_grad, boundary=boundary_B4, s_range=self.config.prune_range
+            px_grad=px_grad,
+            py_grad=py_grad,
+            boundary=_for(functions, boundary_B4, px_grad.device),
+            s_range=self.config.prune_range,
         )
-        joiner = model.joiner
-        am, lm = functions.do_rnnt_pruning(
-            am=joiner.project_encoder(output.encoded_BTD),
-            lm=joiner.project_predictor(output.predicted_BSD),
-            ranges=ranges_BTK,
-        )
-        return PrunedLattice(simple_B, ranges_BTK, boundary_B4, batch.tokens_BS, joiner(am, lm))
+        joint = joint_of(model, output.encoded_BTD, output.predicted_BSD)
+        return PrunedLattice(simple_B, ranges_BTK, boundary_B4, batch.tokens_BS, joint)
 
-    def pruned_loss(self, lattice: PrunedLattice, *, warm: bool) -> tuple[Tensor, Tensor | None]:
-        """The pruned loss `(B,)` in nats, and the nodes' occupations where the backend gives them."""
+    def evaluate(self, lattice: PrunedLattice, *, warm: bool, term: NodeTerm | None) -> JointLosses:
+        """The pruned loss in nats, and a divergence on the same nodes.
+
+        k2's own pruned loss takes logits, so with that backend they are made for it, whole; a divergence runs
+        on the native evaluation beside it.
+        """
         penalty = self._delay_penalty(warm)
-        if self._chosen.name == "native" or not lattice.tokens_BS.shape[1]:
-            return rnnt_loss_pruned_with_occupation(
-                lattice.logits_BTKV,
+        functions = self._functions(lattice.tokens_BS)
+        losses = None
+        if functions.name == "native" or term is not None:
+            losses = joint_losses(
+                lattice.joint,
                 lattice.tokens_BS,
                 lattice.ranges_BTK,
                 BLANK,
                 lattice.boundary_B4,
-                self.config.rnnt_type,
-                penalty,
+                rnnt_type=self.config.rnnt_type,
+                delay_penalty=penalty,
+                term=term,
+                keep_logits=self.config.keep_logits,
             )
-        loss_B = self._chosen.rnnt_loss_pruned(
-            logits=lattice.logits_BTKV.float(),
+            if functions.name == "native":
+                return losses
+        rnnt_B = functions.rnnt_loss_pruned(
+            logits=_logits(functions, lattice),
             symbols=lattice.tokens_BS,
             ranges=lattice.ranges_BTK,
             termination_symbol=BLANK,
-            boundary=lattice.boundary_B4,
+            boundary=lattice.boundary_B4.to(lattice.ranges_BTK.device),
             rnnt_type=self.config.rnnt_type,
             delay_penalty=penalty,
             reduction="none",
         )
-        return loss_B, None
+        zeros = torch.zeros_like(rnnt_B)
+        return losses._replace(rnnt_B=rnnt_B) if losses else JointLosses(rnnt_B, zeros, zeros, zeros)
 
-    @torch.no_grad()
-    def occupation(self, lattice: PrunedLattice) -> Tensor:
-        """How likely the student's paths are to pass through each node, `(B, T, K)`."""
-        _, occupation_BTK = rnnt_loss_pruned_with_occupation(
-            lattice.logits_BTKV.detach(),
-            lattice.tokens_BS,
-            lattice.ranges_BTK,
-            BLANK,
-            lattice.boundary_B4,
-            self.config.rnnt_type,
-        )
-        return occupation_BTK
-
-    def _functions(self, batch: Batch) -> Backend:
+    def _functions(self, tokens_BS: Tensor) -> Backend:
         # k2 asserts on a batch whose transcripts are all empty.
-        return self._chosen if batch.tokens_BS.shape[1] else self._native
+        return self._chosen if tokens_BS.shape[1] else self._native
 
     def _delay_penalty(self, warm: bool) -> float:
         return self.config.delay_penalty if warm else 0.0
@@ -133,4 +142,15 @@ class LatticeBuilder:
 
 def _boundary(token_lens_B: Tensor, lens_B: Tensor) -> Tensor:
     zeros_B = torch.zeros_like(lens_B)
-    return torch.stack((zeros_B, zeros_B, token_lens_B, lens_B), dim=1)
+    return torch.stack((zeros_B, zeros_B, token_lens_B.to(lens_B), lens_B), dim=1)
+
+
+def _for(functions: Backend, boundary_B4: Tensor, device: torch.device) -> Tensor:
+    """The native functions look at lengths on the CPU without waiting; k2 wants them beside the scores."""
+    return boundary_B4 if functions.name == "native" else boundary_B4.to(device)
+
+
+def _logits(functions: Backend, lattice: PrunedLattice) -> Tensor:
+    joint = lattice.joint
+    am, lm = functions.do_rnnt_pruning(am=joint.am_BTD, lm=joint.lm_BSD, ranges=lattice.ranges_BTK)
+    return functional.linear(torch.tanh(am + lm), joint.weight_VD, joint.bias_V).float()

@@ -16,7 +16,7 @@ from kdasr.distillation.output_term import OutputTerm
 from kdasr.distillation.teacher import Teacher
 from kdasr.distillation.transducer_term import is_warm, rnnt_term
 from kdasr.losses.ctc import ctc_loss
-from kdasr.losses.pruned_rnnt.arcs import RNNT_TYPES
+from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
@@ -127,21 +127,18 @@ class Objective(nn.Module):
         rnnt = self.config.rnnt
         warm = is_warm(rnnt, step)
         lattice = self.lattices.build(model, output, batch, train_simple="rnnt" in asked, warm=warm)
-        values: dict[str, Tensor] = {}
-        occupation_BTK: Tensor | None = None
-        if "rnnt" in asked:
-            pruned_B, occupation_BTK = self.lattices.pruned_loss(lattice, warm=warm)
-            values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, pruned_B)
-            values["rnnt_simple"] = lattice.simple_B
-            values["rnnt_pruned"] = pruned_B
+        term = None
         if "output_kl" in asked:
             assert taught is not None and self.teacher is not None
-            teacher_logits = self.teacher.node_logits(taught.encoded_BTD, batch.tokens_BS, lattice.ranges_BTK)
-            if not self.output.by_occupation:
-                occupation_BTK = None
-            elif occupation_BTK is None:
-                occupation_BTK = self.lattices.occupation(lattice)
-            values["output_kl"], values["kl_exponent"] = self.output(lattice, teacher_logits, occupation_BTK)
+            term = self.output(lattice, self.teacher.joint(taught.encoded_BTD, batch.tokens_BS))
+        losses = self.lattices.evaluate(lattice, warm=warm, term=term)
+        values: dict[str, Tensor] = {}
+        if "rnnt" in asked:
+            values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, losses.rnnt_B)
+            values["rnnt_simple"] = lattice.simple_B
+            values["rnnt_pruned"] = losses.rnnt_B
+        if term is not None:
+            values["output_kl"], values["kl_exponent"] = losses.term_B, losses.exponent_B
         return values
 
     def _check_terms(self, loss_weights: dict[str, float]) -> None:

@@ -1,12 +1,13 @@
 """The frozen teacher."""
 
-# Shapes: B utterances, T frames, S pieces, K states of the pruned band, V pieces.
+# Shapes: B utterances, T frames, S pieces, D width.
 
 import torch
 from torch import Tensor
 
 from kdasr.data.batch import Batch
-from kdasr.losses.pruned_rnnt import do_rnnt_pruning
+from kdasr.distillation.lattice import joint_of
+from kdasr.losses.joint import Joint
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
@@ -43,12 +44,6 @@ class Teacher:
         return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
 
     @torch.no_grad()
-    def node_logits(self, encoded_BTD: Tensor, tokens_BS: Tensor, ranges_BTK: Tensor) -> Tensor:
-        """Logits on a pruned lattice, `(B, T, K, V)`."""
-        joiner = self.model.joiner
-        am, lm = do_rnnt_pruning(
-            joiner.project_encoder(encoded_BTD),
-            joiner.project_predictor(self.model.predictor(tokens_BS)),
-            ranges_BTK,
-        )
-        return joiner(am, lm)
+    def joint(self, encoded_BTD: Tensor, tokens_BS: Tensor) -> Joint:
+        """The joiner and its inputs, projected."""
+        return joint_of(self.model, encoded_BTD, self.model.predictor(tokens_BS))

@@ -3,7 +3,7 @@
 Power-transformed targets after Tang et al. 2023 (arXiv 2306.15171); the directions after Andrusenko et al.
 2026 (arXiv 2604.19079); the factor T^2 after Hinton et al. 2015 (arXiv 1503.02531).
 
-Shapes: B utterances, T frames, K states of the pruned band, V classes.
+Shapes: B utterances, T frames, K states of the pruned band, N nodes, V classes.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdasr.losses.joint import Joint, Nodes, NodeValues
+from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 from kdasr.losses.precision import as_float
 
 SIDES = ("target", "both")
@@ -35,50 +37,101 @@ class KlForm:
             raise ValueError(f"direction '{self.direction}': expected one of {', '.join(DIRECTIONS)}")
 
 
-def power_kl(
-    student_logits_BTKV: Tensor,
-    teacher_logits_BTKV: Tensor,
-    node_weights_BTK: Tensor,
-    exponents_BTK: Tensor,
-    form: KlForm,
-) -> Tensor:
-    """Weighted sum over nodes of the divergence between power-transformed distributions.
+def power_kl_with_gradient(
+    student_NV: Tensor, teacher_NV: Tensor, exponents_N: Tensor, form: KlForm
+) -> tuple[Tensor, Tensor]:
+    """Divergence between power-transformed distributions of each node, and its gradient.
+
+    With target p, student q and a student's exponent c (1 unless both sides are transformed), the derivative
+    by the student's logits is `c (q - p)` for KL(p || q), and `c q (log q - log p - KL(q || p))` for the
+    reverse.
 
     Args:
-        student_logits_BTKV: unnormalised; the gradient goes here.
-        teacher_logits_BTKV: unnormalised, of the same nodes; no gradient.
-        node_weights_BTK: 0 for padding; sum them to 1 per utterance for a mean over nodes.
-        exponents_BTK: from `kdasr.losses.power.choose_exponents`; all 1: the plain divergence.
+        student_NV: unnormalised.
+        teacher_NV: unnormalised, of the same nodes.
+        exponents_N: from `kdasr.losses.power`; all 1: the plain divergence.
         form: sides, direction and scale.
 
     Returns:
-        `(B,)` nats, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError: shapes that differ.
+        `(N,)` nats and `(N, V)`, the derivative by `student_NV`.
     """
-    if student_logits_BTKV.shape != teacher_logits_BTKV.shape:
-        raise ValueError(
-            f"student logits {tuple(student_logits_BTKV.shape)} and teacher logits "
-            f"{tuple(teacher_logits_BTKV.shape)} differ in shape"
+    exponents_N1 = exponents_N.unsqueeze(1)
+    both = form.sides == "both"
+    student = torch.log_softmax(student_NV * exponents_N1 if both else student_NV, dim=-1)
+    teacher = torch.log_softmax(teacher_NV * exponents_N1, dim=-1)
+    p, q = teacher.exp(), student.exp()
+    log_ratio = teacher.sub_(student)
+    # A class that neither side allows: -inf - -inf.
+    log_ratio.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    scale_N = exponents_N.square().reciprocal() if form.temperature_squared else torch.ones_like(exponents_N)
+    slope_N = scale_N * exponents_N if both else scale_N
+    if form.direction == "forward":
+        return scale_N * _expectation(p, log_ratio), q.sub_(p).mul_(slope_N.unsqueeze(1))
+    reverse_N = -_expectation(q, log_ratio)
+    gradient = (log_ratio + reverse_N.unsqueeze(1)).mul_(q).neg_().masked_fill_(q == 0.0, 0.0)
+    if form.direction == "reverse":
+        return scale_N * reverse_N, gradient.mul_(slope_N.unsqueeze(1))
+    value_N = 0.5 * (_expectation(p, log_ratio) + reverse_N)
+    return scale_N * value_N, gradient.add_(q).sub_(p).mul_(0.5 * slope_N.unsqueeze(1))
+
+
+def _expectation(probs_NV: Tensor, values_NV: Tensor) -> Tensor:
+    """Mean of the values; a class without probability counts nothing, whatever its value."""
+    return (probs_NV * values_NV).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf).sum(1)
+
+
+class PowerKl:
+    """The divergence of a student from a teacher's joiner on the nodes of the student's lattice.
+
+    A `kdasr.losses.joint.NodeTerm`. The teacher's joiner is evaluated on nodes with weight only.
+    """
+
+    def __init__(
+        self,
+        teacher: Joint,
+        rule: PowerRule,
+        form: KlForm,
+        valid_BTK: Tensor,
+        by_occupation: bool,
+    ) -> None:
+        """
+        Args:
+            teacher: joiner and projected inputs, of the student's frames and states.
+            rule: how the exponents are chosen.
+            form: which divergence.
+            valid_BTK: whether a node is inside its utterance.
+            by_occupation: weight the nodes of an utterance by the student's occupation; else alike.
+        """
+        self.teacher, self.rule, self.form = teacher, rule, form
+        self.valid_BTK, self.by_occupation = valid_BTK, by_occupation
+        self._exponents_B: Tensor | None = None
+
+    def weigh(self, occupation_BTK: Tensor) -> Tensor:
+        """Weights that sum to 1 over an utterance's nodes."""
+        weights_BTK = self.valid_BTK.to(occupation_BTK.dtype)
+        if self.by_occupation:
+            weights_BTK = weights_BTK * occupation_BTK
+        return weights_BTK / weights_BTK.sum((1, 2), keepdim=True).clamp(min=1e-20)
+
+    def begin(self, nodes: Nodes) -> None:
+        """Choose the exponents where they depend on a whole utterance."""
+        if self.rule.granularity != "utterance":
+            return
+        log_probs_NV = torch.log_softmax(as_float(self.teacher.logits_of(nodes.frames_N, nodes.states_N)), -1)
+        self._exponents_B = utterance_exponents(
+            log_probs_NV, self.rule, nodes.weights_N, nodes.utterances_N, len(self.valid_BTK)
         )
-    with torch.autocast(device_type=student_logits_BTKV.device.type, enabled=False):
-        weights_BTK, exponents_BTK = node_weights_BTK.detach(), exponents_BTK.detach()
-        scale_BTK1 = exponents_BTK.unsqueeze(-1)
-        student = as_float(student_logits_BTKV)
-        student = torch.log_softmax(scale_BTK1 * student if form.sides == "both" else student, dim=-1)
-        teacher = torch.log_softmax(scale_BTK1 * as_float(teacher_logits_BTKV.detach()), dim=-1)
-        kl_BTK = _divergence(student, teacher, form.direction)
-        if form.temperature_squared:
-            weights_BTK = weights_BTK / exponents_BTK.square()
-        return (weights_BTK * kl_BTK).sum((1, 2))
 
+    def evaluate(self, student_NV: Tensor, nodes: Nodes) -> NodeValues:
+        """The divergence, with the exponents that the rule gives each node or its utterance."""
+        teacher_NV = as_float(self.teacher.logits_of(nodes.frames_N, nodes.states_N))
+        exponents_N = self._exponents(teacher_NV, nodes)
+        value_N, gradient_NV = power_kl_with_gradient(
+            as_float(student_NV), teacher_NV, exponents_N, self.form
+        )
+        return NodeValues(value_N, gradient_NV.mul_(nodes.weights_N.unsqueeze(1)), exponents_N)
 
-def _divergence(student: Tensor, teacher: Tensor, direction: str) -> Tensor:
-    """KL over the last dimension of log-probabilities."""
-    difference = teacher - student
-    if direction == "forward":
-        return (teacher.exp() * difference).sum(-1)
-    if direction == "reverse":
-        return -(student.exp() * difference).sum(-1)
-    return 0.5 * ((teacher.exp() - student.exp()) * difference).sum(-1)
+    def _exponents(self, teacher_NV: Tensor, nodes: Nodes) -> Tensor:
+        if self._exponents_B is not None:
+            return self._exponents_B[nodes.utterances_N]
+        return node_exponents(torch.log_softmax(teacher_NV, dim=-1), self.rule)

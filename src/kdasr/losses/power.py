@@ -4,7 +4,7 @@
 nothing. The rules are ours, after the "power transformation based adaptive smoothness" of Tang et al. 2023
 (arXiv 2306.15171), whose formula is not public.
 
-Shapes: B utterances, T frames, K states of the pruned band, N chosen nodes, V classes.
+Shapes: B utterances, N lattice nodes, V classes.
 """
 
 import math
@@ -48,68 +48,83 @@ class PowerRule:
 
 
 @torch.no_grad()
-def choose_exponents(log_probs_BTKV: Tensor, node_weights_BTK: Tensor, rule: PowerRule) -> Tensor:
-    """The exponent of every node, `(B, T, K)`, in (0, 1].
+def node_exponents(log_probs_NV: Tensor, rule: PowerRule) -> Tensor:
+    """The exponent of every node, `(N,)`, in (0, 1].
 
     Args:
-        log_probs_BTKV: normalised log-probabilities of the distributions to smooth.
-        node_weights_BTK: 0 for nodes that do not count (their exponent is 1 or arbitrary); with granularity
-            `utterance`, the weights of the mean over nodes that the rule is applied to.
-        rule: which rule, at which granularity.
+        log_probs_NV: normalised log-probabilities of the distributions to smooth.
+        rule: which rule; its granularity does not matter here.
 
     Returns:
         Exponents: `fixed`: one constant; `entropy`: 1 where the entropy is above the floor, else the one that
         raises it to the floor; `confidence`: `a_min + (1 - a_min) * (1 - max p)`.
     """
+    ones_N = log_probs_NV.new_ones(len(log_probs_NV))
     if rule.rule == "fixed":
-        return torch.full_like(node_weights_BTK, rule.exponent)
-    weights_BTK = node_weights_BTK
-    per_utterance = rule.granularity == "utterance"
-    if per_utterance:
-        weights_BTK = weights_BTK / weights_BTK.sum((1, 2), keepdim=True).clamp(min=1e-20)
+        return ones_N * rule.exponent
     if rule.rule == "confidence":
-        confidence = log_probs_BTKV.amax(-1).exp()
-        if per_utterance:
-            confidence = (confidence * weights_BTK).sum((1, 2), keepdim=True).expand_as(weights_BTK)
-        return rule.exponent + (1.0 - rule.exponent) * (1.0 - confidence)
-    floor = min(rule.entropy_floor, 0.999 * math.log(log_probs_BTKV.shape[-1]))
-    if per_utterance:
-        return _floor_of_utterances(log_probs_BTKV, weights_BTK, floor)
-    return _floor_of_nodes(log_probs_BTKV, weights_BTK, floor)
+        return _by_confidence(log_probs_NV.amax(-1).exp(), rule)
+    floor = _floor(rule, log_probs_NV)
+    low_N = -(log_probs_NV.exp() * log_probs_NV).nan_to_num(nan=0.0).sum(-1) < floor
+    if log_probs_NV.is_cuda:
+        # Picking the nodes would make the CPU wait; solving for all of them is as fast there.
+        return torch.where(low_N, _solve(_entropies_of(log_probs_NV), ones_N, floor), ones_N)
+    low_NV = log_probs_NV[low_N]
+    return ones_N.masked_scatter(low_N, _solve(_entropies_of(low_NV), low_NV.new_ones(len(low_NV)), floor))
 
 
-def _floor_of_nodes(log_probs_BTKV: Tensor, weights_BTK: Tensor, floor: float) -> Tensor:
-    exponents = torch.ones_like(weights_BTK)
-    entropy_BTK = -(log_probs_BTKV.exp() * log_probs_BTKV).sum(-1)
-    low_BTK = (entropy_BTK < floor) & (weights_BTK > 0)
-    log_probs_NV = log_probs_BTKV[low_BTK]
+@torch.no_grad()
+def utterance_exponents(
+    log_probs_NV: Tensor, rule: PowerRule, weights_N: Tensor, utterances_N: Tensor, num_utterances: int
+) -> Tensor:
+    """One exponent per utterance, `(B,)`: the rule applied to the weighted mean over its nodes.
+
+    Args:
+        log_probs_NV: normalised log-probabilities of all nodes that count.
+        rule: which rule; its granularity does not matter here.
+        weights_N: the nodes' weights; they need not sum to 1.
+        utterances_N: the utterance of each node.
+        num_utterances: B; one without nodes gets 1.
+    """
+    zeros_B = log_probs_NV.new_zeros(num_utterances)
+    ones_B = torch.ones_like(zeros_B)
+    if rule.rule == "fixed":
+        return ones_B * rule.exponent
+    sums_B = zeros_B.index_add(0, utterances_N, weights_N)
+    weights_N = weights_N / sums_B.clamp(min=1e-20)[utterances_N]
+
+    def mean(values_N: Tensor) -> Tensor:
+        return zeros_B.index_add(0, utterances_N, weights_N * values_N)
+
+    if rule.rule == "confidence":
+        exponents_B = _by_confidence(mean(log_probs_NV.amax(-1).exp()), rule)
+        return torch.where(sums_B > 0, exponents_B, ones_B)
+    floor = _floor(rule, log_probs_NV)
+    entropies_of_nodes = _entropies_of(log_probs_NV)
+
+    def mean_entropies(a_B: Tensor) -> tuple[Tensor, Tensor]:
+        entropy_N, slope_N = entropies_of_nodes(a_B[utterances_N])
+        return mean(entropy_N), mean(slope_N)
+
+    enough_B = (mean_entropies(ones_B)[0] >= floor) | (sums_B <= 0)
+    return torch.where(enough_B, ones_B, _solve(mean_entropies, ones_B, floor))
+
+
+def _by_confidence(confidence: Tensor, rule: PowerRule) -> Tensor:
+    return rule.exponent + (1.0 - rule.exponent) * (1.0 - confidence)
+
+
+def _floor(rule: PowerRule, log_probs_NV: Tensor) -> float:
+    """No distribution has more entropy than the uniform one."""
+    return min(rule.entropy_floor, 0.999 * math.log(log_probs_NV.shape[-1]))
+
+
+def _entropies_of(log_probs_NV: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The nodes' entropies and slopes as a function of their exponents."""
+    # A class without probability counts nothing at any exponent.
+    log_probs_NV = log_probs_NV.clamp(min=torch.finfo(log_probs_NV.dtype).min / 1e6)
     scratch_NV = torch.empty_like(log_probs_NV)
-    exponents[low_BTK] = _solve(
-        lambda a_N: _entropy_and_slope(log_probs_NV, a_N, scratch_NV),
-        start=exponents.new_ones(len(log_probs_NV)),
-        floor=floor,
-    )
-    return exponents
-
-
-def _floor_of_utterances(log_probs_BTKV: Tensor, weights_BTK: Tensor, floor: float) -> Tensor:
-    valid_BTK = weights_BTK > 0
-    log_probs_NV, weights_N = log_probs_BTKV[valid_BTK], weights_BTK[valid_BTK]
-    scratch_NV = torch.empty_like(log_probs_NV)
-    utterances_N = valid_BTK.nonzero()[:, 0]
-    ones_B = weights_BTK.new_ones(len(weights_BTK))
-
-    def mean_entropy(a_B: Tensor) -> tuple[Tensor, Tensor]:
-        entropy_N, slope_N = _entropy_and_slope(log_probs_NV, a_B[utterances_N], scratch_NV)
-        zeros_B = torch.zeros_like(a_B)
-        return (
-            zeros_B.index_add(0, utterances_N, weights_N * entropy_N),
-            zeros_B.index_add(0, utterances_N, weights_N * slope_N),
-        )
-
-    enough_B = (mean_entropy(ones_B)[0] >= floor) | ~valid_BTK.any(2).any(1)
-    exponents_B = torch.where(enough_B, ones_B, _solve(mean_entropy, start=ones_B, floor=floor))
-    return exponents_B[:, None, None].expand_as(weights_BTK)
+    return lambda a_N: _entropy_and_slope(log_probs_NV, a_N, scratch_NV)
 
 
 def _entropy_and_slope(log_probs_NV: Tensor, a_N: Tensor, scratch_NV: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,96 +1,77 @@
 """Arc scores from a joiner's logits, and what the transducer losses do to them before the recursion.
 
-Shapes: B utterances, S symbols, T frames, K states of a pruned band, V classes; `...` lattice nodes.
+Shapes: B utterances, S symbols, T frames, K states of a pruned band, V classes; R lattice nodes.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-RNNT_TYPES = ("regular", "modified", "constrained")
-REDUCTIONS = ("none", "mean", "sum")
+_ROWS_AT_ONCE = 2048
 
 
-class _NodeLogProbs(torch.autograd.Function):
-    """Log-probabilities of each node's symbol and of blank, without keeping a log-softmax of the lattice."""
+def node_log_probs(logits: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Log-probability of each lattice node's next symbol and of blank, without autograd.
 
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-        normalizers = torch.logsumexp(logits, dim=-1)
-        ctx.save_for_backward(logits, symbols, normalizers)
-        ctx.blank = blank
-        of_symbol = logits.gather(-1, symbols.unsqueeze(-1)).squeeze(-1) - normalizers
-        return of_symbol, logits[..., blank] - normalizers
-
-    @staticmethod
-    def backward(ctx: Any, symbol_grad: Tensor, blank_grad: Tensor) -> Any:
-        logits, symbols, normalizers = ctx.saved_tensors
-        grad = (logits - normalizers.unsqueeze(-1)).exp_()
-        grad *= -(symbol_grad + blank_grad).unsqueeze(-1)
-        grad.scatter_add_(-1, symbols.unsqueeze(-1), symbol_grad.unsqueeze(-1))
-        grad[..., ctx.blank] += blank_grad
-        return grad, None, None
-
-
-def node_log_probs(
-    logits: Tensor, symbols: Tensor, blank: int, use_hat_loss: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each lattice node's next symbol and of blank.
+    The log-softmax exists for some rows at a time only.
 
     Args:
         logits: `(..., V)`, unnormalised.
         symbols: `(...)` int64, the symbol that each node would emit.
         blank: class of the blank.
-        use_hat_loss: blank is a Bernoulli decision of its own, and the other classes share what it leaves
-            (HAT, Variani et al. 2020, arXiv 2003.07705).
 
     Returns:
-        Two tensors `(...)` of log-probabilities: of the symbol, of blank.
+        Two tensors `(...)`, of the symbol and of blank, float32 (float64 for float64 logits).
     """
-    if not use_hat_loss:
-        return _NodeLogProbs.apply(logits, symbols, blank)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    scores = logits.new_empty((2, symbols.numel()), dtype=dtype)
+    rows = zip(
+        logits.reshape(-1, logits.shape[-1]).split(_ROWS_AT_ONCE),
+        symbols.reshape(-1, 1).split(_ROWS_AT_ONCE),
+        scores.split(_ROWS_AT_ONCE, dim=1),
+        strict=False,
+    )
+    for logits_RV, symbols_R1, scores_2R in rows:
+        log_probs_RV = torch.log_softmax(logits_RV.to(dtype), dim=-1)
+        torch.gather(log_probs_RV, 1, symbols_R1, out=scores_2R[0].unsqueeze(1))
+        scores_2R[1] = log_probs_RV[:, blank]
+    of_symbol, of_blank = scores.view(2, *symbols.shape).unbind(0)
+    return of_symbol, of_blank
+
+
+def softmax_to_gradient_(
+    probs_RV: Tensor, symbols_R: Tensor, blank: int, symbol_grad_R: Tensor, blank_grad_R: Tensor
+) -> Tensor:
+    """The gradient of nodes' logits given those of `node_log_probs`, in the storage of their softmax."""
+    probs_RV.mul_(-(symbol_grad_R + blank_grad_R).unsqueeze(1))
+    probs_RV.scatter_add_(1, symbols_R.unsqueeze(1), symbol_grad_R.unsqueeze(1))
+    probs_RV[:, blank] += blank_grad_R
+    return probs_RV
+
+
+def logits_gradient(
+    logits: Tensor, symbols: Tensor, blank: int, symbol_grad: Tensor, blank_grad: Tensor
+) -> Tensor:
+    """The gradient of `node_log_probs` by the logits: `softmax * -(sum of both)`, plus each at its class."""
+    dtype = symbol_grad.dtype
+    gradient = torch.softmax(logits.reshape(-1, logits.shape[-1]), dim=-1, dtype=dtype)
+    rows = (x.reshape(-1).split(_ROWS_AT_ONCE) for x in (symbols, symbol_grad, blank_grad))
+    for probs_RV, symbols_R, symbol_R, blank_R in zip(gradient.split(_ROWS_AT_ONCE), *rows, strict=False):
+        softmax_to_gradient_(probs_RV, symbols_R, blank, symbol_R, blank_R)
+    return gradient.view(logits.shape).to(logits.dtype)
+
+
+def hat_log_probs(logits: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """`node_log_probs` of a joiner with a factored blank, by autograd.
+
+    Blank is a Bernoulli decision of its own, and the other classes share what it leaves (HAT, Variani et al.
+    2020, arXiv 2003.07705).
+    """
     blank_logits = logits[..., blank]
     blank_class = torch.arange(logits.shape[-1], device=logits.device) == blank
     labels = logits.masked_fill(blank_class, -torch.inf)
     of_symbol = labels.gather(-1, symbols.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(labels, dim=-1)
     return of_symbol + functional.logsigmoid(-blank_logits), functional.logsigmoid(blank_logits)
-
-
-def check_arguments(rnnt_type: str, reduction: str) -> None:
-    """Refuse names that the losses do not know.
-
-    Raises:
-        ValueError: naming the argument and its value.
-    """
-    if rnnt_type not in RNNT_TYPES:
-        raise ValueError(f"rnnt_type '{rnnt_type}': expected one of {', '.join(RNNT_TYPES)}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction '{reduction}': expected one of {', '.join(REDUCTIONS)}")
-
-
-def check_symbols(symbols: Tensor, batch: int, num_states: int | None = None) -> None:
-    """Refuse symbols whose shape or type does not fit the other arguments.
-
-    Raises:
-        ValueError: naming the shape or type that was given.
-    """
-    if symbols.dtype not in (torch.int64, torch.int32) or symbols.ndim != 2:
-        raise ValueError(f"symbols {tuple(symbols.shape)} {symbols.dtype}: expected (B, S) int64")
-    if symbols.shape[0] != batch or (num_states is not None and symbols.shape[1] + 1 != num_states):
-        expected = f"({batch}, {'S' if num_states is None else num_states - 1})"
-        raise ValueError(f"symbols {tuple(symbols.shape)}: expected {expected}")
-
-
-def check_boundary(boundary: Tensor | None, batch: int) -> None:
-    """Refuse a boundary of another shape.
-
-    Raises:
-        ValueError: naming the shape that was given.
-    """
-    if boundary is not None and tuple(boundary.shape) != (batch, 4):
-        raise ValueError(f"boundary {tuple(boundary.shape)}: expected ({batch}, 4)")
 
 
 def finish_symbol_arcs(
@@ -118,7 +99,7 @@ def finish_symbol_arcs(
     px = functional.pad(px, (0, 1), value=-torch.inf)
     if boundary is None:
         return px
-    after_end = torch.arange(px.shape[2], device=px.device) == boundary[:, 3:4]
+    after_end = torch.arange(px.shape[2], device=px.device) == boundary[:, 3:4].to(px.device)
     return px.masked_fill(after_end[:, None, :], -torch.inf)
 
 
@@ -137,7 +118,7 @@ def finish_band_arcs(
     if delay_penalty > 0.0:
         px_BTK = px_BTK + _early_bonus(num_frames, boundary, px_BTK, delay_penalty)[:, :, None]
     if rnnt_type == "regular" and boundary is not None:
-        after_end = torch.arange(num_frames, device=px_BTK.device) == boundary[:, 3:4]
+        after_end = torch.arange(num_frames, device=px_BTK.device) == boundary[:, 3:4].to(px_BTK.device)
         px_BTK = px_BTK.masked_fill(after_end[:, :, None], -torch.inf)
     return px_BTK
 
@@ -147,7 +128,7 @@ def _early_bonus(num_frames: int, boundary: Tensor | None, like: Tensor, delay_p
     frames = torch.arange(num_frames, device=like.device, dtype=like.dtype)
     if boundary is None:
         return (delay_penalty * ((num_frames - 1) / 2 - frames)).unsqueeze(0)
-    return delay_penalty * ((boundary[:, 3:4].to(like.dtype) - 1) / 2 - frames)
+    return delay_penalty * ((boundary[:, 3:4].to(like) - 1) / 2 - frames)
 
 
 def reduce_loss(loss_B: Tensor, reduction: str) -> Tensor:

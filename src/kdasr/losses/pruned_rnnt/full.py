@@ -7,15 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.losses.precision import as_float
-from kdasr.losses.pruned_rnnt.arcs import (
-    check_arguments,
-    check_boundary,
-    check_symbols,
-    finish_symbol_arcs,
-    node_log_probs,
-    reduce_loss,
-)
+from kdasr.losses.pruned_rnnt.arcs import finish_symbol_arcs, reduce_loss
+from kdasr.losses.pruned_rnnt.checks import check_boundary, check_logits, check_names, check_symbols
+from kdasr.losses.pruned_rnnt.pruned import log_probs_of_nodes
 from kdasr.losses.pruned_rnnt.recursion import mutual_information_recursion
 
 
@@ -43,18 +37,20 @@ def rnnt_loss(
         The loss in nats, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: an unknown `rnnt_type` or `reduction`, or shapes that do not fit each other.
+        ValueError: an unknown `rnnt_type` or `reduction`, shapes that do not fit each other, and, where
+            `checks` looks at values, symbols that are no class, utterances beyond the tensors and NaN logits.
     """
-    check_arguments(rnnt_type, reduction)
+    check_names(rnnt_type, reduction)
     if logits.ndim != 4:
         raise ValueError(f"logits {tuple(logits.shape)}: expected (B, T, S + 1, V)")
-    batch, num_frames, num_states, _ = logits.shape
-    check_symbols(symbols, batch, num_states)
-    check_boundary(boundary, batch)
+    batch, num_frames, num_states, num_classes = logits.shape
+    check_symbols(symbols, batch, num_classes, termination_symbol, num_states)
+    check_boundary(boundary, batch, num_states - 1, num_frames)
     with torch.autocast(device_type=logits.device.type, enabled=False):
         nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)
         nodes_BTS = nodes[:, None, :].expand(batch, num_frames, num_states)
-        px, py = node_log_probs(as_float(logits), nodes_BTS, termination_symbol)
+        px, py = log_probs_of_nodes(logits, nodes_BTS, termination_symbol)
+        check_logits(logits, px, py, boundary)
         px, py = px[:, :, :-1].transpose(1, 2), py.transpose(1, 2)
         px = finish_symbol_arcs(px, py, boundary, rnnt_type, delay_penalty)
         return reduce_loss(-mutual_information_recursion(px, py, boundary), reduction)

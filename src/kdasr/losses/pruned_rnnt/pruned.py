@@ -1,85 +1,69 @@
-"""The pruned transducer loss: a joiner's logits on a band of states, and the recursion on that band.
-
-Kuang et al. 2022 (arXiv 2206.13236). The band's arcs go straight into the recursion's columns; the full
-`(S, T)` lattice is never filled with -inf and rolled.
+"""The pruned transducer loss of a joiner's logits on a band of states (Kuang et al. 2022, arXiv 2206.13236).
 
 Shapes: B utterances, S symbols, T frames, K states kept per frame, V classes.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kdasr.losses.precision import as_float
-from kdasr.losses.pruned_rnnt.arcs import (
-    check_arguments,
+from kdasr.losses.pruned_rnnt.arcs import hat_log_probs, logits_gradient, node_log_probs, reduce_loss
+from kdasr.losses.pruned_rnnt.band import BandTotals, band_totals
+from kdasr.losses.pruned_rnnt.checks import (
     check_boundary,
+    check_logits,
+    check_names,
+    check_ranges,
     check_symbols,
-    finish_band_arcs,
-    node_log_probs,
-    reduce_loss,
 )
-from kdasr.losses.pruned_rnnt.recursion import Columns, advance, end_totals, occupy
 
 
-class _Band(NamedTuple):
-    """Where the arcs of a band go in `Columns.arcs_N2BS`, as flat indices `(B, T, K)`."""
-
-    symbols: Tensor
-    blanks: Tensor
-    shape: tuple[int, int, int, int]
-    ends_B: Tensor
-    end_states_B: Tensor
-
-
-def _locate(ranges: Tensor, boundary: Tensor | None, num_symbols: int, rnnt_type: str) -> _Band:
-    batch, num_frames, _ = ranges.shape
-    num_states = num_symbols + 1
-    regular = rnnt_type == "regular"
-    device = ranges.device
-    frames = torch.arange(num_frames, device=device)[:, None]
-    columns = frames + ranges if regular else frames.expand_as(ranges)
-    utterances = torch.arange(batch, device=device)[:, None, None]
-    base = (2 * columns * batch + utterances) * num_states
-    # The last state has no symbol arc; what stands there goes where it is never used, before state 0.
-    symbols = base + (ranges + 1) % num_states
-    blanks = base + batch * num_states + ranges
-    if boundary is None:
-        end_states = torch.full((batch,), num_symbols, device=device)
-        t_ends = torch.full((batch,), num_frames, device=device)
-    else:
-        end_states, t_ends = boundary[:, 2], boundary[:, 3]
-    num_columns = num_frames + (num_symbols if regular else 0)
-    ends = t_ends + end_states if regular else t_ends
-    return _Band(symbols, blanks, (num_columns, 2, batch, num_states), ends, end_states)
-
-
-class _BandRecursion(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, px_BTK: Tensor, py_BTK: Tensor, band: _Band, with_grad: bool) -> Any:
-        """Totals `(B,)` and, when asked, the two occupations `(B, T, K)` (else empty tensors)."""
-        arcs = px_BTK.new_full(band.shape, -torch.inf)
-        flat = arcs.view(-1)
-        flat[band.symbols] = px_BTK
-        flat[band.blanks] = py_BTK
-        columns = Columns(arcs, band.ends_B, band.end_states_B)
-        totals = advance(columns)
-        scores = end_totals(totals, columns)
-        if not with_grad:
-            return scores, px_BTK.new_empty(0), py_BTK.new_empty(0)
-        occupation = occupy(totals, columns).view(-1)
-        px_grad, py_grad = occupation[band.symbols], occupation[band.blanks]
-        ctx.save_for_backward(px_grad, py_grad)
-        ctx.mark_non_differentiable(px_grad, py_grad)
-        return scores, px_grad, py_grad
+class _BandLoss(torch.autograd.Function):
+    """Minus the total, given the gradients that the recursion has already found."""
 
     @staticmethod
-    def backward(ctx: Any, grad_B: Tensor, *_: Any) -> Any:
-        px_grad, py_grad = ctx.saved_tensors
-        scale = grad_B[:, None, None]
-        return px_grad * scale, py_grad * scale, None, None
+    def forward(ctx: Any, px_BTK: Tensor, py_BTK: Tensor, band: BandTotals) -> Tensor:
+        ctx.save_for_backward(band.symbol_grad_BTK, band.blank_grad_BTK)
+        return -band.scores_B
+
+    @staticmethod
+    def backward(ctx: Any, grad_B: Tensor) -> Any:
+        symbol_grad, blank_grad = ctx.saved_tensors
+        scale = -grad_B[:, None, None]
+        return symbol_grad * scale, blank_grad * scale, None
+
+
+class _NodeLogProbs(torch.autograd.Function):
+    """`node_log_probs`; keeps the logits and nothing else of their size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(logits, symbols)
+        ctx.blank = blank
+        return node_log_probs(logits, symbols, blank)
+
+    @staticmethod
+    def backward(ctx: Any, symbol_grad: Tensor, blank_grad: Tensor) -> Any:
+        logits, symbols = ctx.saved_tensors
+        return logits_gradient(logits, symbols, ctx.blank, symbol_grad, blank_grad), None, None
+
+
+def log_probs_of_nodes(
+    logits: Tensor, symbols: Tensor, blank: int, use_hat_loss: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`node_log_probs` with its gradient, for a joiner with or without a factored blank."""
+    if use_hat_loss:
+        return hat_log_probs(as_float(logits), symbols, blank)
+    return _NodeLogProbs.apply(logits, symbols, blank)
+
+
+def symbols_of_nodes(symbols: Tensor, ranges: Tensor, termination_symbol: int) -> Tensor:
+    """The symbol that each node of a band would emit, `(B, T, K)`; blank where the transcript is over."""
+    nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)
+    return nodes.gather(1, ranges.flatten(1)).view_as(ranges)
 
 
 def rnnt_loss_pruned_with_occupation(
@@ -100,23 +84,25 @@ def rnnt_loss_pruned_with_occupation(
         `(loss_B, occupation_BTK)`: nats, and the probability that a path under the pruned lattice leaves
         node `(t, k)`, without gradient; a state's occupations sum to at least 1 over the frames of a path.
     """
-    check_arguments(rnnt_type, "none")
+    check_names(rnnt_type, "none")
     if logits.ndim != 4 or ranges.ndim != 3 or tuple(logits.shape[:3]) != tuple(ranges.shape):
         raise ValueError(
             f"logits {tuple(logits.shape)} and ranges {tuple(ranges.shape)}: "
             "expected (B, T, K, V) and (B, T, K)"
         )
-    check_symbols(symbols, logits.shape[0])
-    check_boundary(boundary, logits.shape[0])
+    batch, num_frames, _, num_classes = logits.shape
+    check_symbols(symbols, batch, num_classes, termination_symbol)
     num_symbols = symbols.shape[1]
+    check_boundary(boundary, batch, num_symbols, num_frames)
+    check_ranges(ranges, num_symbols)
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        nodes = functional.pad(symbols.long(), (0, 1), value=termination_symbol)
-        nodes_BTK = nodes.gather(1, ranges.flatten(1)).view_as(ranges)
-        px, py = node_log_probs(as_float(logits), nodes_BTK, termination_symbol, use_hat_loss)
-        px = finish_band_arcs(px, py, boundary, rnnt_type, delay_penalty)
-        band = _locate(ranges, boundary, num_symbols, rnnt_type)
-        scores, px_grad, py_grad = _BandRecursion.apply(px, py, band, True)
-    return -scores, px_grad + py_grad
+        boundary = boundary if boundary is None else boundary.to(logits.device)
+        nodes_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
+        px, py = log_probs_of_nodes(logits, nodes_BTK, termination_symbol, use_hat_loss)
+        check_logits(logits, px, py, boundary)
+        with torch.no_grad():
+            band = band_totals(px, py, ranges, boundary, num_symbols, rnnt_type, delay_penalty)
+        return _BandLoss.apply(px, py, band), band.occupation_BTK
 
 
 def rnnt_loss_pruned(
@@ -147,9 +133,11 @@ def rnnt_loss_pruned(
         The loss in nats, float32 (float64 for float64 logits); inf where no path stays in the band.
 
     Raises:
-        ValueError: an unknown `rnnt_type` or `reduction`, or shapes that do not fit each other.
+        ValueError: an unknown `rnnt_type` or `reduction`, shapes that do not fit each other, and, where
+            `checks` looks at values, symbols that are no class, utterances beyond the tensors, windows that
+            move back and NaN logits; the message names the argument and the first offender.
     """
-    check_arguments(rnnt_type, reduction)
+    check_names(rnnt_type, reduction)
     loss_B, _ = rnnt_loss_pruned_with_occupation(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, use_hat_loss
     )

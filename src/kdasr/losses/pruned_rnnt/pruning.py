@@ -6,7 +6,7 @@ Shapes: B utterances, S symbols, T frames, K states kept per frame (`s_range`), 
 import torch
 from torch import Tensor
 
-from kdasr.losses.pruned_rnnt.arcs import check_boundary
+from kdasr.losses.pruned_rnnt.checks import check_boundary
 
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
@@ -33,7 +33,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         num_frames + 1,
     ):
         raise ValueError(f"px_grad {tuple(px_grad.shape)} does not fit py_grad {tuple(py_grad.shape)}")
-    check_boundary(boundary, batch)
+    check_boundary(boundary, batch, num_symbols, num_frames)
     if s_range < (2 if regular else 1):
         raise ValueError(f"s_range {s_range}: at least {2 if regular else 1} for this rnnt_type")
     s_ends, t_ends = boundary[:, 2:3], boundary[:, 3:4]
@@ -41,6 +41,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         needed = torch.div(s_ends - 1, t_ends.clamp(min=1), rounding_mode="trunc") + 2
         s_range = max(s_range, int(needed.max()))
     s_range = min(s_range, num_symbols + 1)
+    s_ends, t_ends = s_ends.to(py_grad.device), t_ends.to(py_grad.device)
     starts = _best_windows(px_grad, py_grad, s_range)
     # The last frame and the padding hold the end of the transcript.
     frames = torch.arange(num_frames, device=starts.device)

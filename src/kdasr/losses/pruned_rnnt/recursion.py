@@ -1,16 +1,17 @@
-"""The transducer's forward recursion and its occupation counts, one anti-diagonal at a time.
+"""The transducer's forward recursion and its occupation counts, one column of the lattice at a time.
 
 A regular transducer arc moves along one axis: a symbol from `(s, t)` to `(s + 1, t)`, a blank to
 `(s, t + 1)`. Indexed by `n = s + t`, both arcs go from column `n` to column `n + 1`, and the lattice
 becomes that of the modified transducer, where a symbol also takes a frame. So there is one core, which
-advances all states of all utterances by one column, and two layouts: column `s + t` or column `t`.
+advances all states of all utterances by one column. A column holds all states (the full lattice) or a window
+of them that moves up from column to column (a pruned band).
 
 The gradient of the total with respect to an arc's score is the probability that a path uses the arc (its
 occupation). It comes from a backward sweep with the local probabilities of the arcs into each state, and is
 computed in the forward pass (the idea of k2's `mutual_information.h`, Kuang et al. 2022, arXiv 2206.13236).
 
-Shapes: B utterances, S symbols, T frames, N columns, K states of a pruned band; suffix 2: the two kinds
-of arcs, symbols first. Scores are log-probabilities.
+Shapes: B utterances, S symbols, T frames, N columns, K slots of a column; suffix 2: the two kinds of arcs,
+symbols first. Scores are log-probabilities.
 """
 
 from typing import Any, NamedTuple
@@ -19,73 +20,136 @@ import torch
 from torch import Tensor
 
 from kdasr.losses.precision import as_float
-from kdasr.losses.pruned_rnnt.arcs import check_boundary
+from kdasr.losses.pruned_rnnt.checks import check_boundary
 
 
 class Columns(NamedTuple):
     """Arc scores in column order."""
 
-    arcs_N2BS: Tensor
-    """`[n, 0, b, s]`: the symbol arc that arrives in state s; `[n, 1, b, s]`: the blank arc that leaves it;
-    both from column n to n + 1. The last dimension is S + 1 wide; -inf: no such arc."""
+    arcs_N2BK: Tensor
+    """`[n, 0, b, k]`: the symbol arc that arrives in slot k of column n + 1; `[n, 1, b, k]`: the blank arc
+    that does. -inf: no such arc."""
+    shifts_NB: Tensor | None
+    """How many states the first slot of column n + 1 lies above that of column n; None: a slot is a state."""
     ends_B: Tensor
     """Column of each utterance's last state."""
-    end_states_B: Tensor
-    """The last state: its number of symbols."""
+    end_slots_B: Tensor
+    """The last state's slot there; -1: it has none, so no path gets there."""
+
+
+def lattice_totals(columns: Columns, with_occupation: bool) -> tuple[Tensor, Tensor | None]:
+    """Total log-probability of each utterance `(B,)`, and the occupation of every arc when asked for.
+
+    The occupation has the layout of `Columns.arcs_N2BK`, is zero where nothing reaches the end, and may
+    take the storage of the arcs.
+    """
+    run_advance, run_occupy = _implementation(columns.arcs_N2BK)
+    totals = run_advance(columns)
+    utterances = torch.arange(totals.shape[1], device=totals.device)
+    # Slot -1 reads the pad before the first slot: -inf.
+    scores_B = totals[columns.ends_B, utterances, columns.end_slots_B + 1]
+    return scores_B, run_occupy(totals, columns) if with_occupation else None
+
+
+def _implementation(arcs: Tensor) -> Any:
+    if arcs.is_cuda:
+        try:
+            from kdasr.losses.pruned_rnnt import triton_recursion
+        except ImportError:
+            pass
+        else:
+            return triton_recursion.advance, triton_recursion.occupy
+    return advance, occupy
 
 
 def advance(columns: Columns) -> Tensor:
-    """Totals `(N + 1, B, S + 2)`; element 0 of the last dimension is a pad before state 0."""
-    arcs = columns.arcs_N2BS
-    num_columns, _, batch, num_states = arcs.shape
-    totals = arcs.new_full((num_columns + 1, batch, num_states + 1), -torch.inf)
+    """Totals `(N + 1, B, K + 2)`: slot k of a column at `k + 1`, between two pads that stay -inf."""
+    arcs = columns.arcs_N2BK
+    num_columns, _, batch, num_slots = arcs.shape
+    totals = arcs.new_full((num_columns + 1, batch, num_slots + 2), -torch.inf)
     totals[0, :, 1] = 0.0
-    # Two overlapping views of a column: the states before (sources of symbols) and the states themselves.
-    strides = totals.stride()
-    sources = totals.as_strided((num_columns, 2, batch, num_states), (strides[0], 1, strides[1], 1))
-    scratch = arcs.new_empty((2, batch, num_states))
+    scratch = arcs.new_empty((2, batch, num_slots))
     symbol, blank = scratch.unbind(0)
-    targets = totals[1:, :, 1:].unbind(0)
-    for source, arc, target in zip(sources.unbind(0), arcs.unbind(0), targets, strict=True):
-        torch.add(source, arc, out=scratch)
+    targets = totals[1:, :, 1:-1].unbind(0)
+    if columns.shifts_NB is None:
+        for source, arc, target in zip(_sources(totals).unbind(0), arcs.unbind(0), targets, strict=True):
+            torch.add(source, arc, out=scratch)
+            torch.logaddexp(symbol, blank, out=target)
+        return totals
+    flat_scratch = scratch.view(-1)
+    sources = _shifted_sources(columns.shifts_NB, num_slots).unbind(0)
+    flat_totals = totals.view(num_columns + 1, -1).unbind(0)
+    for flat, source, arc, target in zip(flat_totals, sources, arcs.unbind(0), targets, strict=False):
+        torch.index_select(flat, 0, source, out=flat_scratch)
+        scratch.add_(arc)
         torch.logaddexp(symbol, blank, out=target)
     return totals
 
 
-def end_totals(totals: Tensor, columns: Columns) -> Tensor:
-    """Total log-probability of each utterance, `(B,)`."""
-    utterances = torch.arange(totals.shape[1], device=totals.device)
-    return totals[columns.ends_B, utterances, columns.end_states_B + 1]
+def _sources(totals: Tensor) -> Tensor:
+    """Views `(N, 2, B, K)` of an unshifted lattice's totals: the slot below each one, and the slot itself."""
+    num_columns, batch, width = totals.shape
+    column, utterance, slot = totals.stride()
+    return totals.as_strided((num_columns - 1, 2, batch, width - 2), (column, slot, utterance, slot))
+
+
+def _shifted_sources(shifts_NB: Tensor, num_slots: int) -> Tensor:
+    """Where in a flat column of totals the two sources of each slot stand, `(N, 2 * B * K)`."""
+    num_columns, batch = shifts_NB.shape
+    slots = torch.arange(num_slots, device=shifts_NB.device)
+    below = shifts_NB[:, :, None] + slots
+    places = torch.stack((below, below + 1), dim=1).clamp_(max=num_slots + 1)
+    places += (num_slots + 2) * torch.arange(batch, device=shifts_NB.device)[:, None]
+    return places.view(num_columns, -1)
 
 
 def occupy(totals: Tensor, columns: Columns) -> Tensor:
-    """Occupation of every arc, in the layout of `Columns.arcs_N2BS`; zero where nothing reaches the end."""
-    num_columns, _, batch, num_states = columns.arcs_N2BS.shape
-    strides = totals.stride()
-    sources = totals.as_strided((num_columns, 2, batch, num_states), (strides[0], 1, strides[1], 1))
-    occupation = columns.arcs_N2BS + sources
-    # The two arcs into a state, as local probabilities: logistic, so that they sum to exactly 1 and rounding
-    # of the totals neither makes nor loses probability along the way. The sweep below turns them into
-    # occupations in place. -inf on both sides: nothing reaches the state.
-    odds = occupation[:, 1] - occupation[:, 0]
-    torch.sigmoid(odds, out=occupation[:, 1])
-    torch.sigmoid(odds.neg_(), out=occupation[:, 0])
-    occupation.nan_to_num_(nan=0.0)
-    visits = torch.zeros_like(totals)
+    """Occupation of every arc, in the arcs' layout and storage; uses up the totals."""
+    num_columns, _, batch, num_slots = columns.arcs_N2BK.shape
+    occupation = columns.arcs_N2BK
+    shifted = None
+    if columns.shifts_NB is None:
+        occupation += _sources(totals)
+    else:
+        shifted = _shifted_sources(columns.shifts_NB, num_slots)
+        occupation += totals[:-1].reshape(num_columns, -1).gather(1, shifted).view_as(occupation)
+    _to_local_probabilities(occupation)
+    # The sweep below turns them into occupations in place.
+    visits = totals.zero_()
     utterances = torch.arange(batch, device=totals.device)
-    visits[columns.ends_B, utterances, columns.end_states_B + 1] = 1.0
-    before = visits[:-1, :, :-1].unbind(0)
-    states = visits[:, :, 1:].unbind(0)
-    arcs = occupation.unbind(0)
+    visits[columns.ends_B, utterances, columns.end_slots_B + 1] = 1.0
+    arcs, targets = occupation.unbind(0), visits[:, :, 1:-1].unbind(0)
+    if shifted is not None:
+        flat_visits, flat_arcs = visits.view(num_columns + 1, -1).unbind(0), occupation.view(num_columns, -1)
+        places, flows = shifted.unbind(0), flat_arcs.unbind(0)
+        for n in range(num_columns - 1, -1, -1):
+            arcs[n].mul_(targets[n + 1])
+            flat_visits[n].index_add_(0, places[n], flows[n])
+        return occupation
+    below = visits[:, :, :-2].unbind(0)
     symbols, blanks = occupation[:, 0].unbind(0), occupation[:, 1].unbind(0)
     for n in range(num_columns - 1, -1, -1):
-        arcs[n].mul_(states[n + 1])
-        states[n].add_(blanks[n])
-        before[n].add_(symbols[n])
+        arcs[n].mul_(targets[n + 1])
+        targets[n].add_(blanks[n])
+        below[n].add_(symbols[n])
     return occupation
 
 
-def _default_boundary(batch: int, num_symbols: int, num_frames: int, device: torch.device) -> Tensor:
+def _to_local_probabilities(scores_N2BK: Tensor) -> None:
+    """Turn the scores of the two arcs into a state into their probabilities, in place.
+
+    Logistic, so that they sum to exactly 1 and rounding of the totals neither makes nor loses probability
+    along the way. -inf on both sides: nothing reaches the state.
+    """
+    symbols, blanks = scores_N2BK.unbind(1)
+    odds = blanks.sub_(symbols)
+    torch.sigmoid(odds.neg(), out=symbols)
+    odds.sigmoid_()
+    scores_N2BK.nan_to_num_(nan=0.0)
+
+
+def default_boundary(batch: int, num_symbols: int, num_frames: int, device: torch.device) -> Tensor:
+    """The boundary of utterances that fill their tensors, `(B, 4)`."""
     return torch.tensor([[0, 0, num_symbols, num_frames]], device=device).expand(batch, 4)
 
 
@@ -113,7 +177,7 @@ def _to_columns(px: Tensor, py: Tensor, boundary: Tensor) -> Columns:
     blanks.copy_(py)
     end_states = boundary[:, 2] - boundary[:, 0]
     ends = boundary[:, 3] - boundary[:, 1] + (end_states if regular else 0)
-    return Columns(arcs, ends, end_states)
+    return Columns(arcs, None, ends, end_states)
 
 
 def _lattice_views(arcs: Tensor, symbol_frames: int, num_frames: int, regular: bool) -> tuple[Tensor, Tensor]:
@@ -127,18 +191,39 @@ def _lattice_views(arcs: Tensor, symbol_frames: int, num_frames: int, regular: b
     return symbols, blanks
 
 
+def lattice_of(
+    px: Tensor, py: Tensor, boundary: Tensor | None, with_occupation: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Totals `(B,)` and, when asked for, `(px_grad, py_grad)`, without autograd.
+
+    Arguments as in `mutual_information_recursion`.
+    """
+    batch, num_states, num_frames = py.shape
+    if boundary is None:
+        boundary = default_boundary(batch, num_states - 1, num_frames, px.device)
+        elsewhere = False
+    else:
+        # On another device looking would make the CPU wait, and moving by 0 is right too.
+        elsewhere = boundary.device.type != "cpu" or bool(boundary[:, :2].any())
+        boundary = boundary.to(px.device)
+    if elsewhere:
+        px, py = _from_origin(px, py, boundary)
+    columns = _to_columns(px, py, boundary)
+    scores, occupation = lattice_totals(columns, with_occupation)
+    if occupation is None:
+        return scores, None
+    symbols, blanks = _lattice_views(occupation, px.shape[2], num_frames, px.shape[2] == num_frames + 1)
+    if elsewhere:
+        return scores, _from_origin(symbols, blanks, -boundary)
+    return scores, (symbols.contiguous(), blanks.contiguous())
+
+
 class _Recursion(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, px: Tensor, py: Tensor, boundary: Tensor, with_grad: bool) -> Any:
+    def forward(ctx: Any, px: Tensor, py: Tensor, boundary: Tensor | None, with_grad: bool) -> Any:
         """Totals `(B,)` and, when asked, the two occupations (else empty tensors)."""
-        columns = _to_columns(px, py, boundary)
-        totals = advance(columns)
-        scores = end_totals(totals, columns)
-        if not with_grad:
-            return scores, px.new_empty(0), py.new_empty(0)
-        regular = px.shape[2] == py.shape[2] + 1
-        symbols, blanks = _lattice_views(occupy(totals, columns), px.shape[2], py.shape[2], regular)
-        px_grad, py_grad = symbols.contiguous(), blanks.contiguous()
+        scores, grads = lattice_of(px, py, boundary, with_grad)
+        px_grad, py_grad = grads or (px.new_empty(0), py.new_empty(0))
         ctx.save_for_backward(px_grad, py_grad)
         ctx.mark_non_differentiable(px_grad, py_grad)
         return scores, px_grad, py_grad
@@ -167,7 +252,7 @@ def mutual_information_recursion(
         `return_grad`, `(totals, (px_grad, py_grad))`, the derivatives of the totals by `px` and `py`.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other, or utterances that end beyond the tensors.
     """
     px, py = as_float(px), as_float(py)
     if px.ndim != 3 or py.ndim != 3:
@@ -178,17 +263,7 @@ def mutual_information_recursion(
         raise ValueError(
             f"px {tuple(px.shape)} and py {tuple(py.shape)}: expected (B, S, T + 1 or T) and (B, S + 1, T)"
         )
-    if boundary is None:
-        boundary = _default_boundary(batch, num_symbols, num_frames, px.device)
-    check_boundary(boundary, batch)
-    begins_elsewhere = bool(boundary[:, :2].any())
+    check_boundary(boundary, batch, num_symbols, num_frames)
     with_grad = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
-    if not begins_elsewhere:
-        scores, px_grad, py_grad = _Recursion.apply(px, py, boundary, with_grad)
-        return (scores, (px_grad, py_grad)) if return_grad else scores
-    moved_px, moved_py = _from_origin(px, py, boundary)
-    scores, px_grad, py_grad = _Recursion.apply(moved_px, moved_py, boundary, with_grad)
-    if not return_grad:
-        return scores
-    back = -boundary
-    return scores, _from_origin(px_grad, py_grad, back)
+    scores, px_grad, py_grad = _Recursion.apply(px, py, boundary, with_grad)
+    return (scores, (px_grad, py_grad)) if return_grad else scores

@@ -1,7 +1,8 @@
 """The trivial-joiner losses: `logits = am + lm`, whose normaliser is one matrix product.
 
 Kuang et al. 2022, "Pruned RNN-T for fast, memory-efficient ASR training" (arXiv 2206.13236), sections 3.1
-and 3.4; arguments and results are those of k2's functions of the same names.
+and 3.4; arguments and results are those of k2's functions of the same names. Gradients are written out: the
+recursion says how often each arc is used, and an arc's score is a sum of a few factors.
 
 Shapes: B utterances, S symbols, T frames, C classes.
 """
@@ -12,102 +13,168 @@ import torch
 from torch import Tensor
 
 from kdasr.losses.precision import as_float
-from kdasr.losses.pruned_rnnt.arcs import (
-    check_arguments,
-    check_boundary,
-    check_symbols,
-    finish_symbol_arcs,
-    reduce_loss,
-)
-from kdasr.losses.pruned_rnnt.recursion import mutual_information_recursion
+from kdasr.losses.pruned_rnnt.arcs import finish_symbol_arcs, reduce_loss
+from kdasr.losses.pruned_rnnt.checks import check_boundary, check_names, check_symbols
+from kdasr.losses.pruned_rnnt.recursion import lattice_of
+from kdasr.nn.linear import linear_product
 
 
-class _Arcs(NamedTuple):
-    px: Tensor  # (B, S, T)
-    py: Tensor  # (B, S + 1, T)
+class _Scales(NamedTuple):
+    """Weights of the three kinds of arc scores; they sum to 1."""
+
+    combined: float
+    lm_only: float
+    am_only: float
 
 
 class _Factors(NamedTuple):
-    """What the arc scores are made of; each list's members broadcast to `_Arcs`."""
+    """What the arc scores and their gradients are made of."""
 
-    am_symbols: Tensor  # (B, S, T)
-    lm_symbols: Tensor  # (B, S, 1)
-    am_blank: Tensor  # (B, 1, T)
-    lm_blank: Tensor  # (B, S + 1, 1)
-    am_probs: Tensor  # (B, T, C), exp(am - am_max)
-    lm_probs: Tensor  # (B, S + 1, C), exp(lm - lm_max)
-    am_max: Tensor  # (B, 1, T)
-    lm_max: Tensor  # (B, S + 1, 1)
+    am_probs_BCT: Tensor
+    """exp(am - its maximum over the classes); transposed, so that a class is one row."""
+    lm_probs_BSC: Tensor
+    """exp(lm - its maximum over the classes), `(B, S + 1, C)`."""
+    product_BST: Tensor
+    """The combined normaliser before its logarithm, `(B, S + 1, T)`."""
+    unigram_C: Tensor | None
+    """The batch's mean of softmax(lm), padding included as in k2; None without `am_only`."""
 
 
-def _factors(lm: Tensor, am: Tensor, symbols: Tensor, blank: int) -> _Factors:
-    batch, num_frames, _ = am.shape
+def _score_arcs(
+    lm: Tensor, am: Tensor, symbols: Tensor, blank: int, scales: _Scales
+) -> tuple[Tensor, Tensor, _Factors]:
+    """Scores of symbol arcs `(B, S, T)` and of blank arcs `(B, S + 1, T)`."""
     num_symbols = symbols.shape[1]
-    am_max, lm_max = am.detach().amax(2, keepdim=True), lm.detach().amax(2, keepdim=True)
-    # Gathering from the transposed scores spares a (B, S, T, C) view and its gradient.
-    am_symbols = am.transpose(1, 2).gather(1, symbols[:, :, None].expand(batch, num_symbols, num_frames))
-    return _Factors(
-        am_symbols=am_symbols,
-        lm_symbols=lm[:, :num_symbols].gather(2, symbols[:, :, None]),
-        am_blank=am[:, None, :, blank],
-        lm_blank=lm[:, :, blank, None],
-        am_probs=(am - am_max).exp(),
-        lm_probs=(lm - lm_max).exp(),
-        am_max=am_max.transpose(1, 2),
-        lm_max=lm_max,
-    )
+    am_BCT = am.transpose(1, 2).contiguous()
+    am_max, lm_max = am_BCT.amax(1, keepdim=True), lm.amax(2, keepdim=True)
+    am_probs, lm_probs = (am_BCT - am_max).exp_(), (lm - lm_max).exp_()
+    product = _batched_product(lm_probs, am_probs.transpose(1, 2)).add_(torch.finfo(lm.dtype).tiny)
+    py = product.log().add_(lm_max).add_(am_max).mul_(-scales.combined)
+    if scales.lm_only:
+        py -= scales.lm_only * (lm_probs.sum(2, keepdim=True).log() + lm_max)
+    unigram = None
+    if scales.am_only:
+        tiny = torch.finfo(lm.dtype).tiny
+        unigram = (lm_probs / lm_probs.sum(2, keepdim=True)).mean((0, 1)) + tiny
+        py -= scales.am_only * ((unigram[:, None] * am_probs).sum(1, keepdim=True).log() + am_max)
+    px = py[:, :num_symbols].clone()
+    of_am, of_lm = scales.combined + scales.am_only, scales.combined + scales.lm_only
+    px.add_(am_BCT.gather(1, symbols[:, :, None].expand_as(px)), alpha=of_am)
+    px.add_(lm[:, :num_symbols].gather(2, symbols[:, :, None]), alpha=of_lm)
+    py.add_(am_BCT[:, blank, None], alpha=of_am).add_(lm[:, :, blank, None], alpha=of_lm)
+    if unigram is not None:
+        log_unigram = unigram.log()
+        px.add_(log_unigram[symbols][:, :, None], alpha=scales.am_only)
+        py.add_(log_unigram[blank], alpha=scales.am_only)
+    return px, py, _Factors(am_probs, lm_probs, product, unigram)
 
 
-def _combined_arcs(f: _Factors) -> _Arcs:
-    product = torch.matmul(f.lm_probs, f.am_probs.transpose(1, 2))
-    normalizers = (product + torch.finfo(product.dtype).tiny).log() + f.lm_max + f.am_max
-    num_symbols = f.lm_symbols.shape[1]
-    return _Arcs(
-        px=f.am_symbols + f.lm_symbols - normalizers[:, :num_symbols],
-        py=f.am_blank + f.lm_blank - normalizers,
-    )
+def _arc_gradients(
+    px_grad: Tensor, py_grad: Tensor, symbols: Tensor, blank: int, scales: _Scales, f: _Factors
+) -> tuple[Tensor, Tensor]:
+    """Gradients of lm and am given those of the arc scores."""
+    num_symbols = symbols.shape[1]
+    nodes_BST = py_grad.clone()
+    nodes_BST[:, :num_symbols] += px_grad
+    weights_BST = nodes_BST.div(f.product_BST).mul_(-scales.combined)
+    lm_grad = _batched_product(weights_BST, f.am_probs_BCT).mul_(f.lm_probs_BSC)
+    am_grad = _batched_product(f.lm_probs_BSC.transpose(1, 2), weights_BST.transpose(1, 2))
+    am_grad.mul_(f.am_probs_BCT)
+    states_BS1, frames_B1T = nodes_BST.sum(2, keepdim=True), nodes_BST.sum(1, keepdim=True)
+    lm_sums = f.lm_probs_BSC.sum(2, keepdim=True)
+    if scales.lm_only:
+        lm_grad.addcmul_(f.lm_probs_BSC, states_BS1 / lm_sums, value=-scales.lm_only)
+    symbol_sums_BS, blank_sums_BS = px_grad.sum(2), py_grad.sum(2)
+    if f.unigram_C is not None:
+        unigram = f.unigram_C[:, None]
+        use_B1T = frames_B1T / (unigram * f.am_probs_BCT).sum(1, keepdim=True)
+        am_grad.addcmul_(unigram * f.am_probs_BCT, use_B1T, value=-scales.am_only)
+        unigram_grad = -(f.am_probs_BCT * use_B1T).sum((0, 2))
+        counts = torch.zeros_like(unigram_grad).index_add_(0, symbols.flatten(), symbol_sums_BS.flatten())
+        counts[blank] += blank_sums_BS.sum()
+        unigram_grad += counts / f.unigram_C
+        softmax = f.lm_probs_BSC / lm_sums
+        unigram_grad = unigram_grad - (softmax * unigram_grad).sum(2, keepdim=True)
+        lm_grad.addcmul_(softmax, unigram_grad, value=scales.am_only / softmax[..., 0].numel())
+    of_am, of_lm = scales.combined + scales.am_only, scales.combined + scales.lm_only
+    am_grad.scatter_add_(1, symbols[:, :, None].expand_as(px_grad), of_am * px_grad)
+    am_grad[:, blank].add_(py_grad.sum(1), alpha=of_am)
+    lm_grad[:, :num_symbols].scatter_add_(2, symbols[:, :, None], of_lm * symbol_sums_BS[:, :, None])
+    lm_grad[:, :, blank].add_(blank_sums_BS, alpha=of_lm)
+    return lm_grad, am_grad.transpose(1, 2)
 
 
-def _lm_only_arcs(f: _Factors) -> _Arcs:
-    normalizers = f.lm_probs.sum(2, keepdim=True).log() + f.lm_max
-    return _Arcs(f.lm_symbols - normalizers[:, : f.lm_symbols.shape[1]], f.lm_blank - normalizers)
+def _batched_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left[b] @ right[b]^T` for every b."""
+    if left.is_cuda:
+        return left @ right.transpose(1, 2)
+    product = left.new_empty((left.shape[0], left.shape[1], right.shape[1]))
+    for one, other, target in zip(left, right, product, strict=True):
+        target.copy_(linear_product(one, other))
+    return product
 
 
-def _am_only_arcs(f: _Factors, symbols: Tensor, blank: int) -> _Arcs:
-    """Arcs under the batch's mean unigram of lm, padding included as in k2."""
-    tiny = torch.finfo(f.lm_probs.dtype).tiny
-    unigram = (f.lm_probs / f.lm_probs.sum(2, keepdim=True)).mean((0, 1)) + tiny
-    normalizers = torch.matmul(f.am_probs, unigram).log()[:, None, :] + f.am_max
-    log_unigram = unigram.log()
-    return _Arcs(
-        px=f.am_symbols + log_unigram[symbols][:, :, None] - normalizers,
-        py=f.am_blank + log_unigram[blank] - normalizers,
-    )
+class _SimpleLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        lm: Tensor,
+        am: Tensor,
+        symbols: Tensor,
+        boundary: Tensor | None,
+        settings: tuple[int, _Scales, str, float, bool],
+    ) -> Any:
+        """Losses `(B,)` and, when asked, the two occupations (else empty tensors)."""
+        blank, scales, rnnt_type, delay_penalty, with_grad = settings
+        px, py, factors = _score_arcs(lm, am, symbols, blank, scales)
+        px = finish_symbol_arcs(px, py, boundary, rnnt_type, delay_penalty)
+        totals, grads = lattice_of(px, py, boundary, with_grad)
+        px_grad, py_grad = grads or (px.new_empty(0), py.new_empty(0))
+        ctx.mark_non_differentiable(px_grad, py_grad)
+        ctx.settings = settings
+        ctx.has_unigram = factors.unigram_C is not None
+        ctx.save_for_backward(symbols, px_grad, py_grad, *(x for x in factors if x is not None))
+        return -totals, px_grad, py_grad
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_B: Tensor, *_: Any) -> Any:
+        blank, scales, rnnt_type, _, _ = ctx.settings
+        symbols, px_grad, py_grad, *factors = ctx.saved_tensors
+        scale = -grad_B[:, None, None]
+        num_frames = py_grad.shape[2]
+        px_grad, py_grad = px_grad[:, :, :num_frames] * scale, py_grad * scale
+        if rnnt_type == "constrained":
+            py_grad[:, 1:] += px_grad
+        f = _Factors(*factors, *(() if ctx.has_unigram else (None,)))
+        lm_grad, am_grad = _arc_gradients(px_grad, py_grad, symbols, blank, scales, f)
+        return lm_grad, am_grad, None, None, None
 
 
-def _check_inputs(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None) -> None:
+def _simple_loss(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    boundary: Tensor | None,
+    settings: tuple[int, _Scales, str, float, bool],
+    reduction: str,
+) -> Any:
+    blank, scales, rnnt_type, delay_penalty, return_grad = settings
+    check_names(rnnt_type, reduction)
     if lm.ndim != 3 or am.ndim != 3 or lm.shape[0] != am.shape[0] or lm.shape[2] != am.shape[2]:
         raise ValueError(
             f"lm {tuple(lm.shape)} and am {tuple(am.shape)}: expected (B, S + 1, C) and (B, T, C)"
         )
-    check_symbols(symbols, am.shape[0], lm.shape[1])
-    check_boundary(boundary, am.shape[0])
-
-
-def _total(
-    arcs: _Arcs,
-    boundary: Tensor | None,
-    rnnt_type: str,
-    delay_penalty: float,
-    reduction: str,
-    return_grad: bool,
-) -> Any:
-    px = finish_symbol_arcs(arcs.px, arcs.py, boundary, rnnt_type, delay_penalty)
-    result = mutual_information_recursion(px, arcs.py, boundary, return_grad)
-    if not return_grad:
-        return reduce_loss(-result, reduction)
-    scores, grads = result
-    return reduce_loss(-scores, reduction), grads
+    check_symbols(symbols, am.shape[0], am.shape[2], blank, lm.shape[1])
+    check_boundary(boundary, am.shape[0], symbols.shape[1], am.shape[1])
+    with_grad = return_grad or (torch.is_grad_enabled() and (lm.requires_grad or am.requires_grad))
+    settings = (blank, scales, rnnt_type, delay_penalty, with_grad)
+    with torch.autocast(device_type=am.device.type, enabled=False):
+        loss_B, px_grad, py_grad = _SimpleLoss.apply(
+            as_float(lm), as_float(am), symbols.long(), boundary, settings
+        )
+    loss = reduce_loss(loss_B, reduction)
+    return (loss, (px_grad, py_grad)) if return_grad else loss
 
 
 def rnnt_loss_simple(
@@ -139,13 +206,11 @@ def rnnt_loss_simple(
         `(loss, (px_grad, py_grad))`.
 
     Raises:
-        ValueError: an unknown `rnnt_type` or `reduction`, or shapes that do not fit each other.
+        ValueError: an unknown `rnnt_type` or `reduction`, shapes that do not fit each other, and, where
+            `checks` looks at values, symbols that are no class and utterances beyond the tensors.
     """
-    check_arguments(rnnt_type, reduction)
-    _check_inputs(lm, am, symbols, boundary)
-    with torch.autocast(device_type=am.device.type, enabled=False):
-        factors = _factors(as_float(lm), as_float(am), symbols.long(), termination_symbol)
-        return _total(_combined_arcs(factors), boundary, rnnt_type, delay_penalty, reduction, return_grad)
+    settings = (termination_symbol, _Scales(1.0, 0.0, 0.0), rnnt_type, delay_penalty, return_grad)
+    return _simple_loss(lm, am, symbols, boundary, settings, reduction)
 
 
 def rnnt_loss_smoothed(
@@ -166,19 +231,6 @@ def rnnt_loss_smoothed(
     The scores are `combined * (1 - l - a) + lm_only * l + am_only * a`; `am_only` takes the batch's mean
     unigram for lm. See `rnnt_loss_simple` for the other arguments, the result and the errors.
     """
-    check_arguments(rnnt_type, reduction)
-    _check_inputs(lm, am, symbols, boundary)
-    # A scale of exactly 0 would turn a score of -inf into NaN.
-    combined_scale = 1.0 - lm_only_scale - am_only_scale
-    lm_scale, am_scale = lm_only_scale or 1e-20, am_only_scale or 1e-20
-    with torch.autocast(device_type=am.device.type, enabled=False):
-        symbols = symbols.long()
-        factors = _factors(as_float(lm), as_float(am), symbols, termination_symbol)
-        parts = zip(
-            _combined_arcs(factors),
-            _lm_only_arcs(factors),
-            _am_only_arcs(factors, symbols, termination_symbol),
-            strict=True,
-        )
-        mixed = _Arcs(*(c * combined_scale + lo * lm_scale + ao * am_scale for c, lo, ao in parts))
-        return _total(mixed, boundary, rnnt_type, delay_penalty, reduction, return_grad)
+    scales = _Scales(1.0 - lm_only_scale - am_only_scale, lm_only_scale, am_only_scale)
+    settings = (termination_symbol, scales, rnnt_type, delay_penalty, return_grad)
+    return _simple_loss(lm, am, symbols, boundary, settings, reduction)

@@ -1,0 +1,220 @@
+"""The joiner, the pruned loss and the divergence in one pass, against the same written the short way."""
+
+from itertools import product
+
+import pytest
+import torch
+from straightforward import entropy_exponents, joiner_logits, power_kl
+from torch import Tensor
+
+from kdasr.losses import joint as joint_module
+from kdasr.losses import pruned_rnnt
+from kdasr.losses.joint import Joint, JointLosses, joint_losses
+from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
+
+SYMBOLS = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
+BOUNDARY = torch.tensor([[0, 0, 4, 7], [0, 0, 2, 5], [0, 0, 0, 6]])
+FIXED = PowerRule("fixed", exponent=0.6)
+
+
+def random_joint(seed: int = 0, dtype: torch.dtype = torch.float64, width: int = 4, vocab: int = 6) -> Joint:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((3, 7, width), (3, 5, width), (vocab, width), (vocab,))
+    return Joint(
+        *(torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes)
+    )
+
+
+def ranges_of(joint: Joint, rnnt_type: str = "regular", s_range: int = 3) -> Tensor:
+    am, lm = (torch.nn.functional.linear(x.detach(), joint.weight_VD.detach()) for x in joint[:2])
+    _, grads = pruned_rnnt.rnnt_loss_simple(lm, am, SYMBOLS, 0, BOUNDARY, rnnt_type, return_grad=True)
+    return pruned_rnnt.get_rnnt_prune_ranges(*grads, BOUNDARY, s_range)
+
+
+def valid_nodes(ranges: Tensor) -> Tensor:
+    inside = torch.arange(ranges.shape[1]) < BOUNDARY[:, 3:4]
+    return inside[:, :, None] & (ranges <= BOUNDARY[:, 2, None, None])
+
+
+def evaluate(
+    student: Joint,
+    teacher: Joint,
+    form: KlForm,
+    rule: PowerRule = FIXED,
+    by_occupation: bool = True,
+    **options,
+) -> tuple[JointLosses, Tensor]:
+    ranges = ranges_of(student)
+    term = PowerKl(teacher, rule, form, valid_nodes(ranges), by_occupation)
+    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term, **options), ranges
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks, the last one not full."""
+    monkeypatch.setitem(joint_module._NODES_AT_ONCE, "cpu", 13)
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified", "constrained"])
+def test_loss_and_gradients_are_those_of_the_joiners_logits(rnnt_type: str, keep_logits: bool) -> None:
+    student = random_joint()
+    ranges = ranges_of(student, rnnt_type)
+    settings = {"rnnt_type": rnnt_type, "delay_penalty": 0.02}
+    ours = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, keep_logits=keep_logits, **settings)
+    theirs, occupation = pruned_rnnt.rnnt_loss_pruned_with_occupation(
+        joiner_logits(student, ranges), SYMBOLS, ranges, 0, BOUNDARY, **settings
+    )
+    torch.testing.assert_close(ours.rnnt_B, theirs)
+    torch.testing.assert_close(ours.occupation_BTK[valid_nodes(ranges)], occupation[valid_nodes(ranges)])
+    scale = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours.rnnt_B * scale).sum(), student),
+        torch.autograd.grad((theirs * scale).sum(), student),
+    )
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+@pytest.mark.parametrize("by_occupation", [True, False])
+@pytest.mark.parametrize("form", [KlForm(*x) for x in product(SIDES, DIRECTIONS, (True, False))], ids=str)
+def test_divergence_is_that_of_whole_tensors(form: KlForm, by_occupation: bool, keep_logits: bool) -> None:
+    student, teacher = random_joint(), random_joint(1)
+    ours, ranges = evaluate(student, teacher, form, FIXED, by_occupation, keep_logits=keep_logits)
+    weights = valid_nodes(ranges).double() * (ours.occupation_BTK if by_occupation else 1.0)
+    weights /= weights.sum((1, 2), keepdim=True)
+    theirs = power_kl(
+        joiner_logits(student, ranges),
+        joiner_logits(teacher, ranges),
+        weights,
+        torch.full_like(weights, FIXED.exponent),
+        form,
+    )
+    torch.testing.assert_close(ours.term_B, theirs)
+    grads = torch.autograd.grad(ours.term_B.sum(), student)
+    torch.testing.assert_close(grads, torch.autograd.grad(theirs.sum(), student))
+    torch.testing.assert_close(ours.exponent_B, torch.full((3,), 0.6, dtype=torch.float64))
+
+
+def test_both_losses_share_the_backward_pass() -> None:
+    student, teacher = random_joint(), random_joint(1)
+    losses, _ = evaluate(student, teacher, KlForm())
+    both = torch.autograd.grad((2 * losses.rnnt_B + 3 * losses.term_B).sum(), student, retain_graph=True)
+    rnnt = torch.autograd.grad(losses.rnnt_B.sum(), student, retain_graph=True)
+    kl = torch.autograd.grad(losses.term_B.sum(), student)
+    torch.testing.assert_close(both, tuple(2 * a + 3 * b for a, b in zip(rnnt, kl, strict=True)))
+
+
+def test_zero_for_the_teacher_itself() -> None:
+    student = random_joint()
+    for form in (KlForm(), KlForm(direction="reverse"), KlForm(direction="symmetric")):
+        losses, _ = evaluate(student, Joint(*(x.detach() for x in student)), form)
+        torch.testing.assert_close(losses.term_B, torch.zeros(3, dtype=torch.float64))
+        for grad in torch.autograd.grad(losses.term_B.sum(), student):
+            torch.testing.assert_close(grad, torch.zeros_like(grad))
+
+
+@pytest.mark.parametrize("rule", ["entropy", "confidence"])
+@pytest.mark.parametrize("granularity", ["node", "utterance"])
+def test_rules_see_the_teachers_nodes(rule: str, granularity: str) -> None:
+    student, teacher = random_joint(), Joint(*(2 * x for x in random_joint(1)))
+    chosen = PowerRule(rule, exponent=0.4, entropy_floor=1.2, granularity=granularity)
+    losses, ranges = evaluate(student, teacher, KlForm(), chosen)
+    log_probs = joiner_logits(teacher, ranges).log_softmax(-1)
+    weights = valid_nodes(ranges) * losses.occupation_BTK
+    weights /= weights.sum((1, 2), keepdim=True)
+    if granularity == "utterance":
+        utterances = torch.arange(3)[:, None, None].expand_as(ranges).flatten()
+        each = utterance_exponents(log_probs.flatten(0, 2), chosen, weights.flatten(), utterances, 3)
+        exponents = each[:, None, None].expand_as(weights)
+    elif rule == "entropy":
+        exponents = entropy_exponents(log_probs, 1.2)
+    else:
+        exponents = node_exponents(log_probs.flatten(0, 2), chosen).view_as(weights)
+    assert exponents.std() > 0.01
+    expected = power_kl(
+        joiner_logits(student, ranges), joiner_logits(teacher, ranges), weights, exponents, KlForm()
+    )
+    torch.testing.assert_close(losses.term_B, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses.exponent_B, (weights * exponents).sum((1, 2)), rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_by_finite_differences() -> None:
+    """With uniform weights and a fixed band nothing of the sum is held constant but the teacher."""
+    teacher = random_joint(1)
+    ranges = ranges_of(random_joint())
+
+    def total(*tensors: Tensor) -> Tensor:
+        term = PowerKl(teacher, FIXED, KlForm(direction="symmetric"), valid_nodes(ranges), False)
+        losses = joint_losses(Joint(*tensors), SYMBOLS, ranges, 0, BOUNDARY, term=term)
+        return losses.rnnt_B + 0.7 * losses.term_B
+
+    assert torch.autograd.gradcheck(total, tuple(random_joint()))
+
+
+def test_padding_does_not_matter() -> None:
+    student, teacher = random_joint(), random_joint(1)
+    expected, ranges = evaluate(student, teacher, KlForm())
+    am, lm = student.am_BTD.detach().clone(), student.lm_BSD.detach().clone()
+    am[1, 5:], am[2, 6:], lm[1, 3:], lm[2, 1:] = torch.nan, 5.0, -7.0, 9.0
+    noisy = student._replace(am_BTD=am.requires_grad_(), lm_BSD=lm.requires_grad_())
+    noisy_ranges = ranges.clone()
+    term = PowerKl(teacher, FIXED, KlForm(), valid_nodes(ranges), True)
+    losses = joint_losses(noisy, SYMBOLS, noisy_ranges, 0, BOUNDARY, term=term)
+    torch.testing.assert_close((losses.rnnt_B, losses.term_B), (expected.rnnt_B, expected.term_B))
+    (losses.rnnt_B + losses.term_B).sum().backward()
+    assert am.grad is not None and not am.grad[1, 5:].any() and am.grad[1, :5].all(1).any()
+    assert lm.grad is not None and not lm.grad[1, 3:].any()
+
+
+def test_half_precision_inputs_give_float32_losses() -> None:
+    exact, teacher = random_joint(dtype=torch.float32), random_joint(1, torch.float32)
+    expected, ranges = evaluate(exact, teacher, KlForm())
+    am, lm = (x.detach().bfloat16().requires_grad_() for x in exact[:2])
+    half_teacher = teacher._replace(am_BTD=teacher.am_BTD.bfloat16(), lm_BSD=teacher.lm_BSD.bfloat16())
+    term = PowerKl(half_teacher, FIXED, KlForm(), valid_nodes(ranges), True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = joint_losses(
+            Joint(am, lm, exact.weight_VD, exact.bias_V), SYMBOLS, ranges, 0, BOUNDARY, term=term
+        )
+    assert losses.rnnt_B.dtype == losses.term_B.dtype == torch.float32
+    torch.testing.assert_close(losses.rnnt_B, expected.rnnt_B, rtol=0.02, atol=0.05)
+    torch.testing.assert_close(losses.term_B, expected.term_B, rtol=0.05, atol=0.01)
+    (losses.rnnt_B + losses.term_B).sum().backward()
+    assert am.grad is not None and am.grad.dtype == torch.bfloat16
+    assert exact.weight_VD.grad is not None and exact.weight_VD.grad.dtype == torch.float32
+
+
+def test_an_utterance_that_no_path_fits_costs_inf_and_moves_nothing() -> None:
+    student = random_joint()
+    ranges = torch.arange(2).expand(3, 7, 2).contiguous()  # state 4 is never reached
+    losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY)
+    assert losses.rnnt_B.isposinf().tolist() == [True, True, False]
+    losses.rnnt_B.sum().backward()
+    assert student.am_BTD.grad is not None
+    assert not student.am_BTD.grad[:2].any() and student.am_BTD.grad[2].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"symbols": SYMBOLS + 3}, r"symbols\[0, 3\] is 7: expected a class below 6"),
+        ({"boundary": torch.tensor([[0, 0, 4, 7], [0, 0, 2, 8], [0, 0, 0, 6]])}, r"boundary\[1\].*<= 7"),
+        (
+            {"ranges": torch.arange(3).expand(3, 7, 3).flip(2)},
+            r"ranges\[0, 0, 1\] is 1: expected consecutive",
+        ),
+        ({"ranges": torch.arange(4, 7).expand(3, 7, 3)}, r"ranges\[0, 0, 1\] is 5: expected states up to 4"),
+        ({"ranges": torch.arange(3).expand(3, 6, 3)}, "do not fit"),
+        ({"termination_symbol": 6}, "termination_symbol 6"),
+    ],
+)
+def test_bad_arguments_are_named_with_the_first_offender(change: dict[str, object], message: str) -> None:
+    given = {
+        "symbols": SYMBOLS,
+        "ranges": ranges_of(random_joint()),
+        "termination_symbol": 0,
+        "boundary": BOUNDARY,
+    }
+    with pytest.raises(ValueError, match=message):
+        joint_losses(random_joint(), **(given | change))
