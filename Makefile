@@ -2,6 +2,8 @@
 #
 #   make demo      the main job on the embedded corpus: speech in, a report out
 #   make test      the test suite          make lint   ruff, mypy, import-linter
+#   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
+#   make setup-k2  k2 for .venv: the build for its torch (K2_BUILD=cpu or cuda12.8 chooses)
 #
 # Training targets take SIZE (tiny | demo | base | large), CORPUS (synthetic | librispeech), JOBS (trainings side by
 # side) and ARGS (further options of egs/librispeech/run.sh), for example
@@ -10,6 +12,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+K2_VENV := .venv-k2
 BIN := $(VENV)/bin
 SIZE ?= demo
 CORPUS ?= synthetic
@@ -17,9 +20,9 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup demo test lint teacher baseline student stream-decode report bench clean
+.PHONY: help setup setup-k2 demo test test-k2 lint teacher baseline student stream-decode report bench clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed
@@ -31,11 +34,25 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+setup-k2: setup
+	@$(BIN)/python tools/setup_k2.py $(K2_BUILD)
+
 demo: setup
 	$(RUN) --size demo
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-k2: $(K2_VENV)/.installed
+	OMP_NUM_THREADS=1 $(K2_VENV)/bin/python -m pytest --quiet tests/k2_conformance $(PYTEST_ARGS)
+
+$(K2_VENV)/.installed: requirements-k2.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "test-k2 needs Python 3.11, as k2's wheel does; $(PYTHON) is another. Set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(K2_VENV)
+	$(K2_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --require-hashes --requirement requirements-k2.txt
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

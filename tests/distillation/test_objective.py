@@ -276,6 +276,22 @@ def test_another_backend_with_the_same_functions_gives_the_same() -> None:
     torch.testing.assert_close(compute(objective, model, batch).terms, expected.terms)
 
 
+@pytest.mark.parametrize("num_tokens", [0, 60])
+def test_batches_that_k2_refuses_go_to_the_native_losses(num_tokens: int) -> None:
+    """k2 asserts where no transcript has a piece, and where there are more pieces than frames."""
+
+    def refuse(**_: object) -> None:
+        raise AssertionError
+
+    objective, model, batch = make_objective(), tiny_model(), dummy_batch()
+    objective.lattices._chosen = replace(
+        select_backend("native"), name="k2", rnnt_loss_smoothed=refuse, rnnt_loss_pruned=refuse
+    )
+    batch.tokens_BS = torch.ones(len(batch), num_tokens, dtype=torch.int64)
+    batch.token_lens_B = torch.full((len(batch),), num_tokens)
+    assert compute(objective, model, batch, {"rnnt": 1.0}).total.isfinite()
+
+
 @pytest.mark.parametrize("rnnt_type", ["regular", "modified", "constrained"])
 def test_bf16_autocast_is_finite_and_close(rnnt_type: str) -> None:
     objective, batch = make_objective(rnnt=native(rnnt_type=rnnt_type)), dummy_batch()

@@ -5,22 +5,31 @@ import platform
 
 import click
 
-PACKAGES = ("torch", "torchaudio", "lhotse", "sentencepiece", "lightning-fabric", "kaldi-native-fbank")
+PACKAGES = ("torch", "torchaudio", "k2", "lhotse", "sentencepiece", "lightning-fabric", "kaldi-native-fbank")
 
 
 @click.command()
 def command() -> None:
-    """Print versions, devices and the RNN-T loss backend that `backend: auto` selects."""
+    """Print versions, devices and the RNN-T loss backend that `backend: auto` selects, and why."""
     import torch
 
     from kdasr import __version__
-    from kdasr.losses.pruned_rnnt import select_backend
+    from kdasr.losses.pruned_rnnt.backend import choose_backend
 
     rows = {"kdasr": __version__, "python": platform.python_version()}
-    rows |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    rows |= {name: _version(name) for name in PACKAGES}
     rows["cpu"] = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    rows["cuda"] = ", ".join(devices) or "none"
-    rows["rnn-t loss"] = select_backend("auto").name
+    build = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch knows no CUDA"
+    rows["cuda"] = f"{', '.join(devices) or 'no device'} ({build})"
+    choice = choose_backend("auto")
+    rows["rnn-t loss"] = f"{choice.backend.name} ({choice.reason})"
     for name, value in rows.items():
         click.echo(f"{name:<20}{value}")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -71,7 +71,7 @@ class LatticeBuilder:
         `train_simple`: the simple loss is part of the total; otherwise no gradient is kept for it. `warm`:
         the delay penalty applies (Kang et al. 2022, arXiv 2211.00490, turn it on once the model can align).
         """
-        functions = self._functions(batch.tokens_BS)
+        functions = self._functions(batch.tokens_BS, output.encoded_BTD.shape[1])
         boundary_B4 = _boundary(batch.token_lens_B, output.lens_B)
         with torch.set_grad_enabled(train_simple and torch.is_grad_enabled()):
             simple_B, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
@@ -103,7 +103,7 @@ class LatticeBuilder:
         on the native evaluation beside it.
         """
         penalty = self._delay_penalty(warm)
-        functions = self._functions(lattice.tokens_BS)
+        functions = self._functions(lattice.tokens_BS, lattice.ranges_BTK.shape[1])
         losses = None
         if functions.name == "native" or term is not None:
             losses = joint_losses(
@@ -132,9 +132,9 @@ class LatticeBuilder:
         zeros = torch.zeros_like(rnnt_B)
         return losses._replace(rnnt_B=rnnt_B) if losses else JointLosses(rnnt_B, zeros, zeros, zeros)
 
-    def _functions(self, tokens_BS: Tensor) -> Backend:
-        # k2 asserts on a batch whose transcripts are all empty.
-        return self._chosen if tokens_BS.shape[1] else self._native
+    def _functions(self, tokens_BS: Tensor, num_frames: int) -> Backend:
+        # k2 asserts on a batch whose transcripts are all empty, and on one with more tokens than frames.
+        return self._chosen if 1 <= tokens_BS.shape[1] <= num_frames else self._native
 
     def _delay_penalty(self, warm: bool) -> float:
         return self.config.delay_penalty if warm else 0.0

@@ -1,19 +1,29 @@
 """Which implementation of the pruned RNN-T functions runs: k2's or the native one."""
 
-import importlib
-import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
+
 from kdasr.common.errors import UserError
 from kdasr.losses.pruned_rnnt import full, pruned, pruning, recursion, simple
+from kdasr.losses.pruned_rnnt.k2_probe import k2_version, load_k2
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "k2", "native")
+FUNCTIONS = (
+    "rnnt_loss_simple",
+    "rnnt_loss_smoothed",
+    "rnnt_loss",
+    "get_rnnt_prune_ranges",
+    "do_rnnt_pruning",
+    "rnnt_loss_pruned",
+    "mutual_information_recursion",
+)
 
 
 @dataclass(frozen=True)
@@ -43,29 +53,22 @@ NATIVE = Backend(
 )
 
 
-def _load_k2() -> Backend:
-    """k2's functions.
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and why it is the one."""
 
-    Raises:
-        ImportError: k2 is not installed, does not load with this torch, or lacks a function.
-    """
-    if importlib.util.find_spec("k2") is None:
-        raise ImportError("k2 is not installed")
-    try:
-        k2 = importlib.import_module("k2")
-        functions = {name: getattr(k2, name) for name in Backend.__annotations__ if name != "name"}
-    except Exception as error:
-        # A k2 built for another torch fails with whatever its loader raises: OSError, RuntimeError, ...
-        raise ImportError(f"k2 does not load: {type(error).__name__}: {error}") from error
-    return Backend(name="k2", **functions)
+    backend: Backend
+    reason: str
+    passes_over_k2: bool = False
+    """A k2 is installed, and does not run here."""
 
 
 @cache
-def select_backend(name: str = "auto") -> Backend:
-    """The pruned RNN-T functions of k2 or of this package; the log says which, and why.
+def choose_backend(name: str = "auto") -> Choice:
+    """The pruned RNN-T functions of k2 or of this package.
 
     Args:
-        name: auto (k2 when it loads, else native) | k2 | native.
+        name: auto (k2 when it runs here, on the GPU too if there is one; else native) | k2 | native.
 
     Raises:
         UserError: an unknown name, or `k2` where k2 does not load.
@@ -73,14 +76,38 @@ def select_backend(name: str = "auto") -> Backend:
     if name not in BACKENDS:
         raise UserError(f"rnnt backend '{name}': expected one of {', '.join(BACKENDS)}")
     if name == "native":
-        logger.info("pruned RNN-T: native backend, as asked")
-        return NATIVE
+        return Choice(NATIVE, "as asked")
     try:
-        backend = _load_k2()
+        return _k2(must_run_everywhere=name == "auto")
     except ImportError as error:
         if name == "k2":
             raise UserError(f"rnnt backend 'k2': {error}; use 'auto' or 'native'") from error
-        logger.info("pruned RNN-T: native backend (%s)", error)
-        return NATIVE
-    logger.info("pruned RNN-T: k2 backend")
-    return backend
+        return Choice(NATIVE, str(error), passes_over_k2=not isinstance(error, ModuleNotFoundError))
+
+
+@cache
+def select_backend(name: str = "auto") -> Backend:
+    """The backend of `choose_backend`, with the same arguments and errors; the log says which, and why."""
+    choice = choose_backend(name)
+    level = logging.WARNING if choice.passes_over_k2 else logging.INFO
+    logger.log(level, "pruned RNN-T: %s backend (%s)", choice.backend.name, choice.reason)
+    return choice.backend
+
+
+def _k2(must_run_everywhere: bool) -> Choice:
+    """k2's functions.
+
+    Raises:
+        ImportError: k2 is not installed, does not load with this torch, lacks a function, or knows no CUDA
+            where it `must_run_everywhere` and torch sees a CUDA device.
+    """
+    k2 = load_k2()
+    missing = [name for name in FUNCTIONS if not hasattr(k2, name)]
+    if missing:
+        raise ImportError(f"k2 {k2_version()} has no {', '.join(missing)}")
+    with_cuda = getattr(k2, "with_cuda", "+cpu" not in k2_version())
+    devices = "cpu and cuda" if with_cuda else "cpu only"
+    if must_run_everywhere and devices == "cpu only" and torch.cuda.is_available():
+        raise ImportError(f"k2 {k2_version()} was built without CUDA, which torch has here")
+    functions = {name: getattr(k2, name) for name in FUNCTIONS}
+    return Choice(Backend(name="k2", **functions), f"{k2_version()}, {devices}")
