@@ -20,7 +20,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup setup-k2 demo test test-k2 lint teacher baseline student stream-decode report bench clean
+.PHONY: help setup setup-k2 demo test test-k2 lint teacher baseline student stream-decode report bench bench-loss bench-distill clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
 
@@ -73,10 +73,18 @@ stream-decode: setup
 report: setup
 	$(RUN) --stage 9 --stop-stage 9
 
-bench: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_loss.py --out exp/bench/loss.json
+# Every benchmark prints ratios against a peer measured in the same run, and writes them to exp/bench/.
+bench: bench-loss bench-distill
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_encoder.py --out exp/bench/encoder.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_corpus.py --out exp/bench/corpus.json
+
+bench-loss: setup $(K2_VENV)/.installed
+	$(BIN)/python tools/build_fast_rnnt.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_loss.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/loss_cost_model.py
+
+bench-distill: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_distill.py
 
 clean:
 	rm -rf exp/demo exp/tiny data/demo data/tiny .pytest_cache .ruff_cache .mypy_cache .hypothesis

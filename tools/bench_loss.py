@@ -1,65 +1,60 @@
-"""Pruned RNN-T loss against torchaudio's unpruned one: forward and backward of everything after the encoder.
+"""Pruned RNN-T loss against its peers, time and peak memory: `make bench-loss`.
 
-Both sides get the same encoder output, predictor output, joiner and output layer. Ours adds what pruning
-needs (simple loss and ranges); the peer computes the joiner over the whole lattice.
+Every candidate runs in a process of its own (`loss_candidates.py`), one thread; they take turns, so that a
+drifting machine moves both sides. Peers: fast_rnnt (the k2 authors' standalone loss), k2 itself under the
+torch that it was built for, and torchaudio's unpruned loss where its logits fit.
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
-import torch
-import torchaudio
-from benchmarking import paired_ratio, run_benchmark
+from benchmarking import compare_processes, run_benchmark
 
-from kdasr.losses.pruned_rnnt import (
-    do_rnnt_pruning,
-    get_rnnt_prune_ranges,
-    rnnt_loss_pruned,
-    rnnt_loss_smoothed,
-)
+SHAPES = [(30, 100, 25, 500), (16, 400, 100, 500), (8, 1000, 250, 500)]
+PEERS = [
+    ("fast_rnnt", "whole"),
+    ("fast_rnnt", "pruned"),
+    ("k2", "whole"),
+    ("k2", "pruned"),
+    ("torchaudio", "whole"),
+]
+RUNS = {"fast_rnnt": 9}
+"""Pairs of passes that are timed; 3 for the other peers, which are slow."""
+K2_PYTHON = Path(".venv-k2/bin/python")
+LARGEST_LATTICE = 1 << 30
+"""Bytes of the unpruned lattice's logits beyond which the unpruned peer is left out: it needs several."""
 
-SHAPES = [(16, 100, 20, 100), (16, 100, 25, 500), (8, 250, 60, 500)]
-DIM = 128
+Shape = tuple[int, int, int, int]
 
 
-def measure_shape(shape: tuple[int, int, int, int]) -> dict[str, Any]:
+def command(name: str, what: str, shape: Shape) -> list[str]:
+    python = str(K2_PYTHON) if name == "k2" else sys.executable
+    return [python, str(Path(__file__).with_name("loss_candidates.py")), name, what, *map(str, shape)]
+
+
+def compare(shape: Shape, what: str, ours: str, theirs: str) -> dict[str, Any]:
+    row = {"shape": list(shape), "against": theirs, "what": what, "ours": ours}
+    commands = (command(name, what, shape) for name in (ours, theirs))
+    return row | compare_processes(*commands, runs=RUNS.get(theirs, 3))
+
+
+def fits(shape: Shape, peer: str) -> bool:
     B, T, S, V = shape
-    torch.manual_seed(0)
-    encoded = torch.randn(B, T, DIM, requires_grad=True)
-    predicted = torch.randn(B, S + 1, DIM, requires_grad=True)
-    symbols = torch.randint(1, V, (B, S))
-    output, simple_am, simple_lm = (torch.nn.Linear(DIM, V) for _ in range(3))
-    boundary = torch.tensor([[0, 0, S, T]]).expand(B, 4).contiguous()
+    return peer != "torchaudio" or 4 * B * T * (S + 1) * V <= LARGEST_LATTICE
 
-    def ours() -> None:
-        am, lm = simple_am(encoded), simple_lm(predicted)
-        simple, grads = rnnt_loss_smoothed(
-            lm, am, symbols, 0, lm_only_scale=0.25, am_only_scale=0.0, boundary=boundary, return_grad=True
-        )
-        ranges = get_rnnt_prune_ranges(*grads, boundary, 5)
-        am_pruned, lm_pruned = do_rnnt_pruning(encoded, predicted, ranges)
-        logits = output(torch.tanh(am_pruned + lm_pruned))
-        (simple + rnnt_loss_pruned(logits, symbols, ranges, 0, boundary)).backward()
 
-    def theirs() -> None:
-        logits = output(torch.tanh(encoded[:, :, None] + predicted[:, None]))
-        lengths = torch.full((B,), T, dtype=torch.int32)
-        targets = torch.full((B,), S, dtype=torch.int32)
-        torchaudio.functional.rnnt_loss(
-            logits, symbols.int(), lengths, targets, blank=0, clamp=-1.0
-        ).backward()
-
-    return {
-        "shape": list(shape),
-        "against": "torchaudio.rnnt_loss",
-        "what": "whole",
-        **paired_ratio(ours, theirs),
-    }
+def measure() -> list[dict[str, Any]]:
+    peers = [(name, what) for name, what in PEERS if name != "k2" or K2_PYTHON.exists()]
+    rows = [
+        compare(shape, what, "kdasr", name) for shape in SHAPES for name, what in peers if fits(shape, name)
+    ]
+    return rows + [compare(shape, "whole", "kdasr-no-logits-kept", "fast_rnnt") for shape in SHAPES]
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     run_benchmark(
-        "Pruned RNN-T against the unpruned loss of torchaudio, forward + backward, one thread, (B, T, S, V)",
-        lambda: [measure_shape(shape) for shape in SHAPES],
+        "Pruned RNN-T, forward + backward, one thread, (B, T, S, V), s_range 5, joiner 512 wide",
+        measure,
         "exp/bench/loss.json",
     )

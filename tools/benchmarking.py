@@ -1,22 +1,30 @@
 """Shared by the benchmarks: interleaved timing of two candidates, and where results go."""
 
 import argparse
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from kdasr.common.files import write_json
 
 
-def paired_ratio(ours: Callable[[], object], theirs: Callable[[], object], runs: int = 7) -> dict[str, float]:
+def paired_ratio(
+    ours: Callable[[], Any], theirs: Callable[[], Any], runs: int = 7, measured: bool = False
+) -> dict[str, float]:
     """Median milliseconds of both, measured in turn, and the median of the ratios pair by pair.
 
     Taking turns keeps the ratio honest when the machine's speed drifts. One warm-up each is not counted.
+    `measured`: the candidates return their own milliseconds.
     """
     ours(), theirs()
-    pairs = [(_milliseconds(ours), _milliseconds(theirs)) for _ in range(runs)]
+    pairs = [
+        (ours(), theirs()) if measured else (_milliseconds(ours), _milliseconds(theirs)) for _ in range(runs)
+    ]
     return {
         "ours_ms": statistics.median(a for a, _ in pairs),
         "theirs_ms": statistics.median(b for _, b in pairs),
@@ -30,16 +38,70 @@ def _milliseconds(function: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def run_benchmark(description: str, measure: Callable[[], list[dict[str, Any]]], default_out: str) -> None:
-    """Parse `--out`, measure, print a line per row and write all rows as JSON."""
+class Worker(AbstractContextManager["Worker"]):
+    """A candidate in its own process, waiting for `time` or `memory` on its standard input."""
+
+    def __init__(self, command: list[str], for_memory: bool = False) -> None:
+        settings = {"OMP_NUM_THREADS": "1"}
+        if for_memory:
+            # Freed blocks go back to the system at once: what is resident is what is in use. It costs time.
+            settings |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | settings
+        )
+        self._answer()  # it is ready
+
+    def measure(self, what: str) -> float:
+        """Milliseconds of one pass (`time`), or bytes at its peak (`memory`)."""
+        assert self.process.stdin is not None
+        print(what, file=self.process.stdin, flush=True)
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        answer = self.process.stdout.readline().strip()
+        if not answer:
+            raise SystemExit(f"{self.process.args} ended with status {self.process.wait()}")
+        return answer
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare_processes(ours: list[str], theirs: list[str], runs: int) -> dict[str, float]:
+    """Time and peak memory of two candidates, each in its own process; they take turns."""
+    our_bytes, their_bytes = (_peak_bytes(command) for command in (ours, theirs))
+    with Worker(ours) as a, Worker(theirs) as b:
+        times = paired_ratio(lambda: a.measure("time"), lambda: b.measure("time"), runs, measured=True)
+    return times | {
+        "ours_mib": our_bytes / 2**20,
+        "theirs_mib": their_bytes / 2**20,
+        "memory_ratio": our_bytes / their_bytes,
+    }
+
+
+def _peak_bytes(command: list[str]) -> float:
+    with Worker(command, for_memory=True) as worker:
+        return worker.measure("memory")
+
+
+def run_benchmark(description: str, measure: Callable[[], Any], default_out: str) -> None:
+    """Parse `--out`, measure, and write the result as JSON; a list of rows is printed, a line each."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path(default_out), help="JSON file with every ratio")
     out = parser.parse_args().out
-    rows = measure()
-    print(description)
-    for row in rows:
-        print(
-            "  " + "  ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
-        )
-    write_json(out, rows)
+    print(description, flush=True)
+    result = measure()
+    if isinstance(result, list):
+        print_rows(result)
+    write_json(out, result)
     print(f"written to {out}")
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """A line per row, `name=value`."""
+    for row in rows:
+        cells = (f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+        print("  " + "  ".join(cells))

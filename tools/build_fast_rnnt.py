@@ -1,7 +1,7 @@
 """Builds fast_rnnt (the k2 authors' standalone pruned RNN-T loss), a peer of the benchmarks.
 
 The package's own build does not work with current torch, so its three CPU sources are compiled here as one
-extension. Needs g++, and the packages of the `bench` extra.
+extension. Needs g++.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from pypi_simple import PyPISimple
 from torch.utils import cpp_extension
 
 from kdasr.common.errors import UserError
@@ -44,12 +43,11 @@ def build(folder: Path) -> None:
 
 
 def _download(scratch: Path) -> Path:
-    with PyPISimple() as client:
-        packages = client.get_project_page("fast_rnnt").packages
-        package = next((p for p in packages if p.filename == ARCHIVE), None)
-        if package is None:
-            raise UserError(f"{ARCHIVE} is not among the released files of fast_rnnt")
-        client.download_package(package, scratch / ARCHIVE)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "download", "--no-deps", "--no-binary", ":all:", f"fast_rnnt=={VERSION}"]
+    result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise UserError(f"pip does not get fast_rnnt {VERSION}:\n{result.stderr[-2000:]}")
     with tarfile.open(scratch / ARCHIVE) as archive:
         archive.extractall(scratch, filter="data")
     return scratch / ARCHIVE.removesuffix(".tar.gz")

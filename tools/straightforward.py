@@ -7,7 +7,9 @@ from torch import Tensor
 
 from kdasr.losses.joint import Joint
 from kdasr.losses.kl import KlForm
+from kdasr.losses.power import PowerRule, node_exponents
 from kdasr.losses.pruned_rnnt import do_rnnt_pruning
+from kdasr.losses.pruned_rnnt.pruned import rnnt_loss_pruned_with_occupation
 
 
 def joiner_logits(joint: Joint, ranges_BTK: Tensor) -> Tensor:
@@ -46,3 +48,24 @@ def entropy_exponents(log_probs_BTKV: Tensor, floor: float, steps: int = 60) -> 
         above = entropy(middle) > floor
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
     return torch.where(enough, torch.ones_like(low), 0.5 * (low + high))
+
+
+def stage_two_losses(
+    student: Joint,
+    teacher: Joint,
+    symbols: Tensor,
+    ranges: Tensor,
+    blank: int,
+    boundary: Tensor,
+    rule: PowerRule,
+    form: KlForm,
+) -> tuple[Tensor, Tensor]:
+    """Pruned loss and KL weighted by occupation, `(B,)` each, of utterances that fill their tensors."""
+    logits = joiner_logits(student, ranges)
+    rnnt_B, weights = rnnt_loss_pruned_with_occupation(logits, symbols, ranges, blank, boundary)
+    with torch.no_grad():
+        teacher_logits = joiner_logits(teacher, ranges)
+        log_probs = torch.log_softmax(teacher_logits, dim=-1)
+        exponents = node_exponents(log_probs.flatten(0, 2), rule).view_as(weights)
+    weights = weights / weights.sum((1, 2), keepdim=True)
+    return rnnt_B, power_kl(logits, teacher_logits, weights, exponents, form)

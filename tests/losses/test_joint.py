@@ -195,6 +195,20 @@ def test_an_utterance_that_no_path_fits_costs_inf_and_moves_nothing() -> None:
     assert not student.am_BTD.grad[:2].any() and student.am_BTD.grad[2].any()
 
 
+@pytest.mark.parametrize("num_frames", [0, 7])
+def test_utterances_without_frames(num_frames: int) -> None:
+    student, teacher = random_joint(), random_joint(1)
+    student = student._replace(am_BTD=student.am_BTD[:, :num_frames])
+    boundary = torch.tensor([[0, 0, 4, 0], [0, 0, 2, 0], [0, 0, 0, 0]])
+    ranges = torch.arange(3).expand(3, num_frames, 3)
+    nothing = torch.zeros(3, num_frames, 3, dtype=torch.bool)
+    term = PowerKl(teacher, FIXED, KlForm(), nothing, True)
+    losses = joint_losses(student, SYMBOLS, ranges, 0, boundary, term=term)
+    assert losses.rnnt_B.tolist() == [torch.inf, torch.inf, 0.0]
+    assert losses.term_B.tolist() == [0.0] * 3
+    (losses.rnnt_B + losses.term_B).sum().backward()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

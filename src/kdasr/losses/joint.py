@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kdasr.losses.kernels import node_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import node_log_probs, softmax_to_gradient_
 from kdasr.losses.pruned_rnnt.band import band_totals
@@ -246,7 +247,7 @@ class _JointLoss(torch.autograd.Function):
     ) -> Any:
         """The four tensors of `JointLosses`."""
         student = Joint(am, lm, weight, bias)
-        px, py, logits = _score(student, plan)
+        px, py, kept = _score(student, plan)
         band = band_totals(
             plan.spread(px),
             plan.spread(py),
@@ -259,10 +260,10 @@ class _JointLoss(torch.autograd.Function):
         ctx.divergence = None
         term_B, exponent_B = torch.zeros_like(band.scores_B), torch.zeros_like(band.scores_B)
         if term is not None:
-            ctx.divergence = _diverge(student, plan, term, band.occupation_BTK, logits)
+            ctx.divergence = _diverge(student, plan, term, band.occupation_BTK, kept)
             term_B, exponent_B = ctx.divergence.sums(len(term_B))
         ctx.save_for_backward(am, lm, weight, bias, band.symbol_grad_BTK, band.blank_grad_BTK)
-        ctx.plan, ctx.logits = plan, logits
+        ctx.plan, ctx.kept = plan, kept
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(band.occupation_BTK, exponent_B)
         return -band.scores_B, band.occupation_BTK, term_B, exponent_B
@@ -278,33 +279,57 @@ class _JointLoss(torch.autograd.Function):
         blank_grad = plan.gather(blank_grad_BTK * scale[:, None, None])
         for i, block in enumerate(plan.blocks()):
             hidden = _hidden(student, plan, block)
-            logits = ctx.logits[i] if plan.keep_logits else _output(student, hidden)
-            gradient = softmax_to_gradient_(
-                torch.softmax(logits, dim=-1),
-                plan.symbols_FK[block].flatten(),
-                plan.blank,
-                symbol_grad[block].flatten(),
-                blank_grad[block].flatten(),
-            )
+            scored = ctx.kept[i] if plan.keep_logits else _Scored.of(_output(student, hidden), plan, block)
+            gradient = scored.gradient(plan, block, symbol_grad[block].flatten(), blank_grad[block].flatten())
             if ctx.divergence is not None and term_grad_B is not None:
                 ctx.divergence.add_gradient_(gradient, i, term_grad_B)
             grads.add(student, plan, block, hidden, gradient)
         return *grads.finish(student), None, None
 
 
-def _score(student: Joint, plan: _Plan) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Log-probabilities of the nodes' symbols and blanks `(F, K)`, and the blocks' logits if kept."""
-    shape, dtype = plan.states_FK.shape, student.am_BTD.dtype
-    dtype = dtype if dtype == torch.float64 else torch.float32
-    px, py = (torch.empty(shape, dtype=dtype, device=student.am_BTD.device) for _ in range(2))
-    kept = []
+@dataclass
+class _Scored:
+    """A block's logits and what the loss needs of them."""
+
+    logits_RV: Tensor
+    px_R: Tensor
+    py_R: Tensor
+    normalizers_R: Tensor | None
+    """Only the kernels want them again."""
+
+    @classmethod
+    def of(cls, logits_RV: Tensor, plan: _Plan, block: slice) -> "_Scored":
+        symbols_R = plan.symbols_FK[block].flatten()
+        kernels = node_kernels(logits_RV)
+        if kernels:
+            return cls(logits_RV, *kernels.node_scores(logits_RV, symbols_R, plan.blank))
+        return cls(logits_RV, *node_log_probs(logits_RV, symbols_R, plan.blank), None)
+
+    def gradient(self, plan: _Plan, block: slice, symbol_grad_R: Tensor, blank_grad_R: Tensor) -> Tensor:
+        """The gradient of the logits; with kernels it takes their place, so only once."""
+        symbols_R = plan.symbols_FK[block].flatten()
+        kernels = node_kernels(self.logits_RV)
+        if not kernels:
+            probs_RV = torch.softmax(self.logits_RV, dim=-1)
+            return softmax_to_gradient_(probs_RV, symbols_R, plan.blank, symbol_grad_R, blank_grad_R)
+        if self.normalizers_R is None:
+            raise RuntimeError("the gradient of these losses was taken already; it can be taken once")
+        normalizers_R, self.normalizers_R = self.normalizers_R, None
+        return kernels.node_gradient_(
+            self.logits_RV, symbols_R, plan.blank, normalizers_R, symbol_grad_R, blank_grad_R
+        )
+
+
+def _score(student: Joint, plan: _Plan) -> tuple[Tensor, Tensor, list[_Scored]]:
+    """Log-probabilities of the nodes' symbols and blanks `(F, K)`, and the blocks if they are kept."""
+    kept: list[_Scored] = []
+    scores = [as_float(student.am_BTD.new_zeros((2, 0)))]
     for block in plan.blocks():
-        logits = _output(student, _hidden(student, plan, block))
-        symbols = plan.symbols_FK[block]
-        block_px, block_py = node_log_probs(logits, symbols.flatten(), plan.blank)
-        px[block], py[block] = block_px.view_as(symbols), block_py.view_as(symbols)
+        scored = _Scored.of(_output(student, _hidden(student, plan, block)), plan, block)
+        scores.append(torch.stack((scored.px_R, scored.py_R)))
         if plan.keep_logits:
-            kept.append(logits)
+            kept.append(scored)
+    px, py = torch.cat(scores, dim=1).view(2, *plan.states_FK.shape).unbind(0)
     return px, py, kept
 
 
@@ -369,7 +394,7 @@ class _Divergence:
 
 
 def _diverge(
-    student: Joint, plan: _Plan, term: NodeTerm, occupation_BTK: Tensor, logits: list[Tensor]
+    student: Joint, plan: _Plan, term: NodeTerm, occupation_BTK: Tensor, kept: list[_Scored]
 ) -> _Divergence:
     num_kept, num_states = plan.states_FK.shape[1], student.lm_BSD.shape[1]
     weights_R = plan.gather(term.weigh(occupation_BTK)).flatten()
@@ -393,7 +418,8 @@ def _diverge(
         rows_N[begin:end] -= row
         part = nodes.part(begin, end)
         if plan.keep_logits:
-            student_NV = logits[i] if on_gpu else logits[i].index_select(0, rows_N[begin:end])
+            logits_RV = kept[i].logits_RV
+            student_NV = logits_RV if on_gpu else logits_RV.index_select(0, rows_N[begin:end])
         else:
             student_NV = student.logits_of(part.frames_N, part.states_N)
         values.append(term.evaluate(student_NV, part))

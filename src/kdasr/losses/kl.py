@@ -7,11 +7,13 @@ Shapes: B utterances, T frames, K states of the pruned band, N nodes, V classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdasr.losses.joint import Joint, Nodes, NodeValues
+from kdasr.losses.kernels import node_kernels
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 from kdasr.losses.precision import as_float
 
@@ -125,11 +127,23 @@ class PowerKl:
     def evaluate(self, student_NV: Tensor, nodes: Nodes) -> NodeValues:
         """The divergence, with the exponents that the rule gives each node or its utterance."""
         teacher_NV = as_float(self.teacher.logits_of(nodes.frames_N, nodes.states_N))
+        kernels = node_kernels(teacher_NV)
+        if kernels:
+            return self._by_kernels(kernels, as_float(student_NV), teacher_NV, nodes)
         exponents_N = self._exponents(teacher_NV, nodes)
         value_N, gradient_NV = power_kl_with_gradient(
             as_float(student_NV), teacher_NV, exponents_N, self.form
         )
         return NodeValues(value_N, gradient_NV.mul_(nodes.weights_N.unsqueeze(1)), exponents_N)
+
+    def _by_kernels(self, kernels: Any, student_NV: Tensor, teacher_NV: Tensor, nodes: Nodes) -> NodeValues:
+        weights_N = nodes.weights_N
+        if self._exponents_B is not None:
+            exponents_N = self._exponents_B[nodes.utterances_N]
+            value_N = kernels.kl_rows_given_(student_NV, teacher_NV, weights_N, exponents_N, self.form)
+        else:
+            value_N, exponents_N = kernels.kl_rows_(student_NV, teacher_NV, weights_N, self.rule, self.form)
+        return NodeValues(value_N, teacher_NV, exponents_N)
 
     def _exponents(self, teacher_NV: Tensor, nodes: Nodes) -> Tensor:
         if self._exponents_B is not None:

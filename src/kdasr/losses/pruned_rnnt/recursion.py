@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdasr.losses.kernels import recursion_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.checks import check_boundary
 
@@ -43,23 +44,16 @@ def lattice_totals(columns: Columns, with_occupation: bool) -> tuple[Tensor, Ten
     The occupation has the layout of `Columns.arcs_N2BK`, is zero where nothing reaches the end, and may
     take the storage of the arcs.
     """
-    run_advance, run_occupy = _implementation(columns.arcs_N2BK)
-    totals = run_advance(columns)
+    arcs = columns.arcs_N2BK
+    kernels = recursion_kernels(arcs)
+    totals = kernels.advance(columns) if kernels else advance(columns)
     utterances = torch.arange(totals.shape[1], device=totals.device)
     # Slot -1 reads the pad before the first slot: -inf.
     scores_B = totals[columns.ends_B, utterances, columns.end_slots_B + 1]
-    return scores_B, run_occupy(totals, columns) if with_occupation else None
-
-
-def _implementation(arcs: Tensor) -> Any:
-    if arcs.is_cuda:
-        try:
-            from kdasr.losses.pruned_rnnt import triton_recursion
-        except ImportError:
-            pass
-        else:
-            return triton_recursion.advance, triton_recursion.occupy
-    return advance, occupy
+    scores_B = scores_B.to(arcs.dtype)
+    if not with_occupation:
+        return scores_B, None
+    return scores_B, kernels.occupy(totals, columns) if kernels else occupy(totals, columns)
 
 
 def advance(columns: Columns) -> Tensor:
