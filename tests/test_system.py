@@ -186,12 +186,12 @@ def test_other_tokens_are_refused_for_a_teacher_and_for_a_resume(
     shutil.rmtree(other / "tokens")
     prepare_tokens(other, 23)
     use_other = ("--override", f"data.dir={other}")
-    message = refusal(train(recipe, "student", *use_other, "--override", f"objective.teacher={teacher}"))
+    with_teacher = ("--override", f"objective.teacher={teacher}")
+    begun, student = teacher.parent / "begun", tmp_path / "student"
+    assert train(recipe, "student", *with_teacher, "--until-stage", "hidden", exp=begun).exit_code == 0
+    message = refusal(train(recipe, "student", *use_other, *with_teacher, exp=begun))
     assert "holds a run with data.dir" in message
-    student = tmp_path / "student"
-    message = refusal(
-        train(recipe, "student", *use_other, "--override", f"objective.teacher={teacher}", exp=student)
-    )
+    message = refusal(train(recipe, "student", *use_other, *with_teacher, exp=student))
     assert "other tokens" in message and "objective.teacher" in message
     shutil.rmtree(other / "tokens")
     shutil.copytree(data / "tokens", other / "tokens")

@@ -19,7 +19,7 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import Teacher
 from kdasr.experiment import ExperimentConfig, claim_folder, load_saved_experiment
-from kdasr.losses.pruned_rnnt import select_backend
+from kdasr.losses.pruned_rnnt.backend import choose_backend
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.training.devices import make_fabric
@@ -100,7 +100,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         teacher_path=str(bundle.path.resolve()) if bundle else "",
     )
     if fabric.is_global_zero:
-        backend = select_backend(config.objective.rnnt.backend).name
+        backend = choose_backend(config.objective.rnnt.backend).backend.name
         environment = describe_environment(backend=backend, seed=config.seed)
         write_json(exp_dir / "environment.json", environment)
     _log_start(system, train_cuts, dev_cuts, fabric)

@@ -24,12 +24,10 @@ THIS_TORCH = torch.__version__.split("+")[0]
 def fresh_choice() -> Iterator[None]:
     """Each test chooses anew, and leaves no stand-in for k2 behind."""
     installed = sys.modules.pop("k2", None)
-    for function in (select_backend, choose_backend):
-        function.cache_clear()
+    choose_backend.cache_clear()
     yield
     sys.modules.pop("k2", None)
-    for function in (select_backend, choose_backend):
-        function.cache_clear()
+    choose_backend.cache_clear()
     if installed is not None:
         sys.modules["k2"] = installed
 

@@ -85,7 +85,6 @@ def choose_backend(name: str = "auto") -> Choice:
         return Choice(NATIVE, str(error), passes_over_k2=not isinstance(error, ModuleNotFoundError))
 
 
-@cache
 def select_backend(name: str = "auto") -> Backend:
     """The backend of `choose_backend`, with the same arguments and errors; the log says which, and why."""
     choice = choose_backend(name)
