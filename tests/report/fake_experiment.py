@@ -6,12 +6,15 @@
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from kdasr.nn.context import Context
+from kdasr.streaming.first_token import first_token_parts
 
 TEXT = """the river house open seven quiet morning carry letter window under mountain paper yellow
 market before children walk stone evening story garden little answer winter bridge"""
@@ -208,6 +211,11 @@ def _utterance(
         if correct:
             delays.append(1000 * (tokens[-1]["shown"] - end))
     measured = bool(tokens) and mode == "streaming"
+    context = Context(32, 8) if system.chunked else Context.full()
+    parts = None
+    if measured:
+        first = tokens[0]
+        parts = asdict(first_token_parts(first["frame"], first["shown"], first["wall"], ref[0][1], context))
     return {
         "id": id,
         "duration": duration,
@@ -221,6 +229,7 @@ def _utterance(
         "first_token_wall_ms": 1000 * (tokens[0]["wall"] - ref[0][1]) if measured else None,
         "emission_delay_ms": delays if measured else [],
         "finalisation_ms": 1000 * (tokens[-1]["shown"] - ref[-1][2]) if measured else None,
+        "first_token_parts_ms": parts,
         "compute_seconds": 0.03 * duration,
     }
 

@@ -129,10 +129,10 @@ def test_page_names_systems_parts_and_describes_every_plot(experiment: Path, rep
     for name in (*SYSTEMS, *PARTS):
         assert name in reader.text
     assert collect_results([experiment]).headline in reader.text
-    # Four plots of the results and three utterances, each with a description and a picture beside the page.
-    assert len(reader.images) == 7
+    # Five plots of the results and three utterances, each with a description and a picture beside the page.
+    assert len(reader.images) == 8
     assert all(len(image.get("alt") or image.get("aria-label") or "") > 40 for image in reader.images)
-    assert len(list(report.glob("*.png"))) == 7
+    assert len(list(report.glob("*.png"))) == 8
     # Colours follow the theme, and the spectrograms are there.
     page = (report / "index.html").read_text()
     assert "stroke: var(--system-3)" in page and page.count("<image") == 3

@@ -17,7 +17,9 @@ from kdasr.report.experiment import (
     read_metrics,
     read_system,
 )
+from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
 from kdasr.report.page import environment_table
+from kdasr.report.results import result_rows
 from kdasr.report.style import system_styles
 from kdasr.report.timeline import Label, Lane, _place, token_labels
 
@@ -71,7 +73,7 @@ def test_spectrograms_of_a_folder_that_is_not_data_are_left_out_with_a_note(tmp_
 
 
 def _utterance(tokens: list[ShownToken], words: list[ShownWord]) -> Utterance:
-    return Utterance("u", 2.0, "A", "A", 0, 1, None, None, (), None, (), tuple(tokens), tuple(words))
+    return Utterance("u", 2.0, "A", "A", 0, 1, None, None, (), None, None, (), tuple(tokens), tuple(words))
 
 
 def test_tokens_shown_together_are_one_label_and_wrong_words_are_marked() -> None:
@@ -119,3 +121,15 @@ def test_environment_names_the_systems_that_differ(tmp_path: Path) -> None:
         (tmp_path / name / "environment.json").write_text(json.dumps(environment))
     table = dict(environment_table(read_experiments([tmp_path])))
     assert table == {"python": "3.11", "libraries torch": "2.11 (a); 2.12 (b)"}
+
+
+def test_parts_of_the_first_token_add_up_to_its_mean(tmp_path: Path) -> None:
+    systems = read_experiments([write_experiment(tmp_path)])
+    rows = {(row.system, row.part): row for row in result_rows(systems)}
+    for system in systems:
+        for decoded in system.parts.values():
+            wall = rows[system.name, decoded.part].first_token_ms["wall_mean"]
+            assert sum(mean_parts(decoded).values()) == pytest.approx(wall)
+    plot = first_token_parts_plot(systems, list(rows.values()), system_styles([s.name for s in systems]))
+    assert plot is not None and "teacher" not in plot.alt
+    assert "two-stage on test-other: model delay" in plot.alt

@@ -26,7 +26,7 @@ from kdasr.losses.pruned_rnnt.checks import check_boundary, check_names, check_r
 from kdasr.losses.pruned_rnnt.pruned import symbols_of_nodes
 from kdasr.nn.linear import linear_product, transposed_product
 
-_NODES_AT_ONCE = {"cpu": 1024, "cuda": 1 << 17}
+_NODES_AT_ONCE = {"cpu": 1024, "gpu": 1 << 17}
 """Small enough for a core's cache; on a GPU, large enough that launches do not count."""
 
 MIN_WEIGHT = 1e-7
@@ -124,7 +124,8 @@ class _Plan:
     def blocks(self) -> Iterator[slice]:
         """Slices of F."""
         num_frames, num_kept = self.states_FK.shape
-        size = max(_NODES_AT_ONCE[self.frames_F.device.type] // max(num_kept, 1), 1)
+        place = "cpu" if self.frames_F.device.type == "cpu" else "gpu"
+        size = max(_NODES_AT_ONCE[place] // max(num_kept, 1), 1)
         return (slice(begin, min(begin + size, num_frames)) for begin in range(0, num_frames, size))
 
     def spread(self, values_FK: Tensor) -> Tensor:

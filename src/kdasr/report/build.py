@@ -8,6 +8,7 @@ from kdasr.common.logging import get_logger
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import choose_examples, load_spectrograms
 from kdasr.report.experiment import SystemRecord, read_experiments
+from kdasr.report.latency_parts import first_token_parts_plot
 from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
 from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
@@ -92,6 +93,7 @@ def _draw_plots(results: Results, styles: Styles) -> list[Plot]:
     drawn = [
         wer_plot(results.rows, styles),
         latency_plot(results.systems, results.rows, styles),
+        first_token_parts_plot(results.systems, results.rows, styles),
         trade_off_plot(results.rows, styles),
         training_plot(results.systems, styles),
     ]

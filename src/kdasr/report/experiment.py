@@ -64,6 +64,8 @@ class Utterance:
     first_token_wall_ms: float | None
     emission_delay_ms: tuple[float, ...]
     finalisation_ms: float | None
+    first_token_parts_ms: Mapping[str, float] | None
+    """What the wall-clock first-token latency consists of, by the names of `FirstTokenParts`."""
     ref_words: tuple[AlignedWord, ...]
     """Empty without a word alignment."""
     tokens: tuple[ShownToken, ...]
@@ -235,6 +237,7 @@ def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Uttera
             first_token_wall_ms=None,
             emission_delay_ms=(),
             finalisation_ms=None,
+            first_token_parts_ms=None,
         )
         for id, utterance in utterances.items()
     }
@@ -253,6 +256,7 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         first_token_wall_ms=row.get("first_token_wall_ms"),
         emission_delay_ms=tuple(float(value) for value in row.get("emission_delay_ms") or ()),
         finalisation_ms=row.get("finalisation_ms"),
+        first_token_parts_ms=row.get("first_token_parts_ms"),
         ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
         tokens=tuple(ShownToken(t["piece"], t["frame"], t["shown"]) for t in row.get("tokens") or ()),
         words=tuple(ShownWord(w["word"], w["shown"], w.get("ref_index")) for w in row.get("words") or ()),
