@@ -37,6 +37,17 @@ def test_systems_are_compared_at_equal_steps_data_and_context(path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_unified_student_differs_by_its_chunks_only(path: Path) -> None:
+    unified, fixed = load_experiment(path, "unified"), load_experiment(path, "streaming-init")
+    assert unified.contexts[0] == fixed.contexts[0]
+    assert sorted(context.chunk for context in unified.contexts) == [2, 4, 8, 16, 32]
+    assert {(context.left, context.right) for context in unified.contexts} == {(fixed.contexts[0].left, 0)}
+    assert (unified.stages, unified.model, unified.data, unified.training, unified.objective) == (
+        *(fixed.stages, fixed.model, fixed.data, fixed.training, fixed.objective),
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_method_is_hidden_states_first_then_outputs(path: Path) -> None:
     first, second = load_experiment(path, "two-stage").stages
     assert "hidden_mse" in first.loss_weights and "output_kl" not in first.loss_weights

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_experiment import SYSTEMS, write_experiment, write_training
+from fake_experiment import SYSTEMS, write_experiment, write_part, write_training
 
 from kdasr.common.errors import UserError
+from kdasr.report.contexts import context_rows, context_table, contexts_plot
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import Example, choose_examples, load_spectrograms
 from kdasr.report.experiment import (
@@ -133,3 +134,26 @@ def test_parts_of_the_first_token_add_up_to_its_mean(tmp_path: Path) -> None:
     plot = first_token_parts_plot(systems, list(rows.values()), system_styles([s.name for s in systems]))
     assert plot is not None and "teacher" not in plot.alt
     assert "two-stage on test-other: model delay" in plot.alt
+
+
+def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "exp")
+    system, other = SYSTEMS["two-stage"], tmp_path / "exp" / "two-stage" / "contexts"
+    for name, chunk in (("wide", 16), ("narrow", 2)):
+        for part in ("test-clean", "test-other") if name == "wide" else ("test-clean",):
+            write_part(other / name, "two-stage", system, part, 20)
+        for path in (other / name).glob("decode/*/*/summary.json"):
+            content = json.loads(path.read_text()) | {"context": f"left=32 chunk={chunk} right=1"}
+            path.write_text(json.dumps(content))
+        (other / name / "decode").rename(other / f"{name}-decoded")
+        (other / name).rmdir()
+    systems = read_experiments([tmp_path / "exp"])
+    assert {row.context for row in result_rows(systems)} == {"full", "left=32 chunk=8 right=0"}
+    rows = context_rows(systems)
+    table = context_table(rows)
+    assert table is not None
+    assert [(line.chunk_ms, line.right_ms) for line in table.lines] == [(80.0, 40.0), (640.0, 40.0)]
+    assert [row is None for row in table.lines[0].rows] == [False, True]
+    plot = contexts_plot(rows, system_styles(["two-stage"]))
+    assert plot is not None and plot.alt.count("WER") == 3
+    assert context_table([]) is None and contexts_plot([], {}) is None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdasr.common.logging import get_logger
+from kdasr.report.contexts import context_rows, contexts_plot, write_contexts_json
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import choose_examples, load_spectrograms
 from kdasr.report.experiment import SystemRecord, read_experiments
@@ -30,6 +31,8 @@ class Results:
     rows: list[ResultRow]
     comparisons: list[Comparison]
     notes: list[Note]
+    contexts: list[ResultRow]
+    """Systems that were decoded under several contexts, a row for each and part."""
 
     @property
     def headline(self) -> str:
@@ -47,7 +50,14 @@ def collect_results(folders: Sequence[Path]) -> Results:
     systems = read_experiments(folders)
     require_decoded(systems, folders)
     rows = result_rows(systems)
-    return Results(folders, systems, rows, comparisons(systems), collect_notes(systems, rows, folders))
+    return Results(
+        folders,
+        systems,
+        rows,
+        comparisons(systems),
+        collect_notes(systems, rows, folders),
+        context_rows(systems),
+    )
 
 
 def write_report(results: Results, data_dir: Path | None = None, out_dir: Path | None = None) -> Path:
@@ -65,6 +75,8 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
     write_results_json(results.rows, out_dir / "results.json")
     write_comparisons_json(results.comparisons, out_dir / "comparisons.json")
     write_results_csv(results.rows, out_dir / "results.csv")
+    if results.contexts:
+        write_contexts_json(results.contexts, out_dir / "contexts.json")
     data_dir = data_dir or _training_data(results.systems)
     styles = system_styles([system.name for system in results.systems])
     timelines, rule, problems = _draw_examples(results.systems, styles, data_dir)
@@ -77,6 +89,7 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
         styles=styles,
         rows=results.rows,
         comparisons=results.comparisons,
+        contexts=results.contexts,
         headline=results.headline,
         notes=results.notes,
         plots=plots,
@@ -95,6 +108,7 @@ def _draw_plots(results: Results, styles: Styles) -> list[Plot]:
         latency_plot(results.systems, results.rows, styles),
         first_token_parts_plot(results.systems, results.rows, styles),
         trade_off_plot(results.rows, styles),
+        contexts_plot(results.contexts, styles),
         training_plot(results.systems, styles),
     ]
     return [plot for plot in drawn if plot is not None]

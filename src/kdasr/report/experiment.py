@@ -110,6 +110,8 @@ class SystemRecord:
     metrics: list[MetricsRow]
     parts: dict[str, DecodedPart] = field(default_factory=dict)
     """By part, in the order of names."""
+    contexts: list[dict[str, DecodedPart]] = field(default_factory=list)
+    """The same under other contexts than the system's own: folders in `contexts/`."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -182,6 +184,7 @@ def read_system(folder: Path, name: str) -> SystemRecord:
         environment=_read_mapping(environment_path) if environment_path.is_file() else {},
         metrics=read_metrics(folder / "metrics.jsonl"),
         parts=_read_parts(folder / "decode"),
+        contexts=[_read_parts(other) for other in sorted(folder.glob("contexts/*"))],
     )
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from kdasr import __version__
 from kdasr.common.files import write_text
+from kdasr.report.contexts import context_table
 from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
@@ -28,6 +29,7 @@ class PageContent:
     styles: Styles
     rows: Sequence[ResultRow]
     comparisons: Sequence[Comparison]
+    contexts: Sequence[ResultRow]
     headline: str
     notes: Sequence[Note]
     plots: Sequence[Plot]
@@ -65,6 +67,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "sections": [(part, [row for row in content.rows if row.part == part]) for part in parts],
         "best": {part: _best_student(content.rows, part) for part in parts},
         "comparisons": content.comparisons,
+        "contexts": context_table(content.contexts),
         "notes": content.notes,
         "plots": [_figure(plot) for plot in content.plots],
         "examples": [_figure(plot) for plot in content.examples],

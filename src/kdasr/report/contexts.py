@@ -1,0 +1,117 @@
+"""One system under several contexts: how much waiting buys how many words."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdasr.common.files import write_json
+from kdasr.nn.context import FRAME_SECONDS
+from kdasr.report.experiment import SystemRecord
+from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.results import ResultRow, part_names, result_rows
+from kdasr.report.style import INK, Styles, SystemStyle, figure_style
+from kdasr.report.wording import number
+
+
+@dataclass(frozen=True)
+class ContextLine:
+    """One context of one system; a row per part, None where it was not decoded."""
+
+    system: str
+    chunk_ms: float
+    right_ms: float
+    rows: list[ResultRow | None]
+
+
+@dataclass(frozen=True)
+class ContextTable:
+    """Lines by system and waiting time."""
+
+    parts: list[str]
+    lines: list[ContextLine]
+
+
+def context_rows(systems: Sequence[SystemRecord]) -> list[ResultRow]:
+    """A row per system, context and part, of those that were decoded under more than their own context."""
+    return [
+        row
+        for system in systems
+        for parts in system.contexts
+        for row in result_rows([replace(system, parts=parts)])
+    ]
+
+
+def write_contexts_json(rows: Sequence[ResultRow], path: Path) -> None:
+    """Write one object per system, context and part."""
+    write_json(path, [row.as_json() for row in rows])
+
+
+def waiting_ms(context: str) -> tuple[float, float]:
+    """Chunk and right context of `left=32 chunk=8 right=0`, in ms."""
+    frames = dict(re.findall(r"(\w+)=(\d+)", context))
+    return tuple(1000 * FRAME_SECONDS * int(frames.get(name, 0)) for name in ("chunk", "right"))  # type: ignore[return-value]
+
+
+def context_table(rows: Sequence[ResultRow]) -> ContextTable | None:
+    """The page's table; None when no system has several contexts."""
+    if not rows:
+        return None
+    parts = part_names(rows)
+    keys = dict.fromkeys((row.system, row.context) for row in rows)
+    found = {(row.system, row.context, row.part): row for row in rows}
+    lines = [
+        ContextLine(system, *waiting_ms(context), [found.get((system, context, part)) for part in parts])
+        for system, context in keys
+    ]
+    return ContextTable(parts, sorted(lines, key=lambda line: (line.system, line.chunk_ms + line.right_ms)))
+
+
+def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
+    """Word error rate against first-token latency, a line per system, a point per context."""
+    measured = [row for row in rows if row.first_token_ms["mean"] is not None]
+    if not measured:
+        return None
+    parts, names = part_names(measured), list(dict.fromkeys(row.system for row in measured))
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, part in zip(panels, parts, strict=True):
+            for name in names:
+                points = [row for row in measured if (row.part, row.system) == (part, name)]
+                _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row.context))), styles[name])
+            axes.set(title=part, xlabel="mean first-token latency, ms")
+        panels[0].set_ylabel("word error rate, %")
+        panels[0].set_ylim(0, 1.08 * max(row.wer.high for row in measured))
+        panels[0].margins(x=0.08)
+    alt = "; ".join(
+        f"{row.system} on {row.part}, {row.context}: WER {number(row.wer.estimate, 1)} %, "
+        f"first token {number(row.first_token_ms['mean'])} ms"
+        for row in measured
+    )
+    caption = (
+        "The same weights under several chunk sizes, which the points name (vertical lines: 95 % intervals). "
+        "Down and left is better: what a longer wait buys."
+    )
+    return Plot("contexts", "Chunk size against words and latency", caption, f"Line plot. {alt}.", figure)
+
+
+def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
+    latencies = [float(row.first_token_ms["mean"] or 0.0) for row in points]
+    colour = style.colour.light
+    axes.plot(
+        latencies, [row.wer.estimate for row in points], color=colour, marker=style.marker, linewidth=1.2
+    )
+    for latency, row in zip(latencies, points, strict=True):
+        axes.plot([latency, latency], [row.wer.low, row.wer.high], color=colour, linewidth=1.4, alpha=0.6)
+        axes.annotate(
+            f"{number(waiting_ms(row.context)[0])} ms",
+            (latency, row.wer.estimate),
+            xytext=(6, 6),
+            textcoords="offset points",
+            color=INK.light,
+            fontsize=7.5,
+        )
