@@ -9,7 +9,7 @@ from kdasr.losses.joint import Joint
 from kdasr.losses.kl import KlForm
 from kdasr.losses.power import PowerRule, node_exponents
 from kdasr.losses.pruned_rnnt import do_rnnt_pruning
-from kdasr.losses.pruned_rnnt.pruned import rnnt_loss_pruned_with_occupation
+from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 
 
 def joiner_logits(joint: Joint, ranges_BTK: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def stage_two_losses(
 ) -> tuple[Tensor, Tensor]:
     """Pruned loss and KL weighted by occupation, `(B,)` each, of utterances that fill their tensors."""
     logits = joiner_logits(student, ranges)
-    rnnt_B, weights = rnnt_loss_pruned_with_occupation(logits, symbols, ranges, blank, boundary)
+    rnnt_B, weights = pruned_loss_and_occupation(logits, symbols, ranges, blank, boundary)
     with torch.no_grad():
         teacher_logits = joiner_logits(teacher, ranges)
         log_probs = torch.log_softmax(teacher_logits, dim=-1)

@@ -12,6 +12,7 @@ from kdasr.losses import pruned_rnnt
 from kdasr.losses.joint import Joint, JointLosses, joint_losses
 from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
+from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 
 SYMBOLS = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
 BOUNDARY = torch.tensor([[0, 0, 4, 7], [0, 0, 2, 5], [0, 0, 0, 6]])
@@ -63,7 +64,7 @@ def test_loss_and_gradients_are_those_of_the_joiners_logits(rnnt_type: str, keep
     ranges = ranges_of(student, rnnt_type)
     settings = {"rnnt_type": rnnt_type, "delay_penalty": 0.02}
     ours = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, keep_logits=keep_logits, **settings)
-    theirs, occupation = pruned_rnnt.rnnt_loss_pruned_with_occupation(
+    theirs, occupation = pruned_loss_and_occupation(
         joiner_logits(student, ranges), SYMBOLS, ranges, 0, BOUNDARY, **settings
     )
     torch.testing.assert_close(ours.rnnt_B, theirs)
@@ -219,7 +220,7 @@ def test_utterances_without_frames(num_frames: int) -> None:
             r"ranges\[0, 0, 1\] is 1: expected consecutive",
         ),
         ({"ranges": torch.arange(4, 7).expand(3, 7, 3)}, r"ranges\[0, 0, 1\] is 5: expected states up to 4"),
-        ({"ranges": torch.arange(3).expand(3, 6, 3)}, "do not fit"),
+        ({"ranges": torch.arange(3).expand(3, 6, 3)}, r"with ranges \(3, 6, 3\)"),
         ({"termination_symbol": 6}, "termination_symbol 6"),
     ],
 )
@@ -232,3 +233,93 @@ def test_bad_arguments_are_named_with_the_first_offender(change: dict[str, objec
     }
     with pytest.raises(ValueError, match=message):
         joint_losses(random_joint(), **(given | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ranges": torch.arange(3)}, r"ranges \(3,\)"),
+        ({"ranges": torch.zeros(3, 7, 3)}, "torch.float32: expected .* int64"),
+        ({"ranges": torch.arange(1, 4).expand(3, 7, 3)}, r"ranges\[0, 0, 0\] is 1: expected state 0"),
+        (
+            {"boundary": torch.tensor([[0, 0, 4, 7], [0, 1, 2, 5], [0, 0, 0, 6]])},
+            r"boundary\[1\].*t_begin = 0",
+        ),
+        ({"delay_penalty": -0.1}, "delay_penalty -0.1"),
+    ],
+)
+def test_what_a_band_cannot_be(change: dict[str, object], message: str) -> None:
+    given = {
+        "symbols": SYMBOLS,
+        "ranges": ranges_of(random_joint()),
+        "termination_symbol": 0,
+        "boundary": BOUNDARY,
+    }
+    with pytest.raises(ValueError, match=message):
+        joint_losses(random_joint(), **(given | change))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"weight_VD": torch.zeros(6, 5)}, r"weight \(6, 5\): expected one width"),
+        ({"bias_V": torch.zeros(5)}, r"bias \(5,\): expected \(6,\)"),
+        ({"bias_V": None}, "bias None"),
+        ({"lm_BSD": torch.zeros(2, 5, 4)}, r"lm \(2, 5, 4\)"),
+    ],
+)
+def test_a_joint_that_does_not_fit_together_is_named(part: dict[str, Tensor | None], message: str) -> None:
+    student = random_joint()
+    with pytest.raises(ValueError, match=message):
+        joint_losses(student._replace(**part), SYMBOLS, ranges_of(student), 0, BOUNDARY)
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_nan_passes_through_to_the_losses_of_its_utterance(which: str, direction: str) -> None:
+    student, teacher = random_joint(), random_joint(1)
+    ranges = ranges_of(student)
+    ill = (student if which == "student" else teacher).am_BTD.detach().clone()
+    ill[1, 2, 0] = torch.nan
+    student, teacher = (
+        (student._replace(am_BTD=ill), teacher)
+        if which == "student"
+        else (student, teacher._replace(am_BTD=ill))
+    )
+    with torch.no_grad():
+        term = PowerKl(teacher, FIXED, KlForm(direction=direction), valid_nodes(ranges), True)
+        losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
+    assert losses.term_B.isnan().tolist() == [False, True, False]
+    assert losses.rnnt_B.isnan().tolist() == [False, which == "student", False]
+
+
+@pytest.mark.parametrize("needed", ["am_BTD", "lm_BSD", "weight_VD", "bias_V"])
+def test_only_the_tensors_that_require_a_gradient_get_one(needed: str) -> None:
+    everything, teacher = random_joint(), random_joint(1)
+    losses, ranges = evaluate(everything, teacher, KlForm())
+    expected = torch.autograd.grad((losses.rnnt_B + losses.term_B).sum(), getattr(everything, needed))
+    student = Joint(*(x.detach().requires_grad_(name == needed) for name, x in everything._asdict().items()))
+    term = PowerKl(teacher, FIXED, KlForm(), valid_nodes(ranges), True)
+    losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
+    (losses.rnnt_B + losses.term_B).sum().backward()
+    torch.testing.assert_close(getattr(student, needed).grad, *expected)
+
+
+def test_without_gradient_the_losses_are_the_same_and_nothing_is_kept() -> None:
+    student, teacher = random_joint(), random_joint(1)
+    expected, ranges = evaluate(student, teacher, KlForm())
+    with torch.no_grad():
+        losses, _ = evaluate(student, teacher, KlForm())
+        alone = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY)
+    torch.testing.assert_close(tuple(losses), tuple(x.detach() for x in expected))
+    torch.testing.assert_close(alone.rnnt_B, expected.rnnt_B.detach())
+    assert alone.occupation_BTK is None and losses.term_B.grad_fn is None
+
+
+def test_backward_under_autocast_is_that_without() -> None:
+    student, teacher = random_joint(dtype=torch.float32), random_joint(1, torch.float32)
+    losses, _ = evaluate(student, teacher, KlForm())
+    total = (losses.rnnt_B + losses.term_B).sum()
+    expected = torch.autograd.grad(total, student, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(torch.autograd.grad(total, student), expected)

@@ -115,7 +115,7 @@ def test_nothing_to_evaluate_is_harmless() -> None:
         term = PowerKl(teacher, rule, KlForm(), torch.zeros(1, 4, 2, dtype=torch.bool), True)
         nodes = Nodes(none, none, none, torch.zeros(0))
         term.begin(nodes)
-        assert term.evaluate(torch.zeros(0, 6), nodes).gradient_NV.shape == (0, 6)
+        assert term.evaluate(torch.zeros(0, 6), nodes, True).gradient_NV.shape == (0, 6)
 
 
 def test_wrong_names_are_named() -> None:

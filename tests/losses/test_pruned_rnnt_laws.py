@@ -5,6 +5,8 @@ import torch
 
 from kdasr.losses import pruned_rnnt
 from kdasr.losses.pruned_rnnt import mutual_information_recursion
+from kdasr.losses.pruned_rnnt.checks import check_values_everywhere, checks_values
+from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 
@@ -95,7 +97,7 @@ def test_occupation_of_the_band_counts_a_paths_nodes() -> None:
     symbols = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
     ranges = torch.arange(5).expand(3, 7, 5)
     logits = am[:, :, None] + lm[:, None]
-    loss, occupation = pruned_rnnt.rnnt_loss_pruned_with_occupation(logits, symbols, ranges, 0, boundary)
+    loss, occupation = pruned_loss_and_occupation(logits, symbols, ranges, 0, boundary)
     torch.testing.assert_close(loss, pruned_rnnt.rnnt_loss(logits, symbols, 0, boundary, reduction="none"))
     # A regular path leaves S nodes by symbols and T nodes by blanks.
     torch.testing.assert_close(occupation.sum((1, 2)), (boundary[:, 2] + boundary[:, 3]).double())
@@ -274,3 +276,33 @@ def test_too_narrow_a_range_is_refused() -> None:
     px_grad, py_grad = torch.zeros(1, 3, 5), torch.zeros(1, 4, 4)
     with pytest.raises(ValueError, match="s_range 1"):
         pruned_rnnt.get_rnnt_prune_ranges(px_grad, py_grad, torch.tensor([[0, 0, 3, 4]]), 1)
+
+
+def test_second_derivatives_are_refused() -> None:
+    """The occupations are constants of the backward pass: their own derivative would be missing."""
+    px, py = (x.requires_grad_() for x in random_lattice(regular=True))
+    total = mutual_information_recursion(px.square(), py).sum()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(total, px, create_graph=True)
+
+
+def test_int32_lengths_and_windows_are_as_good() -> None:
+    am, lm = (x.detach() for x in random_scores())
+    symbols = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
+    boundary, ranges = (
+        torch.tensor([[0, 0, 4, 7], [0, 0, 2, 5], [0, 0, 0, 6]]),
+        torch.arange(5).expand(3, 7, 5),
+    )
+    logits = am[:, :, None] + lm[:, None]
+    expected = pruned_rnnt.rnnt_loss_pruned(logits, symbols, ranges, 0, boundary)
+    torch.testing.assert_close(
+        pruned_rnnt.rnnt_loss_pruned(logits, symbols.int(), ranges.int(), 0, boundary.int()), expected
+    )
+
+
+def test_values_on_another_device_are_looked_at_on_demand_only() -> None:
+    elsewhere = torch.empty(0, device="meta")
+    assert not checks_values(elsewhere)
+    with check_values_everywhere():
+        assert checks_values(elsewhere)
+    assert not checks_values(elsewhere)

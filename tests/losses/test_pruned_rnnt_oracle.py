@@ -184,3 +184,19 @@ def test_prune_ranges_follow_the_rule(rnnt_type: str, seed: int) -> None:
         assert ranges[:, :, 0].tolist() == loop_ranges(*grads, case.boundary, s_range)
         assert (ranges.diff(dim=2) == 1).all()
         assert ranges.min() >= 0 and ranges.max() <= case.symbols.shape[1]
+
+
+@pytest.mark.parametrize("rnnt_type", ["modified", "constrained"])
+def test_the_last_symbol_may_leave_the_last_window(rnnt_type: str) -> None:
+    """In the modified lattice it takes the last frame, and its state is no node of any frame."""
+    case = make_case(11, [3, 3], [3, 2])
+    ranges = torch.tensor([[[0], [1], [2]], [[0], [0], [1]]])
+    logits = torch.tanh(case.am[:, :, None] + case.lm.gather(1, ranges.expand(2, 3, 7)).unsqueeze(2))
+    ours = pruned_rnnt.rnnt_loss_pruned(
+        logits.requires_grad_(), case.symbols, ranges, 0, case.boundary, rnnt_type, reduction="none"
+    )
+    log_probs = full_logits(case).log_softmax(-1)
+    bands = [{(t, s) for t, states in enumerate(item) for s in states} for item in ranges.tolist()]
+    theirs = torch.stack([-loop_total(log_probs[i], case, i, bands[i], rnnt_type) for i in range(2)])
+    torch.testing.assert_close(ours, theirs)
+    assert ours.isfinite().any() if rnnt_type == "modified" else True

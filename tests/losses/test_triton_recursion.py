@@ -13,6 +13,7 @@ from triton_without_gpu import Interpreter, compile_kernel
 
 from kdasr.losses import pruned_rnnt
 from kdasr.losses.pruned_rnnt import recursion
+from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 from kdasr.losses.pruned_rnnt.recursion import Columns
 
 pytest.importorskip("triton")
@@ -166,7 +167,7 @@ def test_the_losses_lattices(
         )
         ranges = pruned_rnnt.get_rnnt_prune_ranges(*grads, boundary, s_range=3)
         logits = torch.stack(pruned_rnnt.do_rnnt_pruning(am, lm, ranges)).sum(0)
-        pruned = pruned_rnnt.rnnt_loss_pruned_with_occupation(logits, symbols, ranges, 0, boundary, rnnt_type)
+        pruned = pruned_loss_and_occupation(logits, symbols, ranges, 0, boundary, rnnt_type)
         return loss, *grads, *pruned
 
     expected = losses()

@@ -15,7 +15,8 @@ class RnntConfig:
     """regular | modified | constrained."""
     prune_range: int = 5
     keep_logits: bool = True
-    """Keep the logits of the lattice for the backward pass; false makes them twice, and keeps none."""
+    """Keep the logits of the lattice for the backward pass; false makes them twice instead. `output_kl`
+    keeps its own gradient either way."""
     lm_scale: float = 0.25
     am_scale: float = 0.0
     simple_scale: float = 0.5

@@ -16,6 +16,7 @@ from kdasr.distillation.output_term import OutputTerm
 from kdasr.distillation.teacher import Teacher
 from kdasr.distillation.transducer_term import is_warm, rnnt_term
 from kdasr.losses.ctc import ctc_loss
+from kdasr.losses.kl import PowerKl
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
@@ -106,7 +107,7 @@ class Objective(nn.Module):
             logits_BTV = model.ctc_head(output.encoded_BTD)
             values["ctc"] = ctc_loss(logits_BTV, output.lens_B, batch.tokens_BS, batch.token_lens_B)
         if {"rnnt", "output_kl"} & set(loss_weights):
-            values |= self._lattice_terms(model, batch, output, taught, set(loss_weights), step)
+            values |= self._lattice_terms(model, batch, output, taught, loss_weights, step)
         return _weigh(
             values,
             loss_weights,
@@ -120,20 +121,22 @@ class Objective(nn.Module):
         batch: Batch,
         output: TransducerOutput,
         taught: EncoderOutput | None,
-        asked: set[str],
+        loss_weights: dict[str, float],
         step: int,
     ) -> dict[str, Tensor]:
         """`rnnt` and `output_kl`, which share the pruned lattice and the student's logits on it."""
         rnnt = self.config.rnnt
         warm = is_warm(rnnt, step)
-        lattice = self.lattices.build(model, output, batch, train_simple="rnnt" in asked, warm=warm)
-        term = None
-        if "output_kl" in asked:
+        lattice = self.lattices.build(
+            model, output, batch, train_simple=bool(loss_weights.get("rnnt")), warm=warm
+        )
+        term: PowerKl | None = None
+        if "output_kl" in loss_weights:
             assert taught is not None and self.teacher is not None
             term = self.output(lattice, self.teacher.joint(taught.encoded_BTD, batch.tokens_BS))
         losses = self.lattices.evaluate(lattice, warm=warm, term=term)
         values: dict[str, Tensor] = {}
-        if "rnnt" in asked:
+        if "rnnt" in loss_weights:
             values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, losses.rnnt_B)
             values["rnnt_simple"] = lattice.simple_B
             values["rnnt_pruned"] = losses.rnnt_B

@@ -15,7 +15,6 @@ from torch import Tensor
 from kdasr.losses.joint import Joint, Nodes, NodeValues
 from kdasr.losses.kernels import node_kernels
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
-from kdasr.losses.precision import as_float
 
 SIDES = ("target", "both")
 DIRECTIONS = ("forward", "reverse", "symmetric")
@@ -64,7 +63,7 @@ def power_kl_with_gradient(
     p, q = teacher.exp(), student.exp()
     log_ratio = teacher.sub_(student)
     # A class that neither side allows: -inf - -inf.
-    log_ratio.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    log_ratio.masked_fill_((p == 0.0) & (q == 0.0), 0.0)
     scale_N = exponents_N.square().reciprocal() if form.temperature_squared else torch.ones_like(exponents_N)
     slope_N = scale_N * exponents_N if both else scale_N
     if form.direction == "forward":
@@ -79,7 +78,7 @@ def power_kl_with_gradient(
 
 def _expectation(probs_NV: Tensor, values_NV: Tensor) -> Tensor:
     """Mean of the values; a class without probability counts nothing, whatever its value."""
-    return (probs_NV * values_NV).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf).sum(1)
+    return (probs_NV * values_NV).masked_fill_(probs_NV == 0.0, 0.0).sum(1)
 
 
 class PowerKl:
@@ -107,6 +106,7 @@ class PowerKl:
         self.teacher, self.rule, self.form = teacher, rule, form
         self.valid_BTK, self.by_occupation = valid_BTK, by_occupation
         self._exponents_B: Tensor | None = None
+        self._teacher_NV: Tensor | None = None
 
     def weigh(self, occupation_BTK: Tensor) -> Tensor:
         """Weights that sum to 1 over an utterance's nodes."""
@@ -116,25 +116,31 @@ class PowerKl:
         return weights_BTK / weights_BTK.sum((1, 2), keepdim=True).clamp(min=1e-20)
 
     def begin(self, nodes: Nodes) -> None:
-        """Choose the exponents where they depend on a whole utterance."""
-        if self.rule.granularity != "utterance":
+        """Choose the exponents where they depend on a whole utterance; keeps the teacher's logits for it."""
+        if self.rule.granularity != "utterance" or self.rule.rule == "fixed":
             return
-        log_probs_NV = torch.log_softmax(as_float(self.teacher.logits_of(nodes.frames_N, nodes.states_N)), -1)
+        self._teacher_NV = self.teacher.logits_of(nodes.frames_N, nodes.states_N)
+        log_probs_NV = torch.log_softmax(self._teacher_NV, dim=-1)
         self._exponents_B = utterance_exponents(
             log_probs_NV, self.rule, nodes.weights_N, nodes.utterances_N, len(self.valid_BTK)
         )
 
-    def evaluate(self, student_NV: Tensor, nodes: Nodes) -> NodeValues:
+    def evaluate(self, student_NV: Tensor, nodes: Nodes, with_gradient: bool) -> NodeValues:
         """The divergence, with the exponents that the rule gives each node or its utterance."""
-        teacher_NV = as_float(self.teacher.logits_of(nodes.frames_N, nodes.states_N))
+        teacher_NV = self._teacher_logits(nodes)
         kernels = node_kernels(teacher_NV)
         if kernels:
-            return self._by_kernels(kernels, as_float(student_NV), teacher_NV, nodes)
+            return self._by_kernels(kernels, student_NV, teacher_NV, nodes)
         exponents_N = self._exponents(teacher_NV, nodes)
-        value_N, gradient_NV = power_kl_with_gradient(
-            as_float(student_NV), teacher_NV, exponents_N, self.form
-        )
-        return NodeValues(value_N, gradient_NV.mul_(nodes.weights_N.unsqueeze(1)), exponents_N)
+        value_N, gradient_NV = power_kl_with_gradient(student_NV, teacher_NV, exponents_N, self.form)
+        weighted_NV = gradient_NV.mul_(nodes.weights_N.unsqueeze(1)) if with_gradient else None
+        return NodeValues(value_N, weighted_NV, exponents_N)
+
+    def _teacher_logits(self, nodes: Nodes) -> Tensor:
+        if self._teacher_NV is None:
+            return self.teacher.logits_of(nodes.frames_N, nodes.states_N)
+        logits_NV, self._teacher_NV = self._teacher_NV.tensor_split([len(nodes.weights_N)])
+        return logits_NV
 
     def _by_kernels(self, kernels: Any, student_NV: Tensor, teacher_NV: Tensor, nodes: Nodes) -> NodeValues:
         weights_N = nodes.weights_N

@@ -20,7 +20,7 @@ GRANULARITIES = ("node", "utterance")
 MIN_EXPONENT = 0.01
 """Below this a distribution over any usual vocabulary is as good as uniform, and 1 / a^2 explodes."""
 
-_STEPS = 8  # of the safeguarded Newton search; two near-equal maxima need the last ones
+STEPS = 8  # of the safeguarded Newton search; two near-equal maxima need the last ones
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class PowerRule:
         if self.entropy_floor < 0.0:
             raise ValueError(f"entropy_floor {self.entropy_floor}: expected 0 or more nats")
 
+    def floor(self, num_classes: int) -> float:
+        """The entropy floor in nats; no distribution has more entropy than the uniform one."""
+        return min(self.entropy_floor, 0.999 * math.log(num_classes))
+
 
 @torch.no_grad()
 def node_exponents(log_probs_NV: Tensor, rule: PowerRule) -> Tensor:
@@ -57,14 +61,15 @@ def node_exponents(log_probs_NV: Tensor, rule: PowerRule) -> Tensor:
 
     Returns:
         Exponents: `fixed`: one constant; `entropy`: 1 where the entropy is above the floor, else the one that
-        raises it to the floor; `confidence`: `a_min + (1 - a_min) * (1 - max p)`.
+        raises it to the floor (as far as exponents near `MIN_EXPONENT` can); `confidence`:
+        `a_min + (1 - a_min) * (1 - max p)`.
     """
     ones_N = log_probs_NV.new_ones(len(log_probs_NV))
     if rule.rule == "fixed":
         return ones_N * rule.exponent
     if rule.rule == "confidence":
         return _by_confidence(log_probs_NV.amax(-1).exp(), rule)
-    floor = _floor(rule, log_probs_NV)
+    floor = rule.floor(log_probs_NV.shape[-1])
     low_N = -(log_probs_NV.exp() * log_probs_NV).nan_to_num(nan=0.0).sum(-1) < floor
     if log_probs_NV.is_cuda:
         # Picking the nodes would make the CPU wait; solving for all of them is as fast there.
@@ -99,7 +104,7 @@ def utterance_exponents(
     if rule.rule == "confidence":
         exponents_B = _by_confidence(mean(log_probs_NV.amax(-1).exp()), rule)
         return torch.where(sums_B > 0, exponents_B, ones_B)
-    floor = _floor(rule, log_probs_NV)
+    floor = rule.floor(log_probs_NV.shape[-1])
     entropies_of_nodes = _entropies_of(log_probs_NV)
 
     def mean_entropies(a_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +117,6 @@ def utterance_exponents(
 
 def _by_confidence(confidence: Tensor, rule: PowerRule) -> Tensor:
     return rule.exponent + (1.0 - rule.exponent) * (1.0 - confidence)
-
-
-def _floor(rule: PowerRule, log_probs_NV: Tensor) -> float:
-    """No distribution has more entropy than the uniform one."""
-    return min(rule.entropy_floor, 0.999 * math.log(log_probs_NV.shape[-1]))
 
 
 def _entropies_of(log_probs_NV: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -147,7 +147,7 @@ def _solve(
     """
     low, high = torch.full_like(start, MIN_EXPONENT), torch.ones_like(start)
     a = 0.5 * start
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         entropy, slope = entropy_and_slope(a)
         entropy = entropy.clamp(min=1e-30)
         above = entropy > floor

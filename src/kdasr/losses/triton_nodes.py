@@ -9,7 +9,6 @@ The scores are those of `pruned_rnnt.arcs.node_log_probs`, the divergences those
 Shapes: R nodes (rows), V classes.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,14 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kdasr.losses.kl import KlForm
-from kdasr.losses.power import MIN_EXPONENT, PowerRule
+from kdasr.losses.power import MIN_EXPONENT, STEPS, PowerRule
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _SMALLEST = tl.constexpr(MIN_EXPONENT)
 
-_STEPS = tl.constexpr(8)
-"""Of the search for an exponent, as in `kdasr.losses.power`."""
+_STEPS = tl.constexpr(STEPS)
 
 _PER_NODE = (
     "symbols_ptr",
@@ -301,7 +299,7 @@ def kl_rows_(
     assert rule.granularity == "node"
     constant = rule.exponent
     if rule.rule == "entropy":
-        constant = min(rule.entropy_floor, 0.999 * math.log(student_RV.shape[1]))
+        constant = rule.floor(student_RV.shape[1])
     exponents_R = weights_R.new_empty(weights_R.shape, dtype=torch.float32)
     kl_R = _launch_kl(student_RV, teacher_RV, weights_R, exponents_R, form, rule.rule, constant)
     return KlRows(kl_R, exponents_R)

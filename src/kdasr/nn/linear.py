@@ -22,7 +22,8 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if _in_graph_capture() or not _onednn_applies(x, self.weight):
             return functional.linear(x, self.weight, self.bias)
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        tensors = (x, self.weight, self.bias)
+        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
             return _OneDnnLinear.apply(x, self.weight, self.bias)
         return _multiply(x, self.weight, self.bias)
 

@@ -7,7 +7,7 @@ This package needs nothing but torch and `kdasr.common`.
 
 from kdasr.losses.pruned_rnnt.backend import Backend, select_backend
 from kdasr.losses.pruned_rnnt.full import rnnt_loss
-from kdasr.losses.pruned_rnnt.pruned import rnnt_loss_pruned, rnnt_loss_pruned_with_occupation
+from kdasr.losses.pruned_rnnt.pruned import rnnt_loss_pruned
 from kdasr.losses.pruned_rnnt.pruning import do_rnnt_pruning, get_rnnt_prune_ranges
 from kdasr.losses.pruned_rnnt.recursion import mutual_information_recursion
 from kdasr.losses.pruned_rnnt.simple import rnnt_loss_simple, rnnt_loss_smoothed
@@ -19,7 +19,6 @@ __all__ = [
     "mutual_information_recursion",
     "rnnt_loss",
     "rnnt_loss_pruned",
-    "rnnt_loss_pruned_with_occupation",
     "rnnt_loss_simple",
     "rnnt_loss_smoothed",
     "select_backend",

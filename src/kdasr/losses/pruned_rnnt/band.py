@@ -23,12 +23,12 @@ class BandTotals(NamedTuple):
 
     scores_B: Tensor
     """Total log-probability of the utterances; -inf where no path stays in the band."""
-    symbol_grad_BTK: Tensor
+    symbol_grad_BTK: Tensor | None
     """Derivative of the totals by each node's symbol score ..."""
-    blank_grad_BTK: Tensor
+    blank_grad_BTK: Tensor | None
     """... and by its blank score."""
-    occupation_BTK: Tensor
-    """Probability that a path leaves a node by either arc."""
+    occupation_BTK: Tensor | None
+    """Probability that a path leaves a node by either arc. None, like the two above, unless asked for."""
 
 
 class _Layout(NamedTuple):
@@ -49,6 +49,7 @@ def band_totals(
     num_symbols: int,
     rnnt_type: str,
     delay_penalty: float,
+    with_occupation: bool,
 ) -> BandTotals:
     """Run the recursion on a band, without autograd.
 
@@ -60,6 +61,7 @@ def band_totals(
         num_symbols: S.
         rnnt_type: regular | modified | constrained.
         delay_penalty: nats per frame in favour of early symbols.
+        with_occupation: also how often paths use each arc, which is the gradient.
     """
     if px_BTK.shape[1] == 0:
         return _without_frames(px_BTK, boundary, num_symbols)
@@ -67,8 +69,9 @@ def band_totals(
     layout = _locate(ranges_BTK, boundary, num_symbols, regular=rnnt_type == "regular")
     arcs, symbols_at, blanks_at = _fill(symbol_arcs, py_BTK, ranges_BTK, layout, num_symbols)
     columns = Columns(arcs, layout.shifts_NB, layout.ends_B, layout.end_slots_B)
-    scores_B, occupation = lattice_totals(columns, with_occupation=True)
-    assert occupation is not None
+    scores_B, occupation = lattice_totals(columns, with_occupation)
+    if occupation is None:
+        return BandTotals(scores_B, None, None, None)
     # The last element stands for all arcs that lead out of the band.
     flat = functional.pad(occupation.view(-1), (0, 1))
     symbol_grad, blank_grad = flat[symbols_at], flat[blanks_at]
@@ -98,9 +101,15 @@ def _locate(ranges_BTK: Tensor, boundary: Tensor | None, num_symbols: int, regul
     kept_BT = torch.minimum(frames, (t_ends_B - 1).clamp(min=0)[:, None])
     firsts_BT = ranges_BTK[:, :, 0].gather(1, kept_BT)
     if not regular:
+        last_B = firsts_BT.gather(1, t_ends_B[:, None])[:, 0]
+        # The last symbol takes the last frame, and may step one state above its window.
+        above_BT = (end_states_B == last_B + num_kept)[:, None] & (frames >= t_ends_B.clamp(min=1)[:, None])
+        firsts_BT = firsts_BT + above_BT
         slots_BTK = torch.arange(num_kept, device=device).expand_as(ranges_BTK)
         columns_BTK = frames[:num_frames, None].expand_as(ranges_BTK)
         ends_B, end_slots_B = t_ends_B, end_states_B - firsts_BT.gather(1, t_ends_B[:, None])[:, 0]
+        # Slot 0 of the first column is where paths begin, so it has to be state 0.
+        end_slots_B = torch.where(firsts_BT[:, 0] == 0, end_slots_B, -1)
         return _Layout(
             columns_BTK, slots_BTK, firsts_BT.diff(dim=1).t(), ends_B, _inside(end_slots_B, num_kept)
         )

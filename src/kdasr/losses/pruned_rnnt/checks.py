@@ -35,12 +35,14 @@ def checks_values(values: Tensor) -> bool:
     return values.device.type == "cpu" or _everywhere.get()
 
 
-def check_names(rnnt_type: str, reduction: str) -> None:
-    """Refuse names that the losses do not know.
+def check_names(rnnt_type: str, reduction: str, delay_penalty: float = 0.0) -> None:
+    """Refuse names that the losses do not know, and a penalty that they would ignore.
 
     Raises:
         ValueError: naming the argument and its value.
     """
+    if not delay_penalty >= 0.0:
+        raise ValueError(f"delay_penalty {delay_penalty}: expected 0 or more nats per frame")
     if rnnt_type not in RNNT_TYPES:
         raise ValueError(f"rnnt_type '{rnnt_type}': expected one of {', '.join(RNNT_TYPES)}")
     if reduction not in REDUCTIONS:
@@ -80,12 +82,17 @@ def check_boundary_shape(boundary: Tensor | None, batch: int) -> None:
         raise ValueError(f"boundary {boundary.dtype}: expected int64")
 
 
-def check_boundary(boundary: Tensor | None, batch: int, num_symbols: int, num_frames: int) -> None:
+def check_boundary(
+    boundary: Tensor | None, batch: int, num_symbols: int, num_frames: int, from_origin: bool = False
+) -> None:
     """Refuse a boundary that does not fit the other arguments.
 
+    Args:
+        from_origin: utterances must begin at state 0 and frame 0, as a pruned band does.
+
     Raises:
-        ValueError: naming the shape, the type, or the first utterance that ends beyond the tensors, or
-            before it begins.
+        ValueError: naming the shape, the type, or the first utterance that ends beyond the tensors, before
+            it begins, or elsewhere than at the origin.
     """
     check_boundary_shape(boundary, batch)
     if boundary is None or not checks_values(boundary):
@@ -93,11 +100,13 @@ def check_boundary(boundary: Tensor | None, batch: int, num_symbols: int, num_fr
     begins, ends = boundary[:, :2], boundary[:, 2:]
     limits = torch.tensor([num_symbols, num_frames], device=boundary.device)
     bad_B = ((begins < 0) | (ends < begins) | (ends > limits)).any(1)
+    if from_origin:
+        bad_B |= (begins != 0).any(1)
     if bad_B.any():
-        item = int(bad_B.nonzero()[0])
+        item, zero = int(bad_B.nonzero()[0]), " = 0" if from_origin else ""
         raise ValueError(
             f"boundary[{item}] is {boundary[item].tolist()}: expected [s_begin, t_begin, s_end, t_end] with "
-            f"0 <= s_begin <= s_end <= {num_symbols} and 0 <= t_begin <= t_end <= {num_frames}"
+            f"0 <= s_begin{zero} <= s_end <= {num_symbols} and 0 <= t_begin{zero} <= t_end <= {num_frames}"
         )
 
 
@@ -105,8 +114,11 @@ def check_ranges(ranges: Tensor, num_symbols: int) -> None:
     """Refuse windows of states that no lattice has.
 
     Raises:
-        ValueError: naming the first window that leaves the lattice, is not consecutive or moves back.
+        ValueError: naming the shape or type, or the first window that leaves the lattice, does not begin at
+            state 0, is not consecutive or moves back.
     """
+    if ranges.ndim != 3 or ranges.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"ranges {tuple(ranges.shape)} {ranges.dtype}: expected (B, T, K) int64")
     if not checks_values(ranges) or ranges.numel() == 0:
         return
     _refuse("ranges", ranges, (ranges < 0) | (ranges > num_symbols), f"states up to {num_symbols}")
@@ -114,13 +126,17 @@ def check_ranges(ranges: Tensor, num_symbols: int) -> None:
     _refuse("ranges", ranges, gaps, "consecutive states")
     returns = functional.pad(ranges.diff(dim=1) < 0, (0, 0, 1, 0))
     _refuse("ranges", ranges, returns, "windows that never move back")
+    late = torch.zeros_like(ranges, dtype=torch.bool)
+    late[:, 0, 0] = ranges[:, 0, 0] > 0
+    _refuse("ranges", ranges, late, "state 0 in the first window")
 
 
 def check_logits(logits: Tensor, px: Tensor, py: Tensor, boundary: Tensor | None) -> None:
     """Refuse NaN in a joiner's logits `(B, T, X, V)`, given the nodes' log-probabilities `(B, T, X)`.
 
     Raises:
-        ValueError: naming the first node; padding frames may hold anything.
+        ValueError: naming the first node. The loss does not depend on padding frames, so they are not
+            looked at, but NaN there are NaN in the gradient too.
     """
     if not checks_values(px):
         return
@@ -130,7 +146,8 @@ def check_logits(logits: Tensor, px: Tensor, py: Tensor, boundary: Tensor | None
         is_nan &= (frames < boundary[:, 3:4].to(px.device))[:, :, None]
     if is_nan.any():
         place = is_nan.nonzero()[0].tolist()
-        raise ValueError(f"logits {tuple(logits.shape)}: NaN at logits{place}")
+        what = "NaN" if logits[tuple(place)].isnan().any() else "no finite maximum"
+        raise ValueError(f"logits {tuple(logits.shape)}: {what} at logits{place}")
 
 
 def _refuse(name: str, values: Tensor, bad: Tensor, expected: str) -> None:

@@ -40,7 +40,7 @@ def rnnt_loss(
         ValueError: an unknown `rnnt_type` or `reduction`, shapes that do not fit each other, and, where
             `checks` looks at values, symbols that are no class, utterances beyond the tensors and NaN logits.
     """
-    check_names(rnnt_type, reduction)
+    check_names(rnnt_type, reduction, delay_penalty)
     if logits.ndim != 4:
         raise ValueError(f"logits {tuple(logits.shape)}: expected (B, T, S + 1, V)")
     batch, num_frames, num_states, num_classes = logits.shape

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdasr.losses.first_order import first_order_only
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import hat_log_probs, logits_gradient, node_log_probs, reduce_loss
 from kdasr.losses.pruned_rnnt.band import BandTotals, band_totals
@@ -30,6 +31,7 @@ class _BandLoss(torch.autograd.Function):
         return -band.scores_B
 
     @staticmethod
+    @first_order_only
     def backward(ctx: Any, grad_B: Tensor) -> Any:
         symbol_grad, blank_grad = ctx.saved_tensors
         scale = -grad_B[:, None, None]
@@ -46,6 +48,7 @@ class _NodeLogProbs(torch.autograd.Function):
         return node_log_probs(logits, symbols, blank)
 
     @staticmethod
+    @first_order_only
     def backward(ctx: Any, symbol_grad: Tensor, blank_grad: Tensor) -> Any:
         logits, symbols = ctx.saved_tensors
         return logits_gradient(logits, symbols, ctx.blank, symbol_grad, blank_grad), None, None
@@ -66,7 +69,7 @@ def symbols_of_nodes(symbols: Tensor, ranges: Tensor, termination_symbol: int) -
     return nodes.gather(1, ranges.flatten(1)).view_as(ranges)
 
 
-def rnnt_loss_pruned_with_occupation(
+def pruned_loss_and_occupation(
     logits: Tensor,
     symbols: Tensor,
     ranges: Tensor,
@@ -75,17 +78,18 @@ def rnnt_loss_pruned_with_occupation(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     use_hat_loss: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """The pruned loss of each utterance, and how likely its paths are to pass through each node.
+    with_occupation: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """The pruned loss of each utterance, and how likely its paths are to leave each node by either arc.
 
-    Arguments as in `rnnt_loss_pruned`.
+    Arguments and errors as in `rnnt_loss_pruned`; `with_occupation` False: the loss only, without gradient.
 
     Returns:
-        `(loss_B, occupation_BTK)`: nats, and the probability that a path under the pruned lattice leaves
-        node `(t, k)`, without gradient; a state's occupations sum to at least 1 over the frames of a path.
+        `(loss_B, occupation_BTK)`: nats, and probabilities without gradient.
     """
-    check_names(rnnt_type, "none")
-    if logits.ndim != 4 or ranges.ndim != 3 or tuple(logits.shape[:3]) != tuple(ranges.shape):
+    check_names(rnnt_type, "none", delay_penalty)
+    check_ranges(ranges, symbols.shape[-1])
+    if logits.ndim != 4 or tuple(logits.shape[:3]) != tuple(ranges.shape):
         raise ValueError(
             f"logits {tuple(logits.shape)} and ranges {tuple(ranges.shape)}: "
             "expected (B, T, K, V) and (B, T, K)"
@@ -93,15 +97,18 @@ def rnnt_loss_pruned_with_occupation(
     batch, num_frames, _, num_classes = logits.shape
     check_symbols(symbols, batch, num_classes, termination_symbol)
     num_symbols = symbols.shape[1]
-    check_boundary(boundary, batch, num_symbols, num_frames)
-    check_ranges(ranges, num_symbols)
+    check_boundary(boundary, batch, num_symbols, num_frames, from_origin=True)
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        boundary = boundary if boundary is None else boundary.to(logits.device)
+        ranges, boundary = ranges.long(), boundary if boundary is None else boundary.to(logits.device).long()
         nodes_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
         px, py = log_probs_of_nodes(logits, nodes_BTK, termination_symbol, use_hat_loss)
         check_logits(logits, px, py, boundary)
         with torch.no_grad():
-            band = band_totals(px, py, ranges, boundary, num_symbols, rnnt_type, delay_penalty)
+            band = band_totals(
+                px, py, ranges, boundary, num_symbols, rnnt_type, delay_penalty, with_occupation
+            )
+        if not with_occupation:
+            return -band.scores_B, None
         return _BandLoss.apply(px, py, band), band.occupation_BTK
 
 
@@ -134,11 +141,20 @@ def rnnt_loss_pruned(
 
     Raises:
         ValueError: an unknown `rnnt_type` or `reduction`, shapes that do not fit each other, and, where
-            `checks` looks at values, symbols that are no class, utterances beyond the tensors, windows that
-            move back and NaN logits; the message names the argument and the first offender.
+            `checks` looks at values, symbols that are no class, utterances beyond the tensors or not from
+            the origin, windows that begin late or move back, and NaN logits; the message names the
+            argument and the first offender.
     """
     check_names(rnnt_type, reduction)
-    loss_B, _ = rnnt_loss_pruned_with_occupation(
-        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, use_hat_loss
+    loss_B, _ = pruned_loss_and_occupation(
+        logits,
+        symbols,
+        ranges,
+        termination_symbol,
+        boundary,
+        rnnt_type,
+        delay_penalty,
+        use_hat_loss,
+        with_occupation=torch.is_grad_enabled() and logits.requires_grad,
     )
     return reduce_loss(loss_B, reduction)

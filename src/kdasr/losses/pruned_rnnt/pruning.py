@@ -6,7 +6,7 @@ Shapes: B utterances, S symbols, T frames, K states kept per frame (`s_range`), 
 import torch
 from torch import Tensor
 
-from kdasr.losses.pruned_rnnt.checks import check_boundary
+from kdasr.losses.pruned_rnnt.checks import check_boundary, check_ranges
 
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
@@ -25,6 +25,10 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
     Raises:
         ValueError: `s_range` below 2 (regular) or 1, or shapes that do not fit each other.
     """
+    if px_grad.ndim != 3 or py_grad.ndim != 3:
+        raise ValueError(f"px_grad and py_grad need 3 dimensions, have {px_grad.ndim} and {py_grad.ndim}")
+    if boundary is None:
+        raise ValueError("boundary None: expected (B, 4)")
     batch, num_symbols, symbol_frames = px_grad.shape
     num_frames = py_grad.shape[2]
     regular = symbol_frames == num_frames + 1
@@ -33,7 +37,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         num_frames + 1,
     ):
         raise ValueError(f"px_grad {tuple(px_grad.shape)} does not fit py_grad {tuple(py_grad.shape)}")
-    check_boundary(boundary, batch, num_symbols, num_frames)
+    check_boundary(boundary, batch, num_symbols, num_frames, from_origin=True)
     if s_range < (2 if regular else 1):
         raise ValueError(f"s_range {s_range}: at least {2 if regular else 1} for this rnnt_type")
     s_ends, t_ends = boundary[:, 2:3], boundary[:, 3:4]
@@ -88,6 +92,7 @@ def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Ten
     Raises:
         ValueError: shapes that do not fit each other.
     """
+    check_ranges(ranges, lm.shape[1] - 1)
     batch, num_frames, s_range = ranges.shape
     if am.shape[:2] != (batch, num_frames) or lm.shape[0] != batch:
         raise ValueError(

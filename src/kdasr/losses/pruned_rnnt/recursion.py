@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdasr.losses.first_order import first_order_only
 from kdasr.losses.kernels import recursion_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.checks import check_boundary
@@ -199,7 +200,7 @@ def lattice_of(
     else:
         # On another device looking would make the CPU wait, and moving by 0 is right too.
         elsewhere = boundary.device.type != "cpu" or bool(boundary[:, :2].any())
-        boundary = boundary.to(px.device)
+        boundary = boundary.to(px.device).long()
     if elsewhere:
         px, py = _from_origin(px, py, boundary)
     columns = _to_columns(px, py, boundary)
@@ -223,6 +224,7 @@ class _Recursion(torch.autograd.Function):
         return scores, px_grad, py_grad
 
     @staticmethod
+    @first_order_only
     def backward(ctx: Any, grad_B: Tensor, *_: Any) -> Any:
         px_grad, py_grad = ctx.saved_tensors
         scale = grad_B[:, None, None]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdasr.losses.first_order import first_order_only
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import finish_symbol_arcs, reduce_loss
 from kdasr.losses.pruned_rnnt.checks import check_boundary, check_names, check_symbols
@@ -137,7 +138,7 @@ class _SimpleLoss(torch.autograd.Function):
         return -totals, px_grad, py_grad
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad_B: Tensor, *_: Any) -> Any:
         blank, scales, rnnt_type, _, _ = ctx.settings
         symbols, px_grad, py_grad, *factors = ctx.saved_tensors
@@ -147,7 +148,8 @@ class _SimpleLoss(torch.autograd.Function):
         if rnnt_type == "constrained":
             py_grad[:, 1:] += px_grad
         f = _Factors(*factors, *(() if ctx.has_unigram else (None,)))
-        lm_grad, am_grad = _arc_gradients(px_grad, py_grad, symbols, blank, scales, f)
+        with torch.autocast(device_type=py_grad.device.type, enabled=False):
+            lm_grad, am_grad = _arc_gradients(px_grad, py_grad, symbols, blank, scales, f)
         return lm_grad, am_grad, None, None, None
 
 
@@ -160,7 +162,7 @@ def _simple_loss(
     reduction: str,
 ) -> Any:
     blank, scales, rnnt_type, delay_penalty, return_grad = settings
-    check_names(rnnt_type, reduction)
+    check_names(rnnt_type, reduction, delay_penalty)
     if lm.ndim != 3 or am.ndim != 3 or lm.shape[0] != am.shape[0] or lm.shape[2] != am.shape[2]:
         raise ValueError(
             f"lm {tuple(lm.shape)} and am {tuple(am.shape)}: expected (B, S + 1, C) and (B, T, C)"
