@@ -21,7 +21,8 @@ from benchmarking import print_rows, run_benchmark
 from straightforward import stage_two_losses
 
 from kdasr.losses import kernels
-from kdasr.losses.joint import Joint, joint_losses
+from kdasr.losses.joiner import Joint
+from kdasr.losses.joint import joint_losses
 from kdasr.losses.kl import KlForm, PowerKl
 from kdasr.losses.power import PowerRule
 from kdasr.losses.pruned_rnnt import get_rnnt_prune_ranges, rnnt_loss_smoothed

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from kdasr.losses.joint import Joint
+from kdasr.losses.joiner import Joint
 from kdasr.losses.kl import KlForm
 from kdasr.losses.power import PowerRule, node_exponents
 from kdasr.losses.pruned_rnnt import do_rnnt_pruning

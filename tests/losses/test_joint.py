@@ -7,9 +7,9 @@ import torch
 from straightforward import entropy_exponents, joiner_logits, power_kl
 from torch import Tensor
 
-from kdasr.losses import joint as joint_module
-from kdasr.losses import pruned_rnnt
-from kdasr.losses.joint import Joint, JointLosses, joint_losses
+from kdasr.losses import blocks, pruned_rnnt
+from kdasr.losses.joiner import Joint
+from kdasr.losses.joint import JointLosses, joint_losses
 from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
@@ -54,7 +54,7 @@ def evaluate(
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, the last one not full."""
-    monkeypatch.setitem(joint_module._NODES_AT_ONCE, "cpu", 13)
+    monkeypatch.setitem(blocks.NODES_AT_ONCE, "cpu", 13)
 
 
 @pytest.mark.parametrize("keep_logits", [True, False])

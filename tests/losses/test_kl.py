@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.losses.joint import Joint, Nodes
+from kdasr.losses.joiner import Joint
 from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl, power_kl_with_gradient
+from kdasr.losses.nodes import Nodes
 from kdasr.losses.power import PowerRule
 
 FORMS = [KlForm(*form) for form in product(SIDES, DIRECTIONS, (True, False))]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter
 
-from kdasr.losses import joint, kl
-from kdasr.losses.joint import Joint, joint_losses
+from kdasr.losses import blocks, kl
+from kdasr.losses.joiner import Joint
+from kdasr.losses.joint import joint_losses
 from kdasr.losses.kl import KlForm, PowerKl
 from kdasr.losses.power import PowerRule
 from kdasr.losses.pruned_rnnt import get_rnnt_prune_ranges, recursion, rnnt_loss_simple
@@ -40,7 +41,7 @@ def with_kernels(*arguments: object) -> list[Tensor]:
     nodes = import_module("kdasr.losses.triton_nodes")
     columns = import_module("kdasr.losses.pruned_rnnt.triton_recursion")
     with (
-        patch.object(joint, "node_kernels", lambda _: nodes),
+        patch.object(blocks, "node_kernels", lambda _: nodes),
         patch.object(kl, "node_kernels", lambda _: nodes),
         patch.object(recursion, "recursion_kernels", lambda _: columns),
     ):

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
-from kdasr.losses.joint import Joint, JointLosses, NodeTerm, joint_losses
+from kdasr.losses.joiner import Joint
+from kdasr.losses.joint import JointLosses, joint_losses
+from kdasr.losses.nodes import NodeTerm
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput

@@ -3,7 +3,7 @@
 from kdasr.common.errors import UserError
 from kdasr.distillation.config import OutputConfig
 from kdasr.distillation.lattice import PrunedLattice
-from kdasr.losses.joint import Joint
+from kdasr.losses.joiner import Joint
 from kdasr.losses.kl import KlForm, PowerKl
 from kdasr.losses.power import PowerRule
 

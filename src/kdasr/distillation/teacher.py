@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdasr.data.batch import Batch
 from kdasr.distillation.lattice import joint_of
-from kdasr.losses.joint import Joint
+from kdasr.losses.joiner import Joint
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdasr.losses.joint import Joint, Nodes, NodeValues
+from kdasr.losses.joiner import Joint
 from kdasr.losses.kernels import node_kernels
+from kdasr.losses.nodes import Nodes, NodeValues
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 
 SIDES = ("target", "both")
@@ -84,7 +85,7 @@ def _expectation(probs_NV: Tensor, values_NV: Tensor) -> Tensor:
 class PowerKl:
     """The divergence of a student from a teacher's joiner on the nodes of the student's lattice.
 
-    A `kdasr.losses.joint.NodeTerm`. The teacher's joiner is evaluated on nodes with weight only.
+    A `kdasr.losses.nodes.NodeTerm`. The teacher's joiner is evaluated on nodes with weight only.
     """
 
     def __init__(

@@ -1,0 +1,132 @@
+"""What streams cost to keep: memory of many idle ones, and a long one's memory and time from start to end.
+
+    python tools/stream_memory.py [EXP] [--streams 1000] [--minutes 30] [--search beam]
+
+Without EXP the model has the demo student's size and random weights. Audio is random. Idle streams have heard
+a few seconds each, in batches; the long one is fed in packets of 100 ms. Memory is that of the process
+(resident set), so run nothing else in it.
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdasr.checkpoint import load_bundle
+from kdasr.decoding.search import BeamOptions, GreedyOptions
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.config import EncoderConfig, PredictorConfig, TransducerConfig
+from kdasr.nn.context import Context
+from kdasr.streaming.recognizer import Parts, Recognisable, StreamingRecognizer
+
+MIB = 1 << 20
+SAMPLE_RATE = 16000
+IDLE_SECONDS = 3.0
+BATCH = 50
+
+
+class _Numbers:
+    """Names pieces by their ids, where there is no tokenizer."""
+
+    def piece(self, index: int) -> str:
+        return f"\u2581{index}"
+
+
+def random_parts() -> Parts:
+    """A model of the demo student's size that emits pieces of all kinds, about four a second."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig(num_layers=4, dim=128, ffn_dim=384, subsampling_channels=16, dropout=0.0)
+    model = build_transducer(
+        TransducerConfig(vocab_size=100, encoder=encoder, predictor=PredictorConfig(), joiner_dim=128)
+    )
+    model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
+    with torch.no_grad():
+        model.joiner.output.weight.mul_(6)
+        model.joiner.output.bias[0] += 6.0
+    return Parts(model, _Numbers(), Context(left=32, chunk=8, right=0))  # type: ignore[arg-type]
+
+
+def resident_mib() -> float:
+    """Resident set of this process."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / MIB
+
+
+def noise(seconds: float, seed: int) -> NDArray[np.float32]:
+    """Loud and quiet stretches, no two alike."""
+    generator = np.random.default_rng(seed)
+    count = round(seconds * SAMPLE_RATE)
+    loudness = np.repeat(generator.uniform(0, 0.2, count // 3200 + 1), 3200)[:count]
+    return (loudness * generator.standard_normal(count)).astype(np.float32)
+
+
+def idle_streams(recognizer: StreamingRecognizer, count: int) -> None:
+    """Print what `count` streams hold once each has heard some seconds."""
+    warm = recognizer.create_stream()
+    warm.accept_waveform(SAMPLE_RATE, noise(IDLE_SECONDS, 0))
+    recognizer.decode_all([warm])
+    before, streams = resident_mib(), []
+    for start in range(0, count, BATCH):
+        batch = [recognizer.create_stream() for _ in range(min(BATCH, count - start))]
+        for number, stream in enumerate(batch):
+            stream.accept_waveform(SAMPLE_RATE, noise(IDLE_SECONDS, start + number))
+        recognizer.decode_all(batch)
+        streams += batch
+    grown = resident_mib() - before
+    each = 1024 * grown / count
+    print(f"{count} idle streams after {IDLE_SECONDS:g} s each: {grown:.0f} MiB, {each:.0f} KiB per stream")
+    print(f"the whole process: {resident_mib():.0f} MiB")
+
+
+def _minutes(recognizer: StreamingRecognizer, minutes: int) -> Iterator[tuple[list[float], float, int]]:
+    """Of each minute of one stream: the seconds of each chunk, MiB, and the pieces so far."""
+    stream, packet = recognizer.create_stream(), SAMPLE_RATE // 10
+    for minute in range(minutes):
+        samples, chunks = noise(60.0, minute), []
+        for start in range(0, len(samples), packet):
+            stream.accept_waveform(SAMPLE_RATE, samples[start : start + packet])
+            while recognizer.is_ready(stream):
+                began = time.perf_counter()
+                recognizer.decode_streams([stream])
+                chunks.append(time.perf_counter() - began)
+        yield chunks, resident_mib(), len(stream.tokens)
+
+
+def long_stream(recognizer: StreamingRecognizer, minutes: int) -> None:
+    """Print the time per chunk and the memory of one stream's first and last minutes."""
+    shown = {1, 2, minutes // 2, minutes}
+    for minute, (chunks, memory, pieces) in enumerate(_minutes(recognizer, minutes), start=1):
+        if minute in shown:
+            print(
+                f"minute {minute:3d}: {1000 * mean(chunks):.2f} ms per chunk (median "
+                f"{1000 * float(np.median(chunks)):.2f}), {memory:.1f} MiB, {pieces} pieces"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("exp", type=Path, nargs="?", help="an experiment folder; default: random weights")
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--minutes", type=int, default=30)
+    parser.add_argument("--search", choices=["greedy", "beam"], default="greedy")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bundle: Recognisable = load_bundle(arguments.exp) if arguments.exp else random_parts()
+    search = BeamOptions() if arguments.search == "beam" else GreedyOptions()
+    recognizer = StreamingRecognizer(bundle, search=search)
+    print(f"{arguments.exp or 'random weights'}, {recognizer.context}, {arguments.search} search")
+    if arguments.minutes:
+        long_stream(recognizer, arguments.minutes)
+    if arguments.streams:
+        idle_streams(recognizer, arguments.streams)
+
+
+if __name__ == "__main__":
+    main()
