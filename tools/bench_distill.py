@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from benchmarking import compare_processes, print_rows, run_benchmark
@@ -20,6 +21,7 @@ from benchmarking import compare_processes, print_rows, run_benchmark
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import Teacher
 from kdasr.experiment import load_experiment
+from kdasr.losses import nodes
 from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch
@@ -59,6 +61,10 @@ def step_row(size: str) -> dict[str, Any]:
     parts: list[Callable[[], None]] = [lambda: step(PLAIN), lambda: step({**PLAIN, "output_kl": 0.3}), teach]
     for part in parts:
         part()
+    with patch.object(nodes, "nodes_with_weight", wraps=nodes.nodes_with_weight) as chosen:
+        step({**PLAIN, "output_kl": 0.3})
+        plan, weights_BTK, num_states = chosen.call_args.args
+    weighted = nodes.nodes_with_weight(plan, weights_BTK, num_states)
     rounds = [[_milliseconds(part) for part in parts] for _ in range(RUNS)]
     plain, with_kl, forward = (statistics.median(times) for times in zip(*rounds, strict=True))
     return {
@@ -66,6 +72,7 @@ def step_row(size: str) -> dict[str, Any]:
         "plain_step_ms": plain,
         "stage_two_step_ms": with_kl,
         "teacher_forward_ms": forward,
+        "nodes_with_weight": len(weighted.rows_N) / plan.states_FK.numel(),
         "kl_overhead": statistics.median((b - c) / a - 1 for a, b, c in rounds),
     }
 

@@ -23,6 +23,7 @@ from kdasr.decoding.search import BeamOptions, GreedyOptions
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import EncoderConfig, PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
+from kdasr.streaming.features import whole_features
 from kdasr.streaming.recognizer import Parts, Recognisable, StreamingRecognizer
 
 MIB = 1 << 20
@@ -38,18 +39,27 @@ class _Numbers:
         return f"\u2581{index}"
 
 
+@torch.no_grad()
 def random_parts() -> Parts:
-    """A model of the demo student's size that emits pieces of all kinds, about four a second."""
+    """A model of the demo student's size with random weights that emits a piece in one of six frames."""
     torch.manual_seed(0)
     encoder = EncoderConfig(num_layers=4, dim=128, ffn_dim=384, subsampling_channels=16, dropout=0.0)
     model = build_transducer(
         TransducerConfig(vocab_size=100, encoder=encoder, predictor=PredictorConfig(), joiner_dim=128)
-    )
+    ).eval()
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
-    with torch.no_grad():
-        model.joiner.output.weight.mul_(6)
-        model.joiner.output.bias[0] += 6.0
-    return Parts(model, _Numbers(), Context(left=32, chunk=8, right=0))  # type: ignore[arg-type]
+    context = Context(left=32, chunk=8, right=0)
+    features_BTF = torch.from_numpy(whole_features(SAMPLE_RATE, noise(20.0, 99)))[None]
+    encoded = model.encode(features_BTF, torch.tensor([features_BTF.shape[1]]), context).encoded_BTD
+    predicted = model.joiner.project_predictor(model.predictor(torch.randint(3, 100, (1, 50))))
+    model.joiner.output.weight.mul_(10.0)
+    logits = model.joiner(model.joiner.project_encoder(encoded)[0, :, None], predicted).flatten(0, 1)
+    bias = model.joiner.output.bias
+    bias -= logits.mean(dim=0)  # no piece is favoured
+    bias[1:3] -= 100.0
+    logits = model.joiner(model.joiner.project_encoder(encoded)[0, :, None], predicted).flatten(0, 1)
+    bias[0] += (logits[:, 3:].amax(dim=1) - logits[:, 0]).quantile(5 / 6)
+    return Parts(model, _Numbers(), context)  # type: ignore[arg-type]
 
 
 def resident_mib() -> float:
