@@ -48,17 +48,19 @@ def random_parts() -> Parts:
         TransducerConfig(vocab_size=100, encoder=encoder, predictor=PredictorConfig(), joiner_dim=128)
     ).eval()
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
-    context = Context(left=32, chunk=8, right=0)
+    context, joiner = Context(left=32, chunk=8, right=0), model.joiner
     features_BTF = torch.from_numpy(whole_features(SAMPLE_RATE, noise(20.0, 99)))[None]
     encoded = model.encode(features_BTF, torch.tensor([features_BTF.shape[1]]), context).encoded_BTD
-    predicted = model.joiner.project_predictor(model.predictor(torch.randint(3, 100, (1, 50))))
-    model.joiner.output.weight.mul_(10.0)
-    logits = model.joiner(model.joiner.project_encoder(encoded)[0, :, None], predicted).flatten(0, 1)
-    bias = model.joiner.output.bias
-    bias -= logits.mean(dim=0)  # no piece is favoured
-    bias[1:3] -= 100.0
-    logits = model.joiner(model.joiner.project_encoder(encoded)[0, :, None], predicted).flatten(0, 1)
-    bias[0] += (logits[:, 3:].amax(dim=1) - logits[:, 0]).quantile(5 / 6)
+    predicted = joiner.project_predictor(model.predictor(torch.randint(3, 100, (1, 50))))
+    hidden = torch.tanh(joiner.project_encoder(encoded)[0, :, None] + predicted).flatten(0, 1)
+    # Random layers vary in few directions; whitened, every piece has its turn.
+    values, vectors = torch.linalg.eigh(torch.cov(hidden.T))
+    weight = torch.randn(100, len(values)) @ (vectors / values.clamp(min=1e-5).sqrt()).T
+    joiner.output.weight.copy_(weight / 2)
+    joiner.output.bias.copy_(-(weight @ hidden.mean(dim=0)) / 2)
+    joiner.output.bias[1:3] -= 100.0
+    logits = joiner.output(hidden)
+    joiner.output.bias[0] += (logits[:, 3:].amax(dim=1) - logits[:, 0]).quantile(5 / 6)
     return Parts(model, _Numbers(), context)  # type: ignore[arg-type]
 
 
