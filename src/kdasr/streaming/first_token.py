@@ -54,8 +54,8 @@ def first_token_parts(
         waits = [_heard(frame), _heard(last), _heard(last + context.right)]
     # The input may end before any of these.
     times = [onset, *(min(end, shown) for end in (emitted, *waits)), shown]
-    parts = [1000.0 * (end - begin) for begin, end in pairwise(times)]
-    return FirstTokenParts(*parts, compute=1000.0 * (wall - shown))
+    times.append(wall)
+    return FirstTokenParts(*(1000.0 * (end - begin) for begin, end in pairwise(times)))
 
 
 def _heard(frame: int) -> float:
