@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,59 +38,24 @@ SECONDS_OF_ONE = 60
 LARGEST = 4096
 
 
-class Runtime(Protocol):
-    """What the server needs of a recogniser."""
+class Recognizer(Protocol):
+    """What the server needs, and both libraries have alike."""
 
-    def create(self) -> Any: ...
-    def feed(self, stream: Any, samples: NDArray[np.float32]) -> None: ...
-    def ready(self, stream: Any) -> bool: ...
-    def decode(self, streams: Sequence[Any]) -> None: ...
-
-
-class Ours:
-    """`StreamingRecognizer` around either model."""
-
-    def __init__(self, parts: Any) -> None:
-        self.recognizer = StreamingRecognizer(parts)
-        self.context = self.recognizer.context
-
-    def create(self) -> Any:
-        return self.recognizer.create_stream()
-
-    def feed(self, stream: Any, samples: NDArray[np.float32]) -> None:
-        stream.accept_waveform(SAMPLE_RATE, samples)
-
-    def ready(self, stream: Any) -> bool:
-        return self.recognizer.is_ready(stream)
-
-    def decode(self, streams: Sequence[Any]) -> None:
-        self.recognizer.decode_streams(streams)
+    def create_stream(self) -> Any: ...
+    def is_ready(self, stream: Any) -> bool: ...
+    def decode_streams(self, streams: list[Any]) -> None: ...
 
 
-class Sherpa:
-    """sherpa-onnx's own recogniser of the same bundle."""
-
-    def __init__(self, bundle: Path) -> None:
-        self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-            tokens=str(bundle / "tokens.txt"),
-            encoder=str(bundle / "encoder.onnx"),
-            decoder=str(bundle / "decoder.onnx"),
-            joiner=str(bundle / "joiner.onnx"),
-            num_threads=1,
-            decoding_method="greedy_search",
-        )
-
-    def create(self) -> Any:
-        return self.recognizer.create_stream()
-
-    def feed(self, stream: Any, samples: NDArray[np.float32]) -> None:
-        stream.accept_waveform(SAMPLE_RATE, samples)
-
-    def ready(self, stream: Any) -> bool:
-        return self.recognizer.is_ready(stream)
-
-    def decode(self, streams: Sequence[Any]) -> None:
-        self.recognizer.decode_streams(list(streams))
+def sherpa_recognizer(bundle: Path) -> Recognizer:
+    """sherpa-onnx's own recogniser of the bundle."""
+    return sherpa_onnx.OnlineRecognizer.from_transducer(
+        tokens=str(bundle / "tokens.txt"),
+        encoder=str(bundle / "encoder.onnx"),
+        decoder=str(bundle / "decoder.onnx"),
+        joiner=str(bundle / "joiner.onnx"),
+        num_threads=1,
+        decoding_method="greedy_search",
+    )
 
 
 def speech(seconds: float, seed: int = 0) -> NDArray[np.float32]:
@@ -103,23 +67,23 @@ def speech(seconds: float, seed: int = 0) -> NDArray[np.float32]:
     )
 
 
-def real_time_factor(runtime: Runtime, chunk: int) -> float:
+def real_time_factor(recognizer: Recognizer, chunk: int) -> float:
     """Compute over audio of one stream, from samples to pieces."""
     samples = speech(SECONDS_OF_ONE)
-    stream = runtime.create()
+    stream = recognizer.create_stream()
     start = time.perf_counter()
     for begin in range(0, len(samples), chunk):
-        runtime.feed(stream, samples[begin : begin + chunk])
-        while runtime.ready(stream):
-            runtime.decode([stream])
+        stream.accept_waveform(SAMPLE_RATE, samples[begin : begin + chunk])
+        while recognizer.is_ready(stream):
+            recognizer.decode_streams([stream])
     return (time.perf_counter() - start) / SECONDS_OF_ONE
 
 
-def serves(runtime: Runtime, num_streams: int, batch: int, chunk: int) -> bool:
+def serves(recognizer: Recognizer, num_streams: int, batch: int, chunk: int) -> bool:
     """Whether 99 % of the chunks of so many streams are decoded within a chunk's length."""
     length = chunk / SAMPLE_RATE
     audio = speech(CHUNKS * length)
-    streams = [runtime.create() for _ in range(num_streams)]
+    streams = [recognizer.create_stream() for _ in range(num_streams)]
     phases = np.random.default_rng(num_streams).permutation(num_streams) / num_streams * length
     arrivals = sorted((phases[i] + k * length, i, k) for i in range(num_streams) for k in range(CHUNKS))
     delays, now, position = [], 0.0, 0
@@ -131,11 +95,11 @@ def serves(runtime: Runtime, num_streams: int, batch: int, chunk: int) -> bool:
         waiting = arrivals[position:end]
         start = time.perf_counter()
         for _, i, k in waiting:
-            runtime.feed(streams[i], audio[k * chunk : (k + 1) * chunk])
+            streams[i].accept_waveform(SAMPLE_RATE, audio[k * chunk : (k + 1) * chunk])
         while ready := [
-            streams[i] for i in dict.fromkeys(i for _, i, _ in waiting) if runtime.ready(streams[i])
+            streams[i] for i in dict.fromkeys(i for _, i, _ in waiting) if recognizer.is_ready(streams[i])
         ]:
-            runtime.decode(ready)
+            recognizer.decode_streams(ready)
         now += time.perf_counter() - start
         delays += [now - arrival for arrival, _, k in waiting if k >= CHUNKS // 4]
         position = end
@@ -144,20 +108,24 @@ def serves(runtime: Runtime, num_streams: int, batch: int, chunk: int) -> bool:
     return float(np.percentile(delays, 99)) < length
 
 
-def capacity(runtime: Runtime, batch: int, chunk: int) -> int:
+def capacity(recognizer: Recognizer, batch: int, chunk: int) -> int:
     """The largest number of streams served: doubled until it fails, then halved in."""
     good, bad = 0, 1
-    while bad <= LARGEST and serves(runtime, bad, batch, chunk):
+    while bad <= LARGEST and serves(recognizer, bad, batch, chunk):
         good, bad = bad, 2 * bad
     while bad - good > max(1, good // 20):
         middle = (good + bad) // 2
-        good, bad = (middle, bad) if serves(runtime, middle, batch, chunk) else (good, middle)
+        good, bad = (middle, bad) if serves(recognizer, middle, batch, chunk) else (good, middle)
     return good
 
 
 def measure_bundle(exp: Path, bundle: Path) -> dict[str, Any]:
-    onnx = Ours(load_parts(bundle))
-    runtimes: dict[str, Runtime] = {"torch": Ours(load_bundle(exp)), "onnx": onnx, "sherpa": Sherpa(bundle)}
+    onnx = StreamingRecognizer(load_parts(bundle))
+    runtimes: dict[str, Recognizer] = {
+        "torch": StreamingRecognizer(load_bundle(exp)),
+        "onnx": onnx,
+        "sherpa": sherpa_recognizer(bundle),
+    }
     chunk = round(onnx.context.chunk * FRAME_SECONDS * SAMPLE_RATE)
     for runtime in runtimes.values():
         real_time_factor(runtime, chunk)
