@@ -20,7 +20,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup setup-k2 demo test test-k2 lint teacher baseline student stream-decode report bench bench-loss bench-distill clean
+.PHONY: help setup setup-k2 demo test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
 
@@ -60,7 +60,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 report.
+# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 export, 10 report.
 # A finished stage is skipped, so every target may be called on its own.
 teacher: setup
 	$(RUN) --stage 0 --stop-stage 3
@@ -68,10 +68,14 @@ baseline: setup
 	$(RUN) --stage 0 --stop-stage 4
 student: teacher
 	$(RUN) --stage 5 --stop-stage 6
+chunks: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_chunks.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 stream-decode: setup
 	$(RUN) --stage 7 --stop-stage 8
-report: setup
+export: setup
 	$(RUN) --stage 9 --stop-stage 9
+report: setup
+	$(RUN) --stage 10 --stop-stage 10
 
 # Every benchmark prints ratios against a peer measured in the same run, and writes them to exp/bench/.
 bench: bench-loss bench-distill

@@ -8,7 +8,8 @@
 #   1 manifests and features            6 student, stage two (output distributions)
 #   2 word pieces                       7 average checkpoints, offline decoding
 #   3 teacher, averaged                 8 streaming decoding with latency
-#   4 streaming baselines               9 report
+#   4 streaming baselines               9 student exported for sherpa-onnx, which decodes the test parts
+#                                      10 report
 #
 # Options
 #   --corpus NAME         synthetic (default) or librispeech
@@ -19,7 +20,7 @@
 #   --parts "A B ..."     librispeech: which parts to use, any subset (train-*, dev-*, test-*)
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --vocab-size N        word pieces, instead of the number in the configuration
-#   --systems "A B ..."   systems of the configuration to train (default: all four)
+#   --systems "A B ..."   systems of the configuration to train (default: the four above; unified: see run_chunks.sh)
 #   --seed N              seed of the corpus and of training (default: 1)
 #   --jobs J              processes side by side (default: 1)
 #   --override K=V        further option of the configuration; may be repeated
@@ -36,7 +37,7 @@ root=$(cd "$here/../.." && pwd)
 
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
 systems="teacher streaming streaming-init two-stage"
-seed=1 jobs=1 stage=0 stop_stage=9
+seed=1 jobs=1 stage=0 stop_stage=10
 overrides=()
 parse_options "$@"
 
@@ -89,6 +90,20 @@ train_teacher() {
   train teacher && kdasr average "$exp/teacher"
 }
 
+# Does sherpa-onnx hear in every test utterance what we hear? Skipped when it was asked about this export.
+check_export() { # check_export NAME [further options of kdasr export --check]
+  local bundle=$exp/two-stage/export record=$exp/log/check-$1.txt part cuts=()
+  for part in $test_parts; do cuts+=("$data/cuts_$part.jsonl.gz"); done
+  echo "$1 graphs in sherpa-onnx and in kdasr:"
+  if [[ ! $record -nt $bundle/manifest.json ]]; then
+    mkdir -p "$exp/log"
+    kdasr export --check "$bundle" "${cuts[@]}" "${@:2}" | tee "$record.partial"
+    mv "$record.partial" "$record"
+  else
+    cat "$record"
+  fi
+}
+
 if due 0; then
   say "Stage 0: corpus"
   if [[ $corpus == synthetic ]]; then
@@ -130,6 +145,7 @@ if due 4; then
   if wants streaming; then launch train-streaming train streaming; fi
   finish train-teacher
   if wants streaming-init; then launch train-streaming-init train streaming-init; fi
+  if wants unified; then launch train-unified train unified; fi
 fi
 
 if due 5 && wants two-stage; then
@@ -163,7 +179,14 @@ if due 8; then
   finish_all
 fi
 
-if due 9; then
-  say "Stage 9: report"
+if due 9 && wants two-stage; then
+  say "Stage 9: export for sherpa-onnx"
+  kdasr export "$exp/two-stage" --out "$exp/two-stage/export" --int8
+  check_export float32 --against "$exp/two-stage"
+  check_export int8 --int8
+fi
+
+if due 10; then
+  say "Stage 10: report"
   kdasr report "$exp" --data "$data"
 fi

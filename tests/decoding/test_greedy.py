@@ -2,63 +2,21 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from decoding_helpers import Model, make_encoded, make_model
+from torch import Tensor
 
 from kdasr.decoding.greedy import UNK_ID, greedy_chunk, greedy_search, initial_state
 
 # Shapes: B utterances, T frames, D = J = width, K = 2 pieces, V pieces.
 
-VOCAB, WIDTH = 7, 12
-
-
-class _Predictor(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCAB, WIDTH)
-        self.mix = nn.Linear(2 * WIDTH, WIDTH)
-
-    def start_context(self, batch_size: int, device: torch.device) -> Tensor:
-        return torch.tensor([[-1, 0]], device=device).repeat(batch_size, 1)
-
-    def step(self, context_BK: Tensor) -> Tensor:
-        known = (context_BK >= 0).unsqueeze(-1)
-        return self.mix((self.embedding(context_BK.clamp(min=0)) * known).flatten(1))
-
-
-class _Joiner(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.project_encoder = nn.Linear(WIDTH, WIDTH)
-        self.project_predictor = nn.Linear(WIDTH, WIDTH)
-        self.output = nn.Linear(WIDTH, VOCAB)
-
-    def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        return self.output(torch.tanh(encoded + predicted))
-
-
-class _Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.predictor, self.joiner = _Predictor(), _Joiner()
-
 
 @pytest.fixture
-def model() -> _Model:
-    torch.manual_seed(3)
-    model = _Model().eval()
-    with torch.no_grad():
-        model.joiner.output.weight.mul_(4)
-        model.joiner.output.bias[0] += 1.0  # frames with and without a piece
-    return model
-
-
-def _encoded(lens: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(len(lens), max(lens), WIDTH, generator=generator), torch.tensor(lens)
+def model() -> Model:
+    return make_model()
 
 
 @torch.no_grad()
-def _plain_loop(model: _Model, encoded_TD: Tensor, max_symbols: int) -> tuple[list[int], list[int]]:
+def _plain_loop(model: Model, encoded_TD: Tensor, max_symbols: int) -> tuple[list[int], list[int]]:
     context, tokens, frames = [-1, 0], [], []
     for frame, encoded_D in enumerate(encoded_TD):
         for _ in range(max_symbols):
@@ -74,8 +32,8 @@ def _plain_loop(model: _Model, encoded_TD: Tensor, max_symbols: int) -> tuple[li
 
 
 @pytest.mark.parametrize("max_symbols", [1, 3])
-def test_batched_search_equals_a_plain_loop(model: _Model, max_symbols: int) -> None:
-    encoded_BTD, lens_B = _encoded([17, 5, 0, 30])
+def test_batched_search_equals_a_plain_loop(model: Model, max_symbols: int) -> None:
+    encoded_BTD, lens_B = make_encoded([17, 5, 0, 30])
     found = greedy_search(model, encoded_BTD, lens_B, max_symbols)
     for row, length in enumerate(lens_B.tolist()):
         expected = _plain_loop(model, encoded_BTD[row, :length], max_symbols)
@@ -84,8 +42,8 @@ def test_batched_search_equals_a_plain_loop(model: _Model, max_symbols: int) -> 
     assert not any(UNK_ID in hypothesis.tokens for hypothesis in found)
 
 
-def test_padding_does_not_change_the_result(model: _Model) -> None:
-    encoded_BTD, lens_B = _encoded([9, 14])
+def test_padding_does_not_change_the_result(model: Model) -> None:
+    encoded_BTD, lens_B = make_encoded([9, 14])
     other = encoded_BTD.clone()
     other[0, 9:] = 50.0
     assert greedy_search(model, encoded_BTD, lens_B) == greedy_search(model, other, lens_B)
@@ -93,8 +51,8 @@ def test_padding_does_not_change_the_result(model: _Model) -> None:
 
 @pytest.mark.parametrize("sizes", [[20], [1] * 20, [3, 0, 7, 10]])
 @pytest.mark.parametrize("max_symbols", [1, 2])
-def test_resumed_search_equals_whole_search(model: _Model, sizes: list[int], max_symbols: int) -> None:
-    encoded_BTD, lens_B = _encoded([20, 13])
+def test_resumed_search_equals_whole_search(model: Model, sizes: list[int], max_symbols: int) -> None:
+    encoded_BTD, lens_B = make_encoded([20, 13])
     whole = greedy_search(model, encoded_BTD, lens_B, max_symbols)
     state, start = initial_state(model, 2), 0
     tokens: list[list[int]] = [[], []]
@@ -112,11 +70,21 @@ def test_resumed_search_equals_whole_search(model: _Model, sizes: list[int], max
     assert frames == [hypothesis.frames for hypothesis in whole]
 
 
-def test_a_state_is_not_changed_by_the_search(model: _Model) -> None:
-    encoded_BTD, lens_B = _encoded([12])
+def test_a_state_is_not_changed_by_the_search(model: Model) -> None:
+    encoded_BTD, lens_B = make_encoded([12])
     state = initial_state(model, 1)
     kept = state.context_BK.clone(), state.predicted_BJ.clone()
     first = greedy_chunk(model, encoded_BTD, lens_B, state)[0]
     assert torch.equal(state.context_BK, kept[0]) and torch.equal(state.predicted_BJ, kept[1])
     assert greedy_chunk(model, encoded_BTD, lens_B, state)[0] == first
     assert state.context_BK.tolist() == [[-1, 0]]
+
+
+def test_a_blank_penalty_counts_against_the_blank(model: Model) -> None:
+    encoded_BTD, lens_B = make_encoded([30])
+    state = initial_state(model, 1)
+    found = greedy_chunk(model, encoded_BTD, lens_B, state, blank_penalty=3.0)[0]
+    with torch.no_grad():
+        model.joiner.output.bias[0] -= 3.0
+    assert found == greedy_search(model, encoded_BTD, lens_B)
+    assert found != greedy_search(make_model(), encoded_BTD, lens_B)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdasr.nn.streaming import split_state, stack_states, state_batch_size
+from kdasr.nn.streaming import select_states, split_state, stack_states, state_batch_size
 
 
 class Inner(NamedTuple):
@@ -42,3 +42,24 @@ def test_states_of_other_shapes_do_not_stack():
     odd = Outer(torch.zeros(1), (Inner(torch.zeros(1, 3)),))
     with pytest.raises(ValueError, match="shorter"):
         stack_states([make_state(1, 0), odd])
+
+
+def test_a_split_state_owns_its_memory():
+    batch = stack_states([make_state(1, start) for start in range(8)])
+    for part in split_state(batch):
+        assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in (part[0], *part[1][1]))
+    wide_BH = torch.zeros(1, 100)
+    alone = split_state(Outer(torch.zeros(1), (Inner(wide_BH[:, :80]), Inner(wide_BH[:, :3]))))[0]
+    # Of a single stream only what is mostly waste is copied.
+    assert alone.layers[0].left_BH.untyped_storage().nbytes() == wide_BH.nbytes
+    assert alone.layers[1].left_BH.untyped_storage().nbytes() == 3 * 4
+
+
+def test_states_without_tensors_of_their_own_split_too():
+    assert split_state((torch.zeros(2), ()))[1][1] == ()
+
+
+def test_select_repeats_and_reorders():
+    chosen = select_states(make_state(3, 0), torch.tensor([2, 0, 2]))
+    assert isinstance(chosen, Outer) and chosen.count_B.tolist() == [6, 0, 6]
+    assert chosen.layers[1].left_BH.tolist() == [[-6, -7, -8], [0, -1, -2], [-6, -7, -8]]

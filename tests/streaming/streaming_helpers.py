@@ -1,5 +1,7 @@
 """A small random recogniser that emits pieces, and some audio."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,9 +54,13 @@ def _spread_pieces(model: Transducer) -> None:
 
 
 def make_recognizer(
-    context: Context, tail_seconds: float = 0.0, seed: int = 1, vocab_size: int = len(PIECES)
+    context: Context,
+    tail_seconds: float = 0.0,
+    seed: int = 1,
+    vocab_size: int = len(PIECES),
+    **options: Any,
 ) -> StreamingRecognizer:
-    """A small random recogniser; the same seed gives the same weights."""
+    """A small random recogniser; the same seed gives the same weights. `options` are the recogniser's."""
     torch.manual_seed(seed)
     config = tiny_config(vocab_size)
     config.encoder.dropout = 0.1
@@ -63,4 +69,4 @@ def make_recognizer(
     _spread_pieces(model)
     model.train()  # the recogniser has to switch dropout off itself
     parts = Parts(model, PieceTable(), context)  # type: ignore[arg-type]
-    return StreamingRecognizer(parts, tail_seconds=tail_seconds)
+    return StreamingRecognizer(parts, tail_seconds=tail_seconds, **options)

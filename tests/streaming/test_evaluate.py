@@ -152,7 +152,7 @@ def test_streaming_files_of_any_kind(exp: Path, tmp_path: Path) -> None:
     stereo = np.stack([bursts(1.2, rate=44100)] * 2, axis=1)
     soundfile.write(tmp_path / "stereo.wav", stereo, 44100)
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
-    soundfile.write(tmp_path / "short.wav", bursts(1.0)[:50], 8000)
+    soundfile.write(tmp_path / "short.wav", bursts(1.0)[:30], 8000)
     files = [tmp_path / name for name in ("stereo.wav", "empty.wav", "short.wav")]
     lines = _run(stream, exp, *files).output.splitlines()
     finals = [line.split("final")[1].strip() for line in lines if "final" in line]
@@ -160,6 +160,72 @@ def test_streaming_files_of_any_kind(exp: Path, tmp_path: Path) -> None:
     partials = [line.split(maxsplit=1) for line in lines if line[:1] == " " and line.split()[0][0].isdigit()]
     assert partials[-1][1] == finals[0]
     assert [float(seconds) for seconds, _ in partials] == sorted(float(seconds) for seconds, _ in partials)
+
+
+def test_beam_search_on_the_command_line(exp: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "phrases.txt").write_text("SEVEN\t4.0\n")
+    beam = ["--search", "beam", "--beam", 3, "--nbest", 2, "--biasing", tmp_path / "phrases.txt"]
+    streamed = _lines(_decode(exp, data, "streaming", *beam))
+    folder = _decode(exp, data, "offline", *beam)
+    offline = _lines(folder)
+    for left, right in zip(streamed, offline, strict=True):
+        assert left["hyp"] == right["hyp"] == right["nbest"][0]["hyp"]
+        assert [entry["hyp"] for entry in left["nbest"]] == [entry["hyp"] for entry in right["nbest"]]
+        assert len(right["nbest"]) == 2
+        assert all(token["wall"] > token["shown"] for token in left["tokens"])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["search"], summary["nbest"]) == ("beam beam=3", 2)
+    assert len(summary["biasing_sha256"]) == 64
+    plain = _lines(_decode(exp, data, "offline", "--search", "beam", "--beam", 3))
+    assert sum(record["hyp"].count("SEVEN") for record in plain) < sum(
+        record["hyp"].count("SEVEN") for record in offline
+    )
+    assert "nbest" not in plain[0]
+
+
+def test_another_search_is_another_result(exp: Path, data: Path) -> None:
+    folder = _decode(exp, data, "offline")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["search"], summary["nbest"], summary["biasing_sha256"]) == ("greedy", 0, None)
+    assert summary["tail_seconds"] == pytest.approx(0.12)
+    # Summaries from before there was another search do not mention it.
+    old = {key: value for key, value in summary.items() if key not in ("search", "nbest", "biasing_sha256")}
+    (folder / "summary.json").write_text(json.dumps(old))
+    (folder / "recogs.txt").write_text("mine")
+    _decode(exp, data, "offline")
+    assert (folder / "recogs.txt").read_text() == "mine"
+    for options in (
+        ["--blank-penalty", 0.5],
+        ["--search", "beam"],
+        ["--search", "beam", "--temperature", 1.5],
+        ["--tail-seconds", 0],
+    ):
+        (folder / "recogs.txt").write_text("mine")
+        _decode(exp, data, "offline", *options)
+        assert (folder / "recogs.txt").read_text() != "mine"
+        (folder / "recogs.txt").write_text("mine")
+        _decode(exp, data, "offline", *options)
+        assert (folder / "recogs.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [["--nbest", 2], ["--temperature", 2], ["--biasing", "phrases.txt"]])
+def test_what_greedy_search_cannot_do_is_refused(exp: Path, data: Path, options: list[object]) -> None:
+    with pytest.raises(UserError, match=f"{options[0]} needs --search beam"):
+        _run(decode, exp, "--data", data, "--parts", "test-clean", *options)
+    with pytest.raises(UserError, match=f"{options[0]} needs --search beam"):
+        _run(stream, exp, "nowhere.wav", *options)
+
+
+def test_streaming_a_file_with_alternatives(exp: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "speech.wav", bursts(1.2), 16000)
+    options = ["--search", "beam", "--nbest", 3, "--tail-seconds", 0.3]
+    lines = _run(stream, exp, tmp_path / "speech.wav", *options).output.splitlines()
+    final = next(index for index, line in enumerate(lines) if "final" in line)
+    listed = [line.split(maxsplit=1) for line in lines[final + 1 : final + 4]]
+    assert listed[0][1] == lines[final].split(maxsplit=1)[1]
+    assert len({text for _, text in listed}) == 3 and all(float(score) < 0 for score, _ in listed)
+    wrong = _run(stream, exp, tmp_path / "speech.wav", "--tail-seconds", "long")
+    assert wrong.exit_code == 2 and "long" in wrong.output
 
 
 def test_a_bad_file_is_named_before_anything_is_decoded(exp: Path, tmp_path: Path) -> None:
@@ -190,10 +256,11 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     tokens = [Token(3, "\u2581A", 5, 0.5)]
     simulation = Simulation(Recognised(tokens, is_final=True), [0.6], 0.1)
     speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
-    timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation)
-    untimed = make_record(Recording("untimed", speech, ["A"], []), simulation)
+    full = Context.full()
+    timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation, full)
+    untimed = make_record(Recording("untimed", speech, ["A"], []), simulation, full)
     assert timed["words"] == [{"word": "A", "shown": 0.5, "wall": 0.6, "ref_index": 0}]
-    wrong = make_record(Recording("wrong", speech, ["B"], [RefWord("B", 0.3, 0.4)]), simulation)
+    wrong = make_record(Recording("wrong", speech, ["B"], [RefWord("B", 0.3, 0.4)]), simulation, full)
     assert wrong["words"][0]["ref_index"] is None and wrong["emission_delay_ms"] == []
     assert timed["first_token_ms"] == pytest.approx(200.0)
     assert timed["emission_delay_ms"] == pytest.approx([100.0])

@@ -42,6 +42,15 @@ def test_measures_of_a_hand_made_utterance() -> None:
     assert latency.finalisation_ms == pytest.approx(500.0)
 
 
+def test_a_word_is_shown_when_its_last_revised_piece_is() -> None:
+    words = group_words(["▁THE", "▁CA", "T"])
+    shown, wall = [0.8, 1.6, 1.2], [0.9, 1.8, 1.3]  # a search put CA there after T
+    pairs = align_words([ref.word for ref in REF], [word.text for word in words])
+    latency = measure(words, shown, wall, REF, pairs)
+    assert latency.emission_delay_ms == pytest.approx([200.0, 600.0])
+    assert latency.finalisation_ms == pytest.approx(100.0)
+
+
 def test_nothing_recognised_and_no_alignment() -> None:
     silent = measure([], [], [], REF, align_words(["THE", "CAT", "SAT"], []))
     assert (silent.first_token_ms, silent.emission_delay_ms, silent.finalisation_ms) == (None, [], None)

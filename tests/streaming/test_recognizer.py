@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from streaming_helpers import bursts, make_recognizer
 
 from kdasr.common.errors import UserError
+from kdasr.decoding.search import BeamOptions, SearchOptions
 from kdasr.nn.context import Context
 from kdasr.streaming.features import samples_for_frame
 from kdasr.streaming.offline import recognise_offline
@@ -22,6 +23,7 @@ CONTEXTS = [
     Context.full(),
 ]
 CHUNKED = Context(left=8, chunk=4)
+SEARCHES = pytest.mark.parametrize("search", [None, BeamOptions(beam=3)], ids=["greedy", "beam"])
 
 
 def _stream(
@@ -42,8 +44,11 @@ def _emitted(result: Result) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
 @pytest.mark.parametrize("tail_seconds", [0.0, 0.25])
-def test_streaming_from_samples_equals_offline_features(context: Context, tail_seconds: float) -> None:
-    engine = make_recognizer(context, tail_seconds=tail_seconds)
+@SEARCHES
+def test_streaming_from_samples_equals_offline_features(
+    context: Context, tail_seconds: float, search: SearchOptions | None
+) -> None:
+    engine = make_recognizer(context, tail_seconds=tail_seconds, search=search)
     waves = [bursts(seconds, seed) for seed, seconds in enumerate([0.02, 0.9, 1.234, 2.0, 3.1])]
     offline = recognise_offline(engine, waves)
     streamed = [_stream(engine, wave, 1600) for wave in waves]
@@ -53,8 +58,9 @@ def test_streaming_from_samples_equals_offline_features(context: Context, tail_s
 
 
 @pytest.mark.parametrize("context", [CHUNKED, Context.full()], ids=str)
-def test_any_packets_of_samples_give_the_same_result(context: Context) -> None:
-    engine, wave = make_recognizer(context), bursts(0.9, seed=1)
+@SEARCHES
+def test_any_packets_of_samples_give_the_same_result(context: Context, search: SearchOptions | None) -> None:
+    engine, wave = make_recognizer(context, search=search), bursts(0.9, seed=1)
     at_once = _stream(engine, wave, len(wave))
     assert at_once.tokens
     for packet in (1, 160, 777, 5000):
@@ -70,8 +76,11 @@ def test_packets_at_another_rate_give_the_same_result() -> None:
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
-def test_streams_of_different_ages_in_one_batch_equal_each_alone(context: Context) -> None:
-    engine = make_recognizer(context)
+@SEARCHES
+def test_streams_of_different_ages_in_one_batch_equal_each_alone(
+    context: Context, search: SearchOptions | None
+) -> None:
+    engine = make_recognizer(context, search=search)
     waves = [bursts(seconds, seed) for seed, seconds in enumerate([2.6, 0.5, 1.7, 1.1])]
     streams = [engine.create_stream() for _ in waves]
     for step in range(60):

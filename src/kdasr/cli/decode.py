@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.search_options import build_recognizer, parse_search, search_options
 from kdasr.common.errors import UserError
 from kdasr.common.logging import console, get_logger, setup_logging
 from kdasr.nn.context import Context
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MODES = ("streaming", "offline")
+_FORMERLY = {"search": "greedy", "nbest": 0}
+"""Settings of summaries that do not mention them."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class _Run:
     bundle: "Bundle"
     recognizer: "StreamingRecognizer"
     mode: str
+    nbest: int
+    biasing: Path | None
     data: Path
     out: Path
     max_utterances: int
@@ -58,13 +63,7 @@ class _Run:
     "--context",
     help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (frames of 40 ms).",
 )
-@click.option(
-    "--tail-seconds",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Silence decoded after the end, beyond what the front end needs.",
-)
+@search_options
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",
@@ -81,12 +80,15 @@ def command(
     mode: str,
     checkpoint: str,
     context: str | None,
-    tail_seconds: float,
+    tail_seconds: float | None,
     max_utterances: int | None,
     out: Path | None,
     device: str,
     threads: int,
     force: bool,
+    biasing: Path | None,
+    nbest: int,
+    **search: Any,
 ) -> None:
     """Decode test parts, offline or as simulated streams, with WER and latency.
 
@@ -98,7 +100,6 @@ def command(
     import torch
 
     from kdasr.checkpoint import load_bundle
-    from kdasr.streaming.recognizer import StreamingRecognizer
 
     setup_logging()
     torch.set_num_threads(threads)
@@ -106,12 +107,15 @@ def command(
     if not names:
         raise UserError("--parts: name at least one part")
     override = parse_context(context) if context else None
+    options = parse_search(nbest=nbest, biasing=biasing, **search)
     bundle = load_bundle(exp, checkpoint)
     _move_to(bundle.model, device)
     run = _Run(
         bundle=bundle,
-        recognizer=StreamingRecognizer(bundle, context=override, tail_seconds=tail_seconds),
+        recognizer=build_recognizer(bundle, override, tail_seconds, options, biasing),
         mode=mode,
+        nbest=nbest,
+        biasing=biasing,
         data=data,
         out=out or _system_folder(exp) / "decode",
         max_utterances=max_utterances or 0,
@@ -146,6 +150,7 @@ def parse_context(text: str) -> Context:
 
 def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import read_json
+    from kdasr.decoding.search import describe
     from kdasr.streaming.evaluate import summarise_records, write_part
 
     folder = run.out / run.mode / part
@@ -153,12 +158,15 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         "checkpoint_sha256": run.checkpoint_sha256,
         "context": str(run.recognizer.context),
         "tail_seconds": run.recognizer.tail_seconds,
+        "search": describe(run.recognizer.search.options),
+        "nbest": run.nbest,
+        "biasing_sha256": _sha256(run.biasing) if run.biasing else None,
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
     }
     if (folder / "summary.json").is_file() and not run.force:
         summary = read_json(folder / "summary.json")
-        if {name: summary.get(name) for name in settings} == settings:
+        if {name: summary.get(name, _FORMERLY.get(name)) for name in settings} == settings:
             log.info("%s: already decoded, --force to do it again", folder)
             return summary
     records = _records(run, part)
@@ -190,10 +198,10 @@ def _records(run: _Run, part: str) -> list["Record"]:
     if not cuts:
         raise UserError(f"{run.data}: part '{part}' holds no utterances")
     decode = decode_streaming if run.mode == "streaming" else decode_offline
-    decoded = decode(run.recognizer, (load_recording(cut) for cut in cuts))
+    decoded = decode(run.recognizer, (load_recording(cut) for cut in cuts), run.nbest)
     label = f"{run.bundle.name} {part} ({run.mode})"
     shown = track(decoded, label, total=len(cuts), console=console, transient=True)
-    return [make_record(recording, simulation) for recording, simulation in shown]
+    return [make_record(recording, simulation, run.recognizer.context) for recording, simulation in shown]
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:

@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from kdasr.cli.search_options import build_recognizer, parse_search, search_options
+from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,15 @@ Show = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
+class _Feed:
+    """How a file is fed, and how many hypotheses to list in the end."""
+
+    packet_ms: int
+    realtime: bool
+    nbest: int
+
+
+@dataclass(frozen=True)
 class _Heard:
     """One file, recognised."""
 
@@ -32,23 +44,19 @@ class _Heard:
 
 @click.command(name="stream")
 @click.argument("exp", type=click.Path(path_type=Path))
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE.wav...")
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE.wav...]")
 @click.option(
     "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
 )
 @click.option(
     "--context", help="Encoder context instead of the trained one, such as left=32,chunk=8,right=0."
 )
-@click.option(
-    "--tail-seconds",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Silence decoded after the end, beyond what the front end needs.",
-)
+@search_options
 @click.option(
     "--packet-ms", type=click.IntRange(min=1), default=100, show_default=True, help="Audio fed at a time."
 )
+@click.option("--mic", is_flag=True, help="Listen to the microphone until Ctrl-C, instead of files.")
+@click.option("--device", help="Sound device of --mic: a number, or part of its name.")
 @click.option("--realtime", is_flag=True, help="Feed at the speed of a microphone instead of at once.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
 def command(
@@ -56,35 +64,44 @@ def command(
     files: tuple[Path, ...],
     checkpoint: str,
     context: str | None,
-    tail_seconds: float,
+    tail_seconds: float | None,
     packet_ms: int,
+    mic: bool,
+    device: str | None,
     realtime: bool,
     threads: int,
+    biasing: Path | None,
+    nbest: int,
+    **search: Any,
 ) -> None:
     """Recognise audio files chunk by chunk, printing partial results as they appear.
 
     Files may have any sample rate and number of channels (they are converted and mixed down). Several are
     recognised one after another, in the order given; all of them are checked first. On a terminal the
     partial result is rewritten in place; otherwise each change is a line with the audio time at which it
-    appeared.
+    appeared. Beam search may revise what it has printed.
     """
     import torch
 
     from kdasr.checkpoint import load_bundle
     from kdasr.cli.decode import parse_context
     from kdasr.streaming.audio import load_audio
-    from kdasr.streaming.recognizer import StreamingRecognizer
 
+    if bool(files) == mic:
+        raise UserError("name files to recognise, or --mic for the microphone (not both)")
     torch.set_num_threads(threads)
     override = parse_context(context) if context else None
+    options = parse_search(nbest=nbest, biasing=biasing, **search)
     for file in files:
         load_audio(file)
     bundle = load_bundle(exp, checkpoint)
-    recognizer = StreamingRecognizer(bundle, context=override, tail_seconds=tail_seconds)
+    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing)
+    if mic:
+        _report(_listen(recognizer, int(device) if device and device.isdecimal() else device, nbest))
     for file in files:
         samples, rate = load_audio(file)
         click.echo(f"{file}  {len(samples) / rate:.2f} s")
-        heard = _hear(recognizer, samples, rate, packet_ms, realtime)
+        heard = _hear(recognizer, samples, rate, _Feed(packet_ms, realtime, nbest))
         _report(heard)
 
 
@@ -92,17 +109,16 @@ def _hear(
     recognizer: "StreamingRecognizer",
     samples: "NDArray[np.float32]",
     rate: int,
-    packet_ms: int,
-    realtime: bool,
+    feed: _Feed,
 ) -> _Heard:
     """Feed one recording packet by packet, showing what is recognised on the way."""
     stream = recognizer.create_stream()
-    packet = max(1, rate * packet_ms // 1000)
+    packet = max(1, rate * feed.packet_ms // 1000)
     compute, started = 0.0, time.perf_counter()
     with _Partial() as partial:
         for start in range(0, len(samples), packet):
             end = min(start + packet, len(samples))
-            if realtime:
+            if feed.realtime:
                 time.sleep(max(0.0, started + end / rate - time.perf_counter()))
             compute += _timed(lambda: stream.accept_waveform(rate, samples[start:end]))  # noqa: B023
             compute += _timed(lambda: recognizer.decode_all([stream]))
@@ -110,7 +126,27 @@ def _hear(
         compute += _timed(stream.input_finished)
         compute += _timed(lambda: recognizer.decode_all([stream]))
         partial.show(len(samples) / rate, recognizer.result(stream).text)
-    return _Heard(recognizer.result(stream), len(samples) / rate, compute)
+    return _Heard(recognizer.result(stream, feed.nbest), len(samples) / rate, compute)
+
+
+def _listen(recognizer: "StreamingRecognizer", device: str | int | None, nbest: int) -> _Heard:
+    """Recognise what the microphone hears until the user interrupts."""
+    from kdasr.streaming.microphone import microphone
+
+    stream, compute = recognizer.create_stream(), 0.0
+    packets = microphone(device)
+    with _Partial() as partial:
+        try:
+            for rate, samples in packets:
+                compute += _timed(lambda: stream.accept_waveform(rate, samples))  # noqa: B023
+                compute += _timed(lambda: recognizer.decode_all([stream]))
+                partial.show(stream.seconds, recognizer.result(stream).text)
+        except KeyboardInterrupt:
+            pass
+        compute += _timed(stream.input_finished)
+        compute += _timed(lambda: recognizer.decode_all([stream]))
+        partial.show(stream.seconds, recognizer.result(stream).text)
+    return _Heard(recognizer.result(stream, nbest), stream.seconds, compute)
 
 
 def _timed(work: Callable[[], None]) -> float:
@@ -154,4 +190,6 @@ def _report(heard: _Heard) -> None:
     first = f"first token at {tokens[0].shown:.2f} s of audio" if tokens else "nothing recognised"
     rtf = f", RTF {heard.compute_seconds / heard.audio_seconds:.3f}" if heard.audio_seconds else ""
     click.echo(f"  final  {heard.result.text}")
+    for entry in heard.result.nbest:
+        click.echo(f"{entry.score:9.3f}  {entry.text}")
     click.echo(f"         {first}{rtf}")

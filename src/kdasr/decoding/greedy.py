@@ -3,28 +3,15 @@
 Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner width, K predictor context.
 """
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kdasr.decoding.hypothesis import BLANK_ID, UNK_ID, Hypothesis
+
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer
-
-BLANK_ID = 0
-UNK_ID = 2
-"""`<unk>` in every tokenizer of this toolkit. Like sherpa's decoders, the search treats it as blank."""
-
-
-@dataclass
-class Hypothesis:
-    """The pieces of one utterance and where they were emitted."""
-
-    tokens: list[int] = field(default_factory=list)
-    """Piece ids, blanks left out."""
-    frames: list[int] = field(default_factory=list)
-    """Encoder frame (40 ms each) of each piece, counted from the first frame that was searched."""
 
 
 class GreedyState(NamedTuple):
@@ -73,6 +60,7 @@ def greedy_chunk(
     lens_B: Tensor,
     state: GreedyState,
     max_symbols_per_frame: int = 1,
+    blank_penalty: float = 0.0,
 ) -> tuple[list[Hypothesis], GreedyState]:
     """Continue the search over the next frames of each stream.
 
@@ -80,6 +68,7 @@ def greedy_chunk(
     gives the same pieces at the same frames.
 
     Args: see `greedy_search`; `state` belongs to these streams, in this order, and is not changed.
+        `blank_penalty` is subtracted from the blank's logit.
 
     Returns:
         What each stream emitted in these frames (frames counted from the start of the chunk), and the
@@ -92,6 +81,8 @@ def greedy_chunk(
         active = [stream for stream, length in enumerate(lens) if frame < length]
         for _ in range(max_symbols_per_frame):
             logits_BV = model.joiner(projected_BTJ[:, frame], state.predicted_BJ)
+            if blank_penalty:
+                logits_BV[:, BLANK_ID] -= blank_penalty
             best = logits_BV.argmax(dim=-1).tolist()
             active = [stream for stream in active if best[stream] not in (BLANK_ID, UNK_ID)]
             if not active:

@@ -16,8 +16,10 @@ from kdasr.data.features import SAMPLE_RATE, load_cut_samples
 from kdasr.data.usable import cut_text
 from kdasr.decoding.statistics import summarise
 from kdasr.decoding.wer import Utterance, align_words, count_errors, write_errs, write_recogs
+from kdasr.nn.context import Context
 from kdasr.streaming.audio import check_samples
-from kdasr.streaming.latency import RefWord, energy_onset, measure
+from kdasr.streaming.first_token import first_token_parts
+from kdasr.streaming.latency import RefWord, energy_onset, measure, word_shown
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import Simulation, simulate
@@ -75,37 +77,44 @@ def _ref_words(cut: "MonoCut", ref: list[str]) -> list[RefWord]:
 
 
 def decode_streaming(
-    recognizer: StreamingRecognizer, recordings: Iterable[Recording]
+    recognizer: StreamingRecognizer, recordings: Iterable[Recording], nbest: int = 0
 ) -> Iterator[tuple[Recording, Simulation]]:
-    """Recognise recordings from raw samples as simulated streams, one after another."""
+    """Recognise recordings from raw samples as simulated streams, one after another.
+
+    With `nbest`, results list so many hypotheses (beam search only).
+    """
     # The first windows of a process pay for memory and kernels that every later one finds ready.
     simulate(recognizer, np.zeros(2 * SAMPLE_RATE, dtype=np.float32))
     for recording in recordings:
-        yield recording, simulate(recognizer, recording.samples_N)
+        yield recording, simulate(recognizer, recording.samples_N, nbest=nbest)
 
 
 def decode_offline(
-    recognizer: StreamingRecognizer, recordings: Iterable[Recording], batch_seconds: float = 120.0
+    recognizer: StreamingRecognizer,
+    recordings: Iterable[Recording],
+    nbest: int = 0,
+    batch_seconds: float = 120.0,
 ) -> Iterator[tuple[Recording, Simulation]]:
     """Recognise recordings in batches of at most `batch_seconds` of audio, padding included.
 
     A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
+    With `nbest`, results list so many hypotheses (beam search only).
     """
     batch: list[Recording] = []
     for recording in recordings:
         longest = max([recording.duration, *(other.duration for other in batch)])
         if batch and longest * (len(batch) + 1) > batch_seconds:
-            yield from _offline_batch(recognizer, batch)
+            yield from _offline_batch(recognizer, batch, nbest)
             batch = []
         batch.append(recording)
-    yield from _offline_batch(recognizer, batch)
+    yield from _offline_batch(recognizer, batch, nbest)
 
 
 def _offline_batch(
-    recognizer: StreamingRecognizer, batch: Sequence[Recording]
+    recognizer: StreamingRecognizer, batch: Sequence[Recording], nbest: int
 ) -> Iterator[tuple[Recording, Simulation]]:
     started = perf_counter()
-    results = recognise_offline(recognizer, [recording.samples_N for recording in batch])
+    results = recognise_offline(recognizer, [recording.samples_N for recording in batch], nbest)
     compute_per_second = (perf_counter() - started) / max(
         1e-9, sum(recording.duration for recording in batch)
     )
@@ -114,15 +123,21 @@ def _offline_batch(
         yield recording, Simulation(result, [recording.duration + compute] * len(result.tokens), compute)
 
 
-def make_record(recording: Recording, simulation: Simulation) -> Record:
+def make_record(recording: Recording, simulation: Simulation, context: Context) -> Record:
     """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset."""
     tokens, words = simulation.result.tokens, simulation.result.words
     shown = [token.shown for token in tokens]
     pairs = align_words(recording.ref, [word.text for word in words])
     errors = count_errors(pairs)
     onset = None if recording.ref_words else energy_onset(recording.samples_N)
+    begin = recording.ref_words[0].start if recording.ref_words else onset
+    first_parts = None
+    if tokens and begin is not None:
+        first = first_token_parts(tokens[0].frame, shown[0], simulation.wall[0], begin, context)
+        first_parts = {name: _rounded(value) for name, value in asdict(first).items()}
     latency = measure(words, shown, simulation.wall, recording.ref_words, pairs, onset)
     ref_index = {pair.hyp: pair.ref for pair in pairs if pair.correct}
+    listed = simulation.result.nbest
     return {
         "id": recording.id,
         "duration": recording.duration,
@@ -136,8 +151,8 @@ def make_record(recording: Recording, simulation: Simulation) -> Record:
         "words": [
             {
                 "word": word.text,
-                "shown": shown[word.last_token],
-                "wall": round(simulation.wall[word.last_token], 6),
+                "shown": word_shown(word, shown),
+                "wall": round(word_shown(word, simulation.wall), 6),
                 "ref_index": ref_index.get(index),
             }
             for index, word in enumerate(words)
@@ -149,8 +164,14 @@ def make_record(recording: Recording, simulation: Simulation) -> Record:
             "words": errors.words,
         },
         **{key: _rounded(value) for key, value in asdict(latency).items()},
+        "first_token_parts_ms": first_parts,
         "onset": onset,
         "compute_seconds": round(simulation.compute_seconds, 6),
+        **(
+            {"nbest": [{"hyp": entry.text, "score": round(entry.score, 4)} for entry in listed]}
+            if listed
+            else {}
+        ),
     }
 
 

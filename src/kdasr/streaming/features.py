@@ -65,7 +65,8 @@ class OnlineFeatures:
             tail_seconds: silence at the end beyond what the front end needs, for models that emit late.
         """
         self._fbank = knf.OnlineFbank(fbank_options())
-        self._tail_frames = ceil(tail_seconds / FRAME_SHIFT_SECONDS)
+        # Rounded first: 0.28 / 0.01 is a little more than 28.
+        self._tail_frames = ceil(round(tail_seconds / FRAME_SHIFT_SECONDS, 6))
         self._sample_rate: int | None = None
         self._resampler: StreamingResampler | None = None
         self._discarded = 0

@@ -1,8 +1,8 @@
 """Latency, as the project defines it: audio time at a simulated 1x input against word times of the reference.
 
 - First token: when the first piece can be shown, minus the onset of the first word.
-- Emission delay of a correctly recognised word: when its last piece is shown, minus the word's end.
-- Finalisation: when the last piece is shown, minus the end of the last word.
+- Emission delay of a correctly recognised word: when all its pieces are shown, minus the word's end.
+- Finalisation: when all pieces are shown, minus the end of the last word.
 
 "Shown" is algorithmic, without compute, unless a name says `wall`. Times are seconds, measures milliseconds.
 """
@@ -45,6 +45,11 @@ def first_token_ms(shown: Sequence[float], onset: float | None) -> float | None:
     return 1000.0 * (shown[0] - onset)
 
 
+def word_shown(word: Word, shown: Sequence[float]) -> float:
+    """When all pieces of a word are shown; a search that revises may show a later piece before an earlier."""
+    return max(shown[word.first_token : word.last_token + 1])
+
+
 def emission_delays_ms(
     words: Sequence[Word],
     shown: Sequence[float],
@@ -60,17 +65,17 @@ def emission_delays_ms(
         pairs: alignment of both.
     """
     return [
-        1000.0 * (shown[words[pair.hyp].last_token] - ref_words[pair.ref].end)
+        1000.0 * (word_shown(words[pair.hyp], shown) - ref_words[pair.ref].end)
         for pair in pairs
         if pair.correct and pair.ref is not None and pair.hyp is not None
     ]
 
 
 def finalisation_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> float | None:
-    """Latency of the last piece; None without a piece or reference words."""
+    """Latency of the piece that is shown last; None without a piece or reference words."""
     if not len(shown) or not ref_words:
         return None
-    return 1000.0 * (shown[-1] - ref_words[-1].end)
+    return 1000.0 * (max(shown) - ref_words[-1].end)
 
 
 def measure(

@@ -1,6 +1,6 @@
 """Whole recordings in batches: the same result as streaming them, without the waiting.
 
-Shapes: B recordings, T feature frames, F mel bins.
+Shapes: B recordings, T frames (features or encoded), F mel bins, D encoder width.
 """
 
 from collections.abc import Sequence
@@ -8,23 +8,59 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
-from kdasr.decoding.greedy import greedy_search
+from kdasr.decoding.biasing import BiasingGraph
 from kdasr.streaming.features import OVERLAP, SUBSAMPLING, whole_features
 from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.result import Result, Token
+from kdasr.streaming.result import Alternative, Result, Token
 
 
 @torch.inference_mode()
-def recognise_offline(recognizer: StreamingRecognizer, waves: Sequence[NDArray[np.float32]]) -> list[Result]:
-    """Recognise whole recordings (16 kHz) in one batch, under the recogniser's context.
+def recognise_offline(
+    recognizer: StreamingRecognizer,
+    waves: Sequence[NDArray[np.float32]],
+    nbest: int = 0,
+    biasing: Sequence[BiasingGraph | None] | None = None,
+) -> list[Result]:
+    """Recognise whole recordings (16 kHz) in one batch, under the recogniser's context and with its search.
 
     Features come from the raw samples, with the silence at the end that streams get, so that pieces and
     frames are those of `StreamingRecognizer`. Every piece counts as shown at the end of its recording.
+
+    Args:
+        recognizer: the recogniser.
+        waves: samples of each recording.
+        nbest: how many hypotheses to list with each result; beam search only.
+        biasing: phrases of each recording, where they are not the recogniser's own; beam search only.
+
+    Raises:
+        UserError: n-best lists or biasing in greedy search.
     """
     if not waves:
         return []
+    search = recognizer.search
+    encoded_BTD, lens_B = _encode(recognizer, waves)
+    graphs = [None] * len(waves) if biasing is None else biasing
+    states = [search.initial_state(graph or recognizer.biasing) for graph in graphs]
+    states = search.advance(encoded_BTD, lens_B, states)
+    results = []
+    for state, wave in zip(states, waves, strict=True):
+        best = search.best(state, final=True)
+        end = len(wave) / SAMPLE_RATE
+        tokens = [
+            Token(token, recognizer.tokenizer.piece(token), frame, end)
+            for token, frame in zip(best.tokens, best.frames, strict=True)
+        ]
+        listed = search.nbest(state, nbest, final=True) if nbest else []
+        alternatives = [Alternative(recognizer.text(entry.tokens), entry.score) for entry in listed]
+        results.append(Result(tokens, is_final=True, nbest=alternatives))
+    return results
+
+
+def _encode(recognizer: StreamingRecognizer, waves: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+    """Encoded recordings (B, T, D) and their lengths (B,)."""
     features = [whole_features(SAMPLE_RATE, wave, recognizer.tail_seconds) for wave in waves]
     # A batch of nothing but empty recordings still needs one window for the front end.
     width = max(SUBSAMPLING + OVERLAP, *(len(frames) for frames in features))
@@ -37,14 +73,4 @@ def recognise_offline(recognizer: StreamingRecognizer, waves: Sequence[NDArray[n
         torch.tensor([len(frames) for frames in features]),
         recognizer.context,
     )
-    hypotheses = greedy_search(recognizer.model, encoded.encoded_BTD, encoded.lens_B)
-    return [
-        Result(
-            [
-                Token(token, recognizer.tokenizer.piece(token), frame, len(wave) / SAMPLE_RATE)
-                for token, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True)
-            ],
-            is_final=True,
-        )
-        for hypothesis, wave in zip(hypotheses, waves, strict=True)
-    ]
+    return encoded.encoded_BTD, encoded.lens_B

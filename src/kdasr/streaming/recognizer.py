@@ -4,6 +4,7 @@ Shapes: B streams, W feature frames of a window, F mel bins, T feature frames, C
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,12 +16,17 @@ from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.decoding.greedy import Hypothesis, greedy_chunk, initial_state
+from kdasr.decoding.biasing import BiasingGraph
+from kdasr.decoding.fusion import LanguageModel
+from kdasr.decoding.hypothesis import Hypothesis, NBest
+from kdasr.decoding.search import SearchOptions, build_search
+from kdasr.models.encoders.conformer import EncoderState
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.streaming import split_state, stack_states
 from kdasr.streaming.features import OVERLAP, SUBSAMPLING, samples_for_frame
-from kdasr.streaming.result import Result, Token
+from kdasr.streaming.flush import flush_seconds
+from kdasr.streaming.pool import StatePool
+from kdasr.streaming.result import Alternative, Result, Token, join_words
 from kdasr.streaming.stream import Stream
 
 
@@ -44,7 +50,10 @@ class Parts(NamedTuple):
 
 
 class StreamingRecognizer:
-    """Recognises streams with greedy search; the result is that of whole utterances under the same context.
+    """Recognises streams; the result is that of whole utterances under the same context.
+
+    The search is greedy, or the beam search that `search` describes. Beam search may revise what it said
+    before, until the stream has ended.
 
     ```python
     import soundfile
@@ -69,39 +78,64 @@ class StreamingRecognizer:
     """
 
     def __init__(
-        self, bundle: Recognisable, *, context: Context | None = None, tail_seconds: float = 0.0
+        self,
+        bundle: Recognisable,
+        *,
+        context: Context | None = None,
+        tail_seconds: float | None = None,
+        search: SearchOptions | None = None,
+        language_model: LanguageModel | None = None,
+        biasing: BiasingGraph | None = None,
     ) -> None:
         """
         Args:
             bundle: a trained system from `load_bundle`, or `Parts`. Its model is put in evaluation mode.
             context: run under this one instead of the bundle's (for models trained on several).
-            tail_seconds: silence decoded after the end of the input, beyond what the front end needs.
+            tail_seconds: silence decoded after the end of the input, beyond the frames that it fills itself.
+                None: what the context needs (`flush_seconds`).
+            search: `GreedyOptions` or `BeamOptions`; greedy search if None.
+            language_model: for shallow fusion in beam search.
+            biasing: phrases that every stream is biased to unless it has its own; beam search only.
 
         Raises:
-            UserError: `tail_seconds` is negative.
+            UserError: `tail_seconds` is negative; or greedy search with a language model or biasing.
         """
-        if tail_seconds < 0:
+        if tail_seconds is not None and tail_seconds < 0:
             raise UserError(f"tail_seconds {tail_seconds}: expected 0 or more")
         self.model = bundle.model.eval()
         self.tokenizer = bundle.tokenizer
         self.context = context or bundle.context
-        self.tail_seconds = tail_seconds
+        self.tail_seconds = flush_seconds(self.context) if tail_seconds is None else tail_seconds
+        self.search = build_search(self.model, search, language_model)
+        self.biasing = biasing
         self._device = next(self.model.parameters()).device
+        self._pool = self._make_pool()
+        self.search.initial_state(biasing)  # refuses what the search cannot do before there is any audio
 
     @classmethod
     def load(
-        cls, exp_dir: Path | str, *, context: Context | None = None, tail_seconds: float = 0.0
+        cls,
+        exp_dir: Path | str,
+        *,
+        context: Context | None = None,
+        tail_seconds: float | None = None,
+        search: SearchOptions | None = None,
     ) -> "StreamingRecognizer":
         """The recogniser of an experiment folder or checkpoint file, on the CPU."""
-        return cls(load_bundle(Path(exp_dir)), context=context, tail_seconds=tail_seconds)
+        return cls(load_bundle(Path(exp_dir)), context=context, tail_seconds=tail_seconds, search=search)
 
     @torch.inference_mode()
-    def create_stream(self) -> Stream:
-        """A stream that has heard nothing."""
-        encoder_state = None
-        if not self.context.is_full:
-            encoder_state = self.model.encoder.init_state(1, self.context, self._device)
-        return Stream(encoder_state, initial_state(self.model, 1), self.tail_seconds)
+    def create_stream(self, biasing: BiasingGraph | None = None) -> Stream:
+        """A stream that has heard nothing.
+
+        Args:
+            biasing: phrases of this stream, in place of the recogniser's; beam search only.
+
+        Raises:
+            UserError: biasing in greedy search.
+        """
+        slot = self._pool.allocate() if self._pool is not None else None
+        return Stream(slot, self.search.initial_state(biasing or self.biasing), self.tail_seconds)
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether `decode_streams` has something to do for this stream."""
@@ -130,9 +164,30 @@ class StreamingRecognizer:
         while ready := [stream for stream in streams if self.is_ready(stream)]:
             self.decode_streams(ready)
 
-    def result(self, stream: Stream) -> Result:
-        """What was recognised so far."""
-        return Result(list(stream.tokens), is_final=stream.is_finished and not self.is_ready(stream))
+    def result(self, stream: Stream, nbest: int = 0) -> Result:
+        """What was recognised so far, with the `nbest` best hypotheses if asked for.
+
+        Raises:
+            UserError: an n-best list in greedy search.
+        """
+        alternatives = self.nbest(stream, nbest) if nbest else []
+        return Result(
+            list(stream.tokens),
+            is_final=self._is_final(stream),
+            nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
+        )
+
+    def nbest(self, stream: Stream, count: int | None = None) -> list[NBest]:
+        """The best `count` hypotheses so far (None: all in the beam), the best first, no two alike.
+
+        Raises:
+            UserError: greedy search, which has one hypothesis and no score for it.
+        """
+        return self.search.nbest(stream.search_state, count, self._is_final(stream))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The words that some pieces spell."""
+        return join_words([self.tokenizer.piece(token) for token in tokens])
 
     def samples_needed(self, stream: Stream) -> int | None:
         """Samples (16 kHz) that the next window still waits for; None: it waits for the end of input."""
@@ -152,28 +207,29 @@ class StreamingRecognizer:
             encoded_BCD, lens_B = encoded.encoded_BTD, encoded.lens_B
         else:
             encoded_BCD, lens_B = self._encode_chunk(streams, features_BWF, feature_lens_B)
-        search_state = stack_states([stream.search_state for stream in streams])
-        hypotheses, search_state = greedy_chunk(self.model, encoded_BCD, lens_B, search_state)
-        rows = zip(streams, split_state(search_state), hypotheses, lens_B.tolist(), strict=True)
-        for stream, new_state, hypothesis, length in rows:
-            stream.search_state = new_state
-            self._append(stream, hypothesis)
+        states = self.search.advance(encoded_BCD, lens_B, [stream.search_state for stream in streams])
+        for stream, state, length in zip(streams, states, lens_B.tolist(), strict=True):
+            shown = self._shown_at(stream)
+            start = self.search.num_settled(stream.search_state)
+            stream.search_state = state
             stream.num_decoded += length
             stream.features.discard(SUBSAMPLING * stream.num_decoded)
+            best = self.search.best(state, start, self._is_final(stream))
+            self._display(stream, start, best, shown)
 
     def _encode_chunk(
         self, streams: Sequence[Stream], features_BWF: Tensor, feature_lens_B: Tensor
     ) -> tuple[Tensor, Tensor]:
-        states = [stream.encoder_state for stream in streams if stream.encoder_state is not None]
+        assert self._pool is not None
+        slots = [stream.slot for stream in streams if stream.slot is not None]
         all_full = bool((feature_lens_B == features_BWF.shape[1]).all())
         encoded_BCD, lens_B, state = self.model.encode_chunk(
             features_BWF,
-            stack_states(states),
+            self._pool.gather(slots),
             self.context,
             None if all_full else feature_lens_B,
         )
-        for stream, new_state in zip(streams, split_state(state), strict=True):
-            stream.encoder_state = new_state
+        self._pool.store(slots, state)
         return encoded_BCD, lens_B
 
     def _windows(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
@@ -190,12 +246,28 @@ class StreamingRecognizer:
             features_BWF[row, : len(window)] = window
         return torch.from_numpy(features_BWF).to(self._device), torch.tensor(lens)
 
-    def _append(self, stream: Stream, hypothesis: Hypothesis) -> None:
-        if not hypothesis.tokens:
-            return
-        shown = stream.seconds
-        if not self.context.is_full:
-            shown = min(shown, samples_for_frame(self._window_end(stream) - 1) / SAMPLE_RATE)
-        for token, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True):
-            piece = self.tokenizer.piece(token)
-            stream.tokens.append(Token(token, piece, stream.num_decoded + frame, shown))
+    @torch.inference_mode()
+    def _make_pool(self) -> StatePool[EncoderState] | None:
+        if self.context.is_full:
+            return None
+        return StatePool(self.model.encoder.init_state(1, self.context, self._device))
+
+    def _is_final(self, stream: Stream) -> bool:
+        return stream.is_finished and not self.is_ready(stream)
+
+    def _shown_at(self, stream: Stream) -> float:
+        """Audio time at which what the next window says can be shown."""
+        if self.context.is_full:
+            return stream.seconds
+        return min(stream.seconds, samples_for_frame(self._window_end(stream) - 1) / SAMPLE_RATE)
+
+    def _display(self, stream: Stream, start: int, best: Hypothesis, shown: float) -> None:
+        """Put `best` in place of the displayed pieces from number `start` on."""
+        tokens = []
+        for place, (token, frame) in enumerate(zip(best.tokens, best.frames, strict=True), start):
+            old = stream.tokens[place] if place < len(stream.tokens) else None
+            if old is not None and old.id == token:
+                tokens.append(old if old.frame == frame else replace(old, frame=frame))
+            else:
+                tokens.append(Token(token, self.tokenizer.piece(token), frame, shown))
+        stream.tokens[start:] = tokens

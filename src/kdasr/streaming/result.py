@@ -1,7 +1,7 @@
 """What a recogniser says about a stream: pieces, words, and the audio time at which each could be shown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 WORD_BOUNDARY = "\u2581"
 """SentencePiece's mark at the start of a word."""
@@ -16,8 +16,12 @@ class Token:
     frame: int
     """Encoder frame (40 ms each) at which it was emitted, counted from the start of the stream."""
     shown: float
-    """Audio seconds that must have arrived before it can be shown: up to the last sample of the window that
-    emitted it, or the end of the input when that came first. Compute time is not in it."""
+    """Audio seconds that must have arrived before it can be shown: up to the last sample of the window after
+    which this piece stood at this place of the displayed result and has stayed there ever since, or the end
+    of the input when that came first. Greedy search displays a piece once and for all; beam search may put
+    another in its place, or take it away for a while, and it then counts from the last time that it came.
+    What happens to the pieces before it, their number staying the same, does not matter. Compute time is
+    not in it."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,23 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One entry of an n-best list."""
+
+    text: str
+    score: float
+    """Natural logarithm of its probability, with what language model and biasing added."""
+
+
+@dataclass(frozen=True)
 class Result:
-    """The hypothesis of a stream so far."""
+    """The best hypothesis of a stream so far."""
 
     tokens: list[Token]
     is_final: bool
     """Whether the input has ended and all of it was decoded."""
+    nbest: list[Alternative] = field(default_factory=list)
+    """The best hypotheses, this one first, if they were asked for."""
 
     @property
     def pieces(self) -> list[str]:
@@ -52,7 +67,12 @@ class Result:
     @property
     def text(self) -> str:
         """The words with single spaces between them."""
-        return " ".join(word.text for word in self.words)
+        return join_words(self.pieces)
+
+
+def join_words(pieces: Sequence[str]) -> str:
+    """The words that some pieces spell, with single spaces between them."""
+    return " ".join(word.text for word in group_words(pieces))
 
 
 def group_words(pieces: Sequence[str]) -> list[Word]:

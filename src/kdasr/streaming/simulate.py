@@ -21,7 +21,7 @@ class Simulation:
 
     result: Result
     wall: list[float]
-    """Seconds of real time at which each token was there: audio, compute and queueing."""
+    """Seconds of real time since which each token has been there: audio, compute and queueing."""
     compute_seconds: float
     """Features, encoder and search together."""
 
@@ -30,8 +30,9 @@ def simulate(
     recognizer: StreamingRecognizer,
     samples_N: NDArray[np.float32],
     timer: Callable[[], float] = perf_counter,
+    nbest: int = 0,
 ) -> Simulation:
-    """Recognise one recording (16 kHz) as a stream.
+    """Recognise one recording (16 kHz) as a stream, and list its `nbest` best hypotheses at the end.
 
     Each packet arrives at the time of its last sample. Work on it starts then or, when the machine is
     still busy with an earlier packet, after that; it takes as long as `timer` measures here, one stream
@@ -39,6 +40,7 @@ def simulate(
     """
     stream = recognizer.create_stream()
     clock = compute = 0.0
+    ids: list[int] = []
     wall: list[float] = []
     position, packet = 0, round(PACKET_SECONDS * SAMPLE_RATE)
     while not stream.is_finished:
@@ -56,8 +58,13 @@ def simulate(
                 recognizer.decode_streams([stream])
             elapsed = timer() - started
             clock, compute, started = clock + elapsed, compute + elapsed, started + elapsed
-            wall += [clock] * (len(stream.tokens) - len(wall))
+            shown = [token.id for token in stream.tokens]
+            wall = [
+                wall[place] if place < len(ids) and ids[place] == token else clock
+                for place, token in enumerate(shown)
+            ]
+            ids = shown
             if not ready:
                 break
         position = end
-    return Simulation(recognizer.result(stream), wall, compute)
+    return Simulation(recognizer.result(stream, nbest), wall, compute)

@@ -1,17 +1,14 @@
 """One stream: the audio that came in, and where the recogniser stands in it."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
-from kdasr.decoding.greedy import GreedyState
 from kdasr.streaming.features import OnlineFeatures
+from kdasr.streaming.pool import Slot
 from kdasr.streaming.result import Token
-
-if TYPE_CHECKING:
-    from kdasr.models.encoders.conformer import EncoderState
 
 
 class Stream:
@@ -20,14 +17,14 @@ class Stream:
     Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
     """
 
-    def __init__(
-        self, encoder_state: "EncoderState | None", search_state: GreedyState, tail_seconds: float
-    ) -> None:
+    def __init__(self, encoder_state: "EncoderState | None", search_state: Any, tail_seconds: float) -> None:
         self.features = OnlineFeatures(tail_seconds)
-        self.encoder_state = encoder_state
-        """None under a full context, which has no state."""
+        self.slot = slot
+        """Where the encoder's state is in the recogniser's pool; None under a full context, which has none."""
         self.search_state = search_state
+        """Of the recogniser's search (`kdasr.decoding.search.Search`)."""
         self.tokens: list[Token] = []
+        """What is displayed: the best hypothesis so far. Beam search may revise it."""
         self.num_decoded = 0
         """Encoder frames searched so far."""
 

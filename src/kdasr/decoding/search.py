@@ -1,0 +1,169 @@
+"""What a recogniser asks of a search, and greedy search in that form.
+
+Shapes: B streams, C frames of a chunk, D encoder width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+from kdasr.decoding.beam import BeamSearch
+from kdasr.decoding.biasing import BiasingGraph
+from kdasr.decoding.expansion import BeamOptions
+from kdasr.decoding.fusion import LanguageModel
+from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
+from kdasr.decoding.hypothesis import (
+    Emission,
+    Hypothesis,
+    NBest,
+    Settled,
+    num_settled,
+    settle,
+    settled_emissions,
+)
+from kdasr.nn.streaming import split_state, stack_states
+
+if TYPE_CHECKING:
+    from kdasr.models.transducer.model import Transducer
+
+
+@dataclass(frozen=True)
+class GreedyOptions:
+    """The best piece of every frame."""
+
+    blank_penalty: float = 0.0
+    """Against deletions: subtracted from the blank's logit."""
+
+    def __post_init__(self) -> None:
+        if not -inf < self.blank_penalty < inf:
+            raise UserError(f"blank_penalty {self.blank_penalty}: expected a finite number")
+
+
+SearchOptions = GreedyOptions | BeamOptions
+
+
+class Search(Protocol):
+    """A search that goes from chunk to chunk, many streams at a time.
+
+    A state is all that it remembers of one stream, and is never changed: `advance` returns new ones. The
+    result is the same whatever chunks the frames come in and whatever other streams are in the batch.
+    """
+
+    @property
+    def options(self) -> SearchOptions:
+        """What the search was built with."""
+
+    def initial_state(self, biasing: BiasingGraph | None = None) -> Any:
+        """The state of a stream that has heard nothing; phrases to bias it to, if the search can."""
+
+    def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[Any]) -> list[Any]:
+        """Search the next frames of some streams, the first `lens_B` of each; the states after them."""
+
+    def num_settled(self, state: Any) -> int:
+        """Leading pieces, with their frames, that no later frame can change."""
+
+    def best(self, state: Any, start: int = 0, final: bool = False) -> Hypothesis:
+        """The best hypothesis so far, its pieces from number `start` on; `final`: the utterance ends here."""
+
+    def nbest(self, state: Any, count: int | None = None, final: bool = False) -> list[NBest]:
+        """The best hypotheses so far, the best first, no two alike."""
+
+
+class GreedyStreamState(NamedTuple):
+    """All that greedy search remembers of one stream."""
+
+    num_frames: int
+    settled: Settled | None
+    search: GreedyState
+
+
+class GreedySearch:
+    """Greedy search as a `Search`: every piece is settled as soon as it is emitted."""
+
+    def __init__(self, model: "Transducer", options: GreedyOptions | None = None) -> None:
+        self.options = options or GreedyOptions()
+        self._model = model
+
+    @torch.inference_mode()
+    def initial_state(self, biasing: BiasingGraph | None = None) -> GreedyStreamState:
+        """The state of a stream that has heard nothing.
+
+        Raises:
+            UserError: `biasing` is given.
+        """
+        if biasing is not None:
+            raise UserError("biasing needs beam search; greedy search has no alternatives to choose from")
+        return GreedyStreamState(0, None, initial_state(self._model, 1))
+
+    def advance(
+        self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[GreedyStreamState]
+    ) -> list[GreedyStreamState]:
+        """Search the next frames of some streams; the states after them."""
+        stacked = stack_states([state.search for state in states])
+        found, stacked = greedy_chunk(
+            self._model, encoded_BCD, lens_B, stacked, blank_penalty=self.options.blank_penalty
+        )
+        rows = zip(states, split_state(stacked), found, lens_B.tolist(), strict=True)
+        return [
+            GreedyStreamState(
+                state.num_frames + length, settle(state.settled, _emissions(chunk, state.num_frames)), row
+            )
+            for state, row, chunk, length in rows
+        ]
+
+    def num_settled(self, state: GreedyStreamState) -> int:
+        """All pieces so far."""
+        return num_settled(state.settled)
+
+    def best(self, state: GreedyStreamState, start: int = 0, final: bool = False) -> Hypothesis:
+        """The pieces so far, from number `start` on."""
+        emissions = settled_emissions(state.settled, start)
+        return Hypothesis([item.token for item in emissions], [item.frame for item in emissions])
+
+    def nbest(self, state: GreedyStreamState, count: int | None = None, final: bool = False) -> list[NBest]:
+        """Greedy search knows no alternatives.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("n-best lists need beam search; greedy search has one hypothesis and no score for it")
+
+
+def build_search(
+    model: "Transducer", options: SearchOptions | None = None, language_model: LanguageModel | None = None
+) -> Search:
+    """The search that `options` describe: greedy search if None.
+
+    Raises:
+        UserError: a language model for greedy search.
+    """
+    if isinstance(options, BeamOptions):
+        return BeamSearch(model, options, language_model)
+    if language_model is not None:
+        raise UserError(
+            "a language model needs beam search; greedy search has no alternatives to choose from"
+        )
+    return GreedySearch(model, options)
+
+
+def describe(options: SearchOptions) -> str:
+    """One line that names the search and every option that is not at its default, such as `beam beam=8`."""
+    default = type(options)()
+    changed = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if getattr(options, field.name) != getattr(default, field.name)
+    }
+    name = "beam" if isinstance(options, BeamOptions) else "greedy"
+    return " ".join([name, *(f"{key}={value}" for key, value in changed.items())])
+
+
+def _emissions(chunk: Hypothesis, num_frames: int) -> list[Emission]:
+    return [
+        Emission(token, num_frames + frame) for token, frame in zip(chunk.tokens, chunk.frames, strict=True)
+    ]
