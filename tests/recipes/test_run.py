@@ -9,9 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from kdasr.checkpoint import load_checkpoint
+from kdasr.checkpoint import Bundle, load_bundle, load_checkpoint
+from kdasr.data.features import load_cut_samples
+from kdasr.data.folder import load_cuts
+from kdasr.decoding.search import GreedyOptions
+from kdasr.export.bundle import open_bundle
+from kdasr.export.client import SherpaClient
+from kdasr.export.reference import decode_windows, emissions_of
+from kdasr.streaming.features import whole_features
+from kdasr.streaming.recognizer import StreamingRecognizer
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "librispeech" / "run.sh"
@@ -49,6 +59,50 @@ def test_all_stages_lead_to_a_report(tiny: tuple[Path, subprocess.CompletedProce
     assert steps["streaming"] == steps["streaming-init"] == steps["two-stage"] > 0
     page = (folder / "exp" / "report" / "index.html").read_text()
     assert all(system in page for system in SYSTEMS)
+
+
+def test_sherpa_onnx_hears_what_we_hear_in_every_test_utterance(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, result = tiny
+    assert result.returncode == 0, result.stderr
+    utterances = sum(len(load_cuts(folder / "data", part)) for part in ("test-clean", "test-other"))
+    assert utterances > 0
+    assert result.stdout.count(f"{utterances} of {utterances} utterances identical") == 2
+    assert (folder / "exp" / "two-stage" / "export" / "encoder.int8.onnx").is_file()
+
+
+def test_the_exported_student_says_the_same_when_it_is_made_to_speak(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Twenty steps teach a student to say nothing; a penalty on the blank gets pieces out of it."""
+    folder, result = tiny
+    assert result.returncode == 0, result.stderr
+    system = load_bundle(folder / "exp" / "two-stage")
+    cuts = load_cuts(folder / "data", "test-clean")
+    waves = [load_cut_samples(cut).numpy() for cut in cuts]
+    penalty = blank_lead(system, waves[0])
+    client = SherpaClient(open_bundle(folder / "exp" / "two-stage" / "export"), blank_penalty=penalty)
+    recognizer = StreamingRecognizer(system, search=GreedyOptions(blank_penalty=penalty))
+    num_pieces = 0
+    for wave_N in waves:
+        theirs = client.decode(wave_N)
+        ours = emissions_of(recognizer, decode_windows(recognizer, wave_N, theirs.num_windows))
+        assert theirs.emissions == ours
+        num_pieces += len(ours)
+    assert num_pieces > 0
+
+
+@torch.no_grad()
+def blank_lead(system: Bundle, wave_N: np.ndarray) -> float:
+    """By how much the blank's logit leads at the start, in the median of all frames."""
+    model = system.model
+    features_BTF = torch.from_numpy(whole_features(16000, wave_N)).unsqueeze(0)
+    lens_B = torch.tensor([features_BTF.shape[1]])
+    encoded = model.joiner.project_encoder(model.encode(features_BTF, lens_B, system.context).encoded_BTD)
+    start = model.joiner.project_predictor(model.predictor.step(model.predictor.start_context(1)))
+    logits_UV = model.joiner(encoded, start)[0]
+    return float((logits_UV[:, 0] - logits_UV[:, 1:].amax(dim=1)).median())
 
 
 def test_a_second_run_trains_nothing_again(tiny: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

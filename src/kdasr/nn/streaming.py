@@ -46,7 +46,7 @@ def state_batch_size(state: tuple) -> int:
 
 
 def map_states(function: Callable[..., Tensor], *states: Any) -> Any:
-    """Apply `function` to the tensors at the same place in every one of `states`; a state of what it returns."""
+    """Apply `function` to the tensors at the same place in all of `states`; a state of what it returns."""
     first = states[0]
     if isinstance(first, Tensor):
         return function(*states)

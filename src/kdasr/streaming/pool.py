@@ -56,7 +56,7 @@ class StatePool(Generic[StateT]):
         return slot
 
     def gather(self, slots: Sequence[Slot]) -> StateT:
-        """The states at some places as a batch, in order; of one place without a copy, so do not change it."""
+        """The states at some places as a batch, in order. Do not change it: of one place, it is no copy."""
         with self._lock:
             if len(slots) == 1:
                 start = slots[0].index

@@ -17,10 +17,10 @@ class Stream:
     Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
     """
 
-    def __init__(self, encoder_state: "EncoderState | None", search_state: Any, tail_seconds: float) -> None:
+    def __init__(self, slot: Slot | None, search_state: Any, tail_seconds: float) -> None:
         self.features = OnlineFeatures(tail_seconds)
         self.slot = slot
-        """Where the encoder's state is in the recogniser's pool; None under a full context, which has none."""
+        """Place of the encoder's state in the recogniser's pool; None under a full context, without state."""
         self.search_state = search_state
         """Of the recogniser's search (`kdasr.decoding.search.Search`)."""
         self.tokens: list[Token] = []

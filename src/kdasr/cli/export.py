@@ -1,0 +1,132 @@
+"""`kdasr export`: a student as ONNX graphs for sherpa-onnx, and the proof that a client hears the same."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdasr.common.errors import UserError
+from kdasr.common.logging import setup_logging
+
+if TYPE_CHECKING:
+    from kdasr.export.check import Spoken
+
+_SHOWN_DIFFERENCES = 5
+
+
+@click.command(name="export")
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="EXP | CUTS...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the exported files.")
+@click.option("--int8", is_flag=True, help="Also export int8 graphs; with --check: check those.")
+@click.option(
+    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+@click.option(
+    "--check",
+    "bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Export nothing: decode CUTS by sherpa-onnx with the exported folder DIR, and compare.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="EXP",
+    help="With --check: compare with this system's PyTorch model, not with DIR in kdasr's own recogniser.",
+)
+@click.option("--force", is_flag=True, help="Export again what is there already.")
+def command(
+    paths: tuple[Path, ...],
+    out: Path | None,
+    int8: bool,
+    checkpoint: str,
+    bundle: Path | None,
+    against: Path | None,
+    force: bool,
+) -> None:
+    """Export a student for sherpa-onnx, or check an exported one.
+
+    \b
+        kdasr export EXP --out DIR [--int8]
+        kdasr export --check DIR CUTS... [--against EXP]
+
+    EXP is a streaming system's folder or a checkpoint file. DIR gets encoder.onnx, decoder.onnx,
+    joiner.onnx and tokens.txt, a model card and a manifest, once the graphs have been compared with PyTorch
+    chunk by chunk.
+
+    CUTS are Lhotse manifests, such as data/demo/cuts_test-clean.jsonl.gz. Each utterance is decoded by
+    sherpa-onnx and by kdasr: by greedy search alone, two streams in a batch and with endpoint resets, and by
+    modified beam search. Pieces and frames must be the same. The last line is "N of M utterances
+    identical", and the exit status 0 only when N = M.
+    """
+    import torch
+
+    setup_logging()
+    torch.set_num_threads(1)
+    if bundle is not None:
+        if out is not None:
+            raise UserError("--check exports nothing: leave out --out")
+        _check(bundle, paths, against, checkpoint, int8)
+        return
+    if out is None:
+        raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
+    if against is not None or len(paths) != 1:
+        raise UserError("export one system: kdasr export EXP --out DIR")
+    _export(paths[0], out, checkpoint, int8, force)
+
+
+def _export(exp: Path, out: Path, checkpoint: str, int8: bool, force: bool) -> None:
+    from kdasr.checkpoint import load_bundle
+    from kdasr.export.build import export_bundle, find_current
+
+    system = load_bundle(exp, checkpoint)
+    if not force and find_current(system, out, int8=int8) is not None:
+        click.echo(f"{out}: already exported, --force to do it again")
+        return
+    folder = export_bundle(system, out, int8=int8)
+    for name in folder.manifest["files"]:
+        click.echo(f"{folder.folder / name}  {(folder.folder / name).stat().st_size / 1e6:.2f} MB")
+
+
+def _check(folder: Path, cuts: tuple[Path, ...], against: Path | None, checkpoint: str, int8: bool) -> None:
+    from kdasr.checkpoint import load_bundle
+    from kdasr.export.bundle import open_bundle
+    from kdasr.export.check import compare_with_sherpa, count_identical
+    from kdasr.export.runtime import load_parts
+
+    bundle = open_bundle(folder)
+    ours = load_bundle(against, checkpoint) if against else load_parts(folder, int8=int8)
+    utterances = [spoken for path in cuts for spoken in _load(path)]
+    comparisons = []
+    for comparison in compare_with_sherpa(bundle, ours, utterances, int8=int8):
+        comparisons.append(comparison)
+        click.echo(comparison.summary)
+        for difference in comparison.differences[:_SHOWN_DIFFERENCES]:
+            click.echo(f"  {difference}")
+    good, total = count_identical(comparisons)
+    click.echo(f"{good} of {total} utterances identical")
+    if good < total:
+        sys.exit(1)
+
+
+def _load(path: Path) -> list["Spoken"]:
+    """The utterances of a manifest; those of a data folder are found from any directory."""
+    from lhotse import CutSet
+
+    from kdasr.data.folder import cuts_path, load_cuts, load_record
+    from kdasr.export.check import Spoken
+    from kdasr.streaming.evaluate import load_recording
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest of cuts")
+    part = path.name.removeprefix("cuts_").removesuffix(".jsonl.gz")
+    if cuts_path(path.parent, part) == path and load_record(path.parent) is not None:
+        cuts = load_cuts(path.parent, part)
+    else:
+        try:
+            cuts = CutSet.from_file(path)
+        except Exception as error:  # whatever lhotse makes of another kind of file
+            raise UserError(f"{path}: not a manifest of cuts: {str(error).splitlines()[0]}") from None
+    recordings = (load_recording(cut) for cut in cuts)
+    return [Spoken(recording.id, recording.samples_N, " ".join(recording.ref)) for recording in recordings]

@@ -1,0 +1,162 @@
+"""From a trained student to a bundle on the disk: all of it and checked, or nothing."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from kdasr import __version__
+from kdasr.checkpoint import Bundle, is_disk_full
+from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.export.bundle import (
+    CARD,
+    GRAPHS,
+    MANIFEST,
+    TOKENS,
+    BundleFolder,
+    graph_name,
+    open_bundle,
+    read_manifest,
+    write_manifest,
+)
+from kdasr.export.card import collect_facts, write_card
+from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
+from kdasr.export.parity import Parity, measure_parity
+from kdasr.export.runtime import OnnxTransducer
+
+log = get_logger(__name__)
+
+
+def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder:
+    """Export a streaming system for sherpa-onnx, or whoever runs ONNX.
+
+    Writes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, with `int8` also
+    `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`. All are made in a folder
+    beside `out`, compared with the PyTorch model, and only then moved there.
+
+    Args:
+        system: from `load_bundle`.
+        out: a new folder, an empty one, or a bundle, which is replaced.
+        int8: also quantise.
+
+    Raises:
+        UserError: a system with full context; a package of the `export` extra is missing; `out` holds other
+            things; the graphs differ from the model; or the disk is full. `out` is as it was.
+    """
+    out = Path(out).resolve()
+    _require_packages()
+    if system.context.is_full:
+        raise UserError(
+            f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
+            "export a student with a chunked context"
+        )
+    _check_target(out)
+    try:
+        with _folder_beside(out) as folder:
+            parity = _write_files(system, folder, int8)
+            _move(folder, out)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(f"{out}: the disk is full; nothing exported. Free some space.") from error
+    for kind, measured in parity.items():
+        log.info("%s: within %.2g of the model over %d chunks", kind, measured.encoder, measured.chunks)
+    return open_bundle(out)
+
+
+def find_current(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder | None:
+    """The bundle in `out`, when exporting would only write it again; else None."""
+    try:
+        bundle = open_bundle(out)
+    except UserError:
+        return None
+    wanted = {"kdasr": __version__, "context": asdict(system.context), **collect_facts(system)}
+    same = all(bundle.manifest.get(name) == value for name, value in wanted.items())
+    return bundle if same and bundle.has_int8 == int8 else None
+
+
+def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
+    """Fill `folder`; the manifest comes last.
+
+    Raises:
+        UserError: the graphs differ from the model.
+    """
+    from kdasr.export.onnx_files import QUANTISED, quantise, write_decoder, write_encoder, write_joiner
+
+    model, config = system.model.eval(), system.model.config
+    write_encoder(EncoderGraph(model, system.context), config.num_features, folder / graph_name("encoder"))
+    write_decoder(PredictorGraph(model), folder / graph_name("decoder"))
+    write_joiner(JoinerGraph(model), config.joiner_dim, folder / graph_name("joiner"))
+    if int8:
+        for name, operators in QUANTISED.items():
+            quantise(folder / graph_name(name), folder / graph_name(name, int8=True), operators)
+    pieces = [system.tokenizer.piece(index) for index in range(system.tokenizer.vocab_size)]
+    table = "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))
+    (folder / TOKENS).write_text(table, encoding="utf-8")
+    kinds = [False, True] if int8 else [False]
+    files = [*(graph_name(name, kind) for kind in kinds for name in GRAPHS), TOKENS]
+    unfinished = BundleFolder(folder, {"context": asdict(system.context), "files": files})
+    parity = {}
+    for kind in kinds:
+        measured = measure_parity(model, OnnxTransducer(unfinished, int8=kind))
+        measured.check(int8=kind)
+        parity["int8" if kind else "float32"] = measured
+    facts = collect_facts(system)
+    write_card(folder / CARD, system, facts, parity)
+    figures = {kind: asdict(measured) for kind, measured in parity.items()}
+    write_manifest(folder, files, {"context": asdict(system.context), **facts, "parity": figures})
+    return parity
+
+
+def _require_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'kdasr[export]'") from None
+
+
+def _check_target(out: Path) -> None:
+    """
+    Raises:
+        UserError: `out` holds something that an export did not write.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"--out {out}: there is a file of that name")
+    manifest = read_manifest(out) or {}
+    own = {MANIFEST, CARD, *manifest.get("files", [])} if manifest else set()
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
+    if foreign:
+        raise UserError(f"--out {out}: holds '{foreign[0]}', which is not of an export: choose a new folder")
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of `out`; what is left of it at the end is removed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Put `folder` in the place of `out`, which moves away first: half a bundle is never there."""
+    if out.exists():
+        with _folder_beside(out) as old:
+            out.replace(old / out.name)
+            try:
+                folder.replace(out)
+            except BaseException:
+                (old / out.name).replace(out)
+                raise
+    else:
+        folder.replace(out)

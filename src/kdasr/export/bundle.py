@@ -1,0 +1,112 @@
+"""A bundle: the folder that `kdasr export` writes, and what makes it whole."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdasr import __version__
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json, write_json
+from kdasr.nn.context import Context
+
+FORMAT = "kdasr-bundle"
+VERSION = 1
+"""Raised when files, tensors or the manifest change their meaning."""
+MANIFEST = "manifest.json"
+CARD = "README.md"
+TOKENS = "tokens.txt"
+GRAPHS = ("encoder", "decoder", "joiner")
+
+
+def graph_name(graph: str, int8: bool = False) -> str:
+    """File name of one of `GRAPHS`."""
+    return f"{graph}.int8.onnx" if int8 else f"{graph}.onnx"
+
+
+@dataclass(frozen=True)
+class BundleFolder:
+    """A bundle whose files are there and belong together."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def context(self) -> Context:
+        """The context that the graphs were exported under."""
+        return Context(**self.manifest["context"])
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether there are int8 graphs besides the float32 ones."""
+        return graph_name("encoder", int8=True) in self.manifest["files"]
+
+    def graph(self, graph: str, int8: bool = False) -> Path:
+        """One of `GRAPHS`.
+
+        Raises:
+            UserError: int8 was asked for and not exported.
+        """
+        if int8 and not self.has_int8:
+            raise UserError(f"{self.folder}: exported without int8: run `kdasr export` with --int8")
+        return self.folder / graph_name(graph, int8)
+
+    @property
+    def tokens(self) -> Path:
+        """`symbol id` per line."""
+        return self.folder / TOKENS
+
+    def pieces(self) -> list[str]:
+        """The pieces, in the order of their ids."""
+        rows = [line.rsplit(" ", 1) for line in self.tokens.read_text(encoding="utf-8").splitlines()]
+        return [piece for piece, _ in sorted(rows, key=lambda row: int(row[1]))]
+
+
+def write_manifest(folder: Path, files: Iterable[str], facts: Mapping[str, Any]) -> None:
+    """Write the manifest, last of all: it names the digest of every file that belongs to the bundle."""
+    digests = {name: sha256(folder / name) for name in files}
+    write_json(
+        folder / MANIFEST,
+        {"format": FORMAT, "version": VERSION, "kdasr": __version__, **facts, "files": digests},
+    )
+
+
+def open_bundle(folder: Path | str) -> BundleFolder:
+    """Check a bundle and open it.
+
+    Raises:
+        UserError: no bundle there, one of another version of the format, a file that is missing, or one that
+            another export wrote; the message names the file.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder}: not an exported bundle (no readable {MANIFEST}): run `kdasr export`")
+    if manifest.get("version") != VERSION:
+        raise UserError(
+            f"{folder}: bundle of version {manifest.get('version')}, exported by kdasr "
+            f"{manifest.get('kdasr')}; this is kdasr {__version__}, which reads {VERSION}: export again"
+        )
+    for name, digest in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the bundle: export again")
+        if sha256(path) != digest:
+            raise UserError(f"{path}: not the file that {MANIFEST} describes (damaged, or of another export)")
+    return BundleFolder(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, of whatever version; None when there is none."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,162 @@
+"""The model card of a bundle: what a student is, how good, how late, from what."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdasr import __version__
+from kdasr.checkpoint import Bundle
+from kdasr.common.configio import load_yaml
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.export.bundle import MANIFEST, graph_name, sha256
+from kdasr.export.parity import TOLERANCE, Parity
+from kdasr.nn.context import FRAME_SECONDS
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
+from kdasr.streaming.features import samples_for_frame
+
+Facts = dict[str, Any]
+
+
+def collect_facts(system: Bundle) -> Facts:
+    """What is known of a trained system: from its checkpoint and, where they are, its experiment's files.
+
+    Word error rates count only when they were measured on this very checkpoint under its context.
+    """
+    folder = system.path.parent.parent
+    config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
+    model = system.model
+    parts = (model.encoder, model.predictor, model.joiner)
+    window = FACTOR * system.context.window_frames + EXTRA_FRAMES
+    return {
+        "system": system.name,
+        "params": sum(parameter.numel() for part in parts for parameter in part.parameters()),
+        "train_steps": system.train_steps,
+        "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
+        "commit": environment.get("git"),
+        "training_data": _training_data(config.get("data", {})),
+        "latency_ms": {
+            "chunk": round(1000 * FRAME_SECONDS * system.context.chunk),
+            "lookahead": round(1000 * FRAME_SECONDS * system.context.right),
+            "first_output": 1000 * samples_for_frame(window - 1) / SAMPLE_RATE,
+            "first_output_sherpa_onnx": 1000 * samples_for_frame(window) / SAMPLE_RATE,
+        },
+        "results": _results(folder, system),
+    }
+
+
+def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Parity]) -> None:
+    """Write the card as Markdown."""
+    latency, checkpoint = facts["latency_ms"], facts["checkpoint"]
+    lines = [
+        f"# {facts['system']}",
+        "",
+        f"A streaming transducer exported by kdasr {__version__} for [sherpa-onnx]"
+        "(https://github.com/k2-fsa/sherpa-onnx) (model type `conformer`).",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| context | {system.context} (frames of 40 ms) |",
+        f"| latency | chunks of {latency['chunk']} ms, look-ahead {latency['lookahead']} ms; pieces of the "
+        f"first chunk need {latency['first_output']:.1f} ms of audio, in sherpa-onnx "
+        f"{latency['first_output_sherpa_onnx']:.1f} ms |",
+        f"| size | {facts['params'] / 1e6:.2f} M parameters, {system.tokenizer.vocab_size} pieces |",
+        "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalised in the graph |",
+        f"| training data | {facts['training_data'] or 'not known'} |",
+        f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
+        f"| checkpoint | {checkpoint['file']}, sha256 {checkpoint['sha256'][:16]} |",
+        "",
+        *_result_lines(facts["results"]),
+        "## Exactness",
+        "",
+        *(_parity_line(kind, measured) for kind, measured in parity.items()),
+        "",
+        *_usage_lines(parity),
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of an experiment folder; nothing where there is none (a checkpoint may have left its home)."""
+    if not path.is_file():
+        return {}
+    try:
+        return load_yaml(path) if path.suffix == ".yaml" else read_json(path)
+    except (UserError, ValueError):
+        return {}
+
+
+def _training_data(data: Mapping[str, Any]) -> str:
+    """The training parts and, where the data folder still is, their hours."""
+    parts: Sequence[str] = data.get("train_parts") or []
+    prepared = _read(Path(data.get("dir") or ".") / "prepare.json").get("parts", {})
+    if not parts:
+        return ""
+    text = f"{Path(data['dir']).name}: {', '.join(parts)}"
+    if all(part in prepared for part in parts):
+        entries = [prepared[part] for part in parts]
+        copies = any(len(entry["settings"]["speeds"]) > 1 for entry in entries)
+        text += f" ({sum(entry['utterances'] for entry in entries)} utterances, "
+        text += f"{sum(entry['hours'] for entry in entries):.1f} h{' at all speeds' if copies else ''})"
+    return text
+
+
+def _results(folder: Path, system: Bundle) -> list[Facts]:
+    """Decoded parts, streaming and offline, of this checkpoint."""
+    found = []
+    digest = sha256(system.path)
+    for path in sorted(folder.glob("decode/*/*/summary.json")):
+        summary = _read(path)
+        if summary.get("checkpoint_sha256") != digest or summary.get("context") != str(system.context):
+            continue
+        row = {key: summary.get(key) for key in ("part", "mode", "wer", "num_utterances", "num_words")}
+        row["search"] = summary.get("search", "greedy")
+        if row["mode"] == "streaming":
+            row["first_token_ms"] = (summary.get("first_token_ms") or {}).get("mean")
+        found.append(row)
+    return found
+
+
+def _result_lines(results: Sequence[Facts]) -> list[str]:
+    lines = ["## Results", ""]
+    if not results:
+        return [*lines, "Not decoded before the export.", ""]
+    lines += ["| part | mode | search | WER % | first token, ms | utterances | words |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in results:
+        first, wer = (
+            "" if row.get(key) is None else f"{row[key]:.{digits}f}"
+            for key, digits in (("first_token_ms", 0), ("wer", 2))
+        )
+        cells = (row["part"], row["mode"], row["search"], wer, first, row["num_utterances"], row["num_words"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return [*lines, "", "By kdasr's PyTorch recogniser, float32.", ""]
+
+
+def _parity_line(kind: str, measured: Parity) -> str:
+    names = ("encoder", "decoder", "joiner", "encoder_relative")
+    encoder, decoder, joiner, relative = (f"{getattr(measured, name):.2g}" for name in names)
+    limit = f" (allowed: {TOLERANCE:g})" if kind == "float32" else ""
+    return (
+        f"- {kind}: largest difference from PyTorch over {measured.chunks} chunks: encoder {encoder}, "
+        f"decoder {decoder}, joiner {joiner}{limit}; encoder, relative: {relative}"
+    )
+
+
+def _usage_lines(kinds: Mapping[str, Parity]) -> list[str]:
+    lines = ["## Use", "", "```python", "import sherpa_onnx", ""]
+    lines += ["recognizer = sherpa_onnx.OnlineRecognizer.from_transducer("]
+    lines += ['    tokens="tokens.txt",']
+    lines += [f'    {name}="{graph_name(name)}",' for name in ("encoder", "decoder", "joiner")]
+    lines += [")", "```", ""]
+    if "int8" in kinds:
+        lines += ["`encoder.int8.onnx` and so on: MatMul (decoder: and Gather) with int8 weights.", ""]
+    lines += [
+        "At the end of a recording append zero samples, more than a window of them: sherpa-onnx decodes "
+        "whole windows only.",
+        "",
+        f"`{MANIFEST}` has the digest of each file and these figures for programs.",
+        "",
+    ]
+    return lines

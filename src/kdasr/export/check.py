@@ -1,0 +1,208 @@
+"""sherpa-onnx against our own recogniser, piece by piece and frame by frame, on every utterance."""
+
+# Shapes: N samples at 16 kHz.
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kdasr.common.errors import UserError
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.decoding.expansion import BeamOptions
+from kdasr.decoding.hypothesis import NBest
+from kdasr.decoding.wer import ErrorCounts, word_errors
+from kdasr.export.bundle import BundleFolder
+from kdasr.export.client import Emission, Samples, Segment, SherpaClient
+from kdasr.export.reference import decode_windows, emissions_of, greedy_segments
+from kdasr.streaming.recognizer import Recognisable, StreamingRecognizer
+from kdasr.streaming.result import join_words
+from kdasr.streaming.stream import Stream
+
+PAUSE_SECONDS = 2.6
+"""Silence between two utterances: longer than any that sherpa-onnx does not take for an endpoint."""
+BEAM = 4
+"""Hypotheses in beam search; sherpa-onnx's own default."""
+TIE = 1e-3
+"""Difference of scores (natural logarithms, per piece) that float32 leaves open."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance to be decoded both ways."""
+
+    id: str
+    samples_N: Samples
+    ref: str = ""
+    """What was said."""
+
+
+@dataclass
+class Comparison:
+    """One way of decoding, over all utterances."""
+
+    name: str
+    identical: dict[str, bool] = field(default_factory=dict)
+    """By utterance; ties count as identical."""
+    num_pieces: int = 0
+    """Our pieces."""
+    num_ties: int = 0
+    """Utterances for which the two chose differently between hypotheses with the same score."""
+    num_resets: int = 0
+    differences: list[str] = field(default_factory=list)
+    """What differed, one line each."""
+    errors: ErrorCounts = field(default_factory=ErrorCounts)
+    """Word errors of sherpa-onnx, where an utterance is a stream."""
+
+    def add(
+        self, spoken: Sequence[Spoken], theirs: Sequence[Segment], ours: Sequence[list[Emission]]
+    ) -> None:
+        """Compare what both decoded of a stream that spoke these utterances, segment by segment."""
+        same = [segment.emissions == emissions for segment, emissions in zip(theirs, ours, strict=True)]
+        self.identical.update((utterance.id, all(same)) for utterance in spoken)
+        self.num_pieces += sum(len(emissions) for emissions in ours)
+        self.num_resets += len(theirs) - 1
+        if len(spoken) == 1:
+            words = " ".join(join_words([piece for piece, _ in segment.emissions]) for segment in theirs)
+            self.errors += word_errors(spoken[0].ref, words)
+        for number in [index for index, good in enumerate(same) if not good]:
+            place = f"{'+'.join(utterance.id for utterance in spoken)}, segment {number + 1}"
+            self.differences.append(
+                f"{place}: sherpa-onnx {_show(theirs[number].emissions)} / kdasr {_show(ours[number])}"
+            )
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        good = sum(self.identical.values())
+        facts = [f"{self.num_pieces} pieces"]
+        facts += [f"{self.num_ties} ties"] if self.num_ties else []
+        facts += [f"{self.num_resets} resets"] if self.num_resets else []
+        facts += [f"sherpa-onnx's WER {self.errors.rate:.2f} %"] if self.errors.words else []
+        return f"{self.name}: {good} of {len(self.identical)} identical ({', '.join(facts)})"
+
+
+def compare_with_sherpa(
+    bundle: BundleFolder, ours: Recognisable, utterances: Sequence[Spoken], *, int8: bool = False
+) -> Iterator[Comparison]:
+    """Decode every utterance by sherpa-onnx and by our recogniser, in each way that must agree.
+
+    Greedy search: one stream; two utterances in one stream with endpoint resets; two streams in one batch.
+    Then modified beam search. int8 graphs get the first two only, because they scale a batch as a whole, so
+    that what is in it is not independent; and they agree only when onnxruntime has the version that
+    sherpa-onnx brings along, because a rounding that differs can move a value by 1 in 255.
+
+    Args:
+        bundle: what sherpa-onnx runs.
+        ours: the PyTorch model that was exported, or the bundle itself (`load_parts`).
+        utterances: at least one.
+        int8: the bundle's int8 graphs.
+
+    Raises:
+        UserError: no utterances, or `ours` has another context than the bundle.
+    """
+    if not utterances:
+        raise UserError("no utterances to compare")
+    if ours.context != bundle.context:
+        raise UserError(f"{bundle.folder}: exported under '{bundle.context}', compared with '{ours.context}'")
+    client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
+    yield _compare_single(client, greedy, utterances)
+    yield _compare_endpoints(
+        SherpaClient(bundle, int8=int8, enable_endpoint_detection=True), ours, utterances
+    )
+    if not int8:
+        yield _compare_batched(client, greedy, utterances)
+        beam = SherpaClient(bundle, decoding_method="modified_beam_search", max_active_paths=BEAM)
+        yield _compare_beam(beam, ours, utterances)
+
+
+def count_identical(comparisons: Sequence[Comparison]) -> tuple[int, int]:
+    """Utterances that came out identical in every comparison, and all of them."""
+    utterances = {utterance for comparison in comparisons for utterance in comparison.identical}
+    bad = {name for comparison in comparisons for name, good in comparison.identical.items() if not good}
+    return len(utterances - bad), len(utterances)
+
+
+def _compare_single(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Spoken]) -> Comparison:
+    comparison = Comparison("greedy search, one stream")
+    for spoken in utterances:
+        segment = client.decode(spoken.samples_N)
+        comparison.add([spoken], [segment], [ours.emissions(spoken, segment.num_windows)])
+    return comparison
+
+
+def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Spoken]) -> Comparison:
+    comparison = Comparison("greedy search, two streams in a batch")
+    for pair in _pairs(utterances):
+        segments = client.decode_together([spoken.samples_N for spoken in pair])
+        for spoken, segment in zip(pair, segments, strict=True):
+            comparison.add([spoken], [segment], [ours.emissions(spoken, segment.num_windows)])
+    return comparison
+
+
+class _Greedy:
+    """Our greedy search on single streams; the two ways of comparing it ask for the same."""
+
+    def __init__(self, ours: Recognisable) -> None:
+        self._recognizer = StreamingRecognizer(ours)
+        self._known: dict[tuple[str, int], list[Emission]] = {}
+
+    def emissions(self, spoken: Spoken, num_windows: int) -> list[Emission]:
+        key = spoken.id, num_windows
+        if key not in self._known:
+            stream = decode_windows(self._recognizer, spoken.samples_N, num_windows)
+            self._known[key] = emissions_of(self._recognizer, stream)
+        return self._known[key]
+
+
+def _compare_endpoints(client: SherpaClient, ours: Recognisable, utterances: Sequence[Spoken]) -> Comparison:
+    comparison = Comparison("greedy search, endpoint resets")
+    pause_N = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), dtype=np.float32)
+    for first, second in _pairs(utterances):
+        samples_N = np.concatenate([first.samples_N, pause_N, second.samples_N])
+        segments = client.decode_segments(samples_N)
+        emissions = greedy_segments(ours, samples_N, [segment.num_windows for segment in segments])
+        comparison.add([first, second], segments, emissions)
+    return comparison
+
+
+def _compare_beam(client: SherpaClient, ours: Recognisable, utterances: Sequence[Spoken]) -> Comparison:
+    comparison = Comparison(f"modified beam search ({BEAM}), one stream")
+    recognizer = StreamingRecognizer(ours, search=BeamOptions(beam=BEAM))
+    for spoken in utterances:
+        segment = client.decode(spoken.samples_N)
+        stream = decode_windows(recognizer, spoken.samples_N, segment.num_windows)
+        emissions = emissions_of(recognizer, stream)
+        if segment.emissions != emissions and _is_tie(recognizer, stream, segment.emissions):
+            comparison.num_ties += 1
+            emissions = segment.emissions
+        comparison.add([spoken], [segment], [emissions])
+    return comparison
+
+
+def _is_tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Sequence[Emission]) -> bool:
+    """Whether their hypothesis, frames included, is another of ours with the score of our best one."""
+    best, *others = recognizer.nbest(stream)
+    for other in others:
+        if _emissions(recognizer, other) == theirs:
+            return abs(_score_per_piece(best) - _score_per_piece(other)) <= TIE
+    return False
+
+
+def _emissions(recognizer: StreamingRecognizer, hypothesis: NBest) -> list[Emission]:
+    pieces = map(recognizer.tokenizer.piece, hypothesis.tokens)
+    return [Emission(piece, frame) for piece, frame in zip(pieces, hypothesis.frames, strict=True)]
+
+
+def _score_per_piece(hypothesis: NBest) -> float:
+    return hypothesis.score / max(1, len(hypothesis.tokens))
+
+
+def _pairs(utterances: Sequence[Spoken]) -> Iterator[tuple[Spoken, Spoken]]:
+    """Each utterance in one pair; the last of an odd number goes with the first."""
+    for index in range(0, len(utterances), 2):
+        yield utterances[index], utterances[(index + 1) % len(utterances)]
+
+
+def _show(emissions: Sequence[Emission]) -> str:
+    return " ".join(f"{piece}@{frame}" for piece, frame in emissions) or "nothing"

@@ -1,0 +1,124 @@
+"""sherpa-onnx as a client uses it: a bundle decoded by `OnlineRecognizer` from raw samples.
+
+What the runtime does, so that others can do the same (sherpa-onnx, `online-recognizer-transducer-impl.h`):
+it decodes a window when more than T feature frames beyond those it has processed are there, advances by a
+chunk, and never decodes part of a window; so a client appends silence. After an endpoint, `reset` starts to
+count windows and timestamps from 0 again and keeps the last pieces as the predictor's context, unless the
+segment had none: then it forgets them. It also keeps the caches, which our graph ignores at count 0.
+"""
+
+# Shapes: N samples at 16 kHz.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdasr.common.errors import UserError
+from kdasr.data.features import FRAME_SHIFT_SAMPLES, SAMPLE_RATE
+from kdasr.export.bundle import GRAPHS, BundleFolder
+from kdasr.nn.context import FRAME_SECONDS, Context
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
+from kdasr.streaming.result import WORD_BOUNDARY
+
+Samples = NDArray[np.float32]
+
+
+class Emission(NamedTuple):
+    """A piece and the encoder frame (40 ms) at which it was emitted."""
+
+    piece: str
+    frame: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What was decoded up to the end of the input, or up to an endpoint."""
+
+    emissions: list[Emission]
+    """Frames count from the start of the segment."""
+    num_windows: int
+
+
+def with_tail(samples_N: Samples, context: Context, extra_frames: int = 0) -> Samples:
+    """Append the zero samples that let every frame of `samples_N` be decoded: as many frames as a window has.
+
+    The last window that is needed starts before the last frame of `samples_N`, and is decoded when more
+    frames are there than it has. More silence (`extra_frames`) does no harm, less loses words.
+    """
+    frames = FACTOR * context.window_frames + EXTRA_FRAMES + extra_frames
+    return np.concatenate([samples_N, np.zeros(frames * FRAME_SHIFT_SAMPLES, dtype=np.float32)])
+
+
+class SherpaClient:
+    """`sherpa_onnx.OnlineRecognizer` on a bundle, one thread."""
+
+    def __init__(self, bundle: BundleFolder, *, int8: bool = False, **options: Any) -> None:
+        """
+        Args:
+            bundle: from `open_bundle`: sherpa-onnx ends the process when a file is not what it expects.
+            int8: use the int8 graphs.
+            options: of `OnlineRecognizer.from_transducer`, such as `decoding_method`.
+
+        Raises:
+            UserError: sherpa-onnx is not installed, or there are no int8 graphs.
+        """
+        try:
+            import sherpa_onnx
+        except ImportError:
+            raise UserError("sherpa-onnx is not installed: pip install 'kdasr[export]'") from None
+        self.context = bundle.context
+        graphs = {name: str(bundle.graph(name, int8)) for name in GRAPHS}
+        self._recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+            tokens=str(bundle.tokens), **graphs, num_threads=1, **options
+        )
+
+    def decode(self, samples_N: Samples) -> Segment:
+        """Decode one recording as one stream."""
+        stream = self._fed_stream(samples_N)
+        num_windows = 0
+        while self._recognizer.is_ready(stream):
+            self._recognizer.decode_stream(stream)
+            num_windows += 1
+        return Segment(self._emissions(stream), num_windows)
+
+    def decode_together(self, recordings: Sequence[Samples]) -> list[Segment]:
+        """Decode recordings as streams in one batch, each a window younger than the one before it."""
+        streams = [self._fed_stream(samples_N) for samples_N in recordings]
+        counts = [0] * len(streams)
+        for turn in range(1, 1 + sum(len(samples_N) for samples_N in recordings)):
+            ready = [i for i, stream in enumerate(streams[:turn]) if self._recognizer.is_ready(stream)]
+            if not ready and turn >= len(streams):
+                break
+            self._recognizer.decode_streams([streams[i] for i in ready])
+            for i in ready:
+                counts[i] += 1
+        return [Segment(self._emissions(s), count) for s, count in zip(streams, counts, strict=True)]
+
+    def decode_segments(self, samples_N: Samples) -> list[Segment]:
+        """Decode one recording, starting a new segment at each endpoint (needs endpoint detection)."""
+        stream = self._fed_stream(samples_N)
+        segments, num_windows = [], 0
+        while self._recognizer.is_ready(stream):
+            self._recognizer.decode_stream(stream)
+            num_windows += 1
+            if self._recognizer.is_endpoint(stream):
+                segments.append(Segment(self._emissions(stream), num_windows))
+                self._recognizer.reset(stream)
+                num_windows = 0
+        return [*segments, Segment(self._emissions(stream), num_windows)]
+
+    def _fed_stream(self, samples_N: Samples) -> Any:
+        stream = self._recognizer.create_stream()
+        stream.accept_waveform(SAMPLE_RATE, with_tail(samples_N, self.context))
+        stream.input_finished()
+        return stream
+
+    def _emissions(self, stream: Any) -> list[Emission]:
+        result = self._recognizer.get_result_all(stream)
+        frames = [round(seconds / FRAME_SECONDS) for seconds in result.timestamps]
+        # It shows the mark at the start of a word as a space.
+        pieces = [piece.replace(" ", WORD_BOUNDARY) for piece in result.tokens]
+        return [Emission(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]

@@ -1,0 +1,196 @@
+"""The student as three modules whose graphs are in sherpa-onnx's streaming conformer contract.
+
+The contract: https://github.com/k2-fsa/sherpa-onnx, `online-conformer-transducer-model.cc`. Its runtime makes
+two state tensors of zeros from the metadata, joins and splits them along the streams, and knows nothing of
+what they hold. Here `cached_attn` (L, 2 A, N, D) holds each layer's rotated keys and then its values, heads
+first, and `cached_conv` (L, R, N, D) the convolutions' left frames, channels first: the order in which they
+are used, so that for one stream packing and unpacking moves nothing.
+"""
+
+# Shapes: N streams, T feature frames of a window, F features, W encoder frames of a window (chunk and
+# look-ahead), C of a chunk, A left-context frames, K = A + W, H heads, E width of a head, D = H * E width,
+# L layers, R left frames of the convolution, J joiner width, S pieces of the predictor's context, V pieces,
+# M = N * W rows.
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdasr.common.errors import UserError
+from kdasr.export.layers import Affine, FrontEndGraph, LayerGraph, rotate_halves
+from kdasr.models.encoders.conformer import ConformerLayer
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.nn.rotary import rotary_tables
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
+
+
+class EncoderGraph(nn.Module):
+    """`ConformerEncoder.step` and the joiner's encoder projection, for windows all of whose frames are valid.
+
+    A stream that has processed nothing is a new one, whatever its caches hold: sherpa-onnx keeps them when
+    it starts to count again after an endpoint.
+    """
+
+    thresholds_K: Tensor
+    cos_E: Tensor
+    sin_E: Tensor
+
+    def __init__(self, model: Transducer, context: Context) -> None:
+        """
+        Raises:
+            UserError: the convolutions have no left frames.
+        """
+        super().__init__()
+        assert not context.is_full
+        config = model.encoder.config
+        if config.conv_kernel < 3:
+            raise UserError(f"model.encoder.conv_kernel is {config.conv_kernel}; exporting needs at least 3")
+        # A state tensor cannot be empty: without a left context it has one frame, which nobody sees.
+        unseen = 1 if context.left == 0 else 0
+        context = replace(context, left=context.left + unseen)
+        self.context = context
+        self.dim, self.heads, self.reach = config.dim, config.num_heads, config.conv_kernel // 2
+        self.front_end = FrontEndGraph(model.encoder)
+        self.layers = nn.ModuleList(
+            LayerGraph(cast(ConformerLayer, layer), context) for layer in model.encoder.layers
+        )
+        self.project = Affine.of(model.joiner.encoder_projection)
+        # Feature frames that a stream must have processed for a key to be filled; the window's always are.
+        slots_K = torch.arange(context.left + context.window_frames)
+        thresholds_K = FACTOR * (context.left - slots_K).clamp(min=0)
+        thresholds_K[:unseen] = torch.iinfo(torch.int64).max
+        self.register_buffer("thresholds_K", thresholds_K)
+        # Cached keys go one chunk back with each chunk.
+        tables = rotary_tables(context.chunk + 1, self.dim // self.heads, like=self.project.weight_IO)
+        cos_G, sin_G = (table[-1] for table in tables)
+        self.register_buffer("cos_E", torch.cat([cos_G, cos_G]))
+        self.register_buffer("sin_E", torch.cat([sin_G, -sin_G]))
+
+    @property
+    def window_features(self) -> int:
+        """T."""
+        return FACTOR * self.context.window_frames + EXTRA_FRAMES
+
+    @property
+    def metadata(self) -> dict[str, int | str]:
+        """What sherpa-onnx reads: the shapes of the windows and of the two state tensors."""
+        shift = FACTOR * self.context.chunk
+        return {
+            "model_type": "conformer",
+            "num_encoder_layers": len(self.layers),
+            "T": self.window_features,
+            "decode_chunk_len": shift,
+            "pad_length": self.window_features - shift,
+            "left_context": 2 * self.context.left,
+            "encoder_dim": self.dim,
+            "cnn_module_kernel": self.reach + 1,
+            "chunk_size": self.context.chunk,
+            "right_context": self.context.right,
+        }
+
+    def zero_states(self, num_streams: int) -> tuple[Tensor, Tensor]:
+        """`cached_attn` and `cached_conv` of new streams."""
+        layers = len(self.layers)
+        return (
+            torch.zeros(layers, 2 * self.context.left, num_streams, self.dim),
+            torch.zeros(layers, self.reach, num_streams, self.dim),
+        )
+
+    def forward(
+        self, x_NTF: Tensor, cached_attn: Tensor, cached_conv: Tensor, processed_N: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode a window of each stream.
+
+        Args:
+            x_NTF: raw log-mel energies.
+            cached_attn: (L, 2 A, N, D).
+            cached_conv: (L, R, N, D).
+            processed_N: feature frames before these windows, int64.
+
+        Returns:
+            Encoded frames, projected to the joiner (N, C, J), and both states after this chunk.
+        """
+        window, chunk = self.context.window_frames, self.context.chunk
+        keys, values = self._unpack_attention(cached_attn)
+        frames = self._unpack_convolution(cached_conv, processed_N)
+        filled_NK = processed_N.unsqueeze(-1) >= self.thresholds_K
+        mask_N11K = torch.where(filled_NK, 0.0, -torch.inf).view(-1, 1, 1, self.thresholds_K.shape[0])
+        x_MD = self.front_end(x_NTF)
+        new_keys, new_values, new_frames = [], [], []
+        for layer, *cached in zip(self.layers, keys, values, frames, strict=True):
+            x_MD, key, value, frame_NDR = layer(x_MD, *cached, mask_N11K)
+            new_keys.append(key)
+            new_values.append(value)
+            new_frames.append(frame_NDR)
+        x_NCD = (
+            x_MD.view(-1, window, self.dim)[:, :chunk] if window > chunk else x_MD.view(-1, chunk, self.dim)
+        )
+        return (
+            self.project(x_NCD),
+            self._pack_attention(new_keys, new_values),
+            self._pack_convolution(new_frames),
+        )
+
+    def _unpack_attention(self, cached_attn: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys, turned to their place before this window, and values of each layer, (1, N, H, A, E)."""
+        layers, left, head_dim = len(self.layers), self.context.left, self.dim // self.heads
+        cached = cached_attn.view(layers, 2, left, -1, self.dim).permute(1, 0, 3, 2, 4)
+        keys, values = cached.reshape(2 * layers, -1, self.heads, left, head_dim).split(layers)
+        return rotate_halves(keys, self.cos_E, self.sin_E).split(1), values.split(1)
+
+    def _pack_attention(self, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        layers, left = len(self.layers), self.context.left
+        cached = torch.cat([*keys, *values]).view(2, layers, -1, left, self.dim)
+        return cached.permute(1, 0, 3, 2, 4).reshape(layers, 2 * left, -1, self.dim)
+
+    def _unpack_convolution(self, cached_conv: Tensor, processed_N: Tensor) -> tuple[Tensor, ...]:
+        """Left frames of each layer, (N, D, R); zeros for new streams."""
+        known_N1 = (processed_N > 0).to(cached_conv.dtype).unsqueeze(-1)
+        frames = cached_conv.transpose(1, 2).reshape(len(self.layers), -1, self.reach * self.dim) * known_N1
+        return frames.view(len(self.layers), -1, self.dim, self.reach).unbind(0)
+
+    def _pack_convolution(self, frames: list[Tensor]) -> Tensor:
+        cached = torch.stack(frames).view(len(self.layers), -1, self.reach, self.dim)
+        return cached.transpose(1, 2)
+
+
+class PredictorGraph(nn.Module):
+    """The predictor's step and the joiner's predictor projection: contexts (N, S) to (N, J)."""
+
+    table_VD: Tensor
+
+    def __init__(self, model: Transducer) -> None:
+        super().__init__()
+        predictor = model.predictor
+        self.context_size = predictor.context_size
+        # A row of zeros in front: what id -1, which stands before the first piece, embeds to.
+        table_VD = functional.pad(predictor.embedding.weight.detach(), (0, 0, 1, 0))
+        self.register_buffer("table_VD", table_VD)
+        self.combine = Affine.of(predictor.combine)
+        self.project = Affine.of(model.joiner.predictor_projection)
+
+    @property
+    def metadata(self) -> dict[str, int | str]:
+        """What sherpa-onnx reads."""
+        return {"context_size": self.context_size, "vocab_size": self.table_VD.shape[0] - 1}
+
+    def forward(self, context_NS: Tensor) -> Tensor:
+        embedded = functional.embedding(context_NS + 1, self.table_VD)
+        rows = embedded.view(-1, self.combine.weight_IO.shape[0])
+        return self.project(functional.relu(self.combine(rows)))
+
+
+class JoinerGraph(nn.Module):
+    """The joiner on projected inputs: (N, J) and (N, J) to logits (N, V)."""
+
+    def __init__(self, model: Transducer) -> None:
+        super().__init__()
+        self.output = Affine.of(model.joiner.output)
+        self.metadata: dict[str, int | str] = {"joiner_dim": model.joiner.output.in_features}
+
+    def forward(self, encoded_NJ: Tensor, predicted_NJ: Tensor) -> Tensor:
+        return self.output(torch.tanh(encoded_NJ + predicted_NJ))

@@ -1,0 +1,124 @@
+"""The exported graphs against the PyTorch model, chunk by chunk: a bundle that fails is not written."""
+
+# Shapes: B streams, N samples, T feature frames, F features, C encoder frames of a chunk, X encoder frames of
+# all chunks, J joiner width, K pieces of context, V pieces.
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.export.runtime import OnnxTransducer
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.nn.streaming import split_state, stack_states
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
+from kdasr.streaming.features import whole_features
+
+TOLERANCE = 1e-4
+"""Largest difference of a float32 output."""
+INT8_TOLERANCE = 0.25
+"""Largest relative difference (of norms) of an int8 output: beyond it, quantisation has failed outright."""
+_STREAMS = 3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far graphs are from the model."""
+
+    chunks: int
+    """Windows compared, streams counted singly."""
+    encoder: float
+    """Largest absolute difference of any output."""
+    decoder: float
+    joiner: float
+    encoder_relative: float
+    """Norm of all differences of encoder outputs by the norm of the outputs."""
+
+    def check(self, int8: bool) -> None:
+        """
+        Raises:
+            UserError: the graphs differ from the model by more than the tolerance.
+        """
+        figures = asdict(self)
+        names = ["encoder_relative"] if int8 else ["encoder", "decoder", "joiner"]
+        limit = INT8_TOLERANCE if int8 else TOLERANCE
+        # Written so that nan fails.
+        bad = [f"{name} {figures[name]:.3g}" for name in names if not figures[name] <= limit]
+        if bad:
+            kind = "int8" if int8 else "float32"
+            raise UserError(
+                f"the {kind} graphs differ from the model: {', '.join(bad)}; allowed: {limit:g}; not written"
+            )
+
+
+@torch.inference_mode()
+def measure_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
+    """Compare every chunk of some streams of different ages in one batch, and the two small graphs."""
+    context = graphs.context
+    waves = [_noise(seed, context) for seed in range(_STREAMS)]
+    streams = [torch.from_numpy(whole_features(SAMPLE_RATE, wave_N)) for wave_N in waves]
+    both: tuple[Any, Any] = model, graphs
+    states = [split_state(each.encoder.init_state(_STREAMS, context)) for each in both]
+    outputs: list[list[Tensor]] = [[], []]
+    for turn in range(_num_turns(context) + _STREAMS - 1):
+        # Each stream joins one turn after the one before it, so that ages differ within a batch.
+        active = [index for index in range(_STREAMS) if 0 <= turn - index < _num_turns(context)]
+        windows_BWF = torch.stack([_window(streams[index], turn - index, context) for index in active])
+        for each, own_states, own_outputs in zip(both, states, outputs, strict=True):
+            state = stack_states([own_states[index] for index in active])
+            encoded_BCD, _, state = each.encode_chunk(windows_BWF, state, context)
+            own_outputs.append(each.joiner.project_encoder(encoded_BCD).flatten(0, 1))
+            for index, new_state in zip(active, split_state(state), strict=True):
+                own_states[index] = new_state
+    expected_XJ, encoded_XJ = (torch.cat(own_outputs) for own_outputs in outputs)
+    decoder, joiner = _search_parity(model, graphs, expected_XJ)
+    return Parity(
+        chunks=_STREAMS * _num_turns(context),
+        encoder=_largest(encoded_XJ, expected_XJ),
+        decoder=decoder,
+        joiner=joiner,
+        encoder_relative=float((encoded_XJ - expected_XJ).norm() / expected_XJ.norm()),
+    )
+
+
+def _search_parity(model: Transducer, graphs: OnnxTransducer, encoded_XJ: Tensor) -> tuple[float, float]:
+    """Largest differences of predictor and joiner, on the contexts of a start and on random ones."""
+    generator = torch.Generator().manual_seed(0)
+    size = model.predictor.context_size
+    context_BK = torch.randint(model.config.vocab_size, (64, size), generator=generator)
+    # A stream's first contexts: ever fewer places before the first piece.
+    for row, start in enumerate(range(size)):
+        context_BK[row, : size - 1 - start] = -1
+    predicted_BJ = model.joiner.project_predictor(model.predictor.step(context_BK))
+    decoder = _largest(graphs.predictor.step(context_BK), predicted_BJ)
+    frames_BJ = encoded_XJ[torch.randint(len(encoded_XJ), (64,), generator=generator)]
+    logits_BV = model.joiner(frames_BJ, predicted_BJ)
+    return decoder, _largest(graphs.joiner(frames_BJ, predicted_BJ), logits_BV)
+
+
+def _largest(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max())
+
+
+def _num_turns(context: Context) -> int:
+    """Chunks that fill the cache and then turn it over once more."""
+    return 2 * -(-context.left // context.chunk) + 4
+
+
+def _window(features_TF: Tensor, number: int, context: Context) -> Tensor:
+    start = FACTOR * context.chunk * number
+    return features_TF[start : start + FACTOR * context.window_frames + EXTRA_FRAMES]
+
+
+def _noise(seed: int, context: Context) -> np.ndarray:
+    """Noise that swells from silence to full scale and back, enough of it for all chunks."""
+    frames = FACTOR * (context.chunk * _num_turns(context) + context.right) + EXTRA_FRAMES
+    count = frames * SAMPLE_RATE // 100
+    generator = np.random.default_rng(seed)
+    loudness = np.clip(np.sin(2 * np.pi * np.arange(count) / SAMPLE_RATE + seed), 0, 1) ** 2
+    return (loudness * np.clip(generator.normal(0, 0.3, count), -1, 1)).astype(np.float32)

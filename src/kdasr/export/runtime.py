@@ -1,0 +1,235 @@
+"""An exported bundle run by onnxruntime, in the place of the PyTorch model.
+
+```python
+from kdasr.export.runtime import load_parts
+from kdasr.streaming.recognizer import StreamingRecognizer
+
+recognizer = StreamingRecognizer(load_parts("exp/demo/two-stage/export"))
+```
+"""
+
+# Shapes: B streams, W feature frames of a window, F features, C encoder frames of a chunk, L layers, A rows
+# of the attention cache, R rows of the convolution cache, D width, J joiner width, K pieces of context,
+# V pieces, X rows.
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+from kdasr.export.bundle import GRAPHS, BundleFolder, open_bundle
+from kdasr.models.predictor import NOTHING
+from kdasr.nn.context import Context
+from kdasr.nn.subsampling import FACTOR, subsampled_length
+from kdasr.streaming.recognizer import Parts
+
+SILENCE = math.log(np.finfo(np.float32).eps)
+"""Log-mel energy of zero samples: Kaldi's features have this floor."""
+
+
+class OnnxState(NamedTuple):
+    """What the encoder remembers of each stream; dimension 0 of every tensor is the stream."""
+
+    processed_B: Tensor
+    """Main frames seen so far, int64."""
+    attention_BLAD: Tensor
+    convolution_BLRD: Tensor
+
+
+class OnnxTransducer:
+    """The graphs of a bundle behind the interface that `StreamingRecognizer` and the searches use of a model.
+
+    Windows at the end of a stream that lack frames are filled up with silence: the graph, unlike the PyTorch
+    encoder, does not hide them from the others, so a stream ends as if zero samples followed. That is
+    what sherpa-onnx's clients send.
+    """
+
+    def __init__(self, bundle: BundleFolder, *, int8: bool = False, threads: int = 1) -> None:
+        """
+        Args:
+            bundle: from `open_bundle`.
+            int8: run the int8 graphs.
+            threads: of each operator, in each of the three graphs.
+
+        Raises:
+            UserError: onnxruntime is not installed, or there are no int8 graphs.
+        """
+        encoder, decoder, joiner = (OnnxGraph(bundle.graph(name, int8), threads) for name in GRAPHS)
+        self.context = bundle.context
+        self.encoder = OnnxEncoder(encoder, self.context)
+        self.predictor = OnnxPredictor(decoder)
+        self.joiner = OnnxJoiner(joiner)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, int8: bool = False, threads: int = 1) -> "OnnxTransducer":
+        """Check and open the bundle in `folder`. Raises as `open_bundle` and the constructor do."""
+        return cls(open_bundle(folder), int8=int8, threads=threads)
+
+    def eval(self) -> "OnnxTransducer":
+        """Graphs are always in evaluation mode."""
+        return self
+
+    def parameters(self) -> Iterator[Tensor]:
+        """One empty tensor, on the device where inputs and outputs are: the CPU."""
+        yield torch.empty(0)
+
+    def encode_chunk(
+        self,
+        features_BWF: Tensor,
+        state: OnnxState,
+        context: Context,
+        feature_lens_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, OnnxState]:
+        """Encode one window of each stream, projected to the joiner. See `ConformerEncoder.step`."""
+        return self.encoder.step(features_BWF, state, context, feature_lens_B)
+
+
+class OnnxEncoder:
+    """The encoder's graph with the encoder's streaming interface."""
+
+    def __init__(self, graph: "OnnxGraph", context: Context) -> None:
+        self._graph = graph
+        self._context = context
+        features, attention, convolution, _ = graph.input_shapes
+        self._window_features = features[1]
+        self._state_shapes = [(shape[0], shape[1], shape[3]) for shape in (attention, convolution)]
+
+    def init_state(
+        self, batch_size: int, context: Context, device: torch.device | str | None = None
+    ) -> OnnxState:
+        """The state of streams that have seen nothing.
+
+        Raises:
+            UserError: another context than the exported one, or another device than the CPU.
+        """
+        self._check_context(context)
+        if device is not None and torch.device(device).type != "cpu":
+            raise UserError(f"device {device}: exported graphs run on the CPU")
+        shapes = [(batch_size, *shape) for shape in self._state_shapes]
+        return OnnxState(
+            torch.zeros(batch_size, dtype=torch.int64), *(torch.zeros(shape) for shape in shapes)
+        )
+
+    def step(
+        self, features_BWF: Tensor, state: OnnxState, context: Context, feature_lens_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, OnnxState]:
+        """Encoded frames (B, C, J), how many are valid (B,), and the state for the next window."""
+        self._check_context(context)
+        expected = self._window_features
+        if features_BWF.shape[1] != expected:
+            raise UserError(
+                f"a window under '{context}' has {expected} feature frames, not {features_BWF.shape[1]}"
+            )
+        lens_B = torch.full_like(state.processed_B, context.chunk)
+        if feature_lens_B is not None:
+            beyond_BW = torch.arange(expected) >= feature_lens_B[:, None]
+            features_BWF = features_BWF.masked_fill(beyond_BW[:, :, None], SILENCE)
+            lens_B = subsampled_length(feature_lens_B).clamp(max=context.chunk)
+        encoded_BCJ, attention, convolution = self._graph(
+            features_BWF,
+            state.attention_BLAD.permute(1, 2, 0, 3),
+            state.convolution_BLRD.permute(1, 2, 0, 3),
+            FACTOR * state.processed_B,
+        )
+        # Views: streams are split off along dimension 0, wherever it lies in memory.
+        caches = attention.permute(2, 0, 1, 3), convolution.permute(2, 0, 1, 3)
+        return encoded_BCJ, lens_B, OnnxState(state.processed_B + context.chunk, *caches)
+
+    def _check_context(self, context: Context) -> None:
+        if context != self._context:
+            raise UserError(f"context '{context}': this bundle was exported under '{self._context}'")
+
+
+class OnnxPredictor:
+    """The predictor's graph; what it predicts is projected to the joiner."""
+
+    def __init__(self, graph: "OnnxGraph") -> None:
+        self._graph = graph
+        self.context_size: int = graph.input_shapes[0][1]
+
+    def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
+        """The context (B, K) before any piece."""
+        context_BK = torch.full((batch_size, self.context_size), NOTHING, dtype=torch.int64, device=device)
+        context_BK[:, -1] = 0
+        return context_BK
+
+    def step(self, context_BK: Tensor) -> Tensor:
+        """Predict after the last K pieces of each stream: (B, K) to (B, J)."""
+        return self._graph(context_BK)[0]
+
+
+class OnnxJoiner:
+    """The joiner's graph. The projections are in the other two graphs."""
+
+    def __init__(self, graph: "OnnxGraph") -> None:
+        self._graph = graph
+
+    def project_encoder(self, encoded: Tensor) -> Tensor:
+        """Nothing to do: the encoder's graph projects."""
+        return encoded
+
+    def project_predictor(self, predicted: Tensor) -> Tensor:
+        """Nothing to do: the decoder's graph projects."""
+        return predicted
+
+    def __call__(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """Logits (..., V) of projected inputs (..., J) that broadcast."""
+        encoded, predicted = torch.broadcast_tensors(encoded, predicted)
+        logits_XV = self._graph(encoded.flatten(0, -2), predicted.flatten(0, -2))[0]
+        return logits_XV.view(*encoded.shape[:-1], logits_XV.shape[1])
+
+
+class PieceTable:
+    """The pieces of a bundle's `tokens.txt`: what recognition needs of a tokenizer."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._pieces = pieces
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, special ones included."""
+        return len(self._pieces)
+
+    def piece(self, index: int) -> str:
+        """The piece with this id."""
+        return self._pieces[index]
+
+
+def load_parts(folder: Path | str, *, int8: bool = False, threads: int = 1) -> Parts:
+    """What `StreamingRecognizer` needs to recognise with a bundle. Raises as `OnnxTransducer.load` does."""
+    bundle = open_bundle(folder)
+    model: Any = OnnxTransducer(bundle, int8=int8, threads=threads)
+    table: Any = PieceTable(bundle.pieces())
+    return Parts(model, table, bundle.context)
+
+
+class OnnxGraph:
+    """One ONNX file in onnxruntime: tensors in and out, by position."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """
+        Raises:
+            UserError: onnxruntime is not installed.
+        """
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError("onnxruntime is not installed: pip install 'kdasr[export]'") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._names = [entry.name for entry in self._session.get_inputs()]
+        self.input_shapes: list[list[Any]] = [entry.shape for entry in self._session.get_inputs()]
+        """A dimension that varies has a name instead of a size."""
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        arrays = [tensor.contiguous().numpy() for tensor in inputs]
+        outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        return [torch.from_numpy(output) for output in outputs]

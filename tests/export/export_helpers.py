@@ -1,0 +1,89 @@
+"""Small random students that emit pieces, in experiment folders, and things for them to hear."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from lhotse import CutSet, Recording
+from numpy.typing import NDArray
+
+from kdasr.checkpoint import Bundle, load_bundle, save_checkpoint
+from kdasr.common.configio import config_to_dict
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.streaming.features import whole_features
+from kdasr.testing import tiny_config, tiny_tokenizer
+
+
+def bursts(seconds: float, seed: int = 0) -> NDArray[np.float32]:
+    """Noise and tones in bursts at 16 kHz: no two stretches alike, loud and silent ones."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(seconds * 16000)) / 16000
+    tones = sum(np.sin(2 * np.pi * f * time + p) for f, p in generator.uniform(1, 3, (4, 2)) * [400, 6])
+    loudness = np.clip(np.sin(2 * np.pi * generator.uniform(1.5, 3) * time + seed), 0, 1)
+    return (0.1 * loudness * (generator.normal(size=len(time)) + tones)).astype(np.float32)
+
+
+def emitting_model(vocab_size: int, seed: int = 1, num_heads: int = 2) -> Transducer:
+    """A random model that emits all kinds of pieces in bursts, and blanks in silence."""
+    config = tiny_config(vocab_size)
+    config.encoder.num_heads = num_heads
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_transducer(config).eval()
+        model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
+        _spread_pieces(model)
+    return model
+
+
+@torch.no_grad()
+def _spread_pieces(model: Transducer) -> None:
+    """Whiten the joiner's hidden units on some audio; then let silence mean blank."""
+    context, size = Context(left=8, chunk=4), model.config.vocab_size
+    heard, silent = bursts(8.0, seed=99), np.zeros(32000, dtype=np.float32)
+    hidden = []
+    for wave_N in (heard, silent):
+        features_BTF = torch.from_numpy(whole_features(16000, wave_N))[None]
+        encoded = model.encode(features_BTF, torch.tensor([features_BTF.shape[1]]), context).encoded_BTD
+        predicted = model.joiner.project_predictor(model.predictor(torch.randint(0, size, (1, 200))))
+        hidden.append(
+            torch.tanh(model.joiner.project_encoder(encoded)[0, :, None] + predicted[0]).flatten(0, 1)
+        )
+    values, vectors = torch.linalg.eigh(torch.cov(hidden[0].T))
+    whiten = (vectors / values.clamp(min=1e-4).sqrt()).T
+    weight = torch.randn(size, len(values)) @ whiten
+    # Blank looks for what sets silence apart from the rest.
+    apart = whiten @ (hidden[1].mean(dim=0) - hidden[0].mean(dim=0))
+    weight[0] = 6.0 * (apart / apart.norm()) @ whiten
+    model.joiner.output.weight.copy_(weight)
+    model.joiner.output.bias.copy_(-(weight @ hidden[0].mean(dim=0)))
+    model.joiner.output.bias[0] += 1.5
+    model.joiner.output.bias[1:3] -= 50.0  # neither <sos/eos> nor <unk>
+
+
+def write_cuts(folder: Path, waves: list[NDArray[np.float32]]) -> Path:
+    """A manifest of recordings `0.wav`, `1.wav`, ..., without transcripts."""
+    cuts = []
+    for index, wave_N in enumerate(waves):
+        soundfile.write(folder / f"{index}.wav", wave_N, 16000, subtype="FLOAT")
+        cuts.append(Recording.from_file(folder / f"{index}.wav").to_cut().with_id(f"cut-{index}"))
+    CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
+
+
+def save_student(folder: Path, context: Context, seed: int = 1) -> Bundle:
+    """An experiment folder with an emitting model, and the system in it."""
+    tokenizer = tiny_tokenizer(folder / "tokens")
+    model = emitting_model(tokenizer.vocab_size, seed)
+    payload = {
+        "model_config": config_to_dict(model.config),
+        "model": model.state_dict(),
+        "context": {"left": context.left, "chunk": context.chunk, "right": context.right},
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "system": "two-stage",
+        "train_steps": 7,
+    }
+    save_checkpoint(folder / "checkpoints" / "averaged.pt", payload)
+    return load_bundle(folder)

@@ -1,0 +1,148 @@
+"""A real client: sherpa-onnx decodes the exported students, and hears what we hear."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from export_helpers import bursts, save_student, write_cuts
+
+from kdasr.cli.export import command
+from kdasr.common.errors import UserError
+from kdasr.data.features import num_feature_frames
+from kdasr.decoding.expansion import BeamOptions
+from kdasr.export import check
+from kdasr.export.check import Comparison, Spoken, compare_with_sherpa, count_identical
+from kdasr.export.client import Emission, Segment, SherpaClient
+from kdasr.export.reference import decode_windows, emissions_of, greedy_segments
+from kdasr.export.runtime import load_parts
+from kdasr.nn.context import Context
+from kdasr.streaming.recognizer import StreamingRecognizer
+
+UTTERANCES = [Spoken(f"utterance-{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
+WAYS = [
+    "greedy search, one stream",
+    "greedy search, endpoint resets",
+    "greedy search, two streams in a batch",
+    "modified beam search (4), one stream",
+]
+
+
+def compare(bundle, ours, int8: bool = False) -> list[Comparison]:
+    found = list(compare_with_sherpa(bundle, ours, UTTERANCES, int8=int8))
+    for comparison in found:
+        assert comparison.differences == [], comparison.name
+        assert comparison.num_pieces > 30, comparison.name
+        assert comparison.num_ties == 0, comparison.name
+    assert count_identical(found) == (5, 5)
+    return found
+
+
+def test_the_client_hears_what_the_pytorch_student_hears(student) -> None:
+    found = compare(student.bundle, student.system)
+    assert [comparison.name for comparison in found] == WAYS
+    # Three pairs of utterances, and a reset in at least one of them.
+    assert found[1].num_resets >= 1 and found[0].num_resets == 0
+    assert found[0].errors.words == 5 and found[1].errors.words == 0
+
+
+def test_also_with_lookahead_and_without_left_context(other) -> None:
+    compare(other.bundle, load_parts(other.bundle.folder))
+
+
+def test_int8_graphs_give_the_same_in_both_runtimes(student) -> None:
+    found = compare(student.bundle, load_parts(student.bundle.folder, int8=True), int8=True)
+    assert [comparison.name for comparison in found] == WAYS[:2]
+
+
+def test_segments_without_a_piece_are_followed_too(student) -> None:
+    """After one, the client forgets the pieces before it, but not at once what the predictor made of them."""
+    client = SherpaClient(student.bundle, enable_endpoint_detection=True)
+    silence_N = np.zeros(16000 * 7, dtype=np.float32)
+    after_nothing = 0
+    for seed in range(6):
+        samples_N = np.concatenate([bursts(2.5, seed), silence_N, bursts(2.5, seed + 1)])
+        theirs = client.decode_segments(samples_N)
+        ours = greedy_segments(student.system, samples_N, [segment.num_windows for segment in theirs])
+        assert ours == [segment.emissions for segment in theirs]
+        after_nothing += sum(not before and bool(after) for before, after in itertools.pairwise(ours))
+    assert after_nothing > 1
+
+
+def test_the_appended_silence_flushes_every_frame(student) -> None:
+    client = SherpaClient(student.bundle)
+    for num_samples in [*range(16000, 16000 + 17 * 160, 80), 100, 0]:
+        frames = num_feature_frames(num_samples)
+        segment = client.decode(np.zeros(num_samples, dtype=np.float32))
+        # 4 encoder frames of 4 feature frames each: no window is missing, and at most two are silence.
+        assert 0 <= 16 * segment.num_windows - frames <= 32
+
+
+def test_another_model_is_told_apart(student, tmp_path: Path) -> None:
+    stranger = save_student(tmp_path, student.bundle.context, seed=2)
+    found = list(compare_with_sherpa(student.bundle, stranger, UTTERANCES[:3]))
+    assert count_identical(found) == (0, 3)
+    for comparison in found:
+        assert not any(comparison.identical.values()), comparison.name
+        assert "utterance-0" in comparison.differences[0]
+    with pytest.raises(UserError, match="compared with 'left=4 chunk=4 right=0'"):
+        list(compare_with_sherpa(student.bundle, save_student(tmp_path / "b", Context(4, 4)), UTTERANCES))
+    with pytest.raises(UserError, match="no utterances"):
+        list(compare_with_sherpa(student.bundle, stranger, []))
+
+
+def test_one_frame_or_one_piece_of_one_segment_makes_an_utterance_differ() -> None:
+    first, second = (Spoken(name, np.zeros(0, dtype=np.float32)) for name in "ab")
+    heard = [Emission("A", 1), Emission("B", 5)]
+    for other in ([Emission("A", 1), Emission("B", 6)], [Emission("A", 1), Emission("C", 5)], heard[:1]):
+        comparison = Comparison("some way")
+        comparison.add([first], [Segment(heard, 3)], [heard])
+        assert comparison.identical == {"a": True}
+        comparison.add([first, second], [Segment(heard, 3), Segment(heard, 2)], [heard, other])
+        assert comparison.identical == {"a": False, "b": False}
+        assert len(comparison.differences) == 1 and "a+b, segment 2" in comparison.differences[0]
+    fine = Comparison("another way", identical={"b": True, "c": True})
+    assert count_identical([comparison, fine]) == (1, 3)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_the_command_exports_and_checks(student, same_encoder, tmp_path: Path) -> None:
+    save_student(tmp_path / "stranger", student.bundle.context, seed=2)
+    cuts = write_cuts(tmp_path, [spoken.samples_N for spoken in UTTERANCES[:3]])
+    exported = run(student.folder, "--out", tmp_path / "bundle")
+    assert exported.exit_code == 0 and "encoder.onnx" in exported.output
+    again = run(student.folder, "--out", tmp_path / "bundle")
+    assert "already exported" in again.output
+    for arguments, last, status in [
+        ([], "3 of 3 utterances identical", 0),
+        (["--against", student.folder], "3 of 3 utterances identical", 0),
+        (["--against", tmp_path / "stranger"], "0 of 3 utterances identical", 1),
+    ]:
+        checked = run("--check", tmp_path / "bundle", cuts, *arguments)
+        assert checked.output.splitlines()[-1] == last
+        assert checked.exit_code == status
+    (tmp_path / "bundle" / "decoder.onnx").unlink()
+    broken = run("--check", tmp_path / "bundle", cuts)
+    assert isinstance(broken.exception, UserError) and "decoder.onnx: missing" in str(broken.exception)
+
+
+def test_a_tie_is_another_of_our_hypotheses_with_the_same_score(
+    student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer = StreamingRecognizer(student.system, search=BeamOptions())
+    stream = decode_windows(recognizer, UTTERANCES[0].samples_N, 3)
+    best, second = recognizer.nbest(stream)[:2]
+    theirs = [
+        Emission(recognizer.tokenizer.piece(token), frame)
+        for token, frame in zip(second.tokens, second.frames, strict=True)
+    ]
+    gap = abs(best.score / len(best.tokens) - second.score / len(second.tokens))
+    for tie, expected in ((0.9 * gap, False), (1.1 * gap, True)):
+        monkeypatch.setattr(check, "TIE", tie)
+        assert check._is_tie(recognizer, stream, theirs) is expected
+    assert not check._is_tie(recognizer, stream, [*theirs[:-1], theirs[-1]._replace(frame=99)])
+    assert not check._is_tie(recognizer, stream, emissions_of(recognizer, stream))
