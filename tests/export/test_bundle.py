@@ -16,7 +16,7 @@ from kdasr.export import build
 from kdasr.export.build import export_bundle, find_current
 from kdasr.export.bundle import open_bundle, sha256
 from kdasr.export.graph import JoinerGraph
-from kdasr.export.runtime import load_parts
+from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context
 
 
@@ -64,7 +64,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path, content: str |
 
 def test_int8_that_was_not_exported(other) -> None:
     with pytest.raises(UserError, match="without int8"):
-        load_parts(other.bundle.folder, int8=True)
+        load_exported(other.bundle.folder, int8=True)
 
 
 def test_a_teacher_is_refused(student, tmp_path: Path) -> None:

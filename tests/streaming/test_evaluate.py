@@ -270,4 +270,9 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     assert (mixed["first_token_ms"]["count"], mixed["first_token_ms"]["mean"]) == (1, 200.0)
     assert mixed["first_token_ms"]["wall_mean"] == pytest.approx(300.0)
     assert mixed["rtf"] == pytest.approx(0.1)
+    longer = make_record(Recording("longer", speech, ["A", "B"], []), simulation, full)
+    silent = make_record(Recording("silent", speech, [], []), simulation, full)
+    records = [timed, untimed, wrong, longer, silent]
+    assert summarise_records(records)["last_word_recall"] == 2 / 4
+    assert summarise_records([silent])["last_word_recall"] is None
     assert summarise_records([])["wer"] is None

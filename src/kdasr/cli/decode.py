@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.recognisable import int8_option, load_recognisable
 from kdasr.cli.search_options import build_recognizer, parse_search, search_options
 from kdasr.common.errors import UserError
 from kdasr.common.logging import console, get_logger, setup_logging
@@ -63,6 +64,7 @@ class _Run:
     "--context",
     help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (frames of 40 ms).",
 )
+@int8_option
 @search_options
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
@@ -71,7 +73,9 @@ class _Run:
     help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
 @click.option("--force", is_flag=True, help="Decode again what is there already.")
 def command(
     exp: Path,
@@ -80,6 +84,7 @@ def command(
     mode: str,
     checkpoint: str,
     context: str | None,
+    int8: bool,
     tail_seconds: float | None,
     max_utterances: int | None,
     out: Path | None,
@@ -92,23 +97,19 @@ def command(
 ) -> None:
     """Decode test parts, offline or as simulated streams, with WER and latency.
 
-    EXP is a system's folder or a checkpoint file. Both modes give the same words under the same context;
+    EXP is a system's folder, a checkpoint file, or a folder that `kdasr export` wrote, which onnxruntime runs
+    (as streams only). Both modes give the same words under the same context;
     streaming also measures when each word would have been seen. A part that was decoded before from the
     same checkpoint, data and options is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and
     summary.json.
     """
-    import torch
-
-    from kdasr.checkpoint import load_bundle
-
     setup_logging()
-    torch.set_num_threads(threads)
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
     if not names:
         raise UserError("--parts: name at least one part")
     override = parse_context(context) if context else None
     options = parse_search(nbest=nbest, biasing=biasing, **search)
-    bundle = load_bundle(exp, checkpoint)
+    bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     _move_to(bundle.model, device)
     run = _Run(
         bundle=bundle,
@@ -170,15 +171,13 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
             log.info("%s: already decoded, --force to do it again", folder)
             return summary
     records = _records(run, part)
-    model = run.bundle.model
-    inference_parts = (model.encoder, model.predictor, model.joiner)
     summary = {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
         "train_steps": run.bundle.train_steps,
-        "params": sum(parameter.numel() for module in inference_parts for parameter in module.parameters()),
+        "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
         **settings,
     }

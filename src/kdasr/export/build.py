@@ -98,13 +98,13 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     (folder / TOKENS).write_text(table, encoding="utf-8")
     kinds = [False, True] if int8 else [False]
     files = [*(graph_name(name, kind) for kind in kinds for name in GRAPHS), TOKENS]
-    unfinished = BundleFolder(folder, {"context": asdict(system.context), "files": files})
+    facts = collect_facts(system)
+    unfinished = BundleFolder(folder, {"context": asdict(system.context), **facts, "files": files})
     parity = {}
     for kind in kinds:
         measured = measure_parity(model, OnnxTransducer(unfinished, int8=kind))
         measured.check(int8=kind)
         parity["int8" if kind else "float32"] = measured
-    facts = collect_facts(system)
     write_card(folder / CARD, system, facts, parity)
     figures = {kind: asdict(measured) for kind, measured in parity.items()}
     write_manifest(folder, files, {"context": asdict(system.context), **facts, "parity": figures})

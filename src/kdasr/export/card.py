@@ -26,12 +26,10 @@ def collect_facts(system: Bundle) -> Facts:
     """
     folder = system.path.parent.parent
     config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
-    model = system.model
-    parts = (model.encoder, model.predictor, model.joiner)
     window = FACTOR * system.context.window_frames + EXTRA_FRAMES
     return {
         "system": system.name,
-        "params": sum(parameter.numel() for part in parts for parameter in part.parameters()),
+        "params": system.model.num_inference_params,
         "train_steps": system.train_steps,
         "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
         "commit": environment.get("git"),

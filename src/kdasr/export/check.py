@@ -89,12 +89,12 @@ def compare_with_sherpa(
 
     Greedy search: one stream; two utterances in one stream with endpoint resets; two streams in one batch.
     Then modified beam search. int8 graphs get the first two only, because they scale a batch as a whole, so
-    that what is in it is not independent; and they agree only when onnxruntime has the version that
-    sherpa-onnx brings along, because a rounding that differs can move a value by 1 in 255.
+    that what is in it is not independent. They agree in every utterance only where onnxruntime is of the
+    version inside sherpa-onnx: another kernel's rounding can move an activation by one of 255 steps.
 
     Args:
         bundle: what sherpa-onnx runs.
-        ours: the PyTorch model that was exported, or the bundle itself (`load_parts`).
+        ours: the PyTorch model that was exported, or the bundle itself (`load_exported`).
         utterances: at least one.
         int8: the bundle's int8 graphs.
 

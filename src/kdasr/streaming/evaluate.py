@@ -205,10 +205,19 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
         "first_token_ms": {**summarise(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
         "emission_delay_ms": summarise([delay for record in timed for delay in record["emission_delay_ms"]]),
         "finalisation_ms": summarise(_values(timed, "finalisation_ms")),
+        "last_word_recall": _last_word_recall(records),
         "rtf": compute / seconds if seconds else None,
         "audio_seconds": seconds,
         "onset": "alignment" if aligned else "energy",
     }
+
+
+def _last_word_recall(records: Sequence[Record]) -> float | None:
+    """Share of the utterances whose last word was recognised: what a stream that ends too soon would lose."""
+    lasts = [(record, len(record["ref"].split()) - 1) for record in records if record["ref"]]
+    if not lasts:
+        return None
+    return sum(last in [word["ref_index"] for word in record["words"]] for record, last in lasts) / len(lasts)
 
 
 def _values(records: Sequence[Record], key: str) -> list[float]:

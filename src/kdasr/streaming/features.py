@@ -113,9 +113,18 @@ class OnlineFeatures:
 
     def window(self, start: int, end: int) -> NDArray[np.float32]:
         """Known feature frames from `start` to `end` (exclusive) or to the last one: (T, F)."""
+        window_TF = np.empty((min(end, self.num_ready) - start, NUM_MEL_BINS), dtype=np.float32)
+        self.copy_window(window_TF, start, end)
+        return window_TF
+
+    def copy_window(self, out_TF: NDArray[np.float32], start: int, end: int) -> int:
+        """Copy the same frames to the first rows of `out_TF`; returns how many there are."""
         assert start >= self._discarded
-        frames = [self._fbank.get_frame(index) for index in range(start, min(end, self.num_ready))]
-        return np.stack(frames)
+        get_frame = self._fbank.get_frame
+        indices = range(start, min(end, self.num_ready))
+        for row, index in enumerate(indices):
+            out_TF[row] = get_frame(index)
+        return len(indices)
 
     def discard(self, before: int) -> None:
         """Forget the frames before `before`, so that a long stream needs no more memory than a short one."""

@@ -234,16 +234,19 @@ class StreamingRecognizer:
 
     def _windows(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
         """The next window of each stream, padded to (B, W, F), and the valid frames of each."""
-        windows = []
-        for stream in streams:
-            features = stream.features
-            end = features.num_ready if self.context.is_full else self._window_end(stream)
-            windows.append(features.window(SUBSAMPLING * stream.num_decoded, end))
-        lens = [len(window) for window in windows]
-        width = max(lens) if self.context.is_full else SUBSAMPLING * self.context.window_frames + OVERLAP
+        if self.context.is_full:
+            ends = [stream.features.num_ready for stream in streams]
+            width = max(
+                end - SUBSAMPLING * stream.num_decoded for end, stream in zip(ends, streams, strict=True)
+            )
+        else:
+            ends = [self._window_end(stream) for stream in streams]
+            width = SUBSAMPLING * self.context.window_frames + OVERLAP
         features_BWF = np.zeros((len(streams), width, NUM_MEL_BINS), dtype=np.float32)
-        for row, window in enumerate(windows):
-            features_BWF[row, : len(window)] = window
+        lens = [
+            stream.features.copy_window(window, SUBSAMPLING * stream.num_decoded, end)
+            for stream, end, window in zip(streams, ends, features_BWF, strict=True)
+        ]
         return torch.from_numpy(features_BWF).to(self._device), torch.tensor(lens)
 
     @torch.inference_mode()
