@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 LOOKAHEAD = 8
-"""Frames of a stream that the joiner sees at a time. Only speed depends on it, unless the joiner's rows depend
-on each other; such a joiner has its own `lookahead`."""
+"""Frames of a stream that the joiner sees at a time. Only speed depends on it, except for joiners whose rows
+depend on one another; such a joiner has its own `lookahead`."""
 
 
 class GreedyState(NamedTuple):
