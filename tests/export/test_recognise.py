@@ -53,8 +53,8 @@ def test_decoding_with_a_bundle_names_it_and_runs_its_own_graphs(student, tmp_pa
     full, quantised = summaries
     assert (full["system"], full["train_steps"], full["num_utterances"]) == ("two-stage", 7, 2)
     assert full["params"] == quantised["params"] == student.system.model.num_inference_params > 10_000
-    assert full["checkpoint"].endswith("encoder.onnx")
-    assert quantised["checkpoint"].endswith("encoder.int8.onnx")  # not skipped as decoded before
+    assert full["checkpoint"].endswith("manifest.json")
+    assert (full["int8"], quantised["int8"]) == (False, True)  # not skipped as decoded before
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_decoding_with_a_bundle_names_it_and_runs_its_own_graphs(student, tmp_pa
         (stream, ["--context", "left=1,chunk=2"], "exported under"),
         (decode, ["--mode", "offline"], "--mode streaming"),
         (decode, ["--device", "cuda"], "on the CPU"),
+        (decode, ["--out"], "--out is missing"),
     ],
 )
 def test_what_a_bundle_cannot_do_is_said(command, arguments, message, student, wave, tmp_path) -> None:
@@ -73,10 +74,12 @@ def test_what_a_bundle_cannot_do_is_said(command, arguments, message, student, w
         corpus = write_corpus(tmp_path / "LibriSpeech", ["test-clean"], speakers=1, utterances=1)
         options = PrepareOptions(corpus_dir=corpus, out_dir=tmp_path / "data", parts=["test-clean"])
         prepare_corpus(options)
+        out = ["--out", tmp_path / "out"] if arguments != ["--out"] else []
+        more = arguments if arguments != ["--out"] else []
         result = run(
             decode,
             student.bundle.folder,
-            *("--data", tmp_path / "data", "--parts", "test-clean", "--out", tmp_path / "out", *arguments),
+            *("--data", tmp_path / "data", "--parts", "test-clean", *out, *more),
         )
     assert result.exit_code == 1
     assert message in str(result.exception)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.recognisable import int8_option, load_recognisable
-from kdasr.cli.search_options import build_recognizer, parse_search, search_options
+from kdasr.cli.search_options import build_recognizer, needs, parse_search, search_options
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ def command(
 
     if bool(files) == mic:
         raise UserError("name files to recognise, or --mic for the microphone (not both)")
+    if mic:
+        needs("files instead of --mic", "packet_ms", "realtime")
+    else:
+        needs("--mic", "device")
     override = parse_context(context) if context else None
     options = parse_search(nbest=nbest, biasing=biasing, **search)
     for file in files:

@@ -5,7 +5,6 @@ Shapes: B streams, C frames of a chunk, D encoder width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from kdasr.common.errors import UserError
 from kdasr.decoding.beam import BeamSearch
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.contexts import Context, PredictorCache
-from kdasr.decoding.expansion import BeamOptions
+from kdasr.decoding.expansion import MAX_PENALTY, BeamOptions, check_number
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.greedy import GreedyState, greedy_chunk
 from kdasr.decoding.hypothesis import (
@@ -40,8 +39,7 @@ class GreedyOptions:
     """Against deletions: subtracted from the blank's logit."""
 
     def __post_init__(self) -> None:
-        if not -inf < self.blank_penalty < inf:
-            raise UserError(f"blank_penalty {self.blank_penalty}: expected a finite number")
+        check_number("blank_penalty", self.blank_penalty, -MAX_PENALTY, MAX_PENALTY)
 
 
 SearchOptions = GreedyOptions | BeamOptions

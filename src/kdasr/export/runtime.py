@@ -23,7 +23,8 @@ from torch import Tensor
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
-from kdasr.export.bundle import GRAPHS, BundleFolder, open_bundle
+from kdasr.export.agreement import GraphShapes, check_agreement
+from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.predictor import NOTHING
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, subsampled_length
@@ -57,9 +58,11 @@ class OnnxTransducer:
             threads: of each operator, in each of the three graphs.
 
         Raises:
-            UserError: onnxruntime is not installed, or there are no int8 graphs.
+            UserError: onnxruntime is not installed, there are no int8 graphs, or they are none for the
+                manifest's context or for the pieces.
         """
         encoder, decoder, joiner = (OnnxGraph(bundle.graph(name, int8), threads) for name in GRAPHS)
+        check_agreement(bundle, encoder.shapes, joiner.shapes, int8)
         self.context = bundle.context
         self.encoder = OnnxEncoder(encoder, self.context)
         self.predictor = OnnxPredictor(decoder)
@@ -113,7 +116,7 @@ class OnnxEncoder:
     def __init__(self, graph: "OnnxGraph", context: Context) -> None:
         self._graph = graph
         self._context = context
-        features, attention, convolution, _ = graph.input_shapes
+        features, attention, convolution, _ = graph.shapes.inputs
         self._window_features = features[1]
         self._state_shapes = [(shape[0], shape[1], shape[3]) for shape in (attention, convolution)]
 
@@ -168,7 +171,7 @@ class OnnxPredictor:
 
     def __init__(self, graph: "OnnxGraph") -> None:
         self._graph = graph
-        self.context_size: int = graph.input_shapes[0][1]
+        self.context_size: int = graph.shapes.inputs[0][1]
 
     def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """The context (B, K) before any piece."""
@@ -246,7 +249,7 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
         context=exported.context,
         name=exported.manifest["system"],
         train_steps=exported.manifest["train_steps"],
-        path=exported.graph("encoder", int8),
+        path=exported.folder / MANIFEST,
     )
 
 
@@ -273,8 +276,8 @@ class OnnxGraph:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._names = [entry.name for entry in self._session.get_inputs()]
-        self.input_shapes: list[list[Any]] = [entry.shape for entry in self._session.get_inputs()]
-        """A dimension that varies has a name instead of a size."""
+        entries = self._session.get_inputs(), self._session.get_outputs()
+        self.shapes = GraphShapes(*([entry.shape for entry in ends] for ends in entries))
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]

@@ -123,8 +123,11 @@ def _offline_batch(
         yield recording, Simulation(result, [recording.duration + compute] * len(result.tokens), compute)
 
 
-def make_record(recording: Recording, simulation: Simulation, context: Context) -> Record:
-    """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset."""
+def make_record(recording: Recording, simulation: Simulation, context: Context | None) -> Record:
+    """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset.
+
+    `context`: of the stream; None for a recording recognised whole, where nothing waits for a chunk.
+    """
     tokens, words = simulation.result.tokens, simulation.result.words
     shown = [token.shown for token in tokens]
     pairs = align_words(recording.ref, [word.text for word in words])
@@ -132,7 +135,7 @@ def make_record(recording: Recording, simulation: Simulation, context: Context) 
     onset = None if recording.ref_words else energy_onset(recording.samples_N)
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
-    if tokens and begin is not None:
+    if tokens and begin is not None and context is not None:
         first = first_token_parts(tokens[0].frame, shown[0], simulation.wall[0], begin, context)
         first_parts = {name: _rounded(value) for name, value in asdict(first).items()}
     latency = measure(words, shown, simulation.wall, recording.ref_words, pairs, onset)

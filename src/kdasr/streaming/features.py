@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from kdasr.common.errors import UserError
 from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.nn.context import FRAME_SECONDS
-from kdasr.streaming.audio import check_samples
+from kdasr.streaming.audio import check_rate, check_samples
 from kdasr.streaming.resample import StreamingResampler
 
 SUBSAMPLING = round(FRAME_SECONDS / FRAME_SHIFT_SECONDS)
@@ -84,17 +84,17 @@ class OnlineFeatures:
         """Append samples.
 
         Raises:
-            UserError: unusable samples (see `check_samples`), or a rate that is not positive or changes.
+            UserError: unusable samples or rate (see `check_samples` and `check_rate`), or a rate that
+                changes. The stream is as it was.
         """
         checked = check_samples(samples)
-        if sample_rate <= 0 or int(sample_rate) != sample_rate:
-            raise UserError(f"sample rate {sample_rate}: expected a whole number of Hz above 0")
+        rate = check_rate(sample_rate)
         if self._sample_rate is None:
-            self._sample_rate = int(sample_rate)
-            if self._sample_rate != SAMPLE_RATE:
-                self._resampler = StreamingResampler(self._sample_rate, SAMPLE_RATE)
-        elif self._sample_rate != sample_rate:
-            raise UserError(f"sample rate changed from {self._sample_rate} to {sample_rate} within a stream")
+            # Both at once: should the filter fail, the next call must not take its samples for 16 kHz.
+            resampler = None if rate == SAMPLE_RATE else StreamingResampler(rate, SAMPLE_RATE)
+            self._resampler, self._sample_rate = resampler, rate
+        elif self._sample_rate != rate:
+            raise UserError(f"sample rate changed from {self._sample_rate} to {rate} within a stream")
         self._append(self._resampler.push(checked) if self._resampler else checked)
 
     def finish(self) -> None:
