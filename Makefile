@@ -21,7 +21,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill clean
+.PHONY: help setup setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
@@ -83,7 +83,7 @@ report: setup
 	$(RUN) --stage 10 --stop-stage 10
 
 # Every benchmark prints ratios against a peer measured in the same run, and writes them to exp/bench/.
-bench: bench-loss bench-distill
+bench: bench-loss bench-distill bench-stream
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_encoder.py --out exp/bench/encoder.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_corpus.py --out exp/bench/corpus.json
 
@@ -94,6 +94,11 @@ bench-loss: setup $(K2_VENV)/.installed
 
 bench-distill: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_distill.py
+
+# On the demo's student: streams per core against sherpa-onnx, then memory and a long stream.
+bench-stream: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_stream.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/stream_memory.py exp/demo/two-stage
 
 clean:
 	rm -rf exp/demo exp/tiny data/demo data/tiny .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -7,10 +7,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdasr.common.files import write_json
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.folder import load_cuts
 
 
 def paired_ratio(
@@ -98,6 +104,20 @@ def run_benchmark(description: str, measure: Callable[[], Any], default_out: str
         print_rows(result)
     write_json(out, result)
     print(f"written to {out}")
+
+
+def load_speech(data: Path, seconds: float) -> NDArray[np.float32]:
+    """Utterances of a prepared corpus's dev part, one after the other, and again from the first; 16 kHz."""
+    if not data.is_dir():
+        raise SystemExit(f"there is no {data}; `make demo` makes one")
+    found: list[NDArray[np.float32]] = []
+    length, count = 0, round(seconds * SAMPLE_RATE)
+    for cut in cycle(load_cuts(data, "dev-clean")):
+        found.append(np.asarray(cut.load_audio()[0], dtype=np.float32))
+        length += len(found[-1])
+        if length >= count:
+            break
+    return np.concatenate(found)[:count]
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

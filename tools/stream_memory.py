@@ -1,8 +1,9 @@
 """What streams cost to keep: memory of many idle ones, and a long one's memory and time from start to end.
 
-    python tools/stream_memory.py [EXP] [--streams 1000] [--minutes 30] [--search beam]
+    python tools/stream_memory.py [EXP --data DATA] [--streams 1000] [--minutes 30] [--search beam]
 
-Without EXP the model has the demo student's size and random weights. Audio is random. Idle streams have heard
+With EXP its model hears speech of DATA's dev part. Without, the model has the demo student's size and random
+weights, and hears noise. Times are of this process's CPU. Idle streams have heard
 a few seconds each, in batches; the long one is fed in packets of 100 ms. Memory is that of the process
 (resident set), so run nothing else in it.
 """
@@ -10,12 +11,13 @@ a few seconds each, in batches; the long one is fed in packets of 100 ms. Memory
 import argparse
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 import torch
+from benchmarking import load_speech
 from numpy.typing import NDArray
 
 from kdasr.checkpoint import load_bundle
@@ -79,16 +81,30 @@ def noise(seconds: float, seed: int) -> NDArray[np.float32]:
     return (loudness * generator.standard_normal(count)).astype(np.float32)
 
 
-def idle_streams(recognizer: StreamingRecognizer, count: int) -> None:
+Listen = Callable[[float, int], NDArray[np.float32]]
+"""Audio of so many seconds; another number, other audio."""
+
+
+def speech_of(data: Path, seconds: float = 300.0) -> Listen:
+    """Stretches of the dev part's speech."""
+    samples = load_speech(data, seconds)
+
+    def listen(seconds: float, number: int) -> NDArray[np.float32]:
+        return np.roll(samples, -37 * SAMPLE_RATE // 10 * number)[: round(seconds * SAMPLE_RATE)]
+
+    return listen
+
+
+def idle_streams(recognizer: StreamingRecognizer, count: int, listen: Listen) -> None:
     """Print what `count` streams hold once each has heard some seconds."""
     warm = recognizer.create_stream()
-    warm.accept_waveform(SAMPLE_RATE, noise(IDLE_SECONDS, 0))
+    warm.accept_waveform(SAMPLE_RATE, listen(IDLE_SECONDS, 0))
     recognizer.decode_all([warm])
     before, streams = resident_mib(), []
     for start in range(0, count, BATCH):
         batch = [recognizer.create_stream() for _ in range(min(BATCH, count - start))]
         for number, stream in enumerate(batch):
-            stream.accept_waveform(SAMPLE_RATE, noise(IDLE_SECONDS, start + number))
+            stream.accept_waveform(SAMPLE_RATE, listen(IDLE_SECONDS, start + number))
         recognizer.decode_all(batch)
         streams += batch
     grown = resident_mib() - before
@@ -97,24 +113,26 @@ def idle_streams(recognizer: StreamingRecognizer, count: int) -> None:
     print(f"the whole process: {resident_mib():.0f} MiB")
 
 
-def _minutes(recognizer: StreamingRecognizer, minutes: int) -> Iterator[tuple[list[float], float, int]]:
+def _minutes(
+    recognizer: StreamingRecognizer, minutes: int, listen: Listen
+) -> Iterator[tuple[list[float], float, int]]:
     """Of each minute of one stream: the seconds of each chunk, MiB, and the pieces so far."""
     stream, packet = recognizer.create_stream(), SAMPLE_RATE // 10
     for minute in range(minutes):
-        samples, chunks = noise(60.0, minute), []
+        samples, chunks = listen(60.0, minute), []
         for start in range(0, len(samples), packet):
             stream.accept_waveform(SAMPLE_RATE, samples[start : start + packet])
             while recognizer.is_ready(stream):
-                began = time.perf_counter()
+                began = time.process_time()
                 recognizer.decode_streams([stream])
-                chunks.append(time.perf_counter() - began)
+                chunks.append(time.process_time() - began)
         yield chunks, resident_mib(), len(stream.tokens)
 
 
-def long_stream(recognizer: StreamingRecognizer, minutes: int) -> None:
+def long_stream(recognizer: StreamingRecognizer, minutes: int, listen: Listen) -> None:
     """Print the time per chunk and the memory of one stream's first and last minutes."""
     shown = {1, 2, minutes // 2, minutes}
-    for minute, (chunks, memory, pieces) in enumerate(_minutes(recognizer, minutes), start=1):
+    for minute, (chunks, memory, pieces) in enumerate(_minutes(recognizer, minutes, listen), start=1):
         if minute in shown:
             print(
                 f"minute {minute:3d}: {1000 * mean(chunks):.2f} ms per chunk (median "
@@ -125,6 +143,9 @@ def long_stream(recognizer: StreamingRecognizer, minutes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("exp", type=Path, nargs="?", help="an experiment folder; default: random weights")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/demo"), help="prepared data; with an experiment"
+    )
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--minutes", type=int, default=30)
     parser.add_argument("--search", choices=["greedy", "beam"], default="greedy")
@@ -133,11 +154,12 @@ def main() -> None:
     bundle: Recognisable = load_bundle(arguments.exp) if arguments.exp else random_parts()
     search = BeamOptions() if arguments.search == "beam" else GreedyOptions()
     recognizer = StreamingRecognizer(bundle, search=search)
+    listen = speech_of(arguments.data) if arguments.exp else noise
     print(f"{arguments.exp or 'random weights'}, {recognizer.context}, {arguments.search} search")
     if arguments.minutes:
-        long_stream(recognizer, arguments.minutes)
+        long_stream(recognizer, arguments.minutes, listen)
     if arguments.streams:
-        idle_streams(recognizer, arguments.streams)
+        idle_streams(recognizer, arguments.streams, listen)
 
 
 if __name__ == "__main__":

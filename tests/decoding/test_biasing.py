@@ -63,6 +63,13 @@ def test_each_piece_of_a_phrase_is_boosted_on_the_way_and_taken_back_when_it_fai
     ]
 
 
+def test_pieces_that_no_vocabulary_or_not_every_one_has() -> None:
+    assert BiasingGraph([((3, 9, 4), 1.0), ((5,), 1.0)]).largest_piece == 9
+    assert BiasingGraph([]).largest_piece == -1
+    with pytest.raises(ValueError, match="piece -1"):
+        BiasingGraph([((3, -1), 1.0)])
+
+
 @pytest.fixture
 def model() -> Model:
     return make_model()
@@ -113,7 +120,12 @@ def test_phrases_become_pieces(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize(
     ("text", "boost", "message"),
-    [("one", 1.0, "'one': a character"), (" ", 1.0, "no words"), ("ONE", -1.0, "'ONE': a boost of -1.0")],
+    [
+        ("one", 1.0, "'one': a character"),
+        (" ", 1.0, "no words"),
+        ("ONE", -1.0, "'ONE': a boost of -1.0"),
+        ("ONE", 1e300, r"'ONE': a boost of 1e\+300; expected a number from 0 to 100"),
+    ],
 )
 def test_phrases_that_cannot_be_boosted_are_named(
     tokenizer: Tokenizer, text: str, boost: float, message: str
@@ -130,6 +142,7 @@ def test_a_file_of_phrases(tmp_path: Path) -> None:
         ("A\nB\tmuch\n", "line 2: 'much'"),
         ("A\t-1\n", "line 1: '-1'"),
         ("A\tnan\n", "line 1: 'nan'"),
+        ("A\t1e300\n", "line 1: '1e300' is no boost; expected a number from 0 to 100"),
         ("\t2\n", "line 1: a boost without a phrase"),
         ("\n\n", "no phrases"),
     ]:

@@ -8,6 +8,7 @@ import torch
 from decoding_helpers import Model, all_sequences, log_probs_after, make_encoded, make_model
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.decoding.beam import BeamOptions, BeamSearch, beam_search
 from kdasr.decoding.biasing import BiasingGraph
 
@@ -74,13 +75,11 @@ def test_only_what_a_sentence_holds_is_fed(model: Model) -> None:
     assert len(lm.fed) > 5 and not {0, 2} & {piece for fed in lm.fed for piece in fed}
 
 
-def test_a_scale_of_nothing_is_no_language_model(model: Model) -> None:
-    encoded_BTD, lens_B = make_encoded([12, 7])
-    lm = Bigram(VOCAB)
-    assert beam_search(model, encoded_BTD, lens_B, BeamOptions(), lm) == beam_search(
-        model, encoded_BTD, lens_B
-    )
-    assert lm.fed == []
+def test_a_language_model_without_a_weight_is_not_silently_left_out(model: Model) -> None:
+    with pytest.raises(UserError, match=r"lm_scale 0\.0: shallow fusion needs an lm_scale"):
+        BeamSearch(model, BeamOptions(), Bigram(VOCAB))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"lm_scale 0\.3: shallow fusion needs a language model"):
+        BeamSearch(model, BeamOptions(lm_scale=0.3))  # type: ignore[arg-type]
 
 
 def test_impossible_pieces_are_never_found(model: Model) -> None:

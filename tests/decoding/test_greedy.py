@@ -5,6 +5,7 @@ import torch
 from decoding_helpers import Model, make_encoded, make_model
 from torch import Tensor
 
+from kdasr.decoding import greedy
 from kdasr.decoding.greedy import UNK_ID, greedy_chunk, greedy_search, initial_state
 
 # Shapes: B utterances, T frames, D = J = width, K = 2 pieces, V pieces.
@@ -40,6 +41,17 @@ def test_batched_search_equals_a_plain_loop(model: Model, max_symbols: int) -> N
         assert (found[row].tokens, found[row].frames) == expected
     assert 0 < len(found[3].tokens) < 30 * max_symbols
     assert not any(UNK_ID in hypothesis.tokens for hypothesis in found)
+
+
+@pytest.mark.parametrize("max_symbols", [1, 2, 3])
+@pytest.mark.parametrize("lookahead", [1, 2, 3, 100])
+def test_looking_ahead_changes_nothing(
+    model: Model, monkeypatch: pytest.MonkeyPatch, lookahead: int, max_symbols: int
+) -> None:
+    encoded_BTD, lens_B = make_encoded([61, 60])
+    expected = greedy_search(model, encoded_BTD, lens_B, max_symbols)
+    monkeypatch.setattr(greedy, "LOOKAHEAD", lookahead)
+    assert greedy_search(model, encoded_BTD, lens_B, max_symbols) == expected
 
 
 def test_padding_does_not_change_the_result(model: Model) -> None:

@@ -1,10 +1,12 @@
 """The two searches behind one interface."""
 
+from math import isfinite
+
 import pytest
 from decoding_helpers import Model, make_encoded, make_model
 
 from kdasr.common.errors import UserError
-from kdasr.decoding.beam import BeamOptions, BeamSearch
+from kdasr.decoding.beam import BeamOptions, BeamSearch, beam_search
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.greedy import greedy_search
 from kdasr.decoding.search import GreedyOptions, GreedySearch, build_search, describe
@@ -31,6 +33,37 @@ def test_greedy_search_behind_the_interface_is_greedy_search(model: Model) -> No
         states = later
     assert [search.best(state, final=True) for state in states] == expected
     assert [search.num_settled(state) for state in states] == [len(h.tokens) for h in expected]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": 1e-4},
+        {"temperature": float("nan")},
+        {"temperature": 1e4},
+        {"blank_penalty": -1e5},
+        {"beam": 0},
+        {"beam": 2.5},
+        {"lm_scale": float("inf")},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        BeamOptions(**wrong)  # type: ignore[arg-type]
+    if "blank_penalty" in wrong:
+        with pytest.raises(UserError, match="blank_penalty"):
+            GreedyOptions(**wrong)
+
+
+def test_the_extremes_still_give_finite_scores(model: Model) -> None:
+    encoded_BTD, lens_B = make_encoded([9])
+    for options in (
+        BeamOptions(temperature=1e-3),
+        BeamOptions(blank_penalty=-1e4),
+        BeamOptions(blank_penalty=1e4),
+    ):
+        assert all(isfinite(n.score) for n in beam_search(model, encoded_BTD, lens_B, options)[0])
 
 
 def test_greedy_search_refuses_what_it_cannot_do(model: Model) -> None:

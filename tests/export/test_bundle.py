@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from export_helpers import bursts, write_cuts
+from lhotse import CutSet
 
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.export import command
 from kdasr.common.errors import UserError
 from kdasr.export import build
+from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.build import export_bundle, find_current
 from kdasr.export.bundle import open_bundle, sha256
 from kdasr.export.graph import JoinerGraph
-from kdasr.export.runtime import load_parts
+from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context
 
 
@@ -62,9 +65,97 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path, content: str |
         open_bundle(tmp_path)
 
 
+def rewrite(folder: Path, **changes: object) -> None:
+    """Change the manifest; None takes an entry away."""
+    manifest = {**json.loads((folder / "manifest.json").read_text()), **changes}
+    kept = {name: value for name, value in manifest.items() if value is not None}
+    (folder / "manifest.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize("name", ["files", "context", "params", "system", "train_steps"])
+@pytest.mark.parametrize("value", [None, [], True, 2.5])
+def test_a_manifest_that_lacks_something_names_it(copy: Path, name: str, value: object) -> None:
+    rewrite(copy, **{name: value})
+    with pytest.raises(UserError, match=rf"manifest\.json: (has no )?'{name}'"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"left": 8, "chunk": 4},
+        {"left": 8, "chunk": "4", "right": 0},
+        {"left": 8, "chunk": 0, "right": 0},
+        {"left": -1, "chunk": -1, "right": 0},
+    ],
+)
+def test_a_context_that_is_none_is_refused(copy: Path, context: dict[str, object]) -> None:
+    rewrite(copy, context=context)
+    with pytest.raises(UserError, match=r"manifest\.json: 'context' is .*: .*(expected|needs)"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "joiner.int8.onnx", "tokens.txt"])
+def test_every_file_has_to_have_its_digest(copy: Path, name: str) -> None:
+    digests = open_bundle(copy).manifest["files"]
+    rewrite(copy, files={other: digest for other, digest in digests.items() if other != name})
+    with pytest.raises(UserError, match=f"'files' lacks {name}"):
+        open_bundle(copy)
+    rewrite(copy, files={**digests, f"../{name}": digests[name]})
+    with pytest.raises(UserError, match=rf"'files' names '\.\./{name}'"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize(
+    ("context", "fault"),
+    [
+        ({"left": 8, "chunk": 3, "right": 0}, "15 feature frames per window, but {} has 19"),
+        ({"left": 8, "chunk": 3, "right": 1}, "3 encoder frames per chunk, but {} has 4"),
+        ({"left": 7, "chunk": 4, "right": 0}, "14 rows of the attention cache, but {} has 16"),
+    ],
+)
+def test_a_context_that_is_not_the_graphs_is_found_on_opening(
+    copy: Path, context: dict[str, int], fault: str, int8: bool
+) -> None:
+    rewrite(copy, context=context)
+    with pytest.raises(UserError) as caught:
+        load_exported(copy, int8=int8)
+    assert "manifest.json: context" in str(caught.value)
+    assert fault.format("encoder.int8.onnx" if int8 else "encoder.onnx") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda lines: lines[:-1], "pieces, but joiner.onnx knows"),
+        (lambda lines: [*lines[:-1], "piece"], "expected a piece and its id"),
+        (lambda lines: [*lines[:-1], lines[0]], "are not 0 to"),
+    ],
+)
+def test_pieces_that_are_not_the_joiners_are_found_on_opening(copy: Path, change, fault: str) -> None:
+    lines = (copy / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    (copy / "tokens.txt").write_text("\n".join(change(lines)), encoding="utf-8")
+    digests = json.loads((copy / "manifest.json").read_text())["files"]
+    rewrite(copy, files={**digests, "tokens.txt": sha256(copy / "tokens.txt")})
+    with pytest.raises(UserError, match=f"tokens.txt: .*{fault}"):
+        load_exported(copy)
+
+
+@pytest.mark.parametrize("wrong", ["swapped", "convolution"])
+def test_graphs_that_are_no_encoder_of_ours_are_refused(student, wrong: str) -> None:
+    streams = ["N", 1]
+    caches = [[2, 16, "N", 32], [2, 3 if wrong == "convolution" else 2, "N", 32]]
+    encoder = GraphShapes([["N", 19, 80], *caches, ["N"]], [["N", 4, 32], caches[0], [2, 2, "N", 32]])
+    joiner = GraphShapes([streams, streams], [["N", student.system.tokenizer.vocab_size]])
+    first = joiner if wrong == "swapped" else encoder
+    with pytest.raises(UserError, match=r"encoder\.onnx: (not an encoder|caches that do not fit)"):
+        check_agreement(student.bundle, first, joiner, int8=False)
+
+
 def test_int8_that_was_not_exported(other) -> None:
     with pytest.raises(UserError, match="without int8"):
-        load_parts(other.bundle.folder, int8=True)
+        load_exported(other.bundle.folder, int8=True)
 
 
 def test_a_teacher_is_refused(student, tmp_path: Path) -> None:
@@ -106,6 +197,28 @@ def test_folders_that_hold_something_else_are_refused(student, copy: Path, tmp_p
     assert (copy / "my-notes.txt").read_text() == "keep me"
 
 
+def test_a_place_that_cannot_be_written_is_named(
+    student, same_encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("keep me")
+    with pytest.raises(UserError, match=r"--out .*/file/out: cannot be written: .*"):
+        export_bundle(student.system, tmp_path / "file" / "out")
+
+    def refuse(**_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".out.x.partial"))
+
+    monkeypatch.setattr(build.tempfile, "mkdtemp", refuse)
+    with pytest.raises(UserError, match=r"--out .*/out: cannot be written: Permission denied$"):
+        export_bundle(student.system, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_damaged_manifest_makes_no_file_an_exports_own(student, copy: Path) -> None:
+    rewrite(copy, files=7)
+    with pytest.raises(UserError, match=r"'decoder\.int8\.onnx', which is not of an export"):
+        export_bundle(student.system, copy)
+
+
 def test_a_bundle_is_replaced_as_a_whole(student, same_encoder, copy: Path) -> None:
     assert find_current(student.system, copy, int8=True) is not None
     assert find_current(student.system, copy, int8=False) is None
@@ -127,6 +240,9 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     of_others = {
         "dev-clean": {"checkpoint_sha256": "older"},
         "dev-other": {"context": "left=2 chunk=1 right=0"},
+        "dev-biased": {"biasing_sha256": "phrases"},
+        "dev-some": {"max_utterances": 2},
+        "dev-tail": {"tail_seconds": 0.5},
     }
     for part in ("test-clean", *of_others):
         target = folder / "decode" / "streaming" / part
@@ -149,6 +265,24 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]
+
+
+def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path: Path) -> None:
+    def check(path: Path) -> str:
+        result = CliRunner().invoke(command, ["--check", str(student.bundle.folder), str(path)])
+        assert isinstance(result.exception, UserError), result.exception
+        return str(result.exception)
+
+    for content, fault in (("", "no utterances"), ("garbage", "not a manifest of cuts: "), ("{}", "not a")):
+        (tmp_path / "cuts.jsonl").write_text(content)
+        assert f"cuts.jsonl: {fault}" in check(tmp_path / "cuts.jsonl")
+    manifest = write_cuts(tmp_path, [bursts(0.5)])
+    cuts = CutSet.from_file(manifest).to_eager()
+    for cut in cuts:
+        cut.recording.sources[0].source = "nowhere/0.wav"
+    cuts.to_file(manifest)
+    message = check(manifest)
+    assert "nowhere/0.wav: audio of 'cut-0' not found (paths in the manifest are relative to" in message
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from export_helpers import bursts
 
 from kdasr.common.errors import UserError
 from kdasr.decoding.expansion import BeamOptions
-from kdasr.export.runtime import SILENCE, OnnxTransducer, load_parts
+from kdasr.export.runtime import SILENCE, OnnxTransducer, load_exported
 from kdasr.nn.context import Context
 from kdasr.streaming.features import whole_features
 from kdasr.streaming.recognizer import StreamingRecognizer
@@ -26,7 +26,7 @@ def test_zero_samples_have_the_features_that_fill_up_windows() -> None:
 @pytest.mark.parametrize("search", [None, BeamOptions(beam=3)], ids=["greedy", "beam"])
 def test_pieces_and_frames_are_those_of_the_model(student, search) -> None:
     model = StreamingRecognizer(student.system, search=search)
-    graphs = StreamingRecognizer(load_parts(student.bundle.folder), search=search)
+    graphs = StreamingRecognizer(load_exported(student.bundle.folder), search=search)
     for seed, seconds in enumerate((0.7, 2.0, 3.1)):
         both = []
         for recognizer in (model, graphs):
@@ -40,7 +40,7 @@ def test_pieces_and_frames_are_those_of_the_model(student, search) -> None:
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
 def test_the_end_of_a_stream_sounds_like_silence(student, int8: bool) -> None:
-    recognizer = StreamingRecognizer(load_parts(student.bundle.folder, int8=int8))
+    recognizer = StreamingRecognizer(load_exported(student.bundle.folder, int8=int8))
     for seed, seconds in enumerate((0.3, 0.95, 1.27)):
         wave_N = bursts(seconds, seed)
         finished, padded = recognizer.create_stream(), recognizer.create_stream()
@@ -54,7 +54,7 @@ def test_the_end_of_a_stream_sounds_like_silence(student, int8: bool) -> None:
 
 
 def test_streams_of_different_ages_in_one_batch_equal_each_alone(other) -> None:
-    recognizer = StreamingRecognizer(load_parts(other.bundle.folder))
+    recognizer = StreamingRecognizer(load_exported(other.bundle.folder))
     waves = [bursts(seconds, seed) for seed, seconds in enumerate((2.6, 0.6, 1.7))]
     alone = []
     for wave_N in waves:
@@ -85,7 +85,7 @@ def test_states_are_not_changed_by_a_step(student) -> None:
 
 
 def test_what_the_graphs_cannot_do_is_refused(student) -> None:
-    parts = load_parts(student.bundle.folder)
+    parts = load_exported(student.bundle.folder)
     with pytest.raises(UserError, match="exported under 'left=8 chunk=4 right=0'"):
         StreamingRecognizer(parts, context=Context(left=4, chunk=4)).create_stream()
     with pytest.raises(UserError, match="CPU"):

@@ -6,7 +6,10 @@ from kdasr.nn.blocks import clip_context
 from kdasr.nn.context import Context
 
 
-@pytest.mark.parametrize("values", [(4, -1, 0), (-1, -1, 2), (-1, 4, 0), (0, 0, 0), (4, 4, -1)])
+@pytest.mark.parametrize(
+    "values",
+    [(4, -1, 0), (-1, -1, 2), (-1, 4, 0), (0, 0, 0), (4, 4, -1), (10**6, 4, 0), (4, 10**6, 0), (4, 4, 10**6)],
+)
 def test_impossible_contexts_are_refused(values):
     with pytest.raises(ValueError, match="context"):
         Context(*values)

@@ -1,6 +1,7 @@
 """Features, sample rates and files: what goes into a stream."""
 
 from pathlib import Path
+from typing import Any
 
 import kaldi_native_fbank as knf
 import numpy as np
@@ -131,6 +132,43 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         load_audio(tmp_path / "cut.flac")
 
 
+def test_bare_samples_and_impossible_rates_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bare.raw").write_bytes(bytes(64))
+    with pytest.raises(UserError, match=r"bare\.raw: bare samples without a header"):
+        load_audio(tmp_path / "bare.raw")
+    soundfile.write(tmp_path / "fast.wav", np.zeros(8), 2**31 - 1)
+    with pytest.raises(UserError, match=r"fast\.wav: sample rate 2147483647: expected .* 1,000 to 768,000"):
+        load_audio(tmp_path / "fast.wav")
+
+
+@pytest.mark.parametrize("rate", [0, -1, 999, 768001, 16000.5, np.nan, np.inf, "16000", None, True])
+def test_what_is_no_sample_rate_is_refused(rate: Any) -> None:
+    with pytest.raises(UserError, match=r"sample rate .*: expected a whole number of Hz"):
+        OnlineFeatures().accept(rate, bursts(0.1))
+
+
+@pytest.mark.parametrize("rate", [16000.0, np.int32(16000), np.float32(16000)])
+def test_a_rate_may_be_of_any_numeric_type(rate: Any) -> None:
+    features = OnlineFeatures()
+    features.accept(rate, bursts(0.1))
+    features.accept(16000, bursts(0.1))
+    assert features.num_samples == 3200
+
+
+def test_a_rate_that_failed_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> None:
+        raise MemoryError
+
+    features = OnlineFeatures()
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamingResampler, "_filter", too_large)
+        with pytest.raises(MemoryError):
+            features.accept(8000, bursts(0.1, rate=8000))
+    features.accept(8000, bursts(0.1, rate=8000))
+    features.finish()
+    assert features.num_samples == 1600
+
+
 def test_integer_samples_are_scaled() -> None:
     assert check_samples(np.array([-32768, 0, 16384], np.int16)).tolist() == [-1.0, 0.0, 0.5]
     assert check_samples(np.array([-(2**31), 2**30], np.int32)).tolist() == [-1.0, 0.5]
@@ -138,3 +176,17 @@ def test_integer_samples_are_scaled() -> None:
     assert check_samples([]).dtype == np.float32
     with pytest.raises(UserError, match="not numbers"):
         check_samples(np.array(["a"]))
+
+
+@pytest.mark.parametrize(
+    "samples", [[0, 16384], np.array([0, 2**40]), np.array([1], np.uint64), [np.int16(5)]]
+)
+def test_integers_of_unknown_range_are_refused(samples: Any) -> None:
+    with pytest.raises(UserError, match="call: integers of unknown range"):
+        check_samples(samples, source="call")
+
+
+def test_what_is_no_array_is_refused() -> None:
+    for samples in ([[1.0, 2.0], [3.0]], torch.ones(3, requires_grad=True)):
+        with pytest.raises(UserError, match="call: not an array"):
+            check_samples(samples, source="call")

@@ -163,33 +163,6 @@ def test_beam_search_does_revise() -> None:
     assert revised > 3
 
 
-def test_an_idle_stream_holds_no_other_streams_memory() -> None:
-    engine = make_recognizer(CHUNKED)
-    streams = [engine.create_stream() for _ in range(8)]
-    for seed, stream in enumerate(streams):
-        stream.accept_waveform(16000, bursts(1.0, seed))
-    engine.decode_all(streams)
-    held: dict[int, int] = {}
-    state = streams[0].search_state.search
-    _collect(state, held)
-    assert sum(held.values()) < 2 * sum(_bytes(state)) + 1000
-
-
-def _collect(state: Any, held: dict[int, int]) -> None:
-    if isinstance(state, Tensor):
-        storage = state.untyped_storage()
-        held[storage.data_ptr()] = storage.nbytes()
-        return
-    for part in state:
-        _collect(part, held)
-
-
-def _bytes(state: Any) -> list[int]:
-    if isinstance(state, Tensor):
-        return [state.nbytes]
-    return [size for part in state for size in _bytes(part)]
-
-
 def test_results_of_nothing() -> None:
     engine = make_recognizer(CHUNKED, search=BeamOptions())
     stream = engine.create_stream()

@@ -208,12 +208,27 @@ def test_another_search_is_another_result(exp: Path, data: Path) -> None:
         assert (folder / "recogs.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("options", [["--nbest", 2], ["--temperature", 2], ["--biasing", "phrases.txt"]])
+@pytest.mark.parametrize(
+    "options", [["--nbest", 2], ["--temperature", 2], ["--biasing", "phrases.txt"], ["--beam", 8]]
+)
 def test_what_greedy_search_cannot_do_is_refused(exp: Path, data: Path, options: list[object]) -> None:
     with pytest.raises(UserError, match=f"{options[0]} needs --search beam"):
         _run(decode, exp, "--data", data, "--parts", "test-clean", *options)
     with pytest.raises(UserError, match=f"{options[0]} needs --search beam"):
         _run(stream, exp, "nowhere.wav", *options)
+
+
+def test_options_without_effect_are_refused(exp: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--device needs --mic"):
+        _run(stream, exp, tmp_path / "speech.wav", "--device", "1")
+    with pytest.raises(UserError, match="--packet-ms needs files"):
+        _run(stream, exp, "--mic", "--packet-ms", "20")
+
+
+def test_results_go_where_they_can_be_written(exp: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="file: cannot write there"):
+        _run(decode, exp, "--data", data, "--parts", "test-clean", "--out", tmp_path / "file")
 
 
 def test_streaming_a_file_with_alternatives(exp: Path, tmp_path: Path) -> None:
@@ -262,6 +277,9 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     assert timed["words"] == [{"word": "A", "shown": 0.5, "wall": 0.6, "ref_index": 0}]
     wrong = make_record(Recording("wrong", speech, ["B"], [RefWord("B", 0.3, 0.4)]), simulation, full)
     assert wrong["words"][0]["ref_index"] is None and wrong["emission_delay_ms"] == []
+    assert timed["first_token_parts_ms"] is not None
+    whole = make_record(Recording("whole", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation, None)
+    assert whole["first_token_parts_ms"] is None and whole["first_token_ms"] == timed["first_token_ms"]
     assert timed["first_token_ms"] == pytest.approx(200.0)
     assert timed["emission_delay_ms"] == pytest.approx([100.0])
     assert untimed["first_token_ms"] == pytest.approx(1000 * (0.5 - untimed["onset"]))
@@ -270,4 +288,9 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     assert (mixed["first_token_ms"]["count"], mixed["first_token_ms"]["mean"]) == (1, 200.0)
     assert mixed["first_token_ms"]["wall_mean"] == pytest.approx(300.0)
     assert mixed["rtf"] == pytest.approx(0.1)
+    longer = make_record(Recording("longer", speech, ["A", "B"], []), simulation, full)
+    silent = make_record(Recording("silent", speech, [], []), simulation, full)
+    records = [timed, untimed, wrong, longer, silent]
+    assert summarise_records(records)["last_word_recall"] == 2 / 4
+    assert summarise_records([silent])["last_word_recall"] is None
     assert summarise_records([])["wer"] is None

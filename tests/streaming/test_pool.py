@@ -1,46 +1,92 @@
-"""The pool of encoder states: every place is its stream's own, and is used again when that is gone."""
+"""Streams' places in a pool: their states stay theirs, whoever comes and goes."""
 
-from typing import NamedTuple
+import gc
+from typing import Any, NamedTuple
 
+import pytest
 import torch
+from streaming_helpers import bursts, make_recognizer
 from torch import Tensor
 
+from kdasr.decoding.search import BeamOptions, SearchOptions
+from kdasr.nn.context import Context
 from kdasr.streaming.pool import StatePool
+from kdasr.streaming.recognizer import StreamingRecognizer
 
 
-class Pair(NamedTuple):
+class Inner(NamedTuple):
+    left_BH: Tensor
+
+
+class Outer(NamedTuple):
     count_B: Tensor
-    inner: tuple[Tensor, Tensor]
+    layers: tuple[Inner, ...]
 
 
-def state(*values: float) -> Pair:
-    rows = torch.tensor(values)
-    return Pair(rows.long(), (rows[:, None].repeat(1, 3), rows[:, None, None].repeat(1, 2, 2)))
+def make_state(numbers: list[int]) -> Outer:
+    count_B = torch.tensor(numbers)
+    return Outer(count_B, (Inner(count_B[:, None] * torch.ones(3)),))
 
 
-def values(pool: StatePool[Pair], *slots: object) -> list[float]:
-    found = pool.gather(slots)  # type: ignore[arg-type]
-    for tensor in (found.count_B.float(), found.inner[0].mean(1), found.inner[1].mean((1, 2))):
-        assert tensor.tolist() == found.count_B.tolist()
-    return found.count_B.tolist()
+def numbers_in(state: Outer) -> list[int]:
+    assert state.layers[0].left_BH.tolist() == [[number] * 3 for number in state.count_B.tolist()]
+    return state.count_B.tolist()
 
 
-def test_each_place_holds_what_was_stored_there() -> None:
-    pool = StatePool(state(7.0))
-    slots = [pool.allocate() for _ in range(20)]  # more than there is room for at first
-    assert values(pool, *slots) == [7.0] * 20
-    pool.store([slots[3], slots[17]], state(1.0, 2.0))
-    pool.store([slots[4]], state(5.0))
-    assert values(pool, slots[17], slots[0], slots[3], slots[4]) == [2.0, 7.0, 1.0, 5.0]
-    assert values(pool, slots[4]) == [5.0]
+def test_states_stay_with_their_streams_while_the_pool_grows() -> None:
+    pool = StatePool(make_state([-1]))
+    slots = [pool.allocate() for _ in range(3)]
+    pool.store(slots, make_state([10, 11, 12]))
+    more = [pool.allocate() for _ in range(30)]
+    assert pool.capacity == 64 and len({slot.index for slot in slots + more}) == 33
+    assert numbers_in(pool.gather(slots)) == [10, 11, 12]
+    assert numbers_in(pool.gather([*more, slots[1]])) == [-1] * 30 + [11]
+    pool.store([slots[2], more[7]], make_state([20, 21]))
+    pool.store([slots[0]], make_state([22]))
+    assert numbers_in(pool.gather([more[7], *slots])) == [21, 22, 11, 20]
+    assert numbers_in(pool.gather(slots[:1])) == [22]
 
 
-def test_a_place_begins_anew_and_room_grows_with_the_streams_alive_only() -> None:
-    pool = StatePool(state(0.0))
-    for _ in range(50):
-        slots = [pool.allocate() for _ in range(5)]
-        assert values(pool, *slots) == [0.0] * 5
-        pool.store(slots, state(1.0, 2.0, 3.0, 4.0, 5.0))
-        assert values(pool, *slots) == [1.0, 2.0, 3.0, 4.0, 5.0]
-        del slots
-    assert pool.capacity == 8
+def test_a_place_is_given_again_with_nothing_of_its_last_stream_in_it() -> None:
+    pool = StatePool(make_state([-1]))
+    slots = [pool.allocate() for _ in range(8)]
+    pool.store(slots, make_state(list(range(8))))
+    given_back = slots.pop(3).index
+    gc.collect()
+    again = pool.allocate()
+    assert (again.index, pool.capacity) == (given_back, 8)
+    assert numbers_in(pool.gather([again, slots[3]])) == [-1, 4]
+
+
+@pytest.mark.parametrize("search", [None, BeamOptions(beam=3)], ids=["greedy", "beam"])
+def test_idle_streams_cost_their_own_state_and_no_more(search: SearchOptions | None) -> None:
+    engine = make_recognizer(Context(left=8, chunk=4), search=search)
+    streams = [engine.create_stream() for _ in range(16)]
+    for seed, stream in enumerate(streams):
+        stream.accept_waveform(16000, bursts(1.0, seed))
+    engine.decode_all(streams)
+    held = _tensors([stream.search_state for stream in streams])
+    assert held == {}  # a search remembers numbers, not rows of batches
+    own = sum(_tensors(engine.model.encoder.init_state(1, engine.context)).values())
+    assert sum(_tensors(engine._pool._block).values()) == 16 * own
+    heard = [len(stream.tokens) for stream in streams]
+    del streams[:15], stream
+    gc.collect()
+    assert _create_many(engine, 15) == 16 and heard[-1] == len(streams[0].tokens)
+
+
+def _create_many(engine: StreamingRecognizer, count: int) -> int:
+    streams = [engine.create_stream() for _ in range(count)]
+    assert engine._pool is not None and streams
+    return engine._pool.capacity
+
+
+def _tensors(state: Any) -> dict[int, int]:
+    """Bytes by storage of all tensors somewhere in a state."""
+    if isinstance(state, Tensor):
+        storage = state.untyped_storage()
+        return {storage.data_ptr(): storage.nbytes()}
+    found: dict[int, int] = {}
+    for part in state if isinstance(state, tuple | list) else []:
+        found |= _tensors(part)
+    return found

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from streaming_helpers import bursts, make_recognizer
 
 from kdasr.common.errors import UserError
+from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.search import BeamOptions, SearchOptions
 from kdasr.nn.context import Context
 from kdasr.streaming.features import samples_for_frame
@@ -212,3 +213,57 @@ def test_decoding_what_is_not_ready_is_an_error() -> None:
     with pytest.raises(ValueError, match="twice"):
         engine.decode_streams([ready, ready])
     assert ready.num_decoded == 0
+
+
+@SEARCHES
+@pytest.mark.parametrize("context", [CHUNKED, Context.full()], ids=str)
+def test_an_error_leaves_every_stream_as_it_was(
+    search: SearchOptions | None, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_recognizer(context, search=search)
+    waves = [bursts(1.3, 1), bursts(2.0, 2)]
+    undisturbed = [_stream(engine, wave, 1600) for wave in waves]
+    streams = [engine.create_stream() for _ in waves]
+    for stream, wave in zip(streams, waves, strict=True):
+        stream.accept_waveform(16000, wave)
+        stream.input_finished()
+    steps = 0
+    while ready := [stream for stream in streams if engine.is_ready(stream)]:
+        for method in ("advance", "best"):
+            with monkeypatch.context() as patch:
+                patch.setattr(engine.search, method, _fail)
+                with pytest.raises(MemoryError):
+                    engine.decode_streams(ready)
+        engine.decode_streams(ready)
+        steps += 1
+    assert [engine.result(stream) for stream in streams] == undisturbed
+    assert steps == (1 if context.is_full else 13)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+def test_a_stream_belongs_to_its_recogniser() -> None:
+    engine, other = make_recognizer(CHUNKED), make_recognizer(CHUNKED, search=BeamOptions())
+    stranger = other.create_stream()
+    stranger.accept_waveform(16000, bursts(1.0))
+    for use in (lambda: engine.decode_streams([stranger]), lambda: engine.result(stranger)):
+        with pytest.raises(ValueError, match="another recogniser"):
+            use()
+    other.decode_all([stranger])
+    assert other.result(stranger).tokens
+
+
+def test_impossible_options_are_named() -> None:
+    for seconds in (-0.1, 61.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="tail_seconds"):
+            make_recognizer(CHUNKED, tail_seconds=seconds)
+    engine = make_recognizer(CHUNKED, search=BeamOptions())
+    with pytest.raises(UserError, match="nbest -1"):
+        engine.result(engine.create_stream(), nbest=-1)
+    beyond = BiasingGraph([((3, 11), 1.0)])
+    with pytest.raises(UserError, match="piece 11: the model has 11 pieces"):
+        engine.create_stream(beyond)
+    with pytest.raises(UserError, match="piece 11: the model has 11 pieces"):
+        make_recognizer(CHUNKED, search=BeamOptions(), biasing=beyond)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.recognisable import int8_option, load_recognisable
 from kdasr.cli.search_options import build_recognizer, parse_search, search_options
 from kdasr.common.errors import UserError
 from kdasr.common.logging import console, get_logger, setup_logging
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MODES = ("streaming", "offline")
-_FORMERLY = {"search": "greedy", "nbest": 0}
+_FORMERLY = {"search": "greedy", "nbest": 0, "int8": False}
 """Settings of summaries that do not mention them."""
 
 
@@ -38,6 +39,7 @@ class _Run:
     max_utterances: int
     force: bool
     checkpoint_sha256: str | None
+    int8: bool
 
 
 @click.command(name="decode")
@@ -63,15 +65,18 @@ class _Run:
     "--context",
     help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (frames of 40 ms).",
 )
+@int8_option
 @search_options
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode]",
+    help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode; bundles have none]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
 @click.option("--force", is_flag=True, help="Decode again what is there already.")
 def command(
     exp: Path,
@@ -80,6 +85,7 @@ def command(
     mode: str,
     checkpoint: str,
     context: str | None,
+    int8: bool,
     tail_seconds: float | None,
     max_utterances: int | None,
     out: Path | None,
@@ -92,23 +98,18 @@ def command(
 ) -> None:
     """Decode test parts, offline or as simulated streams, with WER and latency.
 
-    EXP is a system's folder or a checkpoint file. Both modes give the same words under the same context;
-    streaming also measures when each word would have been seen. A part that was decoded before from the
-    same checkpoint, data and options is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and
-    summary.json.
+    EXP is a system's folder, a checkpoint file, or a folder that `kdasr export` wrote, which onnxruntime runs
+    (as streams only). Both modes give the same words under the same context; streaming also measures when
+    each word would have been seen. A part that was decoded before from the same checkpoint, data and options
+    is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and summary.json.
     """
-    import torch
-
-    from kdasr.checkpoint import load_bundle
-
     setup_logging()
-    torch.set_num_threads(threads)
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
     if not names:
         raise UserError("--parts: name at least one part")
     override = parse_context(context) if context else None
     options = parse_search(nbest=nbest, biasing=biasing, **search)
-    bundle = load_bundle(exp, checkpoint)
+    bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     _move_to(bundle.model, device)
     run = _Run(
         bundle=bundle,
@@ -117,10 +118,11 @@ def command(
         nbest=nbest,
         biasing=biasing,
         data=data,
-        out=out or _system_folder(exp) / "decode",
+        out=out or _default_out(exp, bundle),
         max_utterances=max_utterances or 0,
         force=force,
         checkpoint_sha256=_sha256(bundle.path),
+        int8=int8,
     )
     _print_table([_decode_part(run, part) for part in names])
 
@@ -156,6 +158,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     folder = run.out / run.mode / part
     settings = {
         "checkpoint_sha256": run.checkpoint_sha256,
+        "int8": run.int8,
         "context": str(run.recognizer.context),
         "tail_seconds": run.recognizer.tail_seconds,
         "search": describe(run.recognizer.search.options),
@@ -166,19 +169,24 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     }
     if (folder / "summary.json").is_file() and not run.force:
         summary = read_json(folder / "summary.json")
-        if {name: summary.get(name, _FORMERLY.get(name)) for name in settings} == settings:
+        earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
+        if earlier == settings:
             log.info("%s: already decoded, --force to do it again", folder)
             return summary
+        other = ", ".join(name for name in settings if earlier[name] != settings[name])
+        log.warning("%s: takes the place of results with another %s", folder, other)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
     records = _records(run, part)
-    model = run.bundle.model
-    inference_parts = (model.encoder, model.predictor, model.joiner)
     summary = {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
         "train_steps": run.bundle.train_steps,
-        "params": sum(parameter.numel() for module in inference_parts for parameter in module.parameters()),
+        "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
         **settings,
     }
@@ -201,7 +209,8 @@ def _records(run: _Run, part: str) -> list["Record"]:
     decoded = decode(run.recognizer, (load_recording(cut) for cut in cuts), run.nbest)
     label = f"{run.bundle.name} {part} ({run.mode})"
     shown = track(decoded, label, total=len(cuts), console=console, transient=True)
-    return [make_record(recording, simulation, run.recognizer.context) for recording, simulation in shown]
+    context = run.recognizer.context if run.mode == "streaming" else None
+    return [make_record(recording, simulation, context) for recording, simulation in shown]
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:
@@ -248,6 +257,14 @@ def _move_to(model: Any, device: str) -> None:
         model.to(device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def _default_out(exp: Path, bundle: "Bundle") -> Path:
+    from kdasr.export.bundle import MANIFEST
+
+    if bundle.path.name == MANIFEST:
+        raise UserError(f"--out is missing: {exp} is an exported bundle, and nothing is written into that")
+    return _system_folder(exp) / "decode"
 
 
 def _system_folder(exp: Path) -> Path:

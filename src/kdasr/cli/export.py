@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdasr.cli.search_options import needs
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
 if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
     from kdasr.export.check import Spoken
 
 _SHOWN_DIFFERENCES = 5
@@ -58,7 +61,8 @@ def command(
     CUTS are Lhotse manifests, such as data/demo/cuts_test-clean.jsonl.gz. Each utterance is decoded by
     sherpa-onnx and by kdasr: by greedy search alone, two streams in a batch and with endpoint resets, and by
     modified beam search. Pieces and frames must be the same. The last line is "N of M utterances
-    identical", and the exit status 0 only when N = M.
+    identical", and the exit status 0 only when N = M. That is to be expected of int8 graphs only where
+    onnxruntime has the version inside sherpa-onnx (1.28 in sherpa-onnx 2.0.1): their roundings differ.
     """
     import torch
 
@@ -67,6 +71,9 @@ def command(
     if bundle is not None:
         if out is not None:
             raise UserError("--check exports nothing: leave out --out")
+        needs("an export; --check makes none", "force")
+        if against is None:
+            needs("--against", "checkpoint")
         _check(bundle, paths, against, checkpoint, int8)
         return
     if out is None:
@@ -93,10 +100,10 @@ def _check(folder: Path, cuts: tuple[Path, ...], against: Path | None, checkpoin
     from kdasr.checkpoint import load_bundle
     from kdasr.export.bundle import open_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
-    from kdasr.export.runtime import load_parts
+    from kdasr.export.runtime import load_exported
 
     bundle = open_bundle(folder)
-    ours = load_bundle(against, checkpoint) if against else load_parts(folder, int8=int8)
+    ours = load_bundle(against, checkpoint) if against else load_exported(folder, int8=int8)
     utterances = [spoken for path in cuts for spoken in _load(path)]
     comparisons = []
     for comparison in compare_with_sherpa(bundle, ours, utterances, int8=int8):
@@ -111,9 +118,11 @@ def _check(folder: Path, cuts: tuple[Path, ...], against: Path | None, checkpoin
 
 
 def _load(path: Path) -> list["Spoken"]:
-    """The utterances of a manifest; those of a data folder are found from any directory."""
-    from lhotse import CutSet
+    """The utterances of a manifest; those of a data folder are found from any directory.
 
+    Raises:
+        UserError: no such manifest, another kind of file, nothing in it, or audio that cannot be read.
+    """
     from kdasr.data.folder import cuts_path, load_cuts, load_record
     from kdasr.export.check import Spoken
     from kdasr.streaming.evaluate import load_recording
@@ -124,9 +133,23 @@ def _load(path: Path) -> list["Spoken"]:
     if cuts_path(path.parent, part) == path and load_record(path.parent) is not None:
         cuts = load_cuts(path.parent, part)
     else:
-        try:
-            cuts = CutSet.from_file(path)
-        except Exception as error:  # whatever lhotse makes of another kind of file
-            raise UserError(f"{path}: not a manifest of cuts: {str(error).splitlines()[0]}") from None
+        cuts = _read_cuts(path)
     recordings = (load_recording(cut) for cut in cuts)
     return [Spoken(recording.id, recording.samples_N, " ".join(recording.ref)) for recording in recordings]
+
+
+def _read_cuts(path: Path) -> list["Cut"]:
+    from lhotse import CutSet
+    from lhotse.cut import Cut
+
+    try:
+        found = CutSet.from_file(path)  # None of an empty file; else it is read only as it is used
+        cuts = [] if found is None else list(found)
+    except Exception as error:  # whatever lhotse makes of another kind of file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a manifest of cuts: {reason}") from None
+    if not cuts:
+        raise UserError(f"{path}: no utterances in it")
+    if not all(isinstance(cut, Cut) for cut in cuts):
+        raise UserError(f"{path}: not a manifest of cuts, but of other things ({type(cuts[0]).__name__})")
+    return cuts

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from kdasr.common.errors import UserError
 
@@ -89,6 +90,18 @@ def search_options(command: CommandT) -> CommandT:
     return command
 
 
+def needs(what: str, *names: str) -> None:
+    """Refuse options that were given on the command line and would do nothing without `what`.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UserError(f"--{name.replace('_', '-')} needs {what}")
+
+
 def parse_search(
     search: str, beam: int, nbest: int, blank_penalty: float, temperature: float, biasing: Path | None
 ) -> "SearchOptions":
@@ -101,9 +114,7 @@ def parse_search(
 
     if search == "beam":
         return BeamOptions(beam=beam, blank_penalty=blank_penalty, temperature=temperature)
-    for name, is_given in (("nbest", nbest), ("temperature", temperature != 1.0), ("biasing", biasing)):
-        if is_given:
-            raise UserError(f"--{name} needs --search beam")
+    needs("--search beam", "beam", "nbest", "temperature", "biasing")
     return GreedyOptions(blank_penalty=blank_penalty)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.search_options import build_recognizer, parse_search, search_options
+from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.search_options import build_recognizer, needs, parse_search, search_options
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Heard:
 @click.option(
     "--context", help="Encoder context instead of the trained one, such as left=32,chunk=8,right=0."
 )
+@int8_option
 @search_options
 @click.option(
     "--packet-ms", type=click.IntRange(min=1), default=100, show_default=True, help="Audio fed at a time."
@@ -58,12 +60,15 @@ class _Heard:
 @click.option("--mic", is_flag=True, help="Listen to the microphone until Ctrl-C, instead of files.")
 @click.option("--device", help="Sound device of --mic: a number, or part of its name.")
 @click.option("--realtime", is_flag=True, help="Feed at the speed of a microphone instead of at once.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
 def command(
     exp: Path,
     files: tuple[Path, ...],
     checkpoint: str,
     context: str | None,
+    int8: bool,
     tail_seconds: float | None,
     packet_ms: int,
     mic: bool,
@@ -76,25 +81,26 @@ def command(
 ) -> None:
     """Recognise audio files chunk by chunk, printing partial results as they appear.
 
+    EXP is a system's folder, a checkpoint file, or a folder that `kdasr export` wrote (run by onnxruntime).
     Files may have any sample rate and number of channels (they are converted and mixed down). Several are
     recognised one after another, in the order given; all of them are checked first. On a terminal the
     partial result is rewritten in place; otherwise each change is a line with the audio time at which it
     appeared. Beam search may revise what it has printed.
     """
-    import torch
-
-    from kdasr.checkpoint import load_bundle
     from kdasr.cli.decode import parse_context
     from kdasr.streaming.audio import load_audio
 
     if bool(files) == mic:
         raise UserError("name files to recognise, or --mic for the microphone (not both)")
-    torch.set_num_threads(threads)
+    if mic:
+        needs("files instead of --mic", "packet_ms", "realtime")
+    else:
+        needs("--mic", "device")
     override = parse_context(context) if context else None
     options = parse_search(nbest=nbest, biasing=biasing, **search)
     for file in files:
         load_audio(file)
-    bundle = load_bundle(exp, checkpoint)
+    bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing)
     if mic:
         _report(_listen(recognizer, int(device) if device and device.isdecimal() else device, nbest))

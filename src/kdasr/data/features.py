@@ -110,8 +110,9 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     """Mono samples of a cut, (N,) float32; speed perturbation included.
 
     Raises:
-        UserError: the audio cannot be decoded to its end; the message names the file.
+        UserError: the audio is not there, or cannot be decoded to its end; the message names the file.
     """
+    _require_audio(cut)
     try:
         samples = cut.load_audio()
     except Exception as error:  # every audio backend raises its own kind
@@ -119,6 +120,21 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
         raise UserError(f"{source}: cannot be decoded ({_first_line(error)}): copy it again") from error
     assert samples is not None
     return torch.from_numpy(samples[0] if len(samples) == 1 else samples.mean(axis=0))
+
+
+def _require_audio(cut: MonoCut) -> None:
+    recording = getattr(cut, "recording", None)  # a mixture has none
+    for source in recording.sources if recording else []:
+        if source.type != "file" or Path(source.source).is_file():
+            continue
+        hint = (
+            " (paths in the manifest are relative to the current directory, or to the data folder that "
+            "`kdasr prepare` wrote it to: name it there)"
+        )
+        raise UserError(
+            f"{source.source}: audio of '{cut.id}' not found"
+            f"{'' if Path(source.source).is_absolute() else hint}"
+        )
 
 
 def store_features(

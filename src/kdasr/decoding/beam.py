@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.expansion import BeamHypothesis, BeamOptions, Beams, FrameExpansion
 from kdasr.decoding.fusion import Fused, LanguageModel, end_scores, start_fusion
@@ -68,11 +69,17 @@ class BeamSearch:
         Args:
             model: anything with a `predictor` and a `joiner` as those of `Transducer`.
             options: the defaults if None.
-            language_model: for shallow fusion, over the same pieces.
+            language_model: for shallow fusion, over the same pieces; weighted by `options.lm_scale`.
+
+        Raises:
+            UserError: a language model without a weight, or a weight without a language model.
         """
         self.options = options or BeamOptions()
         self._model = model
-        self._language_model = language_model if self.options.lm_scale != 0.0 else None
+        if (language_model is None) != (self.options.lm_scale == 0.0):
+            missing = "a language model" if language_model is None else "an lm_scale for the language model"
+            raise UserError(f"lm_scale {self.options.lm_scale}: shallow fusion needs {missing}")
+        self._language_model = language_model
         self._expand = FrameExpansion(model, self.options, self._language_model)
 
     @torch.inference_mode()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BOOST = 1.0
 """Per piece, in nats. sherpa-onnx gives a hotword 1.5."""
+LARGEST_BOOST = 100.0
+"""Per piece, in nats. Beyond it nothing else can win anyhow, and sums in float32 lose what was heard."""
 _CACHED_ROWS = 2048
 
 
@@ -50,12 +52,14 @@ class BiasingGraph:
                 boost counts.
 
         Raises:
-            ValueError: a phrase without pieces, or a boost that is negative or not finite.
+            ValueError: a phrase without pieces, a negative piece id, or a boost that is not between 0 and
+                `LARGEST_BOOST`.
         """
         self._next: list[dict[int, int]] = [{}]
         self._advance = [0.0]  # given so far for the path to a state, as if it stood open
         self._complete = [0.0]  # boosts of all phrases that end in a state
         self._fail = [0]
+        self._largest_piece = -1
         for pieces, boost in phrases:
             self._insert(list(pieces), float(boost))
         self._link()
@@ -66,8 +70,8 @@ class BiasingGraph:
         """The graph of some phrases in the tokenizer's most likely pieces.
 
         Raises:
-            UserError: a phrase without words, with a boost that is no number of 0 or more, or with a
-                character that the tokenizer does not know.
+            UserError: a phrase without words, with a boost that is not between 0 and `LARGEST_BOOST`, or with
+                a character that the tokenizer does not know.
         """
         encoded = []
         for phrase in phrases:
@@ -89,6 +93,11 @@ class BiasingGraph:
     def num_states(self) -> int:
         """States of the automaton."""
         return len(self._next)
+
+    @property
+    def largest_piece(self) -> int:
+        """The largest piece id in any phrase, which the vocabulary must have; -1 without phrases."""
+        return self._largest_piece
 
     def step(self, state: int, piece: int) -> tuple[float, int]:
         """What is added to a hypothesis in `state` when it emits `piece`, and its new state."""
@@ -128,7 +137,10 @@ class BiasingGraph:
     def _insert(self, pieces: list[int], boost: float) -> None:
         if not pieces:
             raise ValueError("a phrase without pieces")
+        if min(pieces) < 0:
+            raise ValueError(f"a phrase with piece {min(pieces)}; ids count from 0")
         _checked(boost)
+        self._largest_piece = max(self._largest_piece, *pieces)
         state = 0
         for piece in pieces:
             if piece not in self._next[state]:
@@ -165,7 +177,8 @@ def read_phrases(path: Path) -> list[Phrase]:
     """Read a file with one phrase per line and, after a tab, its boost per piece; empty lines do not count.
 
     Raises:
-        UserError: no such file, not text, no phrases, or a line with a boost that is no number of 0 or more.
+        UserError: no such file, not text, no phrases, or a line with a boost that is no number between 0 and
+            `LARGEST_BOOST`.
     """
     path = Path(path)
     if not path.is_file():
@@ -185,7 +198,7 @@ def read_phrases(path: Path) -> list[Phrase]:
             phrases.append(Phrase(text.strip(), _checked(float(boost))) if tab else Phrase(text.strip()))
         except ValueError:
             raise UserError(
-                f"{path}, line {number}: '{boost}' is no boost; expected a number of 0 or more"
+                f"{path}, line {number}: '{boost}' is no boost; expected a number from 0 to {LARGEST_BOOST:g}"
             ) from None
     if not phrases:
         raise UserError(f"{path}: no phrases in it")
@@ -193,6 +206,6 @@ def read_phrases(path: Path) -> list[Phrase]:
 
 
 def _checked(boost: float) -> float:
-    if not 0.0 <= boost < float("inf"):
-        raise ValueError(f"a boost of {boost}; expected a number of 0 or more")
+    if not 0.0 <= boost <= LARGEST_BOOST:
+        raise ValueError(f"a boost of {boost}; expected a number from 0 to {LARGEST_BOOST:g}")
     return boost

@@ -1,6 +1,7 @@
 """Predictor outputs by context: hypotheses that end in the same pieces share one."""
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ class PredictorCache:
 
     The predictor is stateless: its output depends on the last K pieces alone. A beam proposes the same few
     continuations frame after frame and stream after stream, so that most are here already. The model's
-    weights must not change during the cache's life.
+    weights must not change during the cache's life. Several threads may use it at a time.
     """
 
     def __init__(self, model: "Transducer", capacity: int = 4096) -> None:
@@ -30,6 +31,7 @@ class PredictorCache:
         self._rows: dict[Context, int] = {}
         self._table_RJ: Tensor | None = None
         self._last: tuple[Sequence[Context], Tensor] | None = None
+        self._lock = Lock()
 
     def start_context(self) -> Context:
         """The context before any piece."""
@@ -37,6 +39,10 @@ class PredictorCache:
 
     def gather(self, contexts: Sequence[Context]) -> Tensor:
         """The outputs (N, J) for some contexts; the predictor runs once, for those that are new."""
+        with self._lock:
+            return self._gather(contexts)
+
+    def _gather(self, contexts: Sequence[Context]) -> Tensor:
         if self._last is not None and self._last[0] == contexts:
             return self._last[1]
         new = [context for context in dict.fromkeys(contexts) if context not in self._rows]

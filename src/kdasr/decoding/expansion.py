@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer
 
 
+MAX_PENALTY = 1e4
+"""Nats: far above any difference of logits, and far below what float32 cannot add to them."""
+
+
+def check_number(name: str, value: float, lowest: float, highest: float) -> None:
+    """Raise UserError unless an option is a number in its range."""
+    if not lowest <= value <= highest:
+        raise UserError(f"{name} {value}: expected a number from {lowest:g} to {highest:g}")
+
+
 @dataclass(frozen=True)
 class BeamOptions:
     """How to search; `kdasr.decoding.beam` says in which order things happen."""
@@ -36,20 +46,18 @@ class BeamOptions:
     length_norm: bool = True
     """Compare hypotheses by their score per piece when one is asked for; else by their score."""
     lm_scale: float = 0.0
-    """Weight of the language model; at 0 it is not asked."""
+    """Weight of the language model; 0: there is none."""
     lm_end: bool = True
     """Whether the language model scores the end of the sentence too."""
     late_fusion: bool = False
     """Add language model and biasing only to what the beam has kept without them."""
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise UserError(f"beam {self.beam}: expected at least 1")
-        if not 0 < self.temperature < inf:
-            raise UserError(f"temperature {self.temperature}: expected a number above 0")
-        for name in ("blank_penalty", "lm_scale"):
-            if not -inf < getattr(self, name) < inf:
-                raise UserError(f"{name} {getattr(self, name)}: expected a finite number")
+        if not isinstance(self.beam, int) or self.beam < 1:
+            raise UserError(f"beam {self.beam}: expected a whole number, at least 1")
+        check_number("temperature", self.temperature, 1e-3, 1e3)
+        check_number("blank_penalty", self.blank_penalty, -MAX_PENALTY, MAX_PENALTY)
+        check_number("lm_scale", self.lm_scale, -100.0, 100.0)
 
 
 class BeamHypothesis:

@@ -1,6 +1,11 @@
 """Greedy transducer search, batched over utterances and resumable from chunk to chunk.
 
-Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner width, K predictor context.
+Most frames emit nothing, and nothing changes until one does. So the joiner sees several frames of every
+stream at a time, as if none of them emitted; what comes after the first that does is seen again. Each stream
+goes its own way from piece to piece, as in label looping (Bataev et al. 2024, arXiv 2406.06220).
+
+Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner width, K predictor context, N of
+the streams, W frames ahead, V pieces.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +17,11 @@ from kdasr.decoding.hypothesis import BLANK_ID, UNK_ID, Hypothesis
 
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer
+
+
+LOOKAHEAD = 8
+"""Frames of a stream that the joiner sees at a time. Only speed depends on it, except for joiners whose rows
+depend on one another; such a joiner has its own `lookahead`."""
 
 
 class GreedyState(NamedTuple):
@@ -75,23 +85,70 @@ def greedy_chunk(
         state to continue from.
     """
     projected_BTJ = model.joiner.project_encoder(encoded_BTD)
-    lens = lens_B.tolist()
-    hypotheses = [Hypothesis() for _ in lens]
-    for frame in range(min(max(lens, default=0), encoded_BTD.shape[1])):
-        active = [stream for stream, length in enumerate(lens) if frame < length]
-        for _ in range(max_symbols_per_frame):
-            logits_BV = model.joiner(projected_BTJ[:, frame], state.predicted_BJ)
-            if blank_penalty:
-                logits_BV[:, BLANK_ID] -= blank_penalty
-            best = logits_BV.argmax(dim=-1).tolist()
-            active = [stream for stream in active if best[stream] not in (BLANK_ID, UNK_ID)]
-            if not active:
-                break
-            for stream in active:
-                hypotheses[stream].tokens.append(best[stream])
-                hypotheses[stream].frames.append(frame)
-            state = _advance(model, state, active, [best[stream] for stream in active])
-    return hypotheses, state
+    cursors = [_Cursor(min(length, encoded_BTD.shape[1])) for length in lens_B.tolist()]
+    while streams := [stream for stream, cursor in enumerate(cursors) if cursor.frame < cursor.end]:
+        best = _best_pieces(model, projected_BTJ, state, streams, cursors, blank_penalty)
+        emitted = {}
+        for stream, pieces in zip(streams, best, strict=True):
+            piece = cursors[stream].move(pieces, max_symbols_per_frame)
+            if piece is not None:
+                emitted[stream] = piece
+        if emitted:
+            state = _advance(model, state, list(emitted), list(emitted.values()))
+    return [cursor.found for cursor in cursors], state
+
+
+class _Cursor:
+    """Where the search stands in one stream."""
+
+    def __init__(self, end: int) -> None:
+        self.frame = 0
+        self.end = end
+        self.found = Hypothesis()
+        self._here = 0
+        """Pieces emitted at this frame."""
+
+    def move(self, pieces: list[int], max_symbols: int) -> int | None:
+        """Go on to the first piece among the best of the next frames, and return it; None: past them all."""
+        for ahead, piece in enumerate(pieces[: self.end - self.frame]):
+            if piece not in (BLANK_ID, UNK_ID):
+                self._here = 1 if ahead else self._here + 1
+                self.frame += ahead
+                self.found.tokens.append(piece)
+                self.found.frames.append(self.frame)
+                if self._here == max_symbols:
+                    self.frame, self._here = self.frame + 1, 0
+                return piece
+        self.frame, self._here = self.frame + len(pieces), 0
+        return None
+
+
+def _best_pieces(
+    model: "Transducer",
+    projected_BTJ: Tensor,
+    state: GreedyState,
+    streams: list[int],
+    cursors: list[_Cursor],
+    blank_penalty: float,
+) -> list[list[int]]:
+    """The best piece of each of the next frames of some streams, if none is emitted before."""
+    num_streams, num_frames, _ = projected_BTJ.shape
+    begins = [cursors[stream].frame for stream in streams]
+    ends = [cursors[stream].end for stream in streams]
+    lookahead = getattr(model.joiner, "lookahead", LOOKAHEAD)
+    width = min(lookahead, max(end - begin for begin, end in zip(begins, ends, strict=True)))
+    if len(streams) == num_streams and min(begins) == max(begins):
+        am_NWJ, lm_NJ = projected_BTJ[:, begins[0] : begins[0] + width], state.predicted_BJ
+    else:
+        device = projected_BTJ.device
+        index_N = torch.tensor(streams, device=device)
+        frames_NW = torch.tensor(begins, device=device)[:, None] + torch.arange(width, device=device)
+        frames_NW.clamp_(max=num_frames - 1)
+        am_NWJ, lm_NJ = projected_BTJ[index_N[:, None], frames_NW], state.predicted_BJ[index_N]
+    logits_NWV = model.joiner(am_NWJ, lm_NJ[:, None])
+    if blank_penalty:
+        logits_NWV[..., BLANK_ID] -= blank_penalty
+    return logits_NWV.argmax(dim=-1).tolist()
 
 
 def _advance(model: "Transducer", state: GreedyState, streams: list[int], pieces: list[int]) -> GreedyState:

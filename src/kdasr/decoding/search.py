@@ -5,7 +5,6 @@ Shapes: B streams, C frames of a chunk, D encoder width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 from kdasr.common.errors import UserError
 from kdasr.decoding.beam import BeamSearch
 from kdasr.decoding.biasing import BiasingGraph
-from kdasr.decoding.expansion import BeamOptions
+from kdasr.decoding.contexts import Context, PredictorCache
+from kdasr.decoding.expansion import MAX_PENALTY, BeamOptions, check_number
 from kdasr.decoding.fusion import LanguageModel
-from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
+from kdasr.decoding.greedy import GreedyState, greedy_chunk
 from kdasr.decoding.hypothesis import (
     Emission,
     Hypothesis,
@@ -26,7 +26,6 @@ from kdasr.decoding.hypothesis import (
     settle,
     settled_emissions,
 )
-from kdasr.nn.streaming import split_state, stack_states
 
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer
@@ -40,8 +39,7 @@ class GreedyOptions:
     """Against deletions: subtracted from the blank's logit."""
 
     def __post_init__(self) -> None:
-        if not -inf < self.blank_penalty < inf:
-            raise UserError(f"blank_penalty {self.blank_penalty}: expected a finite number")
+        check_number("blank_penalty", self.blank_penalty, -MAX_PENALTY, MAX_PENALTY)
 
 
 SearchOptions = GreedyOptions | BeamOptions
@@ -79,17 +77,21 @@ class GreedyStreamState(NamedTuple):
 
     num_frames: int
     settled: Settled | None
-    search: GreedyState
+    context: Context
+    """The last pieces, for the predictor."""
 
 
 class GreedySearch:
-    """Greedy search as a `Search`: every piece is settled as soon as it is emitted."""
+    """Greedy search as a `Search`: every piece is settled as soon as it is emitted.
+
+    The model's weights must not change during its life.
+    """
 
     def __init__(self, model: "Transducer", options: GreedyOptions | None = None) -> None:
         self.options = options or GreedyOptions()
         self._model = model
+        self._contexts = PredictorCache(model)
 
-    @torch.inference_mode()
     def initial_state(self, biasing: BiasingGraph | None = None) -> GreedyStreamState:
         """The state of a stream that has heard nothing.
 
@@ -98,22 +100,27 @@ class GreedySearch:
         """
         if biasing is not None:
             raise UserError("biasing needs beam search; greedy search has no alternatives to choose from")
-        return GreedyStreamState(0, None, initial_state(self._model, 1))
+        return GreedyStreamState(0, None, self._contexts.start_context())
 
+    @torch.inference_mode()
     def advance(
         self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[GreedyStreamState]
     ) -> list[GreedyStreamState]:
         """Search the next frames of some streams; the states after them."""
-        stacked = stack_states([state.search for state in states])
-        found, stacked = greedy_chunk(
-            self._model, encoded_BCD, lens_B, stacked, blank_penalty=self.options.blank_penalty
+        contexts = [state.context for state in states]
+        predicted_BJ = self._contexts.gather(contexts)
+        batch = GreedyState(torch.tensor(contexts, device=predicted_BJ.device), predicted_BJ)
+        found, batch = greedy_chunk(
+            self._model, encoded_BCD, lens_B, batch, blank_penalty=self.options.blank_penalty
         )
-        rows = zip(states, split_state(stacked), found, lens_B.tolist(), strict=True)
+        rows = zip(states, batch.context_BK.tolist(), found, lens_B.tolist(), strict=True)
         return [
             GreedyStreamState(
-                state.num_frames + length, settle(state.settled, _emissions(chunk, state.num_frames)), row
+                num_frames=state.num_frames + length,
+                settled=settle(state.settled, _emissions(chunk, state.num_frames)),
+                context=tuple(context),
             )
-            for state, row, chunk, length in rows
+            for state, context, chunk, length in rows
         ]
 
     def num_settled(self, state: GreedyStreamState) -> int:

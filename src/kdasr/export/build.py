@@ -2,10 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from kdasr import __version__
 from kdasr.checkpoint import Bundle, is_disk_full
@@ -44,7 +45,8 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
 
     Raises:
         UserError: a system with full context; a package of the `export` extra is missing; `out` holds other
-            things; the graphs differ from the model; or the disk is full. `out` is as it was.
+            things or cannot be written; the graphs differ from the model; or the disk is full. `out` is as it
+            was.
     """
     out = Path(out).resolve()
     _require_packages()
@@ -53,11 +55,13 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
             f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
             "export a student with a chunked context"
         )
-    _check_target(out)
+    with _writing_to(out):
+        _check_target(out)
     try:
         with _folder_beside(out) as folder:
             parity = _write_files(system, folder, int8)
-            _move(folder, out)
+            with _writing_to(out):
+                _move(folder, out)
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -98,13 +102,13 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     (folder / TOKENS).write_text(table, encoding="utf-8")
     kinds = [False, True] if int8 else [False]
     files = [*(graph_name(name, kind) for kind in kinds for name in GRAPHS), TOKENS]
-    unfinished = BundleFolder(folder, {"context": asdict(system.context), "files": files})
+    facts = collect_facts(system)
+    unfinished = BundleFolder(folder, {"context": asdict(system.context), **facts, "files": files})
     parity = {}
     for kind in kinds:
         measured = measure_parity(model, OnnxTransducer(unfinished, int8=kind))
         measured.check(int8=kind)
         parity["int8" if kind else "float32"] = measured
-    facts = collect_facts(system)
     write_card(folder / CARD, system, facts, parity)
     figures = {kind: asdict(measured) for kind, measured in parity.items()}
     write_manifest(folder, files, {"context": asdict(system.context), **facts, "parity": figures})
@@ -130,19 +134,49 @@ def _check_target(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"--out {out}: there is a file of that name")
     manifest = read_manifest(out) or {}
-    own = {MANIFEST, CARD, *manifest.get("files", [])} if manifest else set()
+    own = {MANIFEST, CARD, *_named_files(manifest)} if manifest else set()
     foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
     if foreign:
         raise UserError(f"--out {out}: holds '{foreign[0]}', which is not of an export: choose a new folder")
 
 
+def _named_files(manifest: Mapping[str, Any]) -> Iterable[str]:
+    """Of a manifest that may be of another version, or damaged."""
+    files = manifest.get("files")
+    return files if isinstance(files, dict) else []
+
+
+@contextmanager
+def _writing_to(out: Path) -> Iterator[None]:
+    """Say of `out` what the system said of some path near it; that the disk is full is said elsewhere.
+
+    Raises:
+        UserError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        near = Path(error.filename or out)
+        # Our own temporary names tell nobody anything.
+        culprit = "" if near == out or near.suffix == ".partial" else f" ({near})"
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}{culprit}") from error
+
+
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the disk of `out`; what is left of it at the end is removed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+    """A temporary folder on the disk of `out`; what is left of it at the end is removed.
+
+    Raises:
+        UserError: there is no writing to that place.
+    """
+    with _writing_to(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
     try:
-        folder.chmod(0o755)
+        with _writing_to(out):
+            folder.chmod(0o755)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

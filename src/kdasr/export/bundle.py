@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 TOKENS = "tokens.txt"
 GRAPHS = ("encoder", "decoder", "joiner")
+_REQUIRED = {"context": dict, "system": str, "params": int, "train_steps": int, "files": dict}
+_KIND = {dict: "an object", str: "a text", int: "a whole number"}
 
 
 def graph_name(graph: str, int8: bool = False) -> str:
@@ -27,7 +29,7 @@ def graph_name(graph: str, int8: bool = False) -> str:
 
 @dataclass(frozen=True)
 class BundleFolder:
-    """A bundle whose files are there and belong together."""
+    """A bundle whose files are there and belong together: see `open_bundle`."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -58,9 +60,19 @@ class BundleFolder:
         return self.folder / TOKENS
 
     def pieces(self) -> list[str]:
-        """The pieces, in the order of their ids."""
-        rows = [line.rsplit(" ", 1) for line in self.tokens.read_text(encoding="utf-8").splitlines()]
-        return [piece for piece, _ in sorted(rows, key=lambda row: int(row[1]))]
+        """The pieces, in the order of their ids.
+
+        Raises:
+            UserError: lines without an id, or ids that are not 0, 1, 2, ...
+        """
+        try:
+            rows = [line.rsplit(" ", 1) for line in self.tokens.read_text(encoding="utf-8").splitlines()]
+            piece_of = {int(index): piece for piece, index in rows}
+        except ValueError:
+            raise UserError(f"{self.tokens}: expected a piece and its id in each line") from None
+        if sorted(piece_of) != list(range(len(rows))):
+            raise UserError(f"{self.tokens}: ids of {len(rows)} pieces are not 0 to {len(rows) - 1}")
+        return [piece_of[index] for index in range(len(rows))]
 
 
 def write_manifest(folder: Path, files: Iterable[str], facts: Mapping[str, Any]) -> None:
@@ -76,8 +88,8 @@ def open_bundle(folder: Path | str) -> BundleFolder:
     """Check a bundle and open it.
 
     Raises:
-        UserError: no bundle there, one of another version of the format, a file that is missing, or one that
-            another export wrote; the message names the file.
+        UserError: no bundle there, one of another version of the format, a manifest that lacks something, a
+            file that is missing, or one that another export wrote; the message names the file.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -88,11 +100,16 @@ def open_bundle(folder: Path | str) -> BundleFolder:
             f"{folder}: bundle of version {manifest.get('version')}, exported by kdasr "
             f"{manifest.get('kdasr')}; this is kdasr {__version__}, which reads {VERSION}: export again"
         )
+    _check_manifest(manifest, folder / MANIFEST)
     for name, digest in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing from the bundle: export again")
-        if sha256(path) != digest:
+        try:
+            if not path.is_file():
+                raise UserError(f"{path}: missing from the bundle: export again")
+            found = sha256(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        if found != digest:
             raise UserError(f"{path}: not the file that {MANIFEST} describes (damaged, or of another export)")
     return BundleFolder(folder, manifest)
 
@@ -104,6 +121,36 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+
+
+def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
+    """
+    Raises:
+        UserError: something that recognition needs is not in it, or of another type.
+    """
+    for name, expected in _REQUIRED.items():
+        value = manifest.get(name)
+        # JSON's true is an int to Python.
+        if not isinstance(value, expected) or isinstance(value, bool):
+            fault = f"has no '{name}'" if name not in manifest else f"'{name}' is {value!r:.40}"
+            raise UserError(f"{path}: {fault}; expected {_KIND[expected]}: export again")
+    context = manifest["context"]
+    try:
+        if set(context) != {"left", "chunk", "right"} or {type(value) for value in context.values()} != {int}:
+            raise ValueError("expected left, chunk and right, whole numbers of frames")
+        if Context(**context).is_full:
+            raise ValueError("expected a chunked context")
+    except ValueError as error:
+        raise UserError(f"{path}: 'context' is {context}: {error}") from None
+    digests: Mapping[str, Any] = manifest["files"]
+    int8 = any(graph_name(graph, int8=True) in digests for graph in GRAPHS)
+    kinds = [False, True] if int8 else [False]
+    for name in [*(graph_name(graph, kind) for kind in kinds for graph in GRAPHS), TOKENS]:
+        if name not in digests:
+            raise UserError(f"{path}: 'files' lacks {name}: export again")
+    for name in digests:
+        if Path(name).name != name:
+            raise UserError(f"{path}: 'files' names '{name}', which is not a file of the bundle")
 
 
 def sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from kdasr.export.parity import TOLERANCE, Parity
 from kdasr.nn.context import FRAME_SECONDS
 from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 from kdasr.streaming.features import samples_for_frame
+from kdasr.streaming.flush import flush_seconds
 
 Facts = dict[str, Any]
 
@@ -26,12 +27,10 @@ def collect_facts(system: Bundle) -> Facts:
     """
     folder = system.path.parent.parent
     config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
-    model = system.model
-    parts = (model.encoder, model.predictor, model.joiner)
     window = FACTOR * system.context.window_frames + EXTRA_FRAMES
     return {
         "system": system.name,
-        "params": sum(parameter.numel() for part in parts for parameter in part.parameters()),
+        "params": system.model.num_inference_params,
         "train_steps": system.train_steps,
         "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
         "commit": environment.get("git"),
@@ -103,12 +102,16 @@ def _training_data(data: Mapping[str, Any]) -> str:
 
 
 def _results(folder: Path, system: Bundle) -> list[Facts]:
-    """Decoded parts, streaming and offline, of this checkpoint."""
+    """Whole parts decoded with this checkpoint, streaming and offline, without help for certain phrases."""
     found = []
-    digest = sha256(system.path)
+    digest, tail = sha256(system.path), flush_seconds(system.context)
     for path in sorted(folder.glob("decode/*/*/summary.json")):
         summary = _read(path)
         if summary.get("checkpoint_sha256") != digest or summary.get("context") != str(system.context):
+            continue
+        if summary.get("biasing_sha256") or summary.get("max_utterances"):
+            continue  # not what the system does by itself, or not on all of the part
+        if summary.get("tail_seconds", tail) != tail:
             continue
         row = {key: summary.get(key) for key in ("part", "mode", "wer", "num_utterances", "num_words")}
         row["search"] = summary.get("search", "greedy")

@@ -1,10 +1,10 @@
 """An exported bundle run by onnxruntime, in the place of the PyTorch model.
 
 ```python
-from kdasr.export.runtime import load_parts
+from kdasr.export.runtime import load_exported
 from kdasr.streaming.recognizer import StreamingRecognizer
 
-recognizer = StreamingRecognizer(load_parts("exp/demo/two-stage/export"))
+recognizer = StreamingRecognizer(load_exported("exp/demo/two-stage/export"))
 ```
 """
 
@@ -15,18 +15,19 @@ recognizer = StreamingRecognizer(load_parts("exp/demo/two-stage/export"))
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
-from kdasr.export.bundle import GRAPHS, BundleFolder, open_bundle
+from kdasr.export.agreement import GraphShapes, check_agreement
+from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.predictor import NOTHING
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, subsampled_length
-from kdasr.streaming.recognizer import Parts
 
 SILENCE = math.log(np.finfo(np.float32).eps)
 """Log-mel energy of zero samples: Kaldi's features have this floor."""
@@ -57,18 +58,30 @@ class OnnxTransducer:
             threads: of each operator, in each of the three graphs.
 
         Raises:
-            UserError: onnxruntime is not installed, or there are no int8 graphs.
+            UserError: onnxruntime is not installed, there are no int8 graphs, or they are none for the
+                manifest's context or for the pieces.
         """
         encoder, decoder, joiner = (OnnxGraph(bundle.graph(name, int8), threads) for name in GRAPHS)
+        check_agreement(bundle, encoder.shapes, joiner.shapes, int8)
         self.context = bundle.context
         self.encoder = OnnxEncoder(encoder, self.context)
         self.predictor = OnnxPredictor(decoder)
-        self.joiner = OnnxJoiner(joiner)
+        self.joiner = OnnxJoiner(joiner, int8)
+        self.num_inference_params: int = bundle.manifest["params"]
 
     @classmethod
     def load(cls, folder: Path | str, *, int8: bool = False, threads: int = 1) -> "OnnxTransducer":
         """Check and open the bundle in `folder`. Raises as `open_bundle` and the constructor do."""
         return cls(open_bundle(folder), int8=int8, threads=threads)
+
+    def to(self, device: torch.device | str) -> "OnnxTransducer":
+        """Graphs stay on the CPU.
+
+        Raises:
+            UserError: another device.
+        """
+        _check_device(device)
+        return self
 
     def eval(self) -> "OnnxTransducer":
         """Graphs are always in evaluation mode."""
@@ -77,6 +90,14 @@ class OnnxTransducer:
     def parameters(self) -> Iterator[Tensor]:
         """One empty tensor, on the device where inputs and outputs are: the CPU."""
         yield torch.empty(0)
+
+    def encode(self, *_: object) -> NoReturn:
+        """Graphs step from window to window.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("an exported bundle recognises streams, not whole recordings: --mode streaming")
 
     def encode_chunk(
         self,
@@ -95,7 +116,7 @@ class OnnxEncoder:
     def __init__(self, graph: "OnnxGraph", context: Context) -> None:
         self._graph = graph
         self._context = context
-        features, attention, convolution, _ = graph.input_shapes
+        features, attention, convolution, _ = graph.shapes.inputs
         self._window_features = features[1]
         self._state_shapes = [(shape[0], shape[1], shape[3]) for shape in (attention, convolution)]
 
@@ -108,8 +129,8 @@ class OnnxEncoder:
             UserError: another context than the exported one, or another device than the CPU.
         """
         self._check_context(context)
-        if device is not None and torch.device(device).type != "cpu":
-            raise UserError(f"device {device}: exported graphs run on the CPU")
+        if device is not None:
+            _check_device(device)
         shapes = [(batch_size, *shape) for shape in self._state_shapes]
         return OnnxState(
             torch.zeros(batch_size, dtype=torch.int64), *(torch.zeros(shape) for shape in shapes)
@@ -150,7 +171,7 @@ class OnnxPredictor:
 
     def __init__(self, graph: "OnnxGraph") -> None:
         self._graph = graph
-        self.context_size: int = graph.input_shapes[0][1]
+        self.context_size: int = graph.shapes.inputs[0][1]
 
     def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """The context (B, K) before any piece."""
@@ -166,8 +187,11 @@ class OnnxPredictor:
 class OnnxJoiner:
     """The joiner's graph. The projections are in the other two graphs."""
 
-    def __init__(self, graph: "OnnxGraph") -> None:
+    def __init__(self, graph: "OnnxGraph", int8: bool = False) -> None:
         self._graph = graph
+        if int8:
+            self.lookahead = 1
+            """int8 scales are those of the whole input: frames seen together would change each other."""
 
     def project_encoder(self, encoded: Tensor) -> Tensor:
         """Nothing to do: the encoder's graph projects."""
@@ -199,13 +223,39 @@ class PieceTable:
         """The piece with this id."""
         return self._pieces[index]
 
+    def encode(self, text: str) -> NoReturn:
+        """A bundle does not say how words fall into pieces.
 
-def load_parts(folder: Path | str, *, int8: bool = False, threads: int = 1) -> Parts:
-    """What `StreamingRecognizer` needs to recognise with a bundle. Raises as `OnnxTransducer.load` does."""
-    bundle = open_bundle(folder)
-    model: Any = OnnxTransducer(bundle, int8=int8, threads=threads)
-    table: Any = PieceTable(bundle.pieces())
-    return Parts(model, table, bundle.context)
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"biasing towards '{text}': an exported bundle cannot split words into pieces; "
+            "use the system's own folder"
+        )
+
+
+def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -> Bundle:
+    """An exported student in the place of a trained system: for `StreamingRecognizer`, under its own context.
+
+    Raises as `OnnxTransducer.load` does.
+    """
+    exported = open_bundle(folder)
+    model: Any = OnnxTransducer(exported, int8=int8, threads=threads)
+    pieces: Any = PieceTable(exported.pieces())
+    return Bundle(
+        model=model,
+        tokenizer=pieces,
+        context=exported.context,
+        name=exported.manifest["system"],
+        train_steps=exported.manifest["train_steps"],
+        path=exported.folder / MANIFEST,
+    )
+
+
+def _check_device(device: torch.device | str) -> None:
+    if torch.device(device).type != "cpu":
+        raise UserError(f"device {device}: exported graphs run on the CPU")
 
 
 class OnnxGraph:
@@ -226,8 +276,8 @@ class OnnxGraph:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._names = [entry.name for entry in self._session.get_inputs()]
-        self.input_shapes: list[list[Any]] = [entry.shape for entry in self._session.get_inputs()]
-        """A dimension that varies has a name instead of a size."""
+        entries = self._session.get_inputs(), self._session.get_outputs()
+        self.shapes = GraphShapes(*([entry.shape for entry in ends] for ends in entries))
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]

@@ -7,6 +7,8 @@ FRAME_SECONDS = 0.04
 """Duration of one encoder frame: four feature frames of 10 ms."""
 
 UNLIMITED = -1
+MOST_FRAMES = 100_000
+"""Over an hour. Streaming sets memory aside for every frame of a context before it hears the first."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Context:
                 raise ValueError(f"full context takes neither left nor right: {self}")
         elif self.chunk < 1 or self.left < 0 or self.right < 0:
             raise ValueError(f"chunked context needs chunk >= 1, left >= 0, right >= 0: {self}")
+        elif max(self.left, self.chunk, self.right) > MOST_FRAMES:
+            raise ValueError(f"chunked context has at most {MOST_FRAMES} frames of each kind: {self}")
 
     @classmethod
     def full(cls) -> "Context":

@@ -123,8 +123,11 @@ def _offline_batch(
         yield recording, Simulation(result, [recording.duration + compute] * len(result.tokens), compute)
 
 
-def make_record(recording: Recording, simulation: Simulation, context: Context) -> Record:
-    """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset."""
+def make_record(recording: Recording, simulation: Simulation, context: Context | None) -> Record:
+    """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset.
+
+    `context`: of the stream; None for a recording recognised whole, where nothing waits for a chunk.
+    """
     tokens, words = simulation.result.tokens, simulation.result.words
     shown = [token.shown for token in tokens]
     pairs = align_words(recording.ref, [word.text for word in words])
@@ -132,7 +135,7 @@ def make_record(recording: Recording, simulation: Simulation, context: Context) 
     onset = None if recording.ref_words else energy_onset(recording.samples_N)
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
-    if tokens and begin is not None:
+    if tokens and begin is not None and context is not None:
         first = first_token_parts(tokens[0].frame, shown[0], simulation.wall[0], begin, context)
         first_parts = {name: _rounded(value) for name, value in asdict(first).items()}
     latency = measure(words, shown, simulation.wall, recording.ref_words, pairs, onset)
@@ -205,10 +208,19 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
         "first_token_ms": {**summarise(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
         "emission_delay_ms": summarise([delay for record in timed for delay in record["emission_delay_ms"]]),
         "finalisation_ms": summarise(_values(timed, "finalisation_ms")),
+        "last_word_recall": _last_word_recall(records),
         "rtf": compute / seconds if seconds else None,
         "audio_seconds": seconds,
         "onset": "alignment" if aligned else "energy",
     }
+
+
+def _last_word_recall(records: Sequence[Record]) -> float | None:
+    """Share of the utterances whose last word was recognised: what a stream that ends too soon would lose."""
+    lasts = [(record, len(record["ref"].split()) - 1) for record in records if record["ref"]]
+    if not lasts:
+        return None
+    return sum(last in [word["ref_index"] for word in record["words"]] for record, last in lasts) / len(lasts)
 
 
 def _values(records: Sequence[Record], key: str) -> list[float]:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from kdasr.common.errors import UserError
 from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.nn.context import FRAME_SECONDS
-from kdasr.streaming.audio import check_samples
+from kdasr.streaming.audio import check_rate, check_samples
 from kdasr.streaming.resample import StreamingResampler
 
 SUBSAMPLING = round(FRAME_SECONDS / FRAME_SHIFT_SECONDS)
@@ -84,17 +84,17 @@ class OnlineFeatures:
         """Append samples.
 
         Raises:
-            UserError: unusable samples (see `check_samples`), or a rate that is not positive or changes.
+            UserError: unusable samples or rate (see `check_samples` and `check_rate`), or a rate that
+                changes. The stream is as it was.
         """
         checked = check_samples(samples)
-        if sample_rate <= 0 or int(sample_rate) != sample_rate:
-            raise UserError(f"sample rate {sample_rate}: expected a whole number of Hz above 0")
+        rate = check_rate(sample_rate)
         if self._sample_rate is None:
-            self._sample_rate = int(sample_rate)
-            if self._sample_rate != SAMPLE_RATE:
-                self._resampler = StreamingResampler(self._sample_rate, SAMPLE_RATE)
-        elif self._sample_rate != sample_rate:
-            raise UserError(f"sample rate changed from {self._sample_rate} to {sample_rate} within a stream")
+            # Both at once: should the filter fail, the next call must not take its samples for 16 kHz.
+            resampler = None if rate == SAMPLE_RATE else StreamingResampler(rate, SAMPLE_RATE)
+            self._resampler, self._sample_rate = resampler, rate
+        elif self._sample_rate != rate:
+            raise UserError(f"sample rate changed from {self._sample_rate} to {rate} within a stream")
         self._append(self._resampler.push(checked) if self._resampler else checked)
 
     def finish(self) -> None:
@@ -113,9 +113,18 @@ class OnlineFeatures:
 
     def window(self, start: int, end: int) -> NDArray[np.float32]:
         """Known feature frames from `start` to `end` (exclusive) or to the last one: (T, F)."""
+        window_TF = np.empty((min(end, self.num_ready) - start, NUM_MEL_BINS), dtype=np.float32)
+        self.copy_window(window_TF, start, end)
+        return window_TF
+
+    def copy_window(self, out_TF: NDArray[np.float32], start: int, end: int) -> int:
+        """Copy the same frames to the first rows of `out_TF`; returns how many there are."""
         assert start >= self._discarded
-        frames = [self._fbank.get_frame(index) for index in range(start, min(end, self.num_ready))]
-        return np.stack(frames)
+        get_frame = self._fbank.get_frame
+        indices = range(start, min(end, self.num_ready))
+        for row, index in enumerate(indices):
+            out_TF[row] = get_frame(index)
+        return len(indices)
 
     def discard(self, before: int) -> None:
         """Forget the frames before `before`, so that a long stream needs no more memory than a short one."""

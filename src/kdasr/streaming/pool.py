@@ -35,7 +35,7 @@ class StatePool(Generic[StateT]):
     def __init__(self, initial: StateT) -> None:
         """`initial` is the state of a stream that has heard nothing, a batch of one."""
         self._initial = initial
-        self._block = initial
+        self._block = self._latest = initial
         self._capacity = 0
         self._free: list[int] = []
         self._lock = Lock()
@@ -67,6 +67,9 @@ class StatePool(Generic[StateT]):
         """Put the states of a batch into these places, in order."""
         with self._lock:
             self._write([slot.index for slot in slots], state)
+            # Held until the next batch: with nothing left above them, the allocator would give a step's
+            # pages back to the system, and each step would spend a fifth of its time on getting them again.
+            self._latest = state
 
     def _write(self, places: list[int], state: StateT) -> None:
         if len(places) == 1:

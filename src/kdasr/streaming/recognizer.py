@@ -6,7 +6,7 @@ Shapes: B streams, W feature frames of a window, F mel bins, T feature frames, C
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.streaming.features import OVERLAP, SUBSAMPLING, samples_for_frame
 from kdasr.streaming.flush import flush_seconds
-from kdasr.streaming.pool import StatePool
+from kdasr.streaming.pool import Slot, StatePool
 from kdasr.streaming.result import Alternative, Result, Token, join_words
 from kdasr.streaming.stream import Stream
+
+LONGEST_TAIL = 60.0
+"""Seconds of silence after the end of the input; more is a mistake."""
 
 
 class Recognisable(Protocol):
@@ -98,10 +101,11 @@ class StreamingRecognizer:
             biasing: phrases that every stream is biased to unless it has its own; beam search only.
 
         Raises:
-            UserError: `tail_seconds` is negative; or greedy search with a language model or biasing.
+            UserError: `tail_seconds` is not between 0 and a minute; greedy search with a language model or
+                biasing; or biasing towards pieces that the model does not have.
         """
-        if tail_seconds is not None and tail_seconds < 0:
-            raise UserError(f"tail_seconds {tail_seconds}: expected 0 or more")
+        if tail_seconds is not None and not 0 <= tail_seconds <= LONGEST_TAIL:
+            raise UserError(f"tail_seconds {tail_seconds}: expected 0 to {LONGEST_TAIL:g}")
         self.model = bundle.model.eval()
         self.tokenizer = bundle.tokenizer
         self.context = context or bundle.context
@@ -110,6 +114,7 @@ class StreamingRecognizer:
         self.biasing = biasing
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
+        self._check_biasing(biasing)
         self.search.initial_state(biasing)  # refuses what the search cannot do before there is any audio
 
     @classmethod
@@ -132,10 +137,12 @@ class StreamingRecognizer:
             biasing: phrases of this stream, in place of the recogniser's; beam search only.
 
         Raises:
-            UserError: biasing in greedy search.
+            UserError: biasing in greedy search, or towards pieces that the model does not have.
         """
         slot = self._pool.allocate() if self._pool is not None else None
-        return Stream(slot, self.search.initial_state(biasing or self.biasing), self.tail_seconds)
+        self._check_biasing(biasing)
+        state = self.search.initial_state(biasing or self.biasing)
+        return Stream(slot, state, self.tail_seconds, owner=self)
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether `decode_streams` has something to do for this stream."""
@@ -149,9 +156,13 @@ class StreamingRecognizer:
     def decode_streams(self, streams: Sequence[Stream]) -> None:
         """Decode the next window of each stream, all in one batch, however old each of them is.
 
+        When anything fails, all streams are as they were before.
+
         Raises:
-            ValueError: a stream that is not ready, or twice the same stream.
+            ValueError: a stream that is not ready, one of another recogniser, or twice the same stream.
         """
+        for stream in streams:
+            self._check_owner(stream)
         if not all(self.is_ready(stream) for stream in streams):
             raise ValueError("decode_streams: a stream is not ready; ask is_ready() first")
         if len({id(stream) for stream in streams}) != len(streams):
@@ -168,8 +179,10 @@ class StreamingRecognizer:
         """What was recognised so far, with the `nbest` best hypotheses if asked for.
 
         Raises:
-            UserError: an n-best list in greedy search.
+            UserError: an n-best list in greedy search, or a negative `nbest`.
+            ValueError: a stream of another recogniser.
         """
+        self._check_owner(stream)
         alternatives = self.nbest(stream, nbest) if nbest else []
         return Result(
             list(stream.tokens),
@@ -181,8 +194,12 @@ class StreamingRecognizer:
         """The best `count` hypotheses so far (None: all in the beam), the best first, no two alike.
 
         Raises:
-            UserError: greedy search, which has one hypothesis and no score for it.
+            UserError: greedy search, which has one hypothesis and no score for it; or a negative `count`.
+            ValueError: a stream of another recogniser.
         """
+        self._check_owner(stream)
+        if count is not None and count < 0:
+            raise UserError(f"nbest {count}: expected 0 or more hypotheses")
         return self.search.nbest(stream.search_state, count, self._is_final(stream))
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -202,48 +219,57 @@ class StreamingRecognizer:
     @torch.inference_mode()
     def _decode(self, streams: Sequence[Stream]) -> None:
         features_BWF, feature_lens_B = self._windows(streams)
-        if self.context.is_full:
-            encoded = self.model.encode(features_BWF, feature_lens_B, self.context)
-            encoded_BCD, lens_B = encoded.encoded_BTD, encoded.lens_B
-        else:
-            encoded_BCD, lens_B = self._encode_chunk(streams, features_BWF, feature_lens_B)
-        states = self.search.advance(encoded_BCD, lens_B, [stream.search_state for stream in streams])
-        for stream, state, length in zip(streams, states, lens_B.tolist(), strict=True):
-            shown = self._shown_at(stream)
-            start = self.search.num_settled(stream.search_state)
-            stream.search_state = state
-            stream.num_decoded += length
-            stream.features.discard(SUBSAMPLING * stream.num_decoded)
-            best = self.search.best(state, start, self._is_final(stream))
-            self._display(stream, start, best, shown)
-
-    def _encode_chunk(
-        self, streams: Sequence[Stream], features_BWF: Tensor, feature_lens_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        assert self._pool is not None
         slots = [stream.slot for stream in streams if stream.slot is not None]
+        encoded_BCD, lens_B, encoder_state = self._encode(features_BWF, feature_lens_B, slots)
+        states = self.search.advance(encoded_BCD, lens_B, [stream.search_state for stream in streams])
+        decoded = [
+            self._decoded(stream, state, length)
+            for stream, state, length in zip(streams, states, lens_B.tolist(), strict=True)
+        ]
+        # Nothing has changed so far, and nothing below can fail: an error never leaves a stream half decoded.
+        if encoder_state is not None:
+            assert self._pool is not None
+            self._pool.store(slots, encoder_state)
+        for stream, state, (num_decoded, start, tokens) in zip(streams, states, decoded, strict=True):
+            stream.search_state = state
+            stream.num_decoded = num_decoded
+            stream.features.discard(SUBSAMPLING * num_decoded)
+            stream.tokens[start:] = tokens
+
+    def _encode(
+        self, features_BWF: Tensor, feature_lens_B: Tensor, slots: Sequence[Slot]
+    ) -> tuple[Tensor, Tensor, EncoderState | None]:
+        """Encoded frames (B, C, D), how many are valid (B,), and the states after them, not yet stored."""
+        if self._pool is None:
+            encoded = self.model.encode(features_BWF, feature_lens_B, self.context)
+            return encoded.encoded_BTD, encoded.lens_B, None
         all_full = bool((feature_lens_B == features_BWF.shape[1]).all())
-        encoded_BCD, lens_B, state = self.model.encode_chunk(
-            features_BWF,
-            self._pool.gather(slots),
-            self.context,
-            None if all_full else feature_lens_B,
-        )
-        self._pool.store(slots, state)
-        return encoded_BCD, lens_B
+        lens = None if all_full else feature_lens_B
+        return self.model.encode_chunk(features_BWF, self._pool.gather(slots), self.context, lens)
+
+    def _decoded(self, stream: Stream, state: Any, length: int) -> tuple[int, int, list[Token]]:
+        """After `length` more frames: frames decoded, and what is displayed from which piece on."""
+        num_decoded = stream.num_decoded + length
+        total = stream.features.total_encoder_frames
+        start = self.search.num_settled(stream.search_state)
+        best = self.search.best(state, start, final=total is not None and num_decoded >= total)
+        return num_decoded, start, self._displayed(stream, start, best)
 
     def _windows(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
         """The next window of each stream, padded to (B, W, F), and the valid frames of each."""
-        windows = []
-        for stream in streams:
-            features = stream.features
-            end = features.num_ready if self.context.is_full else self._window_end(stream)
-            windows.append(features.window(SUBSAMPLING * stream.num_decoded, end))
-        lens = [len(window) for window in windows]
-        width = max(lens) if self.context.is_full else SUBSAMPLING * self.context.window_frames + OVERLAP
+        if self.context.is_full:
+            ends = [stream.features.num_ready for stream in streams]
+            width = max(
+                end - SUBSAMPLING * stream.num_decoded for end, stream in zip(ends, streams, strict=True)
+            )
+        else:
+            ends = [self._window_end(stream) for stream in streams]
+            width = SUBSAMPLING * self.context.window_frames + OVERLAP
         features_BWF = np.zeros((len(streams), width, NUM_MEL_BINS), dtype=np.float32)
-        for row, window in enumerate(windows):
-            features_BWF[row, : len(window)] = window
+        lens = [
+            stream.features.copy_window(window, SUBSAMPLING * stream.num_decoded, end)
+            for stream, end, window in zip(streams, ends, features_BWF, strict=True)
+        ]
         return torch.from_numpy(features_BWF).to(self._device), torch.tensor(lens)
 
     @torch.inference_mode()
@@ -261,13 +287,24 @@ class StreamingRecognizer:
             return stream.seconds
         return min(stream.seconds, samples_for_frame(self._window_end(stream) - 1) / SAMPLE_RATE)
 
-    def _display(self, stream: Stream, start: int, best: Hypothesis, shown: float) -> None:
-        """Put `best` in place of the displayed pieces from number `start` on."""
-        tokens = []
+    def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
+        """`best`, which takes the place of the displayed pieces from number `start` on."""
+        tokens, shown = [], self._shown_at(stream)
         for place, (token, frame) in enumerate(zip(best.tokens, best.frames, strict=True), start):
             old = stream.tokens[place] if place < len(stream.tokens) else None
             if old is not None and old.id == token:
                 tokens.append(old if old.frame == frame else replace(old, frame=frame))
             else:
                 tokens.append(Token(token, self.tokenizer.piece(token), frame, shown))
-        stream.tokens[start:] = tokens
+        return tokens
+
+    def _check_owner(self, stream: Stream) -> None:
+        if stream.owner is not self:
+            raise ValueError("a stream of another recogniser: its state means nothing here")
+
+    def _check_biasing(self, biasing: BiasingGraph | None) -> None:
+        if biasing is not None and biasing.largest_piece >= self.tokenizer.vocab_size:
+            raise UserError(
+                f"biasing towards piece {biasing.largest_piece}: the model has "
+                f"{self.tokenizer.vocab_size} pieces"
+            )

@@ -5,6 +5,8 @@ from math import ceil, gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from kdasr.streaming.audio import check_rate
+
 # Shapes: M output samples, P phases, K taps.
 
 Samples = NDArray[np.float32]
@@ -22,6 +24,15 @@ class StreamingResampler:
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
+        """
+        Args:
+            from_rate: Hz.
+            to_rate: Hz. Without common factors with `from_rate`, the filter has that many phases.
+
+        Raises:
+            UserError: a rate that is none (see `check_rate`).
+        """
+        from_rate, to_rate = check_rate(from_rate), check_rate(to_rate)
         divisor = gcd(from_rate, to_rate)
         self._from, self._to = from_rate // divisor, to_rate // divisor
         cutoff = _ROLLOFF * min(1.0, self._to / self._from)  # relative to the input's Nyquist frequency

@@ -17,8 +17,10 @@ class Stream:
     Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
     """
 
-    def __init__(self, slot: Slot | None, search_state: Any, tail_seconds: float) -> None:
+    def __init__(self, slot: Slot | None, search_state: Any, tail_seconds: float, owner: Any) -> None:
         self.features = OnlineFeatures(tail_seconds)
+        self.owner = owner
+        """The recogniser that made it."""
         self.slot = slot
         """Place of the encoder's state in the recogniser's pool; None under a full context, without state."""
         self.search_state = search_state

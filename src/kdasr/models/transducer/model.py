@@ -48,6 +48,12 @@ class Transducer(nn.Module):
         self.simple_lm = Linear(predictor_dim, config.vocab_size)
         self.ctc_head = Linear(encoder_dim, config.vocab_size)
 
+    @property
+    def num_inference_params(self) -> int:
+        """Parameters of encoder, predictor and joiner; the other heads are for training only."""
+        parts = (self.encoder, self.predictor, self.joiner)
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
         """Set the normalisation: mean and standard deviation of each feature over the training data.
 

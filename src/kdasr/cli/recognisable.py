@@ -1,0 +1,42 @@
+"""What `kdasr decode` and `kdasr stream` recognise with: a trained system, or one that was exported."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdasr.common.errors import UserError
+
+if TYPE_CHECKING:
+    from kdasr.checkpoint import Bundle
+
+int8_option = click.option("--int8", is_flag=True, help="The int8 graphs of an exported bundle.")
+
+
+def load_recognisable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
+    """The system in an experiment folder, a checkpoint file, or the folder that `kdasr export` wrote.
+
+    Args:
+        path: where it is.
+        checkpoint: which one of an experiment folder; see `load_bundle`.
+        int8: the int8 graphs; exported bundles only.
+        threads: of torch, or of onnxruntime.
+
+    Raises:
+        UserError: nothing usable there, a checkpoint asked of a bundle, or int8 asked of a checkpoint.
+    """
+    import torch
+
+    from kdasr.checkpoint import load_bundle
+    from kdasr.export.bundle import MANIFEST
+
+    torch.set_num_threads(threads)
+    if not (path / MANIFEST).is_file():
+        if int8:
+            raise UserError(f"--int8: {path} is not an exported bundle")
+        return load_bundle(path, checkpoint)
+    if checkpoint != "auto":
+        raise UserError(f"--checkpoint {checkpoint}: {path} is an exported bundle, which has no checkpoints")
+    from kdasr.export.runtime import load_exported
+
+    return load_exported(path, int8=int8, threads=threads)
