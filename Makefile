@@ -1,6 +1,7 @@
 # kdasr: every target sets up .venv itself when it needs it.
 #
 #   make demo      the main job on the embedded corpus: speech in, a report out
+#   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
 #   make setup-k2  k2 for .venv: the build for its torch (K2_BUILD=cpu or cuda12.8 chooses)
@@ -20,9 +21,9 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup setup-k2 demo test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed
@@ -39,6 +40,10 @@ setup-k2: setup
 
 demo: setup
 	$(RUN) --size demo
+
+# All rows, or ARGS='--rows "two-stage-fixed output" --stage dev'; see egs/librispeech/run_results.sh --help.
+results: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --jobs $(JOBS) $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)

@@ -9,7 +9,7 @@ from typing import Any
 from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.data.config import DataConfig
-from kdasr.distillation.config import TERM_NAMES, ObjectiveConfig, StageConfig
+from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.training.config import TrainerConfig
@@ -54,13 +54,15 @@ def load_experiment(
     """Read one system of a recipe file.
 
     A recipe file holds the options that all systems share and, under `systems`, what each of them
-    changes. `overrides` are dotted assignments such as `training.optim.learning_rate=5e-4`.
+    changes. Its section `results` (see `kdasr.results.config`) is no part of a system. `overrides` are
+    dotted assignments such as `training.optim.learning_rate=5e-4`.
 
     Raises:
         UserError: no such file or system, an unknown key, a wrong type, an unknown loss term.
     """
     shared = load_yaml(path)
     systems = shared.pop("systems", {})
+    shared.pop("results", None)
     layer: dict[str, Any] = {}
     if system is not None:
         if system not in systems:
@@ -92,7 +94,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
                 f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
                 f"known terms: {', '.join(TERM_NAMES)}"
             )
-        needs_teacher = {"hidden_mse", "output_kl"} & set(stage.loss_weights)
+        needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
             raise UserError(
                 f"{source}: stage '{stage.name}' has {sorted(needs_teacher)} but no objective.teacher"

@@ -16,6 +16,7 @@ from kdasr.common.files import atomic_path, read_json, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.distillation.config import TEACHER_TERMS
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import Teacher
 from kdasr.experiment import ExperimentConfig, claim_folder, load_saved_experiment
@@ -142,7 +143,7 @@ def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
 
 def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> Bundle | None:
     """The teacher, when a stage has a term that needs one. A resumed run keeps the one it began with."""
-    needed = {"hidden_mse", "output_kl"} & {name for stage in config.stages for name in stage.loss_weights}
+    needed = TEACHER_TERMS & {name for stage in config.stages for name in stage.loss_weights}
     if not needed or config.objective.teacher is None:
         return None
     begun_with = Path(saved_progress(exp_dir).teacher)

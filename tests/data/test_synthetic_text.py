@@ -154,7 +154,7 @@ def test_there_are_no_other_homophones(accent: str) -> None:
         assert len(group) == 1 or any(group <= members for members in listed), group
 
 
-@pytest.mark.parametrize("name", ["demo", "base", "large"])
+@pytest.mark.parametrize("name", ["demo", "results", "base", "large"])
 def test_speakers(name: str) -> None:
     speakers = draw_speakers(SIZES[name], 3)
     assert len(speakers) >= 150

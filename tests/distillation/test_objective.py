@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
+from kdasr.distillation import lattice
 from kdasr.distillation.config import HiddenConfig, ObjectiveConfig, OutputConfig, RnntConfig
 from kdasr.distillation.objective import Losses, Objective
 from kdasr.distillation.teacher import Teacher
+from kdasr.losses.node_weights import NODE_WEIGHTS
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import TransducerConfig
@@ -72,12 +74,18 @@ def forbidden(*modules: nn.Module) -> Iterator[None]:
 @pytest.mark.parametrize("rule", ["fixed", "entropy", "confidence"])
 @pytest.mark.parametrize("granularity", ["node", "utterance"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "symmetric"])
-@pytest.mark.parametrize("node_weights", ["uniform", "occupation"])
+@pytest.mark.parametrize("classes", ["full", "collapsed"])
+@pytest.mark.parametrize("node_weights", ["uniform", "both"])
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(
-    rule: str, granularity: str, direction: str, node_weights: str
+    rule: str, granularity: str, direction: str, node_weights: str, classes: str
 ) -> None:
     output = OutputConfig(
-        rule=rule, granularity=granularity, direction=direction, node_weights=node_weights, entropy_floor=2.0
+        rule=rule,
+        granularity=granularity,
+        direction=direction,
+        node_weights=node_weights,
+        classes=classes,
+        entropy_floor=2.0,
     )
     objective = make_objective(output, teacher=tiny_model(seed=0))
     model, batch = tiny_model(seed=0), dummy_batch()
@@ -108,10 +116,20 @@ def padded_differently(batch: Batch) -> Batch:
     return replace(batch, features_BTF=features_BTF, tokens_BS=tokens_BS)
 
 
-@pytest.mark.parametrize("node_weights", ["uniform", "occupation"])
-@pytest.mark.parametrize("granularity", ["node", "utterance"])
-def test_padding_is_ignored(node_weights: str, granularity: str) -> None:
-    output = OutputConfig(node_weights=node_weights, granularity=granularity, entropy_floor=1.5)
+@pytest.mark.parametrize("node_weights", NODE_WEIGHTS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"granularity": "node"},
+        {"granularity": "utterance"},
+        {"classes": "collapsed"},
+        {"shift": 2},
+        {"shift": -3},
+    ],
+    ids=str,
+)
+def test_padding_is_ignored(node_weights: str, options: dict[str, object]) -> None:
+    output = OutputConfig(node_weights=node_weights, entropy_floor=1.5, **options)  # type: ignore[arg-type]
     objective, batch = make_objective(output, teacher=confident_teacher()), dummy_batch()
     results = []
     for version in (batch, padded_differently(batch)):
@@ -269,6 +287,28 @@ def test_delay_penalty_waits_for_the_warm_up() -> None:
         assert torch.allclose(values[0], values[1]) == equal
 
 
+def test_fast_emit_waits_for_the_warm_up_and_moves_gradients_only() -> None:
+    batch = dummy_batch()
+    for step, equal in ((99, True), (100, False)):
+        results = []
+        for amount in (0.0, 0.5):
+            model = tiny_model()
+            losses = compute(make_objective(rnnt=native(fast_emit=amount)), model, batch, {"rnnt": 1.0}, step)
+            losses.total.backward()
+            results.append((losses.total.detach(), gradients(model)))
+        (loss, grads), (fast_loss, fast_grads) = results
+        assert torch.equal(loss, fast_loss)
+        assert all(torch.equal(grads[name], fast_grads[name]) for name in grads) == equal
+
+
+def test_fast_emit_is_refused_where_k2_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    k2 = replace(select_backend("native"), name="k2")
+    monkeypatch.setattr(lattice, "select_backend", lambda _: k2)
+    assert make_objective(rnnt=RnntConfig()).lattices._chosen is k2
+    with pytest.raises(UserError, match=r"fast_emit 0\.01 needs objective\.rnnt\.backend 'native': k2"):
+        make_objective(rnnt=RnntConfig(fast_emit=0.01))
+
+
 def test_another_backend_with_the_same_functions_gives_the_same() -> None:
     objective, model, batch = make_objective(), tiny_model(), dummy_batch()
     expected = compute(objective, model, batch)
@@ -339,6 +379,8 @@ def test_an_utterance_that_does_not_fit_shows_and_does_not_spoil_the_gradient() 
         ({"output": OutputConfig(rule="magic")}, "objective.output.rule 'magic'"),
         ({"output": OutputConfig(exponent=2.0)}, "objective.output.exponent 2.0"),
         ({"output": OutputConfig(node_weights="some")}, "node_weights 'some'"),
+        ({"output": OutputConfig(classes="two")}, "classes 'two': expected one of full, collapsed"),
+        ({"rnnt": native(fast_emit=-0.1)}, "objective.rnnt.fast_emit -0.1"),
         ({"hidden": HiddenConfig(layers=[2])}, "objective.hidden.layers: 2 .* 0 to 1"),
         ({"hidden": HiddenConfig(layers=[0], layer_weights=[1.0, 1.0])}, "layer_weights has 2"),
     ],

@@ -4,38 +4,18 @@ from itertools import product
 
 import pytest
 import torch
+from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_nodes
 from straightforward import entropy_exponents, joiner_logits, power_kl
 from torch import Tensor
 
-from kdasr.losses import blocks, pruned_rnnt
+from kdasr.losses import blocks
 from kdasr.losses.joiner import Joint
 from kdasr.losses.joint import JointLosses, joint_losses
 from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 
-SYMBOLS = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
-BOUNDARY = torch.tensor([[0, 0, 4, 7], [0, 0, 2, 5], [0, 0, 0, 6]])
 FIXED = PowerRule("fixed", exponent=0.6)
-
-
-def random_joint(seed: int = 0, dtype: torch.dtype = torch.float64, width: int = 4, vocab: int = 6) -> Joint:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((3, 7, width), (3, 5, width), (vocab, width), (vocab,))
-    return Joint(
-        *(torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes)
-    )
-
-
-def ranges_of(joint: Joint, rnnt_type: str = "regular", s_range: int = 3) -> Tensor:
-    am, lm = (torch.nn.functional.linear(x.detach(), joint.weight_VD.detach()) for x in joint[:2])
-    _, grads = pruned_rnnt.rnnt_loss_simple(lm, am, SYMBOLS, 0, BOUNDARY, rnnt_type, return_grad=True)
-    return pruned_rnnt.get_rnnt_prune_ranges(*grads, BOUNDARY, s_range)
-
-
-def valid_nodes(ranges: Tensor) -> Tensor:
-    inside = torch.arange(ranges.shape[1]) < BOUNDARY[:, 3:4]
-    return inside[:, :, None] & (ranges <= BOUNDARY[:, 2, None, None])
 
 
 def evaluate(

@@ -202,6 +202,7 @@ def test_what_the_kernels_would_misread_is_refused(interpreted: Interpreter) -> 
     [
         ("*fp32", 500, [("entropy", "forward"), ("confidence", "reverse")]),
         ("*bf16", 5000, [("fixed", "symmetric"), ("given", "forward")]),
+        ("*fp32", 3, [("entropy", "forward")]),
     ],
 )
 def test_compiles_for_a_gpu(logits: str, num_classes: int, rules: list[tuple[str, str]]) -> None:

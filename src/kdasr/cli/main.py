@@ -15,6 +15,7 @@ VERBS = {
     "train": "Train one system of a recipe, stage by stage.",
     "average": "Average the last checkpoints of an experiment.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
+    "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",
     "stream": "Recognise audio files chunk by chunk, printing partial results.",
     "report": "Tables, plots and one HTML page from experiment folders.",

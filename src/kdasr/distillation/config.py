@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-TERM_NAMES = ("rnnt", "ctc", "hidden_mse", "output_kl")
+TERM_NAMES = ("rnnt", "ctc", "hidden_mse", "output_kl", "path_kl")
+TEACHER_TERMS = frozenset({"hidden_mse", "output_kl", "path_kl"})
+"""Terms that need a teacher."""
 
 
 @dataclass
@@ -26,6 +28,11 @@ class RnntConfig:
     warmup_steps: int = 500
     """Steps over which both weights move; counted from the start of a run that begins from scratch."""
     delay_penalty: float = 0.0
+    """Nats per frame in favour of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
+    al. 2022, arXiv 2211.00490)."""
+    fast_emit: float = 0.0
+    """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
+    it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
 
 
 @dataclass
@@ -58,8 +65,29 @@ class OutputConfig:
     """forward KL(teacher || student) | reverse | symmetric."""
     temperature_squared: bool = True
     """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
+    classes: str = "full"
+    """full: all pieces and blank; collapsed: the node's next piece, blank and the rest (Panchapagesan et al.
+    2021, arXiv 2011.06110), which the exponent then applies to."""
+    shift: int = 0
+    """Encoder frames: the target at frame t is what the teacher says at t - shift. Above 0 the student may be
+    so much later than the teacher, below 0 it is to be earlier; frames without a target do not count."""
     node_weights: str = "occupation"
-    """uniform | occupation: weight of a lattice node in the mean."""
+    """uniform | occupation (the student's) | teacher_occupation | both (their product) | nonblank (the
+    teacher's 1 - P(blank)): weight of a lattice node in the mean. The last three take a pass of the teacher's
+    joiner over all nodes."""
+
+
+@dataclass
+class PathConfig:
+    """Divergence between the paths of teacher and student through the student's pruned lattice."""
+
+    normalize: str = "both"
+    """Whose probabilities are divided by their sum over the band's paths. both: KL of alignments alone, 0 for
+    equal ones; teacher: the same plus the student's transducer loss; none: the sum of Chang et al. (ICLR
+    2023, arXiv 2312.10087), where an utterance weighs as much as the teacher finds the student's paths
+    probable."""
+    exponent: float = 1.0
+    """Power of the teacher's path probabilities: below 1 smooths its alignments, above 1 sharpens them."""
 
 
 @dataclass
@@ -91,5 +119,6 @@ class ObjectiveConfig:
     rnnt: RnntConfig = field(default_factory=RnntConfig)
     hidden: HiddenConfig = field(default_factory=HiddenConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    path: PathConfig = field(default_factory=PathConfig)
     teacher: str | None = None
-    """The teacher's experiment folder or checkpoint; needed by `hidden_mse` and `output_kl`."""
+    """The teacher's experiment folder or checkpoint; needed by `hidden_mse`, `output_kl` and `path_kl`."""

@@ -1,4 +1,4 @@
-"""The student's pruned lattice: what `rnnt` is computed on, and `output_kl` too.
+"""The student's pruned lattice: what `rnnt` is computed on, and `output_kl` and `path_kl` too.
 
 Kuang et al. 2022 (arXiv 2206.13236): the simple loss tells which states of each frame matter, and the full
 joiner runs on those only.
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
 from kdasr.losses.joiner import Joint
 from kdasr.losses.joint import JointLosses, joint_losses
 from kdasr.losses.nodes import NodeTerm
+from kdasr.losses.path_kl import PathKl
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput
@@ -61,8 +63,16 @@ class LatticeBuilder:
     """Builds pruned lattices and evaluates losses on them."""
 
     def __init__(self, config: RnntConfig) -> None:
+        """Raises UserError for a backend that does not run or that cannot do what `config` asks."""
         self.config = config
         self._chosen = select_backend(config.backend)
+        if config.fast_emit < 0.0:
+            raise UserError(f"objective.rnnt.fast_emit {config.fast_emit}: expected 0 or more")
+        if config.fast_emit > 0.0 and self._chosen.name != "native":
+            raise UserError(
+                f"objective.rnnt.fast_emit {config.fast_emit} needs objective.rnnt.backend 'native': "
+                f"{self._chosen.name} has no such loss"
+            )
         self._native = NATIVE
 
     def build(
@@ -71,7 +81,8 @@ class LatticeBuilder:
         """Prune by the simple loss.
 
         `train_simple`: the simple loss is part of the total; otherwise no gradient is kept for it. `warm`:
-        the delay penalty applies (Kang et al. 2022, arXiv 2211.00490, turn it on once the model can align).
+        the delay penalty applies (Kang et al. 2022, arXiv 2211.00490, turn it on once the model can align),
+        and so, in `evaluate`, does FastEmit.
         """
         functions = self._functions(batch.tokens_BS, output.encoded_BTD.shape[1])
         boundary_B4 = _boundary(batch.token_lens_B, output.lens_B)
@@ -98,16 +109,18 @@ class LatticeBuilder:
         joint = joint_of(model, output.encoded_BTD, output.predicted_BSD)
         return PrunedLattice(simple_B, ranges_BTK, boundary_B4, batch.tokens_BS, joint)
 
-    def evaluate(self, lattice: PrunedLattice, *, warm: bool, term: NodeTerm | None) -> JointLosses:
-        """The pruned loss in nats, and a divergence on the same nodes.
+    def evaluate(
+        self, lattice: PrunedLattice, *, warm: bool, term: NodeTerm | None, path: PathKl | None = None
+    ) -> JointLosses:
+        """The pruned loss in nats, and divergences on the same nodes and paths.
 
-        k2's own pruned loss takes logits, so with that backend they are made for it, whole; a divergence runs
+        k2's own pruned loss takes logits, so with that backend they are made for it, whole; divergences run
         on the native evaluation beside it.
         """
         penalty = self._delay_penalty(warm)
         functions = self._functions(lattice.tokens_BS, lattice.ranges_BTK.shape[1])
         losses = None
-        if functions.name == "native" or term is not None:
+        if functions.name == "native" or term is not None or path is not None:
             losses = joint_losses(
                 lattice.joint,
                 lattice.tokens_BS,
@@ -116,7 +129,9 @@ class LatticeBuilder:
                 lattice.boundary_B4,
                 rnnt_type=self.config.rnnt_type,
                 delay_penalty=penalty,
+                fast_emit=self.config.fast_emit if warm else 0.0,
                 term=term,
+                path=path,
                 keep_logits=self.config.keep_logits,
             )
             if functions.name == "native":
@@ -132,7 +147,7 @@ class LatticeBuilder:
             reduction="none",
         )
         zeros = torch.zeros_like(rnnt_B)
-        return losses._replace(rnnt_B=rnnt_B) if losses else JointLosses(rnnt_B, zeros, zeros, zeros)
+        return losses._replace(rnnt_B=rnnt_B) if losses else JointLosses(rnnt_B, zeros, zeros, zeros, zeros)
 
     def _functions(self, tokens_BS: Tensor, num_frames: int) -> Backend:
         # k2 asserts on a batch whose transcripts are all empty, and on one with more tokens than frames.

@@ -9,22 +9,23 @@ from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import TERM_NAMES, ObjectiveConfig
+from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig
 from kdasr.distillation.hidden_term import HiddenTerm
 from kdasr.distillation.lattice import LatticeBuilder
 from kdasr.distillation.output_term import OutputTerm
+from kdasr.distillation.path_term import PathTerm
 from kdasr.distillation.teacher import Teacher
 from kdasr.distillation.transducer_term import is_warm, rnnt_term
 from kdasr.losses.ctc import ctc_loss
 from kdasr.losses.kl import PowerKl
+from kdasr.losses.path_kl import PathKl
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 from kdasr.nn.context import Context
 
-TEACHER_TERMS = frozenset({"hidden_mse", "output_kl"})
-FRAME_TERMS = frozenset({"rnnt", "ctc", "rnnt_simple", "rnnt_pruned"})
+FRAME_TERMS = frozenset({"rnnt", "ctc", "rnnt_simple", "rnnt_pruned", "path_kl"})
 """Terms in nats per encoder frame; the others are means over utterances."""
 
 
@@ -35,8 +36,9 @@ class Losses:
     total: Tensor
     """Scalar: the terms that have a weight, times it."""
     terms: dict[str, Tensor]
-    """Detached scalars. `rnnt` and `ctc` (and the parts `rnnt_simple`, `rnnt_pruned`) in nats per encoder
-    frame; `hidden_mse`, `output_kl` (and the mean exponent `kl_exponent`) as means over utterances."""
+    """Detached scalars. `rnnt`, `ctc` and `path_kl` (and the parts `rnnt_simple`, `rnnt_pruned`) in nats per
+    encoder frame; `hidden_mse`, `output_kl` (and the mean exponent `kl_exponent`) as means over
+    utterances."""
     per_utterance: dict[str, Tensor]
     """The same before normalisation, `(B,)`, detached: to name the utterance whose loss is not finite."""
 
@@ -62,7 +64,8 @@ class Objective(nn.Module):
         self.config = config
         self.teacher = teacher
         self.lattices = LatticeBuilder(config.rnnt)
-        self.output = OutputTerm(config.output)
+        self.output = OutputTerm(config.output, config.rnnt.rnnt_type)
+        self.path = PathTerm(config.path, config.rnnt.rnnt_type)
         self.hidden: HiddenTerm | None = None
         if teacher is not None:
             _check_teacher(student, teacher.config)
@@ -87,7 +90,7 @@ class Objective(nn.Module):
             loss_weights: term name -> weight; a weight of 0 computes the term for the log only.
             context: the student's encoder context.
             step: optimizer steps since the student began from scratch; drives the warm-up of `rnnt`.
-            frames: what `rnnt` and `ctc` are divided by; None: the batch's encoder frames.
+            frames: what `rnnt`, `ctc` and `path_kl` are divided by; None: the batch's encoder frames.
             utterances: what the other terms are divided by; None: the batch's size.
 
         Returns:
@@ -106,7 +109,7 @@ class Objective(nn.Module):
         if "ctc" in loss_weights:
             logits_BTV = model.ctc_head(output.encoded_BTD)
             values["ctc"] = ctc_loss(logits_BTV, output.lens_B, batch.tokens_BS, batch.token_lens_B)
-        if {"rnnt", "output_kl"} & set(loss_weights):
+        if {"rnnt", "output_kl", "path_kl"} & set(loss_weights):
             values |= self._lattice_terms(model, batch, output, taught, loss_weights, step)
         return _weigh(
             values,
@@ -124,17 +127,20 @@ class Objective(nn.Module):
         loss_weights: dict[str, float],
         step: int,
     ) -> dict[str, Tensor]:
-        """`rnnt` and `output_kl`, which share the pruned lattice and the student's logits on it."""
+        """`rnnt`, `output_kl` and `path_kl`, which share the pruned lattice and its logits."""
         rnnt = self.config.rnnt
         warm = is_warm(rnnt, step)
         lattice = self.lattices.build(
             model, output, batch, train_simple=bool(loss_weights.get("rnnt")), warm=warm
         )
         term: PowerKl | None = None
-        if "output_kl" in loss_weights:
+        path: PathKl | None = None
+        if {"output_kl", "path_kl"} & set(loss_weights):
             assert taught is not None and self.teacher is not None
-            term = self.output(lattice, self.teacher.joint(taught.encoded_BTD, batch.tokens_BS))
-        losses = self.lattices.evaluate(lattice, warm=warm, term=term)
+            joint = self.teacher.joint(taught.encoded_BTD, batch.tokens_BS)
+            term = self.output(lattice, joint) if "output_kl" in loss_weights else None
+            path = self.path(lattice, joint) if "path_kl" in loss_weights else None
+        losses = self.lattices.evaluate(lattice, warm=warm, term=term, path=path)
         values: dict[str, Tensor] = {}
         if "rnnt" in loss_weights:
             values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, losses.rnnt_B)
@@ -142,6 +148,8 @@ class Objective(nn.Module):
             values["rnnt_pruned"] = losses.rnnt_B
         if term is not None:
             values["output_kl"], values["kl_exponent"] = losses.term_B, losses.exponent_B
+        if path is not None:
+            values["path_kl"] = losses.path_B
         return values
 
     def _check_terms(self, loss_weights: dict[str, float]) -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
+from kdasr.losses.joiner import Joint, check_joint
 from kdasr.losses.kernels import node_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import node_log_probs, softmax_to_gradient_
+from kdasr.losses.pruned_rnnt.checks import check_boundary, check_names, check_ranges, check_symbols
+from kdasr.losses.pruned_rnnt.pruned import symbols_of_nodes
 from kdasr.nn.linear import linear_product, transposed_product
 
 NODES_AT_ONCE = {"cpu": 1024, "gpu": 1 << 17}
@@ -31,9 +33,10 @@ class Plan:
     num_symbols: int
     blank: int
     rnnt_type: str
-    delay_penalty: float
-    keep_logits: bool
-    with_gradient: bool
+    delay_penalty: float = 0.0
+    fast_emit: float = 0.0
+    keep_logits: bool = False
+    with_gradient: bool = False
 
     def blocks(self) -> Iterator[slice]:
         """Slices of F."""
@@ -56,6 +59,41 @@ class Plan:
     def gather(self, values_BTK: Tensor) -> Tensor:
         """Values of the valid frames, `(F, K)`."""
         return values_BTK.flatten(0, 1).index_select(0, self.frames_F)
+
+
+def plan_of(
+    joint: Joint,
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None,
+    rnnt_type: str,
+) -> Plan:
+    """Which nodes a joiner is evaluated on; its scores are used once, and without gradient.
+
+    Arguments and errors as `kdasr.losses.joint.joint_losses`.
+    """
+    check_names(rnnt_type, "none")
+    check_ranges(ranges, symbols.shape[-1])
+    check_joint(joint, ranges)
+    batch, num_frames, _ = ranges.shape
+    num_states = joint.lm_BSD.shape[1]
+    check_symbols(symbols, batch, joint.weight_VD.shape[0], termination_symbol, num_states)
+    check_boundary(boundary, batch, symbols.shape[1], num_frames, from_origin=True)
+    ranges = ranges.long()
+    boundary = None if boundary is None else boundary.to(joint.am_BTD.device).long()
+    frames_F, states_FK = valid_frames(ranges, boundary, num_states)
+    symbols_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
+    return Plan(
+        frames_F=frames_F,
+        states_FK=states_FK,
+        symbols_FK=symbols_BTK.flatten(0, 1).index_select(0, frames_F),
+        ranges_BTK=ranges,
+        boundary=boundary,
+        num_symbols=symbols.shape[1],
+        blank=termination_symbol,
+        rnnt_type=rnnt_type,
+    )
 
 
 def valid_frames(ranges: Tensor, boundary: Tensor | None, num_states: int) -> tuple[Tensor, Tensor]:

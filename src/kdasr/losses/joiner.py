@@ -36,6 +36,28 @@ class Joint(NamedTuple):
         return self.output_of(self.hidden_of(frames_N, states_N))
 
 
+def check_joint(joint: Joint, ranges: Tensor) -> None:
+    """Refuse a joiner whose parts fit neither each other nor the frames of `ranges` `(B, T, K)`.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    am, lm, weight, bias = joint
+    if am.ndim != 3 or lm.ndim != 3 or am.shape[:2] != ranges.shape[:2] or lm.shape[0] != am.shape[0]:
+        raise ValueError(
+            f"am {tuple(am.shape)} and lm {tuple(lm.shape)}: "
+            f"expected (B, T, D) and (B, S + 1, D) with ranges {tuple(ranges.shape)} (B, T, K)"
+        )
+    width = am.shape[2]
+    if lm.shape[2] != width or weight.ndim != 2 or weight.shape[1] != width:
+        raise ValueError(
+            f"am {tuple(am.shape)}, lm {tuple(lm.shape)}, weight {tuple(weight.shape)}: expected one width D"
+        )
+    if bias is None or bias.shape != weight.shape[:1]:
+        shape = None if bias is None else tuple(bias.shape)
+        raise ValueError(f"bias {shape}: expected ({weight.shape[0]},)")
+
+
 def _tanh_(values: Tensor) -> Tensor:
     """tanh in place, within 2e-7: on the CPU torch's logistic function is ten times as fast as its tanh."""
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):

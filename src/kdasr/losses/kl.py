@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
 from kdasr.losses.kernels import node_kernels
-from kdasr.losses.nodes import Nodes, NodeValues
+from kdasr.losses.nodes import NodeLogits, Nodes, NodeValues
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 
 SIDES = ("target", "both")
@@ -90,10 +89,10 @@ class PowerKl:
 
     def __init__(
         self,
-        teacher: Joint,
+        teacher: NodeLogits,
         rule: PowerRule,
         form: KlForm,
-        valid_BTK: Tensor,
+        base_BTK: Tensor,
         by_occupation: bool,
     ) -> None:
         """
@@ -101,17 +100,18 @@ class PowerKl:
             teacher: joiner and projected inputs, of the student's frames and states.
             rule: how the exponents are chosen.
             form: which divergence.
-            valid_BTK: whether a node is inside its utterance.
-            by_occupation: weight the nodes of an utterance by the student's occupation; else alike.
+            base_BTK: weights to start from: 0 outside the utterance; elsewhere 1, or what the teacher says
+                (`kdasr.losses.node_weights`). They need not sum to 1.
+            by_occupation: multiply them by the student's occupation.
         """
         self.teacher, self.rule, self.form = teacher, rule, form
-        self.valid_BTK, self.by_occupation = valid_BTK, by_occupation
+        self.base_BTK, self.by_occupation = base_BTK, by_occupation
         self._exponents_B: Tensor | None = None
         self._teacher_NV: Tensor | None = None
 
     def weigh(self, occupation_BTK: Tensor) -> Tensor:
         """Weights that sum to 1 over an utterance's nodes."""
-        weights_BTK = self.valid_BTK.to(occupation_BTK.dtype)
+        weights_BTK = self.base_BTK.to(occupation_BTK.dtype)
         if self.by_occupation:
             weights_BTK = weights_BTK * occupation_BTK
         return weights_BTK / weights_BTK.sum((1, 2), keepdim=True).clamp(min=1e-20)
@@ -123,7 +123,7 @@ class PowerKl:
         self._teacher_NV = self.teacher.logits_of(nodes.frames_N, nodes.states_N)
         log_probs_NV = torch.log_softmax(self._teacher_NV, dim=-1)
         self._exponents_B = utterance_exponents(
-            log_probs_NV, self.rule, nodes.weights_N, nodes.utterances_N, len(self.valid_BTK)
+            log_probs_NV, self.rule, nodes.weights_N, nodes.utterances_N, len(self.base_BTK)
         )
 
     def evaluate(self, student_NV: Tensor, nodes: Nodes, with_gradient: bool) -> NodeValues:

@@ -27,6 +27,7 @@ PANEL_TITLES = {
     "ctc": "CTC loss (ctc), nats per frame",
     "hidden_mse": "hidden states (hidden_mse)",
     "output_kl": "output KL (output_kl)",
+    "path_kl": "path KL (path_kl)",
     "total": "weighted total",
 }
 

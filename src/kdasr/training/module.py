@@ -21,7 +21,7 @@ class Denominators(NamedTuple):
     """
 
     frames: float
-    """Encoder frames: `rnnt` and `ctc` are nats per frame."""
+    """Encoder frames: `rnnt`, `ctc` and `path_kl` are nats per frame."""
     utterances: float
     """`hidden_mse` and `output_kl` are means over utterances."""
 

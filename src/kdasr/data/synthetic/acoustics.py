@@ -1,14 +1,15 @@
 """Rooms and noise: reverberation by direct-to-reverberant ratio, noise by signal-to-noise ratio."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import signal
 
-# Shapes: N samples, F frequencies.
+from kdasr.data.synthetic.bursts import Bursts, add_bursts
+from kdasr.data.synthetic.noise import Samples, add_noise, coloured_noise
 
-Samples = NDArray[np.float64]
+# Shapes: N samples.
 
 
 @dataclass(frozen=True)
@@ -19,39 +20,20 @@ class Surroundings:
     """Active speech against noise."""
     drr_db: tuple[float, float] | None = None
     """Direct sound against reverberation; None: a dry recording. Below 4 dB small models learn nothing."""
+    room_share: float = 1.0
+    """Share of the utterances with reverberation, where `drr_db` asks for any."""
     reverberation_seconds: tuple[float, float] = (0.2, 0.5)
     """Time in which the reverberation decays by 60 dB."""
     slope_db: tuple[float, float] = (-6.0, 0.0)
     """Colour of the noise, dB per octave: 0 white, -3 pink, -6 brown."""
     babble_share: float = 0.0
     """Share of the utterances whose noise is many people talking."""
+    bursts: Bursts | None = None
+    """Short noises that hide parts of words."""
 
 
 CLEAN = Surroundings(snr_db=(22.0, 40.0))
 OTHER = Surroundings(snr_db=(14.0, 26.0), drr_db=(4.0, 16.0), babble_share=0.4)
-
-
-def active_power(samples_N: Samples) -> float:
-    """Mean square of the samples, pauses left out.
-
-    A pause is a 20 ms frame more than 40 dB under the loudest one.
-    """
-    frame = 320
-    usable = len(samples_N) // frame * frame
-    if usable == 0:
-        return float(np.mean(samples_N**2)) if len(samples_N) else 0.0
-    powers = np.mean(samples_N[:usable].reshape(-1, frame) ** 2, axis=1)
-    return float(np.mean(powers[powers >= 1e-4 * powers.max()]))
-
-
-def coloured_noise(length: int, slope_db: float, rng: np.random.Generator) -> Samples:
-    """Stationary Gaussian noise of unit power whose spectrum falls by `slope_db` per octave above 50 Hz."""
-    padded = fft.next_fast_len(length, real=True)
-    spectrum_F = fft.rfft(rng.standard_normal(padded))
-    frequency_F = np.maximum(fft.rfftfreq(padded, 1 / 16000), 50.0)
-    spectrum_F *= frequency_F ** (slope_db / (20 * np.log10(2)))
-    noise_N = fft.irfft(spectrum_F, padded)[:length]
-    return noise_N / np.sqrt(np.mean(noise_N**2))
 
 
 def room_response(drr_db: float, reverberation_seconds: float, rng: np.random.Generator) -> Samples:
@@ -74,25 +56,23 @@ def reverberate(samples_N: Samples, response_N: Samples) -> Samples:
     return signal.oaconvolve(samples_N, response_N)[: len(samples_N)]
 
 
-def add_noise(speech_N: Samples, noise_N: Samples, snr_db: float) -> Samples:
-    """Speech plus noise scaled to `snr_db` below the power of the active speech."""
-    noise_power = float(np.mean(noise_N**2))
-    gain = np.sqrt(active_power(speech_N) / noise_power * 10 ** (-snr_db / 10))
-    return speech_N + gain * noise_N
-
-
 def apply_surroundings(
-    speech_N: Samples, limits: Surroundings, babble_N: Samples | None, rng: np.random.Generator
+    speech_N: Samples,
+    words: Sequence[tuple[int, int]],
+    limits: Surroundings,
+    babble_N: Samples | None,
+    rng: np.random.Generator,
 ) -> Samples:
     """Put padded speech into a room and noise drawn from `limits`.
 
     Args:
         speech_N: 16 kHz.
+        words: first and one-past-last sample of each word.
         limits: what to draw from.
         babble_N: a recording to cut babble from; None when `limits` asks for none.
         rng: the utterance's own generator.
     """
-    if limits.drr_db is not None:
+    if limits.drr_db is not None and (limits.room_share == 1.0 or rng.random() < limits.room_share):
         drr_db, seconds = rng.uniform(*limits.drr_db), rng.uniform(*limits.reverberation_seconds)
         speech_N = reverberate(speech_N, room_response(drr_db, seconds, rng))
     snr_db = rng.uniform(*limits.snr_db)
@@ -102,4 +82,5 @@ def apply_surroundings(
         noise_N = np.take(babble_N, np.arange(start, start + len(speech_N)), mode="wrap")
     else:
         noise_N = coloured_noise(len(speech_N), rng.uniform(*limits.slope_db), rng)
-    return add_noise(speech_N, noise_N, snr_db)
+    mixed_N = add_noise(speech_N, noise_N, snr_db)
+    return mixed_N if limits.bursts is None else add_bursts(mixed_N, words, limits.bursts, rng)

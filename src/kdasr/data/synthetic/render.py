@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from kdasr.data.synthetic.acoustics import CLEAN, OTHER, Samples, active_power, apply_surroundings
+from kdasr.data.synthetic.acoustics import apply_surroundings
 from kdasr.data.synthetic.alignment import align_words
 from kdasr.data.synthetic.espeak import Synthesizer, Voice
 from kdasr.data.synthetic.grammar import Grammar
+from kdasr.data.synthetic.noise import Samples, active_power
 from kdasr.data.synthetic.plan import Utterance
 from kdasr.data.synthetic.seeds import generator
 from kdasr.data.synthetic.sizes import Size
@@ -72,11 +73,13 @@ class Renderer:
         lead, total = _padding(len(speech_N), rng)
         padded_N = np.zeros(total)
         padded_N[lead : lead + len(speech_N)] = speech_N
-        limits = OTHER if is_other else CLEAN
-        mixed_N = apply_surroundings(padded_N, limits, self._babble() if limits.babble_share else None, rng)
-        mixed_N *= np.sqrt(10 ** (rng.uniform(*LEVEL_DB) / 10) / active_power(mixed_N))
         offset = lead / SAMPLE_RATE
         timed = [TimedWord(word.word, word.start + offset, word.end + offset) for word in words]
+        spans = [(round(word.start * SAMPLE_RATE), round(word.end * SAMPLE_RATE)) for word in timed]
+        limits = self.size.other if is_other else self.size.clean
+        babble_N = self._babble() if limits.babble_share else None
+        mixed_N = apply_surroundings(padded_N, spans, limits, babble_N, rng)
+        mixed_N *= np.sqrt(10 ** (rng.uniform(*LEVEL_DB) / 10) / active_power(mixed_N))
         return Rendered(_quantise(mixed_N), timed)
 
     def _speak(self, text: str, voice: Voice, tract_percent: int) -> tuple[Samples, list[TimedWord]]:

@@ -1,7 +1,10 @@
 """The sizes of the corpus: how many people say how much, in which words and how regularly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kdasr.data.synthetic.acoustics import CLEAN, OTHER, Surroundings
+from kdasr.data.synthetic.bursts import Bursts
+from kdasr.data.synthetic.lookahead import RESULTS
 from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
 from kdasr.data.synthetic.voices import VoiceRange
 
@@ -31,7 +34,20 @@ class Size:
     voices: VoiceRange
     parts: dict[str, PartSize]
     lm_sentences: int
+    clean: Surroundings = CLEAN
+    """Of the training and the clean parts."""
+    other: Surroundings = OTHER
+    """Of the `other` parts."""
 
+
+# Hard enough that a small recogniser errs, and that hearing what follows helps it.
+HARD_CLEAN = Surroundings(
+    snr_db=(15.0, 30.0),
+    drr_db=(4.0, 16.0),
+    room_share=0.5,
+    bursts=Bursts(word_share=0.5, seconds=(0.08, 0.25), snr_db=(-15.0, -5.0)),
+)
+HARD_OTHER = replace(HARD_CLEAN, snr_db=(10.0, 24.0), room_share=1.0, babble_share=0.4)
 
 SIZES = {
     size.name: size
@@ -63,6 +79,22 @@ SIZES = {
                 "test-other": PartSize(16, 1, 7),
             },
             lm_sentences=20000,
+        ),
+        Size(
+            "results",
+            RESULTS,
+            REGULAR,
+            {
+                "train-clean-100": PartSize(100, 1, 13),
+                "train-clean-360": PartSize(160, 1, 14),
+                "dev-clean": PartSize(24, 1, 10),
+                "dev-other": PartSize(24, 1, 8),
+                "test-clean": PartSize(36, 1, 10),
+                "test-other": PartSize(36, 1, 8),
+            },
+            lm_sentences=20000,
+            clean=HARD_CLEAN,
+            other=HARD_OTHER,
         ),
         Size(
             "base",

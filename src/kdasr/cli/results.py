@@ -1,0 +1,77 @@
+"""`kdasr results`: every row of a recipe, tuned, trained with several seeds, decoded and compared."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Train and compare every row of a recipe, with several seeds.")
+@click.argument("conf", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
+)
+@click.option(
+    "--exp",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("exp/results"),
+    show_default=True,
+    help="Where runs, logs and summary.json go.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side."
+)
+@click.option("--rows", default="", help="Only these rows, and the teacher.  [default: all]")
+@click.option(
+    "--stage",
+    type=click.Choice(["dev", "test"]),
+    default="dev",
+    show_default=True,
+    help="dev: no test part is decoded, for choosing. test: the final step.",
+)
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Document with marks between which the tables go."
+)
+@click.option("--dry-run", is_flag=True, help="Say what is finished and what would run.")
+def command(
+    conf: Path,
+    data: Path,
+    exp: Path,
+    jobs: int,
+    rows: str,
+    stage: str,
+    markdown: Path | None,
+    dry_run: bool,
+) -> None:
+    """Train every row of CONF's `results` section with every seed, decode it and compare it.
+
+    A finished job is skipped while its settings, data and teacher stay the same, an interrupted one goes
+    on. Ctrl-C stops the running ones, which save a checkpoint; the exit status is then 130. When a job
+    fails, those that need it are skipped and the others go on; the exit status is then 1. Each job has a
+    log in EXP/log. Writes EXP/summary.json and EXP/wer-latency.png.
+    """
+    # Imported here, so that --help does not wait for them.
+    from kdasr.results.config import load_recipe
+    from kdasr.results.driver import Options, carry_out, describe_plan
+    from kdasr.results.plan import Planner
+    from kdasr.results.runner import Stopped
+    from kdasr.results.write import write_results
+
+    planner = Planner(load_recipe(conf), data, exp)
+    options = Options(jobs, tuple(rows.replace(",", " ").split()), stage)
+    if dry_run:
+        click.echo("\n".join(describe_plan(planner, options)))
+        return
+    try:
+        report = carry_out(planner, options, click.echo)
+    except Stopped as stop:
+        click.echo(f"kdasr: {stop}; the same command goes on", err=True)
+        sys.exit(130)
+    repeat = f"kdasr results {conf} --data {data} --exp {exp} --stage {stage}"
+    for line in write_results(planner, stage, repeat, markdown):
+        click.echo(line)
+    if report.failed:
+        click.echo(f"failed: {', '.join(report.failed)}", err=True)
+        if report.skipped:
+            click.echo(f"skipped, because they need one that failed: {', '.join(report.skipped)}", err=True)
+        sys.exit(1)

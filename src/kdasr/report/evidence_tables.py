@@ -1,0 +1,203 @@
+"""The evidence as `summary.json`, and as Markdown tables between two marks of a document."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import write_json, write_text
+from kdasr.decoding.statistics import Interval
+from kdasr.report.evidence import Evidence, MeanResult, SeedComparison
+from kdasr.report.trained_run import settled
+from kdasr.report.wording import NOTHING, number, signed, verdict
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+def write_summary(evidence: Evidence, path: Path) -> None:
+    """Write `rows` (a run on a part each), `means`, `comparisons`, `tuned` and what is missing.
+
+    WER, its reductions and its intervals are in percent, latencies in ms, `gap_closed` is a share.
+    """
+    write_json(path, summary(evidence))
+
+
+def summary(evidence: Evidence) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    return {
+        "rows": [result.as_json() for result in evidence.results()],
+        "comparisons": [comparison.as_json() for comparison in evidence.comparisons()],
+        "means": [mean.as_json() for mean in evidence.means()],
+        "tuned": evidence.tuned,
+        "bound": evidence.bound,
+        "baselines": evidence.baselines,
+        "seeds": evidence.seeds,
+        "incomplete": evidence.incomplete(),
+    }
+
+
+def fill_section(path: Path, content: str) -> None:
+    """Put `content` between the marks of a Markdown file, instead of what is there.
+
+    Raises:
+        UserError: no such file, or not exactly one pair of marks in it.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise UserError(f"{path}: expected one section between {BEGIN} and {END}")
+    write_text(path, f"{before}{BEGIN}\n{content.strip()}\n{END}{after}")
+
+
+def markdown(evidence: Evidence, command: str, picture: str | None = None) -> str:
+    """All tables, and the command that makes them.
+
+    Args:
+        evidence: what was measured.
+        command: one line for a shell.
+        picture: the plot's path as the document links to it.
+    """
+    test = [part for part in evidence.parts if part.startswith("test")] or evidence.parts
+    blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
+    if picture:
+        blocks.append(f"![Word error rate against first-token latency]({picture})")
+    for part in test:
+        means = [mean for mean in evidence.means() if mean.part == part]
+        if means:
+            blocks.append(_mean_table(part, means, evidence))
+    found = [comparison for comparison in evidence.comparisons() if comparison.part in test]
+    for baseline in evidence.baselines:
+        against = [comparison for comparison in found if comparison.baseline == baseline]
+        if against:
+            blocks.append(_comparison_table(baseline, against))
+    blocks += [_bound_note(evidence), _tuning_note(evidence), _missing_note(evidence)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _how(evidence: Evidence) -> str:
+    seeds = ", ".join(str(seed) for seed in evidence.seeds)
+    return (
+        f"Seeds {seeds}; students have equal steps. WER is that of all seeds together, latencies are means "
+        "over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over utterances and "
+        f"seeds, paired where rows are compared. `{evidence.bound}` is decoded in whole utterances, so it "
+        "has no latency."
+    )
+
+
+def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> str:
+    lines = [
+        f"{part} ({_sizes(part, evidence)})",
+        "",
+        "| row | starts from | seeds | WER % (95 %) | WER by seed | first token, ms | emission delay, ms "
+        "| finalisation, ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for mean in means:
+        by_seed = [
+            result.wer for result in evidence.results() if (result.info.row, result.part) == (mean.row, part)
+        ]
+        cells = (
+            _name(mean.row, evidence),
+            "random weights" if mean.init == "scratch" else evidence.bound,
+            str(mean.num_seeds),
+            _interval(mean.wer, 2),
+            " ".join(number(wer, 2) for wer in by_seed),
+            number(mean.first_token_ms),
+            number(mean.emission_delay_ms),
+            number(mean.finalisation_ms),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _name(row: str, evidence: Evidence) -> str:
+    role = " (bound)" if row == evidence.bound else " (baseline)" if row in evidence.baselines else ""
+    return f"`{row}`{role}"
+
+
+def _sizes(part: str, evidence: Evidence) -> str:
+    run = next(run for run in evidence.runs if part in run.parts)
+    utterances = run.parts[part].utterances.values()
+    words = sum(utterance.num_words for utterance in utterances)
+    return f"{number(len(utterances))} utterances, {number(words)} words"
+
+
+def _interval(interval: Interval, digits: int) -> str:
+    low, high = number(interval.low, digits), number(interval.high, digits)
+    return f"{number(interval.estimate, digits)} ({low} to {high})"
+
+
+def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison]) -> str:
+    lines = [
+        f"Against `{baseline}`, the same seeds and utterances; positive is better:",
+        "",
+        "| row | part | fewer word errors, % (95 %) | | first token earlier, ms (95 %) | "
+        "| streaming gap closed (95 %) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in comparisons:
+        cells = (
+            f"`{found.row}`",
+            found.part,
+            _signed_interval(found.wer, 1),
+            verdict(found.wer, "fewer", "more"),
+            _signed_interval(found.first_token, 0),
+            verdict(found.first_token, "earlier", "later"),
+            _signed_interval(found.gap, 2),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _signed_interval(interval: Interval, digits: int) -> str:
+    if finite_estimate(interval):
+        low, high = signed(interval.low, digits), signed(interval.high, digits)
+        return f"{signed(interval.estimate, digits)} ({low} to {high})"
+    return NOTHING
+
+
+def finite_estimate(interval: Interval) -> bool:
+    """Whether there was something to estimate."""
+    return interval.estimate == interval.estimate
+
+
+def _bound_note(evidence: Evidence) -> str:
+    spans = [
+        f"{number(span[0], 1)} to {number(span[1], 1)} (seed {run.info.seed})"
+        for run in evidence.runs
+        if run.info.row == evidence.bound and (span := settled(run))
+    ]
+    if not spans:
+        return ""
+    return f"Dev WER % of `{evidence.bound}` over the last quarter of its steps: {', '.join(spans)}."
+
+
+def _tuning_note(evidence: Evidence) -> str:
+    if not evidence.tuned:
+        return "Learning rates were not searched: every row has the one of its system."
+    lines = [
+        f"Peak learning rates, chosen by dev WER with seed {evidence.seeds[0]} (in brackets: dev WER %):",
+        "",
+    ]
+    for entry in evidence.tuned:
+        trials = ", ".join(
+            f"{trial['learning_rate']:g} ({number(trial['dev_wer'], 1)})" for trial in entry["trials"]
+        )
+        chosen = entry["learning_rate"]
+        choice = "none yet" if chosen is None else f"{chosen:g}"
+        edge = ", an end of the range" if entry["at_edge"] else ""
+        lines.append(f"- `{entry['row']}`: **{choice}**{edge}, of {trials}")
+    return "\n".join(lines)
+
+
+def _missing_note(evidence: Evidence) -> str:
+    missing = evidence.incomplete()
+    if not missing:
+        return ""
+    rows = ", ".join(f"`{row}` ({count})" for row, count in missing.items())
+    return (
+        f"Rows that do not have all {len(evidence.seeds)} seeds (how many they have on every part): {rows}."
+    )

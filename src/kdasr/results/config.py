@@ -1,0 +1,185 @@
+"""The `results` section of a recipe: which rows are trained, how often, and what they are compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdasr.common.configio import build_config, load_yaml
+from kdasr.common.errors import UserError
+from kdasr.experiment import ExperimentConfig, load_experiment
+
+INITS = ("scratch", "teacher")
+ORDERS = ("seed", "row")
+
+
+@dataclass
+class RowConfig:
+    """One line of the results: a system, what it starts from, and what it changes."""
+
+    init: str = "scratch"
+    """scratch | teacher: random weights, or the teacher's. It replaces `init_from` of the first stage."""
+    system: str | None = None
+    """Which of the recipe's `systems`; None: the one that is called like the row."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Options of the experiment on top of the system's; nested, or dotted as in `--override`."""
+
+
+@dataclass
+class TuneConfig:
+    """Rows whose peak learning rate is chosen on the dev parts."""
+
+    rows: list[str] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    """Values of the first stage; the other stages keep their ratio to it."""
+
+
+@dataclass
+class ResultsConfig:
+    """What is trained, and what is compared with what."""
+
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    order: str = "seed"
+    """seed | row: every row of the first seed first, or every seed of the first row."""
+    bound: str = "teacher"
+    """The row from which students start and learn, and which bounds them: decoded offline."""
+    teacher_per_seed: bool = True
+    """Whether each seed has its own teacher, or all learn from that of the first seed."""
+    baselines: list[str] = field(default_factory=lambda: ["streaming", "streaming-init"])
+    test_parts: list[str] = field(default_factory=lambda: ["test-clean", "test-other"])
+    rows: dict[str, RowConfig] = field(default_factory=dict)
+    """In the order of the tables; also that of training."""
+    tune: list[TuneConfig] = field(default_factory=list)
+
+    def rates(self, row: str) -> list[float | None]:
+        """The learning rates to try for a row; None: the one that its system states."""
+        return next((list(group.learning_rate) for group in self.tune if row in group.rows), [None])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file with results: every row resolved, and checked to be comparable."""
+
+    path: Path
+    results: ResultsConfig
+    systems: dict[str, ExperimentConfig]
+    """By row; `name`, `seed` and references to the teacher are still those of the file."""
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file and its rows.
+
+    Raises:
+        UserError: no such file, no rows, an unknown option, row or system, students that are not
+            comparable; names the culprit.
+    """
+    section = load_yaml(path).get("results")
+    if not isinstance(section, Mapping) or not section.get("rows"):
+        raise UserError(f"{path}: no rows under 'results': expected results: {{rows: {{NAME: ...}}}}")
+    filled = {**section, "rows": {name: row or {} for name, row in section["rows"].items()}}
+    results = build_config(ResultsConfig, filled, source=f"{path}: results")
+    _check_names(results, f"{path}: results")
+    systems = {}
+    for name, row in results.rows.items():
+        overrides = tuple(f"{key}={yaml.safe_dump(value)}" for key, value in row.settings.items())
+        systems[name] = load_experiment(path, row.system or name, overrides)
+    _check_students(results, systems, f"{path}: row")
+    return Recipe(path, results, systems)
+
+
+def _check_names(results: ResultsConfig, source: str) -> None:
+    for key, value, known in (("order", results.order, ORDERS),):
+        if value not in known:
+            raise UserError(f"{source}: {key} '{value}': expected {' or '.join(known)}")
+    if not results.seeds or len(set(results.seeds)) != len(results.seeds):
+        raise UserError(f"{source}: seeds {results.seeds}: expected different numbers, at least one")
+    named = {results.bound, *results.baselines, *(row for group in results.tune for row in group.rows)}
+    for name in sorted(named - set(results.rows)):
+        raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")
+    for name, row in results.rows.items():
+        if row.init not in INITS:
+            raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(INITS)}")
+    if results.rows[results.bound].init != "scratch":
+        raise UserError(f"{source}: row '{results.bound}' is the teacher, so its init must be scratch")
+    _check_tuning(results, source)
+
+
+def _check_tuning(results: ResultsConfig, source: str) -> None:
+    """Every student is tuned with as many trials as any other, or none is."""
+    tuned = [row for group in results.tune for row in group.rows]
+    twice = next((row for row in tuned if tuned.count(row) > 1), None)
+    if twice:
+        raise UserError(f"{source}: tune: row '{twice}' is in two groups")
+    if results.bound in tuned:
+        raise UserError(f"{source}: tune: '{results.bound}' is the teacher, which its students must agree on")
+    trials = {row: len(results.rates(row)) for row in results.rows if row != results.bound}
+    for row, count in trials.items():
+        first = next(iter(trials))
+        if count != trials[first] or not count:
+            raise UserError(
+                f"{source}: tune: '{first}' has {trials[first]} learning rates and '{row}' has {count}; "
+                "rows that are compared must be tuned equally"
+            )
+
+
+def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
+    """Students have the same steps, data, model and context, or their comparison would mix effects."""
+    students = {name: config for name, config in systems.items() if name != results.bound}
+    for name, config in students.items():
+        if any(stage.plateau_patience for stage in config.stages):
+            raise UserError(f"{source} '{name}': plateau_patience would end it before the others' steps")
+        if config.contexts[0].is_full:
+            raise UserError(f"{source} '{name}': its context is full; only '{results.bound}' may see all")
+    first = next(iter(students), "")
+    for name, config in students.items():
+        ours, theirs = _comparable(config), _comparable(students[first])
+        for key in ours:
+            if ours[key] != theirs[key]:
+                raise UserError(
+                    f"{source} '{name}': {key} {ours[key]}, but '{first}' has {theirs[key]}; "
+                    "rows that are compared must agree"
+                )
+
+
+def _comparable(config: ExperimentConfig) -> dict[str, Any]:
+    return {
+        "steps": sum(stage.num_steps for stage in config.stages),
+        "first context": str(config.contexts[0]),
+        "accumulate": config.training.optim.accumulate,
+        "data": config.data,
+        "model": config.model,
+    }
+
+
+def with_learning_rate(config: ExperimentConfig, value: float) -> ExperimentConfig:
+    """The same system with this peak learning rate in its first stage, and all others in proportion."""
+    usual = config.training.optim.learning_rate
+    first = config.stages[0].learning_rate
+    scale = value / (usual if first is None else first)
+    stages = [
+        stage
+        if stage.learning_rate is None
+        else replace(stage, learning_rate=_tidy(scale * stage.learning_rate))
+        for stage in config.stages
+    ]
+    optim = replace(config.training.optim, learning_rate=_tidy(scale * usual))
+    return replace(config, stages=stages, training=replace(config.training, optim=optim))
+
+
+def _tidy(value: float) -> float:
+    """Without the dust of a product: 0.3 and not 0.30000000000000004."""
+    return float(f"{value:.12g}")
+
+
+def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
+    """The rows to train, in the order of the file, the teacher always among them; all for no names.
+
+    Raises:
+        UserError: no such row.
+    """
+    for name in names:
+        if name not in results.rows:
+            raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
+    return [name for name in results.rows if not names or name in names or name == results.bound]

@@ -1,0 +1,135 @@
+"""What a finished job was made of, so that it runs again when that changes and only then."""
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json, write_json
+
+Settings = Mapping[str, Any]
+
+
+def _unchanged(settings: Settings) -> Settings:
+    return settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands that run one after another once other jobs have finished."""
+
+    name: str
+    """Unique; also the name of its log and stamp below the experiment folder, so it may hold slashes."""
+    commands: Sequence[Sequence[str]]
+    settings: Settings = field(default_factory=dict)
+    """All that decides its result, besides the jobs that it needs. Plain containers."""
+    needs: Sequence[str] = ()
+    outputs: Sequence[Path] = ()
+    """Files that a finished job has left; without them it is not finished."""
+    folder: Path | None = None
+    """A folder that this job alone fills. What stands there from other settings is moved aside."""
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Texts that are written before the first command."""
+    reread: Callable[[Settings], Settings] = _unchanged
+    """Brings settings of an earlier version of the program to this one (adds new options' defaults)."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """The record of a job that was begun or finished."""
+
+    id: str
+    """Of this run of the job. Those that need it name it, so they notice when it has run again."""
+    settings: Settings
+    inputs: Mapping[str, str]
+    """The jobs it needed, and the id of each."""
+    finished: bool
+
+
+class Stamps:
+    """The stamps of an experiment folder, a file for each job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where the stamp of a job lies."""
+        return self.folder / f"{name}.json"
+
+    def read(self, name: str) -> Stamp | None:
+        """The stamp of a job; None when it was never begun.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            return None
+        try:
+            return Stamp(**read_json(path))
+        except (TypeError, json.JSONDecodeError):
+            raise UserError(f"{path}: not a stamp; remove it to run that job again") from None
+
+    def write(self, job: Job, id: str, finished: bool) -> None:
+        """Record that this run of the job was begun or finished."""
+        inputs = {name: self.id_of(name) for name in job.needs}
+        stamp = {"id": id, "settings": job.settings, "inputs": inputs, "finished": finished}
+        write_json(self.path(job.name), stamp)
+
+    def id_of(self, name: str) -> str:
+        """The id of the latest run of a job; empty when there was none."""
+        stamp = self.read(name)
+        return stamp.id if stamp else ""
+
+    def matches(self, job: Job) -> Stamp | None:
+        """The stamp of this very job: the same settings, made from the same runs of the jobs it needs."""
+        stamp = self.read(job.name)
+        if stamp is None or dict(stamp.inputs) != {name: self.id_of(name) for name in job.needs}:
+            return None
+        wanted = _plain(job.settings)
+        if stamp.settings == wanted:
+            return stamp
+        try:
+            return stamp if _plain(job.reread(stamp.settings)) == wanted else None
+        except UserError:
+            return None  # of an option that is gone
+
+    def finished(self, jobs: Sequence[Job]) -> set[str]:
+        """The jobs, in an order in which each follows those it needs, that need not run."""
+        done: set[str] = set()
+        for job in jobs:
+            if not done.issuperset(job.needs):
+                continue
+            stamp = self.matches(job)
+            if stamp and stamp.finished and all(path.exists() for path in job.outputs):
+                done.add(job.name)
+        return done
+
+    def begin(self, job: Job) -> str:
+        """Note that a job begins or goes on; returns the id of the run that it is or was begun as."""
+        stamp = self.matches(job)
+        going_on = stamp is not None and not stamp.finished
+        if job.folder and job.folder.exists() and not going_on:
+            _move_aside(job.folder, self.folder.parent / "replaced" / job.name.replace("/", "-"))
+        id = stamp.id if stamp and going_on else uuid.uuid4().hex
+        self.write(job, id, finished=False)
+        for path, text in job.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return id
+
+
+def _plain(settings: Settings) -> Any:
+    return json.loads(json.dumps(settings))
+
+
+def _move_aside(folder: Path, target: Path) -> None:
+    """Move `folder` to `target-1`, or the first number that is free: nobody's training is deleted."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (moved := target.with_name(f"{target.name}-{number}")).exists():
+        number += 1
+    folder.rename(moved)

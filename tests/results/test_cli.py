@@ -1,0 +1,123 @@
+"""`kdasr results` itself on speech that is tones: two steps a row, decoded, compared, and not done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from kdasr.cli.main import cli
+from kdasr.common.configio import config_to_dict
+from kdasr.common.errors import UserError
+from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.testing import tiny_config, write_corpus
+
+STEPS = {"num_steps": 2, "loss_weights": {"rnnt": 1.0, "ctc": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prepared data and a recipe."""
+    folder = tmp_path_factory.mktemp("study")
+    parts = ("train-clean-100", "dev-clean", "test-clean")
+    corpus = write_corpus(folder / "corpus", parts, alignments_dir=folder / "alignments")
+    prepare_corpus(
+        PrepareOptions(
+            corpus_dir=corpus,
+            alignments_dir=folder / "alignments",
+            out_dir=folder / "data",
+            parts=parts,
+            speeds=(1.0,),
+        )
+    )
+    prepare_tokens(folder / "data", 24)
+    content = {
+        "data": {"max_duration": 6.0, "num_buckets": 1, "speed_perturbation": [1.0]},
+        "model": {**config_to_dict(tiny_config()), "vocab_size": 0},
+        "training": {"accelerator": "cpu", "num_threads": 1, "log_every": 1, "validate_every": 2},
+        "systems": {
+            "teacher": {"stages": [{"name": "train", **STEPS}]},
+            "streaming": {
+                "contexts": [{"left": 8, "chunk": 4}],
+                "objective": {"teacher": "teacher"},
+                "stages": [{"name": "train", **STEPS}],
+            },
+        },
+        "results": {
+            "seeds": [3],
+            "test_parts": ["test-clean"],
+            "baselines": ["streaming"],
+            "rows": {
+                "teacher": {},
+                "streaming": {"settings": {"objective.teacher": None}},
+                "output": {
+                    "system": "streaming",
+                    "init": "teacher",
+                    "settings": {"stages.0.loss_weights": {"rnnt": 1.0, "output_kl": 0.3}},
+                },
+            },
+        },
+    }
+    (folder / "conf.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder
+
+
+def results(study: Path, *arguments: str) -> Result:
+    where = ("--data", str(study / "data"), "--exp", str(study / "exp"))
+    return CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where, *arguments])
+
+
+def test_every_row_is_trained_decoded_and_compared_once(study: Path) -> None:
+    result = results(study, "--jobs", "2", "--stage", "test")
+    assert result.exit_code == 0, result.output
+    exp = study / "exp"
+    summary = json.loads((exp / "summary.json").read_text())
+    assert {(row["row"], row["part"]) for row in summary["rows"]} == {
+        (row, part) for row in ("teacher", "streaming", "output") for part in ("dev-clean", "test-clean")
+    }
+    assert {(row["seed"], row["train_steps"]) for row in summary["rows"]} == {(3, 2)}
+    assert {(c["row"], c["baseline"]) for c in summary["comparisons"]} == {
+        ("teacher", "streaming"), ("output", "streaming")
+    }  # fmt: skip
+    assert "from the teacher" not in (exp / "seed-3" / "streaming" / "train.log").read_text()
+    log = (exp / "seed-3" / "output" / "train.log").read_text()
+    assert "teacher: teacher" in log and "averaged.pt" in log
+    assert yaml.safe_load((exp / "seed-3" / "output" / "config.yaml").read_text())["seed"] == 3
+    weights = exp / "seed-3" / "output" / "checkpoints" / "last.pt"
+    before = weights.stat().st_mtime_ns
+    again = results(study, "--jobs", "2", "--stage", "test")
+    assert again.exit_code == 0 and "started" not in again.output
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_training_that_cannot_run_is_reported_and_the_exit_status_says_so(study: Path) -> None:
+    recipe = yaml.safe_load((study / "conf.yaml").read_text())
+    recipe["results"]["rows"]["bad"] = {
+        "system": "streaming",
+        "settings": {"objective.teacher": None, "training.precision": "no-such-precision"},
+    }
+    (study / "bad.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    where = ("--data", str(study / "data"), "--exp", str(study / "exp"), "--rows", "bad", "--jobs", "2")
+    result = CliRunner().invoke(cli, ["results", str(study / "bad.yaml"), *where])
+    assert result.exit_code == 1, result.output
+    assert "failed: seed-3/bad.train" in result.output and "no-such-precision" in result.output
+    assert "skipped, because they need one that failed: seed-3/bad.dev" in result.output
+    summary = json.loads((study / "exp" / "summary.json").read_text())
+    assert {row["part"] for row in summary["rows"]} == {"dev-clean"}
+    assert summary["incomplete"]["bad"] == 0
+
+
+def test_a_dry_run_says_what_is_left_and_does_nothing(study: Path, tmp_path: Path) -> None:
+    where = ("--data", str(study / "data"), "--exp", str(tmp_path / "exp"), "--stage", "dev", "--dry-run")
+    result = CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where])
+    assert result.exit_code == 0 and result.output.count("to run") == 6
+    assert not (tmp_path / "exp").exists()
+
+
+def test_wrong_rows_and_missing_data_are_named(study: Path, tmp_path: Path) -> None:
+    wrong = results(study, "--rows", "ghost")
+    assert isinstance(wrong.exception, UserError) and "ghost" in str(wrong.exception)
+    where = ("--data", str(tmp_path), "--exp", str(tmp_path / "exp"))
+    missing = CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where])
+    assert isinstance(missing.exception, UserError) and str(tmp_path) in str(missing.exception)
