@@ -45,6 +45,9 @@ class HiddenConfig:
     """The teacher's partner of each student layer; empty: the same relative depth."""
     layer_weights: list[float] = field(default_factory=list)
     """Empty: 1 each."""
+    shift: int = 0
+    """Encoder frames: the student's frame t is compared with the teacher's frame t - shift. Above 0 the
+    student may know so much later what the teacher knows from the future."""
 
 
 @dataclass

@@ -23,6 +23,7 @@ class HiddenTerm(nn.Module):
             partner_layer(layer, student.num_layers, teacher.num_layers) for layer in self.student_layers
         ]
         self.weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
+        self.shift = config.shift
         _check_layers("layers", self.student_layers, student.num_layers)
         _check_layers("teacher_layers", self.teacher_layers, teacher.num_layers)
         for name, values in (("teacher_layers", self.teacher_layers), ("layer_weights", self.weights)):
@@ -35,12 +36,18 @@ class HiddenTerm(nn.Module):
             self.adapters.extend(nn.Linear(student.dim, teacher.dim) for _ in self.student_layers)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], lens_B: Tensor) -> Tensor:
-        """Error of each utterance, `(B,)`, from all encoder layers of both."""
+        """Error of each utterance, `(B,)`, from all encoder layers of both; frames without a partner are left
+        out of the mean."""
         chosen = [student[layer] for layer in self.student_layers]
         if len(self.adapters) > 0:
             chosen = [adapter(layer) for adapter, layer in zip(self.adapters, chosen, strict=True)]
         partners = [teacher[layer] for layer in self.teacher_layers]
-        return hidden_mse(chosen, partners, lens_B, self.weights)
+        begin, lead = max(self.shift, 0), max(-self.shift, 0)
+        if self.shift != 0:
+            num_pairs = max(chosen[0].shape[1] - begin - lead, 0)
+            chosen = [layer_BTD[:, begin : begin + num_pairs] for layer_BTD in chosen]
+            partners = [layer_BTD[:, lead : lead + num_pairs] for layer_BTD in partners]
+        return hidden_mse(chosen, partners, (lens_B - begin - lead).clamp(min=0), self.weights)
 
 
 def partner_layer(layer: int, student_depth: int, teacher_depth: int) -> int:

@@ -1,0 +1,51 @@
+"""Which frames of student and teacher `hidden_mse` compares."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdasr.distillation.config import HiddenConfig
+from kdasr.distillation.hidden_term import HiddenTerm
+from kdasr.losses.hidden import hidden_mse
+from kdasr.models.transducer.config import EncoderConfig
+
+# Shapes: B utterances, T frames, D width.
+
+LENS_B = torch.tensor([9, 4, 2, 0])
+
+
+def _layers(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(4, 9, 6, generator=generator) for _ in range(2)]
+
+
+def _term(shift: int) -> HiddenTerm:
+    config = EncoderConfig(num_layers=2, dim=6)
+    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), config, config)
+
+
+def test_without_a_shift_frames_are_their_own_partners() -> None:
+    student, teacher = _layers(1), _layers(2)
+    assert torch.equal(_term(0)(student, teacher, LENS_B), hidden_mse(student, teacher, LENS_B, [1.0, 0.5]))
+
+
+@pytest.mark.parametrize("shift", [-3, -1, 1, 2, 3])
+def test_a_student_that_is_its_teacher_some_frames_later_or_earlier_has_nothing_to_learn(shift: int) -> None:
+    teacher = _layers(1)
+    # Beyond each end there is something else, and so there is in the padding.
+    student = []
+    for layer_BTD, other_BTD in zip(teacher, _layers(2), strict=True):
+        moved_BTD = other_BTD.clone()
+        for row, length in enumerate(LENS_B.tolist()):
+            for frame in range(length):
+                if 0 <= frame - shift < length:
+                    moved_BTD[row, frame] = layer_BTD[row, frame - shift]
+        student.append(moved_BTD)
+    assert torch.equal(_term(shift)(student, teacher, LENS_B), torch.zeros(4))
+    assert bool((_term(shift + 1)(student, teacher, LENS_B)[0] > 0.1).all())
+    assert bool((_term(0)(student, teacher, LENS_B)[:2] > 0.1).all())
+
+
+@pytest.mark.parametrize("shift", [-20, -9, 9, 20])
+def test_utterances_shorter_than_the_shift_have_no_partners(shift: int) -> None:
+    assert torch.equal(_term(shift)(_layers(1), _layers(2), LENS_B), torch.zeros(4))
