@@ -134,9 +134,12 @@ def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
         The model on the CPU and the whole checkpoint.
 
     Raises:
-        UserError: see `load_checkpoint`; also a model section that does not fit the weights.
+        UserError: see `load_checkpoint`; also a checkpoint of something else, or a model section that does not
+            fit the weights.
     """
     payload = load_checkpoint(path)
+    if "encoder" not in payload["model_config"]:
+        raise UserError(f"{path}: no recogniser; is it a language model? Those go with --lm")
     config = build_config(TransducerConfig, payload["model_config"], source=f"{path}: model_config")
     model = build_transducer(config)
     load_weights(model, payload["model"], source=str(path))

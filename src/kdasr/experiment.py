@@ -1,7 +1,7 @@
 """One experiment: the configuration of every part, composed. A recipe file describes several."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,17 @@ from typing import Any
 from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.data.config import DataConfig
+from kdasr.data.text import TextConfig
 from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig
+from kdasr.models.language_model import LanguageModelConfig
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.training.config import TrainerConfig
+from kdasr.training.language_model import TERM as LM_TERM
 
 DEFAULT_LOSS_WEIGHTS = {"rnnt": 1.0, "ctc": 0.3}
+LANGUAGE_MODEL = "language_model"
+"""The `kind` of a language model. A transducer has none."""
 
 
 @dataclass
@@ -36,6 +41,26 @@ class ExperimentConfig:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
         for stage in self.stages:
             stage.loss_weights = stage.loss_weights or dict(DEFAULT_LOSS_WEIGHTS)
+
+
+@dataclass
+class LanguageModelExperiment:
+    """Everything that determines a language model."""
+
+    kind: str = LANGUAGE_MODEL
+    name: str = "lm"
+    seed: int = 1
+    data: TextConfig = field(default_factory=TextConfig)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    training: TrainerConfig = field(default_factory=TrainerConfig)
+    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            stage.loss_weights = stage.loss_weights or {LM_TERM: 1.0}
+
+
+AnyExperiment = ExperimentConfig | LanguageModelExperiment
 
 
 def load_data_config(path: Path) -> DataConfig:
@@ -60,6 +85,29 @@ def load_experiment(
     Raises:
         UserError: no such file or system, an unknown key, a wrong type, an unknown loss term.
     """
+    config = build_config(ExperimentConfig, *_layers(path, system), overrides=overrides, source=str(path))
+    check_experiment(config, source=str(path))
+    return config
+
+
+def load_any_experiment(
+    path: Path, system: str | None = None, overrides: tuple[str, ...] = ()
+) -> AnyExperiment:
+    """`load_experiment`, or the language model that the file (or one of its systems) says it describes.
+
+    Raises:
+        UserError: see `load_experiment`; also an unknown `kind`.
+    """
+    layers = _layers(path, system)
+    if _kind(*layers, source=str(path)) is None:
+        return load_experiment(path, system, overrides)
+    config = build_config(LanguageModelExperiment, *layers, overrides=overrides, source=str(path))
+    _check_language_model(config, source=str(path))
+    return config
+
+
+def _layers(path: Path, system: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all systems of a recipe file share, and what one of them changes."""
     shared = load_yaml(path)
     systems = shared.pop("systems", {})
     shared.pop("results", None)
@@ -70,9 +118,14 @@ def load_experiment(
         layer = {"name": system, **(systems[system] or {})}
     elif systems:
         raise UserError(f"{path}: name one of its systems: {', '.join(systems)}")
-    config = build_config(ExperimentConfig, shared, layer, overrides=overrides, source=str(path))
-    check_experiment(config, source=str(path))
-    return config
+    return shared, layer
+
+
+def _kind(*layers: Mapping[str, Any], source: str) -> str | None:
+    kinds = [layer["kind"] for layer in layers if "kind" in layer]
+    if kinds and kinds[-1] != LANGUAGE_MODEL:
+        raise UserError(f"{source}: kind: '{kinds[-1]}'; known: '{LANGUAGE_MODEL}'")
+    return kinds[-1] if kinds else None
 
 
 def check_experiment(config: ExperimentConfig, source: str) -> None:
@@ -81,19 +134,10 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     Raises:
         UserError: naming the option.
     """
-    for name in ("contexts", "stages"):
-        if not getattr(config, name):
-            raise UserError(f"{source}: '{name}' is empty")
-    names = [stage.name for stage in config.stages]
-    if len(set(names)) != len(names):
-        raise UserError(f"{source}: stage names repeat: {names}")
+    if not config.contexts:
+        raise UserError(f"{source}: 'contexts' is empty")
+    _check_stages(config.stages, TERM_NAMES, source)
     for stage in config.stages:
-        unknown = set(stage.loss_weights) - set(TERM_NAMES)
-        if unknown:
-            raise UserError(
-                f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
-                f"known terms: {', '.join(TERM_NAMES)}"
-            )
         needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
             raise UserError(
@@ -104,6 +148,30 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
                 "but no hidden_mse in its loss_weights"
             )
+
+
+def _check_language_model(config: LanguageModelExperiment, source: str) -> None:
+    _check_stages(config.stages, (LM_TERM,), source)
+    for stage in config.stages:
+        if stage.plateau_patience > 0:
+            raise UserError(f"{source}: stage '{stage.name}' has plateau_patience, which is for hidden_mse")
+    for name in ("batch_pieces", "max_pieces"):
+        if getattr(config.data, name) < 1:
+            raise UserError(f"{source}: data.{name}: {getattr(config.data, name)} is below 1")
+
+
+def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) -> None:
+    if not stages:
+        raise UserError(f"{source}: 'stages' is empty")
+    names = [stage.name for stage in stages]
+    if len(set(names)) != len(names):
+        raise UserError(f"{source}: stage names repeat: {names}")
+    for stage in stages:
+        if set(stage.loss_weights) - set(terms):
+            raise UserError(
+                f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
+                f"known terms: {', '.join(terms)}"
+            )
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
             raise UserError(f"{source}: stage name '{stage.name}' must be letters, digits, '.', '_' and '-'")
 
@@ -113,7 +181,7 @@ def option_names() -> list[str]:
     return [entry.name for entry in fields(ExperimentConfig)]
 
 
-def claim_folder(config: ExperimentConfig, exp_dir: Path) -> None:
+def claim_folder(config: AnyExperiment, exp_dir: Path) -> None:
     """Make `exp_dir` the folder of this configuration, or check that it already is.
 
     Raises:
@@ -148,11 +216,14 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
     return None
 
 
-def load_saved_experiment(exp_dir: Path) -> ExperimentConfig:
+def load_saved_experiment(exp_dir: Path) -> AnyExperiment:
     """The configuration that a system's folder was trained with.
 
     Raises:
         UserError: not the folder of a system, or made by another version of the options.
     """
     path = exp_dir / "config.yaml"
-    return build_config(ExperimentConfig, load_yaml(path), source=str(path))
+    saved = load_yaml(path)
+    if _kind(saved, source=str(path)) is None:
+        return build_config(ExperimentConfig, saved, source=str(path))
+    return build_config(LanguageModelExperiment, saved, source=str(path))

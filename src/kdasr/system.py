@@ -15,16 +15,27 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, read_json, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
+from kdasr.data.text import EncodedText, text_sources, transcript_sources
+from kdasr.data.text_loader import TextLoader, valid_text_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import TEACHER_TERMS
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import Teacher
-from kdasr.experiment import ExperimentConfig, claim_folder, load_saved_experiment
+from kdasr.experiment import (
+    AnyExperiment,
+    ExperimentConfig,
+    LanguageModelExperiment,
+    claim_folder,
+    load_saved_experiment,
+)
 from kdasr.losses.pruned_rnnt.backend import choose_backend
+from kdasr.models.language_model import TransformerLanguageModel
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
+from kdasr.training.language_model import LanguageModelObjective, validate_language_model
 from kdasr.training.resume import saved_progress, seed_everything
 from kdasr.training.stage import resolve_reference, stage_checkpoints, stages_until
 from kdasr.training.trainer import System, Trainer
@@ -32,11 +43,11 @@ from kdasr.training.trainer import System, Trainer
 logger = get_logger(__name__)
 
 
-def train(config: ExperimentConfig, exp_dir: Path, until_stage: str | None = None) -> None:
+def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) -> None:
     """Train a system in its folder, or go on with it.
 
     Raises:
-        UserError: bad input of any kind; see `build_trainer` and `Trainer.fit`.
+        UserError: bad input of any kind; see `build_trainer`, `build_language_model_trainer`, `Trainer.fit`.
         TrainingInterrupted: stopped by a signal; a checkpoint is left.
     """
     fabric = make_fabric(config.training)
@@ -51,7 +62,11 @@ def train(config: ExperimentConfig, exp_dir: Path, until_stage: str | None = Non
         logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))
         return
     try:
-        build_trainer(config, exp_dir, fabric).fit(until_stage)
+        if isinstance(config, LanguageModelExperiment):
+            trainer = build_language_model_trainer(config, exp_dir, fabric)
+        else:
+            trainer = build_trainer(config, exp_dir, fabric)
+        trainer.fit(until_stage)
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -100,17 +115,63 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         valid_batches=lambda: islice(dev_batches, limit),
         teacher_path=str(bundle.path.resolve()) if bundle else "",
     )
+    backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
+    data = {"training": train_cuts, "dev": dev_cuts}
+    described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
+    return _start(system, backend, described, fabric)
+
+
+def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path, fabric: Fabric) -> Trainer:
+    """Build a language model's trainer from its configuration.
+
+    Raises:
+        UserError: no tokenizer, no text, or an impossible size.
+    """
+    if not config.data.train_text:
+        raise UserError("data.train_text: name at least one text file to train on")
+    tokenizer = _own_tokenizer(config, exp_dir, fabric)
+    seed_everything(config.seed, rank=0)
+    size = _vocab_size(config.model.vocab_size, tokenizer)
+    model = TransformerLanguageModel(replace(config.model, vocab_size=size))
+    data, limit = config.data, config.training.max_valid_batches or None
+    train_text = EncodedText(text_sources(data.train_text), tokenizer, data.max_pieces)
+    dev_sources = text_sources(data.dev_text) or transcript_sources(Path(data.dir), data.dev_parts)
+    dev_text = EncodedText(dev_sources, tokenizer, data.max_pieces)
+    dev_batches = valid_text_batches(dev_text, data.batch_pieces)
+    rank, world_size = fabric.global_rank, fabric.world_size
+    system = System(
+        name=config.name,
+        exp_dir=exp_dir,
+        seed=config.seed,
+        contexts=[Context.full()],
+        stages=config.stages,
+        config=config.training,
+        model=model,
+        objective=LanguageModelObjective(),
+        tokenizer=tokenizer,
+        train_batches=TextLoader(
+            train_text, data.batch_pieces, seed=config.seed, rank=rank, world_size=world_size
+        ),
+        valid_batches=lambda: islice(dev_batches, limit),
+        validate=validate_language_model,
+    )
+    texts = {"training": train_text, "dev": dev_text}
+    described = {name: f"{len(text)} sentences, {text.lens_N.sum()} pieces" for name, text in texts.items()}
+    return _start(system, "none", described, fabric)
+
+
+def _start(system: System, backend: str, data: dict[str, str], fabric: Fabric) -> Trainer:
+    """Record the environment, say what runs on what data, and make the trainer."""
     if fabric.is_global_zero:
-        backend = choose_backend(config.objective.rnnt.backend).backend.name
-        environment = describe_environment(backend=backend, seed=config.seed)
-        write_json(exp_dir / "environment.json", environment)
-    _log_start(system, train_cuts, dev_cuts, fabric)
+        environment = describe_environment(backend=backend, seed=system.seed)
+        write_json(system.exp_dir / "environment.json", environment)
+    _log_start(system, data, fabric)
     # From here on the processes differ: dropout is their own.
-    seed_everything(config.seed, rank=fabric.global_rank)
+    seed_everything(system.seed, rank=fabric.global_rank)
     return Trainer(system, fabric)
 
 
-def _own_tokenizer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tokenizer:
+def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Tokenizer:
     """The tokenizer of the data, copied into the experiment folder at the first start."""
     data_tokens = Path(config.data.dir) / "tokens"
     tokenizer = Tokenizer.load(data_tokens)
@@ -127,18 +188,22 @@ def _own_tokenizer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> T
 
 def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     """A random model for this tokenizer, with the feature statistics of the data."""
-    size = config.model.vocab_size
-    if size not in (0, tokenizer.vocab_size):
-        raise UserError(
-            f"model.vocab_size is {size}, the tokenizer has {tokenizer.vocab_size} pieces; leave it out"
-        )
-    model = build_transducer(replace(config.model, vocab_size=tokenizer.vocab_size))
+    size = _vocab_size(config.model.vocab_size, tokenizer)
+    model = build_transducer(replace(config.model, vocab_size=size))
     path = Path(config.data.dir) / "feature_stats.json"
     if not path.is_file():
         raise UserError(f"{path}: no feature statistics: run `kdasr prepare`")
     stats = read_json(path)
     model.set_feature_stats(torch.tensor(stats["mean"]), torch.tensor(stats["std"]))
     return model
+
+
+def _vocab_size(configured: int, tokenizer: Tokenizer) -> int:
+    if configured not in (0, tokenizer.vocab_size):
+        raise UserError(
+            f"model.vocab_size is {configured}, the tokenizer has {tokenizer.vocab_size} pieces; leave it out"
+        )
+    return tokenizer.vocab_size
 
 
 def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> Bundle | None:
@@ -163,15 +228,18 @@ def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
     return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
 
 
-def _log_start(system: System, train_cuts: CutSet, dev_cuts: CutSet, fabric: Fabric) -> None:
+def _hours(cuts: CutSet) -> float:
+    return sum(cut.duration for cut in cuts) / 3600
+
+
+def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:
     """What runs, on what, where."""
     parameters = sum(parameter.numel() for parameter in system.model.parameters())
     logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
     logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
     logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.num_steps})" for stage in system.stages))
-    for name, cuts in (("training", train_cuts), ("dev", dev_cuts)):
-        hours = sum(cut.duration for cut in cuts) / 3600
-        logger.info("%s: %d utterances, %.2f h", name, len(cuts), hours)
+    for name, described in data.items():
+        logger.info("%s: %s", name, described)
     device = f"{fabric.device}, {fabric.world_size} process(es), {system.config.precision}"
     logger.info("device: %s, %d CPU threads", device, torch.get_num_threads())
 

@@ -241,6 +241,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "dev-clean": {"checkpoint_sha256": "older"},
         "dev-other": {"context": "left=2 chunk=1 right=0"},
         "dev-biased": {"biasing_sha256": "phrases"},
+        "dev-lm": {"language_model": {"scale": 0.3}},
         "dev-some": {"max_utterances": 2},
         "dev-tail": {"tail_seconds": 0.5},
     }

@@ -68,6 +68,38 @@ def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
     _print_summary(summary, out, time.perf_counter() - started, jobs)
 
 
+@command.command()
+@click.option(
+    "--size", type=click.Choice(SIZE_NAMES), default="demo", show_default=True, help="Whose sentences."
+)
+@click.option("--sentences", type=click.IntRange(min=1), required=True, help="How many.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The file; gzipped if it ends in .gz."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="That of the corpus.")
+def text(size: str, sentences: int, out: Path, seed: int) -> None:
+    """Write sentences for language models, more of them than a synthetic corpus brings.
+
+    They are drawn as those of the corpus of this size and seed are, and none is a transcript of any of its
+    parts. The file begins with the corpus's own librispeech-lm-norm.txt.
+    """
+    import gzip
+
+    from kdasr.common.files import atomic_path
+    from kdasr.data.synthetic.plan import lm_sentences, make_plan
+    from kdasr.data.synthetic.sizes import SIZES
+
+    lines = (f"{sentence}\n" for sentence in lm_sentences(make_plan(SIZES[size], seed), sentences))
+    with atomic_path(out) as temporary:
+        if out.suffix == ".gz":
+            with gzip.open(temporary, "wt", encoding="utf-8") as packed:
+                packed.writelines(lines)
+        else:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(lines)
+    click.echo(f"{out}: {sentences} sentences")
+
+
 def _print_summary(summary: "Summary", out: Path, elapsed: float, jobs: int) -> None:
     for part, counts in summary.parts.items():
         click.echo(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.recognisable import int8_option, load_recognisable
-from kdasr.cli.search_options import build_recognizer, parse_search, search_options
+from kdasr.cli.search_options import (
+    LanguageModelUse,
+    build_recognizer,
+    parse_language_model,
+    parse_search,
+    search_options,
+)
 from kdasr.common.errors import UserError
 from kdasr.common.logging import console, get_logger, setup_logging
 from kdasr.nn.context import Context
@@ -34,6 +40,7 @@ class _Run:
     mode: str
     nbest: int
     biasing: Path | None
+    language_model: LanguageModelUse | None
     data: Path
     out: Path
     max_utterances: int
@@ -94,6 +101,9 @@ def command(
     force: bool,
     biasing: Path | None,
     nbest: int,
+    lm: Path | None,
+    lm_scale: float | None,
+    rescore: bool,
     **search: Any,
 ) -> None:
     """Decode test parts, offline or as simulated streams, with WER and latency.
@@ -108,15 +118,17 @@ def command(
     if not names:
         raise UserError("--parts: name at least one part")
     override = parse_context(context) if context else None
-    options = parse_search(nbest=nbest, biasing=biasing, **search)
+    lm_use = parse_language_model(lm, lm_scale, rescore)
+    options = parse_search(language_model=lm_use, **search)
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     _move_to(bundle.model, device)
     run = _Run(
         bundle=bundle,
-        recognizer=build_recognizer(bundle, override, tail_seconds, options, biasing),
+        recognizer=build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use),
         mode=mode,
         nbest=nbest,
         biasing=biasing,
+        language_model=lm_use,
         data=data,
         out=out or _default_out(exp, bundle),
         max_utterances=max_utterances or 0,
@@ -164,6 +176,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         "search": describe(run.recognizer.search.options),
         "nbest": run.nbest,
         "biasing_sha256": _sha256(run.biasing) if run.biasing else None,
+        "language_model": _describe_language_model(run.language_model),
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
     }
@@ -192,6 +205,16 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     }
     write_part(folder, records, summary)
     return summary
+
+
+def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | None:
+    """What decides the result: the weights and what is done with them."""
+    from kdasr.checkpoint import find_checkpoint
+
+    if use is None:
+        return None
+    digest = _sha256(find_checkpoint(use.path))
+    return {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
 
 
 def _records(run: _Run, part: str) -> list["Record"]:

@@ -1,6 +1,8 @@
 """Options of every command that recognises: which search, and how the input ends."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +20,17 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 SEARCHES = ("greedy", "beam")
+LM_SCALE = 0.3
+
+
+@dataclass(frozen=True)
+class LanguageModelUse:
+    """A language model, and what it does."""
+
+    path: Path
+    scale: float
+    rescore: bool
+    """Rescore the final list of hypotheses; else shallow fusion."""
 
 
 class _TailSeconds(click.ParamType):
@@ -80,6 +93,23 @@ _OPTIONS = (
         help="Phrases to favour, one per line, each with its boost per piece after a tab if it likes; "
         "beam search only.",
     ),
+    click.option(
+        "--lm",
+        type=click.Path(path_type=Path),
+        help="Folder or checkpoint of a language model over the same pieces, for shallow fusion; "
+        "beam search only.",
+    ),
+    click.option(
+        "--lm-scale",
+        type=float,
+        help="Weight of the language model; in fusion, raise --blank-penalty with it.  "
+        f"[default: {LM_SCALE}]",
+    ),
+    click.option(
+        "--rescore",
+        is_flag=True,
+        help="The language model rescores the final hypotheses, instead of shallow fusion.",
+    ),
 )
 
 
@@ -102,8 +132,27 @@ def needs(what: str, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} needs {what}")
 
 
+def parse_language_model(lm: Path | None, lm_scale: float | None, rescore: bool) -> LanguageModelUse | None:
+    """What the options say of a language model.
+
+    Raises:
+        UserError: `--lm-scale` or `--rescore` without `--lm`, or a scale that is not finite.
+    """
+    if lm is not None:
+        scale = LM_SCALE if lm_scale is None else lm_scale
+        if not isfinite(scale):
+            raise UserError(f"--lm-scale {scale}: expected a finite number")
+        return LanguageModelUse(lm, scale, rescore)
+    needs("--lm", "lm_scale", "rescore")
+    return None
+
+
 def parse_search(
-    search: str, beam: int, nbest: int, blank_penalty: float, temperature: float, biasing: Path | None
+    search: str,
+    beam: int,
+    blank_penalty: float,
+    temperature: float,
+    language_model: LanguageModelUse | None,
 ) -> "SearchOptions":
     """The search that the options describe.
 
@@ -113,8 +162,9 @@ def parse_search(
     from kdasr.decoding.search import BeamOptions, GreedyOptions
 
     if search == "beam":
-        return BeamOptions(beam=beam, blank_penalty=blank_penalty, temperature=temperature)
-    needs("--search beam", "beam", "nbest", "temperature", "biasing")
+        scale = language_model.scale if language_model and not language_model.rescore else 0.0
+        return BeamOptions(beam=beam, blank_penalty=blank_penalty, temperature=temperature, lm_scale=scale)
+    needs("--search beam", "beam", "nbest", "temperature", "biasing", "lm")
     return GreedyOptions(blank_penalty=blank_penalty)
 
 
@@ -124,16 +174,33 @@ def build_recognizer(
     tail_seconds: float | None,
     search: "SearchOptions",
     biasing: Path | None,
+    language_model: LanguageModelUse | None = None,
 ) -> "StreamingRecognizer":
     """The recogniser of a bundle with these options.
 
     Raises:
-        UserError: see `read_phrases` and `BiasingGraph.from_phrases`.
+        UserError: see `read_phrases`, `BiasingGraph.from_phrases` and `load_language_model`.
     """
+    from kdasr.decoding.beam import BeamSearch
     from kdasr.decoding.biasing import BiasingGraph, read_phrases
+    from kdasr.decoding.rescoring import RescoringSearch
+    from kdasr.streaming.language_model import load_language_model
     from kdasr.streaming.recognizer import StreamingRecognizer
 
     graph = BiasingGraph.from_phrases(read_phrases(biasing), bundle.tokenizer) if biasing else None
-    return StreamingRecognizer(
-        bundle, context=context, tail_seconds=tail_seconds, search=search, biasing=graph
-    )
+    parts: dict[str, Any] = {
+        "context": context,
+        "tail_seconds": tail_seconds,
+        "search": search,
+        "biasing": graph,
+    }
+    if language_model is None:
+        return StreamingRecognizer(bundle, **parts)
+    model = load_language_model(language_model.path, bundle.tokenizer, str(bundle.path))
+    model.to(next(bundle.model.parameters()).device)
+    if not language_model.rescore:
+        return StreamingRecognizer(bundle, language_model=model, **parts)
+    recognizer = StreamingRecognizer(bundle, **parts)
+    assert isinstance(recognizer.search, BeamSearch)
+    recognizer.search = RescoringSearch(recognizer.search, model, language_model.scale)
+    return recognizer

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.recognisable import int8_option, load_recognisable
-from kdasr.cli.search_options import build_recognizer, needs, parse_search, search_options
+from kdasr.cli.search_options import (
+    build_recognizer,
+    needs,
+    parse_language_model,
+    parse_search,
+    search_options,
+)
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +83,9 @@ def command(
     threads: int,
     biasing: Path | None,
     nbest: int,
+    lm: Path | None,
+    lm_scale: float | None,
+    rescore: bool,
     **search: Any,
 ) -> None:
     """Recognise audio files chunk by chunk, printing partial results as they appear.
@@ -97,11 +106,12 @@ def command(
     else:
         needs("--mic", "device")
     override = parse_context(context) if context else None
-    options = parse_search(nbest=nbest, biasing=biasing, **search)
+    lm_use = parse_language_model(lm, lm_scale, rescore)
+    options = parse_search(language_model=lm_use, **search)
     for file in files:
         load_audio(file)
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
-    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing)
+    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     if mic:
         _report(_listen(recognizer, int(device) if device and device.isdecimal() else device, nbest))
     for file in files:

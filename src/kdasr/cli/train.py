@@ -29,7 +29,7 @@ import click
 def command(
     config_path: Path, system: str | None, exp_dir: Path, until_stage: str | None, overrides: tuple[str, ...]
 ) -> None:
-    """Train one system of a recipe, stage by stage.
+    """Train one system of a recipe, stage by stage: a transducer, or a language model (kind: language_model).
 
     Running the same command again goes on where it stopped: after Ctrl-C, after a kill, or with the next
     stage. Finished work is not repeated. Ctrl-C finishes the current step and leaves a checkpoint; the exit
@@ -38,11 +38,11 @@ def command(
     Several processes: torchrun --nproc-per-node N --no-python kdasr train ...
     """
     # Imported here, so that --help does not wait for torch.
-    from kdasr.experiment import load_experiment
+    from kdasr.experiment import load_any_experiment
     from kdasr.system import train
     from kdasr.training.interrupt import INTERRUPT_EXIT_STATUS, TrainingInterrupted
 
-    config = load_experiment(config_path, system, overrides)
+    config = load_any_experiment(config_path, system, overrides)
     try:
         train(config, exp_dir, until_stage)
     except TrainingInterrupted as stop:

@@ -102,14 +102,14 @@ def _training_data(data: Mapping[str, Any]) -> str:
 
 
 def _results(folder: Path, system: Bundle) -> list[Facts]:
-    """Whole parts decoded with this checkpoint, streaming and offline, without help for certain phrases."""
+    """Whole parts decoded with this checkpoint alone: no phrases to favour, no language model."""
     found = []
     digest, tail = sha256(system.path), flush_seconds(system.context)
     for path in sorted(folder.glob("decode/*/*/summary.json")):
         summary = _read(path)
         if summary.get("checkpoint_sha256") != digest or summary.get("context") != str(system.context):
             continue
-        if summary.get("biasing_sha256") or summary.get("max_utterances"):
+        if any(summary.get(name) for name in ("biasing_sha256", "language_model", "max_utterances")):
             continue  # not what the system does by itself, or not on all of the part
         if summary.get("tail_seconds", tail) != tail:
             continue

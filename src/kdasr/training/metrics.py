@@ -14,6 +14,13 @@ from kdasr.common.logging import console, get_logger
 
 logger = get_logger(__name__)
 
+DEV_SCORES = {
+    "wer": "WER {:.2f} %",
+    "ppl": "perplexity {:.3f} per piece",
+    "word_ppl": "{:.2f} per word",
+}
+"""What validation may measure besides losses, and how a terminal shows it."""
+
 
 class Meter:
     """Running sums of a window of optimizer steps. They stay on the device until the window is logged."""
@@ -80,7 +87,7 @@ class MetricsWriter:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
         split, step = row["split"], row["step"]
-        for name in ("total", "lr", "grad_norm", "wer", "audio_hours_per_second"):
+        for name in ("total", "lr", "grad_norm", *DEV_SCORES, "audio_hours_per_second"):
             if name in row:
                 self._tensorboard.add_scalar(f"{split}/{name}", row[name], step)
         for name, value in row["terms"].items():
@@ -132,9 +139,11 @@ class Display:
         terms = " ".join(f"{name} {value:.4g}" for name, value in row["terms"].items())
         if row["split"] == "train":
             numbers = f"loss {row['total']:.4g} ({terms}) grad {row['grad_norm']:.3g} lr {row['lr']:.2e}"
-            line = f"{numbers} {row['audio_hours_per_second'] * 3600:.0f}x real time"
+            speed = row["audio_hours_per_second"] * 3600
+            line = f"{numbers} {speed:.0f}x real time" if speed else numbers  # text takes no time to hear
         else:
-            line = f"dev WER {row['wer']:.2f} % loss {row['total']:.4g} ({terms})"
+            scores = ", ".join(form.format(row[name]) for name, form in DEV_SCORES.items() if name in row)
+            line = f"dev {scores} loss {row['total']:.4g} ({terms})"
         logger.info("%s %d/%d: %s", row["stage"], row["stage_step"], num_steps, line)
 
     def close(self) -> None:

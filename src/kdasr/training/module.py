@@ -7,10 +7,15 @@ from typing import NamedTuple
 from torch import nn
 
 from kdasr.data.batch import Batch
-from kdasr.distillation.objective import Losses, Objective
+from kdasr.data.text_loader import TextBatch
+from kdasr.distillation.objective import Losses
+from kdasr.models.language_model import TransformerLanguageModel
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
+
+AnyBatch = Batch | TextBatch
+AnyModel = Transducer | TransformerLanguageModel
 
 
 class Denominators(NamedTuple):
@@ -21,15 +26,22 @@ class Denominators(NamedTuple):
     """
 
     frames: float
-    """Encoder frames: `rnnt`, `ctc` and `path_kl` are nats per frame."""
+    """Encoder frames: `rnnt`, `ctc` and `path_kl` are nats per frame. Of text: what is predicted, pieces and
+    ends."""
     utterances: float
     """`hidden_mse` and `output_kl` are means over utterances."""
 
     @classmethod
-    def of(cls, batches: Sequence[Batch]) -> "Denominators":
+    def of(cls, batches: Sequence[AnyBatch]) -> "Denominators":
         """Those of some batches of this process."""
-        frames = sum(int(subsampled_length(batch.feature_lens_B).sum()) for batch in batches)
+        frames = sum(_num_frames(batch) for batch in batches)
         return cls(float(frames), float(sum(len(batch) for batch in batches)))
+
+
+def _num_frames(batch: AnyBatch) -> int:
+    if isinstance(batch, TextBatch):
+        return batch.num_predictions
+    return int(subsampled_length(batch.feature_lens_B).sum())
 
 
 class StepInput:
@@ -41,7 +53,7 @@ class StepInput:
 
     def __init__(
         self,
-        batch: Batch,
+        batch: AnyBatch,
         *,
         loss_weights: dict[str, float],
         context: Context,
@@ -56,9 +68,12 @@ class StepInput:
 
 
 class TrainingModule(nn.Module):
-    """The trained parts: the model, and the objective's own parameters (projections between widths)."""
+    """The trained parts: the model, and the objective's own parameters (projections between widths).
 
-    def __init__(self, model: Transducer, objective: Objective) -> None:
+    An objective takes what `forward` below gives it and returns `Losses`.
+    """
+
+    def __init__(self, model: AnyModel, objective: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.objective = objective

@@ -35,7 +35,7 @@ class Progress:
     seconds: float = 0.0
     """Time spent in training, all starts together."""
     best_wer: float = float("inf")
-    """Of this stage, on the dev parts, percent."""
+    """Of this stage, on the dev parts, percent; of a language model its perplexity."""
     best_loss: float = float("inf")
     """Dev loss of the best checkpoint of this stage."""
     plateau_best: float = float("inf")

@@ -110,7 +110,7 @@ def freeze(model: nn.Module, prefixes: Sequence[str], stage: str) -> None:
 
 
 def update_best(progress: Progress, wer: float, loss: float) -> bool:
-    """Whether these dev results are the stage's best: by WER, ties by loss. Remembers them if so."""
+    """Whether these dev results are the best so far: by WER or perplexity, ties by loss; keeps them if so."""
     if (wer, loss) >= (progress.best_wer, progress.best_loss):
         return False
     progress.best_wer, progress.best_loss = wer, loss

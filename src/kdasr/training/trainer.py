@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning_fabric import Fabric
+from torch import nn
 
 from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.batch import Batch
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
-from kdasr.distillation.objective import Objective
-from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
 from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
-from kdasr.training.module import TrainingModule, sample_context
+from kdasr.training.module import AnyBatch, AnyModel, TrainingModule, sample_context
 from kdasr.training.optim import check_optim
 from kdasr.training.resume import (
     Progress,
@@ -35,7 +33,7 @@ from kdasr.training.resume import (
     truncate_metrics,
 )
 from kdasr.training.update import StepResult, Updater
-from kdasr.training.validation import WARM, Validation, validate
+from kdasr.training.validation import WARM, Validate, Validation, validate
 
 logger = get_logger(__name__)
 
@@ -43,9 +41,9 @@ logger = get_logger(__name__)
 class BatchSource(Protocol):
     """An endless stream of batches that can be put back to where it was."""
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> AnyBatch: ...
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[AnyBatch]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -62,11 +60,12 @@ class System:
     contexts: list[Context]
     stages: list[StageConfig]
     config: TrainerConfig
-    model: Transducer
-    objective: Objective
+    model: AnyModel
+    objective: nn.Module
     tokenizer: Tokenizer
     train_batches: BatchSource
-    valid_batches: Callable[[], Iterable[Batch]]
+    valid_batches: Callable[[], Iterable[AnyBatch]]
+    validate: Validate = validate
     teacher_path: str = ""
     """The checkpoint that the objective's teacher came from."""
 
@@ -186,7 +185,7 @@ class Trainer:
         self.meter.add(values, sum(batch.audio_seconds for batch in batches), seconds)
         self.display.advance()
 
-    def _skip(self, batches: list[Batch], result: StepResult) -> None:
+    def _skip(self, batches: list[AnyBatch], result: StepResult) -> None:
         """Say which utterances and which term were not finite, and give up after too many in a row.
 
         Raises:
@@ -243,7 +242,7 @@ class Trainer:
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
         alone = self.fabric.world_size == 1
-        return validate(
+        return self.system.validate(
             self.fabric,
             self.module,
             self.system.valid_batches(),
@@ -257,14 +256,14 @@ class Trainer:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
         progress, stage = self.progress, self.stage
         self._write(
-            {"split": "valid", "total": validation.total, "wer": validation.wer, "terms": validation.terms}
+            {"split": "valid", "total": validation.total, **validation.scores, "terms": validation.terms}
         )
         progress.validated_step = progress.step
         plateau = stages.reached_plateau(progress, stage, validation.terms)
         if plateau and progress.stage_step < stage.num_steps:
             logger.info("stage '%s': hidden_mse has stopped improving; it ends here", stage.name)
         progress.stage_over = plateau or progress.stage_step >= stage.num_steps
-        return stages.update_best(progress, validation.wer, validation.total)
+        return stages.update_best(progress, validation.criterion, validation.total)
 
     def save(self, *, keep: bool, best: bool) -> None:
         """Write `last.pt`; without the resume state also the stage's own file (`keep`) and `best.pt`."""

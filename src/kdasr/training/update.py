@@ -8,11 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from kdasr.data.batch import Batch
 from kdasr.distillation.config import StageConfig
 from kdasr.nn.context import Context
 from kdasr.training.config import OptimConfig
-from kdasr.training.module import Denominators, StepInput, TrainingModule
+from kdasr.training.module import AnyBatch, Denominators, StepInput, TrainingModule
 from kdasr.training.optim import (
     build_optimizer,
     gradient_norm,
@@ -36,7 +35,7 @@ class StepResult:
         """Terms that are not finite."""
         return [name for name, value in self.terms.items() if not bool(torch.isfinite(value))]
 
-    def bad_ids(self, batches: Sequence[Batch]) -> list[str]:
+    def bad_ids(self, batches: Sequence[AnyBatch]) -> list[str]:
         """Utterances with a term that is not finite."""
         ids = []
         for batch, terms in zip(batches, self.per_utterance, strict=True):
@@ -59,7 +58,7 @@ class Updater:
             module, build_optimizer(module.named_parameters(), config)
         )
 
-    def gradients(self, batches: Sequence[Batch], context: Context, step: int) -> StepResult:
+    def gradients(self, batches: Sequence[AnyBatch], context: Context, step: int) -> StepResult:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
 
         Args:
@@ -111,7 +110,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def joint_denominators(fabric: Fabric, batches: Sequence[Batch]) -> Denominators:
+def joint_denominators(fabric: Fabric, batches: Sequence[AnyBatch]) -> Denominators:
     """The sums over all processes, divided by the number of processes: see `Denominators`."""
     own = Denominators.of(batches)
     if fabric.world_size == 1:

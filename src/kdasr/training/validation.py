@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -13,8 +15,9 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.greedy import greedy_search
 from kdasr.decoding.wer import word_errors
 from kdasr.distillation.objective import FRAME_TERMS
+from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.training.module import Denominators, StepInput, TrainingModule
+from kdasr.training.module import AnyBatch, Denominators, StepInput, TrainingModule
 from kdasr.training.resume import gather, rng_state, set_rng_state
 
 WARM = 10**9
@@ -28,15 +31,35 @@ class Validation:
     total: float
     """The stage's weighted sum of the terms."""
     terms: dict[str, float]
-    wer: float
-    """Percent."""
+    scores: dict[str, float]
+    """What else was measured (`wer` in percent, or `ppl` and `word_ppl`); the first one says which checkpoint
+    is the best, the lower the better."""
+
+    @property
+    def criterion(self) -> float:
+        """The first score."""
+        return next(iter(self.scores.values()))
 
 
-@torch.no_grad()
+class Validate(Protocol):
+    """How the systems of one kind are measured on dev batches: `validate`, for transducers."""
+
+    def __call__(
+        self,
+        fabric: Fabric,
+        module: TrainingModule,
+        batches: Iterable[AnyBatch],
+        tokenizer: Tokenizer,
+        context: Context,
+        loss_weights: dict[str, float],
+        should_stop: Callable[[], bool] = ...,
+    ) -> Validation | None: ...
+
+
 def validate(
     fabric: Fabric,
     module: TrainingModule,
-    batches: Iterable[Batch],
+    batches: Iterable[AnyBatch],
     tokenizer: Tokenizer,
     context: Context,
     loss_weights: dict[str, float],
@@ -47,6 +70,26 @@ def validate(
     Returns:
         The results, the same on every process; None when `should_stop` said so on the way.
     """
+    measure = partial(
+        _batch_sums, fabric, module, tokenizer=tokenizer, context=context, loss_weights=loss_weights
+    )
+    sums = sum_over_batches(fabric, module, batches, measure, should_stop)
+    return None if sums is None else _summarise(sums, loss_weights)
+
+
+@torch.no_grad()
+def sum_over_batches(
+    fabric: Fabric,
+    module: TrainingModule,
+    batches: Iterable[AnyBatch],
+    measure: Callable[[AnyBatch], Mapping[str, float]],
+    should_stop: Callable[[], bool],
+) -> Mapping[str, float] | None:
+    """Add up what `measure` says of each batch, shared out among the processes. Changes no random state.
+
+    Returns:
+        The sums, the same on every process; None when `should_stop` said so on the way.
+    """
     state = rng_state()
     module.eval()
     sums: Counter[str] = Counter()
@@ -54,24 +97,23 @@ def validate(
         for batch in islice(batches, fabric.global_rank, None, fabric.world_size):
             if should_stop():
                 return None
-            sums.update(
-                _batch_sums(fabric, module, batch.to(fabric.device), tokenizer, context, loss_weights)
-            )
+            sums.update(measure(batch.to(fabric.device)))
     finally:
         module.train()
         set_rng_state(state)
-    return _summarise(_reduce(fabric, sums), loss_weights)
+    return _reduce(fabric, sums)
 
 
 def _batch_sums(
     fabric: Fabric,
     module: TrainingModule,
-    batch: Batch,
+    batch: AnyBatch,
     tokenizer: Tokenizer,
     context: Context,
     loss_weights: dict[str, float],
 ) -> dict[str, float]:
     """What a batch adds: every term times its denominator, the denominators, errors and words."""
+    assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
     own = Denominators.of([batch])
     inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
     with fabric.autocast():
@@ -105,4 +147,4 @@ def _summarise(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Val
         terms[name] = sums[f"term {name}"] / max(count, 1.0)
     total = sum(weight * terms[name] for name, weight in loss_weights.items())
     wer = 100.0 * sums.get("errors", 0.0) / max(sums.get("words", 0.0), 1.0)
-    return Validation(total=total, terms=terms, wer=wer)
+    return Validation(total=total, terms=terms, scores={"wer": wer})

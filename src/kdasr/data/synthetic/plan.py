@@ -122,8 +122,10 @@ def _unseen_sentence(utterance_id: str, grammar: Grammar, seed: int, taken: set[
     )
 
 
-def lm_sentences(plan: Plan) -> Iterator[str]:
+def lm_sentences(plan: Plan, count: int | None = None) -> Iterator[str]:
     """Sentences for language models as they would be transcribed; none of them is a transcript of the plan.
+
+    `count` of them, or as many as the size says. A longer text begins with the shorter one.
 
     Raises:
         UserError: the vocabulary has no other sentences.
@@ -131,7 +133,7 @@ def lm_sentences(plan: Plan) -> Iterator[str]:
     rng = generator(plan.seed, "lm")
     grammar = Grammar(plan.size.vocabulary)
     failures = 0
-    wanted = plan.size.lm_sentences
+    wanted = plan.size.lm_sentences if count is None else count
     while wanted and failures < MAX_TRIES:
         if (words := transcript(grammar.sentence(rng))) in plan.transcripts:
             failures += 1
