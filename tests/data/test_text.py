@@ -136,5 +136,5 @@ def test_other_text_or_settings_cannot_be_resumed(tokenizer: Tokenizer) -> None:
         (TextLoader(encoded(tokenizer, SENTENCES), 91, seed=3), "batch_pieces"),
         (TextLoader(encoded(tokenizer, SENTENCES), 90, seed=2), "seed"),
     ):
-        with pytest.raises(UserError, match=f"cannot resume the text stream: {name}"):
+        with pytest.raises(UserError, match=f"cannot resume the data stream: {name}"):
             loader.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.features import feature_extractor
 from kdasr.data.folder import load_cuts
+from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import Unusable, cut_text, report_unusable
 
@@ -102,7 +103,7 @@ def _batch(features_BTF: Tensor, lens_B: Tensor, cuts: list[MonoCut], tokenizer:
     )
 
 
-class TrainLoader:
+class TrainLoader(BatchStream[Batch]):
     """An endless, shuffled, augmented stream of batches of similar durations.
 
     Batches depend on the cuts, the configuration, `seed`, `rank` and `world_size`, and not on the number
@@ -124,6 +125,7 @@ class TrainLoader:
         Raises:
             UserError: nothing left to train on, or noise without features on the fly.
         """
+        super().__init__()
         cuts, _ = report_unusable(_select_speeds(cuts, config.speed_perturbation), tokenizer, config)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
@@ -134,41 +136,6 @@ class TrainLoader:
         strategy, noise = _train_strategy(self._cuts, config)
         self._dataset = _Batches(strategy, tokenizer, noise, config, (seed, rank))
         self._sampler = _sampler(self._cuts, config, seed, rank, world_size)
-        self._position = (0, -1)
-        self._iterator: Iterator[tuple[int, int, Batch]] | None = None
-
-    @property
-    def epoch(self) -> int:
-        """The epoch, from 0, of the batch handed out last."""
-        return self._position[0]
-
-    def __iter__(self) -> "TrainLoader":
-        return self
-
-    def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = self._start()
-        epoch, index, batch = next(self._iterator)
-        self._position = (epoch, index)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as plain values, the same on all ranks."""
-        return {"epoch": self._position[0], "index": self._position[1], **self._identity()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the batch that `state` was taken at; the batches that follow are the same bits.
-
-        Raises:
-            UserError: the state belongs to other data or other settings.
-        """
-        for key, value in self._identity().items():
-            if state.get(key) != value:
-                raise UserError(
-                    f"cannot resume the data stream: {key} was {state.get(key)} and is {value} now"
-                )
-        self._position = (int(state["epoch"]), int(state["index"]))
-        self._iterator = None
 
     def _identity(self) -> dict[str, Any]:
         return {

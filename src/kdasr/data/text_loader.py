@@ -1,7 +1,7 @@
 """Batches of text for language models: shuffled and exactly resumable, or in a fixed order."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.data.stream import BatchStream
 from kdasr.data.text import EncodedText
 
 # Shapes: B sentences, S pieces.
@@ -46,7 +47,7 @@ class TextBatch:
         return len(self.ids)
 
 
-class TextLoader:
+class TextLoader(BatchStream[TextBatch]):
     """An endless, shuffled stream of batches; every sentence once an epoch.
 
     Batches depend on the text, `batch_pieces`, `seed`, `rank` and `world_size` alone. All ranks see the same
@@ -60,45 +61,11 @@ class TextLoader:
         Raises:
             UserError: fewer batches than processes.
         """
+        super().__init__()
         self._text, self._batch_pieces = text, batch_pieces
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._position = (0, -1)
-        self._iterator: Iterator[tuple[int, int, TextBatch]] | None = None
         if len(self._plan(0)) == 0:
             raise UserError(f"too little text for {world_size} processes; lower data.batch_pieces")
-
-    @property
-    def epoch(self) -> int:
-        """The epoch, from 0, of the batch handed out last."""
-        return self._position[0]
-
-    def __iter__(self) -> "TextLoader":
-        return self
-
-    def __next__(self) -> TextBatch:
-        if self._iterator is None:
-            self._iterator = self._batches()
-        epoch, index, batch = next(self._iterator)
-        self._position = (epoch, index)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as plain values, the same on all ranks."""
-        return {"epoch": self._position[0], "index": self._position[1], **self._identity()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the batch that `state` was taken at.
-
-        Raises:
-            UserError: the state belongs to other text or other settings.
-        """
-        for key, value in self._identity().items():
-            if state.get(key) != value:
-                raise UserError(
-                    f"cannot resume the text stream: {key} was {state.get(key)} and is {value} now"
-                )
-        self._position = (int(state["epoch"]), int(state["index"]))
-        self._iterator = None
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -109,7 +76,7 @@ class TextLoader:
             "batch_pieces": self._batch_pieces,
         }
 
-    def _batches(self) -> Iterator[tuple[int, int, TextBatch]]:
+    def _start(self) -> Iterator[tuple[int, int, TextBatch]]:
         epoch, last = self._position
         while True:
             for index, sentences in enumerate(self._plan(epoch)):
