@@ -134,8 +134,8 @@ def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
         The model on the CPU and the whole checkpoint.
 
     Raises:
-        UserError: see `load_checkpoint`; also a checkpoint of something else, or a model section that does not
-            fit the weights.
+        UserError: see `load_checkpoint`; also a checkpoint of something else, or a model section that does
+            not fit the weights.
     """
     payload = load_checkpoint(path)
     if "encoder" not in payload["model_config"]:
