@@ -10,7 +10,7 @@ from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_
 from kdasr.common.errors import UserError
 from kdasr.data.config import DataConfig
 from kdasr.data.text import TextConfig
-from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig
+from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig, UnpairedConfig
 from kdasr.models.language_model import LanguageModelConfig
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
@@ -34,6 +34,7 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    unpaired: UnpairedConfig = field(default_factory=UnpairedConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
     stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
 

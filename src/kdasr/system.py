@@ -33,6 +33,7 @@ from kdasr.models.language_model import TransformerLanguageModel
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
+from kdasr.semi_supervised import with_unpaired
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.language_model import LanguageModelObjective, validate_language_model
@@ -117,6 +118,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     )
     backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
     data = {"training": train_cuts, "dev": dev_cuts}
+    if config.unpaired.parts:
+        system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
 

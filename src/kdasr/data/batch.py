@@ -26,6 +26,8 @@ class Batch:
     """Reference transcripts."""
     audio_seconds: float
     """Total duration of the utterances."""
+    paired: bool = True
+    """Whether the transcripts are to be learnt; else there are none."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with features and pieces on `device`; lengths stay on the CPU."""
@@ -37,6 +39,7 @@ class Batch:
             ids=self.ids,
             texts=self.texts,
             audio_seconds=self.audio_seconds,
+            paired=self.paired,
         )
 
     def __len__(self) -> int:

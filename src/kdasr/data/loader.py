@@ -126,7 +126,7 @@ class TrainLoader(BatchStream[Batch]):
             UserError: nothing left to train on, or noise without features on the fly.
         """
         super().__init__()
-        cuts, _ = report_unusable(_select_speeds(cuts, config.speed_perturbation), tokenizer, config)
+        cuts, _ = report_unusable(select_speeds(cuts, config.speed_perturbation), tokenizer, config)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
         # Word times are of no use here, and would travel to the workers with each batch.
@@ -243,7 +243,7 @@ def _sampler(
         )
 
 
-def _select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
+def select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
     """The cuts whose speed is asked for; a cut that does not say has speed 1."""
     found = {speed_of(cut) for cut in cuts}
     wanted = {float(speed) for speed in speeds}

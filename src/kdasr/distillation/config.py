@@ -94,6 +94,51 @@ class PathConfig:
 
 
 @dataclass
+class LabelConfig:
+    """Labels for speech without transcripts: those of local prior matching (Hsu et al. 2020, arXiv
+    2002.10336), and what they are compared with."""
+
+    beam: int = 4
+    """Hypotheses per utterance that the proposal model's beam search keeps."""
+    one_best: bool = False
+    """Only the best of them counts: pseudo-labels (Kahn et al. 2020, arXiv 1909.09116)."""
+    weights: str = "prior"
+    """Of an utterance's labels. prior: the language model's probabilities, normalised over them; uniform;
+    confidence: the proposal model's probability per piece, between 0 and 1, not normalised."""
+    length_tolerance: float | None = 0.05
+    """Pieces and end may be by this share fewer or more than those that the first proposal model found by
+    greedy search, both bounds rounded outwards; None: any number."""
+    max_repeats: int = 0
+    """Drop labels in which some pair of neighbouring pieces occurs more often; 0: keep them."""
+    worst_share: float = 0.0
+    """Drop labels with a score per piece as low as this share of the first proposal model's greedy ones."""
+
+
+@dataclass
+class UnpairedConfig:
+    """Speech without transcripts, beside `data.train_parts`: in every stage."""
+
+    parts: list[str] = field(default_factory=list)
+    """Prepared parts; transcripts that they have are not used. Empty: there is no such speech."""
+    proposal: str | None = None
+    """The first proposal model: an experiment folder or a checkpoint, full-context or streaming."""
+    language_model: str | None = None
+    """A language model's folder or checkpoint, for the weights `prior`."""
+    ratio: int = 4
+    """Optimizer steps on unpaired batches after each one on a paired batch."""
+    weight: float = 0.2
+    """Of the loss of an unpaired batch."""
+    normalize: str = "frames"
+    """What the sum over a batch is divided by, utterances without labels included. frames: the encoder's,
+    as for `rnnt`, so that `weight` compares the two losses; utterances: the batch's size, as in the paper,
+    whose supervised loss is divided in that way too."""
+    update: str = "better"
+    """better: at a validation with fewer word errors than the proposal model's, the model in training becomes
+    the proposal model; never."""
+    labels: LabelConfig = field(default_factory=LabelConfig)
+
+
+@dataclass
 class StageConfig:
     """What to start from, what to train, on which losses, for how long."""
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+        """Steps that had the value: paired and unpaired batches have different terms."""
         self.steps = 0
         self.audio_seconds = 0.0
         self.seconds = 0.0
@@ -36,6 +39,7 @@ class Meter:
         for name, value in values.items():
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] += 1
         self.steps += 1
         self.audio_seconds += audio_seconds
         self.seconds += seconds
@@ -44,6 +48,7 @@ class Meter:
         """Plain values."""
         return {
             "sums": {name: float(value) for name, value in self.sums.items()},
+            "counts": dict(self.counts),
             "steps": self.steps,
             "audio_seconds": self.audio_seconds,
             "seconds": self.seconds,
@@ -56,19 +61,21 @@ class Meter:
             for name, value in state["sums"].items()
         }
         self.steps = state["steps"]
+        # Checkpoints from before there were counts: every step had every value.
+        self.counts = Counter(state.get("counts", dict.fromkeys(self.sums, self.steps)))
         self.audio_seconds = state["audio_seconds"]
         self.seconds = state["seconds"]
 
     def means(self, fabric: Fabric) -> tuple[dict[str, float], float]:
-        """Means per step over all processes, and the hours of audio per second."""
+        """Means over all processes and the steps that had a value, and the hours of audio per second."""
         names = sorted(self.sums)
         audio = torch.tensor(self.audio_seconds, dtype=torch.float64, device=fabric.device)
         stacked = torch.stack([*(self.sums[name] for name in names), audio])
         reduced = fabric.all_reduce(stacked, reduce_op="sum") if fabric.world_size > 1 else stacked
         assert isinstance(reduced, Tensor)
         *sums, audio_seconds = reduced.tolist()
-        scale = 1 / (self.steps * fabric.world_size)
-        means = {name: value * scale for name, value in zip(names, sums, strict=True)}
+        scales = [1 / (self.counts[name] * fabric.world_size) for name in names]
+        means = {name: value * scale for name, value, scale in zip(names, sums, scales, strict=True)}
         return means, audio_seconds / 3600 / max(self.seconds, 1e-9)
 
 

@@ -66,6 +66,8 @@ class System:
     train_batches: BatchSource
     valid_batches: Callable[[], Iterable[AnyBatch]]
     validate: Validate = validate
+    after_validation: Callable[[Fabric, Validation], None] | None = None
+    """What else is to happen at a validation, before the checkpoint."""
     teacher_path: str = ""
     """The checkpoint that the objective's teacher came from."""
 
@@ -322,6 +324,8 @@ def run_stage(index: int, trainer: Trainer) -> None:
             validation = trainer.validate()
             if validation is not None:
                 best = trainer.log_valid(validation)
+                if trainer.system.after_validation is not None:
+                    trainer.system.after_validation(trainer.fabric, validation)
                 trainer.save(keep=True, best=best)
         else:
             trainer.train_step()

@@ -1,0 +1,89 @@
+"""Speech without transcripts: its cuts, and its batches among those with transcripts."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from lhotse import CutSet, SupervisionSegment
+from lhotse.cut import MonoCut
+
+from kdasr.common.errors import UserError
+from kdasr.data.batch import Batch
+from kdasr.data.usable import cut_text
+
+
+def without_transcripts(cuts: CutSet) -> tuple[CutSet, dict[str, str]]:
+    """Cuts with empty transcripts, and the transcripts that they had, by the names of the cuts.
+
+    The loader wants one supervision per cut: one that there is stays in all but its text and word times.
+    """
+    transcripts = {cut.id: cut_text(cut) for cut in cuts if cut_text(cut)}
+    return CutSet.from_cuts(_untold(cut) for cut in cuts), transcripts
+
+
+def _untold(cut: MonoCut) -> MonoCut:
+    untold = cut.drop_supervisions()
+    if cut.supervisions:
+        untold.supervisions = [replace(cut.supervisions[0], text="", alignment=None)]
+    else:
+        untold.supervisions = [SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")]
+    return untold
+
+
+class Batches(Protocol):
+    """An endless stream of batches that can be put back to where it was."""
+
+    def __next__(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class InterleavedBatches:
+    """For one optimizer step paired batches, then for `ratio` steps unpaired ones, and so on.
+
+    All batches of a step, on all processes, are of one kind.
+    """
+
+    def __init__(self, paired: Batches, unpaired: Batches, ratio: int, accumulate: int = 1) -> None:
+        """`accumulate` batches make a step.
+
+        Raises:
+            UserError: `ratio` is below 1.
+        """
+        if ratio < 1:
+            raise UserError(f"unpaired.ratio {ratio}: expected 1 or more")
+        self._sources = {"paired": paired, "unpaired": unpaired}
+        self._rhythm = {"ratio": ratio, "accumulate": accumulate}
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        step = self._count // self._rhythm["accumulate"]
+        is_paired = step % (self._rhythm["ratio"] + 1) == 0
+        batch = next(self._sources["paired" if is_paired else "unpaired"])
+        self._count += 1
+        return replace(batch, paired=is_paired)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where both streams stand, as plain values."""
+        own = {name: source.state_dict() for name, source in self._sources.items()}
+        return {**own, **self._rhythm, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue after the batch that `state` was taken at.
+
+        Raises:
+            UserError: the state belongs to another rhythm, or to other data.
+        """
+        for name, value in self._rhythm.items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"cannot resume the data stream: {name} was {state.get(name)} and is {value} now"
+                )
+        for name, source in self._sources.items():
+            source.load_state_dict(state[name])
+        self._count = int(state["count"])

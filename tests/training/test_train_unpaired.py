@@ -1,0 +1,161 @@
+"""Training on speech with and without transcripts: exact resume, replaced proposal models, the log."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from tiny_system import (
+    CHUNKED,
+    TWO_TERMS,
+    Letters,
+    RandomBatches,
+    fit,
+    random_batch,
+    small_config,
+    small_model,
+    small_objective,
+    tiny_system,
+    trainer_config,
+)
+
+from kdasr.checkpoint import load_checkpoint
+from kdasr.data.config import SpecAugmentConfig
+from kdasr.data.unpaired import InterleavedBatches
+from kdasr.decoding.greedy import greedy_search
+from kdasr.decoding.wer import word_errors
+from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig, StageConfig, UnpairedConfig
+from kdasr.distillation.labels import Labeller
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.proposals import ProposalModel, first_guesses
+from kdasr.distillation.semi_supervised import SemiSupervisedObjective, UnpairedParts
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.semi_supervised import update_when_better
+from kdasr.training.interrupt import TrainingInterrupted
+from kdasr.training.metrics import Meter
+from kdasr.training.trainer import System
+
+
+def talkative(seed: int) -> Transducer:
+    """A random model that emits pieces."""
+    model = small_model(seed=seed, dropout=0.2)
+    with torch.no_grad():
+        model.joiner.output.weight.mul_(8.0)
+    return model
+
+
+def semi_supervised_system(exp_dir: Path, error: float | None = None, **changes: Any) -> System:
+    """One paired step, two unpaired ones; dropout and masks. `error` is taken for the proposal model's."""
+    proposal = ProposalModel(talkative(seed=7), Context.full(), later_context=CHUNKED)
+    first = first_guesses(proposal, [random_batch(number) for number in range(4)], "cpu")
+    labels = LabelConfig(weights="uniform", length_tolerance=0.5)
+    parts = UnpairedParts(
+        config=UnpairedConfig(ratio=2, labels=labels),
+        proposal=proposal,
+        labeller=Labeller(labels, first),
+        tokenizer=Letters(),
+        spec_augment=SpecAugmentConfig(),
+        transcripts={},
+    )
+    if error is not None:
+        proposal.set_error(error)
+    objective = Objective(ObjectiveConfig(rnnt=RnntConfig(warmup_steps=4)), small_config(), None)
+    system = tiny_system(
+        exp_dir,
+        contexts=[CHUNKED],
+        model=small_model(dropout=0.2),
+        objective=SemiSupervisedObjective(objective, parts),
+        stages=[StageConfig(name="only", num_steps=8, loss_weights=dict(TWO_TERMS))],
+        train_batches=InterleavedBatches(RandomBatches(), RandomBatches(first=2), ratio=2),
+    )
+    system = replace(system, **changes)
+    return replace(system, after_validation=update_when_better(system, objective, proposal))
+
+
+def rows(exp_dir: Path) -> list[dict[str, Any]]:
+    lines = (exp_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in lines]
+
+
+@pytest.mark.parametrize("stop_at", [0, 3])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop_at: int) -> None:
+    """Stopped before and after a validation at which the proposal model is replaced."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(semi_supervised_system(whole, error=1e9))
+    interrupted = InterleavedBatches(
+        RandomBatches(), RandomBatches(first=2, interrupt_at=2 + stop_at), ratio=2
+    )
+    with pytest.raises(TrainingInterrupted):
+        fit(semi_supervised_system(parts, error=1e9, train_batches=interrupted))
+    fit(semi_supervised_system(parts, error=1e9))
+    one, other = (load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (whole, parts))
+    assert one["trainer"]["objective"]["proposal.updates"] >= 1
+    for a, b in (
+        (one["model"], other["model"]),
+        (one["trainer"]["objective"], other["trainer"]["objective"]),
+    ):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert torch.equal(a[name], b[name]), name
+    assert rows(whole) == rows(parts)
+
+
+def test_the_log_has_the_terms_of_both_kinds(tmp_path: Path) -> None:
+    fit(semi_supervised_system(tmp_path, error=1e9, config=trainer_config(log_every=3)))
+    first, second, _ = [row["terms"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert {"rnnt", "ctc", "lpm", "survivors", "filtered", "weight_entropy", "proposal_updates"} <= set(first)
+    assert first["survivors"] > 0 and first["lpm"] > 0
+    assert (first["proposal_updates"], second["proposal_updates"]) == (0.0, 1.0)
+    assert set(rows(tmp_path)[-1]["terms"]) >= {"rnnt", "ctc"}
+
+
+def test_the_first_validation_measures_the_proposal_model(tmp_path: Path) -> None:
+    system = semi_supervised_system(tmp_path)
+    assert isinstance(system.objective, SemiSupervisedObjective)
+    proposal, before = system.objective.proposal, system.objective.proposal.fingerprint()
+    errors = words = 0
+    for batch in system.valid_batches():
+        encoded = proposal.model.encode(batch.features_BTF, batch.feature_lens_B, Context.full())
+        for text, found in zip(
+            batch.texts, greedy_search(proposal.model, encoded.encoded_BTD, encoded.lens_B), strict=True
+        ):
+            counts = word_errors(text, Letters().decode(found.tokens))
+            errors, words = errors + counts.total, words + counts.words
+    assert system.after_validation is not None
+    validation = fit_validation(system, wer=1e9)
+    assert float(proposal.error) == pytest.approx(100 * errors / words)
+    assert proposal.fingerprint() == before and validation == 1e9
+    assert not any(module.training for module in proposal.modules())
+    fit_validation(system, wer=0.0)
+    assert float(proposal.error) == 0.0 and int(proposal.updates) == 1
+
+
+def fit_validation(system: System, wer: float) -> float:
+    """What the trainer does after a validation with this result."""
+    from kdasr.training.validation import Validation
+
+    validation = Validation(total=0.0, terms={}, scores={"wer": wer})
+    assert system.after_validation is not None
+    system.after_validation(Fabric(accelerator="cpu", devices=1), validation)
+    return validation.criterion
+
+
+def test_means_are_over_the_steps_that_had_a_value() -> None:
+    fabric, meter = Fabric(accelerator="cpu", devices=1), Meter()
+    for values in ({"total": 1.0, "rnnt": 4.0}, {"total": 2.0, "lpm": 6.0}, {"total": 3.0, "lpm": 8.0}):
+        meter.add({name: torch.tensor(value) for name, value in values.items()}, 0.0, 1.0)
+    resumed = Meter()
+    resumed.load_state_dict(meter.state_dict(), torch.device("cpu"))
+    for one in (meter, resumed):
+        assert one.means(fabric)[0] == {"total": 2.0, "rnnt": 4.0, "lpm": 7.0}
+
+
+def test_supervised_training_knows_nothing_of_it(tmp_path: Path) -> None:
+    fit(tiny_system(tmp_path, objective=small_objective()))
+    saved = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert not any("proposal" in name for name in saved["trainer"]["objective"])
+    assert set(rows(tmp_path)[0]["terms"]) == {"rnnt", "rnnt_simple", "rnnt_pruned", "ctc"}
