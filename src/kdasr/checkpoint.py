@@ -221,7 +221,7 @@ def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
         UserError: no checkpoint, a damaged one, no `tokens/`, or tokens other than the model was trained on.
     """
     path = find_checkpoint(Path(exp_dir), checkpoint)
-    tokens = _tokens_folder(path)
+    tokens = tokens_folder(path)
     model, payload = load_model(path)
     tokenizer = Tokenizer.load(tokens)
     if tokenizer.fingerprint != payload["tokenizer_fingerprint"]:
@@ -242,8 +242,12 @@ def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
     )
 
 
-def _tokens_folder(checkpoint: Path) -> Path:
-    """The `tokens/` of the experiment folder that holds a checkpoint."""
+def tokens_folder(checkpoint: Path) -> Path:
+    """The `tokens/` of the experiment folder that holds a checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
     for folder in (checkpoint.parent / "tokens", checkpoint.parent.parent / "tokens"):
         if folder.is_dir():
             return folder

@@ -14,10 +14,11 @@ from lhotse import CutSet
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.export import command
 from kdasr.common.errors import UserError
+from kdasr.common.files import sha256
 from kdasr.export import build
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.build import export_bundle, find_current
-from kdasr.export.bundle import open_bundle, sha256
+from kdasr.export.bundle import open_bundle
 from kdasr.export.graph import JoinerGraph
 from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context

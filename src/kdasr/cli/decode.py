@@ -1,6 +1,5 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,7 +298,6 @@ def _system_folder(exp: Path) -> Path:
 
 def _sha256(path: Path) -> str | None:
     """Digest of a file; None when there is none (whoever reads it says so better)."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    from kdasr.common.files import sha256
+
+    return sha256(path) if path.is_file() else None

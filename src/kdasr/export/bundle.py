@@ -1,6 +1,5 @@
 """A bundle: the folder that `kdasr export` writes, and what makes it whole."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from kdasr import __version__
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_json, sha256, write_json
 from kdasr.nn.context import Context
 
 FORMAT = "kdasr-bundle"
@@ -151,9 +150,3 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     for name in digests:
         if Path(name).name != name:
             raise UserError(f"{path}: 'files' names '{name}', which is not a file of the bundle")
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

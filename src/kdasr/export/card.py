@@ -8,9 +8,9 @@ from kdasr import __version__
 from kdasr.checkpoint import Bundle
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json
+from kdasr.common.files import read_json, sha256
 from kdasr.data.features import SAMPLE_RATE
-from kdasr.export.bundle import MANIFEST, graph_name, sha256
+from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.parity import TOLERANCE, Parity
 from kdasr.nn.context import FRAME_SECONDS
 from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR

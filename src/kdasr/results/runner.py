@@ -13,6 +13,7 @@ from types import FrameType
 from typing import IO
 
 from kdasr.common.errors import UserError
+from kdasr.common.signals import handling_stops
 from kdasr.results.stamps import Job, Stamps
 
 POLL_SECONDS = 0.05
@@ -195,13 +196,8 @@ class _StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["_StopRequest"]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(number, self._on_signal) for number in numbers]
-        try:
+        with handling_stops(self._on_signal):
             yield self
-        finally:
-            for number, handler in zip(numbers, previous, strict=True):
-                signal.signal(number, handler)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from kdasr.checkpoint import find_checkpoint, load_checkpoint, load_weights
+from kdasr.checkpoint import find_checkpoint, load_checkpoint, load_weights, tokens_folder
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def _check_pieces(path: Path, trained_on: str, pieces: Pieces, source: str) -> N
     own = getattr(pieces, "fingerprint", None)
     if own is None:
         # A bundle says which pieces it has, not which model made them: compare the pieces.
-        tokenizer = Tokenizer.load(_tokens_folder(path))
+        tokenizer = Tokenizer.load(tokens_folder(path))
         own = f"{pieces.vocab_size} pieces of another table"
         if tokenizer.vocab_size == pieces.vocab_size and all(
             tokenizer.piece(index) == pieces.piece(index) for index in range(pieces.vocab_size)
@@ -60,10 +60,3 @@ def _check_pieces(path: Path, trained_on: str, pieces: Pieces, source: str) -> N
             f"{path}: a language model over other pieces than {source}: tokenizer {trained_on} there, "
             f"{own} here; train one on the pieces of {source}"
         )
-
-
-def _tokens_folder(checkpoint: Path) -> Path:
-    for folder in (checkpoint.parent / "tokens", checkpoint.parent.parent / "tokens"):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"{checkpoint.parent.parent / 'tokens'}: no such folder; it belongs beside the model")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kdasr.common.signals import handling_stops
+
 INTERRUPT_EXIT_STATUS = 130
 
 
@@ -32,10 +34,5 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Catch SIGINT and SIGTERM within the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(number, self._on_signal) for number in numbers]
-        try:
+        with handling_stops(self._on_signal):
             yield self
-        finally:
-            for number, handler in zip(numbers, previous, strict=True):
-                signal.signal(number, handler)
