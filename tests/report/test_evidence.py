@@ -97,7 +97,7 @@ def test_without_the_bound_there_is_a_comparison_but_no_share_of_the_gap() -> No
 
 
 def test_a_shared_teacher_stands_beside_every_seed() -> None:
-    shared = evidence(RUNS[:5], shared_bound=True)
+    shared = evidence(RUNS[:5], shared=["teacher"])
     found = {c.row: c for c in shared.comparisons()}
     assert found["new"].gap.estimate == pytest.approx((20 - 8) / (20 - 4)) and found["teacher"].num_seeds == 2
     assert shared.incomplete() == {"streaming-init": 0}
@@ -124,7 +124,7 @@ def test_tables_name_every_row_baseline_and_command() -> None:
     }]  # fmt: skip
     text = markdown(evidence(RUNS, tuned=tuned), "make results", "results.png")
     assert "`make results`" in text and "](results.png)" in text
-    assert "| `new` | teacher | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
+    assert "| `new` | teacher | 100 | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
     assert "`teacher` (bound)" in text and "2 utterances, 20 words" in text
     row = next(line for line in text.splitlines() if line.startswith("| `new` | test-clean"))
     assert "+60.0" in row and "fewer" in row and "+0.75" in row

@@ -67,6 +67,17 @@ def rows_with(**row: Any) -> dict[str, Any]:
         ({"tune": [{"rows": ["streaming"], "learning_rate": [1e-3, 2e-3]}]}, ["streaming-init", "equally"]),
         ({"tune": [{"rows": ["teacher"], "learning_rate": [1e-3]}]}, ["teacher"]),
         ({"tune": [{"rows": list(ROWS)[1:], "learning_rate": []}]}, ["equally"]),
+        (rows_with(init="streaming"), ["mine", "streaming", "scratch or teacher"]),
+        ({"references": ["nothing"]}, ["nothing"]),
+        (
+            {"references": ["streaming"], "tune": [{"rows": ["streaming"], "learning_rate": [1e-3]}]},
+            ["references"],
+        ),
+        ({"rows": ROWS | {"teacher": {"init": "teacher"}}}, ["teacher", "itself"]),
+        (
+            {"references": ["two-stage"], "rows": ROWS | {"teacher": {"init": "two-stage"}}},
+            ["two-stage", "itself"],
+        ),
         ({"tune": [{"rows": ["streaming", "streaming"], "learning_rate": [1e-3]}]}, ["two groups"]),
     ],
 )  # fmt: skip
@@ -110,3 +121,18 @@ def test_chosen_rows_bring_their_teacher_and_keep_the_order_of_the_file(tmp_path
     assert select_rows(results, []) == list(ROWS)
     with pytest.raises(UserError, match="ghost"):
         select_rows(results, ["ghost"])
+
+
+def test_references_have_steps_of_their_own_and_come_with_what_starts_from_them(tmp_path: Path) -> None:
+    rows = {
+        "teacher": {"init": "first"},
+        "first": {"system": "streaming", "settings": {"stages.0.num_steps": 9}},
+        "longer": {"system": "streaming", "init": "first", "settings": {"stages.0.num_steps": 7}},
+        **{name: row for name, row in ROWS.items() if name != "teacher"},
+    }
+    results = load_recipe(
+        write_recipe(tmp_path / "conf.yaml", rows=rows, references=["first", "longer"])
+    ).results
+    assert select_rows(results, ["two-stage"]) == ["teacher", "first", "two-stage"]
+    assert results.foundation() == ["teacher", "first"]
+    assert [row for row in rows if results.is_student(row)] == ["streaming", "streaming-init", "two-stage"]

@@ -80,6 +80,37 @@ def test_a_teacher_that_all_seeds_share_is_trained_once(tmp_path: Path) -> None:
     assert found.num_seeds == 2 and found.gap.estimate == 1.0
 
 
+FIRST = {
+    "references": ["first", "longer"],
+    "rows": {
+        "teacher": {"init": "first"},
+        "first": {"system": "streaming"},
+        "longer": {"system": "streaming", "init": "first", "settings": {"stages.0.num_steps": 9}},
+        "two-stage": {"init": "teacher"},
+    },
+    "baselines": ["two-stage"],
+}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: bool) -> None:
+    study = planner(tmp_path, teacher_per_seed=not shared, **FIRST)
+    carry_out(study, Options(num_jobs=2, rows=("two-stage",), stage="dev"), quiet)
+    trained = [line.split()[-1].removeprefix(f"{study.exp}/") for line in calls(tmp_path) if "train" in line]
+    for seed in (1,) if shared else (1, 2):
+        chain = [trained.index(f"seed-{seed}/{row}") for row in ("first", "teacher", "two-stage")]
+        assert chain == sorted(chain)
+    assert conf(study, "seed-1/teacher")["stages"][0]["init_from"] == "first"
+    origin = "../seed-1/teacher" if shared else "teacher"
+    assert conf(study, "seed-2/two-stage")["stages"][0]["init_from"] == origin
+    carry_out(study, Options(num_jobs=2, stage="dev"), quiet)
+    assert conf(study, "seed-2/longer")["stages"][0]["init_from"] == (
+        "../seed-1/first" if shared else "first"
+    )
+    assert len([line for line in calls(tmp_path) if "train" in line]) == (6 if shared else 8)
+    assert collect(study, "dev").incomplete() == {}
+
+
 def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: Path) -> None:
     study = planner(tmp_path, tune=TUNE)
     carry_out(study, Options(num_jobs=2, stage="test"), quiet)

@@ -23,6 +23,8 @@ class MeanResult:
     init: str
     part: str
     num_seeds: int
+    steps: int
+    """Training steps of its own, without those of what it starts from."""
     wer: Interval
     first_token_ms: float | None
     emission_delay_ms: float | None
@@ -35,6 +37,7 @@ class MeanResult:
             "init": self.init,
             "part": self.part,
             "num_seeds": self.num_seeds,
+            "train_steps": self.steps,
             "wer": finite(self.wer.estimate),
             "wer_ci": [finite(self.wer.low), finite(self.wer.high)],
             "first_token_ms": self.first_token_ms,
@@ -88,8 +91,9 @@ class Evidence:
     seeds: list[int]
     """Those that a complete row has."""
     parts: list[str]
-    shared_bound: bool = False
-    """Whether one teacher, of the first seed, stands beside the students of every seed."""
+    shared: list[str] = field(default_factory=list)
+    """Rows with one run, of the first seed, that stands beside the students of every seed: a teacher that all
+    share, and what it descends from."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
 
@@ -151,7 +155,7 @@ class Evidence:
     def _by_seed(self, row: str, part: str) -> dict[int, TrainedRun]:
         """The runs of a row by seed, where the one run of a shared teacher stands for every seed."""
         found = self.of(row, part)
-        if row == self.bound and self.shared_bound and found:
+        if row in self.shared and found:
             return dict.fromkeys(self.seeds, next(iter(found.values())))
         return found
 
@@ -165,6 +169,7 @@ class Evidence:
             init=results[0].info.init,
             part=part,
             num_seeds=len(runs),
+            steps=results[0].info.steps,
             wer=wer_over_seeds(
                 _matrix(runs, seeds, part, ids, _errors), _matrix(runs, seeds, part, ids, _words)
             ),
@@ -175,9 +180,7 @@ class Evidence:
 
     def incomplete(self) -> dict[str, int]:
         """Rows that lack seeds on some part, with the number of seeds that they have everywhere."""
-        wanted = {row: len(self.seeds) for row in self.rows}
-        if self.shared_bound:
-            wanted[self.bound] = 1
+        wanted = {row: 1 if row in self.shared else len(self.seeds) for row in self.rows}
         have = {row: min(len(self.of(row, part)) for part in self.parts) for row in self.rows}
         return {row: count for row, count in have.items() if count < wanted[row]}
 

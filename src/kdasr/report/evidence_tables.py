@@ -80,7 +80,8 @@ def markdown(evidence: Evidence, command: str, picture: str | None = None) -> st
 def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
     return (
-        f"Seeds {seeds}; students have equal steps. WER is that of all seeds together, latencies are means "
+        f"Seeds {seeds}; students that are compared have equal steps, counted after what they start from. "
+        "WER is that of all seeds together, latencies are means "
         "over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over utterances and "
         f"seeds, paired where rows are compared. `{evidence.bound}` is decoded in whole utterances, so it "
         "has no latency."
@@ -91,9 +92,9 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
     lines = [
         f"{part} ({_sizes(part, evidence)})",
         "",
-        "| row | starts from | seeds | WER % (95 %) | WER by seed | first token, ms | emission delay, ms "
-        "| finalisation, ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "| row | starts from | steps | seeds | WER % (95 %) | WER by seed | first token, ms "
+        "| emission delay, ms | finalisation, ms |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for mean in means:
         by_seed = [
@@ -101,7 +102,8 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
         ]
         cells = (
             _name(mean.row, evidence),
-            "random weights" if mean.init == "scratch" else evidence.bound,
+            {"scratch": "random weights", "teacher": evidence.bound}.get(mean.init, mean.init),
+            number(mean.steps),
             str(mean.num_seeds),
             _interval(mean.wer, 2),
             " ".join(number(wer, 2) for wer in by_seed),

@@ -11,7 +11,7 @@ from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
 from kdasr.experiment import ExperimentConfig, load_experiment
 
-INITS = ("scratch", "teacher")
+SCRATCH, TEACHER = "scratch", "teacher"
 ORDERS = ("seed", "row")
 
 
@@ -20,7 +20,8 @@ class RowConfig:
     """One line of the results: a system, what it starts from, and what it changes."""
 
     init: str = "scratch"
-    """scratch | teacher: random weights, or the teacher's. It replaces `init_from` of the first stage."""
+    """scratch | teacher | NAME: random weights, the teacher's, or those of one of the `references`.
+    It replaces `init_from` of the first stage."""
     system: str | None = None
     """Which of the recipe's `systems`; None: the one that is called like the row."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +45,10 @@ class ResultsConfig:
     order: str = "seed"
     """seed | row: every row of the first seed first, or every seed of the first row."""
     bound: str = "teacher"
-    """The row from which students start and learn, and which bounds them: decoded offline."""
+    """The row from which students start and learn, and which bounds them: decoded in whole utterances."""
+    references: list[str] = field(default_factory=list)
+    """Rows that train for steps of their own and are not tuned: what the teacher starts from, or a baseline
+    that trains for longer."""
     teacher_per_seed: bool = True
     """Whether each seed has its own teacher, or all learn from that of the first seed."""
     baselines: list[str] = field(default_factory=lambda: ["streaming", "streaming-init"])
@@ -52,6 +56,24 @@ class ResultsConfig:
     rows: dict[str, RowConfig] = field(default_factory=dict)
     """In the order of the tables; also that of training."""
     tune: list[TuneConfig] = field(default_factory=list)
+
+    def parent(self, row: str) -> str | None:
+        """The row whose weights a row starts from; None: random weights."""
+        init = self.rows[row].init
+        return None if init == SCRATCH else self.bound if init == TEACHER else init
+
+    def foundation(self) -> list[str]:
+        """The teacher, and the rows before it that it descends from: nearest first."""
+        found = [self.bound]
+        while (parent := self.parent(found[-1])) is not None:
+            if parent in found:
+                raise UserError(f"row '{parent}' starts from itself, by way of {', '.join(found)}")
+            found.append(parent)
+        return found
+
+    def is_student(self, row: str) -> bool:
+        """Whether a row is compared at equal steps and equal tuning."""
+        return row != self.bound and row not in self.references
 
     def rates(self, row: str) -> list[float | None]:
         """The learning rates to try for a row; None: the one that its system states."""
@@ -95,14 +117,18 @@ def _check_names(results: ResultsConfig, source: str) -> None:
             raise UserError(f"{source}: {key} '{value}': expected {' or '.join(known)}")
     if not results.seeds or len(set(results.seeds)) != len(results.seeds):
         raise UserError(f"{source}: seeds {results.seeds}: expected different numbers, at least one")
-    named = {results.bound, *results.baselines, *(row for group in results.tune for row in group.rows)}
+    named = {results.bound, *results.references, *results.baselines}
+    named |= {row for group in results.tune for row in group.rows}
     for name in sorted(named - set(results.rows)):
         raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")
     for name, row in results.rows.items():
-        if row.init not in INITS:
-            raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(INITS)}")
-    if results.rows[results.bound].init != "scratch":
-        raise UserError(f"{source}: row '{results.bound}' is the teacher, so its init must be scratch")
+        known = (SCRATCH, TEACHER, *results.references)
+        if row.init not in known:
+            raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(known)}")
+    try:
+        results.foundation()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     _check_tuning(results, source)
 
 
@@ -114,7 +140,10 @@ def _check_tuning(results: ResultsConfig, source: str) -> None:
         raise UserError(f"{source}: tune: row '{twice}' is in two groups")
     if results.bound in tuned:
         raise UserError(f"{source}: tune: '{results.bound}' is the teacher, which its students must agree on")
-    trials = {row: len(results.rates(row)) for row in results.rows if row != results.bound}
+    for row in results.references:
+        if row in tuned:
+            raise UserError(f"{source}: tune: '{row}' is one of the references, which are not tuned")
+    trials = {row: len(results.rates(row)) for row in results.rows if results.is_student(row)}
     for row, count in trials.items():
         first = next(iter(trials))
         if count != trials[first] or not count:
@@ -126,7 +155,7 @@ def _check_tuning(results: ResultsConfig, source: str) -> None:
 
 def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
     """Students have the same steps, data, model and context, or their comparison would mix effects."""
-    students = {name: config for name, config in systems.items() if name != results.bound}
+    students = {name: config for name, config in systems.items() if results.is_student(name)}
     for name, config in students.items():
         if any(stage.plateau_patience for stage in config.stages):
             raise UserError(f"{source} '{name}': plateau_patience would end it before the others' steps")
@@ -174,7 +203,9 @@ def _tidy(value: float) -> float:
 
 
 def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
-    """The rows to train, in the order of the file, the teacher always among them; all for no names.
+    """The rows to train, in the order of the file; all for no names.
+
+    The teacher and what it descends from are always among them.
 
     Raises:
         UserError: no such row.
@@ -182,4 +213,6 @@ def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in results.rows:
             raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
-    return [name for name in results.rows if not names or name in names or name == results.bound]
+    wanted = {*names, *results.foundation()}
+    parents = {results.parent(name) for name in names}
+    return [name for name in results.rows if not names or name in wanted | parents]

@@ -136,7 +136,7 @@ def collect(planner: Planner, stage: str) -> Evidence:
         bound=results.bound,
         seeds=list(results.seeds),
         parts=[part for kind in kinds for part in planner.parts(kind)],
-        shared_bound=not results.teacher_per_seed,
+        shared=[] if results.teacher_per_seed else results.foundation(),
         tuned=_tuned(tuning_table(planner), chosen_rates(planner)),
     )
 

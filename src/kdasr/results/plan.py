@@ -35,8 +35,8 @@ class Run:
     config: ExperimentConfig
     offline: bool
     """Decoded in whole utterances: the teacher."""
-    teacher: str | None
-    """The name of the run that it starts or learns from."""
+    needs: tuple["Run", ...]
+    """The runs that it starts or learns from."""
 
     @property
     def name(self) -> str:
@@ -76,22 +76,27 @@ class Planner:
         config, init = self.recipe.systems[row], results.rows[row].init
         if learning_rate is not None:
             config = with_learning_rate(config, learning_rate)
-        taught = row != results.bound and (init == "teacher" or config.objective.teacher is not None)
-        teacher_folder = self.exp / f"seed-{self.teacher_seed(seed)}" / results.bound
+        parent = results.parent(row)
+        teacher = results.bound if row != results.bound and config.objective.teacher is not None else None
+        needs = {name: self._elder(name, seed) for name in (parent, teacher) if name is not None}
         # Beside the run's folder, so that the experiment may be moved as a whole.
-        reference = os.path.relpath(teacher_folder, folder.parent)
-        first = replace(config.stages[0], init_from=reference if init == "teacher" else None)
-        knows = row != results.bound and config.objective.teacher is not None
+        paths = {name: os.path.relpath(run.folder, folder.parent) for name, run in needs.items()}
+        first = replace(config.stages[0], init_from=paths[parent] if parent else None)
         config = replace(
             config,
             name=row,
             seed=seed,
             data=replace(config.data, dir=str(self.data)),
-            objective=replace(config.objective, teacher=reference if knows else None),
+            objective=replace(config.objective, teacher=paths[teacher] if teacher else None),
             stages=[first, *config.stages[1:]],
         )
-        teacher = f"{teacher_folder.parent.name}/{teacher_folder.name}" if taught else None
-        return Run(row, init, seed, learning_rate, folder, config, row == results.bound, teacher)
+        offline = config.contexts[0].is_full
+        return Run(row, init, seed, learning_rate, folder, config, offline, tuple(needs.values()))
+
+    def _elder(self, row: str, seed: int) -> Run:
+        """The run of the teacher, or of one of the references, for runs with this seed."""
+        shared = row in self.recipe.results.foundation()
+        return self.run(row, self.teacher_seed(seed) if shared else seed, None)
 
     def teacher_seed(self, seed: int) -> int:
         """The seed of the teacher of students with this seed."""
@@ -103,7 +108,12 @@ class Planner:
         pairs = [(row, seed) for seed in results.seeds for row in rows]
         if results.order == "row":
             pairs = [(row, seed) for row in rows for seed in results.seeds]
-        shared = {(results.bound, seed) for seed in results.seeds if self.teacher_seed(seed) != seed}
+        shared = {
+            (row, seed)
+            for row in results.foundation()
+            for seed in results.seeds
+            if self.teacher_seed(seed) != seed
+        }
         return [
             self.run(row, seed, rates[row])
             for row, seed in pairs
@@ -125,7 +135,7 @@ class Planner:
         kinds = ("train", *STAGES) if stage == "test" else ("train", STAGES[0])
         jobs: dict[str, Job] = {}
         for run in runs:
-            for other in (*self._teachers(run), run):
+            for other in (*_elders(run), run):
                 for kind in kinds:
                     name = other.job_name(kind)
                     if name not in self.made:
@@ -133,10 +143,6 @@ class Planner:
                         self.made[name] = make(other, kind)
                     jobs[name] = self.made[name]
         return list(jobs.values())
-
-    def _teachers(self, run: Run) -> Iterator[Run]:
-        if run.teacher is not None:
-            yield self.run(self.recipe.results.bound, self.teacher_seed(run.seed), None)
 
     def _train_job(self, run: Run, kind: str) -> Job:
         settings = asdict(run.config)
@@ -152,7 +158,7 @@ class Planner:
                 "options": settings,
                 "data": self._digest((*run.config.data.train_parts, *run.config.data.dev_parts)),
             },
-            needs=(f"{run.teacher}.train",) if run.teacher else (),
+            needs=tuple(other.job_name("train") for other in run.needs),
             outputs=(run.folder / "checkpoints" / "averaged.pt",),
             folder=run.folder,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
@@ -181,6 +187,13 @@ class Planner:
         """The parts that are decoded to choose (`dev`) or to report (`test`)."""
         results = self.recipe.results
         return results.test_parts if kind == "test" else self.recipe.systems[results.bound].data.dev_parts
+
+
+def _elders(run: Run) -> Iterator[Run]:
+    """All that a run depends on, each after what it depends on itself."""
+    for other in run.needs:
+        yield from _elders(other)
+        yield other
 
 
 def _reread(settings: Settings) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Surroundings:
     """Share of the utterances whose noise is many people talking."""
     bursts: Bursts | None = None
     """Short noises that hide parts of words."""
+    lead_seconds: tuple[float, float] = (0.1, 0.4)
+    """Quiet before the first word."""
 
 
 CLEAN = Surroundings(snr_db=(22.0, 40.0))

@@ -21,7 +21,6 @@ from kdasr.data.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, d
 # Shapes: N samples.
 
 SAMPLE_RATE = 16000
-LEADING_SECONDS = (0.1, 0.4)
 TRAILING_SECONDS = (0.1, 0.3)
 LEVEL_DB = (-29.0, -23.0)
 """Root mean square of the active speech against full scale."""
@@ -70,13 +69,13 @@ class Renderer:
         rate = speaker.rate * rng.uniform(0.96, 1.04) * (rng.uniform(*OTHER_RATE) if is_other else 1.0)
         voice = replace(speaker.voice, rate=round(rate), pitch=speaker.pitch + int(rng.integers(-3, 4)))
         speech_N, words = self._speak(utterance.text, voice, speaker.tract_percent)
-        lead, total = _padding(len(speech_N), rng)
+        limits = self.size.other if is_other else self.size.clean
+        lead, total = _padding(len(speech_N), limits.lead_seconds, rng)
         padded_N = np.zeros(total)
         padded_N[lead : lead + len(speech_N)] = speech_N
         offset = lead / SAMPLE_RATE
         timed = [TimedWord(word.word, word.start + offset, word.end + offset) for word in words]
         spans = [(round(word.start * SAMPLE_RATE), round(word.end * SAMPLE_RATE)) for word in timed]
-        limits = self.size.other if is_other else self.size.clean
         babble_N = self._babble() if limits.babble_share else None
         mixed_N = apply_surroundings(padded_N, spans, limits, babble_N, rng)
         mixed_N *= np.sqrt(10 ** (rng.uniform(*LEVEL_DB) / 10) / active_power(mixed_N))
@@ -129,9 +128,9 @@ def resample(samples_N: Samples, up: int, down: int) -> Samples:
     return signal.resample_poly(samples_N, up, down, window=_low_pass(up, down))
 
 
-def _padding(length: int, rng: np.random.Generator) -> tuple[int, int]:
+def _padding(length: int, lead_seconds: tuple[float, float], rng: np.random.Generator) -> tuple[int, int]:
     """Samples of quiet before the speech, and the total, which is a whole number of milliseconds."""
-    lead = int(rng.uniform(*LEADING_SECONDS) * 1000) * _MILLISECOND
+    lead = int(rng.uniform(*lead_seconds) * 1000) * _MILLISECOND
     total = lead + length + int(rng.uniform(*TRAILING_SECONDS) * SAMPLE_RATE)
     return lead, -(-total // _MILLISECOND) * _MILLISECOND
 
