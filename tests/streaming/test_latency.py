@@ -6,7 +6,7 @@ from streaming_helpers import bursts, make_recognizer
 
 from kdasr.decoding.wer import align_words
 from kdasr.nn.context import Context
-from kdasr.streaming.latency import RefWord, energy_onset, measure
+from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measure
 from kdasr.streaming.result import Word, group_words
 from kdasr.streaming.simulate import simulate
 
@@ -49,6 +49,16 @@ def test_a_word_is_shown_when_its_last_revised_piece_is() -> None:
     latency = measure(words, shown, wall, REF, pairs)
     assert latency.emission_delay_ms == pytest.approx([200.0, 600.0])
     assert latency.finalisation_ms == pytest.approx(100.0)
+
+
+def test_a_bare_word_boundary_is_no_first_token() -> None:
+    pieces = ["▁", "▁", "TH", "E"]
+    first = first_visible(pieces)
+    latency = measure(group_words(pieces), [0.1, 0.2, 0.8, 1.2], [0.2, 0.3, 0.9, 1.3], REF, [], None, first)
+    assert latency.first_token_ms == pytest.approx(300.0)
+    assert latency.first_token_wall_ms == pytest.approx(400.0)
+    nothing = first_visible(["▁"])
+    assert measure([], [0.1], [0.2], REF, [], None, nothing).first_token_ms is None
 
 
 def test_nothing_recognised_and_no_alignment() -> None:

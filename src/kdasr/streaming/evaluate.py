@@ -19,7 +19,7 @@ from kdasr.decoding.wer import Utterance, align_words, count_errors, write_errs,
 from kdasr.nn.context import Context
 from kdasr.streaming.audio import check_samples
 from kdasr.streaming.first_token import first_token_parts
-from kdasr.streaming.latency import RefWord, energy_onset, measure, word_shown
+from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measure, word_shown
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import Simulation, simulate
@@ -135,10 +135,11 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
     onset = None if recording.ref_words else energy_onset(recording.samples_N)
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
-    if tokens and begin is not None and context is not None:
-        first = first_token_parts(tokens[0].frame, shown[0], simulation.wall[0], begin, context)
-        first_parts = {name: _rounded(value) for name, value in asdict(first).items()}
-    latency = measure(words, shown, simulation.wall, recording.ref_words, pairs, onset)
+    first = first_visible([token.piece for token in tokens])
+    if first < len(tokens) and begin is not None and context is not None:
+        parts = first_token_parts(tokens[first].frame, shown[first], simulation.wall[first], begin, context)
+        first_parts = {name: _rounded(value) for name, value in asdict(parts).items()}
+    latency = measure(words, shown, simulation.wall, recording.ref_words, pairs, onset, first)
     ref_index = {pair.hyp: pair.ref for pair in pairs if pair.correct}
     listed = simulation.result.nbest
     return {

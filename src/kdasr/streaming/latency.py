@@ -1,6 +1,7 @@
 """Latency, as the project defines it: audio time at a simulated 1x input against word times of the reference.
 
-- First token: when the first piece can be shown, minus the onset of the first word.
+- First token: when the first piece that has a letter can be shown, minus the onset of the first word. A bare
+  word boundary shows nothing.
 - Emission delay of a correctly recognised word: when all its pieces are shown, minus the word's end.
 - Finalisation: when all pieces are shown, minus the end of the last word.
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.decoding.wer import AlignedPair
-from kdasr.streaming.result import Word
+from kdasr.streaming.result import WORD_BOUNDARY, Word
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ class UtteranceLatency:
     finalisation_ms: float | None
 
 
-def first_token_ms(shown: Sequence[float], onset: float | None) -> float | None:
-    """Latency of the first of the pieces shown at `shown`; None without a piece or an onset."""
-    if not len(shown) or onset is None:
+def first_visible(pieces: Sequence[str]) -> int:
+    """Index of the first piece that has more than a word boundary; how many there are when none has."""
+    return next((index for index, piece in enumerate(pieces) if piece.strip(WORD_BOUNDARY)), len(pieces))
+
+
+def first_token_ms(shown: Sequence[float], onset: float | None, first: int = 0) -> float | None:
+    """Latency of piece `first` of those shown at `shown`; None without it or an onset."""
+    if first >= len(shown) or onset is None:
         return None
-    return 1000.0 * (shown[0] - onset)
+    return 1000.0 * (shown[first] - onset)
 
 
 def word_shown(word: Word, shown: Sequence[float]) -> float:
@@ -85,6 +91,7 @@ def measure(
     ref_words: Sequence[RefWord],
     pairs: Sequence[AlignedPair],
     onset: float | None = None,
+    first: int = 0,
 ) -> UtteranceLatency:
     """All measures of one utterance.
 
@@ -95,12 +102,13 @@ def measure(
         ref_words: reference words with times; empty when there is no alignment.
         pairs: alignment of reference and recognised words.
         onset: start of speech when there are no reference words (see `energy_onset`).
+        first: the first piece that shows something (see `first_visible`).
     """
     if ref_words:
         onset = ref_words[0].start
     return UtteranceLatency(
-        first_token_ms=first_token_ms(shown, onset),
-        first_token_wall_ms=first_token_ms(wall, onset),
+        first_token_ms=first_token_ms(shown, onset, first),
+        first_token_wall_ms=first_token_ms(wall, onset, first),
         emission_delay_ms=emission_delays_ms(words, shown, ref_words, pairs) if ref_words else [],
         finalisation_ms=finalisation_ms(shown, ref_words),
     )
