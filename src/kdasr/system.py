@@ -97,6 +97,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        word_times=config.objective.rnnt.is_restricted,
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data)
     if not len(dev_batches):

@@ -301,12 +301,41 @@ def test_fast_emit_waits_for_the_warm_up_and_moves_gradients_only() -> None:
         assert all(torch.equal(grads[name], fast_grads[name]) for name in grads) == equal
 
 
+def test_buffers_tie_pieces_to_their_words_where_times_are_known() -> None:
+    model, batch = tiny_model(), dummy_batch()
+    times = torch.tensor([0.0, torch.inf]).repeat(*batch.tokens_BS.shape, 1)
+    tied = replace(batch, word_times_BS2=times)
+    usual = compute(make_objective(), model, batch, {"rnnt": 1.0}).terms
+    free = compute(make_objective(rnnt=native(left_buffer=0.0)), model, tied, {"rnnt": 1.0}).terms
+    assert torch.equal(usual["rnnt"], free["rnnt"])
+    # Not before 0.2 s of the first utterance: encoder frames 0 to 4 may emit nothing, so less is possible.
+    times[0, :, 0] = 0.3
+    objective = make_objective(rnnt=native(left_buffer=0.1))
+    later = compute(objective, model, tied, {"rnnt": 1.0}).terms
+    assert later["rnnt_pruned"] > usual["rnnt_pruned"] and later["rnnt_simple"] > usual["rnnt_simple"]
+    # Without times nothing is tied, as in validation.
+    assert torch.equal(compute(objective, model, batch, {"rnnt": 1.0}).terms["rnnt"], usual["rnnt"])
+
+
+def test_the_windows_of_pieces_are_their_words_and_the_buffers() -> None:
+    batch = replace(dummy_batch(1, max_tokens=2), word_times_BS2=torch.tensor([[[0.30, 0.5], [0.5, 1.0]]]))
+    cpu = torch.device("cpu")
+    both = lattice._windows(RnntConfig(left_buffer=0.1, right_buffer=0.2), batch, cpu)
+    # A frame is 40 ms: 0.2 s is in frame 5, 0.7 s in frame 17, 0.4 s in frame 10, 1.2 s in frame 30.
+    assert both is not None and both.tolist() == [[[5, 18], [10, 31]]]
+    left = lattice._windows(RnntConfig(left_buffer=0.0), batch, cpu)
+    assert left is not None and left[0, :, 0].tolist() == [7, 12] and left[0, :, 1].min() > 10_000
+    assert lattice._windows(RnntConfig(), batch, cpu) is None
+
+
 def test_fast_emit_is_refused_where_k2_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     k2 = replace(select_backend("native"), name="k2")
     monkeypatch.setattr(lattice, "select_backend", lambda _: k2)
     assert make_objective(rnnt=RnntConfig()).lattices._chosen is k2
     with pytest.raises(UserError, match=r"fast_emit 0\.01 needs objective\.rnnt\.backend 'native': k2"):
         make_objective(rnnt=RnntConfig(fast_emit=0.01))
+    with pytest.raises(UserError, match=r"left_buffer 0\.0 needs objective\.rnnt\.backend 'native': k2"):
+        make_objective(rnnt=RnntConfig(left_buffer=0.0))
 
 
 def test_another_backend_with_the_same_functions_gives_the_same() -> None:
@@ -381,6 +410,7 @@ def test_an_utterance_that_does_not_fit_shows_and_does_not_spoil_the_gradient() 
         ({"output": OutputConfig(node_weights="some")}, "node_weights 'some'"),
         ({"output": OutputConfig(classes="two")}, "classes 'two': expected one of full, collapsed"),
         ({"rnnt": native(fast_emit=-0.1)}, "objective.rnnt.fast_emit -0.1"),
+        ({"rnnt": native(right_buffer=-0.1)}, "objective.rnnt.right_buffer -0.1"),
         ({"hidden": HiddenConfig(layers=[2])}, "objective.hidden.layers: 2 .* 0 to 1"),
         ({"hidden": HiddenConfig(layers=[0], layer_weights=[1.0, 1.0])}, "layer_weights has 2"),
     ],

@@ -26,6 +26,9 @@ class Batch:
     """Reference transcripts."""
     audio_seconds: float
     """Total duration of the utterances."""
+    word_times_BS2: Tensor | None = None
+    """Start and end, in seconds from the first frame, of the word that each piece belongs to; 0 and inf where
+    they are not known. None: not asked for."""
     paired: bool = True
     """Whether the transcripts are to be learnt; else there are none."""
 
@@ -39,6 +42,7 @@ class Batch:
             ids=self.ids,
             texts=self.texts,
             audio_seconds=self.audio_seconds,
+            word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2.to(device),
             paired=self.paired,
         )
 

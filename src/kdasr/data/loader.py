@@ -13,6 +13,7 @@ from lhotse.dataset import DynamicBucketingSampler, K2SpeechRecognitionDataset
 from lhotse.dataset.input_strategies import BatchIO, OnTheFlyFeatures, PrecomputedFeatures
 from lhotse.utils import LOG_EPSILON
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from kdasr.common.errors import UserError
@@ -25,6 +26,7 @@ from kdasr.data.folder import load_cuts
 from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import Unusable, cut_text, report_unusable
+from kdasr.data.word_times import aligned_words, times_of_pieces
 
 # Shapes: B utterances, T feature frames, F mel bins, S pieces.
 
@@ -65,7 +67,9 @@ class _Batches(Dataset[tuple[int, int, Batch]]):
         noise: NoiseMixer | None,
         config: DataConfig | None,
         seed: tuple[int, ...],
+        word_times: bool,
     ) -> None:
+        self.word_times = word_times
         self.dataset = K2SpeechRecognitionDataset(return_cuts=True, input_strategy=strategy)
         self.tokenizer = tokenizer
         self.noise = noise
@@ -82,10 +86,13 @@ class _Batches(Dataset[tuple[int, int, Batch]]):
         lens_B = supervisions["num_frames"].to(torch.int64)
         if self.config is not None and self.config.spec_augment.enabled:
             features_BTF = spec_augment(features_BTF, lens_B, self.config.spec_augment, generator)
-        return plan.epoch, plan.number, _batch(features_BTF, lens_B, supervisions["cut"], self.tokenizer)
+        batch = _batch(features_BTF, lens_B, supervisions["cut"], self.tokenizer, self.word_times)
+        return plan.epoch, plan.number, batch
 
 
-def _batch(features_BTF: Tensor, lens_B: Tensor, cuts: list[MonoCut], tokenizer: Tokenizer) -> Batch:
+def _batch(
+    features_BTF: Tensor, lens_B: Tensor, cuts: list[MonoCut], tokenizer: Tokenizer, word_times: bool
+) -> Batch:
     texts = [cut_text(cut) for cut in cuts]
     pieces = [tokenizer.encode(text) for text in texts]
     token_lens_B = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
@@ -100,7 +107,16 @@ def _batch(features_BTF: Tensor, lens_B: Tensor, cuts: list[MonoCut], tokenizer:
         ids=[cut.id for cut in cuts],
         texts=texts,
         audio_seconds=sum(cut.duration for cut in cuts),
+        word_times_BS2=_word_times(cuts, pieces, tokenizer) if word_times else None,
     )
+
+
+def _word_times(cuts: list[MonoCut], pieces: list[list[int]], tokenizer: Tokenizer) -> Tensor:
+    times = [
+        torch.tensor(times_of_pieces(cut, piece, tokenizer)).view(-1, 2)
+        for cut, piece in zip(cuts, pieces, strict=True)
+    ]
+    return pad_sequence(times, batch_first=True)
 
 
 class TrainLoader(BatchStream[Batch]):
@@ -119,22 +135,33 @@ class TrainLoader(BatchStream[Batch]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        word_times: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
+        `word_times`: batches say when the words of their pieces are spoken.
+
         Raises:
-            UserError: nothing left to train on, or noise without features on the fly.
+            UserError: nothing left to train on, noise without features on the fly, or no word times where
+                they are asked for.
         """
         super().__init__()
         cuts, _ = report_unusable(select_speeds(cuts, config.speed_perturbation), tokenizer, config)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
-        # Word times are of no use here, and would travel to the workers with each batch.
-        self._cuts = CutSet.from_cuts(cut.drop_alignments() for cut in cuts)
+        if not word_times:
+            # They would travel to the workers with each batch.
+            cuts = CutSet.from_cuts(cut.drop_alignments() for cut in cuts)
+        elif not any(aligned_words(cut) for cut in cuts):
+            raise UserError(
+                "the training utterances have no word times, which objective.rnnt.left_buffer and "
+                "right_buffer need: prepare the data with alignments, or leave both out"
+            )
+        self._cuts = cuts
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
         strategy, noise = _train_strategy(self._cuts, config)
-        self._dataset = _Batches(strategy, tokenizer, noise, config, (seed, rank))
+        self._dataset = _Batches(strategy, tokenizer, noise, config, (seed, rank), word_times)
         self._sampler = _sampler(self._cuts, config, seed, rank, world_size)
 
     def _identity(self) -> dict[str, Any]:
@@ -188,7 +215,7 @@ class ValidBatches:
         cuts, _ = report_unusable(cuts, tokenizer, config)
         stored = all(cut.has_features for cut in cuts)
         self._dataset = _Batches(
-            StoredFeatures() if stored else _on_the_fly(None), tokenizer, None, None, (0,)
+            StoredFeatures() if stored else _on_the_fly(None), tokenizer, None, None, (0,), False
         )
         self._plans = [
             Plan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))

@@ -14,6 +14,8 @@ from kdasr.common.files import atomic_path, write_text
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 MODEL_NAME = "bpe.model"
 TABLE_NAME = "tokens.txt"
+WORD_START = "\u2581"
+"""SentencePiece's mark at the start of a word."""
 
 
 class Tokenizer:

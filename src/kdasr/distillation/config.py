@@ -30,9 +30,20 @@ class RnntConfig:
     delay_penalty: float = 0.0
     """Nats per frame in favour of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
     al. 2022, arXiv 2211.00490)."""
+    left_buffer: float | None = None
+    """Seconds before a word begins from which its pieces may be emitted; None: from the start. Other paths
+    have no probability in the loss (alignment-restricted transducer, Mahadeokar et al. 2021, arXiv
+    2011.03072). Needs word times in the training data; native backend only."""
+    right_buffer: float | None = None
+    """The same after a word's end; None: until the end."""
     fast_emit: float = 0.0
     """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
     it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether pieces are tied to the times of their words."""
+        return self.left_buffer is not None or self.right_buffer is not None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from kdasr.losses.path_kl import PathKl
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput
+from kdasr.nn.context import FRAME_SECONDS, MOST_FRAMES
 
 BLANK = 0
 
@@ -37,6 +38,8 @@ class PrunedLattice:
     boundary_B4: Tensor
     """`[0, 0, pieces, frames]`, on the CPU."""
     tokens_BS: Tensor
+    windows_BS2: Tensor | None
+    """Frames in which each piece may be emitted, first and one past the last; None: anywhere."""
     joint: Joint
 
     @property
@@ -68,11 +71,18 @@ class LatticeBuilder:
         self._chosen = select_backend(config.backend)
         if config.fast_emit < 0.0:
             raise UserError(f"objective.rnnt.fast_emit {config.fast_emit}: expected 0 or more")
-        if config.fast_emit > 0.0 and self._chosen.name != "native":
-            raise UserError(
-                f"objective.rnnt.fast_emit {config.fast_emit} needs objective.rnnt.backend 'native': "
-                f"{self._chosen.name} has no such loss"
-            )
+        for option in ("left_buffer", "right_buffer"):
+            value = getattr(config, option)
+            if value is not None and not value >= 0.0:
+                raise UserError(f"objective.rnnt.{option} {value}: expected 0 or more seconds")
+        wanted = {"fast_emit": config.fast_emit or None}
+        wanted |= {option: getattr(config, option) for option in ("left_buffer", "right_buffer")}
+        for option, value in wanted.items():
+            if value is not None and self._chosen.name != "native":
+                raise UserError(
+                    f"objective.rnnt.{option} {value} needs objective.rnnt.backend 'native': "
+                    f"{self._chosen.name} has no such loss"
+                )
         self._native = NATIVE
 
     def build(
@@ -86,6 +96,8 @@ class LatticeBuilder:
         """
         functions = self._functions(batch.tokens_BS, output.encoded_BTD.shape[1])
         boundary_B4 = _boundary(batch.token_lens_B, output.lens_B)
+        windows_BS2 = _windows(self.config, batch, output.encoded_BTD.device)
+        restricted = {} if windows_BS2 is None else {"windows": windows_BS2}
         with torch.set_grad_enabled(train_simple and torch.is_grad_enabled()):
             simple_B, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
                 lm=model.simple_lm(output.predicted_BSD).float(),
@@ -99,6 +111,7 @@ class LatticeBuilder:
                 delay_penalty=self._delay_penalty(warm),
                 reduction="none",
                 return_grad=True,
+                **restricted,
             )
         ranges_BTK = functions.get_rnnt_prune_ranges(
             px_grad=px_grad,
@@ -107,7 +120,7 @@ class LatticeBuilder:
             s_range=self.config.prune_range,
         )
         joint = joint_of(model, output.encoded_BTD, output.predicted_BSD)
-        return PrunedLattice(simple_B, ranges_BTK, boundary_B4, batch.tokens_BS, joint)
+        return PrunedLattice(simple_B, ranges_BTK, boundary_B4, batch.tokens_BS, windows_BS2, joint)
 
     def evaluate(
         self, lattice: PrunedLattice, *, warm: bool, term: NodeTerm | None, path: PathKl | None = None
@@ -128,6 +141,7 @@ class LatticeBuilder:
                 BLANK,
                 lattice.boundary_B4,
                 rnnt_type=self.config.rnnt_type,
+                windows=lattice.windows_BS2,
                 delay_penalty=penalty,
                 fast_emit=self.config.fast_emit if warm else 0.0,
                 term=term,
@@ -155,6 +169,17 @@ class LatticeBuilder:
 
     def _delay_penalty(self, warm: bool) -> float:
         return self.config.delay_penalty if warm else 0.0
+
+
+def _windows(config: RnntConfig, batch: Batch, device: torch.device) -> Tensor | None:
+    """First and one past the last frame of each piece; None where nothing is restricted."""
+    if not config.is_restricted or batch.word_times_BS2 is None:
+        return None
+    begin_BS, end_BS = batch.word_times_BS2.to(device).unbind(-1)
+    left = torch.inf if config.left_buffer is None else config.left_buffer
+    right = torch.inf if config.right_buffer is None else config.right_buffer
+    frames_BS2 = torch.stack((begin_BS - left, end_BS + right), dim=-1) / FRAME_SECONDS
+    return (frames_BS2.clamp(0, MOST_FRAMES).floor() + torch.tensor([0, 1], device=device)).long()
 
 
 def _boundary(token_lens_B: Tensor, lens_B: Tensor) -> Tensor:

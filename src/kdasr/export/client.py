@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.data.features import FRAME_SHIFT_SAMPLES, SAMPLE_RATE
+from kdasr.data.tokenizer import WORD_START
 from kdasr.export.bundle import GRAPHS, BundleFolder
 from kdasr.nn.context import FRAME_SECONDS, Context
 from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
-from kdasr.streaming.result import WORD_BOUNDARY
 
 Samples = NDArray[np.float32]
 
@@ -120,5 +120,5 @@ class SherpaClient:
         result = self._recognizer.get_result_all(stream)
         frames = [round(seconds / FRAME_SECONDS) for seconds in result.timestamps]
         # It shows the mark at the start of a word as a space.
-        pieces = [piece.replace(" ", WORD_BOUNDARY) for piece in result.tokens]
+        pieces = [piece.replace(" ", WORD_START) for piece in result.tokens]
         return [Emission(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]

@@ -33,6 +33,8 @@ class Plan:
     num_symbols: int
     blank: int
     rnnt_type: str
+    windows: Tensor | None = None
+    """`(B, S, 2)`: the frames in which each symbol may be emitted."""
     delay_penalty: float = 0.0
     fast_emit: float = 0.0
     keep_logits: bool = False

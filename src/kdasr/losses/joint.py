@@ -25,6 +25,7 @@ from kdasr.losses.nodes import NodeTerm, diverge
 from kdasr.losses.path_kl import PathKl, PathValues
 from kdasr.losses.pruned_rnnt.band import BandTotals, band_totals
 from kdasr.losses.pruned_rnnt.checks import check_names
+from kdasr.losses.pruned_rnnt.windows import check_windows, outside_band
 from kdasr.losses.teacher_band import BandScores
 
 
@@ -52,6 +53,7 @@ def joint_losses(
     boundary: Tensor | None = None,
     *,
     rnnt_type: str = "regular",
+    windows: Tensor | None = None,
     delay_penalty: float = 0.0,
     fast_emit: float = 0.0,
     term: NodeTerm | None = None,
@@ -71,11 +73,13 @@ def joint_losses(
         termination_symbol: the blank's class.
         boundary: `(B, 4)` int64, `[0, 0, s_end, t_end]`; None: everything is valid.
         rnnt_type: regular | modified | constrained.
+        windows: `(B, S, 2)` int64, the frames in which each symbol may be emitted, first and one past the
+            last; paths outside count neither in the loss nor in the occupation. None: anywhere.
         delay_penalty: nats per frame in favour of early symbols.
         fast_emit: the loss's derivatives by the symbols' log-probabilities are multiplied by 1 + this, those
             by the blanks' and the loss itself are not (FastEmit, Yu et al. 2021, arXiv 2010.11148).
         term: a divergence between distributions at nodes.
-        path: a divergence between distributions of paths; no delay penalty is in it.
+        path: a divergence between distributions of paths; neither windows nor a delay penalty are in it.
         keep_logits: False: make the logits a second time in the backward pass instead of keeping them.
 
     Returns:
@@ -89,10 +93,13 @@ def joint_losses(
         raise ValueError(
             f"path {tuple(path.teacher.ranges_BTK.shape)}: expected a teacher on ranges {tuple(ranges.shape)}"
         )
+    if windows is not None:
+        check_windows(windows, symbols)
     with_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in student)
     with torch.autocast(device_type=student.am_BTD.device.type, enabled=False):
         plan = replace(
             plan_of(student, symbols, ranges, termination_symbol, boundary, rnnt_type),
+            windows=windows,
             delay_penalty=delay_penalty,
             fast_emit=fast_emit,
             keep_logits=keep_logits and (with_gradient or term is not None),
@@ -118,7 +125,7 @@ class _JointLoss(torch.autograd.Function):
         px_FK, py_FK, blocks = score_nodes(student, plan)
         px, py = plan.spread(px_FK), plan.spread(py_FK)
         band = band_totals(
-            px,
+            _within_windows(px, plan),
             py,
             plan.ranges_BTK,
             plan.boundary,
@@ -183,13 +190,20 @@ class _JointLoss(torch.autograd.Function):
         return *grads.finish(), None, None, None
 
 
+def _within_windows(px_BTK: Tensor, plan: Plan) -> Tensor:
+    if plan.windows is None:
+        return px_BTK
+    return px_BTK.masked_fill(outside_band(plan.windows, plan.ranges_BTK), -torch.inf)
+
+
 def _compare_paths(path: PathKl, px_BTK: Tensor, py_BTK: Tensor, band: BandTotals, plan: Plan) -> PathValues:
     """The divergence between paths, given the recursion of the loss."""
     scores = BandScores(px_BTK, py_BTK, plan.ranges_BTK, plan.boundary, plan.num_symbols, plan.rnnt_type)
     totals = None
     if path.needs_totals:
-        # Those of the loss are of tilted paths under a delay penalty.
-        totals = scores.totals(with_occupation=plan.with_gradient) if plan.delay_penalty > 0.0 else band
+        # Those of the loss are of tilted paths under a delay penalty, of fewer paths under windows.
+        changed = plan.delay_penalty > 0.0 or plan.windows is not None
+        totals = scores.totals(with_occupation=plan.with_gradient) if changed else band
     return path.evaluate(scores, totals, plan.with_gradient)
 
 

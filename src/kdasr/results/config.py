@@ -121,10 +121,10 @@ def _check_names(results: ResultsConfig, source: str) -> None:
     named |= {row for group in results.tune for row in group.rows}
     for name in sorted(named - set(results.rows)):
         raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")
+    starts = (SCRATCH, TEACHER, *results.references)
     for name, row in results.rows.items():
-        known = (SCRATCH, TEACHER, *results.references)
-        if row.init not in known:
-            raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(known)}")
+        if row.init not in starts:
+            raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(starts)}")
     try:
         results.foundation()
     except UserError as error:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.wer import AlignedPair
-from kdasr.streaming.result import WORD_BOUNDARY, Word
+from kdasr.streaming.result import Word
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class UtteranceLatency:
 
 def first_visible(pieces: Sequence[str]) -> int:
     """Index of the first piece that has more than a word boundary; how many there are when none has."""
-    return next((index for index, piece in enumerate(pieces) if piece.strip(WORD_BOUNDARY)), len(pieces))
+    return next((index for index, piece in enumerate(pieces) if piece.strip(WORD_START)), len(pieces))
 
 
 def first_token_ms(shown: Sequence[float], onset: float | None, first: int = 0) -> float | None:

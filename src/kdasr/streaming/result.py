@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-WORD_BOUNDARY = "\u2581"
-"""SentencePiece's mark at the start of a word."""
+from kdasr.data.tokenizer import WORD_START
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ def group_words(pieces: Sequence[str]) -> list[Word]:
     words: list[Word] = []
     text, first, last = "", 0, 0
     for index, piece in enumerate(pieces):
-        if piece.startswith(WORD_BOUNDARY) and text:
+        if piece.startswith(WORD_START) and text:
             words.append(Word(text, first, last))
             text = ""
         if not text:
             # A bare mark opens the word that follows it.
-            bare_before = index > 0 and pieces[index - 1] == WORD_BOUNDARY
+            bare_before = index > 0 and pieces[index - 1] == WORD_START
             first = first if bare_before else index
-        text += piece.replace(WORD_BOUNDARY, "")
+        text += piece.replace(WORD_START, "")
         last = index
     if text:
         words.append(Word(text, first, last))

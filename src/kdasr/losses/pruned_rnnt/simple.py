@@ -17,6 +17,7 @@ from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import finish_symbol_arcs, reduce_loss
 from kdasr.losses.pruned_rnnt.checks import check_boundary, check_names, check_symbols
 from kdasr.losses.pruned_rnnt.recursion import lattice_of
+from kdasr.losses.pruned_rnnt.windows import check_windows, outside_lattice
 from kdasr.nn.linear import linear_product
 
 
@@ -123,11 +124,14 @@ class _SimpleLoss(torch.autograd.Function):
         am: Tensor,
         symbols: Tensor,
         boundary: Tensor | None,
+        windows: Tensor | None,
         settings: tuple[int, _Scales, str, float, bool],
     ) -> Any:
         """Losses `(B,)` and, when asked, the two occupations (else empty tensors)."""
         blank, scales, rnnt_type, delay_penalty, with_grad = settings
         px, py, factors = _score_arcs(lm, am, symbols, blank, scales)
+        if windows is not None:
+            px.masked_fill_(outside_lattice(windows, px.shape[2]), -torch.inf)
         px = finish_symbol_arcs(px, py, boundary, rnnt_type, delay_penalty)
         totals, grads = lattice_of(px, py, boundary, with_grad)
         px_grad, py_grad = grads or (px.new_empty(0), py.new_empty(0))
@@ -150,7 +154,7 @@ class _SimpleLoss(torch.autograd.Function):
         f = _Factors(*factors, *(() if ctx.has_unigram else (None,)))
         with torch.autocast(device_type=py_grad.device.type, enabled=False):
             lm_grad, am_grad = _arc_gradients(px_grad, py_grad, symbols, blank, scales, f)
-        return lm_grad, am_grad, None, None, None
+        return lm_grad, am_grad, None, None, None, None
 
 
 def _simple_loss(
@@ -160,6 +164,7 @@ def _simple_loss(
     boundary: Tensor | None,
     settings: tuple[int, _Scales, str, float, bool],
     reduction: str,
+    windows: Tensor | None = None,
 ) -> Any:
     blank, scales, rnnt_type, delay_penalty, return_grad = settings
     check_names(rnnt_type, reduction, delay_penalty)
@@ -169,11 +174,13 @@ def _simple_loss(
         )
     check_symbols(symbols, am.shape[0], am.shape[2], blank, lm.shape[1])
     check_boundary(boundary, am.shape[0], symbols.shape[1], am.shape[1])
+    if windows is not None:
+        check_windows(windows, symbols)
     with_grad = return_grad or (torch.is_grad_enabled() and (lm.requires_grad or am.requires_grad))
     settings = (blank, scales, rnnt_type, delay_penalty, with_grad)
     with torch.autocast(device_type=am.device.type, enabled=False):
         loss_B, px_grad, py_grad = _SimpleLoss.apply(
-            as_float(lm), as_float(am), symbols.long(), boundary, settings
+            as_float(lm), as_float(am), symbols.long(), boundary, windows, settings
         )
     loss = reduce_loss(loss_B, reduction)
     return (loss, (px_grad, py_grad)) if return_grad else loss
@@ -227,12 +234,15 @@ def rnnt_loss_smoothed(
     delay_penalty: float = 0.0,
     reduction: str = "mean",
     return_grad: bool = False,
+    windows: Tensor | None = None,
 ) -> Any:
     """`rnnt_loss_simple` on arc scores interpolated with those of lm alone and of am alone.
 
     The scores are `combined * (1 - l - a) + lm_only * l + am_only * a`; `am_only` takes the batch's mean
-    unigram for lm. See `rnnt_loss_simple` for the other arguments, the result and the errors.
+    unigram for lm. `windows`: int64 `(B, S, 2)`, the frames in which each symbol may be emitted, first and
+    one past the last (not in k2); None: all. See `rnnt_loss_simple` for the other arguments, the result and
+    the errors.
     """
     scales = _Scales(1.0 - lm_only_scale - am_only_scale, lm_only_scale, am_only_scale)
     settings = (termination_symbol, scales, rnnt_type, delay_penalty, return_grad)
-    return _simple_loss(lm, am, symbols, boundary, settings, reduction)
+    return _simple_loss(lm, am, symbols, boundary, settings, reduction, windows)
