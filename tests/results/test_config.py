@@ -14,16 +14,23 @@ CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
 ROWS = recipe()["results"]["rows"]
 
 
-def test_the_shipped_rows_load_and_have_three_seeds_both_baselines_and_the_bound() -> None:
+def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound() -> None:
     loaded = load_recipe(CONF / "results.yaml")
     results = loaded.results
     assert len(results.seeds) >= 3
-    scratch, warm = results.baselines
-    assert (results.rows[scratch].init, results.rows[warm].init) == ("scratch", "teacher")
-    for name in (scratch, warm):
+    # Without distillation: from a streaming model, from the teacher's weights, and for as long as both together.
+    cold, warm, longer = results.baselines
+    inits = [results.rows[name].init for name in (cold, warm, longer)]
+    assert inits == ["first", "teacher", "first"] and results.rows["first"].init == "scratch"
+    for name in (cold, warm, longer):
         terms = {term for stage in loaded.systems[name].stages for term in stage.loss_weights}
         assert terms == {"rnnt", "ctc"}
     assert loaded.systems[results.bound].contexts[0].is_full
+
+    def steps(row: str) -> int:
+        return sum(stage.num_steps for stage in loaded.systems[row].stages)
+
+    assert steps(longer) == steps(results.bound) + steps(warm)
 
 
 def test_settings_of_a_row_are_on_top_of_its_system(tmp_path: Path) -> None:
