@@ -14,6 +14,7 @@
 #   --rows "A B ..."      only these rows and the teacher (default: all)
 #   --stage NAME          dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
 #   --markdown FILE       fill the section of this document between its marks, too
+#   --override K=V        further option of every system; may be repeated
 #   --dry-run             say what is finished and what would run
 #
 # A finished job is skipped while its settings stay the same, an interrupted one resumes. Results: <exp>/summary.json,
@@ -40,13 +41,13 @@ while (($#)); do
       shift
       continue ;;
     --corpus | --size | --conf | --data | --exp | --corpus-dir | --alignments-dir | --parts | --corpus-seed | --jobs | \
-      --rows | --stage | --markdown)
+      --rows | --stage | --markdown | --override)
       [[ $# -ge 2 ]] || die "$1 needs a value" ;;
     *) die "unknown option $1; see --help" ;;
   esac
   case $1 in
     --corpus | --corpus-dir | --alignments-dir | --parts) prepare+=("$1" "$2") ;;
-    --rows | --stage | --markdown) options+=("$1" "$2") ;;
+    --rows | --stage | --markdown | --override) options+=("$1" "$2") ;;
     *)
       variable=${1#--}
       printf -v "${variable//-/_}" '%s' "$2" ;;

@@ -18,7 +18,7 @@ def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound(
     loaded = load_recipe(CONF / "results.yaml")
     results = loaded.results
     assert len(results.seeds) >= 3
-    # Without distillation: from a streaming model, from the teacher's weights, and for as long as both together.
+    # Without distillation: from a streaming model, from the teacher's weights, as long as both together.
     cold, warm, longer = results.baselines
     inits = [results.rows[name].init for name in (cold, warm, longer)]
     assert inits == ["first", "teacher", "first"] and results.rows["first"].init == "scratch"
@@ -45,6 +45,12 @@ def test_settings_of_a_row_are_on_top_of_its_system(tmp_path: Path) -> None:
     }
     systems = load_recipe(write_recipe(tmp_path / "conf.yaml", rows=rows)).systems
     changed, usual = systems["fixed"], systems["two-stage"]
+    everywhere = load_recipe(
+        tmp_path / "conf.yaml", ["model.joiner_dim=8", "objective.output.rule=confidence"]
+    )
+    assert {system.model.joiner_dim for system in everywhere.systems.values()} == {8}
+    assert everywhere.systems["two-stage"].objective.output.rule == "confidence"
+    assert everywhere.systems["fixed"].objective.output.rule == "fixed"
     assert changed.objective.output.rule == "fixed" != usual.objective.output.rule
     assert changed.objective.teacher == usual.objective.teacher == "teacher"
     assert changed.stages[1].loss_weights == {"output_kl": 0.1}

@@ -32,6 +32,13 @@ import click
 @click.option(
     "--markdown", type=click.Path(path_type=Path), help="Document with marks between which the tables go."
 )
+@click.option(
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of every system; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what is finished and what would run.")
 def command(
     conf: Path,
@@ -41,6 +48,7 @@ def command(
     rows: str,
     stage: str,
     markdown: Path | None,
+    overrides: tuple[str, ...],
     dry_run: bool,
 ) -> None:
     """Train every row of CONF's `results` section with every seed, decode it and compare it.
@@ -51,13 +59,15 @@ def command(
     log in EXP/log. Writes EXP/summary.json and EXP/wer-latency.png.
     """
     # Imported here, so that --help does not wait for them.
+    import shlex
+
     from kdasr.results.config import load_recipe
     from kdasr.results.driver import Options, carry_out, describe_plan
     from kdasr.results.plan import Planner
     from kdasr.results.runner import Stopped
     from kdasr.results.write import write_results
 
-    planner = Planner(load_recipe(conf), data, exp)
+    planner = Planner(load_recipe(conf, overrides), data, exp)
     options = Options(jobs, tuple(rows.replace(",", " ").split()), stage)
     if dry_run:
         click.echo("\n".join(describe_plan(planner, options)))
@@ -67,7 +77,10 @@ def command(
     except Stopped as stop:
         click.echo(f"kdasr: {stop}; the same command goes on", err=True)
         sys.exit(130)
-    repeat = f"kdasr results {conf} --data {data} --exp {exp} --stage {stage}"
+    changed = [part for override in overrides for part in ("--override", override)]
+    repeat = shlex.join(
+        ["kdasr", "results", f"{conf}", "--data", f"{data}", "--exp", f"{exp}", "--stage", stage, *changed]
+    )
     for line in write_results(planner, stage, repeat, markdown):
         click.echo(line)
     if report.failed:

@@ -90,8 +90,10 @@ class Recipe:
     """By row; `name`, `seed` and references to the teacher are still those of the file."""
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and its rows.
+
+    `overrides` change every system, as `--override` does; the settings of a row go over them.
 
     Raises:
         UserError: no such file, no rows, an unknown option, row or system, students that are not
@@ -105,8 +107,8 @@ def load_recipe(path: Path) -> Recipe:
     _check_names(results, f"{path}: results")
     systems = {}
     for name, row in results.rows.items():
-        overrides = tuple(f"{key}={yaml.safe_dump(value)}" for key, value in row.settings.items())
-        systems[name] = load_experiment(path, row.system or name, overrides)
+        own = [f"{key}={yaml.safe_dump(value)}" for key, value in row.settings.items()]
+        systems[name] = load_experiment(path, row.system or name, [*overrides, *own])
     _check_students(results, systems, f"{path}: row")
     return Recipe(path, results, systems)
 
