@@ -4,6 +4,7 @@
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
+#   make lm        a language model over the demo's pieces; make bench-lpm: what a step without transcripts costs
 #   make setup-k2  k2 for .venv: the build for its torch (K2_BUILD=cpu or cuda12.8 chooses)
 #
 # Training targets take SIZE (tiny | demo | base | large), CORPUS (synthetic | librispeech), JOBS (trainings side by
@@ -21,7 +22,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup lm bench-lpm setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
@@ -67,6 +68,11 @@ lint: setup
 
 # The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 export, 10 report.
 # A finished stage is skipped, so every target may be called on its own.
+# A language model over the demo's pieces, from the text beside its corpus.
+lm: setup
+	$(BIN)/kdasr train --config egs/librispeech/conf/lm/demo.yaml --exp exp/lm/demo
+	$(BIN)/kdasr average exp/lm/demo
+
 teacher: setup
 	$(RUN) --stage 0 --stop-stage 3
 baseline: setup
@@ -99,6 +105,10 @@ bench-distill: setup
 bench-stream: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_stream.py
 	OMP_NUM_THREADS=1 $(BIN)/python tools/stream_memory.py exp/demo/two-stage
+
+# Needs the demo and its language model.
+bench-lpm: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_lpm.py
 
 clean:
 	rm -rf exp/demo exp/tiny data/demo data/tiny .pytest_cache .ruff_cache .mypy_cache .hypothesis
