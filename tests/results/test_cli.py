@@ -68,7 +68,8 @@ def results(study: Path, *arguments: str) -> Result:
     return CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where, *arguments])
 
 
-def test_every_row_is_trained_decoded_and_compared_once(study: Path) -> None:
+def test_every_row_is_trained_decoded_and_compared_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
     result = results(study, "--jobs", "2", "--stage", "test")
     assert result.exit_code == 0, result.output
     exp = study / "exp"
@@ -84,6 +85,8 @@ def test_every_row_is_trained_decoded_and_compared_once(study: Path) -> None:
     log = (exp / "seed-3" / "output" / "train.log").read_text()
     assert "teacher: teacher" in log and "averaged.pt" in log
     assert yaml.safe_load((exp / "seed-3" / "output" / "config.yaml").read_text())["seed"] == 3
+    # As a reader in the same folder would write it.
+    assert "`kdasr results conf.yaml --data data --exp exp --stage test`" in (exp / "results.md").read_text()
     weights = exp / "seed-3" / "output" / "checkpoints" / "last.pt"
     before = weights.stat().st_mtime_ns
     again = results(study, "--jobs", "2", "--stage", "test")

@@ -78,9 +78,8 @@ def command(
         click.echo(f"kdasr: {stop}; the same command goes on", err=True)
         sys.exit(130)
     changed = [part for override in overrides for part in ("--override", override)]
-    repeat = shlex.join(
-        ["kdasr", "results", f"{conf}", "--data", f"{data}", "--exp", f"{exp}", "--stage", stage, *changed]
-    )
+    paths = [_from_here(conf), "--data", _from_here(data), "--exp", _from_here(exp)]
+    repeat = shlex.join(["kdasr", "results", *paths, "--stage", stage, *changed])
     for line in write_results(planner, stage, repeat, markdown):
         click.echo(line)
     if report.failed:
@@ -88,3 +87,9 @@ def command(
         if report.skipped:
             click.echo(f"skipped, because they need one that failed: {', '.join(report.skipped)}", err=True)
         sys.exit(1)
+
+
+def _from_here(path: Path) -> str:
+    """The path as a reader at the same place would write it: a document keeps nothing of this machine."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
