@@ -12,6 +12,7 @@ from kdasr.results.config import load_recipe, select_rows, with_learning_rate
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
 ROWS = recipe()["results"]["rows"]
+CIRCLE = [("one", "two"), ("two", "one")]
 
 
 def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound() -> None:
@@ -88,6 +89,18 @@ def rows_with(**row: Any) -> dict[str, Any]:
         ),
         ({"rows": ROWS | {"teacher": {"init": "teacher"}}}, ["teacher", "itself"]),
         (
+            {
+                "references": ["one", "two"],
+                "rows": ROWS | {name: {"system": "streaming", "init": other} for name, other in CIRCLE},
+            },
+            ["one", "itself"],
+        ),
+        (
+            {"references": ["mine"], "rows": ROWS | {
+                "teacher": {"init": "mine"}, "mine": {"system": "two-stage"}}},
+            ["mine", "learns from 'teacher'"],
+        ),
+        (
             {"references": ["two-stage"], "rows": ROWS | {"teacher": {"init": "two-stage"}}},
             ["two-stage", "itself"],
         ),
@@ -137,7 +150,7 @@ def test_chosen_rows_bring_their_teacher_and_keep_the_order_of_the_file(tmp_path
 
 
 def test_references_have_steps_of_their_own_and_come_with_what_starts_from_them(tmp_path: Path) -> None:
-    rows = {
+    rows: dict[str, Any] = {
         "teacher": {"init": "first"},
         "first": {"system": "streaming", "settings": {"stages.0.num_steps": 9}},
         "longer": {"system": "streaming", "init": "first", "settings": {"stages.0.num_steps": 7}},

@@ -62,14 +62,22 @@ class ResultsConfig:
         init = self.rows[row].init
         return None if init == SCRATCH else self.bound if init == TEACHER else init
 
-    def foundation(self) -> list[str]:
-        """The teacher, and the rows before it that it descends from: nearest first."""
-        found = [self.bound]
+    def line(self, row: str) -> list[str]:
+        """A row and all that its weights descend from, nearest first.
+
+        Raises:
+            UserError: it descends from itself.
+        """
+        found = [row]
         while (parent := self.parent(found[-1])) is not None:
             if parent in found:
                 raise UserError(f"row '{parent}' starts from itself, by way of {', '.join(found)}")
             found.append(parent)
         return found
+
+    def foundation(self) -> list[str]:
+        """The teacher, and the rows that it descends from: nearest first."""
+        return self.line(self.bound)
 
     def is_student(self, row: str) -> bool:
         """Whether a row is compared at equal steps and equal tuning."""
@@ -127,10 +135,11 @@ def _check_names(results: ResultsConfig, source: str) -> None:
     for name, row in results.rows.items():
         if row.init not in starts:
             raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(starts)}")
-    try:
-        results.foundation()
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+    for name in results.rows:
+        try:
+            results.line(name)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
     _check_tuning(results, source)
 
 
@@ -157,6 +166,9 @@ def _check_tuning(results: ResultsConfig, source: str) -> None:
 
 def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
     """Students have the same steps, data, model and context, or their comparison would mix effects."""
+    for name in results.foundation()[1:]:
+        if systems[name].objective.teacher is not None:
+            raise UserError(f"{source} '{name}': it learns from '{results.bound}', which starts from it")
     students = {name: config for name, config in systems.items() if results.is_student(name)}
     for name, config in students.items():
         if any(stage.plateau_patience for stage in config.stages):
@@ -215,6 +227,5 @@ def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in results.rows:
             raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
-    wanted = {*names, *results.foundation()}
-    parents = {results.parent(name) for name in names}
-    return [name for name in results.rows if not names or name in wanted | parents]
+    wanted = {elder for name in (*names, results.bound) for elder in results.line(name)}
+    return [name for name in results.rows if not names or name in wanted]

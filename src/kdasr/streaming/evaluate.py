@@ -14,6 +14,7 @@ from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE, load_cut_samples
 from kdasr.data.usable import cut_text
+from kdasr.data.word_times import aligned_words
 from kdasr.decoding.statistics import summarise
 from kdasr.decoding.wer import Utterance, align_words, count_errors, write_errs, write_recogs
 from kdasr.nn.context import Context
@@ -64,12 +65,7 @@ def load_recording(cut: "MonoCut") -> Recording:
 
 
 def _ref_words(cut: "MonoCut", ref: list[str]) -> list[RefWord]:
-    words = [
-        RefWord(item.symbol, round(item.start, 4), round(item.end, 4))
-        for supervision in cut.supervisions
-        for item in (supervision.alignment or {}).get("word", [])
-        if item.symbol.strip()  # silences have no symbol
-    ]
+    words = [RefWord(word, round(start, 4), round(end, 4)) for word, start, end in aligned_words(cut)]
     if words and len(words) != len(ref):
         log.warning("%s: %d aligned words, %d in the transcript; not timed", cut.id, len(words), len(ref))
         return []
