@@ -116,7 +116,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     systems = {}
     for name, row in results.rows.items():
         own = [f"{key}={yaml.safe_dump(value)}" for key, value in row.settings.items()]
-        systems[name] = load_experiment(path, row.system or name, [*overrides, *own])
+        systems[name] = load_experiment(path, row.system or name, (*overrides, *own))
     _check_students(results, systems, f"{path}: row")
     return Recipe(path, results, systems)
 
