@@ -124,7 +124,7 @@ def test_tables_name_every_row_baseline_and_command() -> None:
     }]  # fmt: skip
     text = markdown(evidence(RUNS, tuned=tuned), "make results", "results.png")
     assert "`make results`" in text and "](results.png)" in text
-    assert "| `new` | teacher | 100 | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
+    assert "| `new` | teacher | 700 | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
     assert "`teacher` (bound)" in text and "2 utterances, 20 words" in text
     row = next(line for line in text.splitlines() if line.startswith("| `new` | test-clean"))
     assert "+60.0" in row and "fewer" in row and "+0.75" in row
