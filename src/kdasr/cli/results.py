@@ -67,7 +67,8 @@ def command(
     from kdasr.results.runner import Stopped
     from kdasr.results.write import write_results
 
-    planner = Planner(load_recipe(conf, overrides), data, exp)
+    # Absolute, or another spelling of the same folder would be other data and train everything again.
+    planner = Planner(load_recipe(conf, overrides), data.absolute(), exp)
     options = Options(jobs, tuple(rows.replace(",", " ").split()), stage)
     if dry_run:
         click.echo("\n".join(describe_plan(planner, options)))
