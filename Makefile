@@ -2,6 +2,7 @@
 #
 #   make demo      the main job on the embedded corpus: speech in, a report out
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
+#   make lpm       learning without transcripts: every row of conf/lpm/lpm.yaml; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
 #   make lm        a language model over the demo's pieces; make bench-lpm: what a step without transcripts costs
@@ -22,9 +23,9 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm bench-lpm setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed
@@ -45,6 +46,10 @@ demo: setup
 # All rows, or ARGS='--rows "two-stage-fixed output" --stage dev'; see egs/librispeech/run_results.sh --help.
 results: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --jobs $(JOBS) $(ARGS)
+
+# All rows, or ARGS='--rows "lpm" --upto dev'; see egs/librispeech/run_lpm.sh --help.
+lpm: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_lpm.sh --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)

@@ -36,8 +36,11 @@ else:
     seed = int(re.search(r"^seed: (\\d+)", config, re.MULTILINE)[1])
     # The best learning rate is 0.002, and a teacher is better than a student.
     wrong = 1 if mode == "offline" else 2 + round(abs(rate - 0.002) * 1000)
+    if "--lm" in options:
+        assert Path(options["--lm"], "checkpoints", "averaged.pt").is_file()
+        wrong *= 2
     for part in options["--parts"].split():
-        folder = exp / "decode" / mode / part
+        folder = Path(options.get("--out", exp / "decode")) / mode / part
         folder.mkdir(parents=True, exist_ok=True)
         errors = {{"sub": wrong, "ins": 0, "del": 0}}
         rows = [

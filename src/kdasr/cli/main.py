@@ -12,6 +12,7 @@ VERBS = {
     "corpus": "Synthesise or download a corpus in LibriSpeech's layout.",
     "prepare": "Check a corpus and write manifests and features.",
     "tokens": "Train the SentencePiece model on the training transcripts.",
+    "text": "Text for a language model, without the transcripts of some parts.",
     "train": "Train one system of a recipe, stage by stage.",
     "average": "Average the last checkpoints of an experiment.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",

@@ -94,6 +94,8 @@ class Evidence:
     shared: list[str] = field(default_factory=list)
     """Rows with one run, of the first seed, that stands beside the students of every seed: a teacher that all
     share, and what it descends from."""
+    choices: list[str] = field(default_factory=list)
+    """Rows to choose among on the dev parts: no test part is decoded of them."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
 
@@ -101,6 +103,11 @@ class Evidence:
         """By seed, the runs of a row that were decoded on a part."""
         found = {run.info.seed: run for run in self.runs if run.info.row == row and part in run.parts}
         return dict(sorted(found.items()))
+
+    def parts_of(self, row: str) -> list[str]:
+        """The parts that a complete row was decoded on."""
+        kept = [part for part in self.parts if not part.startswith("test")]
+        return kept if row in self.choices and kept else self.parts
 
     def results(self) -> list[PartResult]:
         """One entry per run and part, by row."""
@@ -181,7 +188,7 @@ class Evidence:
     def incomplete(self) -> dict[str, int]:
         """Rows that lack seeds on some part, with the number of seeds that they have everywhere."""
         wanted = {row: 1 if row in self.shared else len(self.seeds) for row in self.rows}
-        have = {row: min(len(self.of(row, part)) for part in self.parts) for row in self.rows}
+        have = {row: min(len(self.of(row, part)) for part in self.parts_of(row)) for row in self.rows}
         return {row: count for row, count in have.items() if count < wanted[row]}
 
 

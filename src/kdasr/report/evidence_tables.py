@@ -11,8 +11,6 @@ from kdasr.report.evidence import Evidence, MeanResult, SeedComparison
 from kdasr.report.trained_run import settled
 from kdasr.report.wording import NOTHING, number, signed, verdict
 
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
-
 
 def write_summary(evidence: Evidence, path: Path) -> None:
     """Write `rows` (a run on a part each), `means`, `comparisons`, `tuned` and what is missing.
@@ -36,55 +34,79 @@ def summary(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def fill_section(path: Path, content: str) -> None:
-    """Put `content` between the marks of a Markdown file, instead of what is there.
+def fill_section(path: Path, content: str, name: str = "results") -> None:
+    """Put `content` between the marks `<!-- NAME -->` and `<!-- /NAME -->` of a Markdown file.
 
     Raises:
         UserError: no such file, or not exactly one pair of marks in it.
     """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise UserError(f"{path}: expected one section between {BEGIN} and {END}")
-    write_text(path, f"{before}{BEGIN}\n{content.strip()}\n{END}{after}")
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end or begin in rest or end in after:
+        raise UserError(f"{path}: expected one section between {begin} and {end}")
+    write_text(path, f"{before}{begin}\n{content.strip()}\n{end}{after}")
 
 
-def markdown(evidence: Evidence, command: str, picture: str | None = None) -> str:
+def markdown(
+    evidence: Evidence, command: str, picture: str | None = None, further: Sequence[str] = ()
+) -> str:
     """All tables, and the command that makes them.
 
     Args:
         evidence: what was measured.
         command: one line for a shell.
         picture: the plot's path as the document links to it.
+        further: blocks that stand before the notes.
     """
-    test = [part for part in evidence.parts if part.startswith("test")] or evidence.parts
     blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
     if picture:
         blocks.append(f"![Word error rate against first-token latency]({picture})")
-    for part in test:
-        means = [mean for mean in evidence.means() if mean.part == part]
-        if means:
-            blocks.append(_mean_table(part, means, evidence))
-    found = [comparison for comparison in evidence.comparisons() if comparison.part in test]
-    for baseline in evidence.baselines:
-        against = [comparison for comparison in found if comparison.baseline == baseline]
-        if against:
-            blocks.append(_comparison_table(baseline, against))
+    blocks += [*tables(evidence), *further]
     blocks += [_bound_note(evidence), _tuning_note(evidence), _missing_note(evidence)]
     return "\n\n".join(block for block in blocks if block)
 
 
+def tables(evidence: Evidence) -> list[str]:
+    """A table per test part (dev, if there is none), then one per baseline; after them those of dev parts.
+
+    The latter only where rows have been chosen among on the dev parts.
+    """
+    test = [part for part in evidence.parts if part.startswith("test")]
+    dev = [part for part in evidence.parts if part not in test]
+    blocks = _tables(evidence, test or dev)
+    if test and any(evidence.of(row, part) for row in evidence.choices for part in dev):
+        blocks.append("On the dev parts, where methods and their variants were chosen:")
+        blocks += _tables(evidence, dev)
+    return blocks
+
+
+def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
+    blocks = []
+    for part in parts:
+        means = [mean for mean in evidence.means() if mean.part == part]
+        if means:
+            blocks.append(_mean_table(part, means, evidence))
+    found = [comparison for comparison in evidence.comparisons() if comparison.part in parts]
+    for baseline in evidence.baselines:
+        against = [comparison for comparison in found if comparison.baseline == baseline]
+        if against:
+            blocks.append(_comparison_table(baseline, against, evidence.bound))
+    return blocks
+
+
 def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
+    offline = all(mean.first_token_ms is None for mean in evidence.means() if mean.row == evidence.bound)
     return (
         f"Seeds {seeds}; students that are compared have equal steps, counted after what they start from. "
         "WER is that of all seeds together, latencies are means "
         "over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over utterances and "
-        f"seeds, paired where rows are compared. `{evidence.bound}` is decoded in whole utterances, so it "
-        "has no latency."
+        "seeds, paired where rows are compared."
+        + (f" `{evidence.bound}` is decoded in whole utterances, so it has no latency." if offline else "")
     )
 
 
@@ -132,12 +154,12 @@ def _interval(interval: Interval, digits: int) -> str:
     return f"{number(interval.estimate, digits)} ({low} to {high})"
 
 
-def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison]) -> str:
+def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], bound: str) -> str:
     lines = [
         f"Against `{baseline}`, the same seeds and utterances; positive is better:",
         "",
         "| row | part | fewer word errors, % (95 %) | | first token earlier, ms (95 %) | "
-        "| streaming gap closed (95 %) |",
+        f"| gap to `{bound}` closed (95 %) |",
         "|---|---|---|---|---|---|---|",
     ]
     for found in comparisons:

@@ -62,14 +62,14 @@ class PartResult:
         }
 
 
-def read_run(info: RunInfo, mode: str, parts: Sequence[str]) -> TrainedRun:
-    """Read what was decoded of a run.
+def read_run(info: RunInfo, decoded: Path, mode: str, parts: Sequence[str]) -> TrainedRun:
+    """Read what was decoded of a run: folders of parts in `decoded`, in one mode.
 
     Raises:
         UserError: a file is not as `kdasr decode` writes it.
     """
-    decoded = {part: read_part(info.folder / "decode" / mode / part, mode) for part in parts}
-    return TrainedRun(info, decoded, read_metrics(info.folder / "metrics.jsonl"))
+    found = {part: read_part(decoded / part, mode) for part in parts}
+    return TrainedRun(info, found, read_metrics(info.folder / "metrics.jsonl"))
 
 
 def part_result(run: TrainedRun, part: str) -> PartResult:

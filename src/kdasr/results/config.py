@@ -9,10 +9,16 @@ import yaml
 
 from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
-from kdasr.experiment import ExperimentConfig, load_experiment
+from kdasr.experiment import (
+    ExperimentConfig,
+    LanguageModelExperiment,
+    load_any_experiment,
+    load_experiment,
+)
 
 SCRATCH, TEACHER = "scratch", "teacher"
 ORDERS = ("seed", "row")
+SUMMARIES = ("comparisons", "recovered")
 
 
 @dataclass
@@ -24,6 +30,8 @@ class RowConfig:
     It replaces `init_from` of the first stage."""
     system: str | None = None
     """Which of the recipe's `systems`; None: the one that is called like the row."""
+    test: bool = True
+    """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Options of the experiment on top of the system's; nested, or dotted as in `--override`."""
 
@@ -35,6 +43,21 @@ class TuneConfig:
     rows: list[str] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
     """Values of the first stage; the other stages keep their ratio to it."""
+
+
+@dataclass
+class LanguageModelConfig:
+    """A language model that weighs the labels of rows and decodes every row a second time."""
+
+    conf: str
+    """Its configuration, beside the recipe. It is trained once, on `text`, and measured on the dev parts."""
+    text: str = "lm-text.txt"
+    """Sentences to train on: a file in the data folder, or any path."""
+    scale: float = 0.3
+    """Of shallow fusion in decoding, for all rows."""
+    beam: int = 4
+    blank_penalty: float = 0.0
+    """In the same decoding."""
 
 
 @dataclass
@@ -56,11 +79,22 @@ class ResultsConfig:
     rows: dict[str, RowConfig] = field(default_factory=dict)
     """In the order of the tables; also that of training."""
     tune: list[TuneConfig] = field(default_factory=list)
+    summary: str = "comparisons"
+    """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
+    share of the first baseline's distance to the bound that each has recovered."""
+    language_model: LanguageModelConfig | None = None
+    """None: rows are decoded by greedy search alone, and labels need none of a recipe's own."""
 
     def parent(self, row: str) -> str | None:
         """The row whose weights a row starts from; None: random weights."""
         init = self.rows[row].init
         return None if init == SCRATCH else self.bound if init == TEACHER else init
+
+    def proposal(self, config: ExperimentConfig) -> str | None:
+        """The row that proposes labels for a system; None: it has no speech without transcripts, or the
+        proposals come from elsewhere."""
+        named = config.unpaired.proposal if config.unpaired.parts else None
+        return named if named in self.rows else None
 
     def line(self, row: str) -> list[str]:
         """A row and all that its weights descend from, nearest first.
@@ -96,6 +130,8 @@ class Recipe:
     results: ResultsConfig
     systems: dict[str, ExperimentConfig]
     """By row; `name`, `seed` and references to the teacher are still those of the file."""
+    language_model: LanguageModelExperiment | None = None
+    """That of `results.language_model`; its data are still those of its file."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -118,11 +154,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         own = [f"{key}={yaml.safe_dump(value)}" for key, value in row.settings.items()]
         systems[name] = load_experiment(path, row.system or name, (*overrides, *own))
     _check_students(results, systems, f"{path}: row")
-    return Recipe(path, results, systems)
+    _check_proposals(results, systems, f"{path}: row")
+    language_model = load_language_model(path, results) if results.language_model else None
+    return Recipe(path, results, systems, language_model)
 
 
 def _check_names(results: ResultsConfig, source: str) -> None:
-    for key, value, known in (("order", results.order, ORDERS),):
+    for key, value, known in (("order", results.order, ORDERS), ("summary", results.summary, SUMMARIES)):
         if value not in known:
             raise UserError(f"{source}: {key} '{value}': expected {' or '.join(known)}")
     if not results.seeds or len(set(results.seeds)) != len(results.seeds):
@@ -173,8 +211,6 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
     for name, config in students.items():
         if any(stage.plateau_patience for stage in config.stages):
             raise UserError(f"{source} '{name}': plateau_patience would end it before the others' steps")
-        if config.contexts[0].is_full:
-            raise UserError(f"{source} '{name}': its context is full; only '{results.bound}' may see all")
     first = next(iter(students), "")
     for name, config in students.items():
         ours, theirs = _comparable(config), _comparable(students[first])
@@ -184,6 +220,34 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
                     f"{source} '{name}': {key} {ours[key]}, but '{first}' has {theirs[key]}; "
                     "rows that are compared must agree"
                 )
+
+
+def _check_proposals(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
+    """Labels are proposed by a row that is there before, and weighed by a language model that there is."""
+    for name, config in systems.items():
+        if not config.unpaired.parts:
+            continue
+        proposal = results.proposal(config)
+        if proposal is not None and proposal not in (results.bound, *results.references):
+            raise UserError(
+                f"{source} '{name}': unpaired.proposal '{proposal}': expected one of the references"
+            )
+        if proposal == name:
+            raise UserError(f"{source} '{name}': unpaired.proposal: a row cannot begin with its own labels")
+
+
+def load_language_model(path: Path, results: ResultsConfig) -> LanguageModelExperiment:
+    """The language model of a recipe, from the file beside it.
+
+    Raises:
+        UserError: no such file, or not a language model.
+    """
+    assert results.language_model is not None
+    conf = path.parent / results.language_model.conf
+    config = load_any_experiment(conf)
+    if not isinstance(config, LanguageModelExperiment):
+        raise UserError(f"{path}: results.language_model.conf: {conf} does not describe a language model")
+    return config
 
 
 def _comparable(config: ExperimentConfig) -> dict[str, Any]:

@@ -118,17 +118,22 @@ def dev_wer(planner: Planner, run: Run) -> float:
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
 
 
-def collect(planner: Planner, stage: str) -> Evidence:
-    """Every decoded run of the recipe, whichever call has trained it; see `Evidence`."""
+def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
+    """Every decoded run of the recipe, whichever call has trained it; see `Evidence`.
+
+    `variant`: greedy search, or `WITH_LM`.
+    """
     results = planner.recipe.results
     runs = planner.runs(list(results.rows), chosen_rates(planner))
     finished = _finished(planner, planner.jobs(runs, stage))
     kinds = ("dev", "test") if stage == "test" else ("dev",)
     trained: list[TrainedRun] = []
     for run in runs:
-        parts = [part for kind in kinds if run.job_name(kind) in finished for part in planner.parts(kind)]
+        there = [kind for kind in kinds if run.job_name(f"{kind}{variant}") in finished]
+        parts = [part for kind in there for part in planner.parts(kind)]
         if parts:
-            trained.append(read_run(run.info(), "offline" if run.offline else "streaming", parts))
+            mode = "offline" if run.offline else "streaming"
+            trained.append(read_run(run.info(), run.decoded(variant) / mode, mode, parts))
     return Evidence(
         rows=list(results.rows),
         runs=trained,
@@ -137,6 +142,7 @@ def collect(planner: Planner, stage: str) -> Evidence:
         seeds=list(results.seeds),
         parts=[part for kind in kinds for part in planner.parts(kind)],
         shared=[] if results.teacher_per_seed else results.foundation(),
+        choices=[row for row, config in results.rows.items() if not config.test],
         tuned=_tuned(tuning_table(planner), chosen_rates(planner)),
     )
 

@@ -13,6 +13,8 @@ import yaml
 
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
+from kdasr.common.files import sha256
+from kdasr.distillation.config import UnpairedConfig
 from kdasr.experiment import ExperimentConfig
 from kdasr.report.trained_run import RunInfo
 from kdasr.results.config import Recipe, with_learning_rate
@@ -20,6 +22,10 @@ from kdasr.results.stamps import Job, Settings
 
 KDASR = (sys.executable, "-m", "kdasr")
 STAGES = ("dev", "test")
+LANGUAGE_MODEL = "lm"
+"""The job that trains the recipe's language model, and its folder."""
+WITH_LM = "-lm"
+"""What a decoding with that model adds to the name of its job and folder."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Run:
         """The name of its `train`, `dev` or `test` job."""
         return f"{self.name}.{kind}"
 
+    def decoded(self, variant: str = "") -> Path:
+        """The folder of a decoding: by greedy search, or `WITH_LM`."""
+        return self.folder / f"decode{variant}"
+
     def info(self) -> RunInfo:
         """What the report has to know of it."""
         steps = sum(stage.num_steps for stage in self.config.stages)
@@ -68,6 +78,11 @@ class Planner:
     made: dict[str, Job] = field(default_factory=dict)
     """The jobs by name, made once."""
 
+    @property
+    def language_model(self) -> Path:
+        """The folder of the recipe's language model."""
+        return self.exp / LANGUAGE_MODEL
+
     def run(self, row: str, seed: int, learning_rate: float | None) -> Run:
         """One row with one seed and one learning rate."""
         results = self.recipe.results
@@ -78,7 +93,8 @@ class Planner:
             config = with_learning_rate(config, learning_rate)
         parent = results.parent(row)
         teacher = results.bound if row != results.bound and config.objective.teacher is not None else None
-        needs = {name: self._elder(name, seed) for name in (parent, teacher) if name is not None}
+        proposal = results.proposal(config)
+        needs = {name: self._elder(name, seed) for name in (parent, teacher, proposal) if name is not None}
         # Beside the run's folder, so that the experiment may be moved as a whole.
         paths = {name: os.path.relpath(run.folder, folder.parent) for name, run in needs.items()}
         first = replace(config.stages[0], init_from=paths[parent] if parent else None)
@@ -88,10 +104,18 @@ class Planner:
             seed=seed,
             data=replace(config.data, dir=str(self.data)),
             objective=replace(config.objective, teacher=paths[teacher] if teacher else None),
+            unpaired=self._unpaired(config.unpaired, paths.get(proposal or ""), folder),
             stages=[first, *config.stages[1:]],
         )
         offline = config.contexts[0].is_full
         return Run(row, init, seed, learning_rate, folder, config, offline, tuple(needs.values()))
+
+    def _unpaired(self, config: UnpairedConfig, proposal: str | None, folder: Path) -> UnpairedConfig:
+        """With the paths of the row that proposes labels and of the recipe's language model."""
+        config = replace(config, proposal=proposal or config.proposal)
+        if self.recipe.language_model is not None and needs_language_model(config):
+            config.language_model = os.path.relpath(self.language_model, folder.parent)
+        return config
 
     def _elder(self, row: str, seed: int) -> Run:
         """The run of the teacher, or of one of the references, for runs with this seed."""
@@ -132,11 +156,12 @@ class Planner:
 
     def jobs(self, runs: Sequence[Run], stage: str) -> list[Job]:
         """The jobs of runs, each after those it needs; test parts only at stage `test`."""
-        kinds = ("train", *STAGES) if stage == "test" else ("train", STAGES[0])
         jobs: dict[str, Job] = {}
+        if self.recipe.language_model is not None:
+            jobs[LANGUAGE_MODEL] = self.made.setdefault(LANGUAGE_MODEL, self._language_model_job())
         for run in runs:
             for other in (*_elders(run), run):
-                for kind in kinds:
+                for kind in ("train", *self.decodings(other.row, stage)):
                     name = other.job_name(kind)
                     if name not in self.made:
                         make = self._train_job if kind == "train" else self._decode_job
@@ -144,21 +169,49 @@ class Planner:
                     jobs[name] = self.made[name]
         return list(jobs.values())
 
+    def decodings(self, row: str, stage: str) -> list[str]:
+        """The kinds of decoding of a row up to a stage."""
+        kinds = STAGES if stage == "test" and self.recipe.results.rows[row].test else STAGES[:1]
+        variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
+        return [f"{kind}{variant}" for variant in variants for kind in kinds]
+
+    def _language_model_job(self) -> Job:
+        options, config = self.recipe.results.language_model, self.recipe.language_model
+        assert options is not None and config is not None
+        text = self.data / options.text
+        if not text.is_file():
+            raise UserError(f"{text}: no such file: the text that results.language_model is trained on")
+        dev_parts = self.parts("dev")
+        data = replace(config.data, dir=str(self.data), train_text=[str(text)], dev_parts=dev_parts)
+        settings = asdict(replace(config, name=LANGUAGE_MODEL, data=data))
+        conf = self.exp / "conf" / f"{LANGUAGE_MODEL}.yaml"
+        return Job(
+            name=LANGUAGE_MODEL,
+            commands=self._training(conf, self.language_model),
+            settings={"options": settings, "data": self._digest(dev_parts), "text": sha256(text)},
+            outputs=(self.language_model / "checkpoints" / "averaged.pt",),
+            folder=self.language_model,
+            files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
+        )
+
+    def _training(self, conf: Path, exp: Path) -> tuple[tuple[str, ...], ...]:
+        train = ("train", "--config", str(conf), "--exp", str(exp))
+        return (*self.kdasr, *train), (*self.kdasr, "average", str(exp))
+
     def _train_job(self, run: Run, kind: str) -> Job:
         settings = asdict(run.config)
         conf = self.exp / "conf" / f"{run.name}.yaml"
-        exp = str(run.folder)
+        needs = [other.job_name("train") for other in run.needs]
+        if self.recipe.language_model is not None and needs_language_model(run.config.unpaired):
+            needs.append(LANGUAGE_MODEL)
         return Job(
             name=run.job_name(kind),
-            commands=(
-                (*self.kdasr, "train", "--config", str(conf), "--exp", exp),
-                (*self.kdasr, "average", exp),
-            ),
+            commands=self._training(conf, run.folder),
             settings={
                 "options": settings,
                 "data": self._digest((*run.config.data.train_parts, *run.config.data.dev_parts)),
             },
-            needs=tuple(other.job_name("train") for other in run.needs),
+            needs=tuple(needs),
             outputs=(run.folder / "checkpoints" / "averaged.pt",),
             folder=run.folder,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
@@ -166,15 +219,33 @@ class Planner:
         )
 
     def _decode_job(self, run: Run, kind: str) -> Job:
-        parts = self.parts(kind)
+        parts = self.parts(kind.removesuffix(WITH_LM))
         mode = "offline" if run.offline else "streaming"
-        command = ("decode", str(run.folder), "--data", str(self.data), "--parts", " ".join(parts))
+        command = ["decode", str(run.folder), "--data", str(self.data), "--parts", " ".join(parts)]
+        settings: dict[str, Any] = {"mode": mode, "parts": parts, "data": self._digest(parts)}
+        needs = [run.job_name("train")]
+        if kind.endswith(WITH_LM):
+            options = self.recipe.results.language_model
+            assert options is not None
+            search = {"beam": options.beam, "lm-scale": options.scale, "blank-penalty": options.blank_penalty}
+            command += [
+                "--out",
+                str(run.decoded(WITH_LM)),
+                "--search",
+                "beam",
+                "--lm",
+                str(self.language_model),
+            ]
+            command += [word for name, value in search.items() for word in (f"--{name}", f"{value:g}")]
+            settings["search"] = search
+            needs.append(LANGUAGE_MODEL)
+        variant = WITH_LM if kind.endswith(WITH_LM) else ""
         return Job(
             name=run.job_name(kind),
             commands=((*self.kdasr, *command, "--mode", mode),),
-            settings={"mode": mode, "parts": parts, "data": self._digest(parts)},
-            needs=(run.job_name("train"),),
-            outputs=tuple(run.folder / "decode" / mode / part / "summary.json" for part in parts),
+            settings=settings,
+            needs=tuple(needs),
+            outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
         )
 
     def _digest(self, parts: Sequence[str]) -> str:
@@ -194,6 +265,11 @@ def _elders(run: Run) -> Iterator[Run]:
     for other in run.needs:
         yield from _elders(other)
         yield other
+
+
+def needs_language_model(config: UnpairedConfig) -> bool:
+    """Whether a system weighs labels by the probability of a language model."""
+    return bool(config.parts) and config.labels.weights == "prior"
 
 
 def _reread(settings: Settings) -> dict[str, Any]:

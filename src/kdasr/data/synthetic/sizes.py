@@ -42,14 +42,14 @@ class Size:
 
 # Hard enough that a small recogniser errs, and that hearing what follows helps it.
 HARD_CLEAN = Surroundings(
-    snr_db=(13.0, 28.0),
+    snr_db=(8.0, 22.0),
     drr_db=(4.0, 16.0),
-    room_share=0.5,
-    bursts=Bursts(word_share=0.5, seconds=(0.08, 0.25), snr_db=(-15.0, -5.0)),
+    room_share=0.7,
+    bursts=Bursts(word_share=0.7, seconds=(0.08, 0.25), snr_db=(-17.0, -7.0)),
     # The first chunk of a stream hears no word: a model that shows one there has guessed it.
     lead_seconds=(0.4, 0.9),
 )
-HARD_OTHER = replace(HARD_CLEAN, snr_db=(9.0, 23.0), room_share=1.0, babble_share=0.4)
+HARD_OTHER = replace(HARD_CLEAN, snr_db=(5.0, 18.0), room_share=1.0, babble_share=0.4)
 
 SIZES = {
     size.name: size
@@ -91,8 +91,8 @@ SIZES = {
                 "train-clean-360": PartSize(160, 1, 14),
                 "dev-clean": PartSize(16, 1, 8),
                 "dev-other": PartSize(16, 1, 8),
-                "test-clean": PartSize(24, 1, 10),
-                "test-other": PartSize(24, 1, 8),
+                "test-clean": PartSize(40, 1, 15),
+                "test-other": PartSize(40, 1, 15),
             },
             lm_sentences=20000,
             clean=HARD_CLEAN,

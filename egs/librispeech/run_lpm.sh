@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Local prior matching: a system learns from speech without transcripts, with a language model as prior.
+#
+#   egs/librispeech/run_lpm.sh [--corpus synthetic|librispeech] [--stage N] [--stop-stage M]
+#
+# Stages
+#   0 corpus, features, word pieces (stages 0 to 2 of run.sh): train-clean-100 keeps its transcripts, those of
+#     train-clean-360 are read by nothing but the log and the bound
+#   1 text for the language model, without the transcripts of all parts but train-clean-100
+#   2 language model, seed model (which proposes first), every row with every seed, decoded with and without the
+#     language model, and the report: `kdasr results`
+#
+# Options
+#   --corpus NAME         synthetic (default) or librispeech
+#   --size NAME           synthetic: how much speech (default: results)
+#   --conf FILE           another configuration than conf/lpm/lpm.yaml (librispeech: lpm-librispeech.yaml); rows are
+#                         under its `results:`
+#   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size or librispeech>, exp/lpm)
+#   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
+#   --corpus-seed N       seed of the synthetic corpus (default: 2, that of run_results.sh)
+#   --text FILE           librispeech: text to train the language model on, a sentence per line, may be gzipped
+#   --jobs N              processes side by side, one thread each (default: 1)
+#   --rows "A B ..."      only these rows, what they start from, and the bound (default: all)
+#   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
+#   --markdown FILE       fill the section of this document between its marks, too
+#   --override K=V        further option of every system; may be repeated
+#   --dry-run             say what of stage 2 is finished and what would run
+#
+# A finished job is skipped while its settings stay the same, an interrupted one resumes. Results: <exp>/summary.json,
+# <exp>/results.md; logs: <exp>/log.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+die() {
+  echo "run_lpm.sh: error: $*" >&2
+  exit 1
+}
+
+say() { printf '\n== %s  [%s]\n' "$*" "$(date +%H:%M:%S)"; }
+
+corpus=synthetic size="" conf="" data="" exp="$root/exp/lpm" jobs=1 corpus_seed=2 text="" upto=test
+stage=0 stop_stage=2
+prepare=() options=()
+while (($#)); do
+  case $1 in
+    -h | --help)
+      sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+      exit 0 ;;
+    --dry-run)
+      options+=("$1")
+      shift
+      continue ;;
+    --corpus | --size | --conf | --data | --exp | --corpus-dir | --alignments-dir | --parts | \
+      --corpus-seed | --text | --jobs | --rows | --upto | --markdown | --override | --stage | --stop-stage)
+      [[ $# -ge 2 ]] || die "$1 needs a value" ;;
+    *) die "unknown option $1; see --help" ;;
+  esac
+  case $1 in
+    --corpus-dir | --alignments-dir | --parts) prepare+=("$1" "$2") ;;
+    --rows | --markdown | --override) options+=("$1" "$2") ;;
+    *)
+      variable=${1#--}
+      printf -v "${variable//-/_}" '%s' "$2" ;;
+  esac
+  shift 2
+done
+for number in stage stop_stage jobs corpus_seed; do
+  [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
+done
+((jobs >= 1)) || die "--jobs must be at least 1"
+[[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
+
+case $corpus in
+  synthetic)
+    size=${size:-results}
+    conf=${conf:-$here/conf/lpm/lpm.yaml}
+    data=${data:-$root/data/$size}
+    text=${text:-$data/corpus/librispeech-lm-norm.txt} ;;
+  librispeech)
+    size=librispeech
+    conf=${conf:-$here/conf/lpm/lpm-librispeech.yaml}
+    data=${data:-$root/data/librispeech}
+    text=${text:-$data/corpus/librispeech-lm-norm.txt.gz} ;;
+  *) die "--corpus $corpus: expected synthetic or librispeech" ;;
+esac
+[[ -f $conf ]] || die "no configuration $conf"
+command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
+
+due() { ((stage <= $1 && $1 <= stop_stage)); }
+
+if due 0; then
+  "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" \
+    --jobs "$jobs" --stage 0 --stop-stage 2 "${prepare[@]}"
+fi
+
+if due 1; then
+  say "Text for the language model"
+  [[ -f $text ]] || die "no text $text for the language model; librispeech: https://www.openslr.org/11, or --text FILE"
+  known=()
+  for manifest in "$data"/cuts_*.jsonl.gz; do
+    part=$(basename "$manifest" .jsonl.gz)
+    [[ $part == cuts_train-clean-100 ]] || known+=("${part#cuts_}")
+  done
+  if [[ $data/lm-text.txt -nt $text ]]; then
+    echo "$data/lm-text.txt: already there"
+  else
+    kdasr text "$text" --data "$data" --parts "${known[*]}"
+  fi
+fi
+
+if due 2; then
+  say "Language model, seed model, rows"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --stage "$upto" "${options[@]}"
+fi

@@ -1,0 +1,50 @@
+"""`kdasr text`: text for a language model without what is said in the audio."""
+
+from pathlib import Path
+
+import click
+
+from kdasr.common.logging import setup_logging
+
+
+@click.command(name="text")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Data folder from `kdasr prepare`.",
+)
+@click.option(
+    "--parts",
+    required=True,
+    help="Parts whose transcripts are to be unknown, separated by spaces or commas.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file to write.  [default: DATA/lm-text.txt]"
+)
+@click.option(
+    "--run",
+    "length",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="A line goes when so many of its words in a row are in a transcript.",
+)
+def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | None, length: int) -> None:
+    """Copy text for a language model, without the lines that occur in transcripts of some parts.
+
+    SOURCES have one sentence per line, spelled as transcripts are; gzipped if they end in .gz. A line that is
+    shorter than the run goes when it is a transcript. The transcripts of training parts that stay paired need
+    not be named.
+    """
+    from kdasr.data.lm_text import write_unknown_lines
+    from kdasr.data.text import transcript_sources
+
+    setup_logging()
+    names = parts.replace(",", " ").split()
+    transcripts = (line for source in transcript_sources(data_dir, names) for line in source.lines)
+    target = out or data_dir / "lm-text.txt"
+    counts = write_unknown_lines(sources, transcripts, target, length)
+    click.echo(f"{target}: {counts.kept} lines; {counts.dropped} left out that occur in transcripts")

@@ -1,0 +1,85 @@
+"""The recipe of local prior matching: its data and its plan on the tiny corpus, and wrong options."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdasr.results.config import load_recipe
+
+EGS = Path(__file__).parents[2] / "egs" / "librispeech"
+FILES = sorted((EGS / "conf" / "lpm").glob("*.yaml"))
+
+
+def run_recipe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(EGS / "run_lpm.sh"), *arguments],
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_shipped_rows_differ_in_their_labels_alone(path: Path) -> None:
+    loaded = load_recipe(path)
+    results, systems = loaded.results, loaded.systems
+    assert len(results.seeds) >= 3 and results.baselines[:1] == ["paired"]
+    assert loaded.language_model is not None
+    rows = ("one-best", "confidence", "uniform", "lpm")
+    for row in rows:
+        unpaired = systems[row].unpaired
+        assert unpaired.parts == ["train-clean-360"] and unpaired.proposal == "seed" and unpaired.ratio == 4
+        assert systems[row].data.train_parts == ["train-clean-100"]
+        assert systems[row].stages == systems["paired"].stages == systems["lpm"].stages
+    assert systems["lpm"].unpaired.labels.weights == "prior" and systems["lpm"].unpaired.weight == 0.2
+    assert [systems[row].unpaired.labels.one_best for row in rows] == [True, True, False, False]
+    assert systems[results.bound].data.train_parts == ["train-clean-100", "train-clean-360"]
+    assert not systems["seed"].unpaired.parts and not systems["paired"].unpaired.parts
+
+
+def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None:
+    # The tiny corpus has less variety than the shipped model has pieces.
+    content = yaml.safe_load((EGS / "conf" / "lpm" / "lpm.yaml").read_text())
+    content["results"] |= {"seeds": [1], "language_model": {"conf": str(EGS / "conf/lm/demo.yaml")}}
+    content["data"]["vocab_size"] = 40
+    conf = tmp_path / "lpm.yaml"
+    conf.write_text(yaml.safe_dump(content))
+    data, exp = tmp_path / "data", tmp_path / "exp"
+    places = ("--size", "tiny", "--conf", str(conf), "--data", str(data), "--exp", str(exp))
+    result = run_recipe(*places, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    planned = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("to run")}
+    rows = load_recipe(conf).results.rows
+    kinds = ("train", "dev", "test", "dev-lm", "test-lm")
+    assert planned == {"lm", *(f"seed-1/{row}.{kind}" for row in rows for kind in kinds)}
+
+    text = set((data / "lm-text.txt").read_text().splitlines())
+    assert text
+    with gzip.open(data / "cuts_train-clean-360.jsonl.gz", "rt") as file:
+        unpaired = {json.loads(line)["supervisions"][0]["text"] for line in file}
+    assert unpaired and not unpaired & text
+    assert "already there" in run_recipe(*places, "--stage", "1", "--stop-stage", "1").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--corpus", "moon"], "moon"),
+        (["--jobs", "0"], "--jobs"),
+        (["--upto", "tset"], "tset"),
+        (["--conf", "none.yaml"], "none.yaml"),
+        (["--rows"], "--rows"),
+        (["--row", "lpm"], "--row"),
+    ],
+)
+def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> None:
+    result = run_recipe(*arguments)
+    assert result.returncode == 1 and culprit in result.stderr
