@@ -12,6 +12,7 @@ from kdasr.report.evidence import Evidence
 from kdasr.report.evidence_plot import evidence_plot
 from kdasr.report.evidence_tables import fill_section, markdown, summary, write_summary
 from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance
+from kdasr.report.recovered import recovered
 from kdasr.report.trained_run import RunInfo, TrainedRun, settled
 
 PART = "test-clean"
@@ -135,6 +136,28 @@ def test_tables_name_every_row_baseline_and_command() -> None:
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
 
+def test_a_variant_of_which_no_test_part_is_decoded_is_complete_and_in_the_tables_of_the_dev_parts() -> None:
+    def both(row: str, seed: int) -> list[TrainedRun]:
+        return [run(row, seed, [2, 4], [100, 90], part) for part in ("dev-clean", PART)]
+
+    def joined(row: str, seed: int) -> TrainedRun:
+        dev, test = both(row, seed)
+        return TrainedRun(test.info, dev.parts | test.parts)
+
+    runs = [*(joined(row, seed) for row in ("teacher", "streaming", "streaming-init") for seed in (1, 2))]
+    runs += [both("new", seed)[0] for seed in (1, 2)]
+    found = evidence(runs, choices=["new"])
+    found.parts[:0] = ["dev-clean"]
+    assert found.incomplete() == {}
+    test, dev = markdown(found, "make results").split("On the dev parts")
+    assert "`new`" not in test and "| `new` | dev-clean" in dev and "test-clean (" not in dev
+    missing = evidence(runs[:-1], choices=["new"])
+    missing.parts[:0] = ["dev-clean"]
+    assert missing.incomplete() == {"new": 1}
+    assert evidence(RUNS).incomplete() == {"streaming-init": 0}
+    assert "On the dev parts" not in markdown(evidence(RUNS), "make results")
+
+
 def test_a_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     path.write_text("# Title\n<!-- results -->\nold\n<!-- /results -->\ntail")
@@ -149,6 +172,24 @@ def test_a_document_without_one_pair_of_marks_is_refused(tmp_path: Path, text: s
     with pytest.raises(UserError, match=r"doc\.md"):
         fill_section(tmp_path / "doc.md", "new")
     assert (tmp_path / "doc.md").read_text() == text
+
+
+def test_a_document_may_have_sections_of_several_names(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    path.write_text("<!-- results -->\nold\n<!-- /results -->\n<!-- lpm -->\nold\n<!-- /lpm -->")
+    fill_section(path, "new", "lpm")
+    assert path.read_text() == "<!-- results -->\nold\n<!-- /results -->\n<!-- lpm -->\nnew\n<!-- /lpm -->"
+
+
+def test_what_is_recovered_is_a_share_of_the_distance_of_the_same_seed() -> None:
+    entries = recovered(evidence(RUNS), with_lm=True)
+    found = {(entry["system"], entry["seed"]): entry["recovered"] for entry in entries}
+    # Errors: new 4 and 4, streaming 10 and 10, teacher 2 and 2.
+    assert found["new", 1] == found["new", 2] == pytest.approx(6 / 8)
+    assert found["streaming", 1] == 0.0 and found["teacher", 2] == 1.0
+    assert all(entry["with_lm"] and entry["part"] == PART for entry in entries)
+    without = recovered(evidence(RUNS[:4]), with_lm=False)
+    assert all(entry["recovered"] is None and entry["with_lm"] is False for entry in without)
 
 
 def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_bound_as_a_line() -> None:

@@ -235,3 +235,16 @@ def test_the_files_that_are_left(tmp_path: Path) -> None:
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "make results" in text and "`two-stage`" in text and "](results.png)" in text
     assert (tmp_path / "results.png").stat().st_size > 0 and (study.exp / "wer-latency.png").is_file()
+
+
+def test_no_test_part_is_decoded_of_a_variant(tmp_path: Path) -> None:
+    rows = {"teacher": None, "streaming": {}, "streaming-init": {"system": "streaming", "init": "teacher"}}
+    study = planner(
+        tmp_path, rows=rows | {"variant": {"system": "two-stage", "init": "teacher", "test": False}}
+    )
+    assert not carry_out(study, Options(num_jobs=2, stage="test"), quiet).failed
+    decoded = [line for line in calls(tmp_path) if line.startswith("decode") and "variant" in line]
+    assert decoded and all("dev-clean" in line and "test" not in line for line in decoded)
+    found = collect(study, "test")
+    assert found.incomplete() == {} and found.choices == ["variant"]
+    assert list(found.of("variant", "dev-clean")) == [1, 2] and not found.of("variant", "test-clean")

@@ -201,6 +201,7 @@ class Planner:
     def _train_job(self, run: Run, kind: str) -> Job:
         settings = asdict(run.config)
         conf = self.exp / "conf" / f"{run.name}.yaml"
+        data = run.config.data
         needs = [other.job_name("train") for other in run.needs]
         if self.recipe.language_model is not None and needs_language_model(run.config.unpaired):
             needs.append(LANGUAGE_MODEL)
@@ -209,7 +210,7 @@ class Planner:
             commands=self._training(conf, run.folder),
             settings={
                 "options": settings,
-                "data": self._digest((*run.config.data.train_parts, *run.config.data.dev_parts)),
+                "data": self._digest((*data.train_parts, *run.config.unpaired.parts, *data.dev_parts)),
             },
             needs=tuple(needs),
             outputs=(run.folder / "checkpoints" / "averaged.pt",),
