@@ -22,7 +22,7 @@
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows, what they start from, and the bound (default: all)
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
-#   --markdown FILE       fill the section of this document between its marks, too
+#   --markdown FILE       fill the section of this document that has the configuration's name, too
 #   --override K=V        further option of every system; may be repeated
 #   --dry-run             say what of stage 2 is finished and what would run
 #

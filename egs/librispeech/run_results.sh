@@ -13,7 +13,7 @@
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows and the teacher (default: all)
 #   --stage NAME          dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
-#   --markdown FILE       fill the section of this document between its marks, too
+#   --markdown FILE       fill the section of this document that has the configuration's name, too
 #   --override K=V        further option of every system; may be repeated
 #   --dry-run             say what is finished and what would run
 #

@@ -20,7 +20,7 @@ from kdasr.distillation.proposals import ProposalModel, first_guesses, load_gues
 from kdasr.distillation.semi_supervised import SemiSupervisedObjective, UnpairedParts
 from kdasr.experiment import ExperimentConfig
 from kdasr.models.transducer.model import Transducer
-from kdasr.streaming.language_model import load_language_model
+from kdasr.streaming.language_model import load_sentence_scorer
 from kdasr.training.module import TrainingModule
 from kdasr.training.stage import resolve_reference
 from kdasr.training.trainer import System
@@ -158,7 +158,7 @@ def _load_language_model(config: ExperimentConfig, system: System, fabric: Fabri
     if config.unpaired.language_model is None or config.unpaired.labels.weights != "prior":
         return None
     path = resolve_reference(config.unpaired.language_model, system.exp_dir)
-    return load_language_model(path, system.tokenizer, source=f"{config.data.dir}/tokens").to(fabric.device)
+    return load_sentence_scorer(path, system.tokenizer, f"{config.data.dir}/tokens").to(fabric.device)
 
 
 def _guesses(

@@ -99,7 +99,7 @@ def write_data(folder: Path) -> Path:
     (folder / "tokens").mkdir(parents=True)
     (folder / "tokens" / "bpe.model").write_bytes(b"pieces")
     (folder / "feature_stats.json").write_text(json.dumps({"mean": []}))
-    for part in ("train-clean-100", "dev-clean", "test-clean", "test-other"):
+    for part in ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other"):
         (folder / f"cuts_{part}.jsonl.gz").write_bytes(gzip.compress(part.encode()))
     return folder
 

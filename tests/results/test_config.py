@@ -77,7 +77,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
         (rows_with(system="two-stage", settings={"stages.0.plateau_patience": 3}), ["mine", "plateau"]),
         (rows_with(settings={"model.joiner_dim": 8}), ["mine", "model"]),
         (rows_with(settings={"contexts": [{"left": 8, "chunk": 2}]}), ["mine", "first context"]),
-        (rows_with(system="teacher"), ["mine", "full"]),
+        (rows_with(settings={"contexts": [{}]}), ["mine", "first context"]),
         ({"tune": [{"rows": ["streaming"], "learning_rate": [1e-3, 2e-3]}]}, ["streaming-init", "equally"]),
         ({"tune": [{"rows": ["teacher"], "learning_rate": [1e-3]}]}, ["teacher"]),
         ({"tune": [{"rows": list(ROWS)[1:], "learning_rate": []}]}, ["equally"]),

@@ -1,5 +1,6 @@
 """Rows that learn without transcripts: who proposes, what weighs the labels, and what is left in the end."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,16 @@ def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path
     assert [run.info for run in plain.runs] == [run.info for run in fused.runs]
     for ours, theirs in zip(plain.results(), fused.results(), strict=True):
         assert theirs.wer == 2 * ours.wer
+
+
+def test_other_unpaired_speech_trains_what_has_heard_it_again(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    carry_out(made, Options(num_jobs=2, stage="dev"), quiet)
+    before = len(calls(tmp_path))
+    (made.data / "cuts_train-clean-360.jsonl.gz").write_bytes(gzip.compress(b"other speech"))
+    carry_out(study(tmp_path), Options(num_jobs=2, stage="dev"), quiet)
+    again = {line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")}
+    assert again == {str(made.exp / f"seed-{seed}" / row) for seed in (1, 2) for row in ("uniform", "lpm")}
 
 
 def test_another_text_trains_the_language_model_and_what_it_weighs_again(tmp_path: Path) -> None:

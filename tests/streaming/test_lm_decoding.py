@@ -17,6 +17,7 @@ from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.data.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.decoding.word_ngram import WordNgram
 from kdasr.export.runtime import PieceTable
 from kdasr.models.language_model import LanguageModelConfig, TransformerLanguageModel
 from kdasr.nn.context import Context
@@ -112,6 +113,21 @@ def test_fusion_and_rescoring_in_both_modes(folder: Path) -> None:
         assert {entry["hyp"] for entry in rescored["nbest"]} == {entry["hyp"] for entry in before["nbest"]}
 
 
+def test_a_text_rescores_as_the_word_trigram_of_its_sentences(folder: Path) -> None:
+    plain, _ = decoded(folder, "offline", *BEAM, "--nbest", 3)
+    # The list's last hypothesis of each utterance is what the text says, again and again.
+    said = [record["nbest"][-1]["hyp"] for record in plain]
+    (folder / "text.txt").write_text("".join(f"{sentence}\n" * 50 for sentence in said))
+    options = (*BEAM, "--nbest", 3, "--lm", folder / "text.txt", "--lm-scale", 100, "--rescore")
+    found, summary = decoded(folder, "offline", *options)
+    assert summary["language_model"]["use"] == "rescoring"
+    trigram = WordNgram(said * 50, lambda ids: "")
+    for record, before in zip(found, plain, strict=True):
+        expected = max(before["nbest"], key=lambda entry: trigram.log_prob(entry["hyp"].split()))
+        assert record["hyp"] == record["nbest"][0]["hyp"] == expected["hyp"]
+    assert [record["hyp"] for record in found] != [record["hyp"] for record in plain]
+
+
 def test_another_use_of_a_language_model_is_another_result(folder: Path) -> None:
     decoded(folder, "offline", *BEAM)
     recogs = folder / "student" / "decode" / "offline" / "test-clean" / "recogs.txt"
@@ -146,10 +162,14 @@ def test_streaming_a_file_with_a_language_model(folder: Path, tmp_path: Path) ->
         ((*BEAM, "--lm", "lm", "--rescore", "--lm-scale", "nan"), "--lm-scale nan: expected a finite"),
         ((*BEAM, "--lm", "student"), "not a language model"),
         ((*BEAM, "--lm", "nowhere"), "nowhere: no such experiment folder"),
+        ((*BEAM, "--lm", "a.txt"), "a.txt: text, .* --rescore"),
+        ((*BEAM, "--lm", "a.txt", "--rescore"), "a.txt: no such text file"),
     ],
 )
 def test_what_cannot_be_done_is_refused(folder: Path, options: tuple[object, ...], message: str) -> None:
-    options = tuple(folder / item if item in ("lm", "student", "nowhere") else item for item in options)
+    options = tuple(
+        folder / item if item in ("lm", "student", "nowhere", "a.txt") else item for item in options
+    )
     with pytest.raises(UserError, match=message):
         decoded(folder, "offline", *options)
 
@@ -174,6 +194,8 @@ def test_a_bundle_is_known_by_its_pieces(folder: Path) -> None:
     tokenizer = load_bundle(folder / "student").tokenizer
     pieces = [tokenizer.piece(index) for index in range(tokenizer.vocab_size)]
     load_language_model(folder / "lm", PieceTable(pieces), "bundle")
+    ids = tokenizer.encode("SEVEN HUNDRED")
+    assert PieceTable(pieces).decode(ids) == tokenizer.decode(ids) == "SEVEN HUNDRED"
     for others in ([*pieces[:-1], "▁OTHER"], pieces[:-1]):
         with pytest.raises(UserError, match="other pieces than bundle"):
             load_language_model(folder / "lm", PieceTable(others), "bundle")

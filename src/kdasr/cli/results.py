@@ -30,7 +30,9 @@ import click
     help="dev: no test part is decoded, for choosing. test: the final step.",
 )
 @click.option(
-    "--markdown", type=click.Path(path_type=Path), help="Document with marks between which the tables go."
+    "--markdown",
+    type=click.Path(path_type=Path),
+    help="Document; the tables go between its marks <!-- NAME --> and <!-- /NAME -->, NAME as that of CONF.",
 )
 @click.option(
     "--override",

@@ -96,8 +96,8 @@ _OPTIONS = (
     click.option(
         "--lm",
         type=click.Path(path_type=Path),
-        help="Folder or checkpoint of a language model over the same pieces, for shallow fusion; "
-        "beam search only.",
+        help="Folder or checkpoint of a language model over the same pieces, for shallow fusion; with "
+        "--rescore also text (.txt, .txt.gz), which stands for a word trigram of it. Beam search only.",
     ),
     click.option(
         "--lm-scale",
@@ -184,7 +184,7 @@ def build_recognizer(
     from kdasr.decoding.beam import BeamSearch
     from kdasr.decoding.biasing import BiasingGraph, read_phrases
     from kdasr.decoding.rescoring import RescoringSearch
-    from kdasr.streaming.language_model import load_language_model
+    from kdasr.streaming.language_model import load_language_model, load_sentence_scorer
     from kdasr.streaming.recognizer import StreamingRecognizer
 
     graph = BiasingGraph.from_phrases(read_phrases(biasing), bundle.tokenizer) if biasing else None
@@ -196,11 +196,13 @@ def build_recognizer(
     }
     if language_model is None:
         return StreamingRecognizer(bundle, **parts)
-    model = load_language_model(language_model.path, bundle.tokenizer, str(bundle.path))
-    model.to(next(bundle.model.parameters()).device)
+    place = (language_model.path, bundle.tokenizer, str(bundle.path))
+    device = next(bundle.model.parameters()).device
     if not language_model.rescore:
+        model = load_language_model(*place).to(device)
         return StreamingRecognizer(bundle, language_model=model, **parts)
     recognizer = StreamingRecognizer(bundle, **parts)
     assert isinstance(recognizer.search, BeamSearch)
-    recognizer.search = RescoringSearch(recognizer.search, model, language_model.scale)
+    scorer = load_sentence_scorer(*place).to(device)
+    recognizer.search = RescoringSearch(recognizer.search, scorer, language_model.scale)
     return recognizer

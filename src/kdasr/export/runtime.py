@@ -13,7 +13,7 @@ recognizer = StreamingRecognizer(load_exported("exp/demo/two-stage/export"))
 # V pieces, X rows.
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
+from kdasr.data.tokenizer import WORD_START
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.predictor import NOTHING
@@ -222,6 +223,10 @@ class PieceTable:
     def piece(self, index: int) -> str:
         """The piece with this id."""
         return self._pieces[index]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some pieces."""
+        return "".join(self._pieces[index] for index in ids).replace(WORD_START, " ").strip()
 
     def encode(self, text: str) -> NoReturn:
         """A bundle does not say how words fall into pieces.

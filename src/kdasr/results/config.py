@@ -68,7 +68,7 @@ class ResultsConfig:
     order: str = "seed"
     """seed | row: every row of the first seed first, or every seed of the first row."""
     bound: str = "teacher"
-    """The row from which students start and learn, and which bounds them: decoded in whole utterances."""
+    """The row that bounds the others: the teacher, from which they start and learn, or full supervision."""
     references: list[str] = field(default_factory=list)
     """Rows that train for steps of their own and are not tuned: what the teacher starts from, or a baseline
     that trains for longer."""

@@ -6,8 +6,13 @@ from typing import Protocol
 from kdasr.checkpoint import find_checkpoint, load_checkpoint, load_weights, tokens_folder
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
+from kdasr.data.text import read_lines
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.decoding.word_ngram import WordNgram
 from kdasr.models.language_model import LanguageModelConfig, TransformerLanguageModel
+
+TEXT = (".txt", ".txt.gz")
+"""What a file's name ends with that stands for a word n-gram of its sentences."""
 
 
 class Pieces(Protocol):
@@ -16,6 +21,25 @@ class Pieces(Protocol):
     @property
     def vocab_size(self) -> int: ...
     def piece(self, index: int) -> str: ...
+
+
+def load_sentence_scorer(
+    path: Path, tokenizer: Tokenizer, source: str
+) -> TransformerLanguageModel | WordNgram:
+    """What scores whole sentences, for rescoring and for the weights of labels.
+
+    Args:
+        path: as `load_language_model` takes it, or a text file (.txt, .txt.gz), which stands for a word
+            trigram of its sentences; that one has no part in shallow fusion.
+        tokenizer: that of the recogniser.
+        source: what it belongs to, for messages.
+
+    Raises:
+        UserError: see `load_language_model`; also a file that is not text, or has none.
+    """
+    if not path.name.endswith(TEXT):
+        return load_language_model(path, tokenizer, source)
+    return WordNgram(read_lines(path), tokenizer.decode)
 
 
 def load_language_model(
@@ -32,6 +56,10 @@ def load_language_model(
     Raises:
         UserError: no language model there, or one over other pieces; names both fingerprints.
     """
+    if path.name.endswith(TEXT):
+        raise UserError(
+            f"{path}: text, which stands for a word n-gram; that one scores whole sentences only: --rescore"
+        )
     path = find_checkpoint(Path(path), checkpoint)
     payload = load_checkpoint(path)
     if "embedding.weight" not in payload["model"]:
