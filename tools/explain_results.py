@@ -65,16 +65,23 @@ def main() -> None:
     summary = options.exp / "summary.json"
     if not summary.is_file():
         raise SystemExit(f"there is no {summary}; `make results` makes one")
-    rows = list(dict.fromkeys(row["row"] for row in read_json(summary)["rows"]))
+    found = read_json(summary)
+    rows = list(dict.fromkeys(row["row"] for row in found["rows"]))
+    # Where rates were tried, a run's folder has the name of its own; that of the chosen one counts.
+    folders = {
+        entry["row"]: f"{entry['row']}@{entry['learning_rate']:g}"
+        for entry in found["tuned"]
+        if entry["learning_rate"] is not None
+    }
     for part in options.parts:
         print(f"\n{part}\n")
         heads = ("homophones missed, %", "other words missed, %", "first piece after the word's start, ms")
         print(f"| row | {' | '.join((*heads, 'last piece after its end, ms'))} |")
         print("|---|---|---|---|---|")
         for row in rows:
-            found = list(utterances(options.exp, row, part))
-            if found:
-                print(f"| `{row}` | {' | '.join(cells(describe(found)))} |")
+            decoded = list(utterances(options.exp, folders.get(row, row), part))
+            if decoded:
+                print(f"| `{row}` | {' | '.join(cells(describe(decoded)))} |")
 
 
 if __name__ == "__main__":

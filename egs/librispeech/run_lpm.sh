@@ -33,42 +33,13 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 
-die() {
-  echo "run_lpm.sh: error: $*" >&2
-  exit 1
-}
-
-say() { printf '\n== %s  [%s]\n' "$*" "$(date +%H:%M:%S)"; }
+# shellcheck source=local/driver_options.sh
+. "$here/local/driver_options.sh"
 
 corpus=synthetic size="" conf="" data="" exp="$root/exp/lpm" jobs=1 corpus_seed=2 text="" upto=test
 stage=0 stop_stage=2
-prepare=() options=()
-while (($#)); do
-  case $1 in
-    -h | --help)
-      sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-      exit 0 ;;
-    --dry-run)
-      options+=("$1")
-      shift
-      continue ;;
-    --corpus | --size | --conf | --data | --exp | --corpus-dir | --alignments-dir | --parts | \
-      --corpus-seed | --text | --jobs | --rows | --upto | --markdown | --override | --stage | --stop-stage)
-      [[ $# -ge 2 ]] || die "$1 needs a value" ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-  case $1 in
-    --corpus-dir | --alignments-dir | --parts) prepare+=("$1" "$2") ;;
-    --rows | --markdown | --override) options+=("$1" "$2") ;;
-    *)
-      variable=${1#--}
-      printf -v "${variable//-/_}" '%s' "$2" ;;
-  esac
-  shift 2
-done
-for number in stage stop_stage jobs corpus_seed; do
-  [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
-done
+driver_options "--corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage" "$@"
+whole_numbers stage stop_stage jobs corpus_seed
 ((jobs >= 1)) || die "--jobs must be at least 1"
 [[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 

@@ -24,44 +24,19 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 
-die() {
-  echo "run_results.sh: error: $*" >&2
-  exit 1
-}
+# shellcheck source=local/driver_options.sh
+. "$here/local/driver_options.sh"
 
-size=results conf="" data="" exp="" jobs=1 corpus_seed=2
-prepare=() options=()
-while (($#)); do
-  case $1 in
-    -h | --help)
-      sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-      exit 0 ;;
-    --dry-run)
-      options+=("$1")
-      shift
-      continue ;;
-    --corpus | --size | --conf | --data | --exp | --corpus-dir | --alignments-dir | --parts | --corpus-seed | --jobs | \
-      --rows | --stage | --markdown | --override)
-      [[ $# -ge 2 ]] || die "$1 needs a value" ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-  case $1 in
-    --corpus | --corpus-dir | --alignments-dir | --parts) prepare+=("$1" "$2") ;;
-    --rows | --stage | --markdown | --override) options+=("$1" "$2") ;;
-    *)
-      variable=${1#--}
-      printf -v "${variable//-/_}" '%s' "$2" ;;
-  esac
-  shift 2
-done
-[[ $jobs =~ ^[1-9][0-9]*$ ]] || die "--jobs $jobs: expected a whole number, at least 1"
+corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed=2 stage=test
+driver_options "--corpus --size --conf --data --exp --corpus-seed --jobs --stage" "$@"
+whole_numbers jobs corpus_seed
+((jobs >= 1)) || die "--jobs must be at least 1"
 conf=${conf:-$here/conf/$size.yaml}
 data=${data:-$root/data/$size}
 exp=${exp:-$root/exp/$size}
 [[ -f $conf ]] || die "no configuration $conf"
 command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
 
-"$here/run.sh" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" --jobs "$jobs" \
+"$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" --jobs "$jobs" \
   --stage 0 --stop-stage 2 "${prepare[@]}"
-# The last of two --stage counts.
-exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --stage test "${options[@]}"
+exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --stage "$stage" "${options[@]}"
