@@ -100,13 +100,19 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
 
 def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
-    offline = all(mean.first_token_ms is None for mean in evidence.means() if mean.row == evidence.bound)
+    means = evidence.means()
+    offline = {mean.row for mean in means if mean.first_token_ms is None}
+    if offline == {mean.row for mean in means}:
+        latency = " All are decoded in whole utterances, so there are no latencies."
+    elif evidence.bound in offline:
+        latency = f" `{evidence.bound}` is decoded in whole utterances, so it has no latency."
+    else:
+        latency = ""
     return (
         f"Seeds {seeds}; students that are compared have equal steps, counted after what they start from. "
         "WER is that of all seeds together, latencies are means "
         "over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over utterances and "
-        "seeds, paired where rows are compared."
-        + (f" `{evidence.bound}` is decoded in whole utterances, so it has no latency." if offline else "")
+        f"seeds, paired where rows are compared.{latency}"
     )
 
 
