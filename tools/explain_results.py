@@ -62,9 +62,11 @@ def main() -> None:
     parser.add_argument("exp", type=Path, nargs="?", default=Path("exp/results"))
     parser.add_argument("--parts", nargs="+", default=["test-clean", "test-other"])
     options = parser.parse_args()
-    summary = options.exp / "summary.json"
-    if not summary.is_file():
-        raise SystemExit(f"there is no {summary}; `make results` makes one")
+    # Of a recipe of unpaired speech, the summary is a list, and the comparisons are beside it.
+    files = [options.exp / name for name in ("comparisons.json", "summary.json")]
+    summary = next((path for path in files if path.is_file()), None)
+    if summary is None:
+        raise SystemExit(f"there is no {files[1]}; `make results` makes one")
     found = read_json(summary)
     rows = list(dict.fromkeys(row["row"] for row in found["rows"]))
     # Where rates were tried, a run's folder has the name of its own; that of the chosen one counts.

@@ -4,8 +4,8 @@
 #   egs/librispeech/run_lpm.sh [--corpus synthetic|librispeech] [--stage N] [--stop-stage M]
 #
 # Stages
-#   0 corpus, features, word pieces (stages 0 to 2 of run.sh): train-clean-100 keeps its transcripts, those of
-#     train-clean-360 are read by nothing but the log and the bound
+#   0 corpus, features, word pieces (stages 0 to 2 of run.sh): train-clean-100 keeps its transcripts; those of
+#     train-clean-360 are for the bound, the word pieces, stage 1 and a comparison in the log
 #   1 text for the language model, without the transcripts of all parts but train-clean-100
 #   2 language model, seed model (which proposes first), every row with every seed, decoded with and without the
 #     language model, and the report: `kdasr results`
@@ -15,15 +15,16 @@
 #   --size NAME           synthetic: how much speech (default: results)
 #   --conf FILE           another configuration than conf/lpm/lpm.yaml (librispeech: lpm-librispeech.yaml); rows are
 #                         under its `results:`
-#   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size or librispeech>, exp/lpm)
+#   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size or librispeech>; exp/lpm, and
+#                         exp/lpm-<size or librispeech> unless the size is results)
 #   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
-#   --corpus-seed N       seed of the synthetic corpus (default: 2, that of run_results.sh)
+#   --corpus-seed N       seed of the synthetic corpus (default: 2 for the size results, as in run_results.sh, else 1)
 #   --text FILE           librispeech: text to train the language model on, a sentence per line, may be gzipped
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows, what they start from, and the bound (default: all)
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
-#   --override K=V        further option of every system; may be repeated
+#   --override K=V        further option of every system but the language model; may be repeated
 #   --dry-run             say what of stage 2 is finished and what would run
 #
 # A finished job is skipped while its settings stay the same, an interrupted one resumes. Results: <exp>/summary.json,
@@ -36,10 +37,10 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/driver_options.sh
 . "$here/local/driver_options.sh"
 
-corpus=synthetic size="" conf="" data="" exp="$root/exp/lpm" jobs=1 corpus_seed=2 text="" upto=test
+corpus=synthetic size="" conf="" data="" exp="" jobs=1 corpus_seed="" text="" upto=test
 stage=0 stop_stage=2
 driver_options "--corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage" "$@"
-whole_numbers stage stop_stage jobs corpus_seed
+whole_numbers stage stop_stage jobs
 ((jobs >= 1)) || die "--jobs must be at least 1"
 [[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 
@@ -50,14 +51,23 @@ case $corpus in
     data=${data:-$root/data/$size}
     text=${text:-$data/corpus/librispeech-lm-norm.txt} ;;
   librispeech)
+    [[ -z $size ]] || die "--size is for synthetic speech; give --conf"
     size=librispeech
+    [[ " ${prepare[*]-} " == *" --parts "* ]] ||
+      prepare+=(--parts "train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other")
     conf=${conf:-$here/conf/lpm/lpm-librispeech.yaml}
     data=${data:-$root/data/librispeech}
     text=${text:-$data/corpus/librispeech-lm-norm.txt.gz} ;;
   *) die "--corpus $corpus: expected synthetic or librispeech" ;;
 esac
+exp=${exp:-$root/exp/lpm$([[ $size == results ]] || echo "-$size")}
+corpus_seed=${corpus_seed:-$(default_corpus_seed "$size")}
+whole_numbers corpus_seed
 [[ -f $conf ]] || die "no configuration $conf"
 command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
+
+missing_text="no text $text for the language model; librispeech: https://www.openslr.org/11, or --text FILE"
+[[ $corpus == synthetic || -f $text ]] || ((stop_stage < 1)) || die "$missing_text"
 
 due() { ((stage <= $1 && $1 <= stop_stage)); }
 
@@ -68,17 +78,13 @@ fi
 
 if due 1; then
   say "Text for the language model"
-  [[ -f $text ]] || die "no text $text for the language model; librispeech: https://www.openslr.org/11, or --text FILE"
+  [[ -f $text ]] || die "$missing_text"
   known=()
   for manifest in "$data"/cuts_*.jsonl.gz; do
     part=$(basename "$manifest" .jsonl.gz)
     [[ $part == cuts_train-clean-100 ]] || known+=("${part#cuts_}")
   done
-  if [[ $data/lm-text.txt -nt $text ]]; then
-    echo "$data/lm-text.txt: already there"
-  else
-    kdasr text "$text" --data "$data" --parts "${known[*]}"
-  fi
+  kdasr text "$text" --data "$data" --parts "${known[*]}"
 fi
 
 if due 2; then

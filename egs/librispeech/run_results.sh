@@ -9,7 +9,7 @@
 #   --conf FILE           another configuration than conf/<size>.yaml; rows are under its `results:`
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size>, exp/<size>)
 #   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
-#   --corpus-seed N       seed of the synthetic corpus (default: 2; settings were explored on others)
+#   --corpus-seed N       seed of the synthetic corpus (default: 2 for the size results, else 1)
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows and the teacher (default: all)
 #   --stage NAME          dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
@@ -27,9 +27,11 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/driver_options.sh
 . "$here/local/driver_options.sh"
 
-corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed=2 stage=test
+corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed="" stage=test
 driver_options "--corpus --size --conf --data --exp --corpus-seed --jobs --stage" "$@"
+corpus_seed=${corpus_seed:-$(default_corpus_seed "$size")}
 whole_numbers jobs corpus_seed
+[[ $stage == dev || $stage == test ]] || die "--stage $stage: expected dev or test"
 ((jobs >= 1)) || die "--jobs must be at least 1"
 conf=${conf:-$here/conf/$size.yaml}
 data=${data:-$root/data/$size}

@@ -49,11 +49,8 @@ def with_unpaired(
     options = config.unpaired
     cuts, transcripts = _load_cuts(config, system)
     proposal = _load_proposal(config, system).to(fabric.device)
-    labeller = Labeller(
-        options.labels,
-        _guesses(proposal, cuts, config, system, fabric),
-        _load_language_model(config, system, fabric),
-    )
+    language_model = _load_language_model(config, system, fabric)  # before the long search of the guesses
+    labeller = Labeller(options.labels, _guesses(proposal, cuts, config, system, fabric), language_model)
     parts = UnpairedParts(
         config=options,
         proposal=proposal,

@@ -16,10 +16,10 @@ EGS = Path(__file__).parents[2] / "egs" / "librispeech"
 FILES = sorted((EGS / "conf" / "lpm").glob("*.yaml"))
 
 
-def run_recipe(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_recipe(*arguments: str, script: str = "run_lpm.sh") -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [str(EGS / "run_lpm.sh"), *arguments],
+        [str(EGS / script), *arguments],
         env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -61,12 +61,15 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
     kinds = ("train", "dev", "test", "dev-lm", "test-lm")
     assert planned == {"lm", *(f"seed-1/{row}.{kind}" for row in rows for kind in kinds)}
 
-    text = set((data / "lm-text.txt").read_text().splitlines())
-    assert text
+    # Synthetic text holds no transcript of its corpus; another text may.
+    own = (data / "lm-text.txt").read_text().splitlines()
     with gzip.open(data / "cuts_train-clean-360.jsonl.gz", "rt") as file:
-        unpaired = {json.loads(line)["supervisions"][0]["text"] for line in file}
-    assert unpaired and not unpaired & text
-    assert "already there" in run_recipe(*places, "--stage", "1", "--stop-stage", "1").stdout
+        unpaired = [json.loads(line)["supervisions"][0]["text"] for line in file]
+    (tmp_path / "text.txt").write_text("\n".join([*unpaired, *own]))
+    only = ("--stage", "1", "--stop-stage", "1", "--text", str(tmp_path / "text.txt"))
+    result = run_recipe(*places, *only)
+    assert result.returncode == 0, result.stderr
+    assert unpaired and own and (data / "lm-text.txt").read_text().splitlines() == own
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,26 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
         (["--conf", "none.yaml"], "none.yaml"),
         (["--rows"], "--rows"),
         (["--row", "lpm"], "--row"),
+        (["--corpus", "librispeech", "--size", "base"], "--size"),
+        (["--corpus", "librispeech", "--text", "none.txt"], "none.txt"),
+        (["--corpus-seed", "08"], "08"),
     ],
 )
 def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> None:
     result = run_recipe(*arguments)
     assert result.returncode == 1 and culprit in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--stage", "tset"], "tset"),
+        (["--jobs", "many"], "many"),
+        (["--conf", "none.yaml"], "none.yaml"),
+        (["--row", "hidden"], "--row"),
+        (["--rows"], "--rows"),
+    ],
+)
+def test_wrong_options_of_the_results_name_the_culprit(arguments: list[str], culprit: str) -> None:
+    result = run_recipe(*arguments, script="run_results.sh")
+    assert result.returncode == 1 and culprit in result.stderr and "run_results.sh: error" in result.stderr

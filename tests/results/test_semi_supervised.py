@@ -10,7 +10,7 @@ import yaml
 from results_helpers import STUDENT, calls, planner, recipe
 
 from kdasr.common.errors import UserError
-from kdasr.results.config import load_recipe
+from kdasr.results.config import load_recipe, select_rows
 from kdasr.results.driver import Options, carry_out, collect
 from kdasr.results.plan import WITH_LM, Planner
 from kdasr.results.write import write_results
@@ -40,6 +40,7 @@ def study(folder: Path, **results: Any) -> Planner:
     """A planner of a recipe with a language model."""
     made = planner(folder)
     (folder / "lm.yaml").write_text(yaml.safe_dump(LM))
+    (folder / "transducer.yaml").write_text(yaml.safe_dump({"seed": 1}))
     text = folder / "data" / "text.txt"
     text.write_text(text.read_text() if text.exists() else "A SENTENCE\n")
     systems = {name: {**STUDENT, "objective": {}, "stages": STAGES} for name in ("seed", "full", "paired")}
@@ -47,6 +48,18 @@ def study(folder: Path, **results: Any) -> Planner:
     content = {**recipe(), "systems": systems, "results": {**RESULTS, **results}}
     (folder / "conf.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return Planner(load_recipe(folder / "conf.yaml"), made.data, made.exp, made.kdasr)
+
+
+def row(**unpaired: Any) -> dict[str, Any]:
+    """The rows, `lpm` with other options of its unpaired speech."""
+    settings = {f"unpaired.{name}": value for name, value in unpaired.items()}
+    return {"rows": ROWS | {"lpm": {"init": "seed", "settings": settings}}}
+
+
+CIRCLE = {
+    # The bound proposes for the row that it starts from.
+    "rows": ROWS | {"seed": {"system": "lpm", "settings": {"unpaired.proposal": "full"}}}
+}
 
 
 def quiet(text: str) -> None:
@@ -83,7 +96,7 @@ def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path
     with_lm = [line for line in decodes if "--lm" in line]
     # Two seeds of five rows, dev and test parts.
     assert len(with_lm) == len(decodes) - len(with_lm) == 20
-    options = f"--search beam --lm {made.exp / 'lm'} --beam 4 --lm-scale 0.25 --blank-penalty 0"
+    options = f"--lm {made.exp / 'lm'} --search beam --beam 4 --lm-scale 0.25 --blank-penalty 0.0"
     assert all(options in line for line in with_lm)
     plain, fused = collect(made, "test"), collect(made, "test", WITH_LM)
     assert [run.info for run in plain.runs] == [run.info for run in fused.runs]
@@ -149,10 +162,17 @@ def test_the_summary_lists_what_each_run_has_recovered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("results", "culprits"),
     [
-        ({"rows": ROWS | {"seed": {"system": "lpm"}}}, ["'seed'", "own labels"]),
-        ({"rows": ROWS, "references": [], "bound": "full"}, ["seed"]),
+        ({"rows": ROWS | {"seed": {"system": "lpm"}}}, ["'seed'", "needs itself"]),
+        (row(proposal="paired"), ["'paired'", "references (seed)"]),
+        (row(proposal="sed"), ["'sed'", "references (seed)"]),
+        (row(proposal=None), ["'None'", "references (seed)"]),
+        ({"language_model": None}, ["'lpm'", "labels.weights 'prior'"]),
+        (CIRCLE, ["needs itself", "full"]),
         ({"language_model": {"conf": "none.yaml"}}, ["none.yaml"]),
-        ({"language_model": {"conf": "conf.yaml"}}, ["conf.yaml"]),
+        (
+            {"language_model": {"conf": "transducer.yaml"}},
+            ["transducer.yaml does not describe a language model"],
+        ),
         ({"summary": "all"}, ["summary", "all"]),
     ],
 )
@@ -163,6 +183,27 @@ def test_what_cannot_work_is_refused_by_name(
         study(tmp_path, **results)
     for culprit in culprits:
         assert culprit in str(caught.value)
+
+
+def test_a_row_may_have_a_language_model_of_its_own(tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("A SENTENCE\n")
+    own = {"init": "seed", "system": "lpm", "settings": {"unpaired.language_model": str(text)}}
+    rows = {"rows": ROWS | {"trigram": own}}
+    made = study(tmp_path, **rows)
+    assert not carry_out(made, Options(num_jobs=2, stage="dev"), quiet).failed
+    options = yaml.safe_load((made.exp / "conf" / "seed-1" / "trigram.yaml").read_text())
+    assert options["unpaired"]["language_model"] == str(text)
+    before = len(calls(tmp_path))
+    text.write_text("ANOTHER SENTENCE\n")
+    carry_out(study(tmp_path, **rows), Options(num_jobs=2, stage="dev"), quiet)
+    again = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
+    assert sorted(again) == [str(made.exp / f"seed-{seed}" / "trigram") for seed in (1, 2)]
+
+
+def test_a_row_brings_the_baseline_of_what_it_recovers(tmp_path: Path) -> None:
+    results = load_recipe(study(tmp_path).recipe.path).results
+    assert select_rows(results, ["lpm"]) == ["seed", "full", "paired", "lpm"]
 
 
 def test_a_missing_text_is_named(tmp_path: Path) -> None:

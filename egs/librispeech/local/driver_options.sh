@@ -43,10 +43,13 @@ driver_options() {
   done
 }
 
+# The settings for the size `results` were explored on the corpus with seed 1, so what is reported is of another one.
+default_corpus_seed() { [[ $1 == results ]] && echo 2 || echo 1; }
+
 # whole_numbers NAME...: the variables hold whole numbers.
 whole_numbers() {
   local number
   for number in "$@"; do
-    [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
+    [[ ${!number} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
   done
 }

@@ -21,7 +21,7 @@ import click
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side."
 )
-@click.option("--rows", default="", help="Only these rows, and the teacher.  [default: all]")
+@click.option("--rows", default="", help="Only these rows, and the bound.  [default: all]")
 @click.option(
     "--stage",
     type=click.Choice(["dev", "test"]),
@@ -32,7 +32,7 @@ import click
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path),
-    help="Document; the tables go between its marks <!-- NAME --> and <!-- /NAME -->, NAME as that of CONF.",
+    help="Document: the tables go between <!-- NAME --> and <!-- /NAME --> for CONF NAME.yaml.",
 )
 @click.option(
     "--override",
@@ -58,7 +58,7 @@ def command(
     A finished job is skipped while its settings, data and teacher stay the same, an interrupted one goes
     on. Ctrl-C stops the running ones, which save a checkpoint; the exit status is then 130. When a job
     fails, those that need it are skipped and the others go on; the exit status is then 1. Each job has a
-    log in EXP/log. Writes EXP/summary.json and EXP/wer-latency.png.
+    log in EXP/log. Writes EXP/summary.json, results.md and wer-latency.png.
     """
     # Imported here, so that --help does not wait for them.
     import shlex

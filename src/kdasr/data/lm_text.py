@@ -1,9 +1,10 @@
-"""Text for language models that holds nothing of what is said in the audio.
+"""Text for language models without what is said in the audio.
 
 A language model that has read the transcripts of speech whose transcripts are to be unknown has seen the
 answer. Local prior matching (Hsu et al. 2020, arXiv 2002.10336) leaves out the books that the audio was
 read from; lines of a normalised corpus do not say their book, so here a line goes when it shares a run of
-words with a transcript, wherever the two were cut into lines.
+words with a transcript, wherever the two were cut into lines. Shorter lines go when they are a transcript;
+one that is a part of a transcript stays.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ class Filtered:
 
 
 class KnownRuns:
-    """Runs of words that occur in some transcripts: by their hashes, 8 bytes and the set's own each."""
+    """Runs of words that occur in some transcripts: by their hashes, some 70 bytes each."""
 
     def __init__(self, transcripts: Iterable[str], length: int) -> None:
         """

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from nltk.lm import Vocabulary, WittenBellInterpolated
 from torch import Tensor
 
 from kdasr.common.errors import UserError
@@ -20,7 +19,7 @@ from kdasr.common.errors import UserError
 Decode = Callable[[list[int]], str]
 START, END = "<s>", "</s>"
 UNIFORM = 1e-3
-"""Share of the probability that all words have alike, those that are not in the text being one more word."""
+"""Share of the probability that is spread evenly over all words and one more, which is every unknown word."""
 
 
 class WordNgram:
@@ -37,6 +36,8 @@ class WordNgram:
             UserError: no words in the text.
             ValueError: an order below 1.
         """
+        from nltk.lm import Vocabulary, WittenBellInterpolated  # a second, which few who decode need
+
         if order < 1:
             raise ValueError(f"n-grams of order {order}")
         self.order = order
@@ -66,8 +67,15 @@ class WordNgram:
 
     def prob(self, before: Sequence[str], word: str) -> float:
         """Probability of a word, or of the end, after at most `order - 1` words."""
-        known = self._model.score(word, tuple(before)) if word in self._words else 0.0
+        known = self._model.score(word, self._seen(before)) if word in self._words else 0.0
         return float((1 - UNIFORM) * known + UNIFORM / (len(self._words) + 1))
+
+    def _seen(self, before: Sequence[str]) -> tuple[str, ...]:
+        """As much of a context as is in the text: what is longer gives the same, and NLTK would keep it."""
+        context = tuple(before)
+        while context and context not in self._model.counts[len(context) + 1]:
+            context = context[1:]
+        return context
 
     def _places(self, words: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
         """Every word and the end, with what is before it."""

@@ -134,7 +134,8 @@ class UnpairedConfig:
     proposal: str | None = None
     """The first proposal model: an experiment folder or a checkpoint, full-context or streaming."""
     language_model: str | None = None
-    """A language model's folder or checkpoint, for the weights `prior`."""
+    """A language model's folder or checkpoint, or text that stands for a word trigram of it, for the weights
+    `prior`."""
     ratio: int = 4
     """Optimizer steps on unpaired batches after each one on a paired batch."""
     weight: float = 0.2

@@ -138,8 +138,8 @@ class Evidence:
 
         A teacher that all seeds share stands beside each of them.
         """
-        ours, theirs = self._by_seed(row, part), self._by_seed(baseline, part)
-        bounds = self._by_seed(self.bound, part)
+        ours, theirs = self.by_seed(row, part), self.by_seed(baseline, part)
+        bounds = self.by_seed(self.bound, part)
         seeds = [seed for seed in ours if seed in theirs]
         bounded = bool(seeds) and all(seed in bounds for seed in seeds)
         groups = [ours, theirs, *([bounds] if bounded else [])]
@@ -159,7 +159,7 @@ class Evidence:
             gap=gap_closed(errors[0], errors[1], errors[2]) if bounded else nothing,
         )
 
-    def _by_seed(self, row: str, part: str) -> dict[int, TrainedRun]:
+    def by_seed(self, row: str, part: str) -> dict[int, TrainedRun]:
         """The runs of a row by seed, where the one run of a shared teacher stands for every seed."""
         found = self.of(row, part)
         if row in self.shared and found:

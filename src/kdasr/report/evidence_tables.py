@@ -60,13 +60,13 @@ def markdown(
         evidence: what was measured.
         command: one line for a shell.
         picture: the plot's path as the document links to it.
-        further: blocks that stand before the notes.
+        further: blocks that stand at the end.
     """
     blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
     if picture:
         blocks.append(f"![Word error rate against first-token latency]({picture})")
-    blocks += [*tables(evidence), *further]
-    blocks += [_bound_note(evidence), _tuning_note(evidence), _missing_note(evidence)]
+    blocks += tables(evidence)
+    blocks += [_bound_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -102,7 +102,7 @@ def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
     means = evidence.means()
     offline = {mean.row for mean in means if mean.first_token_ms is None}
-    if offline == {mean.row for mean in means}:
+    if means and offline == {mean.row for mean in means}:
         latency = " All are decoded in whole utterances, so there are no latencies."
     elif evidence.bound in offline:
         latency = f" `{evidence.bound}` is decoded in whole utterances, so it has no latency."
@@ -223,7 +223,8 @@ def _tuning_note(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def _missing_note(evidence: Evidence) -> str:
+def missing_note(evidence: Evidence) -> str:
+    """Which rows lack seeds; empty if none does."""
     missing = evidence.incomplete()
     if not missing:
         return ""

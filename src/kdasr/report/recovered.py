@@ -11,8 +11,8 @@ def recovered(evidence: Evidence, *, with_lm: bool) -> list[dict[str, Any]]:
 
     `recovered` is the share `(base - system) / (base - bound)` of the word error rates of the same seed,
     where `base` is the first baseline and `bound` the bound (the WER recovery rate of Hsu et al. 2020, arXiv
-    2002.10336): 0 at the baseline, 1 at the bound, and null where one of them is missing or where there is
-    no distance between them.
+    2002.10336): 0 at the baseline, 1 at the bound, and null where one of them is missing or where the
+    bound is not better than the baseline.
 
     Args:
         evidence: the runs as decoded.
@@ -21,8 +21,8 @@ def recovered(evidence: Evidence, *, with_lm: bool) -> list[dict[str, Any]]:
     entries = []
     for row in evidence.rows:
         for part in evidence.parts:
-            bases = evidence.of(evidence.baselines[0], part)
-            bounds = evidence.of(evidence.bound, part)
+            bases = evidence.by_seed(evidence.baselines[0], part)
+            bounds = evidence.by_seed(evidence.bound, part)
             for seed, run in evidence.of(row, part).items():
                 wer = part_result(run, part).wer
                 base = part_result(bases[seed], part).wer if seed in bases else None

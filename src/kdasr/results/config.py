@@ -50,9 +50,10 @@ class LanguageModelConfig:
     """A language model that weighs the labels of rows and decodes every row a second time."""
 
     conf: str
-    """Its configuration, beside the recipe. It is trained once, on `text`, and measured on the dev parts."""
+    """Its configuration, relative to the recipe's folder. It is trained once, on `text`, and measured on the
+    dev parts; what changes every system changes nothing of it."""
     text: str = "lm-text.txt"
-    """Sentences to train on: a file in the data folder, or any path."""
+    """Sentences to train on: a file in the data folder, or an absolute path."""
     scale: float = 0.3
     """Of shallow fusion in decoding, for all rows."""
     beam: int = 4
@@ -83,7 +84,8 @@ class ResultsConfig:
     """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
     share of the first baseline's distance to the bound that each has recovered."""
     language_model: LanguageModelConfig | None = None
-    """None: rows are decoded by greedy search alone, and labels need none of a recipe's own."""
+    """None: rows are decoded by greedy search alone, and those with weights `prior` name a model of their
+    own."""
 
     def parent(self, row: str) -> str | None:
         """The row whose weights a row starts from; None: random weights."""
@@ -95,6 +97,12 @@ class ResultsConfig:
         proposals come from elsewhere."""
         named = config.unpaired.proposal if config.unpaired.parts else None
         return named if named in self.rows else None
+
+    def needs(self, row: str, config: ExperimentConfig) -> list[str]:
+        """The rows that must be trained before a row: its start, its teacher, who proposes its labels."""
+        teacher = self.bound if row != self.bound and config.objective.teacher is not None else None
+        found = (self.parent(row), teacher, self.proposal(config))
+        return [name for name in dict.fromkeys(found) if name is not None]
 
     def line(self, row: str) -> list[str]:
         """A row and all that its weights descend from, nearest first.
@@ -225,15 +233,39 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
 def _check_proposals(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
     """Labels are proposed by a row that is there before, and weighed by a language model that there is."""
     for name, config in systems.items():
-        if not config.unpaired.parts:
+        options = config.unpaired
+        if not options.parts:
             continue
         proposal = results.proposal(config)
-        if proposal is not None and proposal not in (results.bound, *results.references):
+        known = (results.bound, *results.references)
+        elsewhere = proposal is None and options.proposal is not None and Path(options.proposal).exists()
+        if proposal not in known and not elsewhere:
             raise UserError(
-                f"{source} '{name}': unpaired.proposal '{proposal}': expected one of the references"
+                f"{source} '{name}': unpaired.proposal '{options.proposal}': expected one of the references "
+                f"({', '.join(results.references) or 'there are none'}), or a folder"
             )
-        if proposal == name:
-            raise UserError(f"{source} '{name}': unpaired.proposal: a row cannot begin with its own labels")
+        weighed = options.labels.weights == "prior"
+        if weighed and options.language_model is None and results.language_model is None:
+            raise UserError(
+                f"{source} '{name}': labels.weights 'prior' needs results.language_model, or "
+                "unpaired.language_model of its own"
+            )
+    for name in systems:
+        _check_order(results, systems, name, (), source)
+
+
+def _check_order(
+    results: ResultsConfig,
+    systems: Mapping[str, ExperimentConfig],
+    row: str,
+    waiting: tuple[str, ...],
+    source: str,
+) -> None:
+    """No row waits for itself, by way of others."""
+    if row in waiting:
+        raise UserError(f"{source} '{row}': it needs itself, by way of {', '.join((*waiting, row))}")
+    for other in results.needs(row, systems[row]):
+        _check_order(results, systems, other, (*waiting, row), source)
 
 
 def load_language_model(path: Path, results: ResultsConfig) -> LanguageModelExperiment:
@@ -283,7 +315,7 @@ def _tidy(value: float) -> float:
 def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
     """The rows to train, in the order of the file; all for no names.
 
-    The teacher and what it descends from are always among them.
+    The bound and what it descends from are always among them, and the baseline of what is recovered.
 
     Raises:
         UserError: no such row.
@@ -291,5 +323,6 @@ def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in results.rows:
             raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
-    wanted = {elder for name in (*names, results.bound) for elder in results.line(name)}
+    compared = results.baselines[:1] if results.summary == "recovered" else []
+    wanted = {elder for name in (*names, results.bound, *compared) for elder in results.line(name)}
     return [name for name in results.rows if not names or name in wanted]

@@ -121,7 +121,7 @@ def dev_wer(planner: Planner, run: Run) -> float:
 def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
     """Every decoded run of the recipe, whichever call has trained it; see `Evidence`.
 
-    `variant`: greedy search, or `WITH_LM`.
+    `variant`: empty for greedy search, or `WITH_LM`.
     """
     results = planner.recipe.results
     runs = planner.runs(list(results.rows), chosen_rates(planner))

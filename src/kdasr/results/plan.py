@@ -1,4 +1,8 @@
-"""From the rows of a recipe to runs, and from runs to jobs: train and average, decode dev, decode test."""
+"""From the rows of a recipe to runs, and from runs to jobs: train and average, decode dev, decode test.
+
+Where a recipe has a language model, a job trains that first, and every decoding is there twice: by greedy
+search, and with the model.
+"""
 
 import gzip
 import hashlib
@@ -6,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.distillation.config import UnpairedConfig
-from kdasr.experiment import ExperimentConfig
+from kdasr.experiment import ExperimentConfig, LanguageModelExperiment
 from kdasr.report.trained_run import RunInfo
 from kdasr.results.config import Recipe, with_learning_rate
 from kdasr.results.stamps import Job, Settings
@@ -40,7 +45,7 @@ class Run:
     folder: Path
     config: ExperimentConfig
     offline: bool
-    """Decoded in whole utterances: the teacher."""
+    """Decoded in whole utterances: a full context, such as the teacher's."""
     needs: tuple["Run", ...]
     """The runs that it starts or learns from."""
 
@@ -91,10 +96,8 @@ class Planner:
         config, init = self.recipe.systems[row], results.rows[row].init
         if learning_rate is not None:
             config = with_learning_rate(config, learning_rate)
-        parent = results.parent(row)
-        teacher = results.bound if row != results.bound and config.objective.teacher is not None else None
-        proposal = results.proposal(config)
-        needs = {name: self._elder(name, seed) for name in (parent, teacher, proposal) if name is not None}
+        parent, proposal = results.parent(row), results.proposal(config)
+        needs = {name: self._elder(name, seed) for name in results.needs(row, config)}
         # Beside the run's folder, so that the experiment may be moved as a whole.
         paths = {name: os.path.relpath(run.folder, folder.parent) for name, run in needs.items()}
         first = replace(config.stages[0], init_from=paths[parent] if parent else None)
@@ -103,19 +106,28 @@ class Planner:
             name=row,
             seed=seed,
             data=replace(config.data, dir=str(self.data)),
-            objective=replace(config.objective, teacher=paths[teacher] if teacher else None),
+            objective=replace(config.objective, teacher=self._teacher(row, config, paths)),
             unpaired=self._unpaired(config.unpaired, paths.get(proposal or ""), folder),
             stages=[first, *config.stages[1:]],
         )
         offline = config.contexts[0].is_full
         return Run(row, init, seed, learning_rate, folder, config, offline, tuple(needs.values()))
 
+    def _teacher(self, row: str, config: ExperimentConfig, paths: Mapping[str, str]) -> str | None:
+        bound = self.recipe.results.bound
+        return paths[bound] if row != bound and config.objective.teacher is not None else None
+
     def _unpaired(self, config: UnpairedConfig, proposal: str | None, folder: Path) -> UnpairedConfig:
         """With the paths of the row that proposes labels and of the recipe's language model."""
         config = replace(config, proposal=proposal or config.proposal)
-        if self.recipe.language_model is not None and needs_language_model(config):
+        if self._weighs(config):
             config.language_model = os.path.relpath(self.language_model, folder.parent)
         return config
+
+    def _weighs(self, config: UnpairedConfig) -> bool:
+        """Whether the recipe's language model weighs the labels of a system, as its file has it."""
+        wanted = bool(config.parts) and config.labels.weights == "prior" and config.language_model is None
+        return wanted and self.recipe.language_model is not None
 
     def _elder(self, row: str, seed: int) -> Run:
         """The run of the teacher, or of one of the references, for runs with this seed."""
@@ -192,6 +204,7 @@ class Planner:
             outputs=(self.language_model / "checkpoints" / "averaged.pt",),
             folder=self.language_model,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
+            reread=partial(_reread, LanguageModelExperiment),
         )
 
     def _training(self, conf: Path, exp: Path) -> tuple[tuple[str, ...], ...]:
@@ -203,44 +216,36 @@ class Planner:
         conf = self.exp / "conf" / f"{run.name}.yaml"
         data = run.config.data
         needs = [other.job_name("train") for other in run.needs]
-        if self.recipe.language_model is not None and needs_language_model(run.config.unpaired):
+        own = self.recipe.systems[run.row].unpaired
+        if self._weighs(own):
             needs.append(LANGUAGE_MODEL)
         return Job(
             name=run.job_name(kind),
             commands=self._training(conf, run.folder),
             settings={
                 "options": settings,
-                "data": self._digest((*data.train_parts, *run.config.unpaired.parts, *data.dev_parts)),
+                "data": self._digest((*data.train_parts, *own.parts, *data.dev_parts)),
+                **_digest_of_text(own.language_model),
             },
             needs=tuple(needs),
             outputs=(run.folder / "checkpoints" / "averaged.pt",),
             folder=run.folder,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
-            reread=_reread,
+            reread=partial(_reread, ExperimentConfig),
         )
 
     def _decode_job(self, run: Run, kind: str) -> Job:
-        parts = self.parts(kind.removesuffix(WITH_LM))
+        variant = WITH_LM if kind.endswith(WITH_LM) else ""
+        parts = self.parts(kind.removesuffix(variant))
         mode = "offline" if run.offline else "streaming"
         command = ["decode", str(run.folder), "--data", str(self.data), "--parts", " ".join(parts)]
         settings: dict[str, Any] = {"mode": mode, "parts": parts, "data": self._digest(parts)}
         needs = [run.job_name("train")]
-        if kind.endswith(WITH_LM):
-            options = self.recipe.results.language_model
-            assert options is not None
-            search = {"beam": options.beam, "lm-scale": options.scale, "blank-penalty": options.blank_penalty}
-            command += [
-                "--out",
-                str(run.decoded(WITH_LM)),
-                "--search",
-                "beam",
-                "--lm",
-                str(self.language_model),
-            ]
-            command += [word for name, value in search.items() for word in (f"--{name}", f"{value:g}")]
-            settings["search"] = search
+        if variant:
+            settings["search"] = search = self._search_with_lm()
+            flags = {"out": run.decoded(variant), "lm": self.language_model, **search}
+            command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             needs.append(LANGUAGE_MODEL)
-        variant = WITH_LM if kind.endswith(WITH_LM) else ""
         return Job(
             name=run.job_name(kind),
             commands=((*self.kdasr, *command, "--mode", mode),),
@@ -248,6 +253,17 @@ class Planner:
             needs=tuple(needs),
             outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
         )
+
+    def _search_with_lm(self) -> dict[str, str | float]:
+        """Options of `kdasr decode` beside the language model's folder."""
+        options = self.recipe.results.language_model
+        assert options is not None
+        return {
+            "search": "beam",
+            "beam": options.beam,
+            "lm-scale": options.scale,
+            "blank-penalty": options.blank_penalty,
+        }
 
     def _digest(self, parts: Sequence[str]) -> str:
         key = tuple(parts)
@@ -268,14 +284,15 @@ def _elders(run: Run) -> Iterator[Run]:
         yield other
 
 
-def needs_language_model(config: UnpairedConfig) -> bool:
-    """Whether a system weighs labels by the probability of a language model."""
-    return bool(config.parts) and config.labels.weights == "prior"
+def _digest_of_text(language_model: str | None) -> dict[str, str]:
+    """Of a word n-gram, which is its text; a folder is known by its name."""
+    path = Path(language_model or "")
+    return {"text": sha256(path)} if path.is_file() else {}
 
 
-def _reread(settings: Settings) -> dict[str, Any]:
+def _reread(schema: type[ExperimentConfig | LanguageModelExperiment], settings: Settings) -> dict[str, Any]:
     """Settings of a training with the defaults of options that did not exist then."""
-    config = build_config(ExperimentConfig, settings["options"], source="stamp")
+    config = build_config(schema, settings["options"], source="stamp")
     return {**settings, "options": asdict(config)}
 
 

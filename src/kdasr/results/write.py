@@ -6,7 +6,7 @@ from pathlib import Path
 from kdasr.common.files import write_json
 from kdasr.report.evidence import Evidence
 from kdasr.report.evidence_plot import evidence_plot
-from kdasr.report.evidence_tables import fill_section, markdown, tables, write_summary
+from kdasr.report.evidence_tables import fill_section, markdown, missing_note, tables, write_summary
 from kdasr.report.recovered import recovered
 from kdasr.report.style import save_png
 from kdasr.results.driver import collect
@@ -83,4 +83,5 @@ def _with_language_model(planner: Planner, decodings: Mapping[str, Evidence]) ->
         f"Beam search ({options.beam} hypotheses) with the language model of `{options.conf}` by shallow "
         f"fusion (scale {options.scale:g}, blank penalty {options.blank_penalty:g}), in every row."
     )
-    return ["#### With a language model in decoding", how, *tables(decodings[WITH_LM])]
+    found = decodings[WITH_LM]
+    return ["#### With a language model in decoding", how, *tables(found), missing_note(found)]
