@@ -2,7 +2,8 @@
 
 Reads what `make results` decoded. Homophones are words that sound like another one and that only the words
 after them tell apart; a correct word's timing is that of its pieces' frames against its own start and end.
-All seeds of a row count together.
+All seeds of a row count together. A second table compares the misses of each kind with a baseline's, with
+95 % intervals over utterances and seeds as those of the report.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 from kdasr.common.files import read_json
 from kdasr.data.synthetic.lookahead import homophone_pairs
 from kdasr.nn.context import FRAME_SECONDS
+from kdasr.report.seeds import reduction_over_seeds
 from kdasr.streaming.result import group_words
 
 HOMOPHONES = frozenset(word.upper() for pair in homophone_pairs() for word in pair)
@@ -53,6 +55,34 @@ def describe(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def misses(exp: Path, folder: str, part: str, homophones: bool) -> dict[str, dict[str, int]]:
+    """By seed and utterance, how many words of one kind a row misses."""
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted(exp.glob(f"seed-*/{folder}/decode/*/{part}/utterances.jsonl")):
+        seed = path.relative_to(exp).parts[0]
+        for line in path.read_text().splitlines():
+            utterance = json.loads(line)
+            hit = {word["ref_index"] for word in utterance["words"]}
+            found.setdefault(seed, {})[utterance["id"]] = sum(
+                index not in hit and (ref["word"] in HOMOPHONES) == homophones
+                for index, ref in enumerate(utterance["ref_words"])
+            )
+    return found
+
+
+def fewer(exp: Path, folders: tuple[str, str], part: str, homophones: bool) -> str:
+    """By how many percent the first folder's row misses fewer words of a kind than the second's."""
+    row, base = (misses(exp, folder, part, homophones) for folder in folders)
+    seeds = sorted(set(row) & set(base))
+    ids = sorted(set.intersection(*(set(found[seed]) for found in (row, base) for seed in seeds)))
+    row_SN, base_SN = (
+        np.array([[found[seed][id] for id in ids] for seed in seeds], dtype=np.float64)
+        for found in (row, base)
+    )
+    change = reduction_over_seeds(row_SN, base_SN)
+    return f"{change.estimate:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+
+
 def cells(values: dict[str, float]) -> list[str]:
     return [f"{value:.{1 if name in ('homophones', 'others') else 0}f}" for name, value in values.items()]
 
@@ -61,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("exp", type=Path, nargs="?", default=Path("exp/results"))
     parser.add_argument("--parts", nargs="+", default=["test-clean", "test-other"])
+    parser.add_argument("--against", default="streaming-init", help="the baseline of the second table")
     options = parser.parse_args()
     # Of a recipe of unpaired speech, the summary is a list, and the comparisons are beside it.
     files = [options.exp / name for name in ("comparisons.json", "summary.json")]
@@ -84,6 +115,13 @@ def main() -> None:
             decoded = list(utterances(options.exp, folders.get(row, row), part))
             if decoded:
                 print(f"| `{row}` | {' | '.join(cells(describe(decoded)))} |")
+        print(f"\n| row | fewer homophones missed than `{options.against}`, % (95 %) | fewer of the others |")
+        print("|---|---|---|")
+        for row in rows:
+            pair = folders.get(row, row), folders.get(options.against, options.against)
+            if row != options.against and all(misses(options.exp, one, part, False) for one in pair):
+                both = (fewer(options.exp, pair, part, kind) for kind in (True, False))
+                print(f"| `{row}` | {' | '.join(both)} |")
 
 
 if __name__ == "__main__":

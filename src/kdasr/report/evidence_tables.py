@@ -212,7 +212,10 @@ def _tuning_note(evidence: Evidence) -> str:
         f"Peak learning rates, chosen by dev WER with seed {evidence.seeds[0]} (in brackets: dev WER %):",
         "",
     ]
-    for entry in evidence.tuned:
+    tried = [
+        entry for entry in evidence.tuned if any(trial["dev_wer"] is not None for trial in entry["trials"])
+    ]
+    for entry in tried:
         trials = ", ".join(
             f"{trial['learning_rate']:g} ({number(trial['dev_wer'], 1)})" for trial in entry["trials"]
         )
