@@ -9,6 +9,7 @@ All seeds of a row count together. A second table compares the misses of each ki
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ from kdasr.streaming.result import group_words
 HOMOPHONES = frozenset(word.upper() for pair in homophone_pairs() for word in pair)
 
 
+@cache
+def by_seed(exp: Path, folder: str, part: str) -> dict[str, list[dict[str, Any]]]:
+    """The decoded utterances of a row by seed: one file each, read once."""
+    paths = sorted(exp.glob(f"seed-*/{folder}/decode/*/{part}/utterances.jsonl"))
+    return {
+        path.relative_to(exp).parts[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in paths
+    }
+
+
 def utterances(exp: Path, row: str, part: str) -> Iterator[dict[str, Any]]:
     """Every decoded utterance of a row, seed by seed."""
-    for path in sorted(exp.glob(f"seed-*/{row}/decode/*/{part}/utterances.jsonl")):
-        for line in path.read_text().splitlines():
-            yield json.loads(line)
+    for found in by_seed(exp, row, part).values():
+        yield from found
 
 
 def describe(found: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -58,10 +68,8 @@ def describe(found: Sequence[dict[str, Any]]) -> dict[str, float]:
 def misses(exp: Path, folder: str, part: str, homophones: bool) -> dict[str, dict[str, int]]:
     """By seed and utterance, how many words of one kind a row misses."""
     found: dict[str, dict[str, int]] = {}
-    for path in sorted(exp.glob(f"seed-*/{folder}/decode/*/{part}/utterances.jsonl")):
-        seed = path.relative_to(exp).parts[0]
-        for line in path.read_text().splitlines():
-            utterance = json.loads(line)
+    for seed, decoded in by_seed(exp, folder, part).items():
+        for utterance in decoded:
             hit = {word["ref_index"] for word in utterance["words"]}
             found.setdefault(seed, {})[utterance["id"]] = sum(
                 index not in hit and (ref["word"] in HOMOPHONES) == homophones
@@ -119,7 +127,7 @@ def main() -> None:
         print("|---|---|---|")
         for row in rows:
             pair = folders.get(row, row), folders.get(options.against, options.against)
-            if row != options.against and all(misses(options.exp, one, part, False) for one in pair):
+            if row != options.against and all(by_seed(options.exp, one, part) for one in pair):
                 both = (fewer(options.exp, pair, part, kind) for kind in (True, False))
                 print(f"| `{row}` | {' | '.join(both)} |")
 

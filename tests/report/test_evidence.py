@@ -62,7 +62,7 @@ def test_one_entry_for_each_row_seed_and_part() -> None:
 
 
 def test_means_over_seeds() -> None:
-    means = {mean.row: mean for mean in evidence(RUNS).means()}
+    means = {mean.row: mean for mean in evidence(RUNS).means}
     assert list(means) == ["teacher", "streaming", "new"]
     assert means["streaming"].wer.estimate == 50 and means["streaming"].first_token_ms == 140
     # The mean of the seeds' means: 100 of one utterance, and 100 of two.
@@ -70,7 +70,7 @@ def test_means_over_seeds() -> None:
 
 
 def test_comparisons_with_known_values() -> None:
-    found = {(c.row, c.baseline): c for c in evidence(RUNS).comparisons()}
+    found = {(c.row, c.baseline): c for c in evidence(RUNS).comparisons}
     assert set(found) == {("new", "streaming"), ("teacher", "streaming")}
     new = found["new", "streaming"]
     assert new.wer.estimate == pytest.approx(60)  # 8 errors instead of 20
@@ -84,22 +84,22 @@ def test_comparisons_with_known_values() -> None:
 def test_rows_are_compared_on_common_seeds_and_utterances_only() -> None:
     only_first = [RUNS[1], RUNS[2], RUNS[4]]
     late = run("streaming", 3, [9, 9], [0, 0])
-    (found,) = [c for c in evidence([*only_first, late]).comparisons() if c.row == "new"]
+    (found,) = [c for c in evidence([*only_first, late]).comparisons if c.row == "new"]
     assert found.num_seeds == 1 and found.wer.estimate == pytest.approx(60)
     longer = run("new", 1, [1, 3, 10], [100, None, 5])
-    (again,) = [c for c in evidence([longer, *only_first[1:]]).comparisons() if c.row == "new"]
+    (again,) = [c for c in evidence([longer, *only_first[1:]]).comparisons if c.row == "new"]
     assert again.wer == found.wer and again.wer.count == 2
-    assert evidence([RUNS[1], late]).comparisons() == []
+    assert evidence([RUNS[1], late]).comparisons == []
 
 
 def test_without_the_bound_there_is_a_comparison_but_no_share_of_the_gap() -> None:
-    (found,) = evidence(RUNS[:4]).comparisons()
+    (found,) = evidence(RUNS[:4]).comparisons
     assert found.wer.estimate == pytest.approx(60) and found.as_json()["gap_closed"] is None
 
 
 def test_a_shared_teacher_stands_beside_every_seed() -> None:
     shared = evidence(RUNS[:5], shared=["teacher"])
-    found = {c.row: c for c in shared.comparisons()}
+    found = {c.row: c for c in shared.comparisons}
     assert found["new"].gap.estimate == pytest.approx((20 - 8) / (20 - 4)) and found["teacher"].num_seeds == 2
     assert shared.incomplete() == {"streaming-init": 0}
     assert evidence(RUNS[:5]).incomplete() == {"teacher": 1, "streaming-init": 0}

@@ -74,7 +74,7 @@ def test_a_teacher_that_all_seeds_share_is_trained_once(tmp_path: Path) -> None:
     assert evidence.incomplete() == {}
     (found,) = [
         c
-        for c in evidence.comparisons()
+        for c in evidence.comparisons
         if (c.row, c.baseline, c.part) == ("teacher", "streaming", "test-clean")
     ]
     assert found.num_seeds == 2 and found.gap.estimate == 1.0
@@ -190,7 +190,7 @@ def test_chosen_rows_are_trained_alone_and_reported_with_what_is_there(tmp_path:
     evidence = collect(planner(tmp_path), "test")
     assert {run.info.row for run in evidence.runs} == {"teacher", "streaming", "two-stage"}
     assert evidence.incomplete() == {"streaming-init": 0}
-    assert {(c.row, c.baseline) for c in evidence.comparisons()} == {
+    assert {(c.row, c.baseline) for c in evidence.comparisons} == {
         ("teacher", "streaming"), ("two-stage", "streaming")
     }  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path
     assert all(options in line for line in with_lm)
     plain, fused = collect(made, "test"), collect(made, "test", WITH_LM)
     assert [run.info for run in plain.runs] == [run.info for run in fused.runs]
-    for ours, theirs in zip(plain.results(), fused.results(), strict=True):
+    for ours, theirs in zip(plain.results, fused.results, strict=True):
         assert theirs.wer == 2 * ours.wer
 
 

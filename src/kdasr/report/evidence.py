@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,10 @@ class SeedComparison:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All runs of a recipe that have been decoded, and what they are to be compared with."""
+    """All runs of a recipe that have been decoded, and what they are to be compared with.
+
+    Its numbers are computed once: their intervals take seconds each, and tables, plot and summary ask again.
+    """
 
     rows: list[str]
     """Every row of the recipe, in the order of tables, decoded or not."""
@@ -109,6 +113,7 @@ class Evidence:
         kept = [part for part in self.parts if not part.startswith("test")]
         return kept if row in self.choices and kept else self.parts
 
+    @cached_property
     def results(self) -> list[PartResult]:
         """One entry per run and part, by row."""
         return [
@@ -118,10 +123,12 @@ class Evidence:
             for run in self.of(row, part).values()
         ]
 
+    @cached_property
     def means(self) -> list[MeanResult]:
         """One entry per row and part, over the row's seeds."""
         return [self._mean(row, part) for part in self.parts for row in self.rows if self.of(row, part)]
 
+    @cached_property
     def comparisons(self) -> list[SeedComparison]:
         """Every row against every baseline, by part."""
         found = [

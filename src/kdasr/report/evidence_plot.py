@@ -44,7 +44,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
     None when no row has a latency.
     """
     parts = [part for part in evidence.parts if part.startswith("test")] or evidence.parts
-    means = [mean for mean in evidence.means() if mean.part in parts]
+    means = [mean for mean in evidence.means if mean.part in parts]
     streamed = [mean for mean in means if mean.first_token_ms is not None]
     if not streamed:
         return None
@@ -63,7 +63,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
                 axes.set(title=part if place == 0 else f"{part}, from the teacher’s weights")
                 axes.margins(0.12)
                 _bound_line(axes, [m for m in means if (m.part, m.row) == (part, evidence.bound)])
-                _points(axes, [r for r in evidence.results() if r.part == part], shown)
+                _points(axes, [r for r in evidence.results if r.part == part], shown)
                 # Rows that have a panel of their own below would only be a heap of numbers here.
                 labelled = rows if rows == groups[-1] else rows - warm
                 _means(axes, [m for m in streamed if m.part == part and m.row in rows], shown, labelled)

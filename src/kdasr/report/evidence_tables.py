@@ -23,9 +23,9 @@ def write_summary(evidence: Evidence, path: Path) -> None:
 def summary(evidence: Evidence) -> dict[str, Any]:
     """The content of `summary.json`."""
     return {
-        "rows": [result.as_json() for result in evidence.results()],
-        "comparisons": [comparison.as_json() for comparison in evidence.comparisons()],
-        "means": [mean.as_json() for mean in evidence.means()],
+        "rows": [result.as_json() for result in evidence.results],
+        "comparisons": [comparison.as_json() for comparison in evidence.comparisons],
+        "means": [mean.as_json() for mean in evidence.means],
         "tuned": evidence.tuned,
         "bound": evidence.bound,
         "baselines": evidence.baselines,
@@ -87,10 +87,10 @@ def tables(evidence: Evidence) -> list[str]:
 def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
     blocks = []
     for part in parts:
-        means = [mean for mean in evidence.means() if mean.part == part]
+        means = [mean for mean in evidence.means if mean.part == part]
         if means:
             blocks.append(_mean_table(part, means, evidence))
-    found = [comparison for comparison in evidence.comparisons() if comparison.part in parts]
+    found = [comparison for comparison in evidence.comparisons if comparison.part in parts]
     for baseline in evidence.baselines:
         against = [comparison for comparison in found if comparison.baseline == baseline]
         if against:
@@ -100,7 +100,7 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
 
 def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
-    means = evidence.means()
+    means = evidence.means
     offline = {mean.row for mean in means if mean.first_token_ms is None}
     if means and offline == {mean.row for mean in means}:
         latency = " All are decoded in whole utterances, so there are no latencies."
@@ -126,7 +126,7 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
     ]
     for mean in means:
         by_seed = [
-            result.wer for result in evidence.results() if (result.info.row, result.part) == (mean.row, part)
+            result.wer for result in evidence.results if (result.info.row, result.part) == (mean.row, part)
         ]
         cells = (
             _name(mean.row, evidence),

@@ -92,6 +92,10 @@ class ResultsConfig:
         init = self.rows[row].init
         return None if init == SCRATCH else self.bound if init == TEACHER else init
 
+    def teacher(self, row: str, config: ExperimentConfig) -> str | None:
+        """The row that a row learns from: the bound, if its system has a teacher."""
+        return self.bound if row != self.bound and config.objective.teacher is not None else None
+
     def proposal(self, config: ExperimentConfig) -> str | None:
         """The row that proposes labels for a system; None: it has no speech without transcripts, or the
         proposals come from elsewhere."""
@@ -100,8 +104,7 @@ class ResultsConfig:
 
     def needs(self, row: str, config: ExperimentConfig) -> list[str]:
         """The rows that must be trained before a row: its start, its teacher, who proposes its labels."""
-        teacher = self.bound if row != self.bound and config.objective.teacher is not None else None
-        found = (self.parent(row), teacher, self.proposal(config))
+        found = (self.parent(row), self.teacher(row, config), self.proposal(config))
         return [name for name in dict.fromkeys(found) if name is not None]
 
     def line(self, row: str) -> list[str]:

@@ -97,6 +97,7 @@ class Planner:
         if learning_rate is not None:
             config = with_learning_rate(config, learning_rate)
         parent, proposal = results.parent(row), results.proposal(config)
+        teacher = results.teacher(row, config)
         needs = {name: self._elder(name, seed) for name in results.needs(row, config)}
         # Beside the run's folder, so that the experiment may be moved as a whole.
         paths = {name: os.path.relpath(run.folder, folder.parent) for name, run in needs.items()}
@@ -106,16 +107,12 @@ class Planner:
             name=row,
             seed=seed,
             data=replace(config.data, dir=str(self.data)),
-            objective=replace(config.objective, teacher=self._teacher(row, config, paths)),
+            objective=replace(config.objective, teacher=paths[teacher] if teacher else None),
             unpaired=self._unpaired(config.unpaired, paths.get(proposal or ""), folder),
             stages=[first, *config.stages[1:]],
         )
         offline = config.contexts[0].is_full
         return Run(row, init, seed, learning_rate, folder, config, offline, tuple(needs.values()))
-
-    def _teacher(self, row: str, config: ExperimentConfig, paths: Mapping[str, str]) -> str | None:
-        bound = self.recipe.results.bound
-        return paths[bound] if row != bound and config.objective.teacher is not None else None
 
     def _unpaired(self, config: UnpairedConfig, proposal: str | None, folder: Path) -> UnpairedConfig:
         """With the paths of the row that proposes labels and of the recipe's language model."""
