@@ -30,6 +30,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+# shellcheck source=local/messages.sh
+. "$here/local/messages.sh"
 # shellcheck source=local/parse_options.sh
 . "$here/local/parse_options.sh"
 # shellcheck source=local/jobs.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One student for all chunk sizes: what a longer wait buys, in words and in latency of the first token.
 #
-#   egs/librispeech/run_chunks.sh [options of run.sh]
+#   egs/librispeech/run_chunks.sh [options of run.sh, see run.sh --help]
 #
 # Trains the `unified` system of the configuration (its chunk is drawn anew for every batch, 80 ms to 1.28 s) from the
 # teacher, which is trained first where there is none, and streams the test parts under every one of its chunks. The
@@ -10,6 +10,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+# shellcheck source=local/messages.sh
+. "$here/local/messages.sh"
 # shellcheck source=local/parse_options.sh
 . "$here/local/parse_options.sh"
 # shellcheck source=local/jobs.sh

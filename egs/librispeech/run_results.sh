@@ -24,6 +24,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 
+# shellcheck source=local/messages.sh
+. "$here/local/messages.sh"
 # shellcheck source=local/driver_options.sh
 . "$here/local/driver_options.sh"
 

@@ -1,15 +1,5 @@
 # Options of the scripts around `kdasr results`: run_results.sh, run_lpm.sh. Sourced, not run.
 
-die() {
-  echo "$(basename "$0"): error: $*" >&2
-  exit 1
-}
-
-say() { printf '\n== %s  [%s]\n' "$*" "$(date +%H:%M:%S)"; }
-
-# The comment at the top of the script.
-usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "$0"; }
-
 # Options that run.sh and `kdasr results` take as they are; all others set the script's variable of that name.
 prepare_options="--corpus-dir --alignments-dir --parts"
 results_options="--rows --markdown --override"
@@ -45,11 +35,3 @@ driver_options() {
 
 # The settings for the size `results` were explored on the corpus with seed 1, so what is reported is of another one.
 default_corpus_seed() { [[ $1 == results ]] && echo 2 || echo 1; }
-
-# whole_numbers NAME...: the variables hold whole numbers.
-whole_numbers() {
-  local number
-  for number in "$@"; do
-    [[ ${!number} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
-  done
-}

@@ -1,13 +1,4 @@
-# Option parsing and small helpers of run.sh; sourced, not run.
-
-die() {
-  echo "run.sh: error: $*" >&2
-  exit 1
-}
-
-say() { printf '\n== %s  [%s]\n' "$*" "$(date +%H:%M:%S)"; }
-
-usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "$here/run.sh"; }
+# Option parsing and small helpers of run.sh and run_chunks.sh. Sourced, not run.
 
 # The parts in $parts that begin with $1, separated by single spaces.
 select_parts() {
@@ -38,9 +29,6 @@ parse_options() {
       *) die "unknown option $1; see --help" ;;
     esac
   done
-  local number
-  for number in stage stop_stage jobs seed; do
-    [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number//_/-} ${!number}: expected a whole number"
-  done
+  whole_numbers stage stop_stage jobs seed
   ((jobs >= 1)) || die "--jobs must be at least 1"
 }
