@@ -12,7 +12,8 @@ from results_helpers import STUDENT, calls, planner, recipe
 from kdasr.common.errors import UserError
 from kdasr.results.config import load_recipe, select_rows
 from kdasr.results.driver import Options, carry_out, collect
-from kdasr.results.plan import WITH_LM, Planner
+from kdasr.results.jobs import WITH_LM
+from kdasr.results.plan import Planner
 from kdasr.results.write import write_results
 
 STAGES = [{"name": "train", "num_steps": 2}]

@@ -10,7 +10,8 @@ from kdasr.report.evidence_tables import fill_section, markdown, missing_note, t
 from kdasr.report.recovered import recovered
 from kdasr.report.style import save_png
 from kdasr.results.driver import collect
-from kdasr.results.plan import WITH_LM, Planner
+from kdasr.results.jobs import WITH_LM
+from kdasr.results.plan import Planner
 
 PICTURE = "wer-latency.png"
 COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
