@@ -71,13 +71,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 export, 10 report.
-# A finished stage is skipped, so every target may be called on its own.
 # A language model over the demo's pieces, from the text beside its corpus.
 lm: setup
 	$(BIN)/kdasr train --config egs/librispeech/conf/lm/demo.yaml --exp exp/lm/demo
 	$(BIN)/kdasr average exp/lm/demo
 
+# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 export, 10 report.
+# A finished stage is skipped, so every target may be called on its own.
 teacher: setup
 	$(RUN) --stage 0 --stop-stage 3
 baseline: setup

@@ -12,13 +12,13 @@
 #
 # Options
 #   --corpus NAME         synthetic (default) or librispeech
-#   --size NAME           synthetic: how much speech (default: results)
+#   --size NAME           synthetic: how much speech (default: lpm, whose text a language model can know)
 #   --conf FILE           another configuration than conf/lpm/lpm.yaml (librispeech: lpm-librispeech.yaml); rows are
 #                         under its `results:`
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size or librispeech>; exp/lpm, and
-#                         exp/lpm-<size or librispeech> unless the size is results)
+#                         exp/lpm-<size or librispeech> unless the size is lpm)
 #   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
-#   --corpus-seed N       seed of the synthetic corpus (default: 2 for the size results, as in run_results.sh, else 1)
+#   --corpus-seed N       seed of the synthetic corpus (default: 1; 2 for the size results, as in run_results.sh)
 #   --text FILE           librispeech: text to train the language model on, a sentence per line, may be gzipped
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows, what they start from, and the bound (default: all)
@@ -48,7 +48,7 @@ whole_numbers stage stop_stage jobs
 
 case $corpus in
   synthetic)
-    size=${size:-results}
+    size=${size:-lpm}
     conf=${conf:-$here/conf/lpm/lpm.yaml}
     data=${data:-$root/data/$size}
     text=${text:-$data/corpus/librispeech-lm-norm.txt} ;;
@@ -62,7 +62,7 @@ case $corpus in
     text=${text:-$data/corpus/librispeech-lm-norm.txt.gz} ;;
   *) die "--corpus $corpus: expected synthetic or librispeech" ;;
 esac
-exp=${exp:-$root/exp/lpm$([[ $size == results ]] || echo "-$size")}
+exp=${exp:-$root/exp/lpm$([[ $size == lpm ]] || echo "-$size")}
 corpus_seed=${corpus_seed:-$(default_corpus_seed "$size")}
 whole_numbers corpus_seed
 [[ -f $conf ]] || die "no configuration $conf"

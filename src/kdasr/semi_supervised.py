@@ -29,7 +29,7 @@ from kdasr.training.validation import Validation
 logger = get_logger(__name__)
 
 GUESSES = "first_guesses.json"
-"""Beside the checkpoints: what the first proposal model found by greedy search."""
+"""Beside the checkpoints: what the first proposal model said."""
 
 
 def with_unpaired(
@@ -162,10 +162,13 @@ def _guesses(
     proposal: ProposalModel, cuts: CutSet, config: ExperimentConfig, system: System, fabric: Fabric
 ) -> dict[str, FirstGuess]:
     """Those of the experiment folder; made there at the first start, by the first process."""
-    path = system.exp_dir / GUESSES
+    path, labels = system.exp_dir / GUESSES, config.unpaired.labels
+    # Only the filter of low scores asks for scores, which must be those of the beam that labels come from.
+    beam = labels.beam if labels.worst_share else 1
+    made_by = f"{proposal.fingerprint()}, beam {beam}"
     if fabric.is_global_zero and not path.is_file():
-        logger.info("greedy search in %d unpaired utterances by the first proposal model", len(cuts))
+        logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data)
-        save_guesses(path, first_guesses(proposal, batches, fabric.device), proposal.fingerprint())
+        save_guesses(path, first_guesses(proposal, batches, fabric.device, beam), made_by)
     fabric.barrier()
-    return load_guesses(path, [cut.id for cut in cuts], proposal.fingerprint())
+    return load_guesses(path, [cut.id for cut in cuts], made_by)

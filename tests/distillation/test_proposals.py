@@ -7,7 +7,8 @@ import torch
 
 from kdasr.common.errors import UserError
 from kdasr.decoding.greedy import greedy_search
-from kdasr.distillation.labels import FirstGuess
+from kdasr.distillation.config import LabelConfig
+from kdasr.distillation.labels import FirstGuess, Labeller
 from kdasr.distillation.proposals import ProposalModel, first_guesses, load_guesses, save_guesses
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
@@ -39,6 +40,17 @@ def test_first_guesses_are_those_of_greedy_search() -> None:
     assert [guess.num_pieces for guess in guesses.values()] == [len(one.tokens) for one in found]
     assert sum(len(one.tokens) for one in found) > 5
     assert list(guesses) == batch.ids
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_first_guesses_score_as_labels_of_the_same_beam(beam: int) -> None:
+    """So that the filter of low scores drops the share that it names: half of them here."""
+    proposal, batch = ProposalModel(talkative(), FULL, STREAMING), dummy_batch()
+    guesses = first_guesses(proposal, [batch], "cpu", beam)
+    config = LabelConfig(beam=beam, one_best=True, weights="uniform", length_tolerance=None, worst_share=0.5)
+    proposals = proposal.propose(batch.features_BTF, batch.feature_lens_B, beam)
+    labels = Labeller(config, guesses)(batch.ids, proposals)
+    assert len(labels.pieces) == len(batch) // 2
 
 
 def test_proposals_are_distinct_and_the_padding_does_not_matter() -> None:

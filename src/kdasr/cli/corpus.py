@@ -16,7 +16,7 @@ from kdasr.common.errors import UserError
 if TYPE_CHECKING:
     from kdasr.data.synthetic.corpus import Summary
 
-SIZE_NAMES = ("tiny", "demo", "results", "base", "large")
+SIZE_NAMES = ("tiny", "demo", "results", "lpm", "base", "large")
 
 
 @click.group()

@@ -122,7 +122,7 @@ class LabelConfig:
     max_repeats: int = 0
     """Drop labels in which some pair of neighbouring pieces occurs more often; 0: keep them."""
     worst_share: float = 0.0
-    """Drop labels with a score per piece as low as this share of the first proposal model's greedy ones."""
+    """Drop labels with a score per piece as low as this share of the first proposal model's best ones."""
 
 
 @dataclass

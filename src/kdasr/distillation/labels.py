@@ -40,11 +40,12 @@ class Proposal(NamedTuple):
 
 
 class FirstGuess(NamedTuple):
-    """What the first proposal model says of an utterance, by greedy search."""
+    """What the first proposal model says of an utterance."""
 
     num_pieces: int
+    """By greedy search."""
     score_per_piece: float
-    """As that of a `Proposal`."""
+    """That of the best `Proposal`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Labeller:
         """
         Args:
             config: filters and weights.
-            first: utterance -> what the first proposal model said by greedy search.
+            first: utterance -> what the first proposal model said.
             language_model: for the weights `prior`; over the same pieces.
 
         Raises:

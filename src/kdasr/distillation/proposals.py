@@ -96,20 +96,27 @@ class ProposalModel(nn.Module):
 
 
 def first_guesses(
-    proposal: ProposalModel, batches: Iterable[Batch], device: torch.device | str
+    proposal: ProposalModel, batches: Iterable[Batch], device: torch.device | str, beam: int = 1
 ) -> dict[str, FirstGuess]:
-    """What greedy search finds in each utterance; a beam of one hypothesis, which is that and has a score."""
+    """How long greedy search finds each utterance, and the score of its best hypothesis under a beam.
+
+    Greedy search is a beam of one hypothesis. The score of a wider beam is another quantity: it sums over
+    the alignments that the beam has met, so scores of labels compare with those of the same beam only.
+    """
     guesses = {}
     for batch in batches:
         on_device = batch.to(device)
         listed = proposal.propose(on_device.features_BTF, on_device.feature_lens_B, beam=1)
-        for name, (best,) in zip(batch.ids, listed, strict=True):
-            guesses[name] = FirstGuess(len(best.pieces), best.score_per_piece)
+        greedy = [best for (best,) in listed]
+        if beam > 1:
+            listed = proposal.propose(on_device.features_BTF, on_device.feature_lens_B, beam)
+        for name, first, (best, *_) in zip(batch.ids, greedy, listed, strict=True):
+            guesses[name] = FirstGuess(len(first.pieces), best.score_per_piece)
     return guesses
 
 
 def save_guesses(path: Path, guesses: dict[str, FirstGuess], fingerprint: str) -> None:
-    """Write what the model of this fingerprint said first."""
+    """Write what the model and the beam of this fingerprint said first."""
     rows = {name: list(guess) for name, guess in guesses.items()}
     write_json(path, {"proposal_model": fingerprint, "pieces_and_score_per_piece": rows})
 
@@ -128,7 +135,7 @@ def load_guesses(path: Path, ids: Sequence[str], fingerprint: str) -> dict[str, 
         raise UserError(f"{path}: damaged ({error}); remove it to have it made again") from error
     if model != fingerprint:
         raise UserError(
-            f"{path}: of another first proposal model ({model}) than unpaired.proposal ({fingerprint})"
+            f"{path}: of another first proposal model or beam ({model}) than `unpaired` has ({fingerprint})"
         )
     missing = [name for name in ids if name not in guesses]
     if missing:
