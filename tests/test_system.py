@@ -104,6 +104,17 @@ def test_a_finished_system_says_so(teacher: Path, recipe: Path) -> None:
     assert "already trained: train" in (teacher / "train.log").read_text().splitlines()[-1]
 
 
+def test_data_prepared_anew_with_other_tokens_is_refused_though_all_is_trained(
+    teacher: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    other, exp = copy_of(data, tmp_path / "data"), tmp_path / "exp"
+    for folder in (other, shutil.copytree(teacher, exp)):
+        shutil.rmtree(folder / "tokens")
+    prepare_tokens(other, 23)
+    shutil.copytree(other / "tokens", exp / "tokens")
+    assert "not the tokens" in refusal(train(recipe, "teacher", exp=exp))
+
+
 def test_another_configuration_is_refused_by_name(teacher: Path, recipe: Path) -> None:
     before = (teacher / "config.yaml").read_bytes()
     result = train(recipe, "teacher", "--override", "training.optim.learning_rate=0.5")

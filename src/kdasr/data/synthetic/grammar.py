@@ -18,8 +18,8 @@ class Grammar:
     """Draws sentences from a vocabulary.
 
     The word of rank r in its class has a weight of 1 / (r + offset), Mandelbrot's form of Zipf's law. Where
-    words keep company, those that may follow a given one are drawn once, by the same weights and the same for
-    every seed: the language stays one.
+    words keep company, those that may follow a given one are drawn once, all alike and the same for every
+    seed: the language stays one.
 
     Raises:
         ValueError: a template has a slot that is neither a class nor a rule.
@@ -67,8 +67,7 @@ class Grammar:
         if (name, last) not in self._companions:
             single = np.diff(weights, prepend=0.0)
             rng = generator(0, "company", name, last)
-            drawn = rng.choice(len(words), self._company, replace=False, p=single / single.sum())
-            chosen = sorted(drawn.tolist())
+            chosen = sorted(rng.choice(len(words), self._company, replace=False).tolist())
             offer = tuple(words[index] for index in chosen), list(accumulate(single[chosen].tolist()))
             self._companions[name, last] = offer
         return self._companions[name, last]

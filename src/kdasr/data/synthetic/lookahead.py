@@ -5,8 +5,6 @@ stand before the one can stand before the other, equally often; what follows dif
 a preposition, after the modifier a noun. A recogniser that shows a word at once can only guess.
 """
 
-from dataclasses import replace
-
 from kdasr.data.synthetic.vocabulary import DEMO, Vocabulary
 
 PEOPLE_PAIRS = """
@@ -63,6 +61,3 @@ def _results_vocabulary() -> Vocabulary:
 
 
 RESULTS = _results_vocabulary()
-
-COMPANY = replace(RESULTS, company=3)
-"""The same words, each of which keeps company with few others, as words of a real language do."""

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from kdasr.data.synthetic.acoustics import CLEAN, OTHER, Surroundings
 from kdasr.data.synthetic.bursts import Bursts
-from kdasr.data.synthetic.lookahead import COMPANY, RESULTS
+from kdasr.data.synthetic.company import COMPANY
+from kdasr.data.synthetic.lookahead import RESULTS
 from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
 from kdasr.data.synthetic.voices import VoiceRange
 
