@@ -85,6 +85,14 @@ def test_filters_of_pseudo_labels() -> None:
     assert Labeller(replace(PLAIN, worst_share=0.5), FIRST).select("a", listed) == listed[:2]
 
 
+def test_a_gap_is_counted_from_the_best_proposal_wherever_it_stands() -> None:
+    listed = [Proposal((3, 4), -3.0), Proposal((3, 5), -1.0), Proposal((3, 6), -3.5), Proposal((3, 7), -9.0)]
+    for gap, kept in ((None, 4), (2.5, 3), (2.0, 2), (0.0, 1)):
+        assert len(Labeller(replace(PLAIN, max_gap=gap), FIRST).select("a", listed)) == kept
+    assert Labeller(replace(PLAIN, max_gap=2.0), FIRST).select("a", listed) == listed[:2]
+    assert Labeller(replace(PLAIN, max_gap=2.0), FIRST).select("a", []) == []
+
+
 def test_the_worst_share_of_scores() -> None:
     scores = [-float(value) for value in range(1, 11)]
     for share, dropped in ((0.0, 0), (0.1, 1), (0.3, 3), (0.25, 3)):
@@ -129,6 +137,7 @@ def test_what_cannot_be_is_named() -> None:
     for name, value in (
         ("weights", "posterior"),
         ("beam", 0),
+        ("max_gap", -0.5),
         ("max_repeats", -1),
         ("worst_share", 1.0),
         ("length_tolerance", 1.0),

@@ -119,6 +119,10 @@ class LabelConfig:
     length_tolerance: float | None = 0.05
     """Pieces and end may be by this share fewer or more than those that the first proposal model found by
     greedy search, both bounds rounded outwards; None: any number."""
+    max_gap: float | None = None
+    """Drop proposals whose probability under the proposal model is below the best one's by more than this
+    many nats; None: keep them. Not in the paper: a beam ends on hypotheses that hardly compete, too, and a
+    prior alone does not know which."""
     max_repeats: int = 0
     """Drop labels in which some pair of neighbouring pieces occurs more often; 0: keep them."""
     worst_share: float = 0.0

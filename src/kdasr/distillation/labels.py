@@ -131,11 +131,15 @@ class Labeller:
         config, num_first = self._config, self._first[name].num_pieces
         unique = {proposal.pieces: proposal for proposal in reversed(proposals)}
         ordered = [unique.pop(p.pieces) for p in proposals if p.pieces in unique]
+        lowest = max((p.score for p in ordered), default=0.0) - (
+            inf if config.max_gap is None else config.max_gap
+        )
         return [
             proposal
             for proposal in ordered[: 1 if config.one_best else None]
             if fits_length(len(proposal.pieces), num_first, config.length_tolerance)
             and not 0 < config.max_repeats < most_repeats(proposal.pieces)
+            and proposal.score >= lowest
             and proposal.score_per_piece > self._lowest
         ]
 
@@ -189,6 +193,8 @@ def _check(config: LabelConfig, language_model: SentenceScorer | None) -> None:
         raise UserError("unpaired.labels.weights 'prior' needs unpaired.language_model")
     if config.beam < 1:
         raise UserError(f"unpaired.labels.beam {config.beam}: expected at least 1")
+    if config.max_gap is not None and not config.max_gap >= 0.0:
+        raise UserError(f"unpaired.labels.max_gap {config.max_gap}: expected 0 or more, or none")
     if config.max_repeats < 0:
         raise UserError(f"unpaired.labels.max_repeats {config.max_repeats}: expected 0 or more")
     if not 0.0 <= config.worst_share < 1.0:

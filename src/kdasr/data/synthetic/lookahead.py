@@ -5,6 +5,8 @@ stand before the one can stand before the other, equally often; what follows dif
 a preposition, after the modifier a noun. A recogniser that shows a word at once can only guess.
 """
 
+from itertools import product
+
 from kdasr.data.synthetic.vocabulary import DEMO, Vocabulary
 
 PEOPLE_PAIRS = """
@@ -31,16 +33,18 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _either(weight: float, template: str) -> tuple[tuple[float, str], ...]:
-    """A template for both kinds of pairs; `*` stands for the noun, or for the modifier and its noun."""
+    """A template for both kinds of pairs; each `*` stands for the noun, or for the modifier and its noun."""
+    fillers = ("{noun_p}", "{modifier_p} {people}", "{noun_t}", "{modifier_t} {things}")
+    head, *tail = template.split("*")
     return tuple(
-        (weight, template.replace("*", filler))
-        for filler in ("{noun_p}", "{modifier_p} {people}", "{noun_t}", "{modifier_t} {things}")
+        (weight, head + "".join(filler + piece for filler, piece in zip(chosen, tail, strict=True)))
+        for chosen in product(fillers, repeat=len(tail))
     )
 
 
-def _results_vocabulary() -> Vocabulary:
+def _classes() -> dict[str, tuple[str, ...]]:
     people, things = _pairs(PEOPLE_PAIRS), _pairs(THING_PAIRS)
-    classes = DEMO.classes | {
+    return DEMO.classes | {
         "modifier_p": tuple(modifier for modifier, _ in people),
         "noun_p": tuple(noun for _, noun in people),
         "modifier_t": tuple(modifier for modifier, _ in things),
@@ -48,6 +52,9 @@ def _results_vocabulary() -> Vocabulary:
         "acted": ("vanished", "waited", "appeared", "returned", "changed"),
         "said": ("believed", "promised", "announced", "remembered"),
     }
+
+
+def _results_vocabulary() -> Vocabulary:
     sentence = (
         *DEMO.rules["sentence"],
         *_either(1.0, "the * {acted} {where} the {place}"),
@@ -57,7 +64,20 @@ def _results_vocabulary() -> Vocabulary:
         *_either(1.0, "{number} {people} {said} the * {acted}"),
         *_either(1.0, "{people} {said} the * {acted} {where} the {place}"),
     )
-    return Vocabulary(classes, {"sentence": sentence})
+    return Vocabulary(_classes(), {"sentence": sentence})
+
+
+def _spelling_vocabulary() -> Vocabulary:
+    sentence = (
+        *_either(1.0, "the * {did} the * {where} the {place}"),
+        *_either(1.0, "{when} the * {did} the *"),
+        *_either(1.0, "{people} {said} the * {acted} {where} the *"),
+        *_either(1.0, "{number} {people} {how} {did} the * with the *"),
+    )
+    return Vocabulary(_classes(), {"sentence": sentence})
 
 
 RESULTS = _results_vocabulary()
+SPELLING = _spelling_vocabulary()
+"""The same words, two pairs in every sentence: their spelling is what little transcribed speech does not
+teach a recogniser, and what text teaches a language model."""

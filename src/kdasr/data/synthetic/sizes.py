@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 
 from kdasr.data.synthetic.acoustics import CLEAN, OTHER, Surroundings
 from kdasr.data.synthetic.bursts import Bursts
-from kdasr.data.synthetic.company import COMPANY
-from kdasr.data.synthetic.lookahead import RESULTS
+from kdasr.data.synthetic.lookahead import RESULTS, SPELLING
 from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
 from kdasr.data.synthetic.voices import VoiceRange
 
@@ -101,7 +100,7 @@ SIZES = {
         ),
         Size(
             "lpm",
-            COMPANY,
+            SPELLING,
             REGULAR,
             {
                 "train-clean-100": PartSize(40, 1, 13),
@@ -112,8 +111,6 @@ SIZES = {
                 "test-other": PartSize(40, 1, 15),
             },
             lm_sentences=20000,
-            clean=HARD_CLEAN,
-            other=HARD_OTHER,
         ),
         Size(
             "base",
