@@ -62,6 +62,20 @@ def test_the_first_words_of_a_class_are_the_most_frequent() -> None:
     assert counts["A"] / counts["J"] == pytest.approx(4.0, rel=0.15)
 
 
+def test_words_keep_the_same_company_whoever_speaks() -> None:
+    """After each word two of six, every word in some company, and after none all of them."""
+    words = {"first": tuple("bcdfgh"), "second": tuple("uvwxyz")}
+    vocabulary = Vocabulary(words, {"sentence": ((1.0, "{first} {second}"),)}, company=2)
+    followers = defaultdict(set)
+    for seed in (0, 1):
+        grammar, rng = Grammar(vocabulary), np.random.default_rng(seed)
+        for _ in range(1000):
+            first, second = grammar.sentence(rng).split()
+            followers[first].add(second)
+    assert {first: len(seen) for first, seen in followers.items()} == dict.fromkeys("bcdfgh", 2)
+    assert len(set.union(*followers.values())) > 2
+
+
 def test_an_unknown_slot_is_named() -> None:
     with pytest.raises(ValueError, match="colr"):
         Grammar(Vocabulary(classes={}, rules={"sentence": ((1.0, "the {colr} box"),)}))

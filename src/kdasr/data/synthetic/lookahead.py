@@ -5,8 +5,6 @@ stand before the one can stand before the other, equally often; what follows dif
 a preposition, after the modifier a noun. A recogniser that shows a word at once can only guess.
 """
 
-from itertools import product
-
 from kdasr.data.synthetic.vocabulary import DEMO, Vocabulary
 
 PEOPLE_PAIRS = """
@@ -33,18 +31,16 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _either(weight: float, template: str) -> tuple[tuple[float, str], ...]:
-    """A template for both kinds of pairs; each `*` stands for the noun, or for the modifier and its noun."""
-    fillers = ("{noun_p}", "{modifier_p} {people}", "{noun_t}", "{modifier_t} {things}")
-    head, *tail = template.split("*")
+    """A template for both kinds of pairs; `*` stands for the noun, or for the modifier and its noun."""
     return tuple(
-        (weight, head + "".join(filler + piece for filler, piece in zip(chosen, tail, strict=True)))
-        for chosen in product(fillers, repeat=len(tail))
+        (weight, template.replace("*", filler))
+        for filler in ("{noun_p}", "{modifier_p} {people}", "{noun_t}", "{modifier_t} {things}")
     )
 
 
-def _classes() -> dict[str, tuple[str, ...]]:
+def _results_vocabulary() -> Vocabulary:
     people, things = _pairs(PEOPLE_PAIRS), _pairs(THING_PAIRS)
-    return DEMO.classes | {
+    classes = DEMO.classes | {
         "modifier_p": tuple(modifier for modifier, _ in people),
         "noun_p": tuple(noun for _, noun in people),
         "modifier_t": tuple(modifier for modifier, _ in things),
@@ -52,9 +48,6 @@ def _classes() -> dict[str, tuple[str, ...]]:
         "acted": ("vanished", "waited", "appeared", "returned", "changed"),
         "said": ("believed", "promised", "announced", "remembered"),
     }
-
-
-def _results_vocabulary() -> Vocabulary:
     sentence = (
         *DEMO.rules["sentence"],
         *_either(1.0, "the * {acted} {where} the {place}"),
@@ -64,20 +57,7 @@ def _results_vocabulary() -> Vocabulary:
         *_either(1.0, "{number} {people} {said} the * {acted}"),
         *_either(1.0, "{people} {said} the * {acted} {where} the {place}"),
     )
-    return Vocabulary(_classes(), {"sentence": sentence})
-
-
-def _spelling_vocabulary() -> Vocabulary:
-    sentence = (
-        *_either(1.0, "the * {did} the * {where} the {place}"),
-        *_either(1.0, "{when} the * {did} the *"),
-        *_either(1.0, "{people} {said} the * {acted} {where} the *"),
-        *_either(1.0, "{number} {people} {how} {did} the * with the *"),
-    )
-    return Vocabulary(_classes(), {"sentence": sentence})
+    return Vocabulary(classes, {"sentence": sentence})
 
 
 RESULTS = _results_vocabulary()
-SPELLING = _spelling_vocabulary()
-"""The same words, two pairs in every sentence: their spelling is what little transcribed speech does not
-teach a recogniser, and what text teaches a language model."""

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from kdasr.data.synthetic.acoustics import CLEAN, OTHER, Surroundings
 from kdasr.data.synthetic.bursts import Bursts
-from kdasr.data.synthetic.lookahead import RESULTS, SPELLING
+from kdasr.data.synthetic.company import COMPANY
+from kdasr.data.synthetic.lookahead import RESULTS
 from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
 from kdasr.data.synthetic.voices import VoiceRange
 
@@ -100,17 +101,17 @@ SIZES = {
         ),
         Size(
             "lpm",
-            SPELLING,
+            COMPANY,
             REGULAR,
             {
-                "train-clean-100": PartSize(40, 1, 13),
+                "train-clean-100": PartSize(60, 1, 13),
                 "train-clean-360": PartSize(160, 1, 14),
                 "dev-clean": PartSize(16, 1, 8),
                 "dev-other": PartSize(16, 1, 8),
                 "test-clean": PartSize(40, 1, 15),
                 "test-other": PartSize(40, 1, 15),
             },
-            lm_sentences=20000,
+            lm_sentences=60000,
         ),
         Size(
             "base",

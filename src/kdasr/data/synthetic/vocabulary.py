@@ -16,6 +16,9 @@ class Vocabulary:
     rules: dict[str, tuple[tuple[float, str], ...]]
     """Rule -> (weight, template); `{name}` stands for a word of a class or a template of a rule. The rule
     `sentence` is where every sentence begins."""
+    company: int | None = None
+    """How many words of a class may come after a given word of another: the fewer, the more a language model
+    of the text knows about a word that is hard to hear. None: all."""
 
     def templates(self) -> list[str]:
         """All templates of all rules."""
