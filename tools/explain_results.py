@@ -2,14 +2,15 @@
 
 Reads what `make results` decoded. Homophones are words that sound like another one and that only the words
 after them tell apart; a correct word's timing is that of its pieces' frames against its own start and end.
-All seeds of a row count together. A second table compares the misses of each kind with a baseline's, with
-95 % intervals over utterances and seeds as those of the report.
+All seeds of a row count together. A second table compares the misses of each kind with a baseline's, and the
+first token where both rows have the first word right, without what a row shows before anybody has spoken,
+with 95 % intervals over utterances and seeds as those of the report.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from kdasr.common.files import read_json
 from kdasr.data.synthetic.lookahead import homophone_pairs
 from kdasr.nn.context import FRAME_SECONDS
-from kdasr.report.seeds import reduction_over_seeds
+from kdasr.report.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
 from kdasr.streaming.result import group_words
 
 HOMOPHONES = frozenset(word.upper() for pair in homophone_pairs() for word in pair)
@@ -44,7 +45,9 @@ def describe(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of missed words by kind, and medians of the timing of the others in milliseconds."""
     missed: dict[bool, list[bool]] = {True: [], False: []}
     begins, ends = [], []
+    too_early = 0
     for utterance in found:
+        too_early += (utterance["first_token_ms"] or 0.0) < 0.0
         refs = utterance["ref_words"]
         hit = {word["ref_index"] for word in utterance["words"] if word["ref_index"] is not None}
         for index, ref in enumerate(refs):
@@ -62,37 +65,57 @@ def describe(found: Sequence[dict[str, Any]]) -> dict[str, float]:
         "others": 100 * float(np.mean(missed[False])),
         "first piece": float(np.median(begins)),
         "last piece": float(np.median(ends)),
+        "too early": 100 * too_early / len(found),
     }
 
 
-def misses(exp: Path, folder: str, part: str, homophones: bool) -> dict[str, dict[str, int]]:
-    """By seed and utterance, how many words of one kind a row misses."""
-    found: dict[str, dict[str, int]] = {}
-    for seed, decoded in by_seed(exp, folder, part).items():
-        for utterance in decoded:
-            hit = {word["ref_index"] for word in utterance["words"]}
-            found.setdefault(seed, {})[utterance["id"]] = sum(
-                index not in hit and (ref["word"] in HOMOPHONES) == homophones
-                for index, ref in enumerate(utterance["ref_words"])
-            )
-    return found
+def misses(utterance: dict[str, Any], homophones: bool) -> float:
+    """How many words of one kind are missed."""
+    hit = {word["ref_index"] for word in utterance["words"]}
+    refs = enumerate(utterance["ref_words"])
+    return sum(index not in hit and (ref["word"] in HOMOPHONES) == homophones for index, ref in refs)
 
 
-def fewer(exp: Path, folders: tuple[str, str], part: str, homophones: bool) -> str:
-    """By how many percent the first folder's row misses fewer words of a kind than the second's."""
-    row, base = (misses(exp, folder, part, homophones) for folder in folders)
+def first_token(utterance: dict[str, Any]) -> float:
+    """Latency of the first token where it is of the first word, and that right; else nan."""
+    words, latency = utterance["words"], utterance["first_token_ms"]
+    right = bool(words) and words[0]["ref_index"] == 0 and latency is not None and latency >= 0.0
+    return float(latency) if right else float("nan")
+
+
+def compare(
+    exp: Path,
+    folders: tuple[str, str],
+    part: str,
+    value: Callable[[dict[str, Any]], float],
+    measure: Callable[[Floats, Floats], Interval],
+) -> str:
+    """How the first folder's row does against the second's, on the seeds and utterances of both."""
+    row, base = (by_seed(exp, folder, part) for folder in folders)
     seeds = sorted(set(row) & set(base))
-    ids = sorted(set.intersection(*(set(found[seed]) for found in (row, base) for seed in seeds)))
+    values = [
+        {seed: {one["id"]: value(one) for one in found[seed]} for seed in seeds} for found in (row, base)
+    ]
+    ids = sorted(set.intersection(*(set(found[seed]) for found in values for seed in seeds)))
     row_SN, base_SN = (
-        np.array([[found[seed][id] for id in ids] for seed in seeds], dtype=np.float64)
-        for found in (row, base)
+        np.array([[found[seed][id] for id in ids] for seed in seeds], dtype=np.float64) for found in values
     )
-    change = reduction_over_seeds(row_SN, base_SN)
+    change = measure(row_SN, base_SN)
     return f"{change.estimate:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
 
 
+MEASURES = (
+    (partial(misses, homophones=True), reduction_over_seeds),
+    (partial(misses, homophones=False), reduction_over_seeds),
+    (first_token, gain_over_seeds),
+)
+
+
 def cells(values: dict[str, float]) -> list[str]:
-    return [f"{value:.{1 if name in ('homophones', 'others') else 0}f}" for name, value in values.items()]
+    return [
+        f"{value:.{1 if name in ('homophones', 'others', 'too early') else 0}f}"
+        for name, value in values.items()
+    ]
 
 
 def main() -> None:
@@ -117,19 +140,23 @@ def main() -> None:
     for part in options.parts:
         print(f"\n{part}\n")
         heads = ("homophones missed, %", "other words missed, %", "first piece after the word's start, ms")
-        print(f"| row | {' | '.join((*heads, 'last piece after its end, ms'))} |")
-        print("|---|---|---|---|---|")
+        heads += ("last piece after its end, ms", "shows something before the first word, % of utterances")
+        print(f"| row | {' | '.join(heads)} |")
+        print("|---|---|---|---|---|---|")
         for row in rows:
             decoded = list(utterances(options.exp, folders.get(row, row), part))
             if decoded:
                 print(f"| `{row}` | {' | '.join(cells(describe(decoded)))} |")
-        print(f"\n| row | fewer homophones missed than `{options.against}`, % (95 %) | fewer of the others |")
-        print("|---|---|---|")
+        print(
+            f"\n| row | fewer homophones missed than `{options.against}`, % (95 %) | fewer of the others | "
+            "first token earlier where both have the first word right, ms |"
+        )
+        print("|---|---|---|---|")
         for row in rows:
             pair = folders.get(row, row), folders.get(options.against, options.against)
             if row != options.against and all(by_seed(options.exp, one, part) for one in pair):
-                both = (fewer(options.exp, pair, part, kind) for kind in (True, False))
-                print(f"| `{row}` | {' | '.join(both)} |")
+                found = [compare(options.exp, pair, part, *measure) for measure in MEASURES]
+                print(f"| `{row}` | {' | '.join(found)} |")
 
 
 if __name__ == "__main__":
