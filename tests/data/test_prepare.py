@@ -155,6 +155,17 @@ def test_a_part_interrupted_while_it_is_published_counts_as_missing(
     assert len(load_cuts(root / "data", TRAIN)) == 6
 
 
+def test_an_empty_manifest_is_named_and_made_again(root: Path) -> None:
+    prepare_corpus(options(root))
+    manifest = root / "data" / f"cuts_{DEV}.jsonl.gz"
+    gzip.open(manifest, "wt").close()
+    with pytest.raises(UserError, match=r"dev-clean\.jsonl\.gz: no utterances"):
+        load_cuts(root / "data", DEV)
+    manifest.unlink()
+    prepare_corpus(options(root))
+    assert len(load_cuts(root / "data", DEV)) > 0
+
+
 def test_nothing_is_computed_when_any_part_is_broken(root: Path) -> None:
     (root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac").write_bytes(b"fLaC")
     with pytest.raises(UserError, match=r"200-1-0000\.flac"):

@@ -40,7 +40,8 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
     """The cuts of a prepared part, with paths that hold from the current directory.
 
     Raises:
-        UserError: the part has not been prepared; the message names those that have.
+        UserError: the part has not been prepared, and the message names those that have; or it is empty, or
+            its features are gone.
     """
     data_dir = Path(data_dir)
     record = load_record(data_dir)
@@ -56,7 +57,9 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
             source.source = str(data_dir / source.source)
         if cut.features is not None:
             cut.features.storage_path = str(data_dir / cut.features.storage_path)
-    first = next(iter(cuts))
+    first = next(iter(cuts), None)
+    if first is None:
+        raise UserError(f"{cuts_path(data_dir, part)}: no utterances: remove it and run `kdasr prepare`")
     if first.features is not None and not Path(first.features.storage_path).is_dir():
         raise UserError(
             f"{first.features.storage_path}: the features of '{part}' are gone: run `kdasr prepare`"
