@@ -124,3 +124,12 @@ def test_wrong_rows_and_missing_data_are_named(study: Path, tmp_path: Path) -> N
     where = ("--data", str(tmp_path), "--exp", str(tmp_path / "exp"))
     missing = CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where])
     assert isinstance(missing.exception, UserError) and str(tmp_path) in str(missing.exception)
+
+
+def test_a_document_without_marks_is_named_before_anything_runs(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "doc.md").write_text("nothing")
+    where = ("--data", str(study / "data"), "--exp", str(tmp_path / "exp"))
+    wrong = ("results", str(study / "conf.yaml"), *where, "--markdown", str(tmp_path / "doc.md"))
+    result = CliRunner().invoke(cli, wrong)
+    assert isinstance(result.exception, UserError) and "doc.md: expected one section" in str(result.exception)
+    assert not (tmp_path / "exp").exists()

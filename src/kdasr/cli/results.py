@@ -63,6 +63,7 @@ def command(
     # Imported here, so that --help does not wait for them.
     import shlex
 
+    from kdasr.report.evidence_tables import around_section
     from kdasr.results.config import load_recipe
     from kdasr.results.driver import Options, carry_out, describe_plan
     from kdasr.results.plan import Planner
@@ -75,6 +76,8 @@ def command(
     if dry_run:
         click.echo("\n".join(describe_plan(planner, options)))
         return
+    if markdown is not None:
+        around_section(markdown, conf.stem)  # before hours of training
     try:
         report = carry_out(planner, options, click.echo)
     except Stopped as stop:

@@ -34,8 +34,8 @@ def summary(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def fill_section(path: Path, content: str, name: str = "results") -> None:
-    """Put `content` between the marks `<!-- NAME -->` and `<!-- /NAME -->` of a Markdown file.
+def around_section(path: Path, name: str = "results") -> tuple[str, str]:
+    """What a Markdown file has up to the mark `<!-- NAME -->` and from the mark `<!-- /NAME -->`, with both.
 
     Raises:
         UserError: no such file, or not exactly one pair of marks in it.
@@ -43,12 +43,21 @@ def fill_section(path: Path, content: str, name: str = "results") -> None:
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8")
-    before, found_begin, rest = text.partition(begin)
+    before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end or begin in rest or end in after:
         raise UserError(f"{path}: expected one section between {begin} and {end}")
-    write_text(path, f"{before}{begin}\n{content.strip()}\n{end}{after}")
+    return before + begin, end + after
+
+
+def fill_section(path: Path, content: str, name: str = "results") -> None:
+    """Put `content` between the marks of a section; see `around_section`.
+
+    Raises:
+        UserError: see `around_section`.
+    """
+    before, after = around_section(path, name)
+    write_text(path, f"{before}\n{content.strip()}\n{after}")
 
 
 def markdown(
