@@ -131,9 +131,8 @@ class Labeller:
         config, num_first = self._config, self._first[name].num_pieces
         unique = {proposal.pieces: proposal for proposal in reversed(proposals)}
         ordered = [unique.pop(p.pieces) for p in proposals if p.pieces in unique]
-        lowest = max((p.score for p in ordered), default=0.0) - (
-            inf if config.max_gap is None else config.max_gap
-        )
+        gap = inf if config.max_gap is None else config.max_gap
+        lowest = max((p.score for p in ordered), default=0.0) - gap
         return [
             proposal
             for proposal in ordered[: 1 if config.one_best else None]
