@@ -30,6 +30,8 @@ from kdasr.streaming.language_model import load_sentence_scorer
 RULES = {
     "local prior matching": LabelConfig(),
     "  any length": LabelConfig(length_tolerance=None),
+    "  within 3 nats": LabelConfig(max_gap=3.0),
+    "  within 3 nats, filtered": LabelConfig(max_gap=3.0, worst_share=0.1),
     "  uniform prior": LabelConfig(weights="uniform"),
     "one-best": LabelConfig(one_best=True, weights="uniform", length_tolerance=None),
     "  filtered": LabelConfig(
