@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from kdasr.checkpoint import load_bundle
+from kdasr.common.errors import UserError
 from kdasr.data.config import DataConfig
 from kdasr.data.loader import load_cuts, valid_batches
 from kdasr.decoding.wer import word_errors
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("--beams", default="4", help="numbers of proposals, such as '4 8'")
     parser.add_argument("--utterances", type=int, default=500, help="how many of the part, from its begin")
     arguments = parser.parse_args()
+    if arguments.utterances < 1:
+        parser.error(f"--utterances {arguments.utterances}: expected 1 or more")
 
     torch.set_num_threads(1)
     bundle = load_bundle(arguments.model)
@@ -106,4 +109,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
