@@ -24,7 +24,7 @@ from kdasr.data.config import DataConfig
 from kdasr.data.loader import load_cuts, valid_batches
 from kdasr.decoding.wer import word_errors
 from kdasr.distillation.config import LabelConfig
-from kdasr.distillation.labels import Labeller, Labels, Proposal
+from kdasr.distillation.labels import FirstGuess, Labeller, Labels, Proposal
 from kdasr.distillation.proposals import ProposalModel, first_guesses
 from kdasr.streaming.language_model import load_sentence_scorer
 
@@ -89,14 +89,16 @@ def main() -> None:
     cuts = load_cuts(arguments.data, arguments.part).filter(lambda cut: "_sp" not in cut.id)
     cuts = cuts.subset(first=arguments.utterances)
     batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(dir=str(arguments.data))))
+    greedy = first_guesses(proposal, batches, "cpu")
     print(f"{'beam':>4}  {'labels':24} {'labelled':>8} {'WER':>6} {'first':>6} {'best':>6}")
     for beam in map(int, arguments.beams.split()):
-        guesses, heard = first_guesses(proposal, batches, "cpu", beam), []
+        guesses, heard = {}, []
         for batch in batches:
             listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, beam)
             for name, text, proposals in zip(batch.ids, batch.texts, listed, strict=True):
                 texts = {p.pieces: bundle.tokenizer.decode(list(p.pieces)) for p in proposals}
                 errors = {pieces: word_errors(text, said).total for pieces, said in texts.items()}
+                guesses[name] = FirstGuess(greedy[name].num_pieces, proposals[0].score_per_piece)
                 heard.append(Heard(name, len(text.split()), proposals, errors))
         for rule, config in RULES.items():
             labeller = Labeller(config, guesses, scorer)

@@ -155,8 +155,8 @@ def main() -> None:
         for row in rows:
             pair = folders.get(row, row), folders.get(options.against, options.against)
             if row != options.against and all(by_seed(options.exp, one, part) for one in pair):
-                found = [compare(options.exp, pair, part, *measure) for measure in MEASURES]
-                print(f"| `{row}` | {' | '.join(found)} |")
+                changes = [compare(options.exp, pair, part, *measure) for measure in MEASURES]
+                print(f"| `{row}` | {' | '.join(changes)} |")
 
 
 if __name__ == "__main__":

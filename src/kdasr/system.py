@@ -60,7 +60,7 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
     if saved_progress(exp_dir).stages_done >= len(wanted):
-        if Path(config.data.dir).is_dir():  # else nothing contradicts
+        if (Path(config.data.dir) / "tokens").is_dir():  # else nothing contradicts
             _own_tokenizer(config, exp_dir, fabric)
         logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))
         return

@@ -74,9 +74,8 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
     assert unpaired and own and (data / "lm-text.txt").read_text().splitlines() == own
 
 
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [
+WRONG = {
+    "run_lpm.sh": [
         (["--corpus", "moon"], "moon"),
         (["--jobs", "0"], "--jobs"),
         (["--upto", "tset"], "tset"),
@@ -87,22 +86,23 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
         (["--corpus", "librispeech", "--text", "none.txt"], "none.txt"),
         (["--corpus-seed", "08"], "08"),
     ],
-)
-def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> None:
-    result = run_recipe(*arguments)
-    assert result.returncode == 1 and culprit in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [
+    "run_results.sh": [
         (["--stage", "tset"], "tset"),
         (["--jobs", "many"], "many"),
         (["--conf", "none.yaml"], "none.yaml"),
         (["--row", "hidden"], "--row"),
         (["--rows"], "--rows"),
     ],
+    "run_chunks.sh": [(["--jobs", "0"], "--jobs"), (["--rows", "a"], "--rows")],
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "culprit"),
+    [(script, *case) for script, cases in WRONG.items() for case in cases],
 )
-def test_wrong_options_of_the_results_name_the_culprit(arguments: list[str], culprit: str) -> None:
-    result = run_recipe(*arguments, script="run_results.sh")
-    assert result.returncode == 1 and culprit in result.stderr and "run_results.sh: error" in result.stderr
+def test_wrong_options_name_the_culprit_and_the_script(
+    script: str, arguments: list[str], culprit: str
+) -> None:
+    result = run_recipe(*arguments, script=script)
+    assert result.returncode == 1 and culprit in result.stderr and f"{script}: error" in result.stderr
