@@ -144,6 +144,10 @@ class Recipe:
     language_model: LanguageModelExperiment | None = None
     """That of `results.language_model`; its data are still those of its file."""
 
+    def parts(self, kind: str) -> list[str]:
+        """The parts that are decoded to choose (`dev`) or to report (`test`)."""
+        return self.results.test_parts if kind == "test" else self.systems[self.results.bound].data.dev_parts
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and its rows.

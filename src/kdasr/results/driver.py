@@ -114,7 +114,7 @@ def dev_wer(planner: Planner, run: Run) -> float:
     """Word error rate in percent of a decoded run on all dev parts together."""
     mode = "offline" if run.offline else "streaming"
     folder = run.folder / "decode" / mode
-    summaries = [read_json(folder / part / "summary.json") for part in planner.maker.parts("dev")]
+    summaries = [read_json(folder / part / "summary.json") for part in planner.recipe.parts("dev")]
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
 
@@ -131,7 +131,7 @@ def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
     trained: list[TrainedRun] = []
     for run in runs:
         there = [kind for kind in kinds if run.job_name(f"{kind}{variant}") in finished]
-        parts = [part for kind in there for part in planner.maker.parts(kind)]
+        parts = [part for kind in there for part in planner.recipe.parts(kind)]
         if parts:
             mode = "offline" if run.offline else "streaming"
             trained.append(read_run(run.info(), run.decoded(variant) / mode, mode, parts))
@@ -141,7 +141,7 @@ def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
         baselines=list(results.baselines),
         bound=results.bound,
         seeds=list(results.seeds),
-        parts=[part for kind in kinds for part in planner.maker.parts(kind)],
+        parts=[part for kind in kinds for part in planner.recipe.parts(kind)],
         shared=[] if results.teacher_per_seed else results.foundation(),
         choices=[row for row, config in results.rows.items() if not config.test],
         tuned=_tuned(tuning_table(planner), chosen_rates(planner)),

@@ -48,11 +48,6 @@ class JobMaker:
         """The folder of the recipe's language model."""
         return self.exp / LANGUAGE_MODEL
 
-    def parts(self, kind: str) -> list[str]:
-        """The parts that are decoded to choose (`dev`) or to report (`test`)."""
-        results = self.recipe.results
-        return results.test_parts if kind == "test" else self.recipe.systems[results.bound].data.dev_parts
-
     def make(self, run: Run, kind: str) -> Job:
         """The job `train` of a run, or `dev` or `test`, which decode, with `WITH_LM` behind it or without."""
         return self._train(run) if kind == "train" else self._decode(run, kind)
@@ -68,7 +63,7 @@ class JobMaker:
         text = self.data / options.text
         if not text.is_file():
             raise UserError(f"{text}: no such file: the text that results.language_model is trained on")
-        dev_parts = self.parts("dev")
+        dev_parts = self.recipe.parts("dev")
         data = replace(config.data, dir=str(self.data), train_text=[str(text)], dev_parts=dev_parts)
         settings = asdict(replace(config, name=LANGUAGE_MODEL, data=data))
         conf = self.exp / "conf" / f"{LANGUAGE_MODEL}.yaml"
@@ -107,7 +102,7 @@ class JobMaker:
 
     def _decode(self, run: Run, kind: str) -> Job:
         variant = WITH_LM if kind.endswith(WITH_LM) else ""
-        parts = self.parts(kind.removesuffix(variant))
+        parts = self.recipe.parts(kind.removesuffix(variant))
         mode = "offline" if run.offline else "streaming"
         command = ["decode", str(run.folder), "--data", str(self.data), "--parts", " ".join(parts)]
         settings: dict[str, Any] = {"mode": mode, "parts": parts, "data": self._digest(parts)}
