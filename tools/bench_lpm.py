@@ -23,6 +23,7 @@ from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.loader import valid_batches
+from kdasr.decoding.expansion import BeamOptions
 from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig
 from kdasr.distillation.labels import Labeller
 from kdasr.distillation.objective import Objective
@@ -68,7 +69,8 @@ def measure(
     proposal = ProposalModel(bundle.model, bundle.context, CONTEXT)
     cuts = CutSet.from_cuts(list(load_cuts(data, PART))[: 40 * (num_batches + 1)])
     batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(max_duration=40.0)))[: num_batches + 1]
-    labeller = Labeller(LabelConfig(beam=beam), first_guesses(proposal, batches, "cpu"), prior)
+    search = BeamOptions(beam=beam)
+    labeller = Labeller(LabelConfig(beam=beam), first_guesses(proposal, batches, "cpu", search), prior)
 
     def supervised(batch: Batch) -> None:
         student.zero_grad()
@@ -84,7 +86,7 @@ def measure(
     def timed(batch: Batch) -> tuple[Parts, int]:
         _, paired = milliseconds(lambda: supervised(batch))
         proposals, search = milliseconds(
-            lambda: proposal.propose(batch.features_BTF, batch.feature_lens_B, beam)
+            lambda: proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
         )
         labels, scoring = milliseconds(lambda: labeller(batch.ids, proposals))
         _, loss = milliseconds(lambda: learn(batch, labels))

@@ -1,15 +1,16 @@
-"""What labels of speech without transcripts are worth: `python tools/explain_labels.py MODEL LM`.
+"""What labels of speech without transcripts are worth: `python tools/explain_labels.py [RECIPE]`.
 
-Labels of utterances whose transcripts are known, by rules of semi-supervised training, beside what could be
-had from the same proposals. Word error rates in percent are of labelled utterances, each label weighted as
-in the loss:
+Every row of a recipe that learns from unpaired speech labels utterances whose transcripts are known, as at
+its first step: by its own search of the first proposal model, its own filters and weights. Word error rates
+in percent are of labelled utterances, each label weighted as in the loss:
 
     WER      of the labels
     first    of the best-scored proposal of the same utterances
     best     of the proposal with the fewest errors: no choice among these proposals is better
 
 So first less WER is what the choice gains, WER less best what it still loses; best is the proposals' own
-limit, and the share of labelled utterances is what the filters leave.
+limit, and the share of labelled utterances is what the filters leave. `kdasr results` must have trained the
+language model and the first proposal model.
 """
 
 import argparse
@@ -20,25 +21,16 @@ import torch
 
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
+from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.loader import load_cuts, valid_batches
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.wer import word_errors
-from kdasr.distillation.config import LabelConfig
-from kdasr.distillation.labels import FirstGuess, Labeller, Labels, Proposal
+from kdasr.distillation.labels import FirstGuess, Labeller, Labels, Proposal, label_search
 from kdasr.distillation.proposals import ProposalModel, first_guesses
+from kdasr.results.config import load_recipe
 from kdasr.streaming.language_model import load_sentence_scorer
-
-RULES = {
-    "local prior matching": LabelConfig(),
-    "  any length": LabelConfig(length_tolerance=None),
-    "  within 3 nats": LabelConfig(max_gap=3.0),
-    "  within 3 nats, filtered": LabelConfig(max_gap=3.0, worst_share=0.1),
-    "  uniform prior": LabelConfig(weights="uniform"),
-    "one-best": LabelConfig(one_best=True, weights="uniform", length_tolerance=None),
-    "  filtered": LabelConfig(
-        one_best=True, weights="uniform", length_tolerance=None, max_repeats=4, worst_share=0.1
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -50,6 +42,29 @@ class Heard:
     proposals: list[Proposal]
     errors: dict[tuple[int, ...], int]
     """Word errors of each proposal."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Some utterances under one search."""
+
+    heard: list[Heard]
+    first: dict[str, FirstGuess]
+
+
+def search_all(
+    proposal: ProposalModel, tokenizer: Tokenizer, batches: list[Batch], search: BeamOptions
+) -> Searched:
+    """The proposals of every utterance, with their word errors."""
+    first = first_guesses(proposal, batches, "cpu", search)
+    heard = []
+    for batch in batches:
+        listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
+        for name, text, proposals in zip(batch.ids, batch.texts, listed, strict=True):
+            texts = {p.pieces: tokenizer.decode(list(p.pieces)) for p in proposals}
+            errors = {pieces: word_errors(text, said).total for pieces, said in texts.items()}
+            heard.append(Heard(name, len(text.split()), proposals, errors))
+    return Searched(heard, first)
 
 
 def describe(heard: list[Heard], labels: Labels) -> list[float]:
@@ -68,46 +83,47 @@ def describe(heard: list[Heard], labels: Labels) -> list[float]:
 
 
 def main() -> None:
-    """Search, label by every rule, print a table."""
+    """Search, label as every row does, print a table of each part."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, help="experiment folder of the proposal model")
-    parser.add_argument("language_model", type=Path, help="its folder, or text for a word trigram")
+    default = Path("egs/librispeech/conf/lpm/lpm.yaml")
+    parser.add_argument("recipe", type=Path, nargs="?", default=default, help=f"default: {default}")
+    parser.add_argument("--exp", type=Path, default=Path("exp/lpm"), help="where its results are")
+    parser.add_argument("--seed", type=int, default=1, help="whose proposal model, default 1")
     parser.add_argument("--data", type=Path, default=Path("data/lpm"), help="prepared data")
-    parser.add_argument("--part", default="train-clean-360", help="a prepared part with transcripts")
-    parser.add_argument("--beams", default="4", help="numbers of proposals, such as '4 8'")
-    parser.add_argument("--utterances", type=int, default=500, help="how many of the part, from its begin")
+    parser.add_argument("--utterances", type=int, default=500, help="how many of each part, from its begin")
     arguments = parser.parse_args()
     if arguments.utterances < 1:
         parser.error(f"--utterances {arguments.utterances}: expected 1 or more")
 
     torch.set_num_threads(1)
-    bundle = load_bundle(arguments.model)
-    scorer = load_sentence_scorer(arguments.language_model, bundle.tokenizer, str(arguments.model))
+    recipe = load_recipe(arguments.recipe)
+    rows = {row: config.unpaired for row, config in recipe.systems.items() if config.unpaired.parts}
+    if not rows:
+        raise UserError(f"{arguments.recipe}: no row has unpaired.parts")
+    proposals = {options.proposal for options in rows.values()}
+    if len(proposals) > 1:
+        raise UserError(f"{arguments.recipe}: rows with different first proposal models")
+    bundle = load_bundle(arguments.exp / f"seed-{arguments.seed}" / str(proposals.pop()))
+    scorer = load_sentence_scorer(arguments.exp / "lm", bundle.tokenizer, str(bundle.path))
     proposal = ProposalModel(bundle.model, bundle.context, bundle.context)
-    cuts = load_cuts(arguments.data, arguments.part).filter(lambda cut: "_sp" not in cut.id)
-    cuts = cuts.subset(first=arguments.utterances)
-    batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(dir=str(arguments.data))))
-    greedy = first_guesses(proposal, batches, "cpu")
-    print(f"{'beam':>4}  {'labels':24} {'labelled':>8} {'WER':>6} {'first':>6} {'best':>6}")
-    for beam in map(int, arguments.beams.split()):
-        guesses, heard = {}, []
-        for batch in batches:
-            listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, beam)
-            for name, text, proposals in zip(batch.ids, batch.texts, listed, strict=True):
-                texts = {p.pieces: bundle.tokenizer.decode(list(p.pieces)) for p in proposals}
-                errors = {pieces: word_errors(text, said).total for pieces, said in texts.items()}
-                guesses[name] = FirstGuess(greedy[name].num_pieces, proposals[0].score_per_piece)
-                heard.append(Heard(name, len(text.split()), proposals, errors))
-        for rule, config in RULES.items():
-            labeller = Labeller(config, guesses, scorer)
+    width = max(map(len, rows))
+    for part in dict.fromkeys(part for options in rows.values() for part in options.parts):
+        cuts = load_cuts(arguments.data, part).filter(lambda cut: "_sp" not in cut.id)
+        cuts = cuts.subset(first=arguments.utterances)
+        batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(dir=str(arguments.data))))
+        print(f"{part:{width}} {'beam':>5} {'labelled':>8} {'WER':>6} {'first':>6} {'best':>6}")
+        searched: dict[BeamOptions, Searched] = {}
+        for row, options in rows.items():
+            search = label_search(options.labels)
+            if search not in searched:
+                searched[search] = search_all(proposal, bundle.tokenizer, batches, search)
+            heard = searched[search].heard
+            labeller = Labeller(options.labels, searched[search].first, scorer)
             labels = labeller([one.name for one in heard], [one.proposals for one in heard], "cpu")
-            figures = describe(heard, labels)
-            print(
-                f"{beam:4}  {rule:24} {figures[0]:8.1f} "
-                + " ".join(f"{figure:6.2f}" for figure in figures[1:])
-            )
+            share, *rates = describe(heard, labels)
+            print(f"{row:{width}} {search.beam:5} {share:8.1f} " + " ".join(f"{rate:6.2f}" for rate in rates))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@
 #   egs/librispeech/run_lpm.sh [--corpus synthetic|librispeech] [--stage N] [--stop-stage M]
 #
 # Stages
-#   0 corpus, features, word pieces (stages 0 to 2 of run.sh): train-clean-100 keeps its transcripts; those of
-#     train-clean-360 are for the bound, the word pieces, stage 1 and a comparison in the log
+#   0 corpus, features, word pieces (stages 0 to 2 of run.sh): train-clean-100 keeps its transcripts; those of the
+#     other training parts are for the bound, the word pieces, stage 1 and a comparison in the log
 #   1 text for the language model, without the transcripts of all parts but train-clean-100
 #   2 language model, seed model (which proposes first), every row with every seed, decoded with and without the
 #     language model, and the report: `kdasr results`
 #
 # Options
 #   --corpus NAME         synthetic (default) or librispeech
-#   --size NAME           synthetic: how much speech (default: lpm, whose text a language model can know)
+#   --size NAME           synthetic: how much speech (default: lpm, whose text a language model can know, and which
+#                         alone has train-other-500; others need a --conf without it)
 #   --conf FILE           another configuration than conf/lpm/lpm.yaml (librispeech: lpm-librispeech.yaml); rows are
 #                         under its `results:`
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size or librispeech>; exp/lpm, and
@@ -39,6 +40,7 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/driver_options.sh
 . "$here/local/driver_options.sh"
 
+parts="train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other"
 corpus=synthetic size="" conf="" data="" exp="" jobs=1 corpus_seed="" text="" upto=test
 stage=0 stop_stage=2
 driver_options "--corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage" "$@"
@@ -49,19 +51,19 @@ whole_numbers stage stop_stage jobs
 case $corpus in
   synthetic)
     size=${size:-lpm}
+    [[ $size != lpm ]] || parts+=" train-other-500"
     conf=${conf:-$here/conf/lpm/lpm.yaml}
     data=${data:-$root/data/$size}
     text=${text:-$data/corpus/librispeech-lm-norm.txt} ;;
   librispeech)
     [[ -z $size ]] || die "--size is for synthetic speech; give --conf"
     size=librispeech
-    [[ " ${prepare[*]-} " == *" --parts "* ]] ||
-      prepare+=(--parts "train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other")
     conf=${conf:-$here/conf/lpm/lpm-librispeech.yaml}
     data=${data:-$root/data/librispeech}
     text=${text:-$data/corpus/librispeech-lm-norm.txt.gz} ;;
   *) die "--corpus $corpus: expected synthetic or librispeech" ;;
 esac
+[[ " ${prepare[*]-} " == *" --parts "* ]] || prepare+=(--parts "$parts")
 exp=${exp:-$root/exp/lpm$([[ $size == lpm ]] || echo "-$size")}
 corpus_seed=${corpus_seed:-$(default_corpus_seed "$size")}
 whole_numbers corpus_seed

@@ -14,7 +14,7 @@ from kdasr.common.logging import get_logger
 from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts
 from kdasr.decoding.rescoring import SentenceScorer
-from kdasr.distillation.labels import FirstGuess, Labeller
+from kdasr.distillation.labels import FirstGuess, Labeller, label_search
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.proposals import ProposalModel, first_guesses, load_guesses, save_guesses
 from kdasr.distillation.semi_supervised import SemiSupervisedObjective, UnpairedParts
@@ -163,12 +163,12 @@ def _guesses(
 ) -> dict[str, FirstGuess]:
     """Those of the experiment folder; made there at the first start, by the first process."""
     path, labels = system.exp_dir / GUESSES, config.unpaired.labels
-    # Only the filter of low scores asks for scores, which must be those of the beam that labels come from.
-    beam = labels.beam if labels.worst_share else 1
-    made_by = f"{proposal.fingerprint()}, beam {beam}"
+    # Only the filter of low scores asks for scores, which must be those of the search that labels come from.
+    search = label_search(labels) if labels.worst_share else replace(label_search(labels), beam=1)
+    made_by = f"{proposal.fingerprint()}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
     if fabric.is_global_zero and not path.is_file():
         logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data)
-        save_guesses(path, first_guesses(proposal, batches, fabric.device, beam), made_by)
+        save_guesses(path, first_guesses(proposal, batches, fabric.device, search), made_by)
     fabric.barrier()
     return load_guesses(path, [cut.id for cut in cuts], made_by)

@@ -98,6 +98,15 @@ def test_another_seed_is_refused_in_the_same_folder(corpus: Path) -> None:
         generate(corpus, seed=6)
 
 
+def test_a_corpus_of_other_parts_is_refused(corpus: Path) -> None:
+    """A size of this name that another release defined otherwise."""
+    fewer = replace(
+        MICRO, parts={part: size for part, size in MICRO.parts.items() if part != "train-other-500"}
+    )
+    with pytest.raises(UserError, match=r"train-other-500=2.*another release.*remove"):
+        list(generate_corpus(fewer, corpus, 5, 1))
+
+
 def test_a_foreign_corpus_is_refused(tmp_path: Path) -> None:
     (tmp_path / "LibriSpeech").mkdir()
     with pytest.raises(UserError, match="another origin"):
@@ -196,7 +205,7 @@ def pairs() -> Iterator[list[tuple[Rendered, Rendered]]]:
     yield [
         (
             renderer.render(utterance, replace(speaker, part="dev-clean")),
-            renderer.render(utterance, replace(speaker, part="dev-other")),
+            renderer.render(utterance, replace(speaker, part="train-other-500")),
         )
         for speaker in speakers
     ]

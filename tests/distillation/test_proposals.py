@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from kdasr.common.errors import UserError
+from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.config import LabelConfig
-from kdasr.distillation.labels import FirstGuess, Labeller
+from kdasr.distillation.labels import FirstGuess, Labeller, label_search
 from kdasr.distillation.proposals import ProposalModel, first_guesses, load_guesses, save_guesses
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
@@ -34,7 +35,7 @@ def test_first_guesses_are_those_of_greedy_search() -> None:
     model, batch = talkative(), dummy_batch()
     proposal = ProposalModel(model, FULL, STREAMING)
     torch.nn.Sequential(proposal).train()
-    guesses = first_guesses(proposal, [batch], "cpu")
+    guesses = first_guesses(proposal, [batch], "cpu", BeamOptions(beam=1))
     encoded = model.encode(batch.features_BTF, batch.feature_lens_B, FULL)
     found = greedy_search(model, encoded.encoded_BTD, encoded.lens_B)
     assert [guess.num_pieces for guess in guesses.values()] == [len(one.tokens) for one in found]
@@ -46,19 +47,30 @@ def test_first_guesses_are_those_of_greedy_search() -> None:
 def test_first_guesses_score_as_labels_of_the_same_beam(beam: int) -> None:
     """So that the filter of low scores drops the share that it names: half of them here."""
     proposal, batch = ProposalModel(talkative(), FULL, STREAMING), dummy_batch()
-    guesses = first_guesses(proposal, [batch], "cpu", beam)
+    guesses = first_guesses(proposal, [batch], "cpu", BeamOptions(beam=beam))
     config = LabelConfig(beam=beam, one_best=True, weights="uniform", length_tolerance=None, worst_share=0.5)
-    proposals = proposal.propose(batch.features_BTF, batch.feature_lens_B, beam)
+    proposals = proposal.propose(batch.features_BTF, batch.feature_lens_B, BeamOptions(beam=beam))
     labels = Labeller(config, guesses)(batch.ids, proposals)
     assert len(labels.pieces) == len(batch) // 2
+
+
+def test_a_blank_penalty_counts_in_first_guesses_and_in_proposals() -> None:
+    """A large one leaves no blank: every frame has a piece, in first guesses as in proposals."""
+    proposal, batch = ProposalModel(talkative(), FULL, STREAMING), dummy_batch()
+    frames = proposal.model.encode(batch.features_BTF, batch.feature_lens_B, FULL).lens_B.tolist()
+    search = label_search(LabelConfig(beam=2, blank_penalty=1e3))
+    guesses = first_guesses(proposal, [batch], "cpu", search)
+    assert [guess.num_pieces for guess in guesses.values()] == frames
+    listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
+    assert [len(entry.pieces) for entries in listed for entry in entries] == [f for f in frames for _ in "12"]
 
 
 def test_proposals_are_distinct_and_the_padding_does_not_matter() -> None:
     proposal = ProposalModel(talkative(), FULL, STREAMING)
     batch, longer = dummy_batch(), dummy_batch(padding=-9.0)
-    listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, beam=4)
+    listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, BeamOptions())
     assert all(1 < len({entry.pieces for entry in entries}) == len(entries) <= 4 for entries in listed)
-    again = proposal.propose(longer.features_BTF, longer.feature_lens_B, beam=4)
+    again = proposal.propose(longer.features_BTF, longer.feature_lens_B, BeamOptions())
     assert [[e.pieces for e in entries] for entries in again] == [
         [e.pieces for e in entries] for entries in listed
     ]
@@ -76,11 +88,11 @@ def test_a_better_model_takes_over_and_no_other_does() -> None:
     assert proposal.consider(student, 19.0)
     assert (float(proposal.error), int(proposal.updates), proposal.context) == (19.0, 1, STREAMING)
     # A copy: the student goes on without it.
-    copied = proposal.propose(batch.features_BTF, batch.feature_lens_B, 4)
+    copied = proposal.propose(batch.features_BTF, batch.feature_lens_B, BeamOptions())
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1.0)
-    assert proposal.propose(batch.features_BTF, batch.feature_lens_B, 4) == copied
+    assert proposal.propose(batch.features_BTF, batch.feature_lens_B, BeamOptions()) == copied
     assert not any(parameter.requires_grad for parameter in proposal.parameters())
 
 

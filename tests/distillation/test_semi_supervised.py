@@ -9,6 +9,7 @@ import torch
 
 from kdasr.common.errors import UserError
 from kdasr.data.config import SpecAugmentConfig
+from kdasr.decoding.expansion import BeamOptions
 from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig, UnpairedConfig
 from kdasr.distillation.labels import FirstGuess, Labeller, Labels, Proposal
 from kdasr.distillation.lattice import LatticeBuilder
@@ -50,7 +51,7 @@ class Listed(ProposalModel):
         super().__init__(tiny_model(seed=7), Context.full(), CONTEXT)
         self.listed = listed
 
-    def propose(self, features_BTF: torch.Tensor, lens_B: torch.Tensor, beam: int) -> Any:
+    def propose(self, features_BTF: torch.Tensor, lens_B: torch.Tensor, search: BeamOptions) -> Any:
         self.heard_BTF = features_BTF
         return self.listed
 

@@ -25,6 +25,7 @@ from tiny_system import (
 from kdasr.checkpoint import load_checkpoint
 from kdasr.data.config import SpecAugmentConfig
 from kdasr.data.unpaired import InterleavedBatches
+from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.greedy import greedy_search
 from kdasr.decoding.wer import word_errors
 from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig, StageConfig, UnpairedConfig
@@ -51,7 +52,7 @@ def talkative(seed: int) -> Transducer:
 def semi_supervised_system(exp_dir: Path, error: float | None = None, **changes: Any) -> System:
     """One paired step, two unpaired ones; dropout and masks. `error` is taken for the proposal model's."""
     proposal = ProposalModel(talkative(seed=7), Context.full(), later_context=CHUNKED)
-    first = first_guesses(proposal, [random_batch(number) for number in range(4)], "cpu")
+    first = first_guesses(proposal, [random_batch(number) for number in range(4)], "cpu", BeamOptions(beam=1))
     labels = LabelConfig(weights="uniform", length_tolerance=0.5)
     parts = UnpairedParts(
         config=UnpairedConfig(ratio=2, labels=labels),

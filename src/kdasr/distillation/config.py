@@ -111,6 +111,9 @@ class LabelConfig:
 
     beam: int = 4
     """Hypotheses per utterance that the proposal model's beam search keeps."""
+    blank_penalty: float = 0.0
+    """Nats, against deletions: subtracted from the blank's logit in every search of the proposal model. Not
+    in the paper, whose models have no blank: a transducer that is unsure says nothing."""
     one_best: bool = False
     """Only the best of them counts: pseudo-labels (Kahn et al. 2020, arXiv 1909.09116)."""
     weights: str = "prior"

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.rescoring import SentenceScorer
 from kdasr.distillation.config import LabelConfig
 
@@ -158,6 +159,11 @@ class Labeller:
         return torch.cat([part.softmax(dim=0) for part in scores_N.split(list(counts))])
 
 
+def label_search(config: LabelConfig) -> BeamOptions:
+    """How the proposals that labels are made of are searched."""
+    return BeamOptions(beam=config.beam, blank_penalty=config.blank_penalty)
+
+
 def fits_length(num_pieces: int, num_first: int, tolerance: float | None) -> bool:
     """Whether a hypothesis has a piece, and about as many as the first proposal model's; ends are counted."""
     length, expected = num_pieces + 1, num_first + 1
@@ -190,8 +196,10 @@ def _check(config: LabelConfig, language_model: SentenceScorer | None) -> None:
         raise UserError(f"unpaired.labels.weights '{config.weights}': expected one of {', '.join(WEIGHTS)}")
     if config.weights == "prior" and language_model is None:
         raise UserError("unpaired.labels.weights 'prior' needs unpaired.language_model")
-    if config.beam < 1:
-        raise UserError(f"unpaired.labels.beam {config.beam}: expected at least 1")
+    try:
+        label_search(config)
+    except UserError as error:
+        raise UserError(f"unpaired.labels.{error}") from None
     if config.max_gap is not None and not config.max_gap >= 0.0:
         raise UserError(f"unpaired.labels.max_gap {config.max_gap}: expected 0 or more, or none")
     if config.max_repeats < 0:

@@ -9,6 +9,7 @@ that model's place as soon as it makes fewer errors.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -63,10 +64,12 @@ class ProposalModel(nn.Module):
         return self
 
     @torch.inference_mode()
-    def propose(self, features_BTF: Tensor, feature_lens_B: Tensor, beam: int) -> list[list[Proposal]]:
-        """At most `beam` proposals of each utterance, the best first, no two alike."""
+    def propose(
+        self, features_BTF: Tensor, feature_lens_B: Tensor, search: BeamOptions
+    ) -> list[list[Proposal]]:
+        """At most `search.beam` proposals of each utterance, the best first, no two alike."""
         encoded = self.model.encode(features_BTF, feature_lens_B, self.context)
-        listed = beam_search(self.model, encoded.encoded_BTD, encoded.lens_B, BeamOptions(beam=beam))
+        listed = beam_search(self.model, encoded.encoded_BTD, encoded.lens_B, search)
         return [[Proposal(tuple(entry.tokens), entry.score) for entry in entries] for entries in listed]
 
     def set_error(self, error: float) -> None:
@@ -96,9 +99,9 @@ class ProposalModel(nn.Module):
 
 
 def first_guesses(
-    proposal: ProposalModel, batches: Iterable[Batch], device: torch.device | str, beam: int = 1
+    proposal: ProposalModel, batches: Iterable[Batch], device: torch.device | str, search: BeamOptions
 ) -> dict[str, FirstGuess]:
-    """How long greedy search finds each utterance, and the score of its best hypothesis under a beam.
+    """How long greedy search finds each utterance, and the score of its best hypothesis under a search.
 
     Greedy search is a beam of one hypothesis. The score of a wider beam is another quantity: it sums over
     the alignments that the beam has met, so scores of labels compare with those of the same beam only.
@@ -106,17 +109,17 @@ def first_guesses(
     guesses = {}
     for batch in batches:
         on_device = batch.to(device)
-        listed = proposal.propose(on_device.features_BTF, on_device.feature_lens_B, beam=1)
+        listed = proposal.propose(on_device.features_BTF, on_device.feature_lens_B, replace(search, beam=1))
         greedy = [best for (best,) in listed]
-        if beam > 1:
-            listed = proposal.propose(on_device.features_BTF, on_device.feature_lens_B, beam)
+        if search.beam > 1:
+            listed = proposal.propose(on_device.features_BTF, on_device.feature_lens_B, search)
         for name, first, (best, *_) in zip(batch.ids, greedy, listed, strict=True):
             guesses[name] = FirstGuess(len(first.pieces), best.score_per_piece)
     return guesses
 
 
 def save_guesses(path: Path, guesses: dict[str, FirstGuess], fingerprint: str) -> None:
-    """Write what the model and the beam of this fingerprint said first."""
+    """Write what the model and the search of this fingerprint said first."""
     rows = {name: list(guess) for name, guess in guesses.items()}
     write_json(path, {"proposal_model": fingerprint, "pieces_and_score_per_piece": rows})
 
@@ -135,7 +138,7 @@ def load_guesses(path: Path, ids: Sequence[str], fingerprint: str) -> dict[str, 
         raise UserError(f"{path}: damaged ({error}); remove it to have it made again") from error
     if model != fingerprint:
         raise UserError(
-            f"{path}: of another first proposal model or beam ({model}) than `unpaired` has ({fingerprint})"
+            f"{path}: of another first proposal model or search ({model}) than `unpaired` has ({fingerprint})"
         )
     missing = [name for name in ids if name not in guesses]
     if missing:

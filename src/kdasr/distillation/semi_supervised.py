@@ -19,7 +19,7 @@ from kdasr.data.batch import Batch
 from kdasr.data.config import SpecAugmentConfig
 from kdasr.decoding.wer import word_errors
 from kdasr.distillation.config import UnpairedConfig
-from kdasr.distillation.labels import Labeller, Labels
+from kdasr.distillation.labels import Labeller, Labels, label_search
 from kdasr.distillation.objective import Losses, Objective
 from kdasr.distillation.prior_matching import nothing_to_learn, tiled_nll, weighted_sums
 from kdasr.distillation.proposals import ProposalModel
@@ -106,8 +106,8 @@ class SemiSupervisedObjective(nn.Module):
         return Losses(self.parts.config.weight * loss, terms, per_utterance={"lpm": loss_B.detach()})
 
     def _label(self, batch: Batch) -> Labels:
-        beam = self.parts.config.labels.beam
-        proposals = self.proposal.propose(batch.features_BTF, batch.feature_lens_B, beam)
+        search = label_search(self.parts.config.labels)
+        proposals = self.proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
         return self.parts.labeller(batch.ids, proposals, batch.features_BTF.device)
 
     def _loss(self, model: Transducer, batch: Batch, labels: Labels, context: Context, step: int) -> Tensor:

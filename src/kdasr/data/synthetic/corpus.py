@@ -48,7 +48,7 @@ def generate_corpus(size: Size, out: Path, seed: int, jobs: int) -> Iterator[tup
     identity = {"size": size.name, "seed": seed, "version": VERSION}
     try:
         if _is_complete(out, identity):
-            yield _summary_of(read_json(out / DONE_FILE))
+            yield _summary_of(_finished(out, size))
             return
         renderer = Renderer(size, seed)  # first: without espeak-ng nothing is to be written
         plan = make_plan(size, seed)
@@ -87,6 +87,25 @@ def _is_complete(out: Path, identity: dict[str, Any]) -> bool:
             f"{out / writer.AUDIO_FOLDER}: a corpus of another origin is there; choose another folder"
         )
     return False
+
+
+def _finished(out: Path, size: Size) -> dict[str, Any]:
+    """The record of a finished corpus.
+
+    Raises:
+        UserError: its parts are not those of the size.
+    """
+    record: dict[str, Any] = read_json(out / DONE_FILE)
+    found = {part: entry["utterances"] for part, entry in record["parts"].items()}
+    wanted = {
+        part: counts.speakers * counts.chapters * counts.utterances for part, counts in size.parts.items()
+    }
+    if found != wanted:
+        raise UserError(
+            f"{out}: holds a corpus '{size.name}' of {_describe(found)} utterances, made by another release;"
+            f" here it is of {_describe(wanted)}; choose another folder or remove that one"
+        )
+    return record
 
 
 def _identity_in(path: Path, keys: Iterable[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from kdasr.data.synthetic.seeds import generator
 from kdasr.data.synthetic.sizes import PartSize, Size
 from kdasr.data.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
 
-TRAIN_PARTS = ("train-clean-100", "train-clean-360")
+TRAIN_PARTS = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_PARTS, "dev-clean", "dev-other", "test-clean", "test-other")
 MAX_TRIES = 1000
 
@@ -73,10 +73,10 @@ def make_plan(size: Size, seed: int) -> Plan:
 
 
 def draw_speakers(size: Size, seed: int) -> list[Speaker]:
-    """The speakers of every part, in the order of `PARTS`.
+    """The speakers of every part of a size, in the order of `PARTS`.
 
     Training, dev and test never share an (accent, variant) pair. The clean parts have the accents of
-    the training parts, the `other` parts have accents that occur nowhere in training.
+    the training parts; those of dev-other and test-other occur nowhere in training.
     """
     rng = generator(seed, "speakers")
     seen, unseen = voice_pairs(SEEN_ACCENTS, rng), voice_pairs(UNSEEN_ACCENTS, rng)
@@ -90,7 +90,7 @@ def draw_speakers(size: Size, seed: int) -> list[Speaker]:
     }
     speakers: list[Speaker] = []
     turn = 0
-    for part in PARTS:
+    for part in filter(size.parts.__contains__, PARTS):
         pool = pools.get(part, seen[test:])
         for index in range(size.parts[part].speakers):
             place = turn if part in TRAIN_PARTS else index

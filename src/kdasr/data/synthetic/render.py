@@ -65,7 +65,7 @@ class Renderer:
     def render(self, utterance: Utterance, speaker: Speaker) -> Rendered:
         """Synthesise one utterance of `speaker` as its part demands."""
         rng = generator(self.seed, "audio", utterance.id)
-        is_other = speaker.part.endswith("other")
+        is_other = "other" in speaker.part
         rate = speaker.rate * rng.uniform(0.96, 1.04) * (rng.uniform(*OTHER_RATE) if is_other else 1.0)
         voice = replace(speaker.voice, rate=round(rate), pitch=speaker.pitch + int(rng.integers(-3, 4)))
         speech_N, words = self._speak(utterance.text, voice, speaker.tract_percent)

@@ -105,7 +105,8 @@ SIZES = {
             REGULAR,
             {
                 "train-clean-100": PartSize(60, 1, 13),
-                "train-clean-360": PartSize(160, 1, 14),
+                "train-clean-360": PartSize(80, 1, 14),
+                "train-other-500": PartSize(80, 1, 14),
                 "dev-clean": PartSize(16, 1, 8),
                 "dev-other": PartSize(16, 1, 8),
                 "test-clean": PartSize(40, 1, 15),
