@@ -137,6 +137,7 @@ def test_what_cannot_be_is_named() -> None:
     for name, value in (
         ("weights", "posterior"),
         ("beam", 0),
+        ("blank_penalty", float("nan")),
         ("max_gap", -0.5),
         ("max_repeats", -1),
         ("worst_share", 1.0),

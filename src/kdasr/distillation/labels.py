@@ -160,8 +160,15 @@ class Labeller:
 
 
 def label_search(config: LabelConfig) -> BeamOptions:
-    """How the proposals that labels are made of are searched."""
-    return BeamOptions(beam=config.beam, blank_penalty=config.blank_penalty)
+    """How the proposals that labels are made of are searched.
+
+    Raises:
+        UserError: a beam or a penalty out of range.
+    """
+    try:
+        return BeamOptions(beam=config.beam, blank_penalty=config.blank_penalty)
+    except UserError as error:
+        raise UserError(f"unpaired.labels.{error}") from None
 
 
 def fits_length(num_pieces: int, num_first: int, tolerance: float | None) -> bool:
@@ -196,10 +203,7 @@ def _check(config: LabelConfig, language_model: SentenceScorer | None) -> None:
         raise UserError(f"unpaired.labels.weights '{config.weights}': expected one of {', '.join(WEIGHTS)}")
     if config.weights == "prior" and language_model is None:
         raise UserError("unpaired.labels.weights 'prior' needs unpaired.language_model")
-    try:
-        label_search(config)
-    except UserError as error:
-        raise UserError(f"unpaired.labels.{error}") from None
+    label_search(config)
     if config.max_gap is not None and not config.max_gap >= 0.0:
         raise UserError(f"unpaired.labels.max_gap {config.max_gap}: expected 0 or more, or none")
     if config.max_repeats < 0:
