@@ -108,6 +108,6 @@ def test_a_first_proposal_model_of_other_weights_is_noticed(folder: Path) -> Non
     path = exp / "first_guesses.json"
     path.write_text('{"proposal_model": "0123", "pieces_and_score_per_piece": {}}')
     result = train(folder, "lpm", exp="other")
-    assert isinstance(result.exception, UserError) and "another first proposal model or beam" in str(
+    assert isinstance(result.exception, UserError) and "another first proposal model or search" in str(
         result.exception
     )
