@@ -14,7 +14,7 @@ language model and the first proposal model.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -55,14 +55,15 @@ class Searched:
 def search_all(
     proposal: ProposalModel, tokenizer: Tokenizer, batches: list[Batch], search: BeamOptions
 ) -> Searched:
-    """The proposals of every utterance, with their word errors."""
-    first = first_guesses(proposal, batches, "cpu", search)
-    heard = []
+    """The proposals of every utterance, with their word errors, and what was said of it first."""
+    greedy = first_guesses(proposal, batches, "cpu", replace(search, beam=1))
+    first, heard = {}, []
     for batch in batches:
         listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
         for name, text, proposals in zip(batch.ids, batch.texts, listed, strict=True):
             texts = {p.pieces: tokenizer.decode(list(p.pieces)) for p in proposals}
             errors = {pieces: word_errors(text, said).total for pieces, said in texts.items()}
+            first[name] = FirstGuess(greedy[name].num_pieces, proposals[0].score_per_piece)
             heard.append(Heard(name, len(text.split()), proposals, errors))
     return Searched(heard, first)
 

@@ -196,8 +196,8 @@ def test_speech_is_where_the_alignment_says(corpus: Path) -> None:
         assert np.unique(quiet).size > 5
 
 
-@pytest.fixture(scope="module")
-def pairs() -> Iterator[list[tuple[Rendered, Rendered]]]:
+@pytest.fixture(scope="module", params=["dev-other", "train-other-500"])
+def pairs(request: pytest.FixtureRequest) -> Iterator[list[tuple[Rendered, Rendered]]]:
     """The same people saying the same words, once in a clean part and once in an `other` part."""
     renderer = Renderer(MICRO, 5)
     speakers = make_plan(MICRO, 5).speakers
@@ -205,7 +205,7 @@ def pairs() -> Iterator[list[tuple[Rendered, Rendered]]]:
     yield [
         (
             renderer.render(utterance, replace(speaker, part="dev-clean")),
-            renderer.render(utterance, replace(speaker, part="train-other-500")),
+            renderer.render(utterance, replace(speaker, part=request.param)),
         )
         for speaker in speakers
     ]

@@ -90,7 +90,7 @@ def draw_speakers(size: Size, seed: int) -> list[Speaker]:
     }
     speakers: list[Speaker] = []
     turn = 0
-    for part in filter(size.parts.__contains__, PARTS):
+    for part in [part for part in PARTS if part in size.parts]:
         pool = pools.get(part, seen[test:])
         for index in range(size.parts[part].speakers):
             place = turn if part in TRAIN_PARTS else index
