@@ -97,9 +97,7 @@ def _finished(out: Path, size: Size) -> dict[str, Any]:
     """
     record: dict[str, Any] = read_json(out / DONE_FILE)
     found = {part: entry["utterances"] for part, entry in record["parts"].items()}
-    wanted = {
-        part: counts.speakers * counts.chapters * counts.utterances for part, counts in size.parts.items()
-    }
+    wanted = {part: counts.num_utterances for part, counts in size.parts.items()}
     if found != wanted:
         raise UserError(
             f"{out}: holds a corpus '{size.name}' of {_describe(found)} utterances, made by another release;"
@@ -169,7 +167,7 @@ def _finish(out: Path, plan: Plan, identity: dict[str, Any], new_chapters: set[s
     parts = {
         part: {
             "speakers": counts.speakers,
-            "utterances": counts.speakers * counts.chapters * counts.utterances,
+            "utterances": counts.num_utterances,
             "hours": round(by_part[part] / 3600, 4),
         }
         for part, counts in plan.size.parts.items()

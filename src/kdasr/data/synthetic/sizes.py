@@ -25,6 +25,11 @@ class PartSize:
     utterances: int
     """Per chapter."""
 
+    @property
+    def num_utterances(self) -> int:
+        """Of the whole part."""
+        return self.speakers * self.chapters * self.utterances
+
 
 @dataclass(frozen=True)
 class Size:
