@@ -19,7 +19,7 @@
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size or librispeech>; exp/lpm, and
 #                         exp/lpm-<size or librispeech> unless the size is lpm)
 #   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
-#   --corpus-seed N       seed of the synthetic corpus (default: 1; 2 for the size results, as in run_results.sh)
+#   --corpus-seed N       seed of the synthetic corpus (default: 1; 3 for the size results, as in run_results.sh)
 #   --text FILE           librispeech: text to train the language model on, a sentence per line, may be gzipped
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows, what they start from, and the bound (default: all)

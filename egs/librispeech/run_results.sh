@@ -9,7 +9,7 @@
 #   --conf FILE           another configuration than conf/<size>.yaml; rows are under its `results:`
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<size>, exp/<size>)
 #   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
-#   --corpus-seed N       seed of the synthetic corpus (default: 2 for the size results, else 1)
+#   --corpus-seed N       seed of the synthetic corpus (default: 3 for the size results, else 1)
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows and the teacher (default: all)
 #   --stage NAME          dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)

@@ -98,6 +98,15 @@ def test_another_seed_is_refused_in_the_same_folder(corpus: Path) -> None:
         generate(corpus, seed=6)
 
 
+def test_a_corpus_of_another_version_of_its_size_is_not_continued(tmp_path: Path) -> None:
+    events = generate_corpus(MICRO, tmp_path, 5, 1)
+    for _ in range(2):
+        next(events)
+    events.close()
+    with pytest.raises(UserError, match=r"version=2.*version=3.*remove"):
+        next(generate_corpus(replace(MICRO, version=3), tmp_path, 5, 1))
+
+
 def test_a_corpus_of_other_parts_is_refused(corpus: Path) -> None:
     """A size of this name that another release defined otherwise."""
     fewer = replace(

@@ -19,8 +19,6 @@ from kdasr.data.synthetic.plan import Chapter, Plan, make_plan
 from kdasr.data.synthetic.render import Renderer
 from kdasr.data.synthetic.sizes import Size
 
-VERSION = 2
-"""Changes whenever the same size and seed give other bytes."""
 DONE_FILE = "corpus.json"
 STARTED_FILE = "corpus.partial.json"
 
@@ -45,7 +43,7 @@ def generate_corpus(size: Size, out: Path, seed: int, jobs: int) -> Iterator[tup
     Raises:
         UserError: `out` holds something else or cannot be written, or espeak-ng is missing.
     """
-    identity = {"size": size.name, "seed": seed, "version": VERSION}
+    identity = {"size": size.name, "seed": seed, "version": size.version}
     try:
         if _is_complete(out, identity):
             yield _summary_of(_finished(out, size))
