@@ -18,7 +18,5 @@ exec "$root/egs/librispeech/run_results.sh" --size base --conf "$root/egs/libris
   --override model.encoder.num_layers=12 --override model.encoder.dim=320 --override model.encoder.num_heads=5 \
   --override model.encoder.ffn_dim=1280 --override model.encoder.subsampling_channels=64 \
   --override model.encoder.dropout=0.1 --override model.predictor.dim=320 --override model.joiner_dim=320 \
-  --override "objective.hidden.layers=[0,1,2,3,4,5,6,7,8,9,10]" \
-  --override "objective.hidden.teacher_layers=[0,1,2,3,4,5,6,7,8,9,10]" \
   --override training.accelerator=cuda --override training.precision=bf16-mixed \
   --override training.optim.learning_rate=1.0e-3 "$@"
