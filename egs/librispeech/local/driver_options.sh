@@ -33,5 +33,5 @@ driver_options() {
   done
 }
 
-# The settings for the size `results` were explored on the corpus with seed 1, so what is reported is of another one.
+# The settings for the size `results` were explored on corpora with seeds 1 and 2, so what is reported is of another one.
 default_corpus_seed() { [[ $1 == results ]] && echo 3 || echo 1; }
