@@ -33,10 +33,10 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-def _either(weight: float, template: str) -> tuple[tuple[float, str], ...]:
+def _either(template: str) -> tuple[tuple[float, str], ...]:
     """A template for both kinds of pairs; `*` stands for the noun, or for the modifier and its noun."""
     return tuple(
-        (weight, template.replace("*", filler))
+        (HOMOPHONE_WEIGHT, template.replace("*", filler))
         for filler in ("{noun_p}", "{modifier_p} {people}", "{noun_t}", "{modifier_t} {things}")
     )
 
@@ -53,12 +53,12 @@ def _results_vocabulary() -> Vocabulary:
     }
     sentence = (
         *DEMO.rules["sentence"],
-        *_either(HOMOPHONE_WEIGHT, "the * {acted} {where} the {place}"),
-        *_either(HOMOPHONE_WEIGHT, "{when} the * {acted} {where} the {place}"),
-        *_either(HOMOPHONE_WEIGHT, "{people} {did} the * {where} the {place}"),
-        *_either(HOMOPHONE_WEIGHT, "{some} {people} {how} {did} the * {where} the {place}"),
-        *_either(HOMOPHONE_WEIGHT, "{number} {people} {said} the * {acted}"),
-        *_either(HOMOPHONE_WEIGHT, "{people} {said} the * {acted} {where} the {place}"),
+        *_either("the * {acted} {where} the {place}"),
+        *_either("{when} the * {acted} {where} the {place}"),
+        *_either("{people} {did} the * {where} the {place}"),
+        *_either("{some} {people} {how} {did} the * {where} the {place}"),
+        *_either("{number} {people} {said} the * {acted}"),
+        *_either("{people} {said} the * {acted} {where} the {place}"),
     )
     return Vocabulary(classes, {"sentence": sentence})
 
