@@ -123,6 +123,34 @@ def test_both_modes_give_the_same_tokens_at_the_same_frames(exp: Path, data: Pat
     assert any(record["tokens"] for record in streamed)
 
 
+@pytest.mark.parametrize("context", ["left=6,chunk=2,right=3", "full"])
+def test_streams_in_one_batch_give_what_each_gives_alone_but_no_time_with_compute(
+    exp: Path, data: Path, context: str
+) -> None:
+    options = ["--context", context, "--search", "beam", "--beam", 3, "--nbest", 2]
+    alone = _lines(_decode(exp, data, "streaming", *options))
+    folder = _decode(exp, data, "streaming", *options, "--streams", 3)  # of four: one is left over
+    together = _lines(folder)
+    timed = ("wall", "first_token_wall_ms", "first_token_parts_ms", "compute_seconds")
+    assert len(together) == 4 and any(record["first_token_ms"] is not None for record in together)
+    for left, right in zip(alone, together, strict=True):
+        for name, value in left.items():
+            if name in ("tokens", "words"):
+                kept = [{key: item[key] for key in item if key != "wall"} for item in value]
+                assert [{**item, "wall": None} for item in kept] == right[name]
+            elif name == "nbest":  # the scores to their rounding
+                assert [entry["hyp"] for entry in right[name]] == [entry["hyp"] for entry in value]
+            elif name not in timed:
+                assert right[name] == value, name
+        assert right["first_token_wall_ms"] is right["first_token_parts_ms"] is None
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["streams"] == 3 and summary["rtf"] > 0
+    assert summary["first_token_ms"]["wall_mean"] is None and summary["first_token_ms"]["count"] > 0
+    # One at a time afterwards is another result: it has the times.
+    _decode(exp, data, "streaming", *options)
+    assert json.loads((folder / "summary.json").read_text())["first_token_ms"]["wall_mean"] > 0
+
+
 def test_a_part_without_alignments_counts_from_the_energy_onset(exp: Path, data: Path) -> None:
     folder = _decode(exp, data, "streaming", part="test-other")
     summary = json.loads((folder / "summary.json").read_text())
@@ -229,6 +257,11 @@ def test_results_go_where_they_can_be_written(exp: Path, data: Path, tmp_path: P
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file: cannot write there"):
         _run(decode, exp, "--data", data, "--parts", "test-clean", "--out", tmp_path / "file")
+
+
+def test_streams_in_one_batch_need_streams(exp: Path, data: Path) -> None:
+    with pytest.raises(UserError, match="--streams needs --mode streaming; it is offline"):
+        _run(decode, exp, "--data", data, "--parts", "test-clean", "--mode", "offline", "--streams", 2)
 
 
 def test_streaming_a_file_with_alternatives(exp: Path, tmp_path: Path) -> None:

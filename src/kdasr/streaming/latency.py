@@ -88,7 +88,7 @@ def finalisation_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> flo
 def measure(
     words: Sequence[Word],
     shown: Sequence[float],
-    wall: Sequence[float],
+    wall: Sequence[float] | None,
     ref_words: Sequence[RefWord],
     pairs: Sequence[AlignedPair],
     onset: float | None = None,
@@ -99,7 +99,7 @@ def measure(
     Args:
         words: recognised words.
         shown: algorithmic time of each piece.
-        wall: the same with compute and queueing.
+        wall: the same with compute and queueing; None if that was not measured.
         ref_words: reference words with times; empty when there is no alignment.
         pairs: alignment of reference and recognised words.
         onset: start of speech when there are no reference words (see `energy_onset`).
@@ -109,7 +109,7 @@ def measure(
         onset = ref_words[0].start
     return UtteranceLatency(
         first_token_ms=first_token_ms(shown, onset, first),
-        first_token_wall_ms=first_token_ms(wall, onset, first),
+        first_token_wall_ms=None if wall is None else first_token_ms(wall, onset, first),
         emission_delay_ms=emission_delays_ms(words, shown, ref_words, pairs) if ref_words else [],
         finalisation_ms=finalisation_ms(shown, ref_words),
     )
