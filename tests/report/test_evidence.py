@@ -130,7 +130,7 @@ def test_tables_name_every_row_baseline_and_command() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| `new` | test-clean"))
     assert "+60.0" in row and "fewer" in row and "+0.75" in row
     assert "**0.002**, an end of the range, of 0.001 (9.0), 0.002 (8.0)" in text
-    assert "do not have all 2 seeds" in text and "`streaming-init` (0)" in text
+    assert "lack seeds" in text and "`streaming-init` (0 of 2)" in text
     # Every line of a table has the columns of its head.
     for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1

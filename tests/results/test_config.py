@@ -18,7 +18,7 @@ CIRCLE = [("one", "two"), ("two", "one")]
 def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound() -> None:
     loaded = load_recipe(CONF / "results.yaml")
     results = loaded.results
-    assert len(results.seeds) >= 3
+    assert min(len(results.seeds_of(row)) for row in results.rows) >= 3
     # Without distillation: from a streaming model, that itself, from the teacher's weights, as long as both.
     _, start, warm, longer = results.baselines
     inits = [results.rows[name].init for name in results.baselines]
@@ -68,6 +68,8 @@ def rows_with(**row: Any) -> dict[str, Any]:
         ({"rows": {}}, ["rows"]),
         ({"seed": [1]}, ["seed"]),
         ({"seeds": [1, 1]}, ["seeds"]),
+        (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
+        (rows_with(num_seeds=-1), ["mine", "num_seeds -1"]),
         ({"order": "random"}, ["order", "random"]),
         ({"baselines": ["nothing"]}, ["nothing"]),
         (rows_with(init="nowhere"), ["mine", "nowhere"]),

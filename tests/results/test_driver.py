@@ -204,6 +204,27 @@ def test_order_decides_whether_seeds_or_rows_come_first(tmp_path: Path) -> None:
     assert by_row == ["seed-1/teacher", "seed-2/teacher", "seed-1/streaming", "seed-2/streaming"]
 
 
+@pytest.mark.parametrize("order", ["seed", "row"])
+def test_a_row_may_have_fewer_seeds_than_others_and_is_complete_then(tmp_path: Path, order: str) -> None:
+    rows: dict[str, Any] = {
+        "teacher": {},
+        "streaming": {"num_seeds": 2},
+        "streaming-init": {"system": "streaming", "init": "teacher", "num_seeds": 1},
+        "two-stage": {"init": "teacher"},
+    }
+    study = planner(tmp_path, seeds=[4, 2, 3], order=order, rows=rows)
+    carry_out(study, Options(stage="dev"), quiet)
+    trained = [line.split()[-1] for line in calls(tmp_path) if line.startswith("train")]
+    seeds = {row: [seed for seed in (4, 2, 3) if f"{study.exp}/seed-{seed}/{row}" in trained] for row in rows}
+    assert seeds == {"teacher": [4, 2, 3], "streaming": [4, 2], "streaming-init": [4], "two-stage": [4, 2, 3]}
+    found = collect(study, "dev")
+    assert found.incomplete() == {}
+    compared = {(one.row, one.baseline): one.num_seeds for one in found.comparisons}
+    assert compared["two-stage", "streaming"] == 2 and compared["two-stage", "streaming-init"] == 1
+    more = planner(tmp_path, seeds=[4, 2, 3], order=order, rows=rows | {"streaming": {}})
+    assert collect(more, "dev").incomplete() == {"streaming": 2}
+
+
 def test_data_that_is_not_prepared_is_named(tmp_path: Path) -> None:
     study = planner(tmp_path)
     (tmp_path / "data" / "cuts_dev-clean.jsonl.gz").unlink()

@@ -95,6 +95,8 @@ class Evidence:
     seeds: list[int]
     """Those that a complete row has."""
     parts: list[str]
+    fewer: dict[str, int] = field(default_factory=dict)
+    """Rows that are complete with fewer seeds, and how many that is."""
     shared: list[str] = field(default_factory=list)
     """Rows with one run, of the first seed, that stands beside the students of every seed: a teacher that all
     share, and what it descends from."""
@@ -192,11 +194,14 @@ class Evidence:
             finalisation_ms=mean_of([result.finalisation_ms for result in results]),
         )
 
+    def num_seeds(self, row: str) -> int:
+        """How many runs a complete row has."""
+        return 1 if row in self.shared else self.fewer.get(row, len(self.seeds))
+
     def incomplete(self) -> dict[str, int]:
         """Rows that lack seeds on some part, with the number of seeds that they have everywhere."""
-        wanted = {row: 1 if row in self.shared else len(self.seeds) for row in self.rows}
         have = {row: min(len(self.of(row, part)) for part in self.parts_of(row)) for row in self.rows}
-        return {row: count for row, count in have.items() if count < wanted[row]}
+        return {row: count for row, count in have.items() if count < self.num_seeds(row)}
 
 
 def _common_ids(parts: Sequence[DecodedPart]) -> list[str]:

@@ -118,10 +118,10 @@ def _how(evidence: Evidence) -> str:
     else:
         latency = ""
     return (
-        f"Seeds {seeds}; students that are compared have equal steps, counted after what they start from. "
-        "WER is that of all seeds together, latencies are means "
-        "over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over utterances and "
-        f"seeds, paired where rows are compared.{latency}"
+        f"Seeds {seeds}{', or the first ones of them' if evidence.fewer else ''}; students that are compared "
+        "have equal steps, counted after what they start from. WER is that of all seeds together, latencies "
+        "are means over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over "
+        f"utterances and seeds, paired where rows are compared.{latency}"
     )
 
 
@@ -240,7 +240,5 @@ def missing_note(evidence: Evidence) -> str:
     missing = evidence.incomplete()
     if not missing:
         return ""
-    rows = ", ".join(f"`{row}` ({count})" for row, count in missing.items())
-    return (
-        f"Rows that do not have all {len(evidence.seeds)} seeds (how many they have on every part): {rows}."
-    )
+    rows = ", ".join(f"`{row}` ({count} of {evidence.num_seeds(row)})" for row, count in missing.items())
+    return f"Rows that lack seeds (how many they have on every part): {rows}."

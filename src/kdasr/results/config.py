@@ -30,6 +30,8 @@ class RowConfig:
     It replaces `init_from` of the first stage."""
     system: str | None = None
     """Which of the recipe's `systems`; None: the one that is called like the row."""
+    num_seeds: int = 0
+    """Trained with so many of the recipe's seeds, the first ones; 0: with all."""
     test: bool = True
     """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -128,6 +130,10 @@ class ResultsConfig:
         """Whether a row is compared at equal steps and equal tuning."""
         return row != self.bound and row not in self.references
 
+    def seeds_of(self, row: str) -> list[int]:
+        """The seeds that a row is trained with."""
+        return self.seeds[: self.rows[row].num_seeds or None]
+
     def rates(self, row: str) -> list[float | None]:
         """The learning rates to try for a row; None: the one that its system states."""
         return next((list(group.learning_rate) for group in self.tune if row in group.rows), [None])
@@ -186,6 +192,10 @@ def _check_names(results: ResultsConfig, source: str) -> None:
         raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")
     starts = (SCRATCH, TEACHER, *results.references)
     for name, row in results.rows.items():
+        if not 0 <= row.num_seeds <= len(results.seeds):
+            raise UserError(
+                f"{source}: row '{name}': num_seeds {row.num_seeds}: expected 0 (all) to {len(results.seeds)}"
+            )
         if row.init not in starts:
             raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(starts)}")
     for name in results.rows:

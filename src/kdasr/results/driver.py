@@ -141,6 +141,7 @@ def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
         baselines=list(results.baselines),
         bound=results.bound,
         seeds=list(results.seeds),
+        fewer={row: config.num_seeds for row, config in results.rows.items() if config.num_seeds},
         parts=[part for kind in kinds for part in planner.recipe.parts(kind)],
         shared=[] if results.teacher_per_seed else results.foundation(),
         choices=[row for row, config in results.rows.items() if not config.test],

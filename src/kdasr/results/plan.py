@@ -75,11 +75,11 @@ class Planner:
         return seed if self.recipe.results.teacher_per_seed else self.recipe.results.seeds[0]
 
     def runs(self, rows: Sequence[str], rates: Mapping[str, float | None]) -> list[Run]:
-        """Every row that has a learning rate in `rates`, with every seed, in the order of training."""
+        """Every row that has a learning rate in `rates`, with all its seeds, in the order of training."""
         results = self.recipe.results
-        pairs = [(row, seed) for seed in results.seeds for row in rows]
-        if results.order == "row":
-            pairs = [(row, seed) for row in rows for seed in results.seeds]
+        pairs = [(row, seed) for row in rows for seed in results.seeds_of(row)]
+        if results.order == "seed":
+            pairs.sort(key=lambda pair: results.seeds.index(pair[1]))
         shared = {
             (row, seed)
             for row in results.foundation()
