@@ -70,6 +70,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
         ({"seeds": [1, 1]}, ["seeds"]),
         (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
         (rows_with(num_seeds=-1), ["mine", "num_seeds -1"]),
+        ({"shipped": "nothing"}, ["nothing"]),
         ({"order": "random"}, ["order", "random"]),
         ({"baselines": ["nothing"]}, ["nothing"]),
         (rows_with(init="nowhere"), ["mine", "nowhere"]),

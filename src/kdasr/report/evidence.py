@@ -1,7 +1,7 @@
 """What several methods, trained with several seeds each, have shown: rows, means and comparisons."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,9 @@ from kdasr.report.seeds import Floats, gain_over_seeds, gap_closed, reduction_ov
 from kdasr.report.trained_run import PartResult, TrainedRun, finite, mean_of, part_result
 
 # Shapes: S seeds, N utterances.
+
+Value = Callable[[Utterance], float]
+"""A number of one decoded utterance."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Evidence:
     share, and what it descends from."""
     choices: list[str] = field(default_factory=list)
     """Rows to choose among on the dev parts: no test part is decoded of them."""
+    shipped: str = ""
+    """The row that the others are ranked against on the dev parts; empty: no ranking."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
 
@@ -152,11 +157,11 @@ class Evidence:
         seeds = [seed for seed in ours if seed in theirs]
         bounded = bool(seeds) and all(seed in bounds for seed in seeds)
         groups = [ours, theirs, *([bounds] if bounded else [])]
-        ids = _common_ids([group[seed].parts[part] for group in groups for seed in seeds])
+        ids = common_ids([group[seed].parts[part] for group in groups for seed in seeds])
         if not ids:
             return None
-        errors = [_matrix(group, seeds, part, ids, _errors) for group in groups]
-        first = [_matrix(group, seeds, part, ids, _first_token) for group in (ours, theirs)]
+        errors = [matrix(group, seeds, part, ids, errors_of) for group in groups]
+        first = [matrix(group, seeds, part, ids, first_token_of) for group in (ours, theirs)]
         nothing = Interval(np.nan, np.nan, np.nan, 0)
         return SeedComparison(
             row=row,
@@ -177,7 +182,7 @@ class Evidence:
 
     def _mean(self, row: str, part: str) -> MeanResult:
         runs = self.of(row, part)
-        ids = _common_ids([run.parts[part] for run in runs.values()])
+        ids = common_ids([run.parts[part] for run in runs.values()])
         seeds = list(runs)
         results = [part_result(run, part) for run in runs.values()]
         return MeanResult(
@@ -187,7 +192,7 @@ class Evidence:
             num_seeds=len(runs),
             steps=results[0].info.steps,
             wer=wer_over_seeds(
-                _matrix(runs, seeds, part, ids, _errors), _matrix(runs, seeds, part, ids, _words)
+                matrix(runs, seeds, part, ids, errors_of), matrix(runs, seeds, part, ids, words_of)
             ),
             first_token_ms=mean_of([result.first_token_ms for result in results]),
             emission_delay_ms=mean_of([result.emission_delay_ms for result in results]),
@@ -204,15 +209,16 @@ class Evidence:
         return {row: count for row, count in have.items() if count < self.num_seeds(row)}
 
 
-def _common_ids(parts: Sequence[DecodedPart]) -> list[str]:
+def common_ids(parts: Sequence[DecodedPart]) -> list[str]:
+    """The utterances that all have, in the order of the first."""
     if not parts:
         return []
     common = set.intersection(*(set(part.utterances) for part in parts))
     return [id for id in parts[0].utterances if id in common]
 
 
-def _matrix(
-    runs: dict[int, TrainedRun], seeds: Sequence[int], part: str, ids: Sequence[str], value: Any
+def matrix(
+    runs: dict[int, TrainedRun], seeds: Sequence[int], part: str, ids: Sequence[str], value: Value
 ) -> Floats:
     """One value of every utterance under every seed: (S, N)."""
     return np.array(
@@ -220,13 +226,16 @@ def _matrix(
     )
 
 
-def _errors(utterance: Utterance) -> float:
+def errors_of(utterance: Utterance) -> float:
+    """Word errors."""
     return utterance.num_errors
 
 
-def _words(utterance: Utterance) -> float:
+def words_of(utterance: Utterance) -> float:
+    """Reference words."""
     return utterance.num_words
 
 
-def _first_token(utterance: Utterance) -> float:
+def first_token_of(utterance: Utterance) -> float:
+    """First-token latency in ms; nan without one."""
     return math.nan if utterance.first_token_ms is None else utterance.first_token_ms

@@ -8,6 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.decoding.statistics import Interval
 from kdasr.report.evidence import Evidence, MeanResult, SeedComparison
+from kdasr.report.ranking import Ranking, rank
 from kdasr.report.trained_run import settled
 from kdasr.report.wording import NOTHING, number, signed, verdict
 
@@ -22,10 +23,12 @@ def write_summary(evidence: Evidence, path: Path) -> None:
 
 def summary(evidence: Evidence) -> dict[str, Any]:
     """The content of `summary.json`."""
+    ranking = rank(evidence)
     return {
         "rows": [result.as_json() for result in evidence.results],
         "comparisons": [comparison.as_json() for comparison in evidence.comparisons],
         "means": [mean.as_json() for mean in evidence.means],
+        "ranking": [entry.as_json() for entry in ranking.rows] if ranking else [],
         "tuned": evidence.tuned,
         "bound": evidence.bound,
         "baselines": evidence.baselines,
@@ -82,12 +85,16 @@ def markdown(
 def tables(evidence: Evidence) -> list[str]:
     """A table per test part (dev, if there is none), then one per baseline; after them those of dev parts.
 
-    The latter only where rows have been chosen among on the dev parts.
+    The latter only where rows have been chosen among on the dev parts; one ranking of all rows, where one of
+    them is shipped.
     """
     test = [part for part in evidence.parts if part.startswith("test")]
     dev = [part for part in evidence.parts if part not in test]
     blocks = _tables(evidence, test or dev)
-    if test and any(evidence.of(row, part) for row in evidence.choices for part in dev):
+    ranking = rank(evidence)
+    if ranking is not None:
+        blocks.append(_ranking_table(ranking, evidence))
+    elif test and any(evidence.of(row, part) for row in evidence.choices for part in dev):
         blocks.append("On the dev parts, where methods and their variants were chosen:")
         blocks += _tables(evidence, dev)
     return blocks
@@ -186,6 +193,36 @@ def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], boun
             _signed_interval(found.first_token, 0),
             verdict(found.first_token, "earlier", "later"),
             _signed_interval(found.gap, 2),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ranking_table(ranking: Ranking, evidence: Evidence) -> str:
+    shipped, parts = evidence.shipped, " | ".join(f"{part}, WER %" for part in ranking.parts)
+    seeds = ", ".join(str(seed) for seed in ranking.seeds)
+    lines = [
+        f"All rows that stream on the dev parts together ({number(ranking.num_utterances)} utterances, "
+        f"{number(ranking.num_words)} words; seeds {seeds}, which every row has), lowest WER first. Settings "
+        f"were chosen here. The last columns are against `{shipped}`, the row that is shipped; positive is "
+        "better:",
+        "",
+        f"| row | steps | WER % (95 %) | {parts} | first token, ms | fewer word errors than `{shipped}`, % "
+        "(95 %) | | first token earlier, ms (95 %) | |",
+        f"|{'---|' * (8 + len(ranking.parts))}",
+    ]
+    for entry in ranking.rows:
+        ours = entry.row == shipped
+        cells = (
+            f"**`{entry.row}`**" if ours else _name(entry.row, evidence),
+            number(entry.steps),
+            _interval(entry.wer, 1),
+            *(number(wer, 1) for wer in entry.wer_by_part.values()),
+            number(entry.first_token_ms),
+            NOTHING if ours else _signed_interval(entry.fewer, 1),
+            "" if ours else verdict(entry.fewer, "fewer", "more"),
+            NOTHING if ours else _signed_interval(entry.earlier, 0),
+            "" if ours else verdict(entry.earlier, "earlier", "later"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

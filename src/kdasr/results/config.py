@@ -78,6 +78,8 @@ class ResultsConfig:
     teacher_per_seed: bool = True
     """Whether each seed has its own teacher, or all learn from that of the first seed."""
     baselines: list[str] = field(default_factory=lambda: ["streaming", "streaming-init"])
+    shipped: str = ""
+    """The row that is recommended: every row is ranked against it on the dev parts. Empty: none."""
     test_parts: list[str] = field(default_factory=lambda: ["test-clean", "test-other"])
     rows: dict[str, RowConfig] = field(default_factory=dict)
     """In the order of the tables; also that of training."""
@@ -187,6 +189,7 @@ def _check_names(results: ResultsConfig, source: str) -> None:
     if not results.seeds or len(set(results.seeds)) != len(results.seeds):
         raise UserError(f"{source}: seeds {results.seeds}: expected different numbers, at least one")
     named = {results.bound, *results.references, *results.baselines}
+    named |= {results.shipped} - {""}
     named |= {row for group in results.tune for row in group.rows}
     for name in sorted(named - set(results.rows)):
         raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")

@@ -144,6 +144,7 @@ def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
         fewer={row: config.num_seeds for row, config in results.rows.items() if config.num_seeds},
         parts=[part for kind in kinds for part in planner.recipe.parts(kind)],
         shared=[] if results.teacher_per_seed else results.foundation(),
+        shipped=results.shipped,
         choices=[row for row, config in results.rows.items() if not config.test],
         tuned=_tuned(tuning_table(planner), chosen_rates(planner)),
     )
