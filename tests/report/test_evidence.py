@@ -222,6 +222,15 @@ def test_rows_are_told_apart_without_their_colours() -> None:
         assert len({(line.get_marker(), str(line.get_color())) for line in large}) == count
 
 
+def test_four_baselines_have_a_marker_each() -> None:
+    rows = [f"base-{i}" for i in range(4)]
+    runs = [run(row, 1, [i, 1], [100 + i, 90]) for i, row in enumerate(rows)]
+    found = evidence_plot(Evidence(rows, runs, rows, "teacher", [1], [PART]))
+    assert found is not None
+    large = [line for line in found.figure.axes[0].lines if line.get_markersize() > 8]
+    assert len({line.get_marker() for line in large}) == len(large) == 4
+
+
 def test_numbers_do_not_lie_on_one_another() -> None:
     runs = [run("streaming", 1, [9, 9], [300, 300])]
     runs += [run(row, 1, [3, 3], [100, 100]) for row in "abcd"]

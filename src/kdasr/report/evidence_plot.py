@@ -16,7 +16,7 @@ from kdasr.report.wording import number
 
 _PALETTE = [colour.light for colour in COLOURS if colour.name.startswith("system-")]
 _MARKERS = ("D", "v", "P", "X", "*", "<", ">", "p", "h", "d")
-_BASELINE_MARKERS = ("s", "o", "^")
+_BASELINE_MARKERS = ("s", "o", "^", "D")
 LEGEND_ROW = 0.21
 """Inches of one line of the legend."""
 PANEL_HEIGHT = 3.3
