@@ -131,12 +131,9 @@ def main() -> None:
         raise SystemExit(f"there is no {files[1]}; `make results` makes one")
     found = read_json(summary)
     rows = list(dict.fromkeys(row["row"] for row in found["rows"]))
-    # Where rates were tried, a run's folder has the name of its own; that of the chosen one counts.
-    folders = {
-        entry["row"]: f"{entry['row']}@{entry['learning_rate']:g}"
-        for entry in found["tuned"]
-        if entry["learning_rate"] is not None
-    }
+    # Where rates were tried, a run's folder has the name of its own; the summary has the chosen one alone.
+    named = {row["row"]: f"{row['row']}@{row['learning_rate']:g}" for row in found["rows"]}
+    folders = {row: name for row, name in named.items() if any(options.exp.glob(f"seed-*/{name}"))}
     for part in options.parts:
         print(f"\n{part}\n")
         heads = ("homophones missed, %", "other words missed, %", "first piece after the word's start, ms")

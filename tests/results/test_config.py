@@ -71,6 +71,12 @@ def rows_with(**row: Any) -> dict[str, Any]:
         (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
         (rows_with(num_seeds=-1), ["mine", "num_seeds -1"]),
         ({"shipped": "nothing"}, ["nothing"]),
+        (rows_with(rate_of="streaming"), ["mine", "rate_of 'streaming'", "tuned"]),
+        (
+            {"tune": [{"rows": [*list(ROWS)[1:], "mine"], "learning_rate": [1e-3]}]}
+            | rows_with(rate_of="streaming"),
+            ["mine", "one of the references"],
+        ),
         ({"order": "random"}, ["order", "random"]),
         ({"baselines": ["nothing"]}, ["nothing"]),
         (rows_with(init="nowhere"), ["mine", "nowhere"]),

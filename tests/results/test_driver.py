@@ -14,6 +14,7 @@ from kdasr.results.driver import Options, carry_out, chosen_rates, collect, desc
 from kdasr.results.plan import Planner
 from kdasr.results.write import write_results
 
+SYSTEMS = {"streaming": "streaming", "streaming-init": "streaming", "two-stage": "two-stage"}
 TUNE = [
     {"rows": ["streaming"], "learning_rate": [4e-3, 2e-3]},
     {"rows": ["streaming-init", "two-stage"], "learning_rate": [2e-3, 3e-3]},
@@ -134,6 +135,25 @@ def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: 
         {"learning_rate": 4e-3, "dev_wer": 40.0},
         {"learning_rate": 2e-3, "dev_wer": 20.0},
     ]
+
+
+def test_a_row_may_have_the_rate_that_another_has_chosen(tmp_path: Path) -> None:
+    rows: dict[str, Any] = {
+        "teacher": {},
+        "longer": {"system": "two-stage", "init": "teacher", "rate_of": "two-stage"},
+        **{row: {"init": "teacher", "system": system} for row, system in SYSTEMS.items()},
+    }
+    rows["longer"]["settings"] = {"stages.0.num_steps": 9}
+    study = planner(tmp_path, rows=rows, references=["longer"], tune=TUNE)
+    said: list[str] = []
+    carry_out(study, Options(rows=("longer",), stage="dev"), said.append)
+    assert any("longer: its learning rate is not chosen" in line and "two-stage" in line for line in said)
+    carry_out(study, Options(num_jobs=2, stage="dev"), quiet)
+    assert chosen_rates(study)["longer"] == chosen_rates(study)["two-stage"] == 2e-3
+    assert conf(study, "seed-2/longer@0.002")["training"]["optim"]["learning_rate"] == 2e-3
+    trained = [Path(line.split()[-1]).name for line in calls(tmp_path) if line.startswith("train")]
+    assert {name for name in trained if name.startswith("longer")} == {"longer@0.002"}
+    assert collect(study, "dev").incomplete() == {}
 
 
 def test_a_row_is_not_chosen_before_all_its_trials_are_decoded(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ class RowConfig:
     """Which of the recipe's `systems`; None: the one that is called like the row."""
     num_seeds: int = 0
     """Trained with so many of the recipe's seeds, the first ones; 0: with all."""
+    rate_of: str | None = None
+    """Its learning rate is the one that was chosen for this row; for references that repeat a student with
+    other steps."""
     test: bool = True
     """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -220,6 +223,12 @@ def _check_tuning(results: ResultsConfig, source: str) -> None:
     for row in results.references:
         if row in tuned:
             raise UserError(f"{source}: tune: '{row}' is one of the references, which are not tuned")
+    for name, config in results.rows.items():
+        if config.rate_of is not None and (config.rate_of not in tuned or name not in results.references):
+            raise UserError(
+                f"{source}: row '{name}': rate_of '{config.rate_of}': expected a tuned row, "
+                "for one of the references"
+            )
     trials = {row: len(results.rates(row)) for row in results.rows if results.is_student(row)}
     for row, count in trials.items():
         first = next(iter(trials))

@@ -62,7 +62,8 @@ def carry_out(planner: Planner, options: Options, say: Say = print) -> Report:
     rates = {row: rate for row, rate in chosen_rates(planner).items() if row in rows}
     for row in rows:
         if row not in rates:
-            say(f"{row}: its learning rate is not chosen, because not all of its trials have finished")
+            whose = planner.recipe.results.rows[row].rate_of or row
+            say(f"{row}: its learning rate is not chosen, because not all trials of {whose} have finished")
     runs = planner.runs(rows, rates)
     say(f"Training and decoding {len(runs)} runs of {len(rates)} rows")
     report.add(run_jobs(planner.jobs(runs, options.stage), planner.exp, options.num_jobs, say))
@@ -82,7 +83,11 @@ def describe_plan(planner: Planner, options: Options) -> list[str]:
 def fixed_rates(planner: Planner) -> Rates:
     """The learning rate of every row that has nothing to choose from."""
     results = planner.recipe.results
-    return {row: results.rates(row)[0] for row in results.rows if len(results.rates(row)) == 1}
+    return {
+        row: results.rates(row)[0]
+        for row, config in results.rows.items()
+        if len(results.rates(row)) == 1 and config.rate_of is None
+    }
 
 
 def tuning_table(planner: Planner) -> dict[str, dict[float, float | None]]:
@@ -98,7 +103,7 @@ def tuning_table(planner: Planner) -> dict[str, dict[float, float | None]]:
 
 
 def chosen_rates(planner: Planner) -> Rates:
-    """The learning rate of every row for which it is known: fixed, or the best of all its trials.
+    """The learning rate of every row for which it is known: fixed, the best of all its trials, or another's.
 
     The best has the lowest dev WER; of equals, the lowest learning rate.
     """
@@ -107,6 +112,9 @@ def chosen_rates(planner: Planner) -> Rates:
         wers = {rate: wer for rate, wer in trials.items() if wer is not None}
         if len(wers) == len(trials):
             chosen[row] = min(wers, key=lambda rate: (wers[rate], rate))
+    for row, config in planner.recipe.results.rows.items():
+        if config.rate_of in chosen:
+            chosen[row] = chosen[config.rate_of]
     return chosen
 
 
