@@ -137,6 +137,20 @@ def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: 
     ]
 
 
+def test_once_all_trials_are_finished_students_do_not_wait_for_the_teachers_of_other_seeds(
+    tmp_path: Path,
+) -> None:
+    usual = {"tune": TUNE, "seeds": [1]}
+    carry_out(planner(tmp_path, **usual), Options(stage="dev"), quiet)
+    before = len(calls(tmp_path))
+    said: list[str] = []
+    carry_out(planner(tmp_path, **usual | {"seeds": [1, 2, 3]}), Options(stage="dev"), said.append)
+    assert not any("Round 1" in line for line in said)
+    trained = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
+    seeds = [Path(folder).parent.name for folder in trained]
+    assert seeds == sorted(seeds) and Path(trained[0]).name == Path(trained[4]).name == "teacher"
+
+
 def test_a_row_may_have_the_rate_that_another_has_chosen(tmp_path: Path) -> None:
     rows: dict[str, Any] = {
         "teacher": {},

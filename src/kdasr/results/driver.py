@@ -44,7 +44,9 @@ def carry_out(planner: Planner, options: Options, say: Say = print) -> Report:
     """Run all jobs of the chosen rows: trials of learning rates first, then every seed with the best one.
 
     What is not tuned (the teachers of all seeds) fills the first round, so that no process waits for the
-    last trial. Test parts are decoded in the second round only, by runs with the chosen learning rates.
+    last trial. With all trials finished by an earlier call there is one round, in which students fill the
+    time that a single training of a teacher leaves. Test parts are decoded in the last round only, by runs
+    with the chosen learning rates.
 
     Raises:
         Stopped: by a signal; see `run_jobs`.
@@ -53,7 +55,8 @@ def carry_out(planner: Planner, options: Options, say: Say = print) -> Report:
     rows = select_rows(planner.recipe.results, options.rows)
     report = Report()
     trials = planner.trials(rows)
-    if trials:
+    trial_jobs = planner.jobs(trials, "dev")
+    if len(_finished(planner, trial_jobs)) < len(trial_jobs):
         early = {row: rate for row, rate in fixed_rates(planner).items() if row in rows}
         runs = [*trials, *planner.runs(rows, early)]
         jobs = planner.jobs(runs, "dev")
