@@ -92,6 +92,16 @@ def test_rows_are_compared_on_common_seeds_and_utterances_only() -> None:
     assert evidence([RUNS[1], late]).comparisons == []
 
 
+def test_a_row_may_be_compared_with_more_than_the_baselines() -> None:
+    found = evidence(RUNS, against={"streaming": ["new", "streaming-init"]})
+    pairs = [(one.row, one.baseline) for one in found.comparisons]
+    assert pairs == [("teacher", "streaming"), ("streaming", "new"), ("new", "streaming")]
+    assert found.comparisons[1].wer.estimate == pytest.approx(100 * (1 - 20 / 8))
+    after = markdown(found, "make results").split("Against `new`")[1]
+    (line,) = [line for line in after.splitlines() if line.startswith("| `")]
+    assert line.startswith("| `streaming` | test-clean | −150.0")
+
+
 def test_without_the_bound_there_is_a_comparison_but_no_share_of_the_gap() -> None:
     (found,) = evidence(RUNS[:4]).comparisons
     assert found.wer.estimate == pytest.approx(60) and found.as_json()["gap_closed"] is None

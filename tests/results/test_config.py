@@ -70,6 +70,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
         ({"seeds": [1, 1]}, ["seeds"]),
         (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
         (rows_with(num_seeds=-1), ["mine", "num_seeds -1"]),
+        (rows_with(against=["ghost"]), ["ghost"]),
         ({"shipped": "nothing"}, ["nothing"]),
         (rows_with(rate_of="streaming"), ["mine", "rate_of 'streaming'", "tuned"]),
         (

@@ -105,6 +105,8 @@ class Evidence:
     share, and what it descends from."""
     choices: list[str] = field(default_factory=list)
     """Rows to choose among on the dev parts: no test part is decoded of them."""
+    against: dict[str, list[str]] = field(default_factory=dict)
+    """By row, the rows that it is compared with beside the baselines."""
     shipped: str = ""
     """The row that the others are ranked against on the dev parts; empty: no ranking."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
@@ -137,12 +139,12 @@ class Evidence:
 
     @cached_property
     def comparisons(self) -> list[SeedComparison]:
-        """Every row against every baseline, by part."""
+        """Every row against every baseline and what else it is to be compared with, by part."""
         found = [
             self.compare(row, baseline, part)
             for part in self.parts
             for row in self.rows
-            for baseline in self.baselines
+            for baseline in dict.fromkeys([*self.baselines, *self.against.get(row, [])])
             if row != baseline
         ]
         return [comparison for comparison in found if comparison is not None]

@@ -107,7 +107,8 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
         if means:
             blocks.append(_mean_table(part, means, evidence))
     found = [comparison for comparison in evidence.comparisons if comparison.part in parts]
-    for baseline in evidence.baselines:
+    others = [comparison.baseline for comparison in found]
+    for baseline in dict.fromkeys([*evidence.baselines, *others]):
         against = [comparison for comparison in found if comparison.baseline == baseline]
         if against:
             blocks.append(_comparison_table(baseline, against, evidence.bound))

@@ -35,6 +35,8 @@ class RowConfig:
     rate_of: str | None = None
     """Its learning rate is the one that was chosen for this row; for references that repeat a student with
     other steps."""
+    against: list[str] = field(default_factory=list)
+    """Rows that it is compared with beside the baselines."""
     test: bool = True
     """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -193,6 +195,7 @@ def _check_names(results: ResultsConfig, source: str) -> None:
         raise UserError(f"{source}: seeds {results.seeds}: expected different numbers, at least one")
     named = {results.bound, *results.references, *results.baselines}
     named |= {results.shipped} - {""}
+    named |= {other for row in results.rows.values() for other in row.against}
     named |= {row for group in results.tune for row in group.rows}
     for name in sorted(named - set(results.rows)):
         raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")

@@ -156,6 +156,7 @@ def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
         parts=[part for kind in kinds for part in planner.recipe.parts(kind)],
         shared=[] if results.teacher_per_seed else results.foundation(),
         shipped=results.shipped,
+        against={row: config.against for row, config in results.rows.items() if config.against},
         choices=[row for row, config in results.rows.items() if not config.test],
         tuned=_tuned(tuning_table(planner), chosen_rates(planner)),
     )
