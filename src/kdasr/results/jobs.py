@@ -28,7 +28,7 @@ KDASR = (sys.executable, "-m", "kdasr")
 LANGUAGE_MODEL = "lm"
 """The job that trains the recipe's language model, and its folder."""
 STREAMS = 32
-"""Utterances that are streamed in one batch: a third of the time, and tables need none with compute."""
+"""Utterances that are streamed in one batch: a quarter of the time, and tables need none with compute."""
 WITH_LM = "-lm"
 """What a decoding with that model adds to the name of its job and folder."""
 
