@@ -1,7 +1,5 @@
 """What several methods, trained with several seeds each, have shown: rows, means and comparisons."""
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,14 +7,22 @@ from typing import Any
 import numpy as np
 
 from kdasr.decoding.statistics import Interval
-from kdasr.report.experiment import DecodedPart, Utterance
-from kdasr.report.seeds import Floats, gain_over_seeds, gap_closed, reduction_over_seeds, wer_over_seeds
-from kdasr.report.trained_run import PartResult, TrainedRun, finite, mean_of, part_result
+from kdasr.report.ranking import Ranking, rank
+from kdasr.report.seeds import gain_over_seeds, gap_closed, reduction_over_seeds, wer_over_seeds
+from kdasr.report.trained_run import (
+    PartResult,
+    TrainedRun,
+    common_ids,
+    errors_of,
+    finite,
+    first_token_of,
+    matrix,
+    mean_of,
+    part_result,
+    words_of,
+)
 
 # Shapes: S seeds, N utterances.
-
-Value = Callable[[Utterance], float]
-"""A number of one decoded utterance."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,11 @@ class Evidence:
         return kept if row in self.choices and kept else self.parts
 
     @cached_property
+    def ranking(self) -> Ranking | None:
+        """All streaming rows on the dev parts; see `rank`."""
+        return rank(self)
+
+    @cached_property
     def results(self) -> list[PartResult]:
         """One entry per run and part, by row."""
         return [
@@ -209,35 +220,3 @@ class Evidence:
         """Rows that lack seeds on some part, with the number of seeds that they have everywhere."""
         have = {row: min(len(self.of(row, part)) for part in self.parts_of(row)) for row in self.rows}
         return {row: count for row, count in have.items() if count < self.num_seeds(row)}
-
-
-def common_ids(parts: Sequence[DecodedPart]) -> list[str]:
-    """The utterances that all have, in the order of the first."""
-    if not parts:
-        return []
-    common = set.intersection(*(set(part.utterances) for part in parts))
-    return [id for id in parts[0].utterances if id in common]
-
-
-def matrix(
-    runs: dict[int, TrainedRun], seeds: Sequence[int], part: str, ids: Sequence[str], value: Value
-) -> Floats:
-    """One value of every utterance under every seed: (S, N)."""
-    return np.array(
-        [[value(runs[seed].parts[part].utterances[id]) for id in ids] for seed in seeds], dtype=np.float64
-    )
-
-
-def errors_of(utterance: Utterance) -> float:
-    """Word errors."""
-    return utterance.num_errors
-
-
-def words_of(utterance: Utterance) -> float:
-    """Reference words."""
-    return utterance.num_words
-
-
-def first_token_of(utterance: Utterance) -> float:
-    """First-token latency in ms; nan without one."""
-    return math.nan if utterance.first_token_ms is None else utterance.first_token_ms

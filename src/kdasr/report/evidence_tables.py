@@ -8,7 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.decoding.statistics import Interval
 from kdasr.report.evidence import Evidence, MeanResult, SeedComparison
-from kdasr.report.ranking import Ranking, rank
+from kdasr.report.ranking import Ranking
 from kdasr.report.trained_run import settled
 from kdasr.report.wording import NOTHING, number, signed, verdict
 
@@ -23,7 +23,7 @@ def write_summary(evidence: Evidence, path: Path) -> None:
 
 def summary(evidence: Evidence) -> dict[str, Any]:
     """The content of `summary.json`."""
-    ranking = rank(evidence)
+    ranking = evidence.ranking
     return {
         "rows": [result.as_json() for result in evidence.results],
         "comparisons": [comparison.as_json() for comparison in evidence.comparisons],
@@ -91,7 +91,7 @@ def tables(evidence: Evidence) -> list[str]:
     test = [part for part in evidence.parts if part.startswith("test")]
     dev = [part for part in evidence.parts if part not in test]
     blocks = _tables(evidence, test or dev)
-    ranking = rank(evidence)
+    ranking = evidence.ranking
     if ranking is not None:
         blocks.append(_ranking_table(ranking, evidence))
     elif test and any(evidence.of(row, part) for row in evidence.choices for part in dev):

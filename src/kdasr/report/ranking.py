@@ -1,22 +1,25 @@
 """All streaming rows on the dev parts together, the best first: the evidence for the row that is shipped."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdasr.decoding.statistics import Interval
-from kdasr.report.evidence import (
-    Evidence,
+from kdasr.report.seeds import Floats, gain_over_seeds, reduction_over_seeds, wer_over_seeds
+from kdasr.report.trained_run import (
     Value,
     common_ids,
     errors_of,
+    finite,
     first_token_of,
     matrix,
+    mean_of,
     words_of,
 )
-from kdasr.report.seeds import Floats, gain_over_seeds, reduction_over_seeds, wer_over_seeds
-from kdasr.report.trained_run import finite, mean_of
+
+if TYPE_CHECKING:
+    from kdasr.report.evidence import Evidence
 
 # Shapes: S seeds, N utterances of all dev parts.
 
@@ -62,7 +65,7 @@ class Ranking:
     rows: list[Ranked]
 
 
-def rank(evidence: Evidence) -> Ranking | None:
+def rank(evidence: "Evidence") -> Ranking | None:
     """Rank every row that streams and has all its seeds; None without dev parts or a shipped row among them.
 
     Only the seeds that all of these have count, so that no row profits from an easy teacher.
@@ -86,22 +89,24 @@ def rank(evidence: Evidence) -> Ranking | None:
             [matrix(runs[row, part], seeds, part, ids[part], value) for part in among], axis=1
         )
 
+    words_SN, shipped_SN = values(evidence.shipped, words_of), values(evidence.shipped, errors_of)
+    shipped_first_SN = values(evidence.shipped, first_token_of)
+
     def ranked(row: str) -> Ranked:
         errors_SN, first_SN = values(row, errors_of), values(row, first_token_of)
         return Ranked(
             row=row,
             steps=runs[row, parts[0]][seeds[0]].info.steps,
-            wer=wer_over_seeds(errors_SN, values(row, words_of)),
+            wer=wer_over_seeds(errors_SN, words_SN),
             wer_by_part={
                 part: 100 * values(row, errors_of, [part]).sum() / values(row, words_of, [part]).sum()
                 for part in parts
             },
             first_token_ms=mean_of(first_SN[np.isfinite(first_SN)].tolist()),
-            fewer=reduction_over_seeds(errors_SN, values(evidence.shipped, errors_of)),
-            earlier=gain_over_seeds(first_SN, values(evidence.shipped, first_token_of)),
+            fewer=reduction_over_seeds(errors_SN, shipped_SN),
+            earlier=gain_over_seeds(first_SN, shipped_first_SN),
         )
 
-    words_SN = values(evidence.shipped, words_of)
     return Ranking(
         parts=parts,
         seeds=seeds,

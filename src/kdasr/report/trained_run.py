@@ -1,13 +1,21 @@
 """One training of one row: what it is, what was decoded of it, and its numbers on each part."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdasr.decoding.statistics import summarise
-from kdasr.report.experiment import DecodedPart, MetricsRow, read_metrics, read_part
+from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance, read_metrics, read_part
+from kdasr.report.seeds import Floats
+
+# Shapes: S seeds, N utterances.
+
+Value = Callable[[Utterance], float]
+"""A number of one decoded utterance."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +117,35 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean of the values that there are; None without any."""
     mean = summarise([value for value in values if value is not None])["mean"]
     return None if mean is None else float(mean)
+
+
+def common_ids(parts: Sequence[DecodedPart]) -> list[str]:
+    """The utterances that all have, in the order of the first."""
+    if not parts:
+        return []
+    common = set.intersection(*(set(part.utterances) for part in parts))
+    return [id for id in parts[0].utterances if id in common]
+
+
+def matrix(
+    runs: dict[int, TrainedRun], seeds: Sequence[int], part: str, ids: Sequence[str], value: Value
+) -> Floats:
+    """One value of every utterance under every seed: (S, N)."""
+    return np.array(
+        [[value(runs[seed].parts[part].utterances[id]) for id in ids] for seed in seeds], dtype=np.float64
+    )
+
+
+def errors_of(utterance: Utterance) -> float:
+    """Word errors."""
+    return utterance.num_errors
+
+
+def words_of(utterance: Utterance) -> float:
+    """Reference words."""
+    return utterance.num_words
+
+
+def first_token_of(utterance: Utterance) -> float:
+    """First-token latency in ms; nan without one."""
+    return math.nan if utterance.first_token_ms is None else utterance.first_token_ms
