@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.data.config import JoinConfig
 from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts
 from kdasr.decoding.rescoring import SentenceScorer
@@ -62,7 +63,9 @@ def with_unpaired(
     unpaired = TrainLoader(
         cuts,
         system.tokenizer,
-        replace(config.data, spec_augment=replace(config.data.spec_augment, enabled=False)),
+        replace(
+            config.data, spec_augment=replace(config.data.spec_augment, enabled=False), join=JoinConfig()
+        ),
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

@@ -29,6 +29,9 @@ class Batch:
     word_times_BS2: Tensor | None = None
     """Start and end, in seconds from the first frame, of the word that each piece belongs to; 0 and inf where
     they are not known. None: not asked for."""
+    history_BH: Tensor | None = None
+    """The last pieces before each utterance, oldest first, int64: what the predictor starts after. As at the
+    start of every stream (`StatelessPredictor.start_context`) where there are none; None: there are none."""
     paired: bool = True
     """Whether the transcripts are to be learnt; else there are none."""
 
@@ -43,6 +46,7 @@ class Batch:
             texts=self.texts,
             audio_seconds=self.audio_seconds,
             word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2.to(device),
+            history_BH=None if self.history_BH is None else self.history_BH.to(device, non_blocking=True),
             paired=self.paired,
         )
 

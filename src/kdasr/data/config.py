@@ -26,6 +26,49 @@ class NoiseConfig:
 
 
 @dataclass
+class JoinConfig:
+    """Training utterances joined to longer ones, with pauses, as in a stream that goes on.
+
+    A recogniser that has only heard single short utterances loses most of what follows the first of them:
+    its predictor has never seen a sentence begin after another one, nor its encoder after seconds of silence.
+    """
+
+    enabled: bool = False
+    max_utterances: int = 4
+    """Utterances of one joined utterance: 1 to this many, all numbers alike likely."""
+    max_seconds: float = 20.0
+    """Longest joined utterance, pauses included; a single one may be longer."""
+    pause: list[float] = field(default_factory=lambda: [0.0, 4.0])
+    """Shortest and longest pause between two utterances. The mean lies at a quarter."""
+    lead: list[float] = field(default_factory=lambda: [0.0, 2.0])
+    """The same before the first utterance, for half of all joined ones; the others have none."""
+    trail: list[float] = field(default_factory=lambda: [0.0, 3.0])
+    """The same after the last one."""
+    same_speaker: float = 0.5
+    """Probability that the next utterance is of the speaker before it, where there is another."""
+    background: float = 0.4
+    """Share of the pauses that are filled with the background of the utterance beside them."""
+    silence: float = 0.2
+    """Share of the pauses that are digital silence. The others hold noise."""
+    noise_db: list[float] = field(default_factory=lambda: [-85.0, -40.0])
+    """Lowest and highest level of that noise, in dB below full scale."""
+    empty: float = 0.03
+    """Stretches of nothing but pause, which must give no piece, per joined utterance."""
+    history: float = 0.3
+    """Probability that the predictor of a joined utterance starts after the last pieces of another one: what
+    it meets where a recogniser keeps them at an endpoint."""
+
+
+@dataclass
+class GainConfig:
+    """Utterances made louder or softer."""
+
+    probability: float = 0.0
+    gain_db: list[float] = field(default_factory=lambda: [-30.0, 10.0])
+    """Lowest and highest change of the level; all values between are alike likely."""
+
+
+@dataclass
 class DataConfig:
     """Prepared data and the batches made of it."""
 
@@ -46,3 +89,5 @@ class DataConfig:
     max_seconds: float = 25.0
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    gain: GainConfig = field(default_factory=GainConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)

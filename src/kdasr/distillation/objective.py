@@ -100,7 +100,7 @@ class Objective(nn.Module):
             UserError: an unknown term, or one that needs a teacher where there is none.
         """
         self._check_terms(loss_weights)
-        output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, context)
+        output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, context, batch.history_BH)
         values: dict[str, Tensor] = {}
         taught = self.teacher.encode(batch) if self.teacher and TEACHER_TERMS & set(loss_weights) else None
         if "hidden_mse" in loss_weights:
@@ -137,7 +137,7 @@ class Objective(nn.Module):
         path: PathKl | None = None
         if {"output_kl", "path_kl"} & set(loss_weights):
             assert taught is not None and self.teacher is not None
-            joint = self.teacher.joint(taught.encoded_BTD, batch.tokens_BS)
+            joint = self.teacher.joint(taught.encoded_BTD, batch)
             term = self.output(lattice, joint) if "output_kl" in loss_weights else None
             path = self.path(lattice, joint) if "path_kl" in loss_weights else None
         losses = self.lattices.evaluate(lattice, warm=warm, term=term, path=path)
