@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_yaml
+from kdasr.common.configio import Override, build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import Items, between
 from kdasr.data.config import DataConfig
 from kdasr.data.text import TextConfig
 from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig, UnpairedConfig
@@ -27,8 +28,10 @@ class ExperimentConfig:
     """Everything that determines one system (a teacher, a baseline, a student)."""
 
     name: str = "experiment"
-    seed: int = 1
-    contexts: list[Context] = field(default_factory=lambda: [Context.full()])
+    seed: Annotated[int, between(0, 2**32 - 1)] = 1
+    contexts: Annotated[list[Context], Items(at_least=1, unique=False)] = field(
+        default_factory=lambda: [Context.full()]
+    )
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
     validation and decoding."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -36,7 +39,9 @@ class ExperimentConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     unpaired: UnpairedConfig = field(default_factory=UnpairedConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
-    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+    stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
+        default_factory=lambda: [StageConfig()]
+    )
 
     def __post_init__(self) -> None:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
@@ -50,11 +55,13 @@ class LanguageModelExperiment:
 
     kind: str = LANGUAGE_MODEL
     name: str = "lm"
-    seed: int = 1
+    seed: Annotated[int, between(0, 2**32 - 1)] = 1
     data: TextConfig = field(default_factory=TextConfig)
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
-    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+    stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
+        default_factory=lambda: [StageConfig()]
+    )
 
     def __post_init__(self) -> None:
         for stage in self.stages:
@@ -75,7 +82,7 @@ def load_data_config(path: Path) -> DataConfig:
 
 
 def load_experiment(
-    path: Path, system: str | None = None, overrides: tuple[str, ...] = ()
+    path: Path, system: str | None = None, overrides: Sequence[Override] = ()
 ) -> ExperimentConfig:
     """Read one system of a recipe file.
 
@@ -92,7 +99,7 @@ def load_experiment(
 
 
 def load_any_experiment(
-    path: Path, system: str | None = None, overrides: tuple[str, ...] = ()
+    path: Path, system: str | None = None, overrides: Sequence[Override] = ()
 ) -> AnyExperiment:
     """`load_experiment`, or the language model that the file (or one of its systems) says it describes.
 
@@ -135,8 +142,6 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     Raises:
         UserError: naming the option.
     """
-    if not config.contexts:
-        raise UserError(f"{source}: 'contexts' is empty")
     _check_stages(config.stages, TERM_NAMES, source)
     for stage in config.stages:
         needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
@@ -156,14 +161,9 @@ def _check_language_model(config: LanguageModelExperiment, source: str) -> None:
     for stage in config.stages:
         if stage.plateau_patience > 0:
             raise UserError(f"{source}: stage '{stage.name}' has plateau_patience, which is for hidden_mse")
-    for name in ("batch_pieces", "max_pieces"):
-        if getattr(config.data, name) < 1:
-            raise UserError(f"{source}: data.{name}: {getattr(config.data, name)} is below 1")
 
 
 def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) -> None:
-    if not stages:
-        raise UserError(f"{source}: 'stages' is empty")
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
         raise UserError(f"{source}: stage names repeat: {names}")

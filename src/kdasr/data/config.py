@@ -1,6 +1,9 @@
 """Where the data is and how it is served to training."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from kdasr.common.ranges import Items, above, at_least, between
 
 
 @dataclass
@@ -8,11 +11,11 @@ class SpecAugmentConfig:
     """Masks on log-mel features (Park et al. 2019)."""
 
     enabled: bool = True
-    num_time_masks: int = 2
-    max_time_fraction: float = 0.1
+    num_time_masks: Annotated[int, at_least(0)] = 2
+    max_time_fraction: Annotated[float, between(0, 1)] = 0.1
     """Longest time mask as a share of the utterance."""
-    num_freq_masks: int = 2
-    max_freq_bins: int = 20
+    num_freq_masks: Annotated[int, at_least(0)] = 2
+    max_freq_bins: Annotated[int, at_least(0)] = 20
 
 
 @dataclass
@@ -21,8 +24,10 @@ class NoiseConfig:
 
     musan_dir: str | None = None
     """None: no noise is mixed. Needs features computed on the fly."""
-    probability: float = 0.5
-    snr_db: list[float] = field(default_factory=lambda: [10.0, 20.0])
+    probability: Annotated[float, between(0, 1)] = 0.5
+    snr_db: Annotated[list[float], between(-100, 100), Items(exactly=2, unique=False, ascending=True)] = (
+        field(default_factory=lambda: [10.0, 20.0])
+    )
 
 
 @dataclass
@@ -74,19 +79,21 @@ class DataConfig:
 
     dir: str = "data"
     """The folder that `kdasr prepare` wrote: manifests, features, tokenizer."""
-    train_parts: list[str] = field(default_factory=lambda: ["train-clean-100"])
-    dev_parts: list[str] = field(default_factory=lambda: ["dev-clean"])
-    vocab_size: int = 500
+    train_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["train-clean-100"])
+    dev_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["dev-clean"])
+    vocab_size: Annotated[int, at_least(4)] = 500
     """Word pieces, `<blk>`, `<sos/eos>` and `<unk>` included."""
     on_the_fly: bool = False
     """Compute features while training instead of reading the stored ones."""
-    speed_perturbation: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
-    max_duration: float = 60.0
+    speed_perturbation: Annotated[list[float], between(0.5, 2), Items(at_least=1)] = field(
+        default_factory=lambda: [0.9, 1.0, 1.1]
+    )
+    max_duration: Annotated[float, above(0)] = 60.0
     """Seconds of audio per batch, padding included."""
-    num_buckets: int = 10
-    num_workers: int = 0
-    min_seconds: float = 0.3
-    max_seconds: float = 25.0
+    num_buckets: Annotated[int, at_least(1)] = 10
+    num_workers: Annotated[int, at_least(0)] = 0
+    min_seconds: Annotated[float, at_least(0)] = 0.3
+    max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     gain: GainConfig = field(default_factory=GainConfig)

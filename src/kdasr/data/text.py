@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.ranges import Items, at_least
 from kdasr.data.corpus_check import SHOWN
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer
@@ -30,14 +31,14 @@ class TextConfig:
 
     dir: str = "data"
     """The prepared folder: its tokenizer, and the transcripts of `dev_parts`."""
-    train_text: list[str] = field(default_factory=list)
+    train_text: Annotated[list[str], Items()] = field(default_factory=list)
     """Files with one sentence per line, spelled as transcripts are; gzipped if they end in .gz."""
-    dev_text: list[str] = field(default_factory=list)
+    dev_text: Annotated[list[str], Items()] = field(default_factory=list)
     """Files like these. Empty: the transcripts of `dev_parts`."""
-    dev_parts: list[str] = field(default_factory=lambda: ["dev-clean"])
-    batch_pieces: int = 4000
+    dev_parts: Annotated[list[str], Items()] = field(default_factory=lambda: ["dev-clean"])
+    batch_pieces: Annotated[int, at_least(1)] = 4000
     """Pieces per batch, ends and padding included."""
-    max_pieces: int = 200
+    max_pieces: Annotated[int, at_least(1)] = 200
     """Longer sentences are left out."""
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig
 from kdasr.distillation.hidden_term import HiddenTerm
@@ -19,7 +20,6 @@ from kdasr.distillation.transducer_term import is_warm, rnnt_term
 from kdasr.losses.ctc import ctc_loss
 from kdasr.losses.kl import PowerKl
 from kdasr.losses.path_kl import PathKl
-from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
@@ -57,10 +57,7 @@ class Objective(nn.Module):
                 other features than the student.
         """
         super().__init__()
-        if config.rnnt.rnnt_type not in RNNT_TYPES:
-            raise UserError(
-                f"objective.rnnt.rnnt_type '{config.rnnt.rnnt_type}': expected one of {', '.join(RNNT_TYPES)}"
-            )
+        check_options(config, "objective")
         self.config = config
         self.teacher = teacher
         self.lattices = LatticeBuilder(config.rnnt)

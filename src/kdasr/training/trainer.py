@@ -13,6 +13,7 @@ from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.ranges import check_options
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
 from kdasr.nn.context import Context
@@ -21,7 +22,6 @@ from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import AnyBatch, AnyModel, TrainingModule, sample_context
-from kdasr.training.optim import check_optim
 from kdasr.training.resume import (
     Progress,
     gather,
@@ -76,7 +76,7 @@ class Trainer:
     """Trains a `System` stage by stage; everything that a resume needs is in its `last.pt`."""
 
     def __init__(self, system: System, fabric: Fabric) -> None:
-        check_optim(system.config.optim)
+        check_options(system.config, "training")
         self.system = system
         self.fabric = fabric
         self.config = system.config
