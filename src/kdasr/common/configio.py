@@ -1,7 +1,6 @@
 """Typed configuration from YAML: defaults in dataclasses, differences in files, typos refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,12 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
-from kdasr.common.ranges import Declared, check_ranges, declared_fields
+from kdasr.common.ranges import ANYTHING, Declared, check_ranges, declared_at
 
 ConfigT = TypeVar("ConfigT")
 Override = str | tuple[str, Any]
 """`KEY=VALUE`, or a dotted key and a value that has been read."""
-ANYTHING = Declared(Any, False, ())
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def _override(config: Any, schema: type, override: Override, source: str) -> Any
         if not key or not equals:
             raise UserError(f"{source}: override '{override}': expected KEY=VALUE")
         try:
-            value = read_value(text, _declared(schema, key.split(".")))
+            value = read_value(text, declared_at(schema, key))
         except (yaml.YAMLError, ValueError):
             raise UserError(f"{source}: override '{override}': the value is not YAML") from None
     else:
@@ -104,17 +102,6 @@ def _override(config: Any, schema: type, override: Override, source: str) -> Any
     for name in reversed(names):
         value = {name: value}
     return OmegaConf.merge(config, OmegaConf.create(value))
-
-
-def _declared(schema: type, names: Sequence[str]) -> Declared:
-    """What is declared of the option of this name; any type where there is none."""
-    declared = Declared(schema, False, ())
-    for name in names:
-        if is_dataclass(declared.type):
-            declared = declared_fields(declared.type).get(name, ANYTHING)  # type: ignore[arg-type]
-        else:
-            declared = ANYTHING if declared.inner is None else Declared.of(declared.inner)
-    return declared
 
 
 def read_value(text: str, declared: Declared = ANYTHING) -> Any:

@@ -86,6 +86,17 @@ class Items:
         return None
 
 
+@dataclass(frozen=True)
+class MayChange:
+    """Of an option that changes nothing of the model: a run that has begun goes on with another value."""
+
+    path: bool = False
+    """It names data or a model: the same must lie there."""
+
+
+MAY_CHANGE, MAY_MOVE = MayChange(), MayChange(path=True)
+
+
 class OneOf:
     """The words that an option may be."""
 
@@ -96,7 +107,7 @@ class OneOf:
         return f"one of {', '.join(self.words)}"
 
 
-Constraint = Range | Items | OneOf
+Constraint = Range | Items | OneOf | MayChange
 
 
 class Declared(NamedTuple):
@@ -120,6 +131,11 @@ class Declared(NamedTuple):
         return cls(kinds[0] if len(kinds) == 1 else hint, NoneType in get_args(hint), constraints)
 
     @property
+    def may_change(self) -> bool:
+        """Whether a run that has begun may have another value."""
+        return any(isinstance(item, MayChange) for item in self.constraints)
+
+    @property
     def inner(self) -> Any:
         """The type of the items of a list or of the values of a mapping; None of anything else."""
         return get_args(self.type)[-1] if get_origin(self.type) in (list, dict) else None
@@ -130,6 +146,24 @@ def declared_fields(schema: type) -> dict[str, Declared]:
     assert is_dataclass(schema)
     hints = get_type_hints(schema, include_extras=True)
     return {entry.name: Declared.of(hints[entry.name]) for entry in fields(schema)}
+
+
+ANYTHING = Declared(Any, False, ())
+
+
+def declared_at(schema: type, key: str) -> Declared:
+    """What is declared of the option of this dotted name; any type where there is none."""
+    declared = Declared(schema, False, ())
+    for name in key.split("."):
+        if is_dataclass(declared.type):
+            declared = declared_fields(declared.type).get(name, ANYTHING)  # type: ignore[arg-type]
+        elif declared.inner is None:
+            declared = ANYTHING
+        else:
+            kept = tuple(item for item in declared.constraints if isinstance(item, MayChange))
+            inner = Declared.of(declared.inner)
+            declared = inner._replace(constraints=inner.constraints + kept)
+    return declared
 
 
 def check_options(config: Any, key: str) -> None:
@@ -171,6 +205,7 @@ def _check_value(declared: Declared, value: Any, source: str, path: str) -> None
             refusal = constraint.refusal(list(value))
             if refusal is not None:
                 raise UserError(f"{source}option '{path}' is {refusal}")
+        if isinstance(constraint, Items | MayChange):
             continue
         for step, item in _entries(value) if isinstance(value, Mapping | list) else [("", value)]:
             known = item in constraint.words if isinstance(constraint, OneOf) else item in constraint

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import Items, above, at_least, between
+from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, above, at_least, between
+
+RANGE = Items(exactly=2, unique=False, ascending=True)
 
 
 @dataclass
@@ -22,12 +24,10 @@ class SpecAugmentConfig:
 class NoiseConfig:
     """Noise mixing from a folder of recordings (MUSAN's `noise` part, or any wav files)."""
 
-    musan_dir: str | None = None
+    musan_dir: Annotated[str | None, MAY_MOVE] = None
     """None: no noise is mixed. Needs features computed on the fly."""
     probability: Annotated[float, between(0, 1)] = 0.5
-    snr_db: Annotated[list[float], between(-100, 100), Items(exactly=2, unique=False, ascending=True)] = (
-        field(default_factory=lambda: [10.0, 20.0])
-    )
+    snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
 
 
 @dataclass
@@ -39,27 +39,27 @@ class JoinConfig:
     """
 
     enabled: bool = False
-    max_utterances: int = 4
+    max_utterances: Annotated[int, at_least(1)] = 4
     """Utterances of one joined utterance: 1 to this many, all numbers alike likely."""
-    max_seconds: float = 20.0
+    max_seconds: Annotated[float, above(0)] = 20.0
     """Longest joined utterance, pauses included; a single one may be longer."""
-    pause: list[float] = field(default_factory=lambda: [0.0, 4.0])
+    pause: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 4.0])
     """Shortest and longest pause between two utterances. The mean lies at a quarter."""
-    lead: list[float] = field(default_factory=lambda: [0.0, 2.0])
+    lead: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 2.0])
     """The same before the first utterance, for half of all joined ones; the others have none."""
-    trail: list[float] = field(default_factory=lambda: [0.0, 3.0])
+    trail: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 3.0])
     """The same after the last one."""
-    same_speaker: float = 0.5
+    same_speaker: Annotated[float, between(0, 1)] = 0.5
     """Probability that the next utterance is of the speaker before it, where there is another."""
-    background: float = 0.4
+    background: Annotated[float, between(0, 1)] = 0.4
     """Share of the pauses that are filled with the background of the utterance beside them."""
-    silence: float = 0.2
+    silence: Annotated[float, between(0, 1)] = 0.2
     """Share of the pauses that are digital silence. The others hold noise."""
-    noise_db: list[float] = field(default_factory=lambda: [-85.0, -40.0])
+    noise_db: Annotated[list[float], between(-200, 0), RANGE] = field(default_factory=lambda: [-85.0, -40.0])
     """Lowest and highest level of that noise, in dB below full scale."""
-    empty: float = 0.03
+    empty: Annotated[float, between(0, 1)] = 0.03
     """Stretches of nothing but pause, which must give no piece, per joined utterance."""
-    history: float = 0.3
+    history: Annotated[float, between(0, 1)] = 0.3
     """Probability that the predictor of a joined utterance starts after the last pieces of another one: what
     it meets where a recogniser keeps them at an endpoint."""
 
@@ -68,8 +68,8 @@ class JoinConfig:
 class GainConfig:
     """Utterances made louder or softer."""
 
-    probability: float = 0.0
-    gain_db: list[float] = field(default_factory=lambda: [-30.0, 10.0])
+    probability: Annotated[float, between(0, 1)] = 0.0
+    gain_db: Annotated[list[float], between(-60, 60), RANGE] = field(default_factory=lambda: [-30.0, 10.0])
     """Lowest and highest change of the level; all values between are alike likely."""
 
 
@@ -77,7 +77,7 @@ class GainConfig:
 class DataConfig:
     """Prepared data and the batches made of it."""
 
-    dir: str = "data"
+    dir: Annotated[str, MAY_MOVE] = "data"
     """The folder that `kdasr prepare` wrote: manifests, features, tokenizer."""
     train_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["train-clean-100"])
     dev_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["dev-clean"])
@@ -91,7 +91,7 @@ class DataConfig:
     max_duration: Annotated[float, above(0)] = 60.0
     """Seconds of audio per batch, padding included."""
     num_buckets: Annotated[int, at_least(1)] = 10
-    num_workers: Annotated[int, at_least(0)] = 0
+    num_workers: Annotated[int, at_least(0), MAY_CHANGE] = 0
     min_seconds: Annotated[float, at_least(0)] = 0.3
     max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import Items, OneOf, above, at_least, between
+from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
 from kdasr.decoding.expansion import MAX_PENALTY
 from kdasr.losses.kl import DIRECTIONS, SIDES
 from kdasr.losses.node_weights import NODE_WEIGHTS
@@ -25,12 +25,12 @@ UPDATES = ("better", "never")
 class RnntConfig:
     """Pruned RNN-T (Kuang et al. 2022)."""
 
-    backend: Annotated[str, OneOf(*BACKENDS)] = "auto"
+    backend: Annotated[str, OneOf(*BACKENDS), MAY_CHANGE] = "auto"
     """auto | k2 | native."""
     rnnt_type: Annotated[str, OneOf(*RNNT_TYPES)] = "regular"
     """regular | modified | constrained."""
     prune_range: Annotated[int, at_least(2)] = 5
-    keep_logits: bool = True
+    keep_logits: Annotated[bool, MAY_CHANGE] = True
     """Keep the logits of the lattice for the backward pass; false makes them twice instead. `output_kl`
     keeps its own gradient either way."""
     lm_scale: Annotated[float, between(0, 1)] = 0.25
@@ -152,7 +152,7 @@ class UnpairedConfig:
 
     parts: Annotated[list[str], Items()] = field(default_factory=list)
     """Prepared parts; transcripts that they have are not used. Empty: there is no such speech."""
-    proposal: str | None = None
+    proposal: Annotated[str | None, MAY_MOVE] = None
     """The first proposal model: an experiment folder or a checkpoint, full-context or streaming."""
     language_model: str | None = None
     """A language model's folder or checkpoint, or text that stands for a word trigram of it, for the weights
@@ -201,5 +201,5 @@ class ObjectiveConfig:
     hidden: HiddenConfig = field(default_factory=HiddenConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     path: PathConfig = field(default_factory=PathConfig)
-    teacher: str | None = None
+    teacher: Annotated[str | None, MAY_MOVE] = None
     """The teacher's experiment folder or checkpoint; needed by `hidden_mse`, `output_kl` and `path_kl`."""

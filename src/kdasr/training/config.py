@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import Items, OneOf, above, at_least, between
+from kdasr.common.ranges import MAY_CHANGE, Items, OneOf, above, at_least, between
 
 OPTIMIZERS = ("adamw", "muon")
 DECAYS = ("cosine", "linear", "inverse-sqrt", "constant")
@@ -35,17 +35,17 @@ class OptimConfig:
 class TrainerConfig:
     """Devices, precision, and the rhythm of logs, validations and checkpoints."""
 
-    accelerator: str = "auto"
+    accelerator: Annotated[str, MAY_CHANGE] = "auto"
     precision: Annotated[str, OneOf(*PRECISIONS)] = "32-true"
     """32-true | bf16-mixed (Lightning Fabric's names)."""
-    num_threads: Annotated[int, at_least(0)] = 0
+    num_threads: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Torch threads on the CPU; 0: leave torch's default."""
-    log_every: Annotated[int, at_least(1)] = 50
+    log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50
     validate_every: Annotated[int, at_least(1)] = 250
-    keep_last: Annotated[int, at_least(0)] = 5
+    keep_last: Annotated[int, at_least(0), MAY_CHANGE] = 5
     """Validation checkpoints kept for averaging, besides the best one."""
     max_valid_batches: Annotated[int, at_least(0)] = 0
     """0: the whole dev part."""
-    max_bad_batches: Annotated[int, at_least(1)] = 10
+    max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10
     """Stop after this many non-finite batches in a row."""
     optim: OptimConfig = field(default_factory=OptimConfig)

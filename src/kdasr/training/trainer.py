@@ -29,6 +29,7 @@ from kdasr.training.resume import (
     load_resume,
     own_state,
     rng_state,
+    seed_everything,
     set_rng_state,
     truncate_metrics,
 )
@@ -70,6 +71,7 @@ class System:
     """What else is to happen at a validation, before the checkpoint."""
     teacher_path: str = ""
     """The checkpoint that the objective's teacher came from."""
+    teacher_sha256: str = ""
 
 
 class Trainer:
@@ -80,7 +82,11 @@ class Trainer:
         self.system = system
         self.fabric = fabric
         self.config = system.config
-        self.progress = Progress(teacher=system.teacher_path)
+        self.progress = Progress(
+            teacher=system.teacher_path,
+            teacher_sha256=system.teacher_sha256,
+            batches_per_step=fabric.world_size * system.config.optim.accumulate,
+        )
         self.meter = Meter()
         self.stop = StopRequest()
         self.display = Display(enabled=fabric.is_global_zero)
@@ -120,14 +126,20 @@ class Trainer:
         payload = load_resume(self.system.exp_dir)
         if payload is not None:
             state, source = payload["trainer"], str(self.last_path)
-            own = own_state(state["processes"], fabric, source)
+            own = own_state(state["processes"], fabric)
             load_weights(self.system.model, payload["model"], source)
             load_weights(self.system.objective, state["objective"], source)
-            self.progress = progress = Progress(**state["progress"])
+            kept = ("teacher", "teacher_sha256", "batches_per_step")
+            now = {name: getattr(progress, name) for name in kept}
+            self.progress = progress = Progress(**{**state["progress"], **now})
             self._saved_optimizer = state["optimizer"]
             self.system.train_batches.load_state_dict(own["batches"])
-            self.meter.load_state_dict(own["meter"], fabric.device)
-            set_rng_state(own["rng"])
+            if "rng" in own:
+                self.meter.load_state_dict(own["meter"], fabric.device)
+                set_rng_state(own["rng"])
+            else:
+                seed_everything(self.system.seed + progress.step, rank=fabric.global_rank)
+                logger.info("%d process(es) go on where %d were", fabric.world_size, len(state["processes"]))
             logger.info("resuming from %s at step %d", source, progress.step)
         if fabric.is_global_zero:
             truncate_metrics(self.system.exp_dir / "metrics.jsonl", progress.step)
@@ -164,6 +176,8 @@ class Trainer:
             seconds=old.seconds,
             from_scratch=from_scratch,
             teacher=old.teacher,
+            teacher_sha256=old.teacher_sha256,
+            batches_per_step=old.batches_per_step,
         )
         self.meter = Meter()
 
