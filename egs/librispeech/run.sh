@@ -121,7 +121,7 @@ if [[ -z $alignments_dir ]]; then
   beside=$(dirname "$corpus_dir")/LibriSpeech-Alignments
   if [[ -d $beside ]]; then
     alignments_dir=$beside
-  elif [[ -n $(find "$corpus_dir" -name '*.alignment.txt' -print -quit 2>/dev/null) ]]; then
+  elif [[ -n $(find -L "$corpus_dir" -name '*.alignment.txt' -print -quit 2>/dev/null) ]]; then
     alignments_dir=$corpus_dir
   fi
 fi

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse.recipes import prepare_librispeech
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
@@ -57,6 +58,19 @@ def test_the_folder_holds_what_was_promised(prepared: Path) -> None:
     assert [len(stats[key]) for key in ("mean", "std")] == [80, 80]
     assert not list(data.rglob("*partial*"))
     assert train_parts(data) == [TRAIN]
+
+
+def test_the_manifests_are_those_of_lhotses_own_recipe(prepared: Path) -> None:
+    corpus, alignments = prepared / "LibriSpeech", prepared / "alignments"
+    (theirs,) = prepare_librispeech(corpus, alignments, [DEV]).values()
+    ours = load_cuts(prepared / "data", DEV)
+    supervisions = {item.id: item for item in theirs["supervisions"]}
+    assert sorted(supervisions) == [cut.id for cut in ours]
+    for cut in ours:
+        assert cut.recording.to_dict() == theirs["recordings"][cut.id].to_dict()
+        words = [item for item in supervisions[cut.id].alignment["word"] if item.symbol]
+        expected = replace(supervisions[cut.id], language=None, alignment={"word": words})
+        assert cut.supervisions[0].to_dict() == expected.to_dict()
 
 
 def test_training_parts_have_speed_copies_and_others_have_none(prepared: Path) -> None:

@@ -128,13 +128,7 @@ def _prepare_part(
     started = time.monotonic()
     out_dir, part = options.out_dir.resolve(), listing.name
     with Staged(out_dir / "audio" / part) as audio, Staged(out_dir / "fbank" / part) as fbank:
-        recordings, supervisions = part_manifests(
-            listing,
-            Path(settings["corpus_dir"]),
-            Path(settings["alignments_dir"]),
-            audio.partial,
-            options.jobs,
-        )
+        recordings, supervisions = part_manifests(listing, audio.partial, options.jobs)
         cuts = part_cuts(recordings, supervisions, settings["speeds"])
         stats = FeatureStats()
         if not options.on_the_fly:
@@ -156,6 +150,7 @@ def _prepare_part(
         "hours": round(hours, 4),
         "missing_audio": listing.missing_audio,
         "missing_text": listing.missing_text,
+        "unused_audio": [str(path) for path in (*listing.elsewhere, *listing.unused)],
         "stats": stats.to_json(),
     }
     write_json(out_dir / RECORD, record)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.corpus_check import SHOWN
+from kdasr.data.audio_files import SHOWN
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
