@@ -1,6 +1,7 @@
 """What `kdasr prepare` says of a corpus before it computes anything."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -194,8 +195,13 @@ def test_the_fingerprint_follows_texts_audio_and_alignments(corpus: Path) -> Non
     transcript = corpus / CHAPTER / "100-1.trans.txt"
     transcript.write_text(transcript.read_text().replace("ONE", "TWO").replace("TEN", "SIX"))
     seen.append(list_part(corpus, corpus, PART).fingerprint)
-    soundfile.write(corpus / CHAPTER / "100-1-0000.flac", tone(1.3), 16000)
-    seen.append(list_part(corpus, corpus, PART).fingerprint)
     (corpus / CHAPTER / "100-1.alignment.txt").write_text('100-1-0000 ",A," "0.1,0.2,0.3"\n')
     seen.append(list_part(corpus, corpus, PART).fingerprint)
-    assert len(set(seen)) == 4
+    (corpus / CHAPTER / "100-1-0000.flac").unlink()
+    for number, wave in enumerate((tone(1.3), tone(1.3, seed=1), tone(1.3, seed=1), tone(1.4))):
+        file = corpus / CHAPTER / "100-1-0000.wav"
+        soundfile.write(file, wave, 16000)
+        # Twice of one size: other samples at the same time, and another time for the same samples.
+        os.utime(file, ns=(0, 10**18 * (1 + (number == 2))))
+        seen.append(list_part(corpus, corpus, PART).fingerprint)
+    assert len(set(seen)) == 7

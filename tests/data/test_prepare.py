@@ -129,6 +129,35 @@ def test_a_changed_part_is_prepared_again(root: Path) -> None:
     assert {cut.id: cut for cut in load_cuts(root / "data", DEV)}["200-1-0000"].duration == 1.7
 
 
+def test_audio_of_equal_size_in_the_place_of_another_gives_new_features(root: Path) -> None:
+    flac = root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac"
+    file = flac.with_suffix(".wav")
+    soundfile.write(file, soundfile.read(flac)[0], 16000)
+    flac.unlink()
+    prepare_corpus(options(root))
+    size, other = file.stat().st_size, tone(soundfile.info(file).duration, seed=77)
+    soundfile.write(file, other, 16000)
+    assert file.stat().st_size == size
+    prepare_corpus(options(root))
+    (cut,) = (cut for cut in load_cuts(root / "data", DEV) if cut.id == "200-1-0000")
+    expected = compute_features(torch.from_numpy(other)).numpy()
+    np.testing.assert_allclose(cut.load_features(), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("lost", [f"fbank/{DEV}/*/*0001.npy", f"audio/{DEV}/*.flac", f"cuts_{DEV}.jsonl.gz"])
+def test_a_part_that_has_lost_something_is_prepared_again(
+    root: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0001.flac", tone(1.5, 1, 8000), 8000)
+    prepare_corpus(options(root))
+    file = next((root / "data").glob(lost))
+    content = file.read_bytes()
+    file.write_bytes(content[:100])
+    prepare_corpus(options(root))
+    assert file.read_bytes() == content
+    assert f"{DEV}: its files are not as `kdasr prepare` left them" in caplog.text
+
+
 def test_a_failure_leaves_the_published_part_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_corpus(options(root))
     calls = []

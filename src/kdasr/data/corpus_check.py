@@ -10,6 +10,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.folders import FoundFiles, find_files
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import AudioFiles, AudioHeader, is_audio, quote, read_headers
+from kdasr.data.fingerprint import fingerprints
 
 log = get_logger(__name__)
 
@@ -42,7 +43,7 @@ class PartListing:
     unused: list[Path] = field(default_factory=list)
     """Audio that bears the id of an utterance that has its own."""
     fingerprint: str = ""
-    """Changes with the transcripts, the alignments and the audio files' sizes."""
+    """Changes with the transcripts, the alignments and the audio files (see `fingerprint`)."""
 
 
 def find_corpus(corpus_dir: Path, parts: list[str]) -> Path:
@@ -126,10 +127,11 @@ def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) 
         for source in (file, alignment):
             digest.update(source.name.encode())
             digest.update(source.read_bytes() if source.is_file() else b"-")
-    for item, header in zip(found, headers, strict=True):
+    prints = fingerprints([item.audio for item in found], jobs)
+    for item, header, audio_print in zip(found, headers, prints, strict=True):
         alignment_file = alignments[item.transcript]
         listing.utterances.append(Utterance(item.id, item.text, item.audio, header, alignment_file))
-        digest.update(f"{item.id} {item.audio.stat().st_size}".encode())
+        digest.update(f"{item.id} {item.audio.relative_to(folder)} ".encode() + audio_print)
     listing.utterances.sort(key=lambda utterance: utterance.id)
     listing.fingerprint = digest.hexdigest()
     _warn(listing)
