@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -274,9 +275,37 @@ def test_alignments_are_optional_part_by_part(root: Path, caplog: pytest.LogCapt
 
 
 def test_a_malformed_alignment_is_named(root: Path) -> None:
-    (root / "alignments" / DEV / "200" / "1" / "200-1.alignment.txt").write_text("200-1-0000 ONE 0.5 0.7\n")
-    with pytest.raises(UserError, match=r"200-1\.alignment\.txt: not in the LibriSpeech-Alignments"):
-        prepare_corpus(options(root))
+    file = root / "alignments" / DEV / "200" / "1" / "200-1.alignment.txt"
+    for line in ("200-1-0000 ONE 0.5 0.7\n", '200-1-0000 ",ONE" "0.5,late"\n'):
+        file.write_text(line)
+        with pytest.raises(UserError, match=r"200-1\.alignment\.txt, line 1: not in the LibriSpeech-Align"):
+            prepare_corpus(options(root))
+
+
+@pytest.mark.parametrize(
+    ("words", "times", "fault"),
+    [
+        (",ONE,TWO", "0.1,0.5,99.0", r"'TWO' at 0\.50 to 99\.00 s: the recording has \d\.\d\d s"),
+        (",ONE,TWO", "-9.0,0.5,0.7", r"'' at 0\.00 to -9\.00 s: ends before it begins"),
+        (",ONE,TWO", "0.1,0.5,0.3", r"'TWO' at 0\.50 to 0\.30 s: ends before it begins"),
+        (",ONE,TWO", "0.1,nan,0.7", r"'ONE' at 0\.10 to nan s"),
+        (",ONE,TWO", "0.1,0.5,inf", r"'TWO' at 0\.50 to inf s"),
+        (",ONE,TWO", "0.1,0.5", "words and times are not equally many"),
+    ],
+)
+def test_word_times_that_cannot_be_true_are_left_out(
+    root: Path, words: str, times: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = root / "alignments" / DEV / "200" / "1"
+    lines = (folder / "200-1.alignment.txt").read_text().splitlines()
+    lines[1] = f'200-1-0001 "{words}" "{times}"'
+    (folder / "200-1.alignment.txt").write_text("\n".join(lines))
+    prepare_corpus(options(root, parts=[DEV]))
+    cuts = load_cuts(root / "data", DEV)
+    assert [cut.id for cut in cuts if not cut.supervisions[0].alignment] == ["200-1-0001"]
+    assert len(cuts) == 6
+    message = rf"{DEV}: 1 alignment\(s\) left out, with times that cannot be true: 200-1-0001 \({fault}\)"
+    assert re.search(message, caplog.text)
 
 
 def test_on_the_fly_stores_no_features_and_still_has_stats(root: Path, prepared: Path) -> None:

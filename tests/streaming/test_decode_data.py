@@ -1,5 +1,6 @@
 """What `kdasr decode` makes of data that changes or is not as it should be."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,3 +59,21 @@ def test_replaced_audio_is_decoded_again(root: Path) -> None:
     assert second.summary["audio_fingerprint"] != first["audio_fingerprint"]
     assert second.summary["cuts_sha256"] == first["cuts_sha256"]
     assert "takes the place of results with another audio_fingerprint" in second.output
+
+
+@pytest.mark.parametrize("start", [-3.0, 60.0, float("nan")])
+def test_word_times_that_cannot_be_true_give_no_latency(root: Path, start: float) -> None:
+    path = root / "data" / f"cuts_{PART}.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        cut = json.loads(file.read())
+    cut["supervisions"][0]["alignment"]["word"][0][1] = start
+    with gzip.open(path, "wt") as file:
+        file.write(json.dumps(cut) + "\n")
+    decoded = run(root)
+    assert decoded.summary["faulty_word_times"] == 1
+    assert (
+        "1 of 1 utterances have word times that cannot be true, so no latency: 100-1-0000 ('"
+        in decoded.output
+    )
+    assert decoded.utterances[0]["ref_words"] == [] and decoded.summary["onset"] == "energy"
+    assert "NaN" not in json.dumps(decoded.summary)

@@ -215,6 +215,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
+        "faulty_word_times": _warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
@@ -240,6 +241,20 @@ def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     from kdasr.data.folder import load_cuts
 
     return list(islice(load_cuts(run.data, part), run.max_utterances or None))
+
+
+def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
+    """How many utterances have word times that cannot be true; no latency counts from them."""
+    from kdasr.data.audio_files import quote
+    from kdasr.data.word_times import fault_in_word_times
+
+    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
+    if faults:
+        log.warning(
+            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
+            part, len(faults), len(cuts), quote(faults),
+        )  # fmt: skip
+    return len(faults)
 
 
 def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:

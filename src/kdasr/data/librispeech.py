@@ -10,11 +10,11 @@ import soundfile
 import torch
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.cut import MonoCut
-from lhotse.recipes.librispeech import parse_alignments
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.data.alignments import part_alignments
 from kdasr.data.audio_files import quote
 from kdasr.data.corpus_check import PartListing, Utterance
 from kdasr.data.features import SAMPLE_RATE
@@ -31,9 +31,9 @@ def part_manifests(
     Audio at another rate or with several channels is converted once, into `converted_dir`.
 
     Raises:
-        UserError: an alignment file that does not parse.
+        UserError: an alignment file in another form, or audio that cannot be converted.
     """
-    alignments = _check_alignments(listing)
+    alignments = part_alignments(listing)
     recordings = {utterance.id: _recording(utterance) for utterance in listing.utterances}
     for recording in _convert(listing, converted_dir, jobs):
         recordings[recording.id] = recording
@@ -100,31 +100,6 @@ def _supervision(
         text=utterance.text.upper(),
         alignment={"word": alignments[utterance.id]} if utterance.id in alignments else None,
     )
-
-
-def _check_alignments(listing: PartListing) -> dict[str, list[AlignmentItem]]:
-    """Parse every alignment file of the part; count those whose words are not the transcript's."""
-    alignments: dict[str, list[AlignmentItem]] = {}
-    for file in sorted({item.alignment for item in listing.utterances if item.alignment is not None}):
-        try:
-            alignments.update(parse_alignments(file))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: not in the LibriSpeech-Alignments text form: {error}") from None
-    texts = {item.id: item.text.upper() for item in listing.utterances}
-    different = [
-        name
-        for name, items in alignments.items()
-        if name in texts and " ".join(item.symbol for item in items if item.symbol).upper() != texts[name]
-    ]
-    if different:
-        log.warning(
-            "%s: %d alignment(s) whose words are not the transcript's: %s",
-            listing.name, len(different), quote(sorted(different)),
-        )  # fmt: skip
-    unaligned = len(texts) - len(texts.keys() & alignments.keys())
-    if unaligned:
-        log.info("%s: %d of %d utterances have no word alignment", listing.name, unaligned, len(texts))
-    return alignments
 
 
 def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recording]:
