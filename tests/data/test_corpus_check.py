@@ -176,6 +176,16 @@ def test_a_line_without_words_is_named(corpus: Path) -> None:
         list_part(corpus, corpus, PART)
 
 
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\r"])
+def test_a_transcript_ends_at_a_newline_only(corpus: Path, separator: str) -> None:
+    text = f"100-1-0000 ONE{separator}TWO\r\n100-1-0001 THREE\n"
+    (corpus / CHAPTER / "100-1.trans.txt").write_bytes(text.encode())
+    assert [item.text for item in list_part(corpus, corpus, PART).utterances] == [
+        f"ONE{separator}TWO",
+        "THREE",
+    ]
+
+
 def test_a_repeated_id_is_named(corpus: Path) -> None:
     file = corpus / CHAPTER / "100-1.trans.txt"
     file.write_text(file.read_text() + "100-1-0000 AGAIN\n")

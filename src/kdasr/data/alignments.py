@@ -1,10 +1,12 @@
 """Word alignments of a part in LibriSpeech-Alignments' text form: read, and checked against the audio."""
 
+import re
 from pathlib import Path
 
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.errors import UserError
+from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.corpus_check import PartListing
@@ -61,16 +63,12 @@ def read_alignments(file: Path) -> dict[str, list[AlignmentItem]]:
     Raises:
         UserError: a line in another form.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text") from None
     alignments = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(file), start=1):
         if not line.strip():
             continue
         try:
-            name, quoted_words, quoted_ends = line.split()
+            name, quoted_words, quoted_ends = re.split(r"[ \t]+", line.strip())
             words = quoted_words.replace('"', "").split(",")
             ends = [float(end) for end in quoted_ends.replace('"', "").split(",")]
             places = zip(words, [0.0, *ends[:-1]], ends, strict=True) if len(words) == len(ends) else ()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kdasr.common.errors import UserError
 from kdasr.common.folders import FoundFiles, find_files
+from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import AudioFiles, AudioHeader, is_audio, quote, read_headers
 from kdasr.data.fingerprint import fingerprints
@@ -159,11 +160,7 @@ def _match(transcripts: list[Path], audio: AudioFiles, listing: PartListing) -> 
 
 
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(file), start=1):
         fields = line.split(maxsplit=1)
         if len(fields) == 2:
             yield fields[0], fields[1].strip()
