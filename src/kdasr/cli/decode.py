@@ -19,6 +19,8 @@ from kdasr.common.logging import console, get_logger, setup_logging
 from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
+    from lhotse.cut import MonoCut
+
     from kdasr.checkpoint import Bundle
     from kdasr.streaming.evaluate import Record
     from kdasr.streaming.recognizer import StreamingRecognizer
@@ -175,10 +177,12 @@ def parse_context(text: str) -> Context:
 
 def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import read_json
+    from kdasr.data.fingerprint import audio_fingerprint
     from kdasr.decoding.search import describe
     from kdasr.streaming.evaluate import summarise_records, write_part
 
     folder = run.out / run.mode / part
+    cuts = _load_cuts(run, part)
     settings = {
         "checkpoint_sha256": run.checkpoint_sha256,
         "int8": run.int8,
@@ -191,6 +195,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         "language_model": _describe_language_model(run.language_model),
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
+        "audio_fingerprint": audio_fingerprint(cuts),
     }
     if (folder / "summary.json").is_file() and not run.force:
         summary = read_json(folder / "summary.json")
@@ -204,12 +209,13 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records = _records(run, part)
+    records = _records(run, part, cuts)
     summary = {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
+        "faulty_word_times": _warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
@@ -229,17 +235,33 @@ def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | N
     return {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
 
 
-def _records(run: _Run, part: str) -> list["Record"]:
+def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     from itertools import islice
 
+    from kdasr.data.folder import load_cuts
+
+    return list(islice(load_cuts(run.data, part), run.max_utterances or None))
+
+
+def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
+    """How many utterances have word times that cannot be true; no latency counts from them."""
+    from kdasr.data.audio_files import quote
+    from kdasr.data.word_times import fault_in_word_times
+
+    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
+    if faults:
+        log.warning(
+            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
+            part, len(faults), len(cuts), quote(faults),
+        )  # fmt: skip
+    return len(faults)
+
+
+def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:
     from rich.progress import track
 
-    from kdasr.data.loader import load_cuts
     from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
 
-    cuts = list(islice(load_cuts(run.data, part), run.max_utterances or None))
-    if not cuts:
-        raise UserError(f"{run.data}: part '{part}' holds no utterances")
     recordings = (load_recording(cut) for cut in cuts)
     if run.mode == "streaming":
         decoded = decode_streaming(run.recognizer, recordings, run.nbest, run.streams)
