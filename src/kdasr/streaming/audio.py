@@ -7,13 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.data.audio_reading import HIGHEST_RATE, LOWEST_RATE, fault_in_samples, read_audio
 
 Samples = NDArray[np.float32]
-
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-"""Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
-_LOUDEST = 16.0
-"""Float samples beyond this are integers that nobody scaled; a hot recording stays well below."""
 
 
 def load_audio(path: Path) -> tuple[Samples, int]:
@@ -26,17 +22,7 @@ def load_audio(path: Path) -> tuple[Samples, int]:
         UserError: missing, not audio, truncated beyond reading, at an impossible rate, or with non-finite
             samples.
     """
-    import soundfile
-
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
-    try:
-        samples, header_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except TypeError:  # it wants to be told the rate and the number of channels
-        raise UserError(f"{path}: bare samples without a header: convert them to WAV first") from None
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: not readable as audio: {error}") from None
+    samples, header_rate = read_audio(path)
     rate = check_rate(header_rate, source=f"{path}: sample rate")
     return check_samples(samples.mean(axis=1, dtype=np.float32), source=str(path)), rate
 
@@ -85,10 +71,7 @@ def check_samples(samples: ArrayLike, source: str = "samples") -> Samples:
     elif array.dtype.kind != "f":
         raise UserError(f"{source}: samples are of type {array.dtype}, not numbers")
     array = array.astype(np.float32, copy=False)
-    if array.size:
-        peak = float(np.abs(array).max())
-        if not np.isfinite(peak):
-            raise UserError(f"{source}: holds samples that are not finite (nan or infinity)")
-        if peak > _LOUDEST:
-            raise UserError(f"{source}: a sample of size {peak:g}; scale float samples to [-1, 1]")
+    fault = fault_in_samples(array)
+    if fault is not None:
+        raise UserError(f"{source}: {fault}")
     return array
