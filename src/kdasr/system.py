@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from lightning_fabric import Fabric
@@ -223,6 +224,10 @@ def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     if not path.is_file():
         raise UserError(f"{path}: no feature statistics: run `kdasr prepare`")
     stats = read_json(path)
+    if not np.isfinite([stats["mean"], stats["std"]]).all():
+        raise UserError(
+            f"{path}: holds numbers that are not finite: run `kdasr prepare` again, into a new folder"
+        )
     model.set_feature_stats(torch.tensor(stats["mean"]), torch.tensor(stats["std"]))
     return model
 

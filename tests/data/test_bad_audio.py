@@ -96,7 +96,7 @@ def test_one_bad_utterance_costs_that_utterance_alone(root: Path, kind: str, on_
 
 
 def content(root: Path) -> list[Any]:
-    """The utterances of both parts with their features, and the statistics but for the order of their sums."""
+    """The utterances of both parts with their features, and the statistics but for rounding."""
     stats = read_json(root / "data" / "feature_stats.json")
     found: list[Any] = [np.round(stats["mean"] + stats["std"], 8).tolist(), stats["num_frames"]]
     for part in (TRAIN, DEV):

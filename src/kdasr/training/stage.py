@@ -1,5 +1,6 @@
 """What a stage starts from and what it trains."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -133,18 +134,24 @@ def freeze(model: nn.Module, prefixes: Sequence[str], stage: str) -> None:
 
 
 def update_best(progress: Progress, wer: float, loss: float) -> bool:
-    """Whether these dev results are the best so far: by WER or perplexity, ties by loss; keeps them if so."""
-    if (wer, loss) >= (progress.best_wer, progress.best_loss):
+    """Whether these dev results are the best so far: by WER or perplexity, ties by loss; keeps them if so.
+
+    Results with a loss that is not finite never are.
+    """
+    if not math.isfinite(loss) or (wer, loss) >= (progress.best_wer, progress.best_loss):
         return False
     progress.best_wer, progress.best_loss = wer, loss
     return True
 
 
 def reached_plateau(progress: Progress, stage: StageConfig, dev_terms: dict[str, float]) -> bool:
-    """Whether the dev `hidden_mse` has not improved for `plateau_patience` validations. Counts this one."""
-    if stage.plateau_patience <= 0:
+    """Whether the dev `hidden_mse` has not improved for `plateau_patience` validations. Counts this one.
+
+    A value that is not finite is no plateau, and does not count.
+    """
+    value = dev_terms["hidden_mse"] if stage.plateau_patience > 0 else math.nan
+    if not math.isfinite(value):
         return False
-    value = dev_terms["hidden_mse"]
     if value < progress.plateau_best:
         progress.plateau_best, progress.plateau_count = value, 0
     else:

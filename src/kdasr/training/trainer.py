@@ -216,9 +216,10 @@ class Trainer:
         what = f"loss {', '.join(bad)}" if bad else f"gradient (norm {float(result.gradient_norm)})"
         logger.warning("step %d: not finite: %s; batch skipped: %s", self.progress.step, what, " ".join(ids))
         if self.progress.bad_batches >= self.config.max_bad_batches:
+            sound = f"; {self.last_path} is sound" if self.last_path.is_file() else ""
             raise UserError(
                 f"{self.progress.bad_batches} batches in a row were not finite, the last one in its {what}: "
-                f"{' '.join(ids)}. The last checkpoint is sound. Lower the learning rate or look at the data."
+                f"{' '.join(ids)}. Lower the learning rate or look at the data{sound}."
             )
 
     def log_train(self) -> None:
