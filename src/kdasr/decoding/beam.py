@@ -91,6 +91,16 @@ class BeamSearch:
         start = BeamHypothesis((), (), self._expand.contexts.start_context())
         return BeamState(0, None, (start,), biasing, fused)
 
+    def carried_over(self, state: BeamState) -> BeamState:
+        """The state of a new utterance whose predictor has heard the last pieces of the best hypothesis.
+
+        After an utterance without pieces it is that of a stream that has emitted nothing, as in sherpa-onnx.
+        """
+        start, best = self.initial_state(state.biasing), self._ranked(state, final=True)[0][2]
+        if not best.tokens and state.settled is None:
+            return start
+        return start._replace(hypotheses=(BeamHypothesis((), (), best.context),))
+
     @torch.inference_mode()
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """Search the next frames of some streams, the first `lens_B` of each; the states after them."""

@@ -68,6 +68,10 @@ class RescoringSearch:
         """See `BeamSearch`."""
         return self._search.initial_state(biasing)
 
+    def carried_over(self, state: BeamState) -> BeamState:
+        """See `BeamSearch`."""
+        return self._search.carried_over(state)
+
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """See `BeamSearch`."""
         self._device = encoded_BCD.device

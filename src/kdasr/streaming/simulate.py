@@ -4,7 +4,7 @@ Or several recordings at once without a clock, which is much faster and gives th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.result import Result
+from kdasr.streaming.result import Result, join_segments
 
 PACKET_SECONDS = 0.1
 """Longest packet. Packets end where a window becomes ready, so that none waits for its packet's end."""
@@ -23,11 +23,14 @@ class Simulation:
     """What was recognised, and when it would have been seen."""
 
     result: Result
+    """Of the whole recording: all segments in order."""
     wall: list[float] | None
     """Seconds of real time since which each token has been there: audio, compute and queueing. None: not
     measured, because other recordings shared the batches."""
     compute_seconds: float
     """Features, encoder and search together; of shared batches, a share by duration."""
+    segments: list[Result] = field(default_factory=list)
+    """The segments in which something was said, when the recogniser has endpoints; else empty."""
 
 
 def simulate(
@@ -38,12 +41,14 @@ def simulate(
 ) -> Simulation:
     """Recognise one recording (16 kHz) as a stream, and list its `nbest` best hypotheses at the end.
 
-    Each packet arrives at the time of its last sample. Work on it starts then or, when the machine is
-    still busy with an earlier packet, after that; it takes as long as `timer` measures here, one stream
-    at a time.
+    With a recogniser that has `endpoints`, the stream is reset at each of them. Each packet arrives at the
+    time of its last sample. Work on it starts then or, when the machine is still busy with an earlier packet,
+    after that; it takes as long as `timer` measures here, one stream at a time.
     """
     stream = recognizer.create_stream()
     clock = compute = 0.0
+    segments: list[Result] = []
+    settled_wall: list[float] = []
     ids: list[int] = []
     wall: list[float] = []
     position, packet = 0, round(PACKET_SECONDS * SAMPLE_RATE)
@@ -70,8 +75,14 @@ def simulate(
             ids = shown
             if not ready:
                 break
+            if recognizer.is_endpoint(stream):
+                segments.append(recognizer.result(stream, nbest))
+                recognizer.reset(stream)
+                settled_wall += wall
+                ids, wall = [], []
         position = end
-    return Simulation(recognizer.result(stream, nbest), wall, compute)
+    segments.append(recognizer.result(stream, nbest))
+    return _simulation(recognizer, segments, settled_wall + wall, compute)
 
 
 def simulate_together(
@@ -80,7 +91,8 @@ def simulate_together(
     timer: Callable[[], float] = perf_counter,
     nbest: int = 0,
 ) -> list[Simulation]:
-    """Recognise recordings (16 kHz) as streams that advance chunk by chunk in one batch.
+    """Recognise recordings (16 kHz) as streams that advance chunk by chunk in one batch, each reset at its
+    own endpoints when the recogniser has any.
 
     Pieces, their frames and the audio time at which they can be shown are those of `simulate`; when the
     machine would have been done with them is not measured.
@@ -90,10 +102,26 @@ def simulate_together(
     for stream, samples_N in zip(streams, waves, strict=True):
         stream.accept_waveform(SAMPLE_RATE, samples_N)
         stream.input_finished()
-    recognizer.decode_all(streams)
-    results = [recognizer.result(stream, nbest) for stream in streams]
+    segments: dict[int, list[Result]] = {id(stream): [] for stream in streams}
+    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+        recognizer.decode_streams(ready)
+        for stream in ready:
+            if recognizer.is_endpoint(stream):
+                segments[id(stream)].append(recognizer.result(stream, nbest))
+                recognizer.reset(stream)
+    for stream in streams:
+        segments[id(stream)].append(recognizer.result(stream, nbest))
     share = (timer() - started) / max(1, sum(len(samples_N) for samples_N in waves))
     return [
-        Simulation(result, None, share * len(samples_N))
-        for result, samples_N in zip(results, waves, strict=True)
+        _simulation(recognizer, segments[id(stream)], None, share * len(samples_N))
+        for stream, samples_N in zip(streams, waves, strict=True)
     ]
+
+
+def _simulation(
+    recognizer: StreamingRecognizer, segments: list[Result], wall: list[float] | None, compute: float
+) -> Simulation:
+    """Of a stream that has ended; `segments` holds at least the last one, and empty ones too."""
+    said = [segment for segment in segments if segment.tokens]
+    result = join_segments(said or segments[-1:])
+    return Simulation(result, wall, compute, said if recognizer.endpoints is not None else [])
