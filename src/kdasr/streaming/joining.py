@@ -85,6 +85,17 @@ def parse_gaps(text: str) -> list[float]:
     return sorted(set(gaps))
 
 
+def check_minutes(minutes: float) -> float:
+    """The length of the longest stream.
+
+    Raises:
+        UserError: not above 0, or more than a day.
+    """
+    if not 0 < minutes <= LONGEST_STREAM:  # nan is not
+        raise UserError(f"streams of {minutes:g} minutes: expected more than 0, at most {LONGEST_STREAM:g}")
+    return minutes
+
+
 def pauses(gaps: Sequence[float], noises: Sequence[str] = NOISES) -> list[Pause]:
     """Each gap with each noise; a gap of 0 once."""
     return [Pause(seconds, noise) for seconds in gaps for noise in (noises if seconds else (NO_NOISE,))]
@@ -120,11 +131,9 @@ def plan_streams(lengths: Sequence[int], pause: Pause, minutes: float) -> list[l
         minutes: longest stream; an utterance that is longer is a stream of its own.
 
     Raises:
-        UserError: `minutes` is not above 0, or more than a day.
+        UserError: see `check_minutes`.
     """
-    if not 0 < minutes <= LONGEST_STREAM:  # nan is not
-        raise UserError(f"streams of {minutes:g} minutes: expected more than 0, at most {LONGEST_STREAM:g}")
-    limit = math.floor(minutes * 60 * SAMPLE_RATE)
+    limit = math.floor(check_minutes(minutes) * 60 * SAMPLE_RATE)
     streams: list[list[int]] = []
     total = limit + 1
     for index, length in enumerate(lengths):

@@ -64,7 +64,7 @@ def summarise_streams(records: Sequence[Record], single: Mapping[str, Scores]) -
         "ends": _ends(records),
         "num_utterances": len(scores),
         "num_streams": len(records),
-        "num_segments": sum(record["segments"] for record in records),
+        "num_segments": sum(len(record["segments"]) for record in records),
         "audio_seconds": round(sum(record["duration"] for record in records), 3),
         "longest_seconds": max(record["duration"] for record in records),
         "onset": "alignment" if any(score["aligned"] for score in scores) else "energy",
