@@ -255,9 +255,8 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
         return finished
     if run.force:
         forget(folder)
-    recognizers = {False: run.recognizer, True: run.recognizer.with_endpoints(rules)}
     conditions = decode_long_form(
-        recognizers,
+        run.recognizer.with_endpoints(rules),
         in_order(_cuts(run, part)),
         run.long_form,
         folder,

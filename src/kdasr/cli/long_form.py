@@ -20,7 +20,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 FOLDER = "long-form"
 """Beside the folders of the modes."""
-BATCH = 16
+BATCH = 32
 GAPS = "0,0.3,1,3"
 _NOISES = ("both", "quiet", "silence")
 

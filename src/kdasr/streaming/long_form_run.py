@@ -39,7 +39,7 @@ class LongForm:
     """Longest stream."""
     endpoints: Sequence[bool] = (False, True)
     """Without resets at endpoints, with them, or both."""
-    batch: int = 16
+    batch: int = 32
     """Streams that advance together."""
     seed: int = 1
     """Of the noise in pauses."""
@@ -73,6 +73,7 @@ class _Job:
     pause: Pause
     number: int
     members: list[int]
+    num_samples: int
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -110,7 +111,7 @@ class RecordFile:
 
 
 def decode_long_form(
-    recognizers: Mapping[bool, StreamingRecognizer],
+    recognizer: StreamingRecognizer,
     cuts: Sequence["MonoCut"],
     options: LongForm,
     folder: Path,
@@ -122,7 +123,7 @@ def decode_long_form(
     What an earlier call with the same `settings` has finished is not decoded again.
 
     Args:
-        recognizers: by whether they have endpoints; `False` has to be there, for the single utterances.
+        recognizer: its `endpoints` are those of the conditions that have any; without, the default ones.
         cuts: in the order in which they are joined.
         options: the conditions.
         folder: where the records go.
@@ -133,9 +134,9 @@ def decode_long_form(
         Of each condition: gap, noise, endpoints and what `summarise_streams` says.
 
     Raises:
-        UserError: a recogniser with a full context; or audio that cannot be read.
+        UserError: a full context; or audio that cannot be read.
     """
-    if any(recognizer.context.is_full for recognizer in recognizers.values()):
+    if recognizer.context.is_full:
         raise UserError("long form needs a chunked context: under a full one a stream is heard at its end")
     _keep_if_same(folder, settings)
     single = RecordFile(folder / SINGLE, lambda record: record["utterances"][0]["id"])
@@ -143,9 +144,13 @@ def decode_long_form(
         folder / STREAMS,
         lambda record: (record["endpoints"], record["gap_s"], record["noise"], record["stream"]),
     )
-    spoken = list(wrap(_score_single(recognizers[False], cuts, options.batch, single), len(cuts)))
+    spoken = list(
+        wrap(_score_single(recognizer.with_endpoints(None), cuts, options.batch, single), len(cuts))
+    )
     jobs = _plan(spoken, options)
-    for _ in wrap(_score_streams(recognizers, spoken, jobs, options, streams), len(jobs)):
+    if recognizer.endpoints is None:
+        recognizer = recognizer.with_endpoints(EndpointRules())
+    for _ in wrap(_score_streams(recognizer, spoken, jobs, options, streams), len(jobs)):
         pass
     alone = {key: record["utterances"][0] for key, record in single.records.items()}
     return [
@@ -207,7 +212,9 @@ def _score_single(
 def _plan(spoken: Sequence[Spoken], options: LongForm) -> list[_Job]:
     lengths = [utterance.piece.count for utterance in spoken]
     return [
-        _Job(endpoints, pause, number, members)
+        _Job(
+            endpoints, pause, number, members, sum(lengths[member] + pause.num_samples for member in members)
+        )
         for endpoints in options.endpoints
         for pause in options.pauses
         for number, members in enumerate(plan_streams(lengths, pause, options.minutes))
@@ -215,39 +222,40 @@ def _plan(spoken: Sequence[Spoken], options: LongForm) -> list[_Job]:
 
 
 def _score_streams(
-    recognizers: Mapping[bool, StreamingRecognizer],
+    recognizer: StreamingRecognizer,
     spoken: Sequence[Spoken],
     jobs: Sequence[_Job],
     options: LongForm,
     done: RecordFile,
 ) -> Iterator[Record]:
     yield from (done.records[job.key] for job in jobs if job.key in done.records)
-    for endpoints in options.endpoints:
-        new = [job for job in jobs if job.endpoints == endpoints and job.key not in done.records]
-        for some in _batches(new, options.batch):
-            joined = [
-                join([spoken[member].piece for member in job.members], job.pause, [options.seed, job.number])
-                for job in some
+    # Streams of like length together: at the end of a batch, few are left to share the work.
+    new = sorted((job for job in jobs if job.key not in done.records), key=lambda job: -job.num_samples)
+    for some in _batches(new, options.batch):
+        joined = [
+            join([spoken[member].piece for member in job.members], job.pause, [options.seed, job.number])
+            for job in some
+        ]
+        sources, resets = [stream.source for stream in joined], [job.endpoints for job in some]
+        heard = simulate_together(recognizer, sources, resets=resets)
+        records = []
+        for job, stream, simulation in zip(some, joined, heard, strict=True):
+            members = [
+                spoken[member].placed.moved(start / SAMPLE_RATE)
+                for member, start in zip(job.members, stream.starts, strict=True)
             ]
-            heard = simulate_together(recognizers[endpoints], [stream.source for stream in joined])
-            records = []
-            for job, stream, simulation in zip(some, joined, heard, strict=True):
-                members = [
-                    spoken[member].placed.moved(start / SAMPLE_RATE)
-                    for member, start in zip(job.members, stream.starts, strict=True)
-                ]
-                records.append(
-                    {
-                        "gap_s": job.pause.seconds,
-                        "noise": job.pause.noise,
-                        "endpoints": job.endpoints,
-                        "stream": job.number,
-                        "segments": [segment.start for segment in simulation.segments] or [0.0],
-                        **score_stream(members, simulation.result),
-                    }
-                )
-            done.add(records)
-            yield from records
+            records.append(
+                {
+                    "gap_s": job.pause.seconds,
+                    "noise": job.pause.noise,
+                    "endpoints": job.endpoints,
+                    "stream": job.number,
+                    "segments": [segment.start for segment in simulation.segments] or [0.0],
+                    **score_stream(members, simulation.result),
+                }
+            )
+        done.add(records)
+        yield from records
 
 
 def _batches(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:

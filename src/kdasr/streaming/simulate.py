@@ -91,9 +91,11 @@ def simulate_together(
     waves: Sequence[SampleSource],
     timer: Callable[[], float] = perf_counter,
     nbest: int = 0,
+    resets: Sequence[bool] | None = None,
 ) -> list[Simulation]:
     """Recognise recordings (16 kHz) as streams that advance chunk by chunk in one batch, each reset at its
-    own endpoints when the recogniser has any. Recordings are read as they are heard.
+    own endpoints when the recogniser has any; with `resets`, those only for which it says so. Recordings are
+    read as they are heard.
 
     Pieces, their frames and the audio time at which they can be shown are those of `simulate`; when the
     machine would have been done with them is not measured.
@@ -101,6 +103,9 @@ def simulate_together(
     started = timer()
     streams = [recognizer.create_stream() for _ in waves]
     segments: dict[int, list[Result]] = {id(stream): [] for stream in streams}
+    goes_on = {
+        id(stream) for stream, reset in zip(streams, resets or [], strict=resets is not None) if not reset
+    }
     for position in range(0, max((len(wave) for wave in waves), default=0) + 1, _FED):
         _feed(streams, waves, position)
         if recognizer.context.is_full and not all(stream.is_finished for stream in streams):
@@ -108,7 +113,7 @@ def simulate_together(
         while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
             recognizer.decode_streams(ready)
             for stream in ready:
-                if recognizer.is_endpoint(stream):
+                if id(stream) not in goes_on and recognizer.is_endpoint(stream):
                     segments[id(stream)].append(recognizer.result(stream, nbest))
                     recognizer.reset(stream)
     for stream in streams:
