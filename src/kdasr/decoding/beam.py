@@ -128,8 +128,7 @@ class BeamSearch:
         that were not completed do not.
         """
         hypothesis = self._ranked(state, final)[0][2]
-        emissions = _emissions(state, hypothesis, start)
-        return Hypothesis([item.token for item in emissions], [item.frame for item in emissions])
+        return Hypothesis.of(_emissions(state, hypothesis, start))
 
     def nbest(self, state: BeamState, count: int | None = None, final: bool = False) -> list[NBest]:
         """The best `count` hypotheses so far (None: all in the beam), the best first, no two alike."""

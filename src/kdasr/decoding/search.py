@@ -146,8 +146,7 @@ class GreedySearch:
 
     def best(self, state: GreedyStreamState, start: int = 0, final: bool = False) -> Hypothesis:
         """The pieces so far, from number `start` on."""
-        emissions = settled_emissions(state.settled, start)
-        return Hypothesis([item.token for item in emissions], [item.frame for item in emissions])
+        return Hypothesis.of(settled_emissions(state.settled, start))
 
     def nbest(self, state: GreedyStreamState, count: int | None = None, final: bool = False) -> list[NBest]:
         """Greedy search knows no alternatives.
@@ -188,6 +187,5 @@ def describe(options: SearchOptions) -> str:
 
 
 def _emissions(chunk: Hypothesis, num_frames: int) -> list[Emission]:
-    return [
-        Emission(token, num_frames + frame) for token, frame in zip(chunk.tokens, chunk.frames, strict=True)
-    ]
+    columns = zip(chunk.tokens, chunk.frames, chunk.log_probs, strict=True)
+    return [Emission(token, num_frames + frame, log_prob) for token, frame, log_prob in columns]

@@ -20,7 +20,7 @@ from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.wer import AlignedPair
 from kdasr.streaming.audio import Samples
-from kdasr.streaming.result import Word
+from kdasr.streaming.result import WordSpan
 from kdasr.streaming.sources import SampleSource, blocks
 
 
@@ -56,13 +56,13 @@ def first_token_ms(shown: Sequence[float], onset: float | None, first: int = 0) 
     return 1000.0 * (shown[first] - onset)
 
 
-def word_shown(word: Word, shown: Sequence[float]) -> float:
+def word_shown(word: WordSpan, shown: Sequence[float]) -> float:
     """When all pieces of a word are shown; a search that revises may show a later piece before an earlier."""
     return max(shown[word.first_token : word.last_token + 1])
 
 
 def emission_delays_ms(
-    words: Sequence[Word],
+    words: Sequence[WordSpan],
     shown: Sequence[float],
     ref_words: Sequence[RefWord],
     pairs: Sequence[AlignedPair],
@@ -90,7 +90,7 @@ def finalisation_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> flo
 
 
 def measure(
-    words: Sequence[Word],
+    words: Sequence[WordSpan],
     shown: Sequence[float],
     wall: Sequence[float] | None,
     ref_words: Sequence[RefWord],

@@ -19,7 +19,6 @@ import numpy as np
 
 from kdasr.decoding.timed_alignment import align_timed_words
 from kdasr.decoding.wer import AlignedPair, ErrorCounts
-from kdasr.nn.context import FRAME_SECONDS
 from kdasr.streaming.evaluate import Recording
 from kdasr.streaming.latency import RefWord, energy_onset, word_shown
 from kdasr.streaming.result import Result
@@ -125,8 +124,8 @@ def _heard(result: Result) -> list[_Heard]:
     return [
         _Heard(
             word.text,
-            round(result.tokens[word.first_token].frame * FRAME_SECONDS, 4),
-            round((result.tokens[word.last_token].frame + 1) * FRAME_SECONDS, 4),
+            word.start,
+            word.end,
             word_shown(word, shown),
         )
         for word in result.words

@@ -352,13 +352,16 @@ class StreamingRecognizer:
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
         tokens, shown = [], self._windows.shown_at(stream)
-        for place, (token, segment_frame) in enumerate(zip(best.tokens, best.frames, strict=True), start):
+        columns = zip(best.tokens, best.frames, best.log_probs, strict=True)
+        for place, (token, segment_frame, log_prob) in enumerate(columns, start):
             frame = stream.segment_start + segment_frame
             old = stream.tokens[place] if place < len(stream.tokens) else None
             if old is not None and old.id == token:
-                tokens.append(old if old.frame == frame else replace(old, frame=frame))
+                # As probable at the same frame? It may be the same piece after others.
+                same = (old.frame, old.log_prob) == (frame, log_prob)
+                tokens.append(old if same else replace(old, frame=frame, log_prob=log_prob))
             else:
-                tokens.append(Token(token, self.tokenizer.piece(token), frame, shown))
+                tokens.append(Token(token, self.tokenizer.piece(token), frame, shown, log_prob))
         return tokens
 
     def _check_owner(self, stream: Stream) -> None:
