@@ -12,7 +12,6 @@ from kdasr.cli.long_form import (
     long_form_folder,
     long_form_options,
     parse_long_form,
-    print_long_form,
     show_progress,
 )
 from kdasr.cli.recognisable import int8_option, load_recognisable
@@ -187,7 +186,7 @@ def command(
     if joined is None:
         _print_table([_decode_part(run, part) for part in names])
     else:
-        print_long_form([_decode_long_form(run, part) for part in names])
+        _print_long_form([_decode_long_form(run, part) for part in names])
 
 
 def parse_context(text: str) -> Context:
@@ -381,6 +380,15 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             _number(summary["rtf"], 4),
         )
     Console().print(table)
+
+
+def _print_long_form(summaries: list[dict[str, Any]]) -> None:
+    from kdasr.report.long_form import summary_rows
+    from kdasr.report.tables import print_long_form
+
+    print_long_form(
+        [row for summary in summaries for row in summary_rows(summary, summary["system"], summary["part"])]
+    )
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,6 +1,6 @@
 """`kdasr decode --long-form`: what its options say, and its table."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,69 +89,6 @@ def show_progress(label: str) -> Callable[[Iterator[Any], int], Iterable[Any]]:
     from rich.progress import track
 
     return lambda items, total: track(items, label, total=total, console=console, transient=True)
-
-
-def print_long_form(summaries: Sequence[Mapping[str, Any]]) -> None:
-    """A table of every part and condition."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    first = summaries[0]
-    onsets = sorted({row["onset"] for summary in summaries for row in summary["conditions"]})
-    table = Table(
-        title=f"{first['system']}, utterances joined into streams of up to {first['minutes']:g} minutes",
-        caption=f"First word in ms from its onset by {' or '.join(onsets)}, in brackets the share of "
-        "utterances that have it right; one by one: the same utterances as streams of their own.",
-        box=SIMPLE_HEAD,
-    )
-    table.add_column("part")
-    table.add_column("pause")
-    table.add_column("endpoints")
-    for column in (
-        "WER %",
-        "sub",
-        "del",
-        "ins",
-        "one by one",
-        "more errors",
-        "first word",
-        "one by one",
-        "delay",
-    ):
-        table.add_column(column, justify="right")
-    for summary in summaries:
-        for row in summary["conditions"]:
-            table.add_row(summary["part"], *long_form_cells(row))
-    shown = Console()
-    (shown if shown.is_terminal else Console(width=max(shown.width, 140))).print(table)
-
-
-def long_form_cells(row: Mapping[str, Any]) -> list[str]:
-    """One condition as text, from the pause on."""
-    return [
-        f"{row['gap_s']:g} s {row['noise']}" if row["gap_s"] else "none",
-        "yes" if row["endpoints"] else "no",
-        _number(row["wer"], 2),
-        *(str(row[kind]) for kind in ("substitutions", "deletions", "insertions")),
-        _number(row["single_wer"], 2),
-        "-" if row["relative_increase"] is None else f"{row['relative_increase']:+.0f} %",
-        *(_first_word(row, which) for which in ("", "single_")),
-        _number(row["emission_delay_ms"]["mean"], 0),
-    ]
-
-
-def _first_word(row: Mapping[str, Any], which: str) -> str:
-    share = _share(row[f"{which}first_word_coverage"])
-    return f"{_number(row[f'{which}first_word_ms']['mean'], 0)} ({share})"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def long_form_folder(out: Path, part: str) -> Path:

@@ -78,6 +78,7 @@ class _Heard:
     start: float
     end: float
     shown: float
+    confidence: float
 
 
 def score_stream(utterances: Sequence[Placed], result: Result) -> Record:
@@ -122,12 +123,7 @@ def score_stream(utterances: Sequence[Placed], result: Result) -> Record:
 def _heard(result: Result) -> list[_Heard]:
     shown = [token.shown for token in result.tokens]
     return [
-        _Heard(
-            word.text,
-            word.start,
-            word.end,
-            word_shown(word, shown),
-        )
+        _Heard(word.text, word.start, word.end, word_shown(word, shown), round(word.confidence, 4))
         for word in result.words
     ]
 
