@@ -14,9 +14,20 @@ from kdasr.report.wording import interval, number, signed
 
 _REQUIRED = (
     *("gap_s", "noise", "endpoints", "minutes", "wer", "wer_ci", "substitutions", "deletions", "insertions"),
-    *("words", "single_wer", "relative_increase", "first_word_ms", "first_word_coverage", "wer_by_minute"),
-    *("single_first_word_ms", "single_first_word_coverage", "emission_delay_ms", "onset"),
+    *(
+        "words",
+        "single_wer",
+        "wer_increase",
+        "wer_increase_ci",
+        "relative_increase",
+        "first_word_ms",
+        "first_word_coverage",
+        "wer_by_minute",
+    ),
+    *("single_first_word_ms", "single_first_word_coverage", "emission_delay_ms", "onset", "num_utterances"),
 )
+
+_KINDS = ("substitution", "deletion", "insertion")
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def first_word(row: LongFormRow, which: str = "") -> str:
     """Mean latency of the first words, and the share of utterances that have theirs right."""
     coverage = row[f"{which}first_word_coverage"]
     share = "–" if coverage is None else f"{100 * coverage:.0f} %"
-    return f"{number(row[f'{which}first_word_ms']['mean'])} ({share})"
+    return f"{number(row[f'{which}first_word_ms']['mean'])}, {share}"
 
 
 def increase(row: LongFormRow) -> str:
@@ -85,16 +96,16 @@ def increase(row: LongFormRow) -> str:
 
 
 _COLUMNS: tuple[tuple[str, Callable[[LongFormRow], str]], ...] = (
+    ("end-\npoints", lambda row: "yes" if row["endpoints"] else "no"),
     ("WER %", lambda row: number(row["wer"], 2)),
-    ("95 %", lambda row: interval(*row["wer_ci"])),
-    ("sub", lambda row: number(row["substitutions"])),
-    ("del", lambda row: number(row["deletions"])),
-    ("ins", lambda row: number(row["insertions"])),
-    ("one by\none", lambda row: number(row["single_wer"], 2)),
-    ("more\nerrors", increase),
-    ("first word", first_word),
-    ("one by one", lambda row: first_word(row, "single_")),
-    ("delay", lambda row: number(row["emission_delay_ms"]["mean"])),
+    ("95 %", lambda row: "–".join(number(limit, 1) for limit in row["wer_ci"])),
+    ("sub/del/ins", lambda row: "/".join(str(row[f"{kind}s"]) for kind in _KINDS)),
+    ("one\nby one", lambda row: number(row["single_wer"], 2)),
+    ("points\nmore", lambda row: signed(row["wer_increase"], 1)),
+    ("95 %", lambda row: interval(*row["wer_increase_ci"])),
+    ("first word\nin stream", first_word),
+    ("first word\none by one", lambda row: first_word(row, "single_")),
+    ("word\ndelay", lambda row: number(row["emission_delay_ms"]["mean"])),
 )
 
 
@@ -105,18 +116,19 @@ def long_form_table(rows: Sequence[LongFormRow]) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption="First word in ms, in brackets the share of utterances in which it is right; onsets by "
-        f"{onsets}. One by one: the same utterances as streams of their own.",
+        caption="One by one: the same utterances as streams of their own. First word: mean ms from its onset "
+        f"(by {onsets}), and the share of utterances that have it right.",
         caption_justify="left",
     )
-    for name in ("system", "part", "pause", "endpoints"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("pause")
     for name, _ in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
-        following = rows[place + 1] if place + 1 < len(rows) else None
-        last = following is None or (following.system, following.part) != (row.system, row.part)
-        cells = [cell(row) for _, cell in _COLUMNS]
-        endpoints = "yes" if row["endpoints"] else "no"
-        table.add_row(row.system, row.part, row.pause, endpoints, *cells, end_section=last)
+    sections: dict[tuple[str, str], list[LongFormRow]] = {}
+    for row in rows:
+        sections.setdefault((row.part, row.system), []).append(row)
+    for (part, system), section in sections.items():
+        table.add_row(f"[bold]{part}, {system}[/bold]")
+        for row in section:
+            cells = [cell(row) for _, cell in _COLUMNS]
+            table.add_row(f"  {row.pause}", *cells, end_section=row is section[-1])
     return table
