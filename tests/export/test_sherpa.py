@@ -111,7 +111,7 @@ def test_silence_alone_is_cut_as_the_client_cuts_it(student) -> None:
     silence_N = np.zeros(16000 * 12, dtype=np.float32)
     theirs = client.decode_segments(silence_N)
     # 61 frames are the first that are 2.4 s in 32 bits: 16 chunks. (This model says something at first.)
-    assert [segment.num_windows for segment in theirs if not segment.emissions][:-1] == [16, 16]
+    assert [segment.num_windows for segment in theirs if not segment.emissions][:-1] == [16, 16, 16]
     assert decode_segments(recognizer, silence_N, sum(part.num_windows for part in theirs)) == theirs
 
 
