@@ -112,7 +112,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     Raises:
         UserError: the audio is not there, or cannot be decoded to its end; the message names the file.
     """
-    _require_audio(cut)
+    require_audio(cut)
     try:
         samples = cut.load_audio()
     except Exception as error:  # every audio backend raises its own kind
@@ -122,7 +122,12 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     return torch.from_numpy(samples[0] if len(samples) == 1 else samples.mean(axis=0))
 
 
-def _require_audio(cut: MonoCut) -> None:
+def require_audio(cut: MonoCut) -> None:
+    """Refuse a cut whose audio is not there.
+
+    Raises:
+        UserError: a file of the cut is not there.
+    """
     recording = getattr(cut, "recording", None)  # a mixture has none
     for source in recording.sources if recording else []:
         if source.type != "file" or Path(source.source).is_file():

@@ -47,8 +47,13 @@ def collect_notes(
     notes = _missing_systems(systems, folders)
     for system in systems:
         notes += _unfinished(system, parts)
-    notes += _contradictions(systems, rows) + _unequal_students(rows) + _unequal_parts(rows, parts)
-    notes += _weak_teacher(systems)
+    notes += (
+        _long_form_alone(systems)
+        + _contradictions(systems, rows)
+        + _unequal_students(rows)
+        + _unequal_parts(rows, parts)
+        + _weak_teacher(systems)
+    )
     return notes
 
 
@@ -113,6 +118,17 @@ def _progress(system: SystemRecord) -> str:
     if not steps:
         return "not trained"
     return f"trained {number(steps)}" + (f" of {number(planned)} planned" if planned else "") + " steps"
+
+
+def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
+    """Parts that a system has decoded as long streams only: `results.json` has no row to hold them."""
+    notes = []
+    for system in systems:
+        lacking = [part for part in system.long_form if part not in system.parts]
+        if lacking:
+            text = f"decoded as long streams only on {', '.join(lacking)}: not in results.json."
+            notes.append(Note(system.name, text, decode_command(system, lacking)))
+    return notes
 
 
 def _contradictions(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> list[Note]:

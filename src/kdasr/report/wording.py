@@ -44,7 +44,7 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return f"{number(low, digits)} to {number(high, digits)}"
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float | None, digits: int = 1) -> str:
     """A number with its sign, also when it is positive."""
     text = number(value, digits)
     return text if text[0] in "−–" or float(text.replace(THOUSANDS, "")) == 0 else f"+{text}"
