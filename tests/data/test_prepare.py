@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse.recipes import prepare_librispeech
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
@@ -57,6 +59,19 @@ def test_the_folder_holds_what_was_promised(prepared: Path) -> None:
     assert [len(stats[key]) for key in ("mean", "std")] == [80, 80]
     assert not list(data.rglob("*partial*"))
     assert train_parts(data) == [TRAIN]
+
+
+def test_the_manifests_are_those_of_lhotses_own_recipe(prepared: Path) -> None:
+    corpus, alignments = prepared / "LibriSpeech", prepared / "alignments"
+    (theirs,) = prepare_librispeech(corpus, alignments, [DEV]).values()
+    ours = load_cuts(prepared / "data", DEV)
+    supervisions = {item.id: item for item in theirs["supervisions"]}
+    assert sorted(supervisions) == [cut.id for cut in ours]
+    for cut in ours:
+        assert cut.recording.to_dict() == theirs["recordings"][cut.id].to_dict()
+        words = [item for item in supervisions[cut.id].alignment["word"] if item.symbol]
+        expected = replace(supervisions[cut.id], language=None, alignment={"word": words})
+        assert cut.supervisions[0].to_dict() == expected.to_dict()
 
 
 def test_training_parts_have_speed_copies_and_others_have_none(prepared: Path) -> None:
@@ -113,6 +128,35 @@ def test_a_changed_part_is_prepared_again(root: Path) -> None:
     assert before[TRAIN] == after[TRAIN]
     assert before[DEV] != after[DEV]
     assert {cut.id: cut for cut in load_cuts(root / "data", DEV)}["200-1-0000"].duration == 1.7
+
+
+def test_audio_of_equal_size_in_the_place_of_another_gives_new_features(root: Path) -> None:
+    flac = root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac"
+    file = flac.with_suffix(".wav")
+    soundfile.write(file, soundfile.read(flac)[0], 16000)
+    flac.unlink()
+    prepare_corpus(options(root))
+    size, other = file.stat().st_size, tone(soundfile.info(file).duration, seed=77)
+    soundfile.write(file, other, 16000)
+    assert file.stat().st_size == size
+    prepare_corpus(options(root))
+    (cut,) = (cut for cut in load_cuts(root / "data", DEV) if cut.id == "200-1-0000")
+    expected = compute_features(torch.from_numpy(other)).numpy()
+    np.testing.assert_allclose(cut.load_features(), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("lost", [f"fbank/{DEV}/*/*0001.npy", f"audio/{DEV}/*.flac", f"cuts_{DEV}.jsonl.gz"])
+def test_a_part_that_has_lost_something_is_prepared_again(
+    root: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0001.flac", tone(1.5, 1, 8000), 8000)
+    prepare_corpus(options(root))
+    file = next((root / "data").glob(lost))
+    content = file.read_bytes()
+    file.write_bytes(content[:100])
+    prepare_corpus(options(root))
+    assert file.read_bytes() == content
+    assert f"{DEV}: its files are not as `kdasr prepare` left them" in caplog.text
 
 
 def test_a_failure_leaves_the_published_part_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +275,37 @@ def test_alignments_are_optional_part_by_part(root: Path, caplog: pytest.LogCapt
 
 
 def test_a_malformed_alignment_is_named(root: Path) -> None:
-    (root / "alignments" / DEV / "200" / "1" / "200-1.alignment.txt").write_text("200-1-0000 ONE 0.5 0.7\n")
-    with pytest.raises(UserError, match=r"200-1\.alignment\.txt: not in the LibriSpeech-Alignments"):
-        prepare_corpus(options(root))
+    file = root / "alignments" / DEV / "200" / "1" / "200-1.alignment.txt"
+    for line in ("200-1-0000 ONE 0.5 0.7\n", '200-1-0000 ",ONE" "0.5,late"\n'):
+        file.write_text(line)
+        with pytest.raises(UserError, match=r"200-1\.alignment\.txt, line 1: not in the LibriSpeech-Align"):
+            prepare_corpus(options(root))
+
+
+@pytest.mark.parametrize(
+    ("words", "times", "fault"),
+    [
+        (",ONE,TWO", "0.1,0.5,99.0", r"'TWO' at 0\.50 to 99\.00 s: the recording has \d\.\d\d s"),
+        (",ONE,TWO", "-9.0,0.5,0.7", r"'' at 0\.00 to -9\.00 s: ends before it begins"),
+        (",ONE,TWO", "0.1,0.5,0.3", r"'TWO' at 0\.50 to 0\.30 s: ends before it begins"),
+        (",ONE,TWO", "0.1,nan,0.7", r"'ONE' at 0\.10 to nan s"),
+        (",ONE,TWO", "0.1,0.5,inf", r"'TWO' at 0\.50 to inf s"),
+        (",ONE,TWO", "0.1,0.5", "words and times are not equally many"),
+    ],
+)
+def test_word_times_that_cannot_be_true_are_left_out(
+    root: Path, words: str, times: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = root / "alignments" / DEV / "200" / "1"
+    lines = (folder / "200-1.alignment.txt").read_text().splitlines()
+    lines[1] = f'200-1-0001 "{words}" "{times}"'
+    (folder / "200-1.alignment.txt").write_text("\n".join(lines))
+    prepare_corpus(options(root, parts=[DEV]))
+    cuts = load_cuts(root / "data", DEV)
+    assert [cut.id for cut in cuts if not cut.supervisions[0].alignment] == ["200-1-0001"]
+    assert len(cuts) == 6
+    message = rf"{DEV}: 1 alignment\(s\) left out, with times that cannot be true: 200-1-0001 \({fault}\)"
+    assert re.search(message, caplog.text)
 
 
 def test_on_the_fly_stores_no_features_and_still_has_stats(root: Path, prepared: Path) -> None:

@@ -15,10 +15,11 @@ from lhotse.cut import MonoCut
 from rich.progress import track
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, read_json, write_json
+from kdasr.common.files import atomic_path, read_json, sha256, write_json
 from kdasr.common.logging import console, get_logger
 from kdasr.data.corpus_check import PartListing, find_alignments, find_corpus, list_part
 from kdasr.data.features import FeatureStats, compute_features, load_cut_samples, store_features
+from kdasr.data.fingerprint import folder_size
 from kdasr.data.folder import RECORD, VERSION, cuts_path, load_record, manifest_path, train_parts
 from kdasr.data.librispeech import part_cuts, part_manifests
 from kdasr.data.staging import Staged, Workers
@@ -110,11 +111,24 @@ def _settings(
 
 
 def _is_done(record: dict[str, Any], part: str, settings: dict[str, Any], out_dir: Path) -> bool:
+    """Whether a part was prepared from what is there now, and is still as it was left."""
     entry = record["parts"].get(part)
-    stored = settings["on_the_fly"] or (out_dir / "fbank" / part).is_dir()
-    return (
-        entry is not None and entry["settings"] == settings and stored and cuts_path(out_dir, part).is_file()
-    )
+    if entry is None or entry["settings"] != settings:
+        return False
+    if entry.get("written") == _written(out_dir, part):
+        return True
+    log.warning("%s: its files are not as `kdasr prepare` left them: preparing it again", part)
+    return False
+
+
+def _written(out_dir: Path, part: str) -> dict[str, Any]:
+    """What there is of a part: to tell whether something was lost or replaced since."""
+    path = cuts_path(out_dir, part)
+    return {
+        "cuts_sha256": sha256(path) if path.is_file() else None,
+        "fbank": folder_size(out_dir / "fbank" / part),
+        "audio": folder_size(out_dir / "audio" / part),
+    }
 
 
 def _prepare_part(
@@ -128,13 +142,7 @@ def _prepare_part(
     started = time.monotonic()
     out_dir, part = options.out_dir.resolve(), listing.name
     with Staged(out_dir / "audio" / part) as audio, Staged(out_dir / "fbank" / part) as fbank:
-        recordings, supervisions = part_manifests(
-            listing,
-            Path(settings["corpus_dir"]),
-            Path(settings["alignments_dir"]),
-            audio.partial,
-            options.jobs,
-        )
+        recordings, supervisions = part_manifests(listing, audio.partial, options.jobs)
         cuts = part_cuts(recordings, supervisions, settings["speeds"])
         stats = FeatureStats()
         if not options.on_the_fly:
@@ -156,7 +164,9 @@ def _prepare_part(
         "hours": round(hours, 4),
         "missing_audio": listing.missing_audio,
         "missing_text": listing.missing_text,
+        "unused_audio": [str(path) for path in (*listing.elsewhere, *listing.unused)],
         "stats": stats.to_json(),
+        "written": _written(out_dir, part),
     }
     write_json(out_dir / RECORD, record)
     content = f"{len(listing.utterances)} utterances, {len(cuts)} cuts, {hours:.2f} h"
@@ -210,10 +220,15 @@ def _write_manifests(
         (supervisions, manifest_path(out_dir, "supervisions", part)),
         (cuts, cuts_path(out_dir, part)),
     ):
-        # Not Lhotse's own writer: it goes by the suffix, which the temporary name lacks.
-        with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
+        # Not Lhotse's own writer: it goes by the suffix, which the temporary name lacks. Without name and
+        # time in gzip's header, the same manifest is the same file.
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
+        ):
             for item in manifest:
-                file.write(json.dumps(item.to_dict(), ensure_ascii=False) + "\n")
+                file.write((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode())
 
 
 def _write_stats(out_dir: Path, record: dict[str, Any]) -> None:

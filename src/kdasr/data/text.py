@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.corpus_check import SHOWN
+from kdasr.data.audio_files import SHOWN
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
@@ -124,7 +124,7 @@ def transcript_sources(data_dir: Path, parts: Sequence[str]) -> list[TextSource]
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, which may be gzipped.
+    """The lines of a UTF-8 file, which may be gzipped, with their ends; a line ends at a newline only.
 
     Raises:
         UserError: no such file, or not text; names it.
@@ -133,9 +133,9 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: no such text file")
     try:
         with (
-            gzip.open(path, "rt", encoding="utf-8")
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
             if path.suffix == ".gz"
-            else path.open(encoding="utf-8") as file
+            else path.open(encoding="utf-8-sig", newline="\n") as file
         ):
             yield from file
     except UnicodeDecodeError:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdasr.checkpoint import FOLDER, load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
+from kdasr.common.lines import text_lines
 
 
 @dataclass
@@ -143,7 +144,7 @@ def truncate_metrics(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
