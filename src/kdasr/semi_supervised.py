@@ -60,12 +60,12 @@ def with_unpaired(
         spec_augment=config.data.spec_augment,
         transcripts=transcripts,
     )
+    # Labels go by utterance, so that nothing is joined; masks come after the search.
+    unmasked = replace(config.data.spec_augment, enabled=False)
     unpaired = TrainLoader(
         cuts,
         system.tokenizer,
-        replace(
-            config.data, spec_augment=replace(config.data.spec_augment, enabled=False), join=JoinConfig()
-        ),
+        replace(config.data, spec_augment=unmasked, join=JoinConfig()),
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

@@ -2,9 +2,11 @@
 
 import logging
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from kdasr.checkpoint import (
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, read_json, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.batch import Batch
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.same_data import check_same_data, describe_data, describe_text
 from kdasr.data.text import EncodedText, text_sources, transcript_sources
@@ -49,6 +52,7 @@ from kdasr.training.environment import describe_environment
 from kdasr.training.language_model import LanguageModelObjective, validate_language_model
 from kdasr.training.resume import saved_progress, seed_everything, share_out
 from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
+from kdasr.training.teacher_lead import dev_wer, last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
 
 logger = get_logger(__name__)
@@ -135,6 +139,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         teacher_path=str(bundle.path.resolve()) if bundle else "",
         teacher_sha256=sha256(bundle.path) if bundle else "",
     )
+    if bundle is not None:
+        system.at_start = _compare_with_teacher(system, config, bundle)
     backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
     data = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
@@ -145,6 +151,44 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         )
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
+
+
+def _compare_with_teacher(
+    system: System, config: ExperimentConfig, teacher: Bundle
+) -> Callable[[Fabric], None]:
+    """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
+
+    def compare(fabric: Fabric) -> None:
+        def measure(model: Transducer, context: Context) -> float:
+            batches = cast(Iterable[Batch], system.valid_batches())
+            return dev_wer(model, batches, system.tokenizer, context, fabric)
+
+        teacher_wer = measure(teacher.model, teacher.context)
+        others = {}
+        if config.stages[0].init_from is not None:
+            assert isinstance(system.model, Transducer)
+            others["the student's start"] = measure(system.model, config.contexts[0])
+        others |= plain_students(system.exp_dir.parent, config.contexts[0])
+        listed = "".join(f", {name} {wer:.2f} %" for name, wer in others.items())
+        logger.info("dev WER: teacher %.2f %%%s", teacher_wer, listed)
+        if warning := weak_teacher(teacher_wer, others):
+            logger.warning("%s", warning)
+
+    return compare
+
+
+def plain_students(folder: Path, context: Context) -> dict[str, float]:
+    """Dev WER of the systems in a folder that stream under `context` and learnt without a teacher."""
+    found = {}
+    for path in sorted(folder.glob("*/config.yaml")):
+        saved = load_saved_experiment(path.parent)
+        if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
+            continue
+        terms = {name for stage in saved.stages for name in stage.loss_weights}
+        wer = last_dev_wer(path.parent)
+        if wer is not None and not terms & TEACHER_TERMS:
+            found[path.parent.name] = wer
+    return found
 
 
 def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path, fabric: Fabric) -> Trainer:

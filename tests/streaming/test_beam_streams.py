@@ -113,7 +113,8 @@ class _Script:
 
     def best(self, state: int, start: int = 0, final: bool = False) -> Hypothesis:
         tokens = self.displays[state]
-        return Hypothesis(tokens[start:], [4 * state + place for place in range(len(tokens))][start:])
+        frames = [4 * state + place for place in range(len(tokens))]
+        return Hypothesis(tokens[start:], frames[start:], [-0.5 * token for token in tokens[start:]])
 
 
 def _window(number: int) -> float:

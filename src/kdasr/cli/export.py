@@ -135,7 +135,7 @@ def _load(path: Path) -> list["Spoken"]:
     else:
         cuts = _read_cuts(path)
     recordings = (load_recording(cut) for cut in cuts)
-    return [Spoken(recording.id, recording.samples_N, " ".join(recording.ref)) for recording in recordings]
+    return [Spoken(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
 
 
 def _read_cuts(path: Path) -> list["Cut"]:

@@ -50,30 +50,57 @@ class AudioError(UserError):
         return AudioError, (self.path, self.reason)
 
 
+def open_audio(path: Path) -> soundfile.SoundFile:
+    """Open a file; a wav that says that it has no samples, and has some, has its true length.
+
+    Raises:
+        AudioError: missing, or not audio.
+    """
+    if not path.is_file():
+        raise AudioError(path, "no such audio file")
+    try:
+        return _open(path)
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        raise AudioError(path, _reason(path, error)) from None
+
+
+def read_block(file: soundfile.SoundFile, count: int, path: Path) -> NDArray[np.float32]:
+    """The next `count` samples (N, C) of an open file, fewer or none at its end.
+
+    Of a flac that does not know its length, libsndfile reads the last ones too, but reports an error then
+    instead of their number.
+
+    Raises:
+        AudioError: the rest cannot be decoded.
+    """
+    try:
+        if file.frames < _NO_LENGTH:
+            return file.read(count, dtype="float32", always_2d=True)
+        block_NC = np.full((count, file.channels), np.nan, dtype=np.float32)
+        try:
+            return block_NC[: len(file.read(out=block_NC))]
+        except soundfile.LibsndfileError as error:
+            if error.code != _AT_THE_END:
+                raise
+            return block_NC[: int((~np.isnan(block_NC[:, 0])).sum())]
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        raise AudioError(path, _reason(path, error)) from None
+
+
 def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
     """All samples of a file, (N, C), and its sample rate in Hz. No samples are no fault.
-
-    Read whatever the header says of the length: streamed flac files and piped wav files do not know theirs.
 
     Raises:
         AudioError: missing, not audio, or ending early.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(path, "no such audio file")
-    try:
-        with _open(path) as file:
-            if file.frames < _NO_LENGTH:
-                samples_NC = file.read(dtype="float32", always_2d=True)
-                if len(samples_NC) < file.frames:
-                    raise AudioError(path, "ends early")
-            else:
-                samples_NC = _read_to_the_end(file)
-            return samples_NC, file.samplerate
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise AudioError(path, _reason(path, error)) from None
+    with open_audio(path) as file:
+        blocks = [np.zeros((0, file.channels), dtype=np.float32)]
+        while len(block_NC := read_block(file, _BLOCK, path)):
+            blocks.append(block_NC)
+        samples_NC = np.concatenate(blocks)
+        if len(samples_NC) < file.frames < _NO_LENGTH:
+            raise AudioError(path, "ends early")
+        return samples_NC, file.samplerate
 
 
 def read_header(path: Path) -> AudioHeader:
@@ -83,7 +110,7 @@ def read_header(path: Path) -> AudioHeader:
         AudioError: as `read_audio`, or no samples.
     """
     try:
-        with _open(path) as file:
+        with open_audio(path) as file:
             rate, channels, frames = file.samplerate, file.channels, file.frames
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise AudioError(
@@ -91,7 +118,7 @@ def read_header(path: Path) -> AudioHeader:
                 )
             known = frames < _NO_LENGTH
             if not known:
-                frames = len(_read_to_the_end(file))
+                frames = sum(iter(lambda: len(read_block(file, _BLOCK, path)), 0))
             if frames == 0:
                 raise AudioError(path, "no samples")
             if known:
@@ -132,14 +159,17 @@ def riff_is_cut(path: Path) -> bool:
 
 
 def _ogg_is_cut(path: Path) -> bool:
-    """Whether the last page of an ogg file is not marked as the last one."""
+    """Whether an ogg file ends within a page, or with one that is not marked as the last one."""
     with path.open("rb") as file:
         if file.read(4) != b"OggS":
             return False
         file.seek(max(0, path.stat().st_size - _LARGEST_PAGE))
         tail = file.read()
-    flags = tail.rfind(b"OggS") + 5
-    return flags >= len(tail) or not tail[flags] & 4
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or not page[5] & 4:
+        return True
+    lengths = page[27 : 27 + page[26]]  # of the pieces in the page
+    return len(page) < 27 + page[26] + sum(lengths)
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -158,28 +188,6 @@ def _open(path: Path) -> soundfile.SoundFile:
     riff = (len(content) - 8).to_bytes(4, "little")
     whole = content[:4] + riff + content[8 : place + 4] + size.to_bytes(4, "little") + content[place + 8 :]
     return soundfile.SoundFile(io.BytesIO(whole))
-
-
-def _read_to_the_end(file: soundfile.SoundFile) -> NDArray[np.float32]:
-    """The samples (N, C) of a file that does not know its length.
-
-    libsndfile reads the last ones too, but then reports an error instead of their number.
-    """
-    blocks = []
-    while True:
-        block_NC = np.full((_BLOCK, file.channels), np.nan, dtype=np.float32)
-        try:
-            count = len(file.read(out=block_NC))
-        except soundfile.LibsndfileError as error:
-            if error.code != _AT_THE_END:
-                raise
-            count = int((~np.isnan(block_NC[:, 0])).sum())
-            blocks.append(block_NC[:count])
-            break
-        blocks.append(block_NC[:count])
-        if count < _BLOCK:
-            break
-    return np.concatenate(blocks)
 
 
 def _reason(path: Path, error: Exception) -> str:

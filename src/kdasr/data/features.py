@@ -122,7 +122,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
             message names the file.
         UserError: out of memory.
     """
-    _require_audio(cut)
+    require_audio(cut)
     source = _source(cut)
     try:
         samples = cut.load_audio()
@@ -143,7 +143,12 @@ def _source(cut: MonoCut) -> str:
     return sources[0].source if sources and sources[0].type == "file" else cut.id
 
 
-def _require_audio(cut: MonoCut) -> None:
+def require_audio(cut: MonoCut) -> None:
+    """Refuse a cut whose audio is not there.
+
+    Raises:
+        AudioError: a file of the cut is not there.
+    """
     recording = getattr(cut, "recording", None)  # a mixture has none
     for source in recording.sources if recording else []:
         if source.type != "file" or Path(source.source).is_file():

@@ -64,9 +64,8 @@ def pause_features(
     if kind in COLORS:
         noise_TF = _noise(kind)
         start = int(torch.randint(len(noise_TF), (), generator=generator))
-        return with_gain(
-            noise_TF.roll(-start, 0).repeat(-(-num_frames // len(noise_TF)), 1)[:num_frames], level_db
-        )
+        places_K = (start + torch.arange(num_frames)) % len(noise_TF)
+        return with_gain(noise_TF[places_K], level_db)
     if kind == BACKGROUND and background_TF is not None and len(background_TF):
         picks_K = torch.randint(len(background_TF), (num_frames,), generator=generator)
         return background_TF[picks_K]
@@ -80,10 +79,9 @@ def background_frames(features_TF: Tensor, words: list[tuple[float, float]]) -> 
     """
     spoken_T = torch.zeros(len(features_TF), dtype=torch.bool)
     for start, end in words:
-        # A frame's window reaches 12.5 ms beyond its center: one frame of margin.
-        spoken_T[max(0, int(start / FRAME_SHIFT_SECONDS) - 2) : math.ceil(end / FRAME_SHIFT_SECONDS) + 2] = (
-            True
-        )
+        # A frame's window reaches 12.5 ms beyond its center: two frames of margin.
+        first, last = int(start / FRAME_SHIFT_SECONDS), math.ceil(end / FRAME_SHIFT_SECONDS)
+        spoken_T[max(0, first - 2) : last + 2] = True
     quiet_TF = features_TF[~spoken_T]
     if words and len(quiet_TF) >= 3:
         return quiet_TF

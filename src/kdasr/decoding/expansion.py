@@ -63,7 +63,7 @@ class BeamOptions:
 class BeamHypothesis:
     """A hypothesis in the beam. Never changed once the frame is over."""
 
-    __slots__ = ("bias", "context", "emissions", "fused", "score", "tokens")
+    __slots__ = ("bias", "context", "emissions", "fused", "origin", "score", "tokens")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class BeamHypothesis:
         bias: int = 0,
         score: float = 0.0,
         fused: float = 0.0,
+        origin: Context = (),
     ) -> None:
         self.tokens = tokens
         """Pieces after the settled ones, which all hypotheses of a stream share."""
@@ -86,6 +87,9 @@ class BeamHypothesis:
         """Natural logarithm, of all pieces; what was added included."""
         self.fused = fused
         """What language model and biasing added."""
+        self.origin = origin
+        """The context that it was carried over with from an utterance before, if it was: two that differ in
+        it are not alike whatever follows."""
 
 
 @dataclass
@@ -226,19 +230,26 @@ class FrameExpansion:
             parent = hypotheses[index]
             emits = piece != BLANK_ID and piece != UNK_ID
             tokens = (*parent.tokens, piece) if emits else parent.tokens
-            alike = kept.get(tokens)
+            key = (*parent.origin, *tokens) if parent.origin else tokens
+            alike = kept.get(key)
             if alike is not None:
-                alike.score = _log_add(alike.score, score)
+                alike.score = log_add(alike.score, score)
                 continue
             child = BeamHypothesis(
-                tokens, parent.emissions, parent.context, parent.bias, score, parent.fused + added
+                tokens,
+                parent.emissions,
+                parent.context,
+                parent.bias,
+                score,
+                parent.fused + added,
+                parent.origin,
             )
             if emits:
                 log_prob = value if late else value - added
                 child.emissions = (*parent.emissions, Emission(piece, time, log_prob))
                 child.context = (*parent.context[1:], piece)
                 child.bias = graph.step(parent.bias, piece)[1] if graph is not None else 0
-            kept[tokens] = child
+            kept[key] = child
             origins.append((index, piece if emits else None))
         return list(kept.values()), origins
 
@@ -265,7 +276,7 @@ def _flat_origins(origins: dict[int, list[_Origin]], sizes: Sequence[int]) -> li
     return flat
 
 
-def _log_add(a: float, b: float) -> float:
+def log_add(a: float, b: float) -> float:
     """log(exp(a) + exp(b)), not both of them minus infinity."""
     low, high = (a, b) if a < b else (b, a)
     return high + log1p(exp(low - high))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import nan
 from typing import NamedTuple
 
 BLANK_ID = 0
@@ -19,14 +18,20 @@ class Hypothesis:
     """Piece ids, blanks left out."""
     frames: list[int] = field(default_factory=list)
     """Encoder frame (40 ms each) of each piece, counted from the first frame that was searched."""
+    log_probs: list[float] = field(default_factory=list, compare=False)
+    """Natural logarithm of what the model gave each piece at its frame, after penalty and temperature."""
+
+    @classmethod
+    def of(cls, emissions: Iterable["Emission"]) -> "Hypothesis":
+        """The hypothesis of some emissions in order."""
+        columns = [list(column) for column in zip(*emissions, strict=True)]
+        return cls(*columns)
 
 
 @dataclass
 class NBest(Hypothesis):
     """One of several hypotheses of an utterance, with its scores (natural logarithms)."""
 
-    log_probs: list[float] = field(default_factory=list)
-    """What the model gave each piece at its frame, after penalty and temperature."""
     score: float = 0.0
     """Of the whole piece sequence: the probability of those of its alignments that stayed in the beam, and
     what fusion and biasing added."""
@@ -39,7 +44,7 @@ class Emission(NamedTuple):
 
     token: int
     frame: int
-    log_prob: float = nan
+    log_prob: float
 
 
 class Settled(NamedTuple):

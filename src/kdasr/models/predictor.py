@@ -44,9 +44,8 @@ class StatelessPredictor(nn.Module):
         start_BK = self.start_context(tokens_BS.shape[0], tokens_BS.device)
         if history_BH is not None:
             # A history that is shorter than the context follows nothing.
-            start_BK = torch.cat([torch.full_like(start_BK, NOTHING), history_BH], dim=1)[
-                :, -self.context_size :
-            ]
+            before_BK = torch.full_like(start_BK, NOTHING)
+            start_BK = torch.cat([before_BK, history_BH], dim=1)[:, -self.context_size :]
         embedded_BPD = self._embed(torch.cat([start_BK, self._noisy(tokens_BS)], dim=1))
         num_outputs = tokens_BS.shape[1] + 1
         windows = [embedded_BPD[:, k : k + num_outputs] for k in range(self.context_size)]

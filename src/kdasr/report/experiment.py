@@ -113,6 +113,8 @@ class SystemRecord:
     """By part, in the order of names."""
     contexts: list[dict[str, DecodedPart]] = field(default_factory=list)
     """The same under other contexts than the system's own: folders in `contexts/`."""
+    long_form: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By part, the summary of its utterances joined into streams."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -186,6 +188,10 @@ def read_system(folder: Path, name: str) -> SystemRecord:
         metrics=read_metrics(folder / "metrics.jsonl"),
         parts=_read_parts(folder / "decode"),
         contexts=[_read_parts(other) for other in sorted(folder.glob("contexts/*"))],
+        long_form={
+            path.parent.name: _read_mapping(path)
+            for path in sorted(folder.glob("decode/long-form/*/summary.json"))
+        },
     )
 
 

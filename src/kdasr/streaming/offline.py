@@ -50,8 +50,8 @@ def recognise_offline(
         best = search.best(state, final=True)
         end = len(wave) / SAMPLE_RATE
         tokens = [
-            Token(token, recognizer.tokenizer.piece(token), frame, end)
-            for token, frame in zip(best.tokens, best.frames, strict=True)
+            Token(token, recognizer.tokenizer.piece(token), frame, end, log_prob)
+            for token, frame, log_prob in zip(best.tokens, best.frames, best.log_probs, strict=True)
         ]
         listed = search.nbest(state, nbest, final=True) if nbest else []
         alternatives = [Alternative(recognizer.text(entry.tokens), entry.score) for entry in listed]

@@ -67,6 +67,8 @@ class System:
     train_batches: BatchSource
     valid_batches: Callable[[], Iterable[AnyBatch]]
     validate: Validate = validate
+    at_start: Callable[[Fabric], None] | None = None
+    """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation], None] | None = None
     """What else is to happen at a validation, before the checkpoint."""
     teacher_path: str = ""
@@ -170,6 +172,8 @@ class Trainer:
         if path is not None:
             stages.initialise(system.model, path, system.tokenizer.fingerprint)
             from_scratch = from_scratch and path.parent.parent == system.exp_dir
+        if index == 0 and system.at_start is not None:
+            system.at_start(self.fabric)
         self.progress = Progress(
             stage=index,
             step=old.step,
