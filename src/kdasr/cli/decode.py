@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,6 +245,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
 def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import write_json
     from kdasr.streaming.endpoint import EndpointRules
+    from kdasr.streaming.evaluate import load_recording
     from kdasr.streaming.joining import in_order
     from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
 
@@ -259,7 +261,7 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
         forget(folder)
     conditions = decode_long_form(
         run.recognizer.with_endpoints(rules),
-        in_order(cuts),
+        [partial(load_recording, cut) for cut in in_order(cuts)],
         run.long_form,
         folder,
         settings,
