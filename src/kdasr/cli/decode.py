@@ -1,15 +1,25 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.long_form import (
+    batch_size,
+    long_form_folder,
+    long_form_options,
+    parse_long_form,
+    show_progress,
+)
 from kdasr.cli.recognisable import int8_option, load_recognisable
 from kdasr.cli.search_options import (
     LanguageModelUse,
     build_recognizer,
+    needs,
     parse_language_model,
     parse_search,
     search_options,
@@ -19,8 +29,11 @@ from kdasr.common.logging import console, get_logger, setup_logging
 from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
+    from lhotse.cut import MonoCut
+
     from kdasr.checkpoint import Bundle
     from kdasr.streaming.evaluate import Record
+    from kdasr.streaming.long_form_run import LongForm
     from kdasr.streaming.recognizer import StreamingRecognizer
 
 log = get_logger(__name__)
@@ -47,6 +60,7 @@ class _Run:
     force: bool
     checkpoint_sha256: str | None
     int8: bool
+    long_form: "LongForm | None"
 
 
 @click.command(name="decode")
@@ -81,6 +95,7 @@ class _Run:
 )
 @int8_option
 @search_options
+@long_form_options
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",
@@ -112,6 +127,10 @@ def command(
     lm: Path | None,
     lm_scale: float | None,
     rescore: bool,
+    long_form: bool,
+    minutes: float,
+    gaps: str,
+    gap_noise: str,
     **search: Any,
 ) -> None:
     """Decode test parts, offline or as simulated streams, with WER and latency.
@@ -120,6 +139,11 @@ def command(
     (as streams only). Both modes give the same words under the same context; streaming also measures when
     each word would have been seen. A part that was decoded before from the same checkpoint, data and options
     is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and summary.json.
+
+    With --long-form, the utterances of a part are joined into streams in the order in which they were
+    spoken, decoded in one batch with pauses of each length, with and without resets at endpoints, and scored
+    beside the same utterances one by one. Writes long-form/<part>/ with streams.jsonl, single.jsonl and
+    summary.json.
     """
     setup_logging()
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
@@ -130,6 +154,13 @@ def command(
     override = parse_context(context) if context else None
     lm_use = parse_language_model(lm, lm_scale, rescore)
     options = parse_search(language_model=lm_use, **search)
+    joined = parse_long_form(long_form, minutes, gaps, gap_noise)
+    if joined is not None:
+        if mode != "streaming":
+            raise UserError(f"--long-form needs --mode streaming; it is {mode}")
+        needs("utterances one by one, not --long-form", "nbest")
+        joined = batch_size(joined, streams)
+        streams = joined.batch
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     _move_to(bundle.model, device)
     run = _Run(
@@ -146,8 +177,17 @@ def command(
         force=force,
         checkpoint_sha256=_sha256(bundle.path),
         int8=int8,
+        long_form=joined,
     )
-    _print_table([_decode_part(run, part) for part in names])
+    if joined is not None and run.recognizer.context.is_full:
+        raise UserError(
+            f"--long-form: {bundle.name} has a full context and hears a stream at its end; leave it out, or "
+            "give a --context"
+        )
+    if joined is None:
+        _print_table([_decode_part(run, part) for part in names])
+    else:
+        _print_long_form([_decode_long_form(run, part) for part in names])
 
 
 def parse_context(text: str) -> Context:
@@ -174,12 +214,77 @@ def parse_context(text: str) -> Context:
 
 
 def _decode_part(run: _Run, part: str) -> dict[str, Any]:
-    from kdasr.common.files import read_json
-    from kdasr.decoding.search import describe
     from kdasr.streaming.evaluate import summarise_records, write_part
 
     folder = run.out / run.mode / part
-    settings = {
+    cuts = _load_cuts(run, part)
+    settings = _settings(run, part, cuts)
+    finished = _finished(folder, settings, run.force)
+    if finished is not None:
+        return finished
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
+    records = _records(run, part, cuts)
+    summary = {
+        "system": run.bundle.name,
+        "part": part,
+        "mode": run.mode,
+        **summarise_records(records),
+        "faulty_word_times": _warn_of_word_times(part, cuts),
+        "train_steps": run.bundle.train_steps,
+        "params": run.bundle.model.num_inference_params,
+        "checkpoint": str(run.bundle.path),
+        **settings,
+    }
+    write_part(folder, records, summary)
+    return summary
+
+
+def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
+    from kdasr.common.files import write_json
+    from kdasr.streaming.endpoint import EndpointRules
+    from kdasr.streaming.evaluate import load_recording
+    from kdasr.streaming.joining import in_order
+    from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
+
+    assert run.long_form is not None
+    folder = long_form_folder(run.out, part)
+    rules = EndpointRules()
+    cuts = _load_cuts(run, part)
+    settings = _settings(run, part, cuts) | run.long_form.settings(rules)
+    finished = _finished(folder, settings, run.force)
+    if finished is not None:
+        return finished
+    if run.force:
+        forget(folder)
+    conditions = decode_long_form(
+        run.recognizer.with_endpoints(rules),
+        [partial(load_recording, cut) for cut in in_order(cuts)],
+        run.long_form,
+        folder,
+        settings,
+        show_progress(f"{run.bundle.name} {part} (long form)"),
+    )
+    summary = {
+        "system": run.bundle.name,
+        "part": part,
+        "conditions": conditions,
+        "train_steps": run.bundle.train_steps,
+        "checkpoint": str(run.bundle.path),
+        **settings,
+    }
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def _settings(run: _Run, part: str, cuts: list["MonoCut"]) -> dict[str, Any]:
+    """Whatever decides the result of a part."""
+    from kdasr.data.fingerprint import audio_fingerprint
+    from kdasr.decoding.search import describe
+
+    return {
         "checkpoint_sha256": run.checkpoint_sha256,
         "int8": run.int8,
         "context": str(run.recognizer.context),
@@ -191,32 +296,24 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         "language_model": _describe_language_model(run.language_model),
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
+        "audio_fingerprint": audio_fingerprint(cuts),
     }
-    if (folder / "summary.json").is_file() and not run.force:
-        summary = read_json(folder / "summary.json")
-        earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
-        if earlier == settings:
-            log.info("%s: already decoded, --force to do it again", folder)
-            return summary
-        other = ", ".join(name for name in settings if earlier[name] != settings[name])
-        log.warning("%s: takes the place of results with another %s", folder, other)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records = _records(run, part)
-    summary = {
-        "system": run.bundle.name,
-        "part": part,
-        "mode": run.mode,
-        **summarise_records(records),
-        "train_steps": run.bundle.train_steps,
-        "params": run.bundle.model.num_inference_params,
-        "checkpoint": str(run.bundle.path),
-        **settings,
-    }
-    write_part(folder, records, summary)
-    return summary
+
+
+def _finished(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
+    """The summary of an earlier run with these settings; None when the part has to be decoded."""
+    from kdasr.common.files import read_json
+
+    if not (folder / "summary.json").is_file() or force:
+        return None
+    summary = read_json(folder / "summary.json")
+    earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
+    if earlier == settings:
+        log.info("%s: already decoded, --force to do it again", folder)
+        return summary
+    other = ", ".join(name for name in settings if earlier[name] != settings[name])
+    log.warning("%s: takes the place of results with another %s", folder, other)
+    return None
 
 
 def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | None:
@@ -229,17 +326,36 @@ def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | N
     return {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
 
 
-def _records(run: _Run, part: str) -> list["Record"]:
+def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     from itertools import islice
 
-    from rich.progress import track
-
-    from kdasr.data.loader import load_cuts
-    from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
+    from kdasr.data.folder import load_cuts
 
     cuts = list(islice(load_cuts(run.data, part), run.max_utterances or None))
     if not cuts:
         raise UserError(f"{run.data}: part '{part}' holds no utterances")
+    return cuts
+
+
+def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
+    """How many utterances have word times that cannot be true; no latency counts from them."""
+    from kdasr.data.audio_files import quote
+    from kdasr.data.word_times import fault_in_word_times
+
+    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
+    if faults:
+        log.warning(
+            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
+            part, len(faults), len(cuts), quote(faults),
+        )  # fmt: skip
+    return len(faults)
+
+
+def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:
+    from rich.progress import track
+
+    from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
+
     recordings = (load_recording(cut) for cut in cuts)
     if run.mode == "streaming":
         decoded = decode_streaming(run.recognizer, recordings, run.nbest, run.streams)
@@ -284,6 +400,15 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             _number(summary["rtf"], 4),
         )
     Console().print(table)
+
+
+def _print_long_form(summaries: list[dict[str, Any]]) -> None:
+    from kdasr.report.long_form import summary_rows
+    from kdasr.report.tables import print_long_form
+
+    print_long_form(
+        [row for summary in summaries for row in summary_rows(summary, summary["system"], summary["part"])]
+    )
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -20,10 +20,9 @@ from kdasr.cli.search_options import (
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.live import Live
 
+    from kdasr.streaming.audio import AudioFile
     from kdasr.streaming.recognizer import StreamingRecognizer
     from kdasr.streaming.result import Result
 
@@ -97,7 +96,7 @@ def command(
     appeared. Beam search may revise what it has printed.
     """
     from kdasr.cli.decode import parse_context
-    from kdasr.streaming.audio import load_audio
+    from kdasr.streaming.audio import AudioFile, check_audio
 
     if bool(files) == mic:
         raise UserError("name files to recognise, or --mic for the microphone (not both)")
@@ -108,41 +107,36 @@ def command(
     override = parse_context(context) if context else None
     lm_use = parse_language_model(lm, lm_scale, rescore)
     options = parse_search(language_model=lm_use, **search)
-    for file in files:
-        load_audio(file)
+    lengths = [check_audio(file) for file in files]
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     if mic:
         _report(_listen(recognizer, int(device) if device and device.isdecimal() else device, nbest))
-    for file in files:
-        samples, rate = load_audio(file)
-        click.echo(f"{file}  {len(samples) / rate:.2f} s")
-        heard = _hear(recognizer, samples, rate, _Feed(packet_ms, realtime, nbest))
-        _report(heard)
+    for file, seconds in zip(files, lengths, strict=True):
+        click.echo(f"{file}  {seconds:.2f} s")
+        with AudioFile(file) as audio:
+            _report(_hear(recognizer, audio, _Feed(packet_ms, realtime, nbest)))
 
 
-def _hear(
-    recognizer: "StreamingRecognizer",
-    samples: "NDArray[np.float32]",
-    rate: int,
-    feed: _Feed,
-) -> _Heard:
-    """Feed one recording packet by packet, showing what is recognised on the way."""
-    stream = recognizer.create_stream()
+def _hear(recognizer: "StreamingRecognizer", audio: "AudioFile", feed: _Feed) -> _Heard:
+    """Feed one recording packet by packet as it is read, showing what is recognised on the way."""
+    stream, rate = recognizer.create_stream(), audio.rate
     packet = max(1, rate * feed.packet_ms // 1000)
-    compute, started = 0.0, time.perf_counter()
+    heard, compute, started = 0.0, 0.0, time.perf_counter()
+    num_samples = 0
     with _Partial() as partial:
-        for start in range(0, len(samples), packet):
-            end = min(start + packet, len(samples))
+        for samples in audio.blocks(packet):
+            num_samples += len(samples)
+            heard = num_samples / rate
             if feed.realtime:
-                time.sleep(max(0.0, started + end / rate - time.perf_counter()))
-            compute += _timed(lambda: stream.accept_waveform(rate, samples[start:end]))  # noqa: B023
+                time.sleep(max(0.0, started + heard - time.perf_counter()))
+            compute += _timed(lambda: stream.accept_waveform(rate, samples))  # noqa: B023
             compute += _timed(lambda: recognizer.decode_all([stream]))
-            partial.show(end / rate, recognizer.result(stream).text)
+            partial.show(heard, recognizer.result(stream).text)
         compute += _timed(stream.input_finished)
         compute += _timed(lambda: recognizer.decode_all([stream]))
-        partial.show(len(samples) / rate, recognizer.result(stream).text)
-    return _Heard(recognizer.result(stream, feed.nbest), len(samples) / rate, compute)
+        partial.show(heard, recognizer.result(stream).text)
+    return _Heard(recognizer.result(stream, feed.nbest), heard, compute)
 
 
 def _listen(recognizer: "StreamingRecognizer", device: str | int | None, nbest: int) -> _Heard:

@@ -9,6 +9,7 @@ from typing import Any
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
+from kdasr.common.lines import text_lines
 
 SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
 """The four systems of the recipe, in the order of every table and plot."""
@@ -112,6 +113,8 @@ class SystemRecord:
     """By part, in the order of names."""
     contexts: list[dict[str, DecodedPart]] = field(default_factory=list)
     """The same under other contexts than the system's own: folders in `contexts/`."""
+    long_form: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By part, the summary of its utterances joined into streams."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -185,6 +188,10 @@ def read_system(folder: Path, name: str) -> SystemRecord:
         metrics=read_metrics(folder / "metrics.jsonl"),
         parts=_read_parts(folder / "decode"),
         contexts=[_read_parts(other) for other in sorted(folder.glob("contexts/*"))],
+        long_form={
+            path.parent.name: _read_mapping(path)
+            for path in sorted(folder.glob("decode/long-form/*/summary.json"))
+        },
     )
 
 
@@ -284,7 +291,7 @@ def read_metrics(path: Path) -> list[MetricsRow]:
 
 
 def _json_lines(path: Path, *, allow_cut: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = text_lines(path)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -13,6 +13,7 @@ from kdasr import __version__
 from kdasr.common.files import write_text
 from kdasr.report.contexts import context_table
 from kdasr.report.experiment import DecodedPart, SystemRecord
+from kdasr.report.long_form import LongFormRow, first_word, increase
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.status import Note, decode_command
@@ -30,6 +31,7 @@ class PageContent:
     rows: Sequence[ResultRow]
     comparisons: Sequence[Comparison]
     contexts: Sequence[ResultRow]
+    long_form: Sequence[LongFormRow]
     headline: str
     notes: Sequence[Note]
     plots: Sequence[Plot]
@@ -50,6 +52,7 @@ def write_page(content: PageContent, path: Path) -> None:
     )
     environment.filters |= {"number": number, "signed": signed}
     environment.globals |= {"interval": interval, "verdict": verdict}
+    environment.globals |= {"first_word": first_word, "increase": increase}
     write_text(path, environment.get_template("report.html").render(_variables(content)))
 
 
@@ -68,6 +71,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "best": {part: _best_student(content.rows, part) for part in parts},
         "comparisons": content.comparisons,
         "contexts": context_table(content.contexts),
+        "long_form": content.long_form,
         "notes": content.notes,
         "plots": [_figure(plot) for plot in content.plots],
         "examples": [_figure(plot) for plot in content.examples],

@@ -178,9 +178,14 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison 
 
 
 def part_names(rows: Sequence[ResultRow]) -> list[str]:
-    """Parts of the report, `test-clean` before `test-other` and both before any other."""
+    """Parts of the report, in the order of `part_order`."""
+    return part_order([row.part for row in rows])
+
+
+def part_order(parts: Sequence[str]) -> list[str]:
+    """Each part once, `test-clean` before `test-other` and both before any other."""
     known = {"test-clean": 0, "test-other": 1}
-    return sorted({row.part for row in rows}, key=lambda part: (known.get(part, len(known)), part))
+    return sorted(set(parts), key=lambda part: (known.get(part, len(known)), part))
 
 
 def _finite(value: float) -> float | None:

@@ -9,11 +9,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
-from kdasr.data.features import SAMPLE_RATE, load_cut_samples
+from kdasr.data.features import SAMPLE_RATE, load_cut_samples, require_audio
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 from kdasr.decoding.statistics import summarise
@@ -25,11 +24,15 @@ from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measur
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import Simulation, simulate, simulate_together
+from kdasr.streaming.sources import FileSource, SampleSource
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
 log = get_logger(__name__)
+
+_LONG_SECONDS = 300.0
+"""A longer recording is never in memory as a whole."""
 
 Record = dict[str, Any]
 """One line of `utterances.jsonl`."""
@@ -40,8 +43,8 @@ class Recording:
     """One utterance of a corpus, ready to be recognised."""
 
     id: str
-    samples_N: NDArray[np.float32]
-    """At 16 kHz."""
+    samples_N: SampleSource
+    """At 16 kHz; a long recording is read as it is heard."""
     ref: list[str]
     ref_words: list[RefWord]
     """The same words with their times; empty without a word alignment."""
@@ -58,11 +61,31 @@ def load_recording(cut: "MonoCut") -> Recording:
     Raises:
         UserError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
     """
+    ref = cut_text(cut).split()
+    return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref))
+
+
+def _load_source(cut: "MonoCut") -> SampleSource:
+    if _is_long_file(cut):
+        start, count = (round(seconds * SAMPLE_RATE) for seconds in (cut.start, cut.duration))
+        require_audio(cut)
+        return FileSource(cut.recording.sources[0].source, start, count)
     if cut.sampling_rate != SAMPLE_RATE:
         cut = cut.resample(SAMPLE_RATE)
-    samples = check_samples(load_cut_samples(cut).numpy(), source=cut.id)
-    ref = cut_text(cut).split()
-    return Recording(cut.id, samples, ref, _ref_words(cut, ref))
+    return check_samples(load_cut_samples(cut).numpy(), source=cut.id)
+
+
+def _is_long_file(cut: "MonoCut") -> bool:
+    """Whether a cut is long, and nothing but a stretch of a file at the right rate."""
+    recording = getattr(cut, "recording", None)  # a mixture has none
+    return (
+        recording is not None
+        and cut.duration > _LONG_SECONDS
+        and [source.type for source in recording.sources] == ["file"]
+        and recording.sampling_rate == SAMPLE_RATE
+        and recording.num_channels == 1
+        and not recording.transforms
+    )
 
 
 def _ref_words(cut: "MonoCut", ref: list[str]) -> list[RefWord]:
@@ -119,7 +142,7 @@ def _offline_batch(
     recognizer: StreamingRecognizer, batch: Sequence[Recording], nbest: int
 ) -> Iterator[tuple[Recording, Simulation]]:
     started = perf_counter()
-    results = recognise_offline(recognizer, [recording.samples_N for recording in batch], nbest)
+    results = recognise_offline(recognizer, [recording.samples_N[:] for recording in batch], nbest)
     compute_per_second = (perf_counter() - started) / max(
         1e-9, sum(recording.duration for recording in batch)
     )

@@ -4,6 +4,7 @@ Shapes: B streams, W feature frames of a window, F mel bins, C encoder frames of
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -118,8 +119,7 @@ class StreamingRecognizer:
         self.search = build_search(self.model, search, language_model)
         self.biasing = biasing
         self.endpoints = endpoints
-        if endpoints is not None and self.context.is_full:
-            raise UserError("endpoints need a chunked context: under a full one a stream is heard at its end")
+        self._check_endpoints()
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
         self._windows = Windows(self.context)
@@ -139,6 +139,17 @@ class StreamingRecognizer:
         """The recogniser of an experiment folder or checkpoint file, on the CPU."""
         bundle = load_bundle(Path(exp_dir))
         return cls(bundle, context=context, tail_seconds=tail_seconds, search=search, endpoints=endpoints)
+
+    def with_endpoints(self, endpoints: EndpointRules | None) -> "StreamingRecognizer":
+        """The same recogniser with other endpoints, or none; each has streams of its own.
+
+        Raises:
+            UserError: endpoints under a full context.
+        """
+        other = copy(self)
+        other.endpoints = endpoints
+        other._check_endpoints()
+        return other
 
     @torch.inference_mode()
     def create_stream(self, biasing: BiasingGraph | None = None) -> Stream:
@@ -356,6 +367,10 @@ class StreamingRecognizer:
     def _check_owner(self, stream: Stream) -> None:
         if stream.owner is not self:
             raise ValueError("a stream of another recogniser: its state means nothing here")
+
+    def _check_endpoints(self) -> None:
+        if self.endpoints is not None and self.context.is_full:
+            raise UserError("endpoints need a chunked context: under a full one a stream is heard at its end")
 
     def _check_biasing(self, biasing: BiasingGraph | None) -> None:
         if biasing is not None and biasing.largest_piece >= self.tokenizer.vocab_size:
