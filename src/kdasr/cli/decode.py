@@ -15,7 +15,7 @@ from kdasr.cli.long_form import (
     parse_long_form,
     show_progress,
 )
-from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.recognisable import int8_option, load_recognisable, move_to
 from kdasr.cli.search_options import (
     LanguageModelUse,
     build_recognizer,
@@ -162,7 +162,7 @@ def command(
         joined = batch_size(joined, streams)
         streams = joined.batch
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
-    _move_to(bundle.model, device)
+    move_to(bundle.model, device)
     run = _Run(
         bundle=bundle,
         recognizer=build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use),
@@ -413,13 +413,6 @@ def _print_long_form(summaries: list[dict[str, Any]]) -> None:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _move_to(model: Any, device: str) -> None:
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def _default_out(exp: Path, bundle: "Bundle") -> Path:
