@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from kdasr.common.files import read_json
+from kdasr.common.lines import text_lines
 from kdasr.data.synthetic.lookahead import homophone_pairs
 from kdasr.nn.context import FRAME_SECONDS
 from kdasr.report.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
@@ -29,10 +30,7 @@ HOMOPHONES = frozenset(word.upper() for pair in homophone_pairs() for word in pa
 def by_seed(exp: Path, folder: str, part: str) -> dict[str, list[dict[str, Any]]]:
     """The decoded utterances of a row by seed: one file each, read once."""
     paths = sorted(exp.glob(f"seed-*/{folder}/decode/*/{part}/utterances.jsonl"))
-    return {
-        path.relative_to(exp).parts[0]: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in paths
-    }
+    return {path.relative_to(exp).parts[0]: [json.loads(line) for line in text_lines(path)] for path in paths}
 
 
 def utterances(exp: Path, row: str, part: str) -> Iterator[dict[str, Any]]:

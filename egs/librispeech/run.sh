@@ -92,12 +92,15 @@ train_teacher() {
   train teacher && kdasr average "$exp/teacher"
 }
 
-# Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export; if not,
-# the recipe goes on to the report and fails in the end.
+# Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and of the
+# test parts; if not, the recipe goes on to the report and fails in the end.
 check_export() {
-  local bundle=$exp/two-stage/export record=$exp/log/check-export.txt part cuts=()
+  local bundle=$exp/two-stage/export record=$exp/log/check-export.txt part file cuts=() stale=0
   for part in $test_parts; do cuts+=("$data/cuts_$part.jsonl.gz"); done
-  if [[ ! $record -nt $bundle/manifest.json ]]; then
+  for file in "$bundle/manifest.json" "${cuts[@]}"; do
+    if [[ ! $record -nt $file ]]; then stale=1; fi
+  done
+  if ((stale)); then
     mkdir -p "$exp/log"
     kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" | tee "$record.partial" || return
     mv "$record.partial" "$record"
@@ -121,7 +124,7 @@ if [[ -z $alignments_dir ]]; then
   beside=$(dirname "$corpus_dir")/LibriSpeech-Alignments
   if [[ -d $beside ]]; then
     alignments_dir=$beside
-  elif [[ -n $(find "$corpus_dir" -name '*.alignment.txt' -print -quit 2>/dev/null) ]]; then
+  elif [[ -n $(find -L "$corpus_dir" -name '*.alignment.txt' -print -quit 2>/dev/null) ]]; then
     alignments_dir=$corpus_dir
   fi
 fi

@@ -1,5 +1,6 @@
 """Masks and noise: inside the valid frames, within their limits, and from their own generator."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,20 @@ def musan(tmp_path: Path) -> Path:
     soundfile.write(folder / "b.wav", noise[:4000], 8000)
     soundfile.write(tmp_path / "music" / "m.wav", noise, 16000)
     return tmp_path
+
+
+def test_noise_behind_links_counts_and_hidden_noise_does_not(
+    musan: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("c.wav", "._c.wav"):
+        soundfile.write(elsewhere / name, np.ones(100) / 2, 16000)
+    (musan / "noise" / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(musan)
+    with caplog.at_level(logging.INFO, logger="kdasr"):
+        mixer = NoiseMixer(NoiseConfig(musan_dir=str(musan)))
+    assert sorted(file.name for file in mixer.files) == ["a.wav", "b.wav", "c.wav", "m.wav"]
+    assert "4 noise recordings" in caplog.text
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 15.0])

@@ -22,17 +22,18 @@ def encoded(tokenizer: Tokenizer, lines: list[str], max_pieces: int = 100) -> En
 
 
 def test_lines_of_plain_and_gzipped_files_are_the_same(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    content = "\n".join(SENTENCES)
+    lines = [*SENTENCES, "ONE\x0bTWO\x0cTHREE\u2028FOUR\rFIVE"]
+    content = "\n".join(lines)
     (tmp_path / "a.txt").write_text(content)
     with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
         file.write(content)
     plain, packed = (
         EncodedText(text_sources([str(tmp_path / name)]), tokenizer, 100) for name in ("a.txt", "a.txt.gz")
     )
-    assert len(plain) == len(packed) == 60
-    for index, sentence in enumerate(SENTENCES):
+    assert len(plain) == len(packed) == 61
+    for index, sentence in enumerate(lines):
         assert plain.pieces(index).tolist() == packed.pieces(index).tolist() == tokenizer.encode(sentence)
-    assert plain.num_words_N.tolist() == [len(sentence.split()) for sentence in SENTENCES]
+    assert plain.num_words_N.tolist() == [len(sentence.split()) for sentence in lines]
 
 
 def test_unusable_lines_are_counted_and_named(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:

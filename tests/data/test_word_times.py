@@ -1,6 +1,7 @@
 """Which word a piece belongs to, and when it is spoken."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.config import DataConfig
 from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.word_times import ANYWHERE, aligned_words, times_of_pieces
+from kdasr.data.word_times import ANYWHERE, aligned_words, fault_in_word_times, times_of_pieces
 from kdasr.testing import dummy_cuts
 
 
@@ -44,6 +45,31 @@ def test_words_that_do_not_match_the_transcript_tie_nothing(tokenizer: Tokenizer
     assert set(times_of_pieces(cut.drop_alignments(), pieces, tokenizer)) == {ANYWHERE}
     more = tokenizer.encode(f"{cut.supervisions[0].text} ONE")
     assert set(times_of_pieces(cut, more, tokenizer)) == {ANYWHERE}
+
+
+@pytest.mark.parametrize(
+    ("times", "is_sound"),
+    [
+        ([(0.1, 0.4), (0.5, 3.05)], True),  # an aligner's last frame may reach a little beyond the end
+        ([(0.1, 0.4), (0.3, 0.9)], True),
+        ([(0.1, 0.4), (2.5, 3.2)], False),
+        ([(-0.2, 0.4), (0.5, 0.9)], False),
+        ([(0.5, 0.9), (0.1, 0.4)], False),
+        ([(0.1, 0.4), (0.9, 0.5)], False),
+        ([(math.nan, 0.4), (0.5, 0.9)], False),
+        ([(0.1, 0.4), (0.5, math.inf)], False),
+    ],
+)
+def test_times_that_cannot_be_true_are_not_used(
+    tokenizer: Tokenizer, times: list[tuple[float, float]], is_sound: bool
+) -> None:
+    (cut,) = dummy_cuts(1, 3.0, 3.0)
+    items = [AlignmentItem(word, start, end - start) for word, (start, end) in zip("AB", times, strict=True)]
+    cut.supervisions = [replace(cut.supervisions[0], text="ONE TWO").with_alignment("word", items)]
+    assert (fault_in_word_times(cut) is None) is is_sound
+    assert bool(aligned_words(cut)) is is_sound
+    pieces = times_of_pieces(cut, tokenizer.encode("ONE TWO"), tokenizer)
+    assert (ANYWHERE not in pieces) is is_sound
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

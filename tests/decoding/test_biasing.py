@@ -136,8 +136,8 @@ def test_phrases_that_cannot_be_boosted_are_named(
 
 def test_a_file_of_phrases(tmp_path: Path) -> None:
     path = tmp_path / "phrases.txt"
-    path.write_text("\ufeffNEW YORK\n\n  THE HAGUE \t2.5\r\nULM\t0\n", encoding="utf-8")
-    assert read_phrases(path) == [Phrase("NEW YORK"), Phrase("THE HAGUE", 2.5), Phrase("ULM", 0.0)]
+    path.write_text("\ufeffNEW YORK\n\n  THE HAGUE \t2.5\r\nULM\x85UM\t0\n", encoding="utf-8", newline="")
+    assert read_phrases(path) == [Phrase("NEW YORK"), Phrase("THE HAGUE", 2.5), Phrase("ULM\x85UM", 0.0)]
     for text, message in [
         ("A\nB\tmuch\n", "line 2: 'much'"),
         ("A\t-1\n", "line 1: '-1'"),

@@ -18,7 +18,7 @@ from kdasr.common.files import sha256
 from kdasr.export import build
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.build import export_bundle, find_current
-from kdasr.export.bundle import open_bundle
+from kdasr.export.bundle import BundleFolder, open_bundle
 from kdasr.export.graph import JoinerGraph
 from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context
@@ -141,6 +141,13 @@ def test_pieces_that_are_not_the_joiners_are_found_on_opening(copy: Path, change
     rewrite(copy, files={**digests, "tokens.txt": sha256(copy / "tokens.txt")})
     with pytest.raises(UserError, match=f"tokens.txt: .*{fault}"):
         load_exported(copy)
+
+
+def test_a_piece_may_hold_what_looks_like_the_end_of_a_line(tmp_path: Path) -> None:
+    pieces = ["<blk>", "a\x85b", "\u2028", "\x0c", "c\rd"]
+    table = "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))
+    (tmp_path / "tokens.txt").write_bytes(table.encode())
+    assert BundleFolder(tmp_path, {}).pieces() == pieces
 
 
 @pytest.mark.parametrize("wrong", ["swapped", "convolution"])

@@ -154,9 +154,9 @@ def test_one_frame_or_one_piece_of_one_segment_makes_an_utterance_differ() -> No
     comparison.add([second, first], [Segment(heard, 3)], [Segment(heard, 3)])
     assert comparison.identical == {"a": False, "b": False}
     for ours in ([Segment(heard, 4)], [Segment(heard, 3), Segment([], 1)]):  # the same, but cut elsewhere
-        comparison = Comparison("some way")
-        comparison.add([first], [Segment(heard, 3)], ours)
-        assert comparison.identical == {"a": False} and len(comparison.differences) == 1
+        elsewhere = Comparison("some way")
+        elsewhere.add([first], [Segment(heard, 3)], ours)
+        assert elsewhere.identical == {"a": False} and len(elsewhere.differences) == 1
     fine = Comparison("another way", identical={"b": True, "c": True})
     assert count_identical([comparison, fine]) == (1, 3)
 

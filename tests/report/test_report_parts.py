@@ -16,6 +16,7 @@ from kdasr.report.experiment import (
     Utterance,
     read_experiments,
     read_metrics,
+    read_part,
     read_system,
 )
 from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
@@ -38,6 +39,16 @@ def test_metrics_keep_the_last_of_a_repeated_step_and_forgive_a_cut_line(tmp_pat
     path.write_text('{"split": "tr\n' + _row("train", 10, 3.0))
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
         read_metrics(path)
+
+
+def test_text_in_a_decoded_part_does_not_end_its_line(tmp_path: Path) -> None:
+    write_part(tmp_path, "two-stage", SYSTEMS["two-stage"], "test-clean", 2)
+    folder = tmp_path / "decode" / "streaming" / "test-clean"
+    row = json.loads((folder / "utterances.jsonl").read_text().split("\n")[0])
+    other = {**row, "id": "other", "ref": "A\u2028B\x85C"}
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in (row, other)]
+    (folder / "utterances.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert read_part(folder, "streaming").utterances["other"].ref == "A\u2028B\x85C"
 
 
 def test_training_plot_has_a_panel_per_term_and_marks_the_stage_switch(tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.streaming.evaluate import summarise_records, write_part
 
     folder = run.out / run.mode / part
-    settings = _settings(run, part)
+    cuts = _load_cuts(run, part)
+    settings = _settings(run, part, cuts)
     finished = _finished(folder, settings, run.force)
     if finished is not None:
         return finished
@@ -225,12 +226,13 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records = _records(run, part)
+    records = _records(run, part, cuts)
     summary = {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
+        "faulty_word_times": _warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
@@ -250,7 +252,8 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
     assert run.long_form is not None
     folder = long_form_folder(run.out, part)
     rules = EndpointRules()
-    settings = _settings(run, part) | run.long_form.settings(rules)
+    cuts = _load_cuts(run, part)
+    settings = _settings(run, part, cuts) | run.long_form.settings(rules)
     finished = _finished(folder, settings, run.force)
     if finished is not None:
         return finished
@@ -258,7 +261,7 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
         forget(folder)
     conditions = decode_long_form(
         run.recognizer.with_endpoints(rules),
-        [partial(load_recording, cut) for cut in in_order(_cuts(run, part))],
+        [partial(load_recording, cut) for cut in in_order(cuts)],
         run.long_form,
         folder,
         settings,
@@ -276,8 +279,9 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
     return summary
 
 
-def _settings(run: _Run, part: str) -> dict[str, Any]:
+def _settings(run: _Run, part: str, cuts: list["MonoCut"]) -> dict[str, Any]:
     """Whatever decides the result of a part."""
+    from kdasr.data.fingerprint import audio_fingerprint
     from kdasr.decoding.search import describe
 
     return {
@@ -292,6 +296,7 @@ def _settings(run: _Run, part: str) -> dict[str, Any]:
         "language_model": _describe_language_model(run.language_model),
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
+        "audio_fingerprint": audio_fingerprint(cuts),
     }
 
 
@@ -321,10 +326,10 @@ def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | N
     return {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
 
 
-def _cuts(run: _Run, part: str) -> list["MonoCut"]:
+def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     from itertools import islice
 
-    from kdasr.data.loader import load_cuts
+    from kdasr.data.folder import load_cuts
 
     cuts = list(islice(load_cuts(run.data, part), run.max_utterances or None))
     if not cuts:
@@ -332,12 +337,25 @@ def _cuts(run: _Run, part: str) -> list["MonoCut"]:
     return cuts
 
 
-def _records(run: _Run, part: str) -> list["Record"]:
+def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
+    """How many utterances have word times that cannot be true; no latency counts from them."""
+    from kdasr.data.audio_files import quote
+    from kdasr.data.word_times import fault_in_word_times
+
+    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
+    if faults:
+        log.warning(
+            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
+            part, len(faults), len(cuts), quote(faults),
+        )  # fmt: skip
+    return len(faults)
+
+
+def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:
     from rich.progress import track
 
     from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
 
-    cuts = _cuts(run, part)
     recordings = (load_recording(cut) for cut in cuts)
     if run.mode == "streaming":
         decoded = decode_streaming(run.recognizer, recordings, run.nbest, run.streams)

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.folders import find_files
+from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import is_audio, quote
 from kdasr.data.config import NoiseConfig, SpecAugmentConfig
 from kdasr.data.features import SAMPLE_RATE
 
 # Shapes: B utterances, T feature frames, F mel bins, M masks, N samples.
+
+log = get_logger(__name__)
 
 
 def generator_for(*key: int) -> torch.Generator:
@@ -71,9 +76,13 @@ class NoiseMixer:
         if not root.is_dir():
             raise UserError(f"data.noise.musan_dir: {root}: no such folder")
         folder = root / "noise" if (root / "noise").is_dir() else root
-        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac"))
+        found = find_files(folder, is_audio)
+        self.files = found.files
         if not self.files:
             raise UserError(f"data.noise.musan_dir: {folder}: no wav or flac files")
+        log.info("%s: %d noise recordings", folder, len(self.files))
+        if found.broken:
+            log.warning("%s: %d link(s) lead nowhere: %s", folder, len(found.broken), quote(found.broken))
         if len(config.snr_db) != 2 or config.snr_db[0] > config.snr_db[1]:
             raise UserError(f"data.noise.snr_db: expected [lowest, highest], found {config.snr_db}")
         self.probability = config.probability

@@ -2,21 +2,21 @@
 
 import hashlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-
 from kdasr.common.errors import UserError
+from kdasr.common.folders import FoundFiles, find_files
+from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import AudioFiles, AudioHeader, is_audio, quote, read_headers
+from kdasr.data.bad import BadUtterance
+from kdasr.data.fingerprint import fingerprints
 
 log = get_logger(__name__)
 
-AUDIO_SUFFIXES = (".flac", ".wav")
-SHOWN = 5
-"""Ids and files quoted in a message; the rest is counted."""
+TRANSCRIPT_SUFFIX = ".trans.txt"
 
 
 class Utterance(NamedTuple):
@@ -25,8 +25,7 @@ class Utterance(NamedTuple):
     id: str
     text: str
     audio: Path
-    sample_rate: int
-    channels: int
+    header: AudioHeader
     alignment: Path | None
     """The file with the word times of its chapter, where there is one."""
 
@@ -41,8 +40,16 @@ class PartListing:
     """Ids with a transcript and no audio."""
     missing_text: list[str] = field(default_factory=list)
     """Ids with audio and no transcript."""
+    elsewhere: list[Path] = field(default_factory=list)
+    """Audio in other folders that bears an id of `missing_audio`; not taken for it."""
+    unused: list[Path] = field(default_factory=list)
+    """Audio that bears the id of an utterance that has its own."""
+    bad: list[BadUtterance] = field(default_factory=list)
+    """Utterances whose audio is empty, truncated or not audio."""
+    empty: list[str] = field(default_factory=list)
+    """Ids with an empty transcript."""
     fingerprint: str = ""
-    """Changes with the transcripts, the alignments and the audio files' sizes."""
+    """Changes with the transcripts, the alignments and the audio files (see `fingerprint`)."""
 
 
 def find_corpus(corpus_dir: Path, parts: list[str]) -> Path:
@@ -82,130 +89,124 @@ def find_alignments(alignments_dir: Path | None, corpus_dir: Path, parts: list[s
     raise UserError(f"{alignments_dir}: holds none of the parts {', '.join(parts)}")
 
 
-def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) -> PartListing:
+class _Found(NamedTuple):
+    """A transcript whose audio was found."""
+
+    id: str
+    text: str
+    audio: Path
+    transcript: Path
+    """The file that it is a line of."""
+
+
+def list_part(
+    corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1, keep_empty: bool = False
+) -> PartListing:
     """Match transcripts with audio and read each audio file's header and last sample.
 
+    Links to folders and files are followed; hidden ones do not count. Utterances whose transcript is empty
+    are left out, unless `keep_empty`; those whose audio cannot be read are, and stand in `bad`.
+
     Raises:
-        UserError: no transcripts, a malformed or repeated line, no audio at all, or unreadable files.
+        UserError: no transcripts, a repeated line, or no audio at all.
     """
     folder = corpus_dir / part
-    transcript_files = sorted(folder.rglob("*.trans.txt"))
-    if not transcript_files:
-        raise UserError(f"{folder}: no transcripts (<speaker>-<chapter>.trans.txt) in this part")
-    audio = _audio_files(folder)
+    content = find_files(folder, lambda name: is_audio(name) or name.endswith(TRANSCRIPT_SUFFIX))
+    transcripts = [file for file in content.files if not is_audio(file.name)]
+    audio = AudioFiles(folder, (file for file in content.files if is_audio(file.name)))
+    if not transcripts:
+        broken = f"; links that lead nowhere: {quote(content.broken)}" if content.broken else ""
+        raise UserError(f"{folder}: no transcripts (<speaker>-<chapter>.trans.txt) in this part{broken}")
+    _log_content(part, content, len(audio), len(transcripts))
     listing = PartListing(part, [])
-    found: list[tuple[str, str, Path, Path | None]] = []
-    seen: dict[str, Path] = {}
+    found = _match(transcripts, audio, listing)
+    listing.empty = sorted(item.id for item in found if not item.text)
+    if not keep_empty:
+        found = [item for item in found if item.text]
+    if not found:
+        if listing.empty:
+            raise UserError(f"{folder}: all transcripts that have audio are empty: {quote(listing.empty)}")
+        raise UserError(
+            f"{folder}: none of its {len(listing.missing_audio)} transcripts has audio "
+            "(<speaker>/<chapter>/<id>.flac)"
+            + (f"; in other folders, so not theirs: {quote(listing.elsewhere)}" if listing.elsewhere else "")
+        )
+    headers = read_headers([item.audio for item in found], jobs)
     digest = hashlib.sha256()
-    for file in transcript_files:
+    alignments: dict[Path, Path | None] = {}
+    for file in transcripts:
         alignment = alignments_dir / file.parent.relative_to(corpus_dir)
-        alignment = alignment / (file.name.removesuffix(".trans.txt") + ".alignment.txt")
+        alignment = alignment / (file.name.removesuffix(TRANSCRIPT_SUFFIX) + ".alignment.txt")
+        alignments[file] = alignment if alignment.is_file() else None
         for source in (file, alignment):
             digest.update(source.name.encode())
             digest.update(source.read_bytes() if source.is_file() else b"-")
+    prints = fingerprints([item.audio for item in found], jobs)
+    for item, header, audio_print in zip(found, headers, prints, strict=True):
+        alignment_file = alignments[item.transcript]
+        if isinstance(header, str):
+            listing.bad.append(BadUtterance(item.id, str(item.audio), header))
+        else:
+            listing.utterances.append(Utterance(item.id, item.text, item.audio, header, alignment_file))
+        digest.update(f"{item.id} {item.audio.relative_to(folder)} ".encode() + audio_print)
+    listing.utterances.sort(key=lambda utterance: utterance.id)
+    listing.fingerprint = digest.hexdigest()
+    _warn(listing, keep_empty)
+    return listing
+
+
+def _match(transcripts: list[Path], audio: AudioFiles, listing: PartListing) -> list[_Found]:
+    """The transcripts that have audio; `listing` gets what is missing, and what is there twice."""
+    found: list[_Found] = []
+    seen: dict[str, Path] = {}
+    for file in transcripts:
         for utterance_id, text in _transcripts(file):
             if utterance_id in seen:
                 raise UserError(f"{file}: utterance '{utterance_id}' is also in {seen[utterance_id]}")
             seen[utterance_id] = file
-            path = audio.get(utterance_id)
+            path, others = audio.choose(utterance_id, file.parent)
             if path is None:
                 listing.missing_audio.append(utterance_id)
+                listing.elsewhere += others
             else:
-                found.append((utterance_id, text, path, alignment if alignment.is_file() else None))
-    listing.missing_text = sorted(set(audio) - set(seen))
-    if not found:
-        raise UserError(
-            f"{folder}: none of its {len(seen)} transcripts has audio (<speaker>/<chapter>/<id>.flac)"
-        )
-    headers = _read_headers([path for _, _, path, _ in found], jobs)
-    for (utterance_id, text, path, alignment_file), (rate, channels) in zip(found, headers, strict=True):
-        listing.utterances.append(Utterance(utterance_id, text, path, rate, channels, alignment_file))
-        digest.update(f"{utterance_id} {path.stat().st_size}".encode())
-    listing.utterances.sort(key=lambda utterance: utterance.id)
-    listing.fingerprint = digest.hexdigest()
-    _warn(listing)
-    return listing
-
-
-def quote(names: Iterable[object]) -> str:
-    """The first few of `names`, and how many more there are."""
-    texts = [str(name) for name in names]
-    rest = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + rest
-
-
-def _audio_files(folder: Path) -> dict[str, Path]:
-    """Utterance id -> audio file; a flac wins over a wav of the same id."""
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
-            files.setdefault(path.stem, path)
-    return files
+                listing.unused += others
+                found.append(_Found(utterance_id, text, path, file))
+    listing.missing_text = audio.without(seen)
+    return found
 
 
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text") from None
-    for number, line in enumerate(lines, start=1):
+    for line in text_lines(file):
         fields = line.split(maxsplit=1)
-        if len(fields) == 2:
-            yield fields[0], fields[1].strip()
-        elif fields:
-            raise UserError(f"{file}, line {number}: expected '<id> <TRANSCRIPT>', found '{line.strip()}'")
+        if fields:
+            yield fields[0], fields[1].strip() if len(fields) == 2 else ""
 
 
-def _read_headers(paths: list[Path], jobs: int) -> list[tuple[int, int]]:
-    """(sample rate, channels) of each file.
-
-    Raises:
-        UserError: naming the files that are empty, truncated or not audio.
-    """
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        results = list(pool.map(_read_header, paths))
-    broken = [
-        f"{path} ({result})" for path, result in zip(paths, results, strict=True) if isinstance(result, str)
-    ]
-    if broken:
-        raise UserError(
-            f"{len(broken)} audio file(s) unreadable or truncated, copy them again: {quote(broken)}"
-        )
-    return [result for result in results if not isinstance(result, str)]
-
-
-def _read_header(path: Path) -> tuple[int, int] | str:
-    """(sample rate, channels), or what is wrong. The last sample is decoded: a truncated file has none."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames == 0:
-                return "no samples"
-            try:
-                file.seek(file.frames - 1)
-                complete = len(file.read(1)) == 1 and not _riff_is_cut(path)
-            except soundfile.SoundFileError:
-                complete = False
-            return (file.samplerate, file.channels) if complete else "ends early"
-    except (soundfile.SoundFileError, OSError) as error:
-        return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _riff_is_cut(path: Path) -> bool:
-    """Whether a wav is shorter than its header says; libsndfile takes what is there without a word."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    size = int.from_bytes(head[4:8], "little")
-    return head[:4] == b"RIFF" and 0 < size < 0xFFFFFFFF and path.stat().st_size < size + 8
-
-
-def _warn(listing: PartListing) -> None:
-    if listing.missing_audio:
-        log.warning(
-            "%s: %d transcript(s) without audio, left out: %s",
-            listing.name, len(listing.missing_audio), quote(listing.missing_audio),
+def _log_content(part: str, content: FoundFiles, num_audio: int, num_transcripts: int) -> None:
+    """What was found, and what was not looked at."""
+    linked = f"; through links: {quote(content.links)}" if content.links else ""
+    log.info("%s: %d audio files, %d transcript files%s", part, num_audio, num_transcripts, linked)
+    if content.hidden:
+        log.info("%s: %d hidden, left out: %s", part, len(content.hidden), quote(content.hidden))
+    if content.repeated:
+        log.info(
+            "%s: %d link(s) to folders that count already: %s",
+            part, len(content.repeated), quote(content.repeated),
         )  # fmt: skip
-    if listing.missing_text:
-        log.warning(
-            "%s: %d audio file(s) without transcript, left out: %s",
-            listing.name, len(listing.missing_text), quote(listing.missing_text),
-        )  # fmt: skip
+    if content.broken:
+        log.warning("%s: %d link(s) lead nowhere: %s", part, len(content.broken), quote(content.broken))
+
+
+def _warn(listing: PartListing, keep_empty: bool) -> None:
+    for what, names in (
+        (f"empty transcript(s), {'kept' if keep_empty else 'left out'}", listing.empty),
+        ("transcript(s) without audio, left out", listing.missing_audio),
+        (
+            "audio file(s) with the id of such a transcript, but in another folder than it, not used",
+            listing.elsewhere,
+        ),
+        ("more audio file(s) with the id of an utterance that has its own, not used", listing.unused),
+        ("audio file(s) without transcript, left out", listing.missing_text),
+    ):
+        if names:
+            log.warning("%s: %d %s: %s", listing.name, len(names), what, quote(names))

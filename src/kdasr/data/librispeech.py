@@ -1,8 +1,5 @@
 """From a part in LibriSpeech's layout to Lhotse manifests and cuts."""
 
-import contextlib
-import io
-import logging
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,49 +8,51 @@ from pathlib import Path
 
 import soundfile
 import torch
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.cut import MonoCut
-from lhotse.recipes import prepare_librispeech
-from lhotse.recipes.librispeech import parse_alignments
 from lhotse.supervision import AlignmentItem
 
-from kdasr.common.errors import UserError
+from kdasr.common.files import atomic_path
 from kdasr.common.logging import get_logger
-from kdasr.data.corpus_check import PartListing, Utterance, quote
+from kdasr.data.alignments import part_alignments
+from kdasr.data.audio_files import quote
+from kdasr.data.audio_reading import AudioError, fault_in_samples, read_audio
+from kdasr.data.bad import BadUtterance
+from kdasr.data.corpus_check import PartListing, Utterance
 from kdasr.data.features import SAMPLE_RATE
 
 log = get_logger(__name__)
 
 
 def part_manifests(
-    listing: PartListing, corpus_dir: Path, alignments_dir: Path, converted_dir: Path, jobs: int = 1
-) -> tuple[RecordingSet, SupervisionSet]:
-    """Lhotse's manifests of one part: upper-case texts, 16 kHz mono audio, sorted by id.
+    listing: PartListing, converted_dir: Path, jobs: int = 1
+) -> tuple[RecordingSet, SupervisionSet, list[BadUtterance]]:
+    """Lhotse's manifests of one part, and the utterances whose audio cannot be converted.
 
-    Audio at another rate or with several channels is converted once, into `converted_dir`.
+    Texts are in upper case, audio is at 16 kHz with one channel, and all is sorted by id.
+
+    They are those of `lhotse.recipes.prepare_librispeech`, which finds neither linked folders nor wav files.
+    Audio at another rate, with several channels, or in another format than flac and wav is converted once,
+    into `converted_dir`, unless it is there already.
 
     Raises:
-        UserError: an alignment file that does not parse.
+        UserError: an alignment file in another form.
     """
-    alignments = _check_alignments(listing)
-    recordings: dict[str, Recording] = {}
-    supervisions: dict[str, SupervisionSegment] = {}
-    if any(_is_regular(utterance, corpus_dir / listing.name) for utterance in listing.utterances):
-        recordings, supervisions = _recipe(listing.name, corpus_dir, alignments_dir, jobs)
-    for utterance in listing.utterances:
-        if utterance.id not in recordings:
-            recordings[utterance.id] = Recording.from_file(utterance.audio, recording_id=utterance.id)
-            supervisions[utterance.id] = _supervision(utterance, recordings[utterance.id], alignments)
-    for recording in _convert(listing, converted_dir, jobs):
-        recordings[recording.id] = recording
-        supervisions[recording.id].duration = recording.duration
-    ids = sorted(recordings)
-    for supervision in supervisions.values():
-        supervision.text = (supervision.text or "").upper()
-    return (
-        RecordingSet.from_recordings(recordings[name] for name in ids),
-        SupervisionSet.from_segments(supervisions[name] for name in ids),
-    )
+    alignments = part_alignments(listing)
+    recordings = {utterance.id: _recording(utterance) for utterance in listing.utterances}
+    bad: list[BadUtterance] = []
+    for converted in _convert(listing, converted_dir, jobs):
+        if isinstance(converted, BadUtterance):
+            bad.append(converted)
+            del recordings[converted.id]
+        else:
+            recordings[converted.id] = converted
+    supervisions = [
+        _supervision(utterance, recordings[utterance.id].duration, alignments)
+        for utterance in listing.utterances
+        if utterance.id in recordings
+    ]
+    return RecordingSet.from_recordings(recordings.values()), SupervisionSet.from_segments(supervisions), bad
 
 
 def part_cuts(
@@ -87,76 +86,39 @@ def part_cuts(
     return cuts
 
 
-def _is_regular(utterance: Utterance, part_dir: Path) -> bool:
-    """Whether Lhotse's recipe will find the audio."""
-    return utterance.audio == part_dir / Path(utterance.id.replace("-", "/")).parent / f"{utterance.id}.flac"
-
-
-def _recipe(
-    part: str, corpus_dir: Path, alignments_dir: Path, jobs: int
-) -> tuple[dict[str, Recording], dict[str, SupervisionSegment]]:
-    """Recordings and supervisions by id. The check has reported what the recipe would warn of."""
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            found = prepare_librispeech(
-                corpus_dir, alignments_dir=alignments_dir, dataset_parts=[part], num_jobs=jobs
-            )[part]
-    except ValueError:
-        # A blank line stops the recipe; it need not stop us.
-        return {}, {}
-    finally:
-        logging.disable(logging.NOTSET)
-    return (
-        {recording.id: recording for recording in found["recordings"]},
-        {supervision.id: supervision for supervision in found["supervisions"]},
+def _recording(utterance: Utterance) -> Recording:
+    """What `Recording.from_file` makes of the audio, from the header that was read already."""
+    rate, channels, num_samples = utterance.header[:3]
+    return Recording(
+        id=utterance.id,
+        sources=[AudioSource("file", list(range(channels)), str(utterance.audio))],
+        sampling_rate=rate,
+        num_samples=num_samples,
+        duration=num_samples / rate,
     )
 
 
 def _supervision(
-    utterance: Utterance, recording: Recording, alignments: dict[str, list[AlignmentItem]]
+    utterance: Utterance, duration: float, alignments: dict[str, list[AlignmentItem]]
 ) -> SupervisionSegment:
-    """What Lhotse's recipe makes of a flac, for the audio that the recipe does not look for."""
     return SupervisionSegment(
         id=utterance.id,
         recording_id=utterance.id,
         start=0.0,
-        duration=recording.duration,
+        duration=duration,
         channel=0,
-        language="English",
         speaker=utterance.id.partition("-")[0],
-        text=utterance.text,
+        text=utterance.text.upper(),
         alignment={"word": alignments[utterance.id]} if utterance.id in alignments else None,
     )
 
 
-def _check_alignments(listing: PartListing) -> dict[str, list[AlignmentItem]]:
-    """Parse every alignment file of the part; count those whose words are not the transcript's."""
-    alignments: dict[str, list[AlignmentItem]] = {}
-    for file in sorted({item.alignment for item in listing.utterances if item.alignment is not None}):
-        try:
-            alignments.update(parse_alignments(file))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: not in the LibriSpeech-Alignments text form: {error}") from None
-    texts = {item.id: item.text.upper() for item in listing.utterances}
-    different = [
-        name
-        for name, items in alignments.items()
-        if name in texts and " ".join(item.symbol for item in items if item.symbol).upper() != texts[name]
+def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recording | BadUtterance]:
+    odd = [
+        item
+        for item in listing.utterances
+        if item.header.sample_rate != SAMPLE_RATE or item.header.channels != 1 or not item.header.is_plain
     ]
-    if different:
-        log.warning(
-            "%s: %d alignment(s) whose words are not the transcript's: %s",
-            listing.name, len(different), quote(sorted(different)),
-        )  # fmt: skip
-    unaligned = len(texts) - len(texts.keys() & alignments.keys())
-    if unaligned:
-        log.info("%s: %d of %d utterances have no word alignment", listing.name, unaligned, len(texts))
-    return alignments
-
-
-def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recording]:
-    odd = [item for item in listing.utterances if item.sample_rate != SAMPLE_RATE or item.channels != 1]
     if not odd:
         return []
     log.info(
@@ -167,15 +129,23 @@ def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recor
         return list(pool.map(partial(_convert_one, converted_dir=converted_dir), odd))
 
 
-def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording:
+def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording | BadUtterance:
     import torchaudio
 
-    try:
-        samples, rate = soundfile.read(utterance.audio, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise UserError(f"{utterance.audio}: cannot be decoded: {error}") from error
-    mono = torch.from_numpy(samples).mean(dim=1)
-    mono = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
     path = converted_dir / f"{utterance.id}.flac"
-    soundfile.write(path, mono.numpy(), SAMPLE_RATE, subtype="PCM_16")
+    if not path.is_file():
+        try:
+            samples_NC, rate = read_audio(utterance.audio)
+        except AudioError as error:
+            return BadUtterance(utterance.id, str(utterance.audio), error.reason)
+        fault = "no samples" if not samples_NC.size else fault_in_samples(samples_NC)
+        if fault is not None:
+            return BadUtterance(utterance.id, str(utterance.audio), fault)
+        mono = torch.from_numpy(samples_NC).mean(dim=1)
+        mono = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
+        with atomic_path(path) as temporary:
+            try:
+                soundfile.write(temporary, mono.numpy(), SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+            except soundfile.SoundFileError as error:
+                raise OSError(f"{path}: {error}") from error
     return Recording.from_file(path, recording_id=utterance.id)

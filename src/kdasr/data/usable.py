@@ -7,8 +7,8 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 
 from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import quote
 from kdasr.data.config import DataConfig
-from kdasr.data.corpus_check import quote
 from kdasr.data.features import SAMPLE_RATE, num_feature_frames
 from kdasr.data.tokenizer import Tokenizer
 

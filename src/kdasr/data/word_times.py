@@ -1,22 +1,59 @@
 """When the word of each piece is spoken, for training that ties pieces to their words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lhotse.cut import MonoCut
+from lhotse.supervision import AlignmentItem
 
 from kdasr.data.tokenizer import WORD_START, Tokenizer
 
 ANYWHERE = (0.0, math.inf)
+TOLERANCE = 0.1
+"""Seconds by which a time may lie outside the recording: aligners count in frames, and round."""
+
+
+def fault_in_times(items: Iterable[AlignmentItem], duration: float) -> str | None:
+    """Why the times of some words (and silences) of a recording cannot be true; None if they can.
+
+    Args:
+        items: in the order of the transcript.
+        duration: of the recording, in seconds.
+    """
+    latest = -math.inf
+    for item in items:
+        place = f"'{item.symbol}' at {item.start:.2f} to {item.start + item.duration:.2f} s"
+        if not (math.isfinite(item.start) and math.isfinite(item.duration)):
+            return place
+        if item.duration < 0:
+            return f"{place}: ends before it begins"
+        if item.start < latest:
+            return f"{place}: begins before the word before it"
+        if item.start < -TOLERANCE or item.start + item.duration > duration + TOLERANCE:
+            return f"{place}: the recording has {duration:.2f} s"
+        latest = item.start
+    return None
+
+
+def fault_in_word_times(cut: MonoCut) -> str | None:
+    """Why the word times of a cut cannot be true; None if they can, or if there are none."""
+    return fault_in_times(_aligned(cut), cut.duration)
 
 
 def aligned_words(cut: MonoCut) -> list[tuple[str, float, float]]:
-    """Word, start and end in seconds from the cut's begin; silences left out; empty without an alignment."""
+    """Word, start and end in seconds from the cut's begin; silences left out.
+
+    Empty without an alignment, and with one whose times cannot be true (`fault_in_word_times`): a latency
+    that counts from them would be wrong.
+    """
+    if fault_in_word_times(cut):
+        return []
+    return [(item.symbol, item.start, item.end) for item in _aligned(cut) if item.symbol.strip()]
+
+
+def _aligned(cut: MonoCut) -> list[AlignmentItem]:
     return [
-        (item.symbol, item.start, item.end)
-        for supervision in cut.supervisions
-        for item in (supervision.alignment or {}).get("word", [])
-        if item.symbol.strip()
+        item for supervision in cut.supervisions for item in (supervision.alignment or {}).get("word", [])
     ]
 
 

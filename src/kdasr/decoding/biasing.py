@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.lines import text_lines
 
 if TYPE_CHECKING:
     from kdasr.data.tokenizer import Tokenizer
@@ -183,12 +184,8 @@ def read_phrases(path: Path) -> list[Phrase]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of phrases")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None
     phrases = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         text, tab, boost = line.partition("\t")
         if not line.strip():
             continue

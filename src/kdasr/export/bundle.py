@@ -8,6 +8,7 @@ from typing import Any
 from kdasr import __version__
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256, write_json
+from kdasr.common.lines import text_lines
 from kdasr.nn.context import Context
 
 FORMAT = "kdasr-bundle"
@@ -65,7 +66,7 @@ class BundleFolder:
             UserError: lines without an id, or ids that are not 0, 1, 2, ...
         """
         try:
-            rows = [line.rsplit(" ", 1) for line in self.tokens.read_text(encoding="utf-8").splitlines()]
+            rows = [line.rsplit(" ", 1) for line in text_lines(self.tokens)]
             piece_of = {int(index): piece for piece, index in rows}
         except ValueError:
             raise UserError(f"{self.tokens}: expected a piece and its id in each line") from None

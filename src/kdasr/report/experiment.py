@@ -9,6 +9,7 @@ from typing import Any
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
+from kdasr.common.lines import text_lines
 
 SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
 """The four systems of the recipe, in the order of every table and plot."""
@@ -290,7 +291,7 @@ def read_metrics(path: Path) -> list[MetricsRow]:
 
 
 def _json_lines(path: Path, *, allow_cut: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = text_lines(path)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -8,13 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.data.audio_reading import HIGHEST_RATE, LOWEST_RATE, fault_in_samples, open_audio, read_block
 
 Samples = NDArray[np.float32]
-
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-"""Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
-_LOUDEST = 16.0
-"""Float samples beyond this are integers that nobody scaled; a hot recording stays well below."""
 
 
 class AudioFile:
@@ -28,19 +24,8 @@ class AudioFile:
         Raises:
             UserError: missing, not audio, or at an impossible rate.
         """
-        import soundfile
-
         self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such audio file")
-        try:
-            self._file = soundfile.SoundFile(self.path)
-        except TypeError:  # it wants to be told the rate and the number of channels
-            raise UserError(
-                f"{self.path}: bare samples without a header: convert them to WAV first"
-            ) from None
-        except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.path}: not readable as audio: {error}") from None
+        self._file = open_audio(self.path)
         try:
             self.rate = check_rate(self._file.samplerate, source=f"{self.path}: sample rate")
         except UserError:
@@ -53,12 +38,7 @@ class AudioFile:
         Raises:
             UserError: truncated beyond reading, or non-finite samples.
         """
-        import soundfile
-
-        try:
-            samples = self._file.read(count, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.path}: not readable as audio: {error}") from None
+        samples = read_block(self._file, count, self.path)
         return check_samples(samples.mean(axis=1, dtype=np.float32), source=str(self.path))
 
     def blocks(self, count: int) -> Iterator[Samples]:
@@ -166,10 +146,7 @@ def check_samples(samples: ArrayLike, source: str = "samples") -> Samples:
     elif array.dtype.kind != "f":
         raise UserError(f"{source}: samples are of type {array.dtype}, not numbers")
     array = array.astype(np.float32, copy=False)
-    if array.size:
-        peak = float(np.abs(array).max())
-        if not np.isfinite(peak):
-            raise UserError(f"{source}: holds samples that are not finite (nan or infinity)")
-        if peak > _LOUDEST:
-            raise UserError(f"{source}: a sample of size {peak:g}; scale float samples to [-1, 1]")
+    fault = fault_in_samples(array)
+    if fault is not None:
+        raise UserError(f"{source}: {fault}")
     return array

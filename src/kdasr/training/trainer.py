@@ -13,6 +13,7 @@ from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.ranges import check_options
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
 from kdasr.nn.context import Context
@@ -21,7 +22,6 @@ from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import AnyBatch, AnyModel, TrainingModule, sample_context
-from kdasr.training.optim import check_optim
 from kdasr.training.resume import (
     Progress,
     gather,
@@ -29,6 +29,7 @@ from kdasr.training.resume import (
     load_resume,
     own_state,
     rng_state,
+    seed_everything,
     set_rng_state,
     truncate_metrics,
 )
@@ -66,21 +67,28 @@ class System:
     train_batches: BatchSource
     valid_batches: Callable[[], Iterable[AnyBatch]]
     validate: Validate = validate
+    at_start: Callable[[Fabric], None] | None = None
+    """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation], None] | None = None
     """What else is to happen at a validation, before the checkpoint."""
     teacher_path: str = ""
     """The checkpoint that the objective's teacher came from."""
+    teacher_sha256: str = ""
 
 
 class Trainer:
     """Trains a `System` stage by stage; everything that a resume needs is in its `last.pt`."""
 
     def __init__(self, system: System, fabric: Fabric) -> None:
-        check_optim(system.config.optim)
+        check_options(system.config, "training")
         self.system = system
         self.fabric = fabric
         self.config = system.config
-        self.progress = Progress(teacher=system.teacher_path)
+        self.progress = Progress(
+            teacher=system.teacher_path,
+            teacher_sha256=system.teacher_sha256,
+            batches_per_step=fabric.world_size * system.config.optim.accumulate,
+        )
         self.meter = Meter()
         self.stop = StopRequest()
         self.display = Display(enabled=fabric.is_global_zero)
@@ -120,14 +128,20 @@ class Trainer:
         payload = load_resume(self.system.exp_dir)
         if payload is not None:
             state, source = payload["trainer"], str(self.last_path)
-            own = own_state(state["processes"], fabric, source)
+            own = own_state(state["processes"], fabric)
             load_weights(self.system.model, payload["model"], source)
             load_weights(self.system.objective, state["objective"], source)
-            self.progress = progress = Progress(**state["progress"])
+            kept = ("teacher", "teacher_sha256", "batches_per_step")
+            now = {name: getattr(progress, name) for name in kept}
+            self.progress = progress = Progress(**{**state["progress"], **now})
             self._saved_optimizer = state["optimizer"]
             self.system.train_batches.load_state_dict(own["batches"])
-            self.meter.load_state_dict(own["meter"], fabric.device)
-            set_rng_state(own["rng"])
+            if "rng" in own:
+                self.meter.load_state_dict(own["meter"], fabric.device)
+                set_rng_state(own["rng"])
+            else:
+                seed_everything(self.system.seed + progress.step, rank=fabric.global_rank)
+                logger.info("%d process(es) go on where %d were", fabric.world_size, len(state["processes"]))
             logger.info("resuming from %s at step %d", source, progress.step)
         if fabric.is_global_zero:
             truncate_metrics(self.system.exp_dir / "metrics.jsonl", progress.step)
@@ -158,12 +172,16 @@ class Trainer:
         if path is not None:
             stages.initialise(system.model, path, system.tokenizer.fingerprint)
             from_scratch = from_scratch and path.parent.parent == system.exp_dir
+        if index == 0 and system.at_start is not None:
+            system.at_start(self.fabric)
         self.progress = Progress(
             stage=index,
             step=old.step,
             seconds=old.seconds,
             from_scratch=from_scratch,
             teacher=old.teacher,
+            teacher_sha256=old.teacher_sha256,
+            batches_per_step=old.batches_per_step,
         )
         self.meter = Meter()
 
@@ -202,9 +220,10 @@ class Trainer:
         what = f"loss {', '.join(bad)}" if bad else f"gradient (norm {float(result.gradient_norm)})"
         logger.warning("step %d: not finite: %s; batch skipped: %s", self.progress.step, what, " ".join(ids))
         if self.progress.bad_batches >= self.config.max_bad_batches:
+            sound = f"; {self.last_path} is sound" if self.last_path.is_file() else ""
             raise UserError(
                 f"{self.progress.bad_batches} batches in a row were not finite, the last one in its {what}: "
-                f"{' '.join(ids)}. The last checkpoint is sound. Lower the learning rate or look at the data."
+                f"{' '.join(ids)}. Lower the learning rate or look at the data{sound}."
             )
 
     def log_train(self) -> None:
