@@ -94,13 +94,15 @@ def greedy_chunk(
             logits_NWV[..., BLANK_ID] -= blank_penalty
         emitted: dict[int, int] = {}
         places = []
+        width = logits_NWV.shape[1]
         for row, (stream, pieces) in enumerate(zip(streams, logits_NWV.argmax(dim=-1).tolist(), strict=True)):
             ahead = cursors[stream].move(pieces, max_symbols_per_frame)
             if ahead is not None:
                 emitted[stream] = pieces[ahead]
-                places.append((row, ahead))
+                places.append(row * width + ahead)
         if emitted:
-            rows.append(_rows(logits_NWV, places))
+            places_X = torch.tensor(places, device=logits_NWV.device)
+            rows.append(logits_NWV.flatten(0, 1).index_select(0, places_X))
             said += emitted.items()
             state = _advance(model, state, list(emitted), list(emitted.values()))
     _add_log_probs(cursors, said, rows)
@@ -130,15 +132,6 @@ class _Cursor:
                 return ahead
         self.frame, self._here = self.frame + len(pieces), 0
         return None
-
-
-def _rows(logits_NWV: Tensor, places: list[tuple[int, int]]) -> Tensor:
-    """The logits (X, V) of some streams at some frames ahead."""
-    if len(places) == 1:
-        row, ahead = places[0]
-        return logits_NWV[row, ahead : ahead + 1]
-    index_X2 = torch.tensor(places, device=logits_NWV.device)
-    return logits_NWV[index_X2[:, 0], index_X2[:, 1]]
 
 
 def _add_log_probs(cursors: list[_Cursor], said: list[tuple[int, int]], rows: list[Tensor]) -> None:
