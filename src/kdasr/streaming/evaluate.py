@@ -24,7 +24,7 @@ from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measur
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import Simulation, simulate, simulate_together
-from kdasr.streaming.sources import FileSource, SampleSource
+from kdasr.streaming.sources import FileSource, SampleSource, blocks
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -59,7 +59,7 @@ def load_recording(cut: "MonoCut") -> Recording:
     """Audio, transcript and word times of a cut.
 
     Raises:
-        UserError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
+        AudioError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
     """
     ref = cut_text(cut).split()
     return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref))
@@ -69,7 +69,10 @@ def _load_source(cut: "MonoCut") -> SampleSource:
     if _is_long_file(cut):
         start, count = (round(seconds * SAMPLE_RATE) for seconds in (cut.start, cut.duration))
         require_audio(cut)
-        return FileSource(cut.recording.sources[0].source, start, count)
+        source = FileSource(cut.recording.sources[0].source, start, count)
+        for _ in blocks(source):  # what is wrong with it is to be known before it is half recognised
+            pass
+        return source
     if cut.sampling_rate != SAMPLE_RATE:
         cut = cut.resample(SAMPLE_RATE)
     return check_samples(load_cut_samples(cut).numpy(), source=cut.id)
@@ -98,8 +101,8 @@ def _ref_words(cut: "MonoCut", ref: list[str]) -> list[RefWord]:
 
 def decode_streaming(
     recognizer: StreamingRecognizer, recordings: Iterable[Recording], nbest: int = 0, streams: int = 1
-) -> Iterator[tuple[Recording, Simulation]]:
-    """Recognise recordings from raw samples as simulated streams, one after another.
+) -> Iterator[list[tuple[Recording, Simulation]]]:
+    """Recognise recordings from raw samples as simulated streams, one after another; batch by batch.
 
     With `nbest`, results list so many hypotheses (beam search only). With `streams` above 1, so many share
     every batch: faster, the same but for the rounding of larger matrix products, and nothing is known of
@@ -109,12 +112,12 @@ def decode_streaming(
         waiting = iter(recordings)
         while batch := list(islice(waiting, streams)):
             waves = [recording.samples_N for recording in batch]
-            yield from zip(batch, simulate_together(recognizer, waves, nbest=nbest), strict=True)
+            yield list(zip(batch, simulate_together(recognizer, waves, nbest=nbest), strict=True))
         return
     # The first windows of a process pay for memory and kernels that every later one finds ready.
     simulate(recognizer, np.zeros(2 * SAMPLE_RATE, dtype=np.float32))
     for recording in recordings:
-        yield recording, simulate(recognizer, recording.samples_N, nbest=nbest)
+        yield [(recording, simulate(recognizer, recording.samples_N, nbest=nbest))]
 
 
 def decode_offline(
@@ -122,8 +125,8 @@ def decode_offline(
     recordings: Iterable[Recording],
     nbest: int = 0,
     batch_seconds: float = 120.0,
-) -> Iterator[tuple[Recording, Simulation]]:
-    """Recognise recordings in batches of at most `batch_seconds` of audio, padding included.
+) -> Iterator[list[tuple[Recording, Simulation]]]:
+    """Recognise recordings, batch by batch, each of at most `batch_seconds` of audio, padding included.
 
     A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
     With `nbest`, results list so many hypotheses (beam search only).
@@ -132,10 +135,11 @@ def decode_offline(
     for recording in recordings:
         longest = max([recording.duration, *(other.duration for other in batch)])
         if batch and longest * (len(batch) + 1) > batch_seconds:
-            yield from _offline_batch(recognizer, batch, nbest)
+            yield list(_offline_batch(recognizer, batch, nbest))
             batch = []
         batch.append(recording)
-    yield from _offline_batch(recognizer, batch, nbest)
+    if batch:
+        yield list(_offline_batch(recognizer, batch, nbest))
 
 
 def _offline_batch(
