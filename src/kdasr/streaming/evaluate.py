@@ -70,7 +70,7 @@ def _load_source(cut: "MonoCut") -> SampleSource:
         start, count = (round(seconds * SAMPLE_RATE) for seconds in (cut.start, cut.duration))
         require_audio(cut)
         source = FileSource(cut.recording.sources[0].source, start, count)
-        for _ in blocks(source):  # what is wrong with it is to be known before it is half recognised
+        for _ in blocks(source, 60 * SAMPLE_RATE):  # what is wrong with it is to be known before it is half recognised
             pass
         return source
     if cut.sampling_rate != SAMPLE_RATE:
