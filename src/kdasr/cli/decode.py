@@ -195,10 +195,11 @@ def command(
         max_bad=MaxBad.parse(max_bad),
     )
     if joined is not None and run.recognizer.context.is_full:
-        raise UserError(
-            f"--long-form: {bundle.name} has a full context and hears a stream at its end; leave it out, or "
-            "give a --context"
+        log.warning(
+            "%s has a full context and hears a stream at its end: no long form without a --context",
+            bundle.name,
         )
+        return
     if joined is None:
         _print_table([_decode_part(run, part) for part in names])
     else:

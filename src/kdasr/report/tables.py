@@ -13,12 +13,14 @@ from rich.table import Table
 
 from kdasr.common.files import write_json, write_text
 from kdasr.report import wording
-from kdasr.report.long_form import LongFormRow, long_form_table
+from kdasr.report.long_form import LongFormRow, counts, long_form_table
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.wording import signed
 
 MIN_WIDTH = 124
 """Columns of the terminal table when the output is a file or a pipe."""
+LONG_FORM_WIDTH = 140
+"""The same of the table of long streams."""
 
 _SUMMARIES = ("first_token", "emission_delay", "finalisation")
 _STATISTICS = ("mean", "p50", "p90", "p99")
@@ -138,10 +140,10 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def wide_console() -> Console:
+def wide_console(width: int = MIN_WIDTH) -> Console:
     """Standard output, wide enough for tables to stay whole in a log file."""
     console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, MIN_WIDTH))
+    return console if console.is_terminal else Console(width=max(console.width, width))
 
 
 def print_tables(
@@ -162,7 +164,10 @@ def print_tables(
 
 def print_long_form(rows: Sequence[LongFormRow]) -> None:
     """Print the table of long streams on stdout."""
-    console = wide_console()
+    console = wide_console(LONG_FORM_WIDTH)
     minutes = max(row["minutes"] for row in rows)
-    console.print(f"Utterances joined into streams of up to {minutes:g} minutes, with pauses between them")
+    console.print(
+        f"{counts(rows)} utterances of a part joined into streams of up to {minutes:g} minutes, with pauses "
+        "between them"
+    )
     console.print(long_form_table(rows))
