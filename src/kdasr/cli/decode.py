@@ -196,6 +196,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
         "audio_fingerprint": audio_fingerprint(cuts),
+        "normalization": run.bundle.tokenizer.normalization,
     }
     if (folder / "summary.json").is_file() and not run.force:
         summary = read_json(folder / "summary.json")
@@ -262,7 +263,7 @@ def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:
 
     from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
 
-    recordings = (load_recording(cut) for cut in cuts)
+    recordings = (load_recording(cut, run.bundle.tokenizer) for cut in cuts)
     if run.mode == "streaming":
         decoded = decode_streaming(run.recognizer, recordings, run.nbest, run.streams)
     else:
@@ -286,6 +287,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     table.add_column("part")
     for column in (
         "WER %",
+        "CER %",
         "first\ntoken",
         "\np50",
         "\np90",
@@ -300,6 +302,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
         table.add_row(
             summary["part"],
             _number(summary["wer"], 2),
+            _number(summary["cer"], 2),
             *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
             _number(summary["finalisation_ms"]["mean"], 0),

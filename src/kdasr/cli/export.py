@@ -13,6 +13,7 @@ from kdasr.common.logging import setup_logging
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from kdasr.data.tokenizer import Tokenizer
     from kdasr.export.check import Spoken
 
 _SHOWN_DIFFERENCES = 5
@@ -104,7 +105,7 @@ def _check(folder: Path, cuts: tuple[Path, ...], against: Path | None, checkpoin
 
     bundle = open_bundle(folder)
     ours = load_bundle(against, checkpoint) if against else load_exported(folder, int8=int8)
-    utterances = [spoken for path in cuts for spoken in _load(path)]
+    utterances = [spoken for path in cuts for spoken in _load(path, ours.tokenizer)]
     comparisons = []
     for comparison in compare_with_sherpa(bundle, ours, utterances, int8=int8):
         comparisons.append(comparison)
@@ -117,7 +118,7 @@ def _check(folder: Path, cuts: tuple[Path, ...], against: Path | None, checkpoin
         sys.exit(1)
 
 
-def _load(path: Path) -> list["Spoken"]:
+def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
     """The utterances of a manifest; those of a data folder are found from any directory.
 
     Raises:
@@ -134,7 +135,7 @@ def _load(path: Path) -> list["Spoken"]:
         cuts = load_cuts(path.parent, part)
     else:
         cuts = _read_cuts(path)
-    recordings = (load_recording(cut) for cut in cuts)
+    recordings = (load_recording(cut, tokenizer) for cut in cuts)
     return [Spoken(recording.id, recording.samples_N, " ".join(recording.ref)) for recording in recordings]
 
 

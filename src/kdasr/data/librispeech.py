@@ -25,7 +25,7 @@ log = get_logger(__name__)
 def part_manifests(
     listing: PartListing, converted_dir: Path, jobs: int = 1
 ) -> tuple[RecordingSet, SupervisionSet]:
-    """Lhotse's manifests of one part: upper-case texts, 16 kHz mono audio, sorted by id.
+    """Lhotse's manifests of one part: texts as they are, 16 kHz mono audio, sorted by id.
 
     They are those of `lhotse.recipes.prepare_librispeech`, which finds neither linked folders nor wav files.
     Audio at another rate or with several channels is converted once, into `converted_dir`.
@@ -97,7 +97,7 @@ def _supervision(
         duration=duration,
         channel=0,
         speaker=utterance.id.partition("-")[0],
-        text=utterance.text.upper(),
+        text=utterance.text,
         alignment={"word": alignments[utterance.id]} if utterance.id in alignments else None,
     )
 
