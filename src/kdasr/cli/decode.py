@@ -1,6 +1,6 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -265,7 +265,6 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import write_json
     from kdasr.data.bad import report_bad
     from kdasr.streaming.endpoint import EndpointRules
-    from kdasr.streaming.evaluate import load_recording
     from kdasr.streaming.joining import in_order
     from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
     from kdasr.streaming.part_run import sound_cuts
@@ -280,11 +279,12 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
         return finished
     if run.force:
         forget(folder)
-    sound, bad = sound_cuts(cuts, run.max_bad.at_once)
+    load = _loader(run)
+    sound, bad = sound_cuts(cuts, load, run.max_bad.at_once)
     report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
     conditions = decode_long_form(
         run.recognizer.with_endpoints(rules),
-        [partial(load_recording, cut) for cut in in_order(sound)],
+        [partial(load, cut) for cut in in_order(sound)],
         run.long_form,
         folder,
         settings,
@@ -321,6 +321,7 @@ def _settings(run: _Run, part: str, cuts: list["MonoCut"]) -> dict[str, Any]:
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
         "audio_fingerprint": audio_fingerprint(cuts),
+        "normalization": run.bundle.tokenizer.normalization,
     }
 
 
@@ -361,6 +362,13 @@ def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     return cuts
 
 
+def _loader(run: _Run) -> "Callable[[MonoCut], Recording]":
+    """What makes a recording of a cut, its words normalised as the system's pieces are."""
+    from kdasr.streaming.evaluate import load_recording
+
+    return partial(load_recording, tokenizer=run.bundle.tokenizer)
+
+
 def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
     """How many utterances have word times that cannot be true; no latency counts from them."""
     from kdasr.data.audio_files import quote
@@ -397,7 +405,7 @@ def _records(
         forget(folder)
     context = run.recognizer.context if run.mode == "streaming" else None
     journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, decode, context, journal, run.max_bad.at_once)
+    records, bad = decode_cuts(cuts, _loader(run), decode, context, journal, run.max_bad.at_once)
     return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 
@@ -414,6 +422,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     table.add_column("part")
     for column in (
         "WER %",
+        "CER %",
         "first\ntoken",
         "\np50",
         "\np90",
@@ -428,6 +437,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
         table.add_row(
             summary["part"],
             _number(summary["wer"], 2),
+            _number(summary["cer"], 2),
             *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
             _number(summary["finalisation_ms"]["mean"], 0),
