@@ -1,12 +1,15 @@
 """`kdasr calibrate`: how far a system's confidence in its words may be believed."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
+
+if TYPE_CHECKING:
+    from kdasr.data.bad import BadUtterance
 
 log = get_logger(__name__)
 
@@ -90,6 +93,7 @@ def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any],
 
 def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
     from dataclasses import replace
+    from functools import partial
 
     from rich.progress import track
 
@@ -98,6 +102,7 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
     from kdasr.common.logging import console
     from kdasr.streaming.calibrate import calibrate
     from kdasr.streaming.evaluate import load_recording
+    from kdasr.streaming.part_run import sound_recordings
     from kdasr.streaming.recognizer import StreamingRecognizer
 
     bundle = load_bundle(checkpoint)
@@ -105,7 +110,12 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
     recognizer = StreamingRecognizer(replace(bundle, calibration=None))
     label = f"{bundle.name} (calibration)"
     shown = track(cuts, label, total=len(cuts), console=console, transient=True)
-    return calibrate(recognizer, (load_recording(cut) for cut in shown))
+    bad: list[BadUtterance] = []
+    load = partial(load_recording, tokenizer=bundle.tokenizer)
+    measured = calibrate(recognizer, sound_recordings(shown, load, bad))
+    if bad:
+        log.warning("%d of %d utterances cannot be heard and do not count", len(bad), len(cuts))
+    return measured
 
 
 def _describe(measured: dict[str, Any]) -> str:

@@ -41,9 +41,16 @@ _RULES = (
     ),
 )
 
+_NAMES = (
+    "rule1_min_trailing_silence",
+    "rule2_min_trailing_silence",
+    "rule3_min_utterance_length",
+    "keep_predictor",
+)
+
 
 def endpoint_options(default: str) -> Callable[[CommandT], CommandT]:
-    """Give a command the options; it gets them as keyword arguments, for `parse_endpoints`.
+    """Give a command the options; it gets them as keyword arguments, for `take_endpoints`.
 
     Args:
         default: what the help says of leaving `--endpoints` out; the command decides (it gets None).
@@ -62,15 +69,17 @@ def endpoint_options(default: str) -> Callable[[CommandT], CommandT]:
     return decorate
 
 
-def parse_endpoints(endpoints: bool, **rules: Any) -> "EndpointRules | None":
-    """The rules that the options say; None without endpoints.
+def take_endpoints(options: dict[str, Any], default: bool) -> "EndpointRules | None":
+    """The rules that a command's options say; None without endpoints. Takes its own options out.
 
     Raises:
         UserError: rules without endpoints, or seconds that are none.
     """
     from kdasr.streaming.endpoint import EndpointRules
 
-    if endpoints:
+    wanted = options.pop("endpoints")
+    rules = {name: options.pop(name) for name in _NAMES}
+    if default if wanted is None else wanted:
         return EndpointRules(**rules)
     needs("--endpoints", *rules)
     return None

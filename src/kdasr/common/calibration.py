@@ -7,7 +7,7 @@ Shapes: N observations.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import exp, isfinite
 from typing import Any
 
@@ -47,9 +47,9 @@ class Calibration:
         if value is None:
             return None
         if isinstance(value, Mapping):
-            numbers = [value.get(field.name) for field in fields(cls)]
-            if all(isinstance(number, int | float) for number in numbers):
-                return cls(*map(float, numbers))
+            slope, offset = value.get("slope"), value.get("offset")
+            if isinstance(slope, int | float) and isinstance(offset, int | float):
+                return cls(float(slope), float(offset))
         raise UserError(f"calibration {value!r:.60}: expected slope and offset")
 
 

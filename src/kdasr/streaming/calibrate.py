@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from kdasr.common.calibration import fit_calibration
@@ -39,7 +40,8 @@ def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) 
         raise ValueError("calibrated already: its confidences are not those of the model")
     raw: list[float] = []
     correct: list[bool] = []
-    for recording, simulation in decode_offline(recognizer, recordings):
+    batches = decode_offline(recognizer, recordings)
+    for recording, simulation in chain.from_iterable(batches):
         words = simulation.result.words
         pairs = align_words(recording.ref, [word.text for word in words])
         right = {pair.hyp for pair in pairs if pair.correct}
