@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from decoding_helpers import Model, log_probs_after, make_encoded, make_model
 
 from kdasr.common.calibration import Calibration, fit_calibration, log_odds
@@ -136,16 +135,24 @@ def test_reliability_and_its_error_by_hand() -> None:
         reliability([0.1, 0.2], [True])
 
 
-def test_alike_hypotheses_are_listed_once_after_a_carry_over() -> None:
-    """Two that began after other pieces go on side by side; a list shows what they say only once."""
+def test_hypotheses_carried_over_after_other_pieces_go_on_side_by_side() -> None:
+    """They are never alike, whatever follows; a list shows what they say only once."""
     model = make_model()
     encoded_BTD, lens_B = make_encoded([30])
     search = build_search(model, BeamOptions(beam=6))
     (state,) = search.advance(encoded_BTD, lens_B, [search.initial_state()])
     carried = search.carried_over(state)
-    assert len(carried.hypotheses) > 2
-    carried = carried._replace(hypotheses=carried.hypotheses[1:])  # the one that has heard nothing wins
-    (after,) = search.advance(torch.flip(encoded_BTD, [1])[:, :4], lens_B, [carried])
+    nothing, *others = carried.hypotheses
+    assert nothing.score == 0.0 and len(others) == len({other.context for other in others}) > 1
+    weights = [0.0, -0.1]
+    for other, weight in zip(others, weights, strict=False):
+        other.score = weight  # as if they had been as good as each other
+    carried = carried._replace(hypotheses=tuple(others[:2]))
+    (after,) = search.advance(encoded_BTD[:, :2], lens_B.clamp(max=2), [carried])
+    alike = [
+        [hypothesis.origin for hypothesis in after.hypotheses if hypothesis.tokens == tokens]
+        for tokens in {hypothesis.tokens for hypothesis in after.hypotheses}
+    ]
+    assert max(map(len, alike)) == 2 and all(len(set(origins)) == len(origins) for origins in alike)
     listed = search.nbest(after)
-    assert len({tuple(entry.tokens) for entry in listed}) == len(listed) <= len(after.hypotheses)
-    assert len({hypothesis.origin for hypothesis in after.hypotheses}) > 1
+    assert len({tuple(entry.tokens) for entry in listed}) == len(listed) == len(alike)

@@ -95,6 +95,7 @@ def test_endpoints_are_those_of_an_independent_count(search: SearchOptions) -> N
             engine.reset(stream)
             starts.append(stream.num_decoded)
             assert stream.segment == said and not engine.result(stream).tokens
+            assert not engine.is_endpoint(stream)
     assert {(False, False), (True, True)} <= rule_of  # silence alone, and length
 
 
