@@ -8,6 +8,7 @@ Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner wid
 the streams, W frames ahead, V pieces, X pieces that were emitted.
 """
 
+from math import exp, log1p
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -136,18 +137,16 @@ class _Cursor:
 
 def _add_log_probs(cursors: list[_Cursor], said: list[tuple[int, int]], rows: list[Tensor]) -> None:
     """The probability of each piece that the streams said, with the blank and without, from the logits (X, V)
-    that chose it."""
+    that chose it. The blank has at most half of it all, or it would have been chosen."""
     if not said:
         return
-    logits_XV = torch.cat(rows).float()
-    pieces_X1 = torch.tensor([[piece] for _, piece in said], device=logits_XV.device)
-    logits_X = logits_XV.gather(1, pieces_X1)[:, 0]
-    others_X = logits_XV[:, BLANK_ID + 1 :].logsumexp(dim=1)
-    all_X = torch.logaddexp(others_X, logits_XV[:, BLANK_ID])
-    columns = torch.stack([logits_X - all_X, logits_X - others_X]).tolist()
-    for (stream, _), log_prob, log_confidence in zip(said, *columns, strict=True):
-        cursors[stream].found.log_probs.append(log_prob)
-        cursors[stream].found.log_confidences.append(log_confidence)
+    log_probs_XV = torch.cat(rows).float().log_softmax(dim=1)
+    # Two columns, the piece and the blank, in one read.
+    pieces_X2 = torch.tensor([(piece, BLANK_ID) for _, piece in said], device=log_probs_XV.device)
+    for (stream, _), (log_prob, blank) in zip(said, log_probs_XV.gather(1, pieces_X2).tolist(), strict=True):
+        found = cursors[stream].found
+        found.log_probs.append(log_prob)
+        found.log_confidences.append(log_prob - log1p(-exp(blank)))
 
 
 def _logits_ahead(
