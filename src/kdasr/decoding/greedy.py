@@ -135,13 +135,19 @@ class _Cursor:
 
 
 def _add_log_probs(cursors: list[_Cursor], said: list[tuple[int, int]], rows: list[Tensor]) -> None:
-    """The probability of each piece that the streams said, from the logits (X, V) that chose it."""
+    """The probability of each piece that the streams said, with the blank and without, from the logits (X, V)
+    that chose it."""
     if not said:
         return
-    log_probs_XV = torch.cat(rows).float().log_softmax(dim=-1)
-    pieces_X1 = torch.tensor([[piece] for _, piece in said], device=log_probs_XV.device)
-    for (stream, _), log_prob in zip(said, log_probs_XV.gather(1, pieces_X1)[:, 0].tolist(), strict=True):
+    logits_XV = torch.cat(rows).float()
+    pieces_X1 = torch.tensor([[piece] for _, piece in said], device=logits_XV.device)
+    logits_X = logits_XV.gather(1, pieces_X1)[:, 0]
+    others_X = logits_XV[:, BLANK_ID + 1 :].logsumexp(dim=1)
+    all_X = torch.logaddexp(others_X, logits_XV[:, BLANK_ID])
+    columns = torch.stack([logits_X - all_X, logits_X - others_X]).tolist()
+    for (stream, _), log_prob, log_confidence in zip(said, *columns, strict=True):
         cursors[stream].found.log_probs.append(log_prob)
+        cursors[stream].found.log_confidences.append(log_confidence)
 
 
 def _logits_ahead(

@@ -205,6 +205,9 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
         "words": [
             {
                 "word": word.text,
+                "start": word.start,
+                "end": word.end,
+                "confidence": round(word.confidence, 6),
                 "shown": word_shown(word, shown),
                 "wall": None if wall is None else round(word_shown(word, wall), 6),
                 "ref_index": ref_index.get(index),

@@ -113,7 +113,7 @@ def decode_cuts(
         log.info("%s: goes on after %d of %d utterances", journal.path, len(done), len(cuts))
     bad: list[BadUtterance] = []
     waiting = [cut for cut in cuts if cut.id not in done]
-    for batch in decode(_sound(waiting, load, bad, stop_at_bad)):
+    for batch in decode(sound_recordings(waiting, load, bad, stop_at_bad)):
         journal.append([make_record(recording, simulation, context) for recording, simulation in batch])
     place = {cut.id: index for index, cut in enumerate(cuts)}
     return sorted(journal.records, key=lambda record: place[record["id"]]), bad
@@ -124,14 +124,14 @@ def sound_cuts(
 ) -> tuple[list["MonoCut"], list[BadUtterance]]:
     """The cuts whose audio can be used, and the utterances whose audio cannot; all of it is read once."""
     bad: list[BadUtterance] = []
-    heard = {recording.id for recording in _sound(cuts, load, bad, stop_at_bad)}
+    heard = {recording.id for recording in sound_recordings(cuts, load, bad, stop_at_bad)}
     return [cut for cut in cuts if cut.id in heard], bad
 
 
-def _sound(
-    cuts: Iterable["MonoCut"], load: Load, bad: list[BadUtterance], stop_at_bad: bool
+def sound_recordings(
+    cuts: Iterable["MonoCut"], load: Load, bad: list[BadUtterance], stop_at_bad: bool = False
 ) -> Iterator[Recording]:
-    """The recordings whose audio can be used; `bad` gets the others."""
+    """The recordings whose audio can be used, one at a time; `bad` gets the others."""
     for cut in cuts:
         try:
             yield load(cut)
