@@ -1,6 +1,5 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
+from kdasr.common.failures import is_disk_full
 from kdasr.common.files import atomic_path
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.models.transducer.build import build_transducer
@@ -25,7 +25,6 @@ FOLDER = "checkpoints"
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
 REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
-_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +61,6 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path}: the disk is full, checkpoint not written; {survivor}. Free some space."
         ) from error
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a failed write lacked space: torch's zip writer hides the OSError behind a RuntimeError."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _DISK_ERRORS:
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
