@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_json, write_json, write_text
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.streaming.endpoint import EndpointRules
 from kdasr.streaming.evaluate import Recording
@@ -99,7 +99,7 @@ class RecordFile:
             self.records[key(record)] = record
             complete.append(line)
         self._key = key
-        path.write_text("".join(complete), encoding="utf-8")
+        write_text(path, "".join(complete))
 
     def add(self, records: Sequence[Record]) -> None:
         """Write some records at the end."""
