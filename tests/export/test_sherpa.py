@@ -51,6 +51,15 @@ def test_the_client_hears_what_the_pytorch_student_hears(student) -> None:
     assert found[0].num_resets == 0 and found[0].errors.words == 5
 
 
+@pytest.mark.parametrize("lengths", [(0, 1, 79, 80, 81), (79, 40), (1,)])
+def test_utterances_of_a_few_samples_are_compared_too(student, lengths: tuple[int, ...]) -> None:
+    """Below 80 samples there is no frame, and sherpa-onnx ends the process at a batch of nothing."""
+    short = [Spoken(f"short-{count}", bursts(1.0, count)[:count]) for count in lengths]
+    found = list(compare_with_sherpa(student.bundle, student.system, short))
+    assert [comparison.name for comparison in found] == WAYS
+    assert count_identical(found) == (len(short), len(short))
+
+
 def test_also_with_lookahead_and_without_left_context(other) -> None:
     compare(other.bundle, load_exported(other.bundle.folder))
 

@@ -10,6 +10,7 @@ import soundfile
 from streaming_helpers import bursts
 
 from kdasr.common.errors import UserError
+from kdasr.data.tokenizer import Tokenizer
 from kdasr.streaming.audio import AudioFile, check_audio, load_audio
 from kdasr.streaming.evaluate import load_recording
 from kdasr.streaming.joining import Pause, check_minutes, in_order, join, parse_gaps, pauses, plan_streams
@@ -157,20 +158,20 @@ def test_a_stretch_of_a_file_is_read_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_long_cut_is_the_same_whether_it_is_read_at_once_or_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     from lhotse import Recording
 
     soundfile.write(tmp_path / "long.wav", bursts(4.0, seed=3), 16000)
     cut = Recording.from_file(tmp_path / "long.wav").to_cut().truncate(offset=0.5, duration=3.0)
-    short = load_recording(cut)
+    short = load_recording(cut, tokenizer)
     assert isinstance(short.samples_N, np.ndarray)
     monkeypatch.setattr("kdasr.streaming.evaluate._LONG_SECONDS", 2.0)
-    long = load_recording(cut)
+    long = load_recording(cut, tokenizer)
     assert isinstance(long.samples_N, FileSource) and long.duration == short.duration == 3.0
     np.testing.assert_array_equal(long.samples_N[:], short.samples_N)
     monkeypatch.setattr("kdasr.streaming.latency._BLOCK", 1600)
     assert energy_onset(long.samples_N) == energy_onset(short.samples_N) is not None
     (tmp_path / "long.wav").unlink()
     with pytest.raises(UserError, match=r"long\.wav: audio of .* not found"):
-        load_recording(cut)
+        load_recording(cut, tokenizer)

@@ -1,13 +1,14 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
     batch_size,
     long_form_folder,
@@ -15,7 +16,7 @@ from kdasr.cli.long_form import (
     parse_long_form,
     show_progress,
 )
-from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.recognisable import int8_option, load_recognisable, move_to
 from kdasr.cli.search_options import (
     LanguageModelUse,
     build_recognizer,
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
     from kdasr.checkpoint import Bundle
-    from kdasr.streaming.evaluate import Record
+    from kdasr.data.bad import BadUtterance, MaxBad
+    from kdasr.streaming.endpoint import EndpointRules
+    from kdasr.streaming.evaluate import Record, Recording
     from kdasr.streaming.long_form_run import LongForm
     from kdasr.streaming.recognizer import StreamingRecognizer
+    from kdasr.streaming.simulate import Simulation
 
 log = get_logger(__name__)
 
@@ -49,6 +53,7 @@ class _Run:
 
     bundle: "Bundle"
     recognizer: "StreamingRecognizer"
+    endpoints: "EndpointRules | None"
     mode: str
     streams: int
     nbest: int
@@ -61,6 +66,7 @@ class _Run:
     checkpoint_sha256: str | None
     int8: bool
     long_form: "LongForm | None"
+    max_bad: "MaxBad"
 
 
 @click.command(name="decode")
@@ -95,7 +101,15 @@ class _Run:
 )
 @int8_option
 @search_options
+@endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
 @long_form_options
+@click.option(
+    "--max-bad",
+    default="1%",
+    show_default=True,
+    help="The most utterances of a part whose audio may be bad: a share (rounded up) or a number. They are "
+    "left out, named and counted; 0 stops at the first.",
+)
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",
@@ -117,6 +131,7 @@ def command(
     context: str | None,
     int8: bool,
     tail_seconds: float | None,
+    max_bad: str,
     max_utterances: int | None,
     out: Path | None,
     device: str,
@@ -138,13 +153,16 @@ def command(
     EXP is a system's folder, a checkpoint file, or a folder that `kdasr export` wrote, which onnxruntime runs
     (as streams only). Both modes give the same words under the same context; streaming also measures when
     each word would have been seen. A part that was decoded before from the same checkpoint, data and options
-    is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and summary.json.
+    is skipped; an interrupted one goes on where it was. Writes recogs.txt, errs.txt, utterances.jsonl and
+    summary.json.
 
     With --long-form, the utterances of a part are joined into streams in the order in which they were
     spoken, decoded in one batch with pauses of each length, with and without resets at endpoints, and scored
     beside the same utterances one by one. Writes long-form/<part>/ with streams.jsonl, single.jsonl and
     summary.json.
     """
+    from kdasr.data.bad import MaxBad
+
     setup_logging()
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
     if not names:
@@ -153,6 +171,9 @@ def command(
         raise UserError(f"--streams needs --mode streaming; it is {mode}")
     override = parse_context(context) if context else None
     lm_use = parse_language_model(lm, lm_scale, rescore)
+    if long_form:
+        needs("utterances one by one; --long-form decodes with and without", "endpoints")
+    rules = take_endpoints(search, default=long_form)
     options = parse_search(language_model=lm_use, **search)
     joined = parse_long_form(long_form, minutes, gaps, gap_noise)
     if joined is not None:
@@ -161,11 +182,15 @@ def command(
         needs("utterances one by one, not --long-form", "nbest")
         joined = batch_size(joined, streams)
         streams = joined.batch
+    if rules is not None and mode != "streaming":
+        raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
-    _move_to(bundle.model, device)
+    move_to(bundle.model, device)
+    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     run = _Run(
         bundle=bundle,
-        recognizer=build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use),
+        recognizer=recognizer if long_form else recognizer.with_endpoints(rules),
+        endpoints=rules,
         mode=mode,
         streams=streams,
         nbest=nbest,
@@ -178,6 +203,7 @@ def command(
         checkpoint_sha256=_sha256(bundle.path),
         int8=int8,
         long_form=joined,
+        max_bad=MaxBad.parse(max_bad),
     )
     if joined is not None and run.recognizer.context.is_full:
         log.warning(
@@ -216,6 +242,7 @@ def parse_context(text: str) -> Context:
 
 def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.streaming.evaluate import summarise_records, write_part
+    from kdasr.streaming.part_run import forget
 
     folder = run.out / run.mode / part
     cuts = _load_cuts(run, part)
@@ -227,12 +254,13 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records = _records(run, part, cuts)
+    records, bad = _records(run, part, cuts, folder, settings)
     summary = {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
+        "bad_utterances": [list(utterance) for utterance in bad],
         "faulty_word_times": _warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
@@ -240,29 +268,32 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         **settings,
     }
     write_part(folder, records, summary)
+    forget(folder)
     return summary
 
 
 def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import write_json
-    from kdasr.streaming.endpoint import EndpointRules
-    from kdasr.streaming.evaluate import load_recording
+    from kdasr.data.bad import report_bad
     from kdasr.streaming.joining import in_order
     from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
+    from kdasr.streaming.part_run import sound_cuts
 
-    assert run.long_form is not None
+    assert run.long_form is not None and run.endpoints is not None
     folder = long_form_folder(run.out, part)
-    rules = EndpointRules()
     cuts = _load_cuts(run, part)
-    settings = _settings(run, part, cuts) | run.long_form.settings(rules)
+    settings = _settings(run, part, cuts) | run.long_form.settings(run.endpoints)
     finished = _finished(folder, settings, run.force)
     if finished is not None:
         return finished
     if run.force:
         forget(folder)
+    load = _loader(run)
+    sound, bad = sound_cuts(cuts, load, run.max_bad.at_once)
+    report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
     conditions = decode_long_form(
-        run.recognizer.with_endpoints(rules),
-        [partial(load_recording, cut) for cut in in_order(cuts)],
+        run.recognizer.with_endpoints(run.endpoints),
+        [partial(load, cut) for cut in in_order(sound)],
         run.long_form,
         folder,
         settings,
@@ -272,6 +303,7 @@ def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
         "system": run.bundle.name,
         "part": part,
         "conditions": conditions,
+        "bad_utterances": [list(utterance) for utterance in bad],
         "train_steps": run.bundle.train_steps,
         "checkpoint": str(run.bundle.path),
         **settings,
@@ -298,6 +330,9 @@ def _settings(run: _Run, part: str, cuts: list["MonoCut"]) -> dict[str, Any]:
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
         "audio_fingerprint": audio_fingerprint(cuts),
+        "endpoint_rules": asdict(run.endpoints) if run.endpoints else None,
+        "calibration": asdict(run.bundle.calibration) if run.bundle.calibration else None,
+        "normalization": run.bundle.tokenizer.normalization,
     }
 
 
@@ -338,6 +373,13 @@ def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     return cuts
 
 
+def _loader(run: _Run) -> "Callable[[MonoCut], Recording]":
+    """What makes a recording of a cut, its words normalised as the system's pieces are."""
+    from kdasr.streaming.evaluate import load_recording
+
+    return partial(load_recording, tokenizer=run.bundle.tokenizer)
+
+
 def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
     """How many utterances have word times that cannot be true; no latency counts from them."""
     from kdasr.data.audio_files import quote
@@ -352,20 +394,30 @@ def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
     return len(faults)
 
 
-def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:
+def _records(
+    run: _Run, part: str, cuts: list["MonoCut"], folder: Path, settings: Mapping[str, Any]
+) -> tuple[list["Record"], list["BadUtterance"]]:
+    """The records of a part, and the utterances whose audio cannot be used, which count nowhere."""
     from rich.progress import track
 
-    from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
+    from kdasr.data.bad import report_bad
+    from kdasr.streaming.evaluate import decode_offline, decode_streaming
+    from kdasr.streaming.part_run import Journal, decode_cuts, forget
 
-    recordings = (load_recording(cut) for cut in cuts)
-    if run.mode == "streaming":
-        decoded = decode_streaming(run.recognizer, recordings, run.nbest, run.streams)
-    else:
-        decoded = decode_offline(run.recognizer, recordings, run.nbest)
     label = f"{run.bundle.name} {part} ({run.mode})"
-    shown = track(decoded, label, total=len(cuts), console=console, transient=True)
+
+    def decode(recordings: "Iterable[Recording]") -> "Iterator[list[tuple[Recording, Simulation]]]":
+        shown = track(recordings, label, total=len(cuts), console=console, transient=True)
+        if run.mode == "streaming":
+            return decode_streaming(run.recognizer, shown, run.nbest, run.streams)
+        return decode_offline(run.recognizer, shown, run.nbest)
+
+    if run.force:
+        forget(folder)
     context = run.recognizer.context if run.mode == "streaming" else None
-    return [make_record(recording, simulation, context) for recording, simulation in shown]
+    journal = Journal(folder, settings)
+    records, bad = decode_cuts(cuts, _loader(run), decode, context, journal, run.max_bad.at_once)
+    return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:
@@ -381,6 +433,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     table.add_column("part")
     for column in (
         "WER %",
+        "CER %",
         "first\ntoken",
         "\np50",
         "\np90",
@@ -395,6 +448,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
         table.add_row(
             summary["part"],
             _number(summary["wer"], 2),
+            _number(summary["cer"], 2),
             *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
             _number(summary["finalisation_ms"]["mean"], 0),
@@ -414,13 +468,6 @@ def _print_long_form(summaries: list[dict[str, Any]]) -> None:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _move_to(model: Any, device: str) -> None:
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def _default_out(exp: Path, bundle: "Bundle") -> Path:

@@ -16,6 +16,7 @@ from kdasr.common.logging import setup_logging
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from kdasr.data.tokenizer import Tokenizer
     from kdasr.export.check import Spoken
     from kdasr.streaming.long_form_run import LongForm
 
@@ -132,7 +133,7 @@ def _check(wanted: _Check) -> None:
         ours = load_bundle(wanted.against, wanted.checkpoint)
     else:
         ours = load_exported(wanted.folder, int8=wanted.int8)
-    parts = [_load(path) for path in wanted.cuts]
+    parts = [_load(path, ours.tokenizer) for path in wanted.cuts]
     utterances = [spoken for part in parts for spoken in part]
     found = [compare_with_sherpa(bundle, ours, utterances, int8=wanted.int8)]
     if wanted.long_form is not None:
@@ -149,7 +150,7 @@ def _check(wanted: _Check) -> None:
         sys.exit(1)
 
 
-def _load(path: Path) -> list["Spoken"]:
+def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
     """The utterances of a manifest; those of a data folder are found from any directory.
 
     Raises:
@@ -167,7 +168,7 @@ def _load(path: Path) -> list["Spoken"]:
         cuts = load_cuts(path.parent, part)
     else:
         cuts = _read_cuts(path)
-    recordings = (load_recording(cut) for cut in in_order(list(cuts)))
+    recordings = (load_recording(cut, tokenizer) for cut in in_order(list(cuts)))
     return [Spoken(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
 
 

@@ -18,7 +18,8 @@ from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import Emission, Samples, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.recognizer import Recognisable, StreamingRecognizer
+from kdasr.streaming.parts import Recognisable
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import join_words
 from kdasr.streaming.stream import Stream
 

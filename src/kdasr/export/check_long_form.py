@@ -11,7 +11,8 @@ from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.streaming.endpoint import EndpointRules
 from kdasr.streaming.joining import Pause, join, plan_streams
 from kdasr.streaming.long_form_run import LongForm
-from kdasr.streaming.recognizer import Recognisable, StreamingRecognizer
+from kdasr.streaming.parts import Recognisable
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.sources import Piece
 
 

@@ -102,7 +102,7 @@ def _best_student(rows: Sequence[ResultRow], part: str) -> str | None:
     students = [row for row in rows if row.part == part and row.system != "teacher"]
     if len(students) < 2:
         return None
-    return min(students, key=lambda row: row.wer.estimate).system
+    return min(students, key=lambda row: row.error_rate.estimate).system
 
 
 def _training(system: SystemRecord, rows: Sequence[ResultRow]) -> dict[str, Any]:

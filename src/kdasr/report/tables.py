@@ -26,7 +26,8 @@ _SUMMARIES = ("first_token", "emission_delay", "finalisation")
 _STATISTICS = ("mean", "p50", "p90", "p99")
 
 CSV_COLUMNS = (
-    *("system", "part", "mode", "context", "wer", "wer_low", "wer_high", "num_words", "num_utterances"),
+    *("system", "part", "mode", "context", "wer", "wer_low", "wer_high"),
+    *("cer", "cer_low", "cer_high", "measure", "num_words", "num_utterances"),
     *(f"{summary}_{statistic}_ms" for summary in _SUMMARIES for statistic in _STATISTICS),
     *("first_token_wall_mean_ms", "rtf", "params", "train_steps", "onset"),
 )
@@ -67,6 +68,7 @@ def write_results_csv(rows: Sequence[ResultRow], path: Path) -> None:
 def _csv_row(row: ResultRow) -> dict[str, Any]:
     cells = {name: getattr(row, name) for name in CSV_COLUMNS if hasattr(row, name)}
     cells |= {"wer": row.wer.estimate, "wer_low": row.wer.low, "wer_high": row.wer.high}
+    cells |= {"cer": row.cer.estimate, "cer_low": row.cer.low, "cer_high": row.cer.high}
     cells["first_token_wall_mean_ms"] = row.first_token_ms["wall_mean"]
     for summary in _SUMMARIES:
         values = getattr(row, f"{summary}_ms")
@@ -108,6 +110,7 @@ class _Column:
 _COLUMNS = (
     _Column("WER %", lambda row: number(row.wer.estimate, 2)),
     _Column("95 %", lambda row: f"{number(row.wer.low, 1)}–{number(row.wer.high, 1)}", 74),
+    _Column("CER %", lambda row: number(row.cer.estimate, 2), 100),
     _Column("words", lambda row: number(row.num_words), 120),
     _Column("utts", lambda row: number(row.num_utterances), 120),
     _Column("first\ntoken\nmean", lambda row: number(row.first_token_ms["mean"])),
@@ -127,11 +130,13 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("system", "against", "part"):
         table.add_column(name, no_wrap=True)
-    for name in ("fewer word errors, %", "first token earlier, ms", "steps"):
+    for name in ("fewer errors, %", "first token earlier, ms", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     for c in comparisons:
         steps = number(c.row_steps) + ("" if c.equal_steps else f" against {number(c.baseline_steps)}")
         errors = f"{signed(c.wer.estimate)} ({signed(c.wer.low)} to {signed(c.wer.high)})"
+        if c.measure == "cer":
+            errors += " (characters)"
         first = (
             f"{signed(c.first_token.estimate, 0)} "
             f"({signed(c.first_token.low, 0)} to {signed(c.first_token.high, 0)})"
@@ -151,7 +156,7 @@ def print_tables(
 ) -> None:
     """Print all tables on stdout."""
     console = wide_console()
-    console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval")
+    console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval, CER in percent")
     console.print(terminal_table(rows, console.width))
     if comparisons:
         console.print(

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
-from kdasr.data.audio_reading import HIGHEST_RATE, LOWEST_RATE, fault_in_samples, open_audio, read_block
+from kdasr.data.audio_reading import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    AudioError,
+    fault_in_samples,
+    open_audio,
+    read_block,
+)
 
 Samples = NDArray[np.float32]
 
@@ -148,5 +155,5 @@ def check_samples(samples: ArrayLike, source: str = "samples") -> Samples:
     array = array.astype(np.float32, copy=False)
     fault = fault_in_samples(array)
     if fault is not None:
-        raise UserError(f"{source}: {fault}")
+        raise AudioError(source, fault)
     return array
