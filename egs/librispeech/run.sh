@@ -6,7 +6,7 @@
 # Stages
 #   0 corpus (synthesise or download)   5 student, stage one (hidden states)
 #   1 manifests and features            6 student, stage two (output distributions)
-#   2 word pieces                       7 average checkpoints, offline decoding
+#   2 word pieces                       7 average, calibrate word confidence on dev, offline decoding
 #   3 teacher, averaged                 8 streaming decoding with latency
 #   4 streaming baselines               9 student exported for sherpa-onnx, which decodes the test parts
 #                                      10 test parts joined into long streams, with and without endpoints
@@ -174,6 +174,7 @@ if due 7; then
   say "Stage 7: averaged checkpoints, offline decoding"
   for system in $systems; do
     if [[ $system != teacher ]]; then kdasr average "$exp/$system"; fi
+    kdasr calibrate "$exp/$system" --data "$data" --parts "$dev_parts"
     launch "decode-offline-$system" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
   done
   finish_all
