@@ -181,10 +181,11 @@ def _keep_if_same(folder: Path, settings: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)
     path = folder / _SETTINGS
-    if not path.is_file() or read_json(path) != dict(settings):
+    written = json.loads(json.dumps(dict(settings)))  # a tuple comes back as a list
+    if not path.is_file() or read_json(path) != written:
         for name in (SINGLE, STREAMS):
             (folder / name).unlink(missing_ok=True)
-        write_json(path, dict(settings))
+        write_json(path, written)
 
 
 def _score_single(
