@@ -24,6 +24,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.loader import load_cuts, valid_batches
+from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.wer import word_errors
@@ -62,9 +63,10 @@ def search_all(
         listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
         for name, text, proposals in zip(batch.ids, batch.texts, listed, strict=True):
             texts = {p.pieces: tokenizer.decode(list(p.pieces)) for p in proposals}
-            errors = {pieces: word_errors(text, said).total for pieces, said in texts.items()}
+            ref = tokenizer.normalize(text)
+            errors = {pieces: word_errors(ref, said).total for pieces, said in texts.items()}
             first[name] = FirstGuess(greedy[name].num_pieces, proposals[0].score_per_piece)
-            heard.append(Heard(name, len(text.split()), proposals, errors))
+            heard.append(Heard(name, len(split_words(ref)), proposals, errors))
     return Searched(heard, first)
 
 

@@ -144,7 +144,8 @@ def main(exp: Path, data: Path, part: str, max_utterances: int) -> None:
     """Print the table as Markdown."""
     torch.set_num_threads(1)
     decoder = Decoder(load_bundle(exp))
-    recordings = [load_recording(cut) for cut in list(load_cuts(data, part))[:max_utterances]]
+    cuts = list(load_cuts(data, part))[:max_utterances]
+    recordings = [load_recording(cut, decoder.bundle.tokenizer) for cut in cuts]
     refs = [" ".join(recording.ref) for recording in recordings]
     click.echo("| decoded | WER % | sub | del | ins |\n|---|---|---|---|---|")
     alone = [decoder.decode(recording.samples_N) for recording in recordings]

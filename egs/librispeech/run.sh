@@ -9,7 +9,8 @@
 #   2 word pieces                       7 average checkpoints, offline decoding
 #   3 teacher, averaged                 8 streaming decoding with latency
 #   4 streaming baselines               9 student exported for sherpa-onnx, which decodes the test parts
-#                                      10 report
+#                                      10 test parts joined into long streams, with and without endpoints
+#                                      11 report
 #
 # Options
 #   --corpus NAME         synthetic (default) or librispeech
@@ -21,6 +22,7 @@
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --vocab-size N        word pieces, instead of the number in the configuration
 #   --systems "A B ..."   systems of the configuration to train (default: the four above; unified: see run_chunks.sh)
+#   --long-form "..."     options of kdasr decode --long-form in stage 10 (default: --gap-noise quiet --max-utterances 80)
 #   --seed N              seed of the corpus and of training (default: 1)
 #   --jobs J              processes side by side (default: 1)
 #   --override K=V        further option of the configuration; may be repeated
@@ -39,7 +41,8 @@ root=$(cd "$here/../.." && pwd)
 
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
 systems="teacher streaming streaming-init two-stage"
-seed=1 jobs=1 stage=0 stop_stage=10
+seed=1 jobs=1 stage=0 stop_stage=11
+long_form="--gap-noise quiet --max-utterances 80"
 overrides=() differs=0
 parse_options "$@"
 
@@ -102,7 +105,8 @@ check_export() {
   done
   if ((stale)); then
     mkdir -p "$exp/log"
-    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" | tee "$record.partial" || return
+    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" \
+      --long-form --gaps 1 --gap-noise quiet | tee "$record.partial" || return
     mv "$record.partial" "$record"
   else
     cat "$record"
@@ -190,8 +194,19 @@ if due 9 && wants two-stage; then
   if ! check_export; then differs=1; fi
 fi
 
+# Systems with a full context hear a stream at its end: kdasr says so and decodes nothing.
 if due 10; then
-  say "Stage 10: report"
+  say "Stage 10: long streams"
+  for system in $systems; do
+    # shellcheck disable=SC2086 # several options in one string
+    launch "decode-long-form-$system" \
+      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --long-form $long_form
+  done
+  finish_all
+fi
+
+if due 11; then
+  say "Stage 11: report"
   kdasr report "$exp" --data "$data"
 fi
 if ((differs)); then die "sherpa-onnx does not hear what the exported student hears: see stage 9 above"; fi

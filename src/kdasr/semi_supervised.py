@@ -100,16 +100,22 @@ def update_when_better(
             proposal.eval()  # measuring ends by putting the model into training mode
             assert measured is not None
             proposal.set_error(measured.criterion)
-            logger.info("proposal model: dev WER %.2f %%", measured.criterion)
+            logger.info("proposal model: dev %s %.2f %%", _measure(measured), measured.criterion)
         assert isinstance(system.model, Transducer)
         if proposal.consider(system.model, validation.criterion):
             logger.info(
-                "the model is the proposal model from now on (update %d), dev WER %.2f %%",
+                "the model is the proposal model from now on (update %d), dev %s %.2f %%",
                 int(proposal.updates),
+                _measure(validation),
                 validation.criterion,
             )
 
     return update
+
+
+def _measure(validation: Validation) -> str:
+    """The name of the criterion: WER, or CER."""
+    return next(iter(validation.scores)).upper()
 
 
 def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[str, str]]:
@@ -122,6 +128,7 @@ def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[s
             len(transcripts),
             len(cuts),
         )
+    transcripts = {name: system.tokenizer.normalize(text) for name, text in transcripts.items()}
     cuts, _ = report_unusable(cuts, system.tokenizer, config.data)
     if len(cuts) == 0:
         raise UserError(f"{folder}: no usable utterance in {', '.join(config.unpaired.parts)}")

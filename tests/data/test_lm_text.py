@@ -29,6 +29,8 @@ def test_the_lines_that_share_a_run_are_found(line: str, transcripts: list[str],
 
 
 def test_a_run_is_found_wherever_the_lines_were_cut() -> None:
+    spelled = KnownRuns(["UN CAFE\u0301\u200b\uff11\uff12 FOIS"], 4)
+    assert spelled.occur_in("JE BOIS UN CAFÉ 12 FOIS") and not spelled.occur_in("UN CAFE 12 FOIS")
     known = KnownRuns(["AND THEN THE CAT SAT", "DOWN THERE"], 3)
     assert known.occur_in("HE SAYS THE CAT SAT DOWN")
     assert not known.occur_in("THE CAT AND THEN SAT DOWN")

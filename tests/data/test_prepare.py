@@ -237,21 +237,24 @@ def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCapt
     assert (other.sampling_rate, other.num_frames) == (16000, 150)
 
 
-def test_wav_files_and_blank_lines_are_fine(root: Path) -> None:
+def test_wav_files_and_blank_lines_are_fine_and_letters_stay(root: Path) -> None:
     folder = root / "LibriSpeech" / DEV / "200" / "1"
     samples, rate = soundfile.read(folder / "200-1-0002.flac", dtype="float32")
     (folder / "200-1-0002.flac").unlink()
     soundfile.write(folder / "200-1-0002.wav", samples, rate)
     transcript = folder / "200-1.trans.txt"
-    transcript.write_text(transcript.read_text().lower() + "\n")
+    lines = [line.lower() for line in transcript.read_text().splitlines()]
+    lines[0] = "200-1-0000 Straße ılık İ  CAFE\u0301"
+    transcript.write_text("\n".join([*lines, "", ""]), encoding="utf-8")
     prepare_corpus(options(root))
     cuts = {cut.id: cut for cut in load_cuts(root / "data", DEV)}
     assert len(cuts) == 6
     np.testing.assert_allclose(cuts["200-1-0002"].load_audio()[0], samples, atol=1e-4)
-    for cut in cuts.values():
-        assert cut.supervisions[0].text.isupper()
-        assert cut.supervisions[0].speaker == cut.id[:3]
-        assert len(cut.supervisions[0].alignment["word"]) == len(cut.supervisions[0].text.split())
+    assert cuts["200-1-0000"].supervisions[0].text == "Straße ılık İ  CAFE\u0301"
+    for line in lines[1:]:
+        assert cuts[line[:10]].supervisions[0].text == line[11:]
+        assert len(cuts[line[:10]].supervisions[0].alignment["word"]) == len(line.split()) - 1
+    assert all(cut.supervisions[0].speaker == cut.id[:3] for cut in cuts.values())
 
 
 def test_alignments_are_optional_part_by_part(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -364,3 +367,14 @@ def test_tokens_are_trained_once_on_the_training_transcripts(root: Path) -> None
         prepare_tokens(root / "data", 5000)
     assert prepare_tokens(root / "data", 18).fingerprint == tokenizer.fingerprint
     assert prepare_tokens(root / "data", 19).vocab_size == 19
+
+
+def test_what_normalisation_changes_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    transcript = root / "LibriSpeech" / TRAIN / "100" / "1" / "100-1.trans.txt"
+    lines = transcript.read_text().splitlines()
+    lines[0] = "100-1-0000 Nº \uff11"
+    transcript.write_text("\n".join(lines), encoding="utf-8")
+    prepare_corpus(options(root))
+    with caplog.at_level(logging.INFO, logger="kdasr"):
+        prepare_tokens(root / "data", 100, at_most=True)
+    assert "1 of 6 transcripts are normalised by nmt_nfkc: 'Nº \uff11' as 'No 1'" in caplog.text

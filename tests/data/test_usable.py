@@ -19,25 +19,27 @@ def test_encoder_frames_are_those_of_the_front_end() -> None:
 
 
 def test_each_reason_is_counted_and_named(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
-    cuts = list(dummy_cuts(5, min_seconds=1.0, max_seconds=1.0, with_features=False))
+    cuts = list(dummy_cuts(6, min_seconds=1.0, max_seconds=1.0, with_features=False))
     cuts[1] = cuts[1].truncate(duration=0.2)
     cuts[2].supervisions[0].text = " ".join(["SEVEN"] * 40)
     cuts[3].supervisions[0].text = ""
     cuts[4].supervisions[0].text = "QUIZ"
+    cuts[5].supervisions[0].text = "ONE <blk> TWO"
     config = DataConfig(min_seconds=0.3, max_seconds=0.9)
     with caplog.at_level(logging.WARNING, logger="kdasr"):
         usable, unusable = report_unusable(cuts, tokenizer, config)  # type: ignore[arg-type]
-    assert (len(usable), len(unusable)) == (0, 5)
+    assert (len(usable), len(unusable)) == (0, 6)
     with caplog.at_level(logging.WARNING, logger="kdasr"):
         usable, unusable = report_unusable(cuts, tokenizer, DataConfig(min_seconds=0.3))  # type: ignore[arg-type]
     assert [cut.id for cut in usable] == ["cut-0000", "cut-0003", "cut-0004"]
     assert {item.id: item.reason.partition(" (")[0] for item in unusable} == {
         cuts[1].id: "shorter than 0.3 s",
         "cut-0002": "fewer encoder frames than pieces",
+        "cut-0005": "special symbols in the transcript",
     }
-    assert "4 of 5 utterances left out, longer than 0.9 s: cut-0000" in caplog.text
-    assert "1 of 5 utterances left out, shorter than 0.3 s" in caplog.text
-    assert "1 of 5 transcripts have characters unknown to" in caplog.text
+    assert "5 of 6 utterances left out, longer than 0.9 s: cut-0000" in caplog.text
+    assert "1 of 6 utterances left out, shorter than 0.3 s" in caplog.text
+    assert "1 of 6 transcripts have characters unknown to" in caplog.text
 
 
 def test_as_many_pieces_as_frames_is_the_limit(tokenizer: Tokenizer) -> None:

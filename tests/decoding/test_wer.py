@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import jiwer
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kdasr.decoding.wer import (
     AlignedPair,
     ErrorCounts,
     Utterance,
     align_words,
+    character_errors,
     word_errors,
     write_errs,
     write_recogs,
@@ -32,6 +36,23 @@ from kdasr.decoding.wer import (
 )
 def test_known_errors(ref: str, hyp: str, expected: ErrorCounts) -> None:
     assert word_errors(ref, hyp) == expected
+
+
+words = st.lists(st.text("AB中", min_size=1, max_size=3), max_size=4)
+
+
+@given(words, words)
+def test_character_errors_are_jiwers(ref: list[str], hyp: list[str]) -> None:
+    counts = character_errors(ref, hyp)
+    assert counts.words == len(" ".join(ref))
+    if ref:
+        assert counts.rate == pytest.approx(100 * jiwer.cer(" ".join(ref), " ".join(hyp)))
+    else:
+        assert counts == ErrorCounts(insertions=len(" ".join(hyp)))
+
+
+def test_words_are_split_at_spaces_alone() -> None:
+    assert word_errors("A\x85B C", "A B C") == ErrorCounts(1, 1, 0, 2)
 
 
 def test_alignment_names_both_sides() -> None:
@@ -75,6 +96,7 @@ def test_errs_sections(tmp_path: Path) -> None:
     assert (tmp_path / "errs.txt").read_text().splitlines() == [
         "%WER = 75.00",
         "Errors: 2 insertions, 2 deletions, 2 substitutions, over 8 reference words (4 correct)",
+        "%CER = 57.14",
         "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, "
         "INSERTIONS:, PER-WORD STATS:",
         "",

@@ -143,6 +143,15 @@ def test_pieces_that_are_not_the_joiners_are_found_on_opening(copy: Path, change
         load_exported(copy)
 
 
+def test_references_are_normalised_as_the_exported_pieces_are(copy: Path) -> None:
+    pieces = load_exported(copy).tokenizer
+    assert (pieces.normalization, pieces.normalize("CAFE\u0301\u200b\uff11")) == ("nmt_nfkc", "CAFÉ 1")
+    for rule, spelled in (("identity", "CAFE\u0301\u200b\uff11"), ("custom", "CAFE\u0301\u200b\uff11")):
+        rewrite(copy, normalization=rule)
+        pieces = load_exported(copy).tokenizer
+        assert (pieces.normalization, pieces.normalize("CAFE\u0301\u200b\uff11")) == ("identity", spelled)
+
+
 def test_a_piece_may_hold_what_looks_like_the_end_of_a_line(tmp_path: Path) -> None:
     pieces = ["<blk>", "a\x85b", "\u2028", "\x0c", "c\rd"]
     table = "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))

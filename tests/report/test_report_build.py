@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -48,6 +49,10 @@ def test_results_json_is_a_recomputation_from_the_utterances(experiment: Path, r
         assert row["num_words"] == words and row["num_utterances"] == NUM_UTTERANCES
         assert row["wer"] == pytest.approx(100 * errors / words)
         assert row["wer_ci"][0] <= row["wer"] <= row["wer_ci"][1]
+        distances = [jiwer.process_characters(u["ref"], u["hyp"]) for u in utterances]
+        edits = sum(d.substitutions + d.deletions + d.insertions for d in distances)
+        assert row["cer"] == pytest.approx(100 * edits / sum(len(u["ref"]) for u in utterances))
+        assert row["measure"] == "wer"
         first = [u["first_token_ms"] for u in utterances if u["first_token_ms"] is not None]
         expected = {f"p{rank}": np.percentile(first, rank) for rank in (50, 90, 99)}
         expected |= {"mean": np.mean(first), "count": len(first)}

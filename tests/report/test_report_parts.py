@@ -1,6 +1,7 @@
 """Reading logs, choosing utterances, and laying their tokens out in time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ from kdasr.report.experiment import (
 )
 from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
 from kdasr.report.page import environment_table
-from kdasr.report.results import result_rows
+from kdasr.report.plots import wer_plot
+from kdasr.report.results import comparisons, result_rows
+from kdasr.report.status import collect_notes
 from kdasr.report.style import system_styles
 from kdasr.report.timeline import Label, Lane, _place, token_labels
+from kdasr.report.wording import headline
 
 
 def _row(split: str, step: int, value: float) -> str:
@@ -49,6 +53,36 @@ def test_text_in_a_decoded_part_does_not_end_its_line(tmp_path: Path) -> None:
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in (row, other)]
     (folder / "utterances.jsonl").write_text("".join(lines), encoding="utf-8")
     assert read_part(folder, "streaming").utterances["other"].ref == "A\u2028B\x85C"
+
+
+def test_characters_are_compared_where_words_are_not_separated(tmp_path: Path) -> None:
+    said = {"streaming": ["明天天气好", "开灯"], "two-stage": ["今天天气好", "关灯"]}
+    for name, hypotheses in said.items():
+        write_part(tmp_path / name, name, SYSTEMS[name], "test-clean", 2)
+        folder = tmp_path / name / "decode" / "streaming" / "test-clean"
+        rows = [json.loads(line) for line in (folder / "utterances.jsonl").read_text().split("\n")[:-1]]
+        for row, ref, hyp in zip(rows, ["今天天气好", "开灯"], hypotheses, strict=True):
+            errors = {"sub": int(ref != hyp), "ins": 0, "del": 0, "words": 1}
+            row |= {"ref": ref, "hyp": hyp, "errors": errors}
+        (folder / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "wer": 50.0, "measure": "cer"}))
+    systems = read_experiments([tmp_path])
+    rows = result_rows(systems)
+    assert [(row.wer.estimate, row.error_rate.estimate) for row in rows] == [(50.0, 100 / 7)] * 2
+    (compared,) = comparisons(systems)
+    assert (compared.measure, compared.row_wer) == ("cer", pytest.approx(100 / 7))
+    assert "character errors" in headline([compared], ["test-clean"])
+    (note,) = [note for note in collect_notes(systems, rows, [tmp_path]) if note.subject == "test-clean"]
+    assert "compare the CER" in note.text
+    assert wer_plot(rows, system_styles(list(said))).title == "Character error rate"
+
+
+def test_capitals_alone_are_shown_in_lower_case() -> None:
+    tokens, words = [ShownToken("▁I", 3, 0.64)], [ShownWord("I", 0.64, 0)]
+    for ref, shown in (("I", "i"), ("I am", "I"), ("Iİ", "I")):
+        (label,) = token_labels(replace(_utterance(tokens, words), ref=ref))
+        assert label.runs == [(shown, False)]
 
 
 def test_training_plot_has_a_panel_per_term_and_marks_the_stage_switch(tmp_path: Path) -> None:

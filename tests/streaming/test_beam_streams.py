@@ -114,7 +114,8 @@ class _Script:
     def best(self, state: int, start: int = 0, final: bool = False) -> Hypothesis:
         tokens = self.displays[state]
         frames = [4 * state + place for place in range(len(tokens))]
-        return Hypothesis(tokens[start:], frames[start:], [-0.5 * token for token in tokens[start:]])
+        log_probs = [-0.5 * token for token in tokens[start:]]
+        return Hypothesis(tokens[start:], frames[start:], log_probs, log_probs)
 
 
 def _window(number: int) -> float:

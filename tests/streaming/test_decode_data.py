@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,15 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from experiment_folder import prepare_part, write_experiment
+from lhotse.supervision import AlignmentItem
 
 from kdasr.cli.decode import command as decode
-from kdasr.testing import tone, write_corpus
+from kdasr.data.tokenizer import train_tokenizer
+from kdasr.decoding.wer import character_errors
+from kdasr.streaming.evaluate import load_recording, make_record, summarise_records
+from kdasr.streaming.result import Result, Token
+from kdasr.streaming.simulate import Simulation
+from kdasr.testing import dummy_cuts, tone, write_corpus
 
 PART = "test-clean"
 
@@ -77,3 +84,32 @@ def test_word_times_that_cannot_be_true_give_no_latency(root: Path, start: float
     )
     assert decoded.utterances[0]["ref_words"] == [] and decoded.summary["onset"] == "energy"
     assert "NaN" not in json.dumps(decoded.summary)
+
+
+def test_a_perfect_recogniser_makes_no_error_and_its_words_keep_their_times(tmp_path: Path) -> None:
+    text = "CAFE\u0301 \uff11\u200bNº\u0085x…"
+    tokenizer = train_tokenizer([text], 40, tmp_path, at_most=True)
+    (cut,) = dummy_cuts(1, 2.0, 2.0, with_features=False)
+    symbols = ["CAFE\u0301", "\uff11", "Nº", "x…"]
+    items = [AlignmentItem(symbol, 0.1 + 0.4 * index, 0.3) for index, symbol in enumerate(symbols)]
+    cut.supervisions = [replace(cut.supervisions[0], text=text).with_alignment("word", items)]
+    recording = load_recording(cut, tokenizer)
+    assert recording.ref == ["CAFÉ", "1", "No", "x..."]
+    assert [(word.word, word.start) for word in recording.ref_words] == [
+        ("CAFÉ", 0.1), ("1", 0.5), ("No", 0.9), ("x...", 1.3),
+    ]  # fmt: skip
+    pieces = [tokenizer.piece(index) for index in tokenizer.encode(text)]
+    tokens = [Token(0, piece, frame, 2.0) for frame, piece in enumerate(pieces)]
+    record = make_record(recording, Simulation(Result(tokens, is_final=True), None, 0.1), None)
+    summary = summarise_records([record])
+    assert (summary["wer"], summary["cer"], summary["measure"]) == (0.0, 0.0, "wer")
+    assert (summary["num_words"], summary["num_chars"]) == (4, len("CAFÉ 1 No x..."))
+    assert summary["emission_delay_ms"]["count"] == 4
+
+
+def test_the_summary_says_how_text_was_normalised(root: Path) -> None:
+    summary, (record,), output = run(root)
+    assert summary["normalization"] == "nmt_nfkc" and "CER %" in output
+    counts = character_errors(record["ref"].split(), record["hyp"].split())
+    assert summary["cer"] == pytest.approx(100 * counts.total / counts.words)
+    assert summary["char_errors"]["sub"] == counts.substitutions

@@ -98,8 +98,9 @@ def test_endpoints_are_those_of_an_independent_count(search: SearchOptions) -> N
     assert {(False, False), (True, True)} <= rule_of  # silence alone, and length
 
 
-def _heard(engine: StreamingRecognizer, stream: Stream, offset: int = 0) -> list[tuple[int, int, float]]:
-    return [(token.id, token.frame - offset, token.log_prob) for token in engine.result(stream).tokens]
+def _heard(engine: StreamingRecognizer, stream: Stream, offset: int = 0) -> list[tuple[float, ...]]:
+    tokens = engine.result(stream).tokens
+    return [(token.id, token.frame - offset, token.log_prob, token.log_confidence) for token in tokens]
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
@@ -174,9 +175,12 @@ def test_word_times_of_a_joined_stream_are_those_of_the_single_ones(
 
 def test_a_word_is_not_joined_across_segments() -> None:
     first, second = (
-        Result([Token(5, "\u2581CD", 3, 0.3, -0.1), Token(4, "B", 4, 0.3, -0.1)], True),
+        Result([Token(5, "\u2581CD", 3, 0.3, -0.1, 0.0), Token(4, "B", 4, 0.3, -0.1, 0.0)], True),
         Result(
-            [Token(6, "E", 90, 4.0, -0.1), Token(3, "\u2581A", 95, 4.2, -0.1)], True, segment=1, start=3.2
+            [Token(6, "E", 90, 4.0, -0.1, 0.0), Token(3, "\u2581A", 95, 4.2, -0.1, 0.0)],
+            True,
+            segment=1,
+            start=3.2,
         ),
     )
     assert join_segments([first, second]).text == "CDB E A"

@@ -301,7 +301,7 @@ def test_contexts_on_the_command_line() -> None:
 
 
 def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
-    tokens = [Token(3, "\u2581A", 5, 0.5, -0.25)]
+    tokens = [Token(3, "\u2581A", 5, 0.5, -0.25, -0.125)]
     simulation = Simulation(Recognised(tokens, is_final=True), [0.6], 0.1)
     speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
     full = Context.full()

@@ -65,7 +65,7 @@ def test_rows_say_what_their_readers_expect(tmp_path: Path) -> None:
     assert [row["step"] for row in valid] == [3, 6]
     common = {"split", "stage", "step", "stage_step", "total", "terms", "seconds"}
     assert set(train[0]) == common | {"lr", "grad_norm", "audio_hours_per_second"}
-    assert set(valid[0]) == common | {"wer"}
+    assert set(valid[0]) == common | {"wer", "cer"}
     for row in (*train, *valid):
         expected = sum(weight * row["terms"][name] for name, weight in TWO_TERMS.items())
         assert row["total"] == pytest.approx(expected, rel=1e-5)

@@ -39,6 +39,9 @@ class Letters:
     vocab_size = VOCAB
     fingerprint = "letters"
 
+    def normalize(self, text: str) -> str:
+        return text
+
     def decode(self, ids: list[int]) -> str:
         return " ".join(chr(ord("a") + index) for index in ids)
 

@@ -1,12 +1,14 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
     batch_size,
     long_form_folder,
@@ -14,7 +16,7 @@ from kdasr.cli.long_form import (
     parse_long_form,
     show_progress,
 )
-from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.recognisable import int8_option, load_recognisable, move_to
 from kdasr.cli.search_options import (
     LanguageModelUse,
     build_recognizer,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from kdasr.checkpoint import Bundle
     from kdasr.data.bad import BadUtterance, MaxBad
+    from kdasr.streaming.endpoint import EndpointRules
     from kdasr.streaming.evaluate import Record, Recording
     from kdasr.streaming.long_form_run import LongForm
     from kdasr.streaming.recognizer import StreamingRecognizer
@@ -50,6 +53,7 @@ class _Run:
 
     bundle: "Bundle"
     recognizer: "StreamingRecognizer"
+    endpoints: "EndpointRules | None"
     mode: str
     streams: int
     nbest: int
@@ -97,6 +101,7 @@ class _Run:
 )
 @int8_option
 @search_options
+@endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
 @long_form_options
 @click.option(
     "--max-bad",
@@ -166,6 +171,9 @@ def command(
         raise UserError(f"--streams needs --mode streaming; it is {mode}")
     override = parse_context(context) if context else None
     lm_use = parse_language_model(lm, lm_scale, rescore)
+    if long_form:
+        needs("utterances one by one; --long-form decodes with and without", "endpoints")
+    rules = take_endpoints(search, default=long_form)
     options = parse_search(language_model=lm_use, **search)
     joined = parse_long_form(long_form, minutes, gaps, gap_noise)
     if joined is not None:
@@ -174,11 +182,15 @@ def command(
         needs("utterances one by one, not --long-form", "nbest")
         joined = batch_size(joined, streams)
         streams = joined.batch
+    if rules is not None and mode != "streaming":
+        raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
-    _move_to(bundle.model, device)
+    move_to(bundle.model, device)
+    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     run = _Run(
         bundle=bundle,
-        recognizer=build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use),
+        recognizer=recognizer if long_form else recognizer.with_endpoints(rules),
+        endpoints=rules,
         mode=mode,
         streams=streams,
         nbest=nbest,
@@ -194,10 +206,11 @@ def command(
         max_bad=MaxBad.parse(max_bad),
     )
     if joined is not None and run.recognizer.context.is_full:
-        raise UserError(
-            f"--long-form: {bundle.name} has a full context and hears a stream at its end; leave it out, or "
-            "give a --context"
+        log.warning(
+            "%s has a full context and hears a stream at its end: no long form without a --context",
+            bundle.name,
         )
+        return
     if joined is None:
         _print_table([_decode_part(run, part) for part in names])
     else:
@@ -262,26 +275,25 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
 def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import write_json
     from kdasr.data.bad import report_bad
-    from kdasr.streaming.endpoint import EndpointRules
     from kdasr.streaming.joining import in_order
     from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
     from kdasr.streaming.part_run import sound_cuts
 
-    assert run.long_form is not None
+    assert run.long_form is not None and run.endpoints is not None
     folder = long_form_folder(run.out, part)
-    rules = EndpointRules()
     cuts = _load_cuts(run, part)
-    settings = _settings(run, part, cuts) | run.long_form.settings(rules)
+    settings = _settings(run, part, cuts) | run.long_form.settings(run.endpoints)
     finished = _finished(folder, settings, run.force)
     if finished is not None:
         return finished
     if run.force:
         forget(folder)
-    sound, bad = sound_cuts(cuts, run.max_bad.at_once)
+    load = _loader(run)
+    sound, bad = sound_cuts(cuts, load, run.max_bad.at_once)
     report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
     conditions = decode_long_form(
-        run.recognizer.with_endpoints(rules),
-        in_order(sound),
+        run.recognizer.with_endpoints(run.endpoints),
+        [partial(load, cut) for cut in in_order(sound)],
         run.long_form,
         folder,
         settings,
@@ -318,6 +330,9 @@ def _settings(run: _Run, part: str, cuts: list["MonoCut"]) -> dict[str, Any]:
         "max_utterances": run.max_utterances,
         "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
         "audio_fingerprint": audio_fingerprint(cuts),
+        "endpoint_rules": asdict(run.endpoints) if run.endpoints else None,
+        "calibration": asdict(run.bundle.calibration) if run.bundle.calibration else None,
+        "normalization": run.bundle.tokenizer.normalization,
     }
 
 
@@ -358,6 +373,13 @@ def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     return cuts
 
 
+def _loader(run: _Run) -> "Callable[[MonoCut], Recording]":
+    """What makes a recording of a cut, its words normalised as the system's pieces are."""
+    from kdasr.streaming.evaluate import load_recording
+
+    return partial(load_recording, tokenizer=run.bundle.tokenizer)
+
+
 def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
     """How many utterances have word times that cannot be true; no latency counts from them."""
     from kdasr.data.audio_files import quote
@@ -394,7 +416,7 @@ def _records(
         forget(folder)
     context = run.recognizer.context if run.mode == "streaming" else None
     journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, decode, context, journal, run.max_bad.at_once)
+    records, bad = decode_cuts(cuts, _loader(run), decode, context, journal, run.max_bad.at_once)
     return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 
@@ -411,6 +433,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     table.add_column("part")
     for column in (
         "WER %",
+        "CER %",
         "first\ntoken",
         "\np50",
         "\np90",
@@ -425,6 +448,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
         table.add_row(
             summary["part"],
             _number(summary["wer"], 2),
+            _number(summary["cer"], 2),
             *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
             _number(summary["finalisation_ms"]["mean"], 0),
@@ -444,13 +468,6 @@ def _print_long_form(summaries: list[dict[str, Any]]) -> None:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _move_to(model: Any, device: str) -> None:
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def _default_out(exp: Path, bundle: "Bundle") -> Path:

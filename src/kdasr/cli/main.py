@@ -17,6 +17,7 @@ VERBS = {
     "text": "Text for a language model, without the transcripts of some parts.",
     "train": "Train one system of a recipe, stage by stage.",
     "average": "Average the last checkpoints of an experiment.",
+    "calibrate": "Calibrate the confidence of words on dev parts.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
     "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",

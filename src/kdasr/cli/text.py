@@ -41,10 +41,13 @@ def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | N
     """
     from kdasr.data.lm_text import write_unknown_lines
     from kdasr.data.text import transcript_sources
+    from kdasr.data.tokenizer import MODEL_NAME, Tokenizer
 
     setup_logging()
     names = parts.replace(",", " ").split()
     transcripts = (line for source in transcript_sources(data_dir, names) for line in source.lines)
     target = out or data_dir / "lm-text.txt"
-    counts = write_unknown_lines(sources, transcripts, target, length)
+    tokens = data_dir / "tokens"
+    normalize = Tokenizer.load(tokens).normalize if (tokens / MODEL_NAME).is_file() else None
+    counts = write_unknown_lines(sources, transcripts, target, length, normalize)
     click.echo(f"{target}: {counts.kept} lines; {counts.dropped} left out that occur in transcripts")

@@ -10,6 +10,7 @@ from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.corpus_check import PartListing
+from kdasr.data.text_normalization import TextNormalizer
 from kdasr.data.word_times import fault_in_times
 
 log = get_logger(__name__)
@@ -30,6 +31,7 @@ def part_alignments(listing: PartListing) -> dict[str, list[AlignmentItem]]:
     alignments: dict[str, list[AlignmentItem]] = {}
     faults: list[str] = []
     different: list[str] = []
+    normalize = TextNormalizer()
     for utterance in listing.utterances:
         items = read.get(utterance.id)
         if items is None:
@@ -40,7 +42,8 @@ def part_alignments(listing: PartListing) -> dict[str, list[AlignmentItem]]:
             faults.append(f"{utterance.id} ({fault})")
             continue
         alignments[utterance.id] = items
-        if " ".join(item.symbol for item in items if item.symbol).upper() != utterance.text.upper():
+        words = " ".join(item.symbol for item in items if item.symbol)
+        if normalize(words).casefold() != normalize(utterance.text).casefold():
             different.append(utterance.id)
     for what, names in (
         ("alignment(s) left out, with times that cannot be true", faults),

@@ -28,7 +28,7 @@ def part_manifests(
 ) -> tuple[RecordingSet, SupervisionSet, list[BadUtterance]]:
     """Lhotse's manifests of one part, and the utterances whose audio cannot be converted.
 
-    Texts are in upper case, audio is at 16 kHz with one channel, and all is sorted by id.
+    Texts are as they are, audio is at 16 kHz with one channel, and all is sorted by id.
 
     They are those of `lhotse.recipes.prepare_librispeech`, which finds neither linked folders nor wav files.
     Audio at another rate, with several channels, or in another format than flac and wav is converted once,
@@ -107,7 +107,7 @@ def _supervision(
         duration=duration,
         channel=0,
         speaker=utterance.id.partition("-")[0],
-        text=utterance.text.upper(),
+        text=utterance.text,
         alignment={"word": alignments[utterance.id]} if utterance.id in alignments else None,
     )
 

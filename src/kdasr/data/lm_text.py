@@ -7,13 +7,16 @@ words with a transcript, wherever the two were cut into lines. Shorter lines go 
 one that is a part of a transcript stays.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path
 from kdasr.data.text import read_lines
+from kdasr.data.text_normalization import TextNormalizer, split_words
+
+Normalize = Callable[[str], str]
 
 
 @dataclass
@@ -27,11 +30,12 @@ class Filtered:
 class KnownRuns:
     """Runs of words that occur in some transcripts: by their hashes, some 70 bytes each."""
 
-    def __init__(self, transcripts: Iterable[str], length: int) -> None:
+    def __init__(self, transcripts: Iterable[str], length: int, normalize: Normalize | None = None) -> None:
         """
         Args:
             transcripts: whose words, separated by spaces.
             length: words of a run; of a shorter transcript all words are one.
+            normalize: gives transcripts and lines one spelling; that of a tokenizer. None: the usual rule.
 
         Raises:
             ValueError: a length below 1.
@@ -39,6 +43,7 @@ class KnownRuns:
         if length < 1:
             raise ValueError(f"runs of {length} words")
         self.length = length
+        self._normalize = normalize or TextNormalizer()
         self._hashes = {run for text in transcripts for run in self._runs(text)}
 
     def occur_in(self, line: str) -> bool:
@@ -46,7 +51,7 @@ class KnownRuns:
         return any(run in self._hashes for run in self._runs(line))
 
     def _runs(self, text: str) -> Iterator[int]:
-        words = text.split()
+        words = split_words(self._normalize(text))
         if not words:
             return
         for start in range(max(len(words) - self.length, 0) + 1):
@@ -54,16 +59,21 @@ class KnownRuns:
 
 
 def write_unknown_lines(
-    sources: Iterable[Path], transcripts: Iterable[str], out: Path, length: int
+    sources: Iterable[Path],
+    transcripts: Iterable[str],
+    out: Path,
+    length: int,
+    normalize: Normalize | None = None,
 ) -> Filtered:
     """Copy the lines of some texts that share no run of `length` words with a transcript.
 
-    Empty lines are left out. `out` is written in one step; a text is read line by line, once.
+    Lines are compared in the spelling of `normalize` (see `KnownRuns`) and copied in their own. Empty lines
+    are left out. `out` is written in one step; a text is read line by line, once.
 
     Raises:
         UserError: a text is missing or is not text, or nothing is left of them.
     """
-    known = KnownRuns(transcripts, length)
+    known = KnownRuns(transcripts, length, normalize)
     counts = Filtered()
     with atomic_path(out) as partial, partial.open("w", encoding="utf-8") as file:
         for source in sources:

@@ -20,7 +20,6 @@ from kdasr.data.config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
 from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
-from kdasr.data.pauses import check_gain_config
 from kdasr.data.reported import Reported, raising
 from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
@@ -60,7 +59,6 @@ class TrainLoader(BatchStream[Batch]):
         """
         super().__init__()
         check_join_config(config.join)
-        check_gain_config(config.gain)
         cuts, _ = report_unusable(select_speeds(cuts, config.speed_perturbation), tokenizer, config)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")

@@ -14,6 +14,7 @@ from lhotse import CutSet, Recording, RecordingSet, SupervisionSet
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, read_json, sha256, write_json
 from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import quote
 from kdasr.data.bad import BadUtterance, MaxBad, ids_of, report_bad
 from kdasr.data.corpus_check import PartListing, find_alignments, find_corpus, list_part
 from kdasr.data.features import FeatureStats, utterance_of
@@ -22,6 +23,7 @@ from kdasr.data.folder import RECORD, VERSION, cuts_path, load_record, manifest_
 from kdasr.data.librispeech import part_cuts, part_manifests
 from kdasr.data.part_features import check_part, settings_key, store_part
 from kdasr.data.staging import Staged, Workers
+from kdasr.data.text_normalization import one_space
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 
 log = get_logger(__name__)
@@ -270,7 +272,20 @@ def prepare_tokens(data_dir: Path, vocab_size: int, *, at_most: bool = False) ->
         made = train_tokenizer(texts, vocab_size, staged.partial, at_most=at_most).vocab_size
         write_json(staged.partial / "tokens.json", settings)
         staged.publish()
+    tokenizer = Tokenizer.load(out_dir)
     log.info("%s: %d pieces from %d transcripts", out_dir, made, len(texts))
+    _log_normalization(tokenizer, texts)
     if made < vocab_size:
         log.warning("%s: the transcripts give no more than %d of %d pieces", out_dir, made, vocab_size)
-    return Tokenizer.load(out_dir)
+    return tokenizer
+
+
+def _log_normalization(tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Which transcripts are trained on, and scored, in other letters than those they are written in."""
+    pairs = ((one_space(text).strip(), tokenizer.normalize(text)) for text in texts)
+    changed = [f"'{before}' as '{after}'" for before, after in pairs if before != after]
+    if changed:
+        log.info(
+            "%d of %d transcripts are normalised by %s: %s",
+            len(changed), len(texts), tokenizer.normalization, quote(changed),
+        )  # fmt: skip

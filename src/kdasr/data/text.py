@@ -18,6 +18,7 @@ from kdasr.common.logging import get_logger
 from kdasr.common.ranges import MAY_MOVE, Items, at_least
 from kdasr.data.audio_files import SHOWN
 from kdasr.data.folder import load_cuts
+from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
 
@@ -81,7 +82,7 @@ class EncodedText:
                     continue
                 pieces.extend(found)
                 starts.append(len(pieces))
-                words.append(len(text.split()))
+                words.append(len(split_words(tokenizer.normalize(text))))
                 places.append(total - 1)
         names = ", ".join(source.name for source in sources) or "no text"
         for reason, count in skipped.items():

@@ -10,12 +10,13 @@ import sentencepiece
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, write_text
+from kdasr.data.text_normalization import WORD_START, TextNormalizer, one_space
+
+__all__ = ["WORD_START", "Tokenizer", "train_tokenizer"]
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 MODEL_NAME = "bpe.model"
 TABLE_NAME = "tokens.txt"
-WORD_START = "\u2581"
-"""SentencePiece's mark at the start of a word."""
 
 
 class Tokenizer:
@@ -38,6 +39,7 @@ class Tokenizer:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError:
             raise UserError(f"{model_path}: not a SentencePiece model") from None
+        self._normalizer = TextNormalizer(model)
         special = [self.piece(index) for index in range(min(3, self.vocab_size))]
         if special != [BLANK, SOS_EOS, UNK]:
             raise UserError(
@@ -64,9 +66,18 @@ class Tokenizer:
         """Number of pieces, special ones included."""
         return self._processor.GetPieceSize()
 
+    @property
+    def normalization(self) -> str:
+        """The name of the rule by which text is normalised before it is cut into pieces."""
+        return self._normalizer.name
+
+    def normalize(self, text: str) -> str:
+        """The words that the pieces of `text` spell: what a recogniser is compared with."""
+        return self._normalizer(text)
+
     def encode(self, text: str) -> list[int]:
-        """Piece ids of a transcript; characters never seen in training become `unk_id`."""
-        return self._processor.EncodeAsIds(text)
+        """Piece ids of a transcript, normalised; characters never seen in training become `unk_id`."""
+        return self._processor.EncodeAsIds(one_space(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some pieces; special ids have none."""
@@ -91,7 +102,7 @@ def train_tokenizer(
     Raises:
         UserError: no text, or a size that the text cannot fill or that cannot hold its characters.
     """
-    sentences = [text for text in texts if text.strip()]
+    sentences = [one_space(text) for text in texts if text.strip()]
     if not sentences:
         raise UserError("no transcripts to train the tokenizer on")
     model = io.BytesIO()

@@ -33,7 +33,8 @@ def cut_text(cut: MonoCut) -> str:
 
 
 def report_unusable(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> tuple[CutSet, list[Unusable]]:
-    """Split off the utterances that are too short, too long, or have fewer encoder frames than pieces.
+    """Split off the utterances that are too short, too long, or have fewer encoder frames than pieces, and
+    those with a piece in their transcript that is no text, such as `<blk>`.
 
     The log gets ids and counts of these, and of transcripts with characters that the tokenizer does not
     know (which stay in, with `<unk>` pieces).
@@ -42,6 +43,7 @@ def report_unusable(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> t
     unusable: list[Unusable] = []
     by_kind: dict[str, list[str]] = defaultdict(list)
     unknown: list[str] = []
+    special = {tokenizer.blank_id, tokenizer.sos_eos_id}
     for cut in cuts:
         pieces = tokenizer.encode(cut_text(cut))
         frames = num_encoder_frames(num_feature_frames(round(cut.duration * SAMPLE_RATE)))
@@ -49,6 +51,8 @@ def report_unusable(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> t
             kind, value = f"shorter than {config.min_seconds:g} s", f"{cut.duration:.2f} s"
         elif cut.duration > config.max_seconds:
             kind, value = f"longer than {config.max_seconds:g} s", f"{cut.duration:.2f} s"
+        elif not special.isdisjoint(pieces):
+            kind, value = "special symbols in the transcript", cut_text(cut)
         elif frames < max(1, len(pieces)):
             kind, value = "fewer encoder frames than pieces", f"{frames} frames, {len(pieces)} pieces"
         else:

@@ -160,6 +160,7 @@ class BeamSearch:
                     tokens=[item.token for item in emissions],
                     frames=[item.frame for item in emissions],
                     log_probs=[item.log_prob for item in emissions],
+                    log_confidences=[item.log_confidence for item in emissions],
                     score=score,
                     fused=fused,
                 )

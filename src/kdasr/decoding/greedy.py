@@ -94,13 +94,15 @@ def greedy_chunk(
             logits_NWV[..., BLANK_ID] -= blank_penalty
         emitted: dict[int, int] = {}
         places = []
+        width = logits_NWV.shape[1]
         for row, (stream, pieces) in enumerate(zip(streams, logits_NWV.argmax(dim=-1).tolist(), strict=True)):
             ahead = cursors[stream].move(pieces, max_symbols_per_frame)
             if ahead is not None:
                 emitted[stream] = pieces[ahead]
-                places.append((row, ahead))
+                places.append(row * width + ahead)
         if emitted:
-            rows.append(_rows(logits_NWV, places))
+            places_X = torch.tensor(places, device=logits_NWV.device)
+            rows.append(logits_NWV.flatten(0, 1).index_select(0, places_X))
             said += emitted.items()
             state = _advance(model, state, list(emitted), list(emitted.values()))
     _add_log_probs(cursors, said, rows)
@@ -132,23 +134,20 @@ class _Cursor:
         return None
 
 
-def _rows(logits_NWV: Tensor, places: list[tuple[int, int]]) -> Tensor:
-    """The logits (X, V) of some streams at some frames ahead."""
-    if len(places) == 1:
-        row, ahead = places[0]
-        return logits_NWV[row, ahead : ahead + 1]
-    index_X2 = torch.tensor(places, device=logits_NWV.device)
-    return logits_NWV[index_X2[:, 0], index_X2[:, 1]]
-
-
 def _add_log_probs(cursors: list[_Cursor], said: list[tuple[int, int]], rows: list[Tensor]) -> None:
-    """The probability of each piece that the streams said, from the logits (X, V) that chose it."""
+    """The probability of each piece that the streams said, with the blank and without, from the logits (X, V)
+    that chose it."""
     if not said:
         return
-    log_probs_XV = torch.cat(rows).float().log_softmax(dim=-1)
-    pieces_X1 = torch.tensor([[piece] for _, piece in said], device=log_probs_XV.device)
-    for (stream, _), log_prob in zip(said, log_probs_XV.gather(1, pieces_X1)[:, 0].tolist(), strict=True):
+    logits_XV = torch.cat(rows).float()
+    pieces_X1 = torch.tensor([[piece] for _, piece in said], device=logits_XV.device)
+    logits_X = logits_XV.gather(1, pieces_X1)[:, 0]
+    others_X = logits_XV[:, BLANK_ID + 1 :].logsumexp(dim=1)
+    all_X = torch.logaddexp(others_X, logits_XV[:, BLANK_ID])
+    columns = torch.stack([logits_X - all_X, logits_X - others_X]).tolist()
+    for (stream, _), log_prob, log_confidence in zip(said, *columns, strict=True):
         cursors[stream].found.log_probs.append(log_prob)
+        cursors[stream].found.log_confidences.append(log_confidence)
 
 
 def _logits_ahead(

@@ -20,12 +20,20 @@ class Hypothesis:
     """Encoder frame (40 ms each) of each piece, counted from the first frame that was searched."""
     log_probs: list[float] = field(default_factory=list, compare=False)
     """Natural logarithm of what the model gave each piece at its frame, after penalty and temperature."""
+    log_confidences: list[float] = field(default_factory=list, compare=False)
+    """The same without the blank: of the probability that it is this piece if it is any."""
 
     @classmethod
     def of(cls, emissions: Iterable["Emission"]) -> "Hypothesis":
         """The hypothesis of some emissions in order."""
         columns = [list(column) for column in zip(*emissions, strict=True)]
         return cls(*columns)
+
+    @property
+    def emissions(self) -> list["Emission"]:
+        """Its pieces, each with what is known of it."""
+        columns = self.tokens, self.frames, self.log_probs, self.log_confidences
+        return [Emission(*row) for row in zip(*columns, strict=True)]
 
 
 @dataclass
@@ -45,6 +53,8 @@ class Emission(NamedTuple):
     token: int
     frame: int
     log_prob: float
+    log_confidence: float
+    """See `Hypothesis`."""
 
 
 class Settled(NamedTuple):

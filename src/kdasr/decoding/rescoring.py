@@ -86,7 +86,7 @@ class RescoringSearch:
         if not final:
             return self._search.best(state, start)
         best = self.nbest(state, 1, final=True)[0]
-        return Hypothesis(best.tokens[start:], best.frames[start:], best.log_probs[start:])
+        return Hypothesis.of(best.emissions[start:])
 
     def nbest(self, state: BeamState, count: int | None = None, final: bool = False) -> list[NBest]:
         """The best hypotheses so far, the best first; when final, all in the beam were rescored."""

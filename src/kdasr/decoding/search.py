@@ -187,5 +187,4 @@ def describe(options: SearchOptions) -> str:
 
 
 def _emissions(chunk: Hypothesis, num_frames: int) -> list[Emission]:
-    columns = zip(chunk.tokens, chunk.frames, chunk.log_probs, strict=True)
-    return [Emission(token, num_frames + frame, log_prob) for token, frame, log_prob in columns]
+    return [item._replace(frame=num_frames + item.frame) for item in chunk.emissions]

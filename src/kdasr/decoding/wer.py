@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jiwer
 
 from kdasr.common.files import write_text
+from kdasr.data.text_normalization import split_words
 
 
 class AlignedPair(NamedTuple):
@@ -23,13 +24,13 @@ class AlignedPair(NamedTuple):
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Errors of one utterance, or of many when added up."""
+    """Errors of one utterance, or of many when added up: of words, or of characters."""
 
     substitutions: int = 0
     insertions: int = 0
     deletions: int = 0
     words: int = 0
-    """Reference words."""
+    """Of the reference, or its characters."""
 
     @property
     def total(self) -> int:
@@ -38,7 +39,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Word error rate in percent. Without reference words: 0 when nothing was recognised, else 100."""
+        """Error rate in percent. Without reference words: 0 when nothing was recognised, else 100."""
         if self.words == 0:
             return 100.0 if self.total else 0.0
         return 100.0 * self.total / self.words
@@ -96,10 +97,20 @@ def count_errors(pairs: Sequence[AlignedPair]) -> ErrorCounts:
 
 
 def word_errors(ref: str | Sequence[str], hyp: str | Sequence[str]) -> ErrorCounts:
-    """Errors of one utterance; strings are split at white space."""
-    ref_words = ref.split() if isinstance(ref, str) else ref
-    hyp_words = hyp.split() if isinstance(hyp, str) else hyp
+    """Errors of one utterance; strings, which are normalised as the pieces are, are split at spaces."""
+    ref_words = split_words(ref) if isinstance(ref, str) else ref
+    hyp_words = split_words(hyp) if isinstance(hyp, str) else hyp
     return count_errors(align_words(ref_words, hyp_words))
+
+
+def character_errors(ref: Sequence[str], hyp: Sequence[str]) -> ErrorCounts:
+    """Errors of one utterance's words in characters (Unicode's code points, the spaces between words too)."""
+    ref_text, hyp_text = " ".join(ref), " ".join(hyp)
+    if not ref_text or not hyp_text:
+        return ErrorCounts(insertions=len(hyp_text), deletions=len(ref_text), words=len(ref_text))
+    as_they_are = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
+    output = jiwer.process_characters(ref_text, hyp_text, as_they_are, as_they_are)
+    return ErrorCounts(output.substitutions, output.insertions, output.deletions, len(ref_text))
 
 
 def write_recogs(path: Path, utterances: Sequence[Utterance]) -> None:
@@ -114,16 +125,19 @@ def write_recogs(path: Path, utterances: Sequence[Utterance]) -> None:
 def write_errs(path: Path, utterances: Sequence[Utterance]) -> ErrorCounts:
     """Write icefall's `errs` file and return the totals.
 
-    It holds the summary, every utterance with its errors as `(ref->hyp)` (`*` for the empty side), the
-    counts of each substitution, deletion and insertion, and one line of counts per word.
+    It holds the summary (with the character error rate, which icefall's has not), every utterance with its
+    errors as `(ref->hyp)` (`*` for the empty side), the counts of each substitution, deletion and insertion,
+    and one line of counts per word.
     """
     aligned = [(utterance, align_words(utterance.ref, utterance.hyp)) for utterance in utterances]
     totals = sum((count_errors(pairs) for _, pairs in aligned), ErrorCounts())
+    characters = sum((character_errors(item.ref, item.hyp) for item in utterances), ErrorCounts())
     correct = totals.words - totals.substitutions - totals.deletions
     lines = [
         f"%WER = {totals.rate:.2f}",
         f"Errors: {totals.insertions} insertions, {totals.deletions} deletions, {totals.substitutions} "
         f"substitutions, over {totals.words} reference words ({correct} correct)",
+        f"%CER = {characters.rate:.2f}",
         "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, "
         "INSERTIONS:, PER-WORD STATS:",
         "",

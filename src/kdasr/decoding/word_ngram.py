@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.data.text_normalization import split_words
 
 Decode = Callable[[list[int]], str]
 START, END = "<s>", "</s>"
@@ -28,7 +29,8 @@ class WordNgram:
     def __init__(self, sentences: Iterable[str], decode: Decode, order: int = 3) -> None:
         """
         Args:
-            sentences: text to count, words separated by spaces; empty ones are left out.
+            sentences: text to count, normalised as the pieces are, words separated by spaces; empty ones are
+                left out.
             decode: the recogniser's tokenizer: from pieces to text.
             order: words of the longest n-gram.
 
@@ -42,7 +44,7 @@ class WordNgram:
             raise ValueError(f"n-grams of order {order}")
         self.order = order
         self._decode = decode
-        texts = [text for text in (sentence.split() for sentence in sentences) if text]
+        texts = [text for text in map(split_words, sentences) if text]
         if not texts:
             raise UserError("a word n-gram is made of text, and there are no words in it")
         self._words = {END}.union(*texts)
@@ -57,7 +59,7 @@ class WordNgram:
     def log_probs(self, tokens_BS: Tensor, lens_B: Tensor) -> Tensor:
         """Natural log-probabilities (B,), float32, of sentences of pieces, their ends included."""
         rows = zip(tokens_BS.tolist(), lens_B.tolist(), strict=True)
-        scores = [self.log_prob(self._decode(row[:length]).split()) for row, length in rows]
+        scores = [self.log_prob(split_words(self._decode(row[:length]))) for row, length in rows]
         return torch.tensor(scores, dtype=torch.float32, device=tokens_BS.device)
 
     def log_prob(self, words: Sequence[str]) -> float:

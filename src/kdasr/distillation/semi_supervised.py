@@ -17,6 +17,7 @@ from kdasr.common.ranges import check_options
 from kdasr.data.augment import spec_augment
 from kdasr.data.batch import Batch
 from kdasr.data.config import SpecAugmentConfig
+from kdasr.data.text_normalization import split_words
 from kdasr.decoding.wer import word_errors
 from kdasr.distillation.config import UnpairedConfig
 from kdasr.distillation.labels import Labeller, Labels, label_search
@@ -45,7 +46,7 @@ class UnpairedParts:
     spec_augment: SpecAugmentConfig
     """Masks on what the student hears; the proposal model hears all of it."""
     transcripts: Mapping[str, str]
-    """Those of utterances that have one, for the log alone."""
+    """Those of utterances that have one, normalised as the pieces are; for the log alone."""
 
 
 class SemiSupervisedObjective(nn.Module):
@@ -137,7 +138,7 @@ class SemiSupervisedObjective(nn.Module):
             text = self.parts.transcripts.get(batch.ids[owner])
             if text is None:
                 continue
-            words += len(text.split())
+            words += len(split_words(text))
             for weight, row in zip(weights_K.tolist(), pieces, strict=True):
                 errors += weight * word_errors(text, self.parts.tokenizer.decode(list(row))).total
         if self.parts.transcripts:

@@ -1,6 +1,7 @@
 """The model card of a bundle: what a student is, how good, how late, from what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def collect_facts(system: Bundle) -> Facts:
         "train_steps": system.train_steps,
         "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
         "commit": environment.get("git"),
+        "calibration": asdict(system.calibration) if system.calibration else None,
+        "normalization": system.tokenizer.normalization,
         "training_data": _training_data(config.get("data", {})),
         "latency_ms": {
             "chunk": round(1000 * FRAME_SECONDS * system.context.chunk),
@@ -61,6 +64,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         f"first chunk need {latency['first_output']:.1f} ms of audio, in sherpa-onnx "
         f"{latency['first_output_sherpa_onnx']:.1f} ms |",
         f"| size | {facts['params'] / 1e6:.2f} M parameters, {system.tokenizer.vocab_size} pieces |",
+        f"| text | as in the training transcripts, normalised by `{facts['normalization']}` |",
         "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalised in the graph |",
         f"| training data | {facts['training_data'] or 'not known'} |",
         f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
@@ -113,7 +117,7 @@ def _results(folder: Path, system: Bundle) -> list[Facts]:
             continue  # not what the system does by itself, or not on all of the part
         if summary.get("tail_seconds", tail) != tail:
             continue
-        row = {key: summary.get(key) for key in ("part", "mode", "wer", "num_utterances", "num_words")}
+        row = {key: summary.get(key) for key in ("part", "mode", "wer", "cer", "num_utterances", "num_words")}
         row["search"] = summary.get("search", "greedy")
         if row["mode"] == "streaming":
             row["first_token_ms"] = (summary.get("first_token_ms") or {}).get("mean")
@@ -125,14 +129,14 @@ def _result_lines(results: Sequence[Facts]) -> list[str]:
     lines = ["## Results", ""]
     if not results:
         return [*lines, "Not decoded before the export.", ""]
-    lines += ["| part | mode | search | WER % | first token, ms | utterances | words |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["| part | mode | search | WER % | CER % | first token, ms | utterances | words |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for row in results:
-        first, wer = (
+        figures = [
             "" if row.get(key) is None else f"{row[key]:.{digits}f}"
-            for key, digits in (("first_token_ms", 0), ("wer", 2))
-        )
-        cells = (row["part"], row["mode"], row["search"], wer, first, row["num_utterances"], row["num_words"])
+            for key, digits in (("wer", 2), ("cer", 2), ("first_token_ms", 0))
+        ]
+        cells = (row["part"], row["mode"], row["search"], *figures, row["num_utterances"], row["num_words"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, "", "By kdasr's PyTorch recogniser, float32.", ""]
 

@@ -18,7 +18,8 @@ from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import Emission, Samples, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.recognizer import Recognisable, StreamingRecognizer
+from kdasr.streaming.parts import Recognisable
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import join_words
 from kdasr.streaming.stream import Stream
 
@@ -102,15 +103,9 @@ def compare_with_sherpa(
         int8: the bundle's int8 graphs.
 
     Raises:
-        UserError: no utterances, two with the same id, or `ours` has another context than the bundle.
+        UserError: see `check_utterances`.
     """
-    if not utterances:
-        raise UserError("no utterances to compare")
-    ids = [spoken.id for spoken in utterances]
-    if twice := {name for name in ids if ids.count(name) > 1}:
-        raise UserError(f"utterance {min(twice)} is there twice: name each manifest once")
-    if ours.context != bundle.context:
-        raise UserError(f"{bundle.folder}: exported under '{bundle.context}', compared with '{ours.context}'")
+    check_utterances(bundle, ours, utterances)
     client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
     yield _compare_single(client, greedy, utterances)
     rules = EndpointRules(keep_predictor=True)
@@ -123,6 +118,21 @@ def compare_with_sherpa(
         cutting = SherpaClient(bundle, enable_endpoint_detection=True, **method)
         search = StreamingRecognizer(ours, search=BeamOptions(beam=BEAM), endpoints=rules)
         yield _compare_endpoints(_BEAM_SEARCH, cutting, search, utterances)
+
+
+def check_utterances(bundle: BundleFolder, ours: Recognisable, utterances: Sequence[Spoken]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        UserError: no utterances, two with the same id, or `ours` has another context than the bundle.
+    """
+    if not utterances:
+        raise UserError("no utterances to compare")
+    ids = [spoken.id for spoken in utterances]
+    if twice := {name for name in ids if ids.count(name) > 1}:
+        raise UserError(f"utterance {min(twice)} is there twice: name each manifest once")
+    if ours.context != bundle.context:
+        raise UserError(f"{bundle.folder}: exported under '{bundle.context}', compared with '{ours.context}'")
 
 
 def count_identical(comparisons: Sequence[Comparison]) -> tuple[int, int]:

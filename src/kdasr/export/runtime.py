@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
-from kdasr.data.tokenizer import WORD_START
+from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.predictor import NOTHING
@@ -212,8 +212,16 @@ class OnnxJoiner:
 class PieceTable:
     """The pieces of a bundle's `tokens.txt`: what recognition needs of a tokenizer."""
 
-    def __init__(self, pieces: list[str]) -> None:
+    def __init__(self, pieces: list[str], normalization: str = DEFAULT_RULE) -> None:
+        """`normalization`: the rule of the tokenizer that they come from. In the place of one that
+        SentencePiece does not have under its name, `identity` normalises white space alone.
+        """
         self._pieces = pieces
+        try:
+            self._normalizer = TextNormalizer(rule=normalization)
+        except RuntimeError:
+            self._normalizer = TextNormalizer(rule="identity")
+        self.normalization = self._normalizer.name
 
     @property
     def vocab_size(self) -> int:
@@ -223,6 +231,10 @@ class PieceTable:
     def piece(self, index: int) -> str:
         """The piece with this id."""
         return self._pieces[index]
+
+    def normalize(self, text: str) -> str:
+        """The words that pieces of `text` would spell."""
+        return self._normalizer(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some pieces."""
@@ -247,7 +259,7 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
     """
     exported = open_bundle(folder)
     model: Any = OnnxTransducer(exported, int8=int8, threads=threads)
-    pieces: Any = PieceTable(exported.pieces())
+    pieces: Any = PieceTable(exported.pieces(), exported.manifest.get("normalization", DEFAULT_RULE))
     return Bundle(
         model=model,
         tokenizer=pieces,
@@ -255,6 +267,7 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
         name=exported.manifest["system"],
         train_steps=exported.manifest["train_steps"],
         path=exported.folder / MANIFEST,
+        calibration=exported.calibration,
     )
 
 

@@ -14,7 +14,7 @@ from kdasr.report.experiment import SystemRecord
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.results import ResultRow, part_names, result_rows
 from kdasr.report.style import INK, Styles, SystemStyle, figure_style
-from kdasr.report.wording import number
+from kdasr.report.wording import number, rate_name
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
                 points = [row for row in measured if (row.part, row.system) == (part, name)]
                 _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row.context))), styles[name])
             axes.set(title=part, xlabel="mean first-token latency, ms")
-        panels[0].set_ylabel("word error rate, %")
-        panels[0].set_ylim(0, 1.08 * max(row.wer.high for row in measured))
+        panels[0].set_ylabel(f"{rate_name(row.measure for row in measured)}, %")
+        panels[0].set_ylim(0, 1.08 * max(row.error_rate.high for row in measured))
         panels[0].margins(x=0.08)
     alt = "; ".join(
-        f"{row.system} on {row.part}, {row.context}: WER {number(row.wer.estimate, 1)} %, "
-        f"first token {number(row.first_token_ms['mean'])} ms"
+        f"{row.system} on {row.part}, {row.context}: {row.measure.upper()} "
+        f"{number(row.error_rate.estimate, 1)} %, first token {number(row.first_token_ms['mean'])} ms"
         for row in measured
     )
     caption = (
@@ -103,13 +103,23 @@ def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
     latencies = [float(row.first_token_ms["mean"] or 0.0) for row in points]
     colour = style.colour.light
     axes.plot(
-        latencies, [row.wer.estimate for row in points], color=colour, marker=style.marker, linewidth=1.2
+        latencies,
+        [row.error_rate.estimate for row in points],
+        color=colour,
+        marker=style.marker,
+        linewidth=1.2,
     )
     for latency, row in zip(latencies, points, strict=True):
-        axes.plot([latency, latency], [row.wer.low, row.wer.high], color=colour, linewidth=1.4, alpha=0.6)
+        axes.plot(
+            [latency, latency],
+            [row.error_rate.low, row.error_rate.high],
+            color=colour,
+            linewidth=1.4,
+            alpha=0.6,
+        )
         axes.annotate(
             f"{number(waiting_ms(row.context)[0])} ms",
-            (latency, row.wer.estimate),
+            (latency, row.error_rate.estimate),
             xytext=(6, 6),
             textcoords="offset points",
             color=INK.light,

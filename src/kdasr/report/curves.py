@@ -1,4 +1,4 @@
-"""Training curves: dev WER and every term of the objective, a panel each, with the stages marked."""
+"""Training curves: dev WER, dev CER and every term of the objective, a panel each, with the stages marked."""
 
 import math
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ MAX_PANELS = 12
 
 PANEL_TITLES = {
     "wer": "dev WER, %",
+    "cer": "dev CER, %",
     "rnnt": "transducer loss (rnnt), nats per frame",
     "ctc": "CTC loss (ctc), nats per frame",
     "hidden_mse": "hidden states (hidden_mse)",
@@ -74,9 +75,9 @@ def _handle(name: str, style: SystemStyle) -> Line2D:
 
 
 def _measures(systems: Sequence[SystemRecord]) -> list[str]:
-    """Dev WER, the known terms, then whatever else was logged."""
+    """Dev WER and CER, the known terms, then whatever else was logged."""
     seen = {name for system in systems for row in system.metrics for name in row.values}
-    known = [name for name in ("wer", *TERM_NAMES, "total") if name in seen]
+    known = [name for name in ("wer", "cer", *TERM_NAMES, "total") if name in seen]
     return (known + sorted(seen - set(known)))[:MAX_PANELS]
 
 
@@ -136,7 +137,7 @@ def _limits(axes: Axes, systems: Sequence[SystemRecord], measure: str) -> None:
     values = np.concatenate(late) if late else np.zeros(0)
     if not len(values) or values.min() < 0 or values.max() <= 0:
         return
-    top = min(values.max(), 100.0) if measure == "wer" else values.max()
+    top = min(values.max(), 100.0) if measure in ("wer", "cer") else values.max()
     axes.set_ylim(0, 1.18 * top)
 
 

@@ -10,6 +10,8 @@ from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
+from kdasr.data.text_normalization import split_words
+from kdasr.decoding.wer import character_errors
 
 SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
 """The four systems of the recipe, in the order of every table and plot."""
@@ -71,6 +73,9 @@ class Utterance:
     """Empty without a word alignment."""
     tokens: tuple[ShownToken, ...]
     words: tuple[ShownWord, ...]
+    num_char_errors: int = 0
+    num_chars: int = 0
+    """Characters of the reference, spaces between words included."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class DecodedPart:
     utterances: dict[str, Utterance]
     """By id."""
 
+    @property
+    def measure(self) -> str:
+        """`cer` where words are not separated by spaces, else `wer`."""
+        return str(self.summary.get("measure") or "wer")
+
 
 @dataclass(frozen=True)
 class MetricsRow:
@@ -97,7 +107,7 @@ class MetricsRow:
     stage_start: int
     """The step after which this row's stage began."""
     values: dict[str, float]
-    """Terms by name, and `total`, `wer` (percent) where present."""
+    """Terms by name, and `total`, `wer` and `cer` (percent) where present."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +265,7 @@ def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Uttera
 
 def _utterance(row: Mapping[str, Any]) -> Utterance:
     errors = row["errors"]
+    characters = row.get("char_errors") or _character_errors(str(row["ref"]), str(row["hyp"]))
     return Utterance(
         id=str(row["id"]),
         duration=float(row["duration"]),
@@ -262,6 +273,8 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         hyp=str(row["hyp"]),
         num_errors=int(errors["sub"]) + int(errors["ins"]) + int(errors["del"]),
         num_words=int(errors["words"]),
+        num_char_errors=sum(int(characters[kind]) for kind in ("sub", "ins", "del")),
+        num_chars=int(characters["chars"]),
         first_token_ms=row.get("first_token_ms"),
         first_token_wall_ms=row.get("first_token_wall_ms"),
         emission_delay_ms=tuple(float(value) for value in row.get("emission_delay_ms") or ()),
@@ -271,6 +284,17 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         tokens=tuple(ShownToken(t["piece"], t["frame"], t["shown"]) for t in row.get("tokens") or ()),
         words=tuple(ShownWord(w["word"], w["shown"], w.get("ref_index")) for w in row.get("words") or ()),
     )
+
+
+def _character_errors(ref: str, hyp: str) -> dict[str, int]:
+    """Those of an utterance that was decoded before they were counted."""
+    found = character_errors(split_words(ref), split_words(hyp))
+    return {
+        "sub": found.substitutions,
+        "ins": found.insertions,
+        "del": found.deletions,
+        "chars": found.words,
+    }
 
 
 def read_metrics(path: Path) -> list[MetricsRow]:
@@ -283,7 +307,7 @@ def read_metrics(path: Path) -> list[MetricsRow]:
         return []
     for _, row in _json_lines(path, allow_cut=True):
         values = {name: float(value) for name, value in (row.get("terms") or {}).items() if value is not None}
-        values |= {name: float(row[name]) for name in ("total", "wer") if row.get(name) is not None}
+        values |= {name: float(row[name]) for name in ("total", "wer", "cer") if row.get(name) is not None}
         key = (str(row.get("split")), int(row.get("step", 0)))
         start = key[1] - int(row.get("stage_step") or key[1])
         rows[key] = MetricsRow(key[0], str(row.get("stage", "")), key[1], start, values)

@@ -95,6 +95,12 @@ def increase(row: LongFormRow) -> str:
     return "–" if value is None else f"{signed(value, 0)} %"
 
 
+def counts(rows: Sequence[LongFormRow]) -> str:
+    """Utterances of a part, or from how many to how many."""
+    numbers = sorted({row["num_utterances"] for row in rows})
+    return number(numbers[0]) if len(numbers) == 1 else f"{number(numbers[0])} to {number(numbers[-1])}"
+
+
 _COLUMNS: tuple[tuple[str, Callable[[LongFormRow], str]], ...] = (
     ("end-\npoints", lambda row: "yes" if row["endpoints"] else "no"),
     ("WER %", lambda row: number(row["wer"], 2)),

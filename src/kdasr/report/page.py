@@ -13,7 +13,7 @@ from kdasr import __version__
 from kdasr.common.files import write_text
 from kdasr.report.contexts import context_table
 from kdasr.report.experiment import DecodedPart, SystemRecord
-from kdasr.report.long_form import LongFormRow, first_word, increase
+from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.status import Note, decode_command
@@ -52,7 +52,7 @@ def write_page(content: PageContent, path: Path) -> None:
     )
     environment.filters |= {"number": number, "signed": signed}
     environment.globals |= {"interval": interval, "verdict": verdict}
-    environment.globals |= {"first_word": first_word, "increase": increase}
+    environment.globals |= {"counts": counts, "first_word": first_word, "increase": increase}
     write_text(path, environment.get_template("report.html").render(_variables(content)))
 
 
@@ -102,7 +102,7 @@ def _best_student(rows: Sequence[ResultRow], part: str) -> str | None:
     students = [row for row in rows if row.part == part and row.system != "teacher"]
     if len(students) < 2:
         return None
-    return min(students, key=lambda row: row.wer.estimate).system
+    return min(students, key=lambda row: row.error_rate.estimate).system
 
 
 def _training(system: SystemRecord, rows: Sequence[ResultRow]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from kdasr.report.experiment import SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.style import INK, MUTED, PAPER, Styles, SystemStyle, figure_style, value_axis
-from kdasr.report.wording import number
+from kdasr.report.wording import number, rate_name
 
 WIDTH = 10.0
 
@@ -38,30 +38,34 @@ def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
     """Word error rate by system, a panel per part, with bootstrap intervals."""
     parts = part_names(rows)
     names = list(dict.fromkeys(row.system for row in rows))
+    rate = rate_name(row.measure for row in rows)
     with figure_style():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.36 * len(names)), layout="constrained")
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
-        limit = max((row.wer.high for row in rows if math.isfinite(row.wer.high)), default=1.0) or 1.0
+        limit = (
+            max((row.error_rate.high for row in rows if math.isfinite(row.error_rate.high)), default=1.0)
+            or 1.0
+        )
         for axes, part in zip(panels, parts, strict=True):
             for row in (row for row in rows if row.part == part):
                 _wer_bar(axes, row, names.index(row.system), styles[row.system], limit)
-            axes.set(title=part, xlabel="word error rate, %", xlim=(0, limit * 1.16))
+            axes.set(title=part, xlabel=f"{rate}, %", xlim=(0, limit * 1.16))
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.4, -0.6)
             axes.spines["left"].set_visible(False)
             value_axis(axes)
         _colour_labels(panels[0], names, styles)
     alt = "; ".join(
-        f"{row.system} on {row.part}: {number(row.wer.estimate, 1)} % "
-        f"({number(row.wer.low, 1)} to {number(row.wer.high, 1)})"
+        f"{row.system} on {row.part}: {number(row.error_rate.estimate, 1)} % "
+        f"({number(row.error_rate.low, 1)} to {number(row.error_rate.high, 1)})"
         for row in rows
     )
-    caption = "Bars: word error rate. Lines: 95 % bootstrap interval over utterances. Lower is better."
-    return Plot("wer", "Word error rate", caption, f"Bar chart of word error rates. {alt}.", figure)
+    caption = f"Bars: {rate}. Lines: 95 % bootstrap interval over utterances. Lower is better."
+    return Plot("wer", rate.capitalize(), caption, f"Bar chart, {rate}. {alt}.", figure)
 
 
 def _wer_bar(axes: Axes, row: ResultRow, place: int, style: SystemStyle, limit: float) -> None:
-    wer, colour = row.wer, style.colour.light
+    wer, colour = row.error_rate, style.colour.light
     axes.barh(place, wer.estimate, height=0.56, color=colour, alpha=0.3, linewidth=0)
     axes.plot([wer.low, wer.high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
     axes.plot([wer.estimate], [place], marker="|", markersize=13, markeredgewidth=2.2, color=colour)
@@ -161,31 +165,31 @@ def trade_off_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
     if not measured:
         return None
     parts = part_names(measured)
+    rate = rate_name(row.measure for row in measured)
     points = [row for row in measured if not row.waits_for_end] or measured
     with figure_style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
         label = 14 + 6.2 * max(len(row.system) for row in points)
         panels[0].set_xlim(*_padded([_delay(row) for row in points], label * len(parts) / (72 * WIDTH - 60)))
-        panels[0].set_ylim(0, 1.06 * max(row.wer.high for row in measured) or 1.0)
+        panels[0].set_ylim(0, 1.06 * max(row.error_rate.high for row in measured) or 1.0)
         for axes, part in zip(panels, parts, strict=True):
             axes.set_title(part)
             axes.set_xlabel("mean emission delay, ms")
             _bound_lines(axes, [row for row in measured if row.part == part and row not in points], styles)
             _trade_off_points(axes, [row for row in points if row.part == part], styles)
-        panels[0].set_ylabel("word error rate, %")
+        panels[0].set_ylabel(f"{rate}, %")
     alt = "; ".join(
-        f"{row.system} on {row.part}: delay {number(_delay(row))} ms, WER {number(row.wer.estimate, 1)} %"
+        f"{row.system} on {row.part}: delay {number(_delay(row))} ms, {row.measure.upper()} "
+        f"{number(row.error_rate.estimate, 1)} %"
         for row in measured
     )
     caption = (
-        "Each point is a system: how long after a word’s end it is shown, against how many words are wrong "
+        "Each point is a system: how long after a word’s end it is shown, against its error rate "
         "(vertical lines: 95 % intervals). Down and left is better. A system that waits for the end of the "
-        "utterance is a line at its word error rate."
+        "utterance is a line at its error rate."
     )
-    return Plot(
-        "trade-off", "Emission delay against word error rate", caption, f"Scatter plot. {alt}.", figure
-    )
+    return Plot("trade-off", f"Emission delay against {rate}", caption, f"Scatter plot. {alt}.", figure)
 
 
 def _delay(row: ResultRow) -> float:
@@ -205,7 +209,7 @@ def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> None:
     """Lines for the systems whose delay is beyond any useful axis, named above the panel."""
     for row in rows:
         style = styles[row.system]
-        axes.axhline(row.wer.estimate, color=style.colour.light, linestyle=style.line, linewidth=1.3)
+        axes.axhline(row.error_rate.estimate, color=style.colour.light, linestyle=style.line, linewidth=1.3)
     if rows:
         names = ", ".join(f"{row.system} ({number(_delay(row) / 1000, 1)} s late)" for row in rows)
         axes.set_title(f"line: {names}", loc="right", fontsize=8, fontweight="normal", color=MUTED.light)
@@ -217,8 +221,8 @@ def _trade_off_points(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> 
     bottom, top = axes.get_ylim()
     points_per_percent = 185.0 / (top - bottom)
     last: dict[bool, float] = {}
-    for row in sorted(rows, key=lambda row: row.wer.estimate):
-        colour, delay, wer = styles[row.system].colour.light, _delay(row), row.wer
+    for row in sorted(rows, key=lambda row: row.error_rate.estimate):
+        colour, delay, wer = styles[row.system].colour.light, _delay(row), row.error_rate
         axes.plot([delay, delay], [wer.low, wer.high], color=colour, linewidth=1.4, alpha=0.7)
         axes.plot(
             [delay], [wer.estimate], styles[row.system].marker, color=colour, markersize=8,

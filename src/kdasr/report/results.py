@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
-from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord
+from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance
 
 Summary = dict[str, float | int | None]
 
@@ -16,12 +16,15 @@ BASELINES = ("streaming", "streaming-init")
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One system on one part. Latencies in ms, WER in percent."""
+    """One system on one part. Latencies in ms, WER and CER in percent."""
 
     system: str
     part: str
     mode: str
     wer: Interval
+    cer: Interval
+    measure: str
+    """Which of the two says more: `cer` where words are not separated by spaces, else `wer`."""
     num_words: int
     num_utterances: int
     first_token_ms: Summary
@@ -35,6 +38,11 @@ class ResultRow:
     onset: str
 
     @property
+    def error_rate(self) -> Interval:
+        """What `measure` names."""
+        return self.cer if self.measure == "cer" else self.wer
+
+    @property
     def waits_for_end(self) -> bool:
         """Whether the system shows nothing before the end of the utterance."""
         return self.context == "full"
@@ -46,6 +54,9 @@ class ResultRow:
             "part": self.part,
             "wer": _finite(self.wer.estimate),
             "wer_ci": [_finite(self.wer.low), _finite(self.wer.high)],
+            "cer": _finite(self.cer.estimate),
+            "cer_ci": [_finite(self.cer.low), _finite(self.cer.high)],
+            "measure": self.measure,
             "num_words": self.num_words,
             "num_utterances": self.num_utterances,
             "first_token_ms": self.first_token_ms,
@@ -68,13 +79,15 @@ class Comparison:
     baseline: str
     part: str
     wer: Interval
-    """Relative reduction of errors in percent; positive: `row` makes fewer."""
+    """Relative reduction of the errors that `measure` counts, in percent; positive: `row` makes fewer."""
     first_token: Interval
     """How much earlier `row` shows its first token, ms; positive: earlier."""
     row_wer: float
     baseline_wer: float
     row_steps: int | None
     baseline_steps: int | None
+    measure: str = "wer"
+    """Of the part: `wer`, or `cer` where words are not separated by spaces."""
 
     @property
     def equal_steps(self) -> bool:
@@ -95,6 +108,7 @@ class Comparison:
             "num_first_token_pairs": self.first_token.count,
             "row_wer": self.row_wer,
             "baseline_wer": self.baseline_wer,
+            "measure": self.measure,
             "row_train_steps": self.row_steps,
             "baseline_train_steps": self.baseline_steps,
         }
@@ -116,6 +130,10 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         part=decoded.part,
         mode=decoded.mode,
         wer=bootstrap_wer([utterance.num_errors for utterance in utterances], words),
+        cer=bootstrap_wer(
+            [utterance.num_char_errors for utterance in utterances], [u.num_chars for u in utterances]
+        ),
+        measure=decoded.measure,
         num_words=sum(words),
         num_utterances=len(utterances),
         first_token_ms={**summarise(first), "wall_mean": sum(wall) / len(wall) if wall else None},
@@ -155,26 +173,35 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison 
     ours, theirs = row.parts[part], baseline.parts[part]
     ids = [id for id in ours.utterances if id in theirs.utterances]
     pairs = [(ours.utterances[id], theirs.utterances[id]) for id in ids]
-    words = sum(a.num_words for a, _ in pairs)
-    if not words:
+    measure = theirs.measure
+    length = sum(_errors(a, measure)[1] for a, _ in pairs)
+    if not length:
         return None
     latencies = [
         (a.first_token_ms, b.first_token_ms)
         for a, b in pairs
         if a.first_token_ms is not None and b.first_token_ms is not None
     ]
-    errors_row, errors_base = [a.num_errors for a, _ in pairs], [b.num_errors for _, b in pairs]
+    errors_row, errors_base = ([_errors(u, measure)[0] for u in found] for found in zip(*pairs, strict=True))
     return Comparison(
         row=row.name,
         baseline=baseline.name,
         part=part,
         wer=relative_reduction(errors_row, errors_base),
         first_token=paired_bootstrap([b for _, b in latencies], [a for a, _ in latencies]),
-        row_wer=100 * sum(errors_row) / words,
-        baseline_wer=100 * sum(errors_base) / words,
+        row_wer=100 * sum(errors_row) / length,
+        baseline_wer=100 * sum(errors_base) / length,
         row_steps=ours.summary.get("train_steps"),
         baseline_steps=theirs.summary.get("train_steps"),
+        measure=measure,
     )
+
+
+def _errors(utterance: Utterance, measure: str) -> tuple[int, int]:
+    """Errors, and the length of the reference, in words or in characters."""
+    if measure == "cer":
+        return utterance.num_char_errors, utterance.num_chars
+    return utterance.num_errors, utterance.num_words
 
 
 def part_names(rows: Sequence[ResultRow]) -> list[str]:

@@ -51,7 +51,7 @@ def collect_notes(
         _long_form_alone(systems)
         + _contradictions(systems, rows)
         + _unequal_students(rows)
-        + _unequal_parts(rows, parts)
+        + _doubtful_parts(rows, parts)
         + _weak_teacher(systems)
     )
     return notes
@@ -162,14 +162,22 @@ def _unequal_students(rows: Sequence[ResultRow]) -> list[Note]:
     ]
 
 
-def _unequal_parts(rows: Sequence[ResultRow], parts: Sequence[str]) -> list[Note]:
-    """Parts on which the systems did not decode the same utterances, or not with the same onsets."""
+def _doubtful_parts(rows: Sequence[ResultRow], parts: Sequence[str]) -> list[Note]:
+    """Parts on which the systems did not decode the same utterances, or not with the same onsets, or whose
+    words are not what counts.
+    """
     notes = []
     for part in parts:
         found = [row for row in rows if row.part == part]
         if len({(row.num_utterances, row.num_words) for row in found}) > 1:
             counts = ", ".join(f"{row.system} {number(row.num_utterances)}" for row in found)
             text = f"the systems decoded different utterances ({counts}); comparisons use the common ones."
+            notes.append(Note(part, text))
+        if "cer" in {row.measure for row in found}:
+            text = (
+                "text without spaces between words (most letters are of scripts written so, and spaces are "
+                "rare): compare the CER, which is also what plots and comparisons show."
+            )
             notes.append(Note(part, text))
         onsets = {row.onset for row in found if row.onset}
         if "energy" in onsets:

@@ -13,18 +13,21 @@ from rich.table import Table
 
 from kdasr.common.files import write_json, write_text
 from kdasr.report import wording
-from kdasr.report.long_form import LongFormRow, long_form_table
+from kdasr.report.long_form import LongFormRow, counts, long_form_table
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.wording import signed
 
 MIN_WIDTH = 124
 """Columns of the terminal table when the output is a file or a pipe."""
+LONG_FORM_WIDTH = 140
+"""The same of the table of long streams."""
 
 _SUMMARIES = ("first_token", "emission_delay", "finalisation")
 _STATISTICS = ("mean", "p50", "p90", "p99")
 
 CSV_COLUMNS = (
-    *("system", "part", "mode", "context", "wer", "wer_low", "wer_high", "num_words", "num_utterances"),
+    *("system", "part", "mode", "context", "wer", "wer_low", "wer_high"),
+    *("cer", "cer_low", "cer_high", "measure", "num_words", "num_utterances"),
     *(f"{summary}_{statistic}_ms" for summary in _SUMMARIES for statistic in _STATISTICS),
     *("first_token_wall_mean_ms", "rtf", "params", "train_steps", "onset"),
 )
@@ -65,6 +68,7 @@ def write_results_csv(rows: Sequence[ResultRow], path: Path) -> None:
 def _csv_row(row: ResultRow) -> dict[str, Any]:
     cells = {name: getattr(row, name) for name in CSV_COLUMNS if hasattr(row, name)}
     cells |= {"wer": row.wer.estimate, "wer_low": row.wer.low, "wer_high": row.wer.high}
+    cells |= {"cer": row.cer.estimate, "cer_low": row.cer.low, "cer_high": row.cer.high}
     cells["first_token_wall_mean_ms"] = row.first_token_ms["wall_mean"]
     for summary in _SUMMARIES:
         values = getattr(row, f"{summary}_ms")
@@ -106,6 +110,7 @@ class _Column:
 _COLUMNS = (
     _Column("WER %", lambda row: number(row.wer.estimate, 2)),
     _Column("95 %", lambda row: f"{number(row.wer.low, 1)}–{number(row.wer.high, 1)}", 74),
+    _Column("CER %", lambda row: number(row.cer.estimate, 2), 100),
     _Column("words", lambda row: number(row.num_words), 120),
     _Column("utts", lambda row: number(row.num_utterances), 120),
     _Column("first\ntoken\nmean", lambda row: number(row.first_token_ms["mean"])),
@@ -125,11 +130,13 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("system", "against", "part"):
         table.add_column(name, no_wrap=True)
-    for name in ("fewer word errors, %", "first token earlier, ms", "steps"):
+    for name in ("fewer errors, %", "first token earlier, ms", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     for c in comparisons:
         steps = number(c.row_steps) + ("" if c.equal_steps else f" against {number(c.baseline_steps)}")
         errors = f"{signed(c.wer.estimate)} ({signed(c.wer.low)} to {signed(c.wer.high)})"
+        if c.measure == "cer":
+            errors += " (characters)"
         first = (
             f"{signed(c.first_token.estimate, 0)} "
             f"({signed(c.first_token.low, 0)} to {signed(c.first_token.high, 0)})"
@@ -138,10 +145,10 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def wide_console() -> Console:
+def wide_console(width: int = MIN_WIDTH) -> Console:
     """Standard output, wide enough for tables to stay whole in a log file."""
     console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, MIN_WIDTH))
+    return console if console.is_terminal else Console(width=max(console.width, width))
 
 
 def print_tables(
@@ -149,7 +156,7 @@ def print_tables(
 ) -> None:
     """Print all tables on stdout."""
     console = wide_console()
-    console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval")
+    console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval, CER in percent")
     console.print(terminal_table(rows, console.width))
     if comparisons:
         console.print(
@@ -162,7 +169,10 @@ def print_tables(
 
 def print_long_form(rows: Sequence[LongFormRow]) -> None:
     """Print the table of long streams on stdout."""
-    console = wide_console()
+    console = wide_console(LONG_FORM_WIDTH)
     minutes = max(row["minutes"] for row in rows)
-    console.print(f"Utterances joined into streams of up to {minutes:g} minutes, with pauses between them")
+    console.print(
+        f"{counts(rows)} utterances of a part joined into streams of up to {minutes:g} minutes, with pauses "
+        "between them"
+    )
     console.print(long_form_table(rows))

@@ -13,7 +13,7 @@ from kdasr.report.examples import Example
 from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord, Utterance
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.style import ERROR, INK, MUTED, PAPER, RULE, Styles, SystemStyle, figure_style
-from kdasr.report.wording import number
+from kdasr.report.wording import number, readable
 
 # Shapes: T feature frames (10 ms), F mel bins. Sizes on paper are in points.
 
@@ -80,6 +80,7 @@ def timeline_plot(
         if example.part in system.parts and example.id in system.parts[example.part].utterances
     }
     utterance = next(iter(decoded.values()))
+    reference = readable(utterance.ref)(utterance.ref)
     lanes = [_reference_lane(utterance)]
     lanes += [_system_lane(system, found, styles[system]) for system, found in decoded.items()]
     margin = 20 + max(max(6.2 * len(lane.name), 4.1 * len(lane.detail)) for lane in lanes)
@@ -92,7 +93,7 @@ def timeline_plot(
     return Plot(
         name=name,
         title=f"{example.part}, {example.id}",
-        caption=f"{example.reason[:1].upper()}{example.reason[1:]}. Reference: “{utterance.ref.lower()}”.",
+        caption=f"{example.reason[:1].upper()}{example.reason[1:]}. Reference: “{reference}”.",
         alt=_alt(utterance, decoded),
         figure=figure,
     )
@@ -105,11 +106,11 @@ def _shown_systems(systems: Sequence[SystemRecord]) -> list[SystemRecord]:
 
 
 def _reference_lane(utterance: Utterance) -> Lane:
-    words = utterance.ref_words
+    words, shown = utterance.ref_words, readable(utterance.ref)
     if not words:
-        labels = [Label(0.0, [(f"{utterance.ref.lower()} (no word alignment)", False)])]
+        labels = [Label(0.0, [(f"{shown(utterance.ref)} (no word alignment)", False)])]
         return Lane("reference", "", INK.light, labels)
-    labels = [Label(word.start, [(word.word.lower(), False)]) for word in words]
+    labels = [Label(word.start, [(shown(word.word), False)]) for word in words]
     return Lane("reference", "", INK.light, labels, spans=[(word.start, word.end) for word in words])
 
 
@@ -127,6 +128,7 @@ def token_labels(utterance: Utterance) -> list[Label]:
     starts = sum(token.piece.startswith("▁") for token in utterance.tokens)
     known = starts == len(utterance.words)
     labels: list[Label] = []
+    shown = readable(utterance.ref)
     word = -1
     for token in utterance.tokens:
         begins = token.piece.startswith("▁")
@@ -135,7 +137,7 @@ def token_labels(utterance: Utterance) -> list[Label]:
         new = not labels or labels[-1].time != token.shown
         if new:
             labels.append(Label(token.shown, []))
-        text = token.piece.removeprefix("▁").lower()
+        text = shown(token.piece.removeprefix("▁"))
         if begins and not new:
             text = " " + text
         elif not begins and new and word >= 0:
@@ -298,8 +300,9 @@ def _draw_lane(axes: Axes, lane: Lane, y: float, seconds_per_point: float) -> No
 
 
 def _alt(utterance: Utterance, decoded: dict[str, Utterance]) -> str:
+    shown = readable(utterance.ref)
     lines = [
-        f"{name}: “{found.hyp.lower()}”, {found.num_errors} errors"
+        f"{name}: “{shown(found.hyp)}”, {found.num_errors} errors"
         + (
             f", first token after {number(found.first_token_ms)} ms"
             if found.first_token_ms is not None
@@ -307,4 +310,4 @@ def _alt(utterance: Utterance, decoded: dict[str, Utterance]) -> str:
         )
         for name, found in decoded.items()
     ]
-    return f"Timeline of one utterance. Reference: “{utterance.ref.lower()}”. " + "; ".join(lines) + "."
+    return f"Timeline of one utterance. Reference: “{shown(utterance.ref)}”. " + "; ".join(lines) + "."

@@ -1,7 +1,7 @@
 """Numbers and findings in words. A loss is stated exactly as a gain is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kdasr.decoding.statistics import Interval
 from kdasr.report.results import Comparison
@@ -69,19 +69,33 @@ def finding(comparison: Comparison) -> str:
     return f"{_errors(comparison)} and {_first_token(comparison.first_token)}"
 
 
+def rate_name(measures: Iterable[str]) -> str:
+    """What the error rates of some results are called: they are of words, of characters, or of both."""
+    found = set(measures)
+    if found == {"cer"}:
+        return "character error rate"
+    return "error rate (words or characters)" if "cer" in found else "word error rate"
+
+
+def readable(text: str) -> Callable[[str], str]:
+    """How to show the words of a text: LibriSpeech's capitals in lower case, any other text as it is."""
+    return str.lower if text.isascii() and text.isupper() else str
+
+
 def _errors(comparison: Comparison) -> str:
     change, baseline = comparison.wer, LABELS.get(comparison.baseline, comparison.baseline)
-    wers = f"WER {number(comparison.row_wer, 1)} against {percent(comparison.baseline_wer)}"
+    rate, kind = ("CER", "character") if comparison.measure == "cer" else ("WER", "word")
+    wers = f"{rate} {number(comparison.row_wer, 1)} against {percent(comparison.baseline_wer)}"
     if not math.isfinite(change.estimate):
         return f"cannot be compared in relative terms with {baseline}, which makes no errors ({wers}),"
     if change.estimate == 0:
         span = f"95\u00a0% interval {interval(change.low, change.high)}\u00a0%"
-        return f"makes as many word errors as {baseline} ({wers}; {span})"
+        return f"makes as many {kind} errors as {baseline} ({wers}; {span})"
     less = change.estimate > 0
     low, high = (change.low, change.high) if less else (-change.high, -change.low)
     span = f"95\u00a0% interval {interval(low, high)}\u00a0%{_doubt(change)}"
     more = "fewer" if less else "more"
-    return f"makes {percent(abs(change.estimate))} {more} word errors than {baseline} ({wers}; {span})"
+    return f"makes {percent(abs(change.estimate))} {more} {kind} errors than {baseline} ({wers}; {span})"
 
 
 def _first_token(gain: Interval) -> str:

@@ -13,10 +13,20 @@ import numpy as np
 from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE, load_cut_samples, require_audio
+from kdasr.data.text_normalization import split_words
+from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
+from kdasr.decoding.measure import Writing
 from kdasr.decoding.statistics import summarise
-from kdasr.decoding.wer import Utterance, align_words, count_errors, write_errs, write_recogs
+from kdasr.decoding.wer import (
+    Utterance,
+    align_words,
+    character_errors,
+    count_errors,
+    write_errs,
+    write_recogs,
+)
 from kdasr.nn.context import Context
 from kdasr.streaming.audio import check_samples
 from kdasr.streaming.first_token import first_token_parts
@@ -46,6 +56,7 @@ class Recording:
     samples_N: SampleSource
     """At 16 kHz; a long recording is read as it is heard."""
     ref: list[str]
+    """Normalised as the pieces are."""
     ref_words: list[RefWord]
     """The same words with their times; empty without a word alignment."""
 
@@ -55,14 +66,14 @@ class Recording:
         return len(self.samples_N) / SAMPLE_RATE
 
 
-def load_recording(cut: "MonoCut") -> Recording:
-    """Audio, transcript and word times of a cut.
+def load_recording(cut: "MonoCut", tokenizer: Tokenizer) -> Recording:
+    """Audio, transcript and word times of a cut; words are normalised as those of `tokenizer` are.
 
     Raises:
         AudioError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
     """
-    ref = cut_text(cut).split()
-    return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref))
+    ref = split_words(tokenizer.normalize(cut_text(cut)))
+    return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref, tokenizer))
 
 
 def _load_source(cut: "MonoCut") -> SampleSource:
@@ -70,7 +81,9 @@ def _load_source(cut: "MonoCut") -> SampleSource:
         start, count = (round(seconds * SAMPLE_RATE) for seconds in (cut.start, cut.duration))
         require_audio(cut)
         source = FileSource(cut.recording.sources[0].source, start, count)
-        for _ in blocks(source):  # what is wrong with it is to be known before it is half recognised
+        for _ in blocks(
+            source, 60 * SAMPLE_RATE
+        ):  # what is wrong with it is to be known before it is half recognised
             pass
         return source
     if cut.sampling_rate != SAMPLE_RATE:
@@ -91,8 +104,12 @@ def _is_long_file(cut: "MonoCut") -> bool:
     )
 
 
-def _ref_words(cut: "MonoCut", ref: list[str]) -> list[RefWord]:
-    words = [RefWord(word, round(start, 4), round(end, 4)) for word, start, end in aligned_words(cut)]
+def _ref_words(cut: "MonoCut", ref: list[str], tokenizer: Tokenizer) -> list[RefWord]:
+    words = [
+        RefWord(word, round(start, 4), round(end, 4))
+        for symbol, start, end in aligned_words(cut)
+        for word in split_words(tokenizer.normalize(symbol))
+    ]
     if words and len(words) != len(ref):
         log.warning("%s: %d aligned words, %d in the transcript; not timed", cut.id, len(words), len(ref))
         return []
@@ -162,8 +179,9 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
     """
     tokens, words, wall = simulation.result.tokens, simulation.result.words, simulation.wall
     shown = [token.shown for token in tokens]
-    pairs = align_words(recording.ref, [word.text for word in words])
-    errors = count_errors(pairs)
+    hyp = [word.text for word in words]
+    pairs = align_words(recording.ref, hyp)
+    errors, characters = count_errors(pairs), character_errors(recording.ref, hyp)
     onset = None if recording.ref_words else energy_onset(recording.samples_N)
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
@@ -187,6 +205,9 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
         "words": [
             {
                 "word": word.text,
+                "start": word.start,
+                "end": word.end,
+                "confidence": round(word.confidence, 6),
                 "shown": word_shown(word, shown),
                 "wall": None if wall is None else round(word_shown(word, wall), 6),
                 "ref_index": ref_index.get(index),
@@ -198,6 +219,12 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
             "ins": errors.insertions,
             "del": errors.deletions,
             "words": errors.words,
+        },
+        "char_errors": {
+            "sub": characters.substitutions,
+            "ins": characters.insertions,
+            "del": characters.deletions,
+            "chars": characters.words,
         },
         **{key: _rounded(value) for key, value in asdict(latency).items()},
         "first_token_parts_ms": first_parts,
@@ -223,7 +250,7 @@ def _rounded(value: float | list[float] | None) -> float | list[float] | None:
 
 
 def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
-    """Errors, latencies and real-time factor of a part.
+    """Errors of words and of characters, which of them is the measure, latencies and real-time factor.
 
     When some utterances have word times and others do not, only those with times count for latency, so
     that the two kinds of onset are never mixed.
@@ -233,15 +260,23 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
     errors = {
         kind: sum(record["errors"][kind] for record in records) for kind in ("sub", "ins", "del", "words")
     }
-    num_words = errors.pop("words")
+    characters = {
+        kind: sum(record["char_errors"][kind] for record in records)
+        for kind in ("sub", "ins", "del", "chars")
+    }
+    num_words, num_chars = errors.pop("words"), characters.pop("chars")
     wall = summarise(_values(timed, "first_token_wall_ms"))
     seconds = sum(record["duration"] for record in records)
     compute = sum(record["compute_seconds"] for record in records)
     return {
         "wer": 100.0 * sum(errors.values()) / num_words if num_words else None,
+        "cer": 100.0 * sum(characters.values()) / num_chars if num_chars else None,
+        "measure": Writing.of(record["ref"] for record in records).measure,
         "num_words": num_words,
+        "num_chars": num_chars,
         "num_utterances": len(records),
         "errors": errors,
+        "char_errors": characters,
         "first_token_ms": {**summarise(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
         "emission_delay_ms": summarise([delay for record in timed for delay in record["emission_delay_ms"]]),
         "finalisation_ms": summarise(_values(timed, "finalisation_ms")),
@@ -254,7 +289,7 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
 
 def _last_word_recall(records: Sequence[Record]) -> float | None:
     """Share of the utterances whose last word was recognised: what a stream that ends too soon would lose."""
-    lasts = [(record, len(record["ref"].split()) - 1) for record in records if record["ref"]]
+    lasts = [(record, len(split_words(record["ref"])) - 1) for record in records if record["ref"]]
     if not lasts:
         return None
     return sum(last in [word["ref_index"] for word in record["words"]] for record, last in lasts) / len(lasts)
@@ -267,7 +302,9 @@ def _values(records: Sequence[Record], key: str) -> list[float]:
 def write_part(folder: Path, records: Sequence[Record], summary: dict[str, Any]) -> None:
     """Write `recogs.txt`, `errs.txt`, `utterances.jsonl`, and last `summary.json`: all is there."""
     (folder / "summary.json").unlink(missing_ok=True)
-    utterances = [Utterance(record["id"], record["ref"].split(), record["hyp"].split()) for record in records]
+    utterances = [
+        Utterance(record["id"], split_words(record["ref"]), split_words(record["hyp"])) for record in records
+    ]
     write_recogs(folder / "recogs.txt", utterances)
     write_errs(folder / "errs.txt", utterances)
     lines = [json.dumps(record, ensure_ascii=False) for record in records]

@@ -107,13 +107,14 @@ def in_order(cuts: Sequence["MonoCut"]) -> list["MonoCut"]:
     A chapter is told by ids as LibriSpeech has them (`speaker-chapter-number`), a recording by several cuts
     of it, and a speaker by the supervision. Groups are in the order in which they first appear.
     """
-    shared = Counter(cut.recording_id for cut in cuts)
+    recordings = [getattr(cut, "recording_id", cut.id) for cut in cuts]  # a mixture has none
+    shared = Counter(recordings)
     groups: dict[str, list[tuple[float, int, MonoCut]]] = {}
     for place, cut in enumerate(cuts):
         found = _UTTERANCE_ID.fullmatch(cut.id)
         speaker = cut.supervisions[0].speaker if cut.supervisions else None
-        if shared[cut.recording_id] > 1:
-            group, rank = f"recording {cut.recording_id}", cut.start
+        if shared[recordings[place]] > 1:
+            group, rank = f"recording {recordings[place]}", cut.start
         elif found:
             group, rank = f"chapter {found[1]}", float(found[2])
         else:

@@ -39,7 +39,7 @@ def load_sentence_scorer(
     """
     if not path.name.endswith(TEXT):
         return load_language_model(path, tokenizer, source)
-    return WordNgram(read_lines(path), tokenizer.decode)
+    return WordNgram(map(tokenizer.normalize, read_lines(path)), tokenizer.decode)
 
 
 def load_language_model(

@@ -23,6 +23,9 @@ from kdasr.streaming.audio import Samples
 from kdasr.streaming.result import WordSpan
 from kdasr.streaming.sources import SampleSource, blocks
 
+_BLOCK = 60 * SAMPLE_RATE
+"""Samples of a recording that `energy_onset` looks at at a time: whole frames."""
+
 
 @dataclass(frozen=True)
 class RefWord:
@@ -127,7 +130,7 @@ def energy_onset(source: SampleSource) -> float | None:
     frames in a row above it. None when the two levels are within 6 dB: nothing stands out.
     """
     run, floor_db, range_db, fraction = 5, -50.0, 6.0, 0.3
-    level_db = np.concatenate([_levels(block_N) for block_N in blocks(source)] or [np.zeros(0)])
+    level_db = np.concatenate([_levels(block_N) for block_N in blocks(source, _BLOCK)] or [np.zeros(0)])
     if len(level_db) < run:
         return None
     background, speech = np.percentile(level_db, [10, 95])

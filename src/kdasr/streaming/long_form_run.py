@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json, write_text
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.evaluate import load_recording
+from kdasr.streaming.evaluate import Recording
 from kdasr.streaming.joining import QUIET_DB, Pause, join, plan_streams
 from kdasr.streaming.long_form import Placed, Record, placed, score_stream
 from kdasr.streaming.long_form_summary import summarise_streams
@@ -18,13 +18,12 @@ from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import simulate_together
 from kdasr.streaming.sources import Piece
 
-if TYPE_CHECKING:
-    from lhotse.cut import MonoCut
-
 SINGLE, STREAMS, SUMMARY = "single.jsonl", "streams.jsonl", "summary.json"
 _SETTINGS = "settings.json"
 
 ItemT = TypeVar("ItemT")
+Load = Callable[[], Recording]
+"""Reads one utterance."""
 Wrap = Callable[[Iterator[Any], int], Iterable[Any]]
 """Shows the progress of an iterator with so many items."""
 
@@ -112,7 +111,7 @@ class RecordFile:
 
 def decode_long_form(
     recognizer: StreamingRecognizer,
-    cuts: Sequence["MonoCut"],
+    utterances: Sequence[Load],
     options: LongForm,
     folder: Path,
     settings: Mapping[str, Any],
@@ -124,7 +123,7 @@ def decode_long_form(
 
     Args:
         recognizer: its `endpoints` are those of the conditions that have any; without, the default ones.
-        cuts: in the order in which they are joined.
+        utterances: what loads each of them, in the order in which they are joined; called more than once.
         options: the conditions.
         folder: where the records go.
         settings: whatever decides the result; other ones than last time start anew.
@@ -144,9 +143,8 @@ def decode_long_form(
         folder / STREAMS,
         lambda record: (record["endpoints"], record["gap_s"], record["noise"], record["stream"]),
     )
-    spoken = list(
-        wrap(_score_single(recognizer.with_endpoints(None), cuts, options.batch, single), len(cuts))
-    )
+    scored = _score_single(recognizer.with_endpoints(None), utterances, options.batch, single)
+    spoken: list[Spoken] = list(wrap(scored, len(utterances)))
     jobs = _plan(spoken, options)
     if recognizer.endpoints is None:
         recognizer = recognizer.with_endpoints(EndpointRules())
@@ -190,11 +188,11 @@ def _keep_if_same(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _score_single(
-    recognizer: StreamingRecognizer, cuts: Sequence["MonoCut"], batch: int, done: RecordFile
+    recognizer: StreamingRecognizer, utterances: Sequence[Load], batch: int, done: RecordFile
 ) -> Iterator[Spoken]:
     """The utterances one by one, of which `batch` share every batch."""
-    for some in _batches(cuts, batch):
-        recordings = [load_recording(cut) for cut in some]
+    for loads in _batches(utterances, batch):
+        recordings = [load() for load in loads]
         places = [placed(recording) for recording in recordings]
         new = [index for index, place in enumerate(places) if place.id not in done.records]
         heard = simulate_together(recognizer, [recordings[index].samples_N for index in new])
@@ -204,8 +202,8 @@ def _score_single(
                 for index, simulation in zip(new, heard, strict=True)
             ]
         )
-        for cut, recording, place in zip(some, recordings, places, strict=True):
-            piece = Piece(len(recording.samples_N), lambda cut=cut: load_recording(cut).samples_N)  # type: ignore[misc]
+        for load, recording, place in zip(loads, recordings, places, strict=True):
+            piece = Piece(len(recording.samples_N), lambda load=load: load().samples_N)  # type: ignore[misc]
             yield Spoken(place, piece, done.records[place.id])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
-from kdasr.streaming.evaluate import Record, Recording, load_recording, make_record
+from kdasr.streaming.evaluate import Record, Recording, make_record
 from kdasr.streaming.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+Load = Callable[["MonoCut"], Recording]
 Decode = Callable[[Iterable[Recording]], Iterator[Sequence[tuple[Recording, Simulation]]]]
 """Gives the results batch by batch: `decode_streaming` or `decode_offline`."""
 
@@ -88,6 +89,7 @@ def _line(value: Any) -> bytes:
 
 def decode_cuts(
     cuts: Sequence["MonoCut"],
+    load: Load,
     decode: Decode,
     context: "Context | None",
     journal: Journal,
@@ -97,6 +99,7 @@ def decode_cuts(
 
     Args:
         cuts: all of the part.
+        load: makes a recording of a cut (`load_recording`).
         decode: how.
         context: see `make_record`.
         journal: gets the records of each batch at once.
@@ -109,26 +112,29 @@ def decode_cuts(
     if done:
         log.info("%s: goes on after %d of %d utterances", journal.path, len(done), len(cuts))
     bad: list[BadUtterance] = []
-    for batch in decode(_sound([cut for cut in cuts if cut.id not in done], bad, stop_at_bad)):
+    waiting = [cut for cut in cuts if cut.id not in done]
+    for batch in decode(sound_recordings(waiting, load, bad, stop_at_bad)):
         journal.append([make_record(recording, simulation, context) for recording, simulation in batch])
     place = {cut.id: index for index, cut in enumerate(cuts)}
     return sorted(journal.records, key=lambda record: place[record["id"]]), bad
 
 
 def sound_cuts(
-    cuts: Sequence["MonoCut"], stop_at_bad: bool = False
+    cuts: Sequence["MonoCut"], load: Load, stop_at_bad: bool = False
 ) -> tuple[list["MonoCut"], list[BadUtterance]]:
     """The cuts whose audio can be used, and the utterances whose audio cannot; all of it is read once."""
     bad: list[BadUtterance] = []
-    heard = {recording.id for recording in _sound(cuts, bad, stop_at_bad)}
+    heard = {recording.id for recording in sound_recordings(cuts, load, bad, stop_at_bad)}
     return [cut for cut in cuts if cut.id in heard], bad
 
 
-def _sound(cuts: Iterable["MonoCut"], bad: list[BadUtterance], stop_at_bad: bool) -> Iterator[Recording]:
-    """The recordings whose audio can be used; `bad` gets the others."""
+def sound_recordings(
+    cuts: Iterable["MonoCut"], load: Load, bad: list[BadUtterance], stop_at_bad: bool = False
+) -> Iterator[Recording]:
+    """The recordings whose audio can be used, one at a time; `bad` gets the others."""
     for cut in cuts:
         try:
-            yield load_recording(cut)
+            yield load(cut)
         except AudioError as error:
             bad.append(BadUtterance(cut.id, str(error.path), error.reason))
             if stop_at_bad:

@@ -7,24 +7,23 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
-from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.hypothesis import Hypothesis, NBest
 from kdasr.decoding.search import SearchOptions, build_search
 from kdasr.models.encoders.conformer import EncoderState
-from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import FRAME_SECONDS, Context
 from kdasr.streaming.endpoint import EndpointRules
 from kdasr.streaming.features import SUBSAMPLING
 from kdasr.streaming.flush import flush_seconds
+from kdasr.streaming.parts import Recognisable
 from kdasr.streaming.pool import Slot, StatePool
 from kdasr.streaming.result import Alternative, Result, Token, join_words
 from kdasr.streaming.stream import Stream
@@ -32,25 +31,6 @@ from kdasr.streaming.windows import Windows
 
 LONGEST_TAIL = 60.0
 """Seconds of silence after the end of the input; more is a mistake."""
-
-
-class Recognisable(Protocol):
-    """What a recogniser is made of: a `Bundle`, or `Parts`."""
-
-    @property
-    def model(self) -> Transducer: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def context(self) -> Context: ...
-
-
-class Parts(NamedTuple):
-    """A model that does not come from an experiment folder."""
-
-    model: Transducer
-    tokenizer: Tokenizer
-    context: Context
 
 
 class StreamingRecognizer:
@@ -115,6 +95,7 @@ class StreamingRecognizer:
         self.model = bundle.model.eval()
         self.tokenizer = bundle.tokenizer
         self.context = context or bundle.context
+        self.calibration = bundle.calibration
         self.tail_seconds = flush_seconds(self.context) if tail_seconds is None else tail_seconds
         self.search = build_search(self.model, search, language_model)
         self.biasing = biasing
@@ -260,6 +241,7 @@ class StreamingRecognizer:
             is_final=self._is_final(stream),
             segment=stream.segment,
             start=round(stream.segment_start * FRAME_SECONDS, 4),
+            calibration=self.calibration,
             nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
         )
 
@@ -352,16 +334,12 @@ class StreamingRecognizer:
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
         tokens, shown = [], self._windows.shown_at(stream)
-        columns = zip(best.tokens, best.frames, best.log_probs, strict=True)
-        for place, (token, segment_frame, log_prob) in enumerate(columns, start):
-            frame = stream.segment_start + segment_frame
+        for place, item in enumerate(best.emissions, start):
+            new = Token.of(item, self.tokenizer.piece(item.token), stream.segment_start + item.frame, shown)
             old = stream.tokens[place] if place < len(stream.tokens) else None
-            if old is not None and old.id == token:
-                # As probable at the same frame? It may be the same piece after others.
-                same = (old.frame, old.log_prob) == (frame, log_prob)
-                tokens.append(old if same else replace(old, frame=frame, log_prob=log_prob))
-            else:
-                tokens.append(Token(token, self.tokenizer.piece(token), frame, shown, log_prob))
+            if old is not None and old.id == new.id:
+                new = replace(new, shown=old.shown)
+            tokens.append(new)
         return tokens
 
     def _check_owner(self, stream: Stream) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from kdasr.common.calibration import Calibration
 from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.confidence import word_probability
+from kdasr.decoding.hypothesis import Emission
 from kdasr.nn.context import FRAME_SECONDS
 
 
@@ -26,6 +28,13 @@ class Token:
     not in it."""
     log_prob: float = field(compare=False)
     """Natural logarithm of the probability that the model gave the piece at its frame."""
+    log_confidence: float = field(compare=False)
+    """The same without the blank: how sure the model is that it is this piece, not that it is now."""
+
+    @classmethod
+    def of(cls, emission: Emission, piece: str, frame: int, shown: float) -> "Token":
+        """The token of what a search emitted."""
+        return cls(emission.token, piece, frame, shown, emission.log_prob, emission.log_confidence)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Word(WordSpan):
     end: float
     """Audio seconds at which the frame of its last piece ends."""
     confidence: float = field(compare=False)
-    """In [0, 1]: the higher, the more likely it was said."""
+    """Probability that it was said: calibrated where the system is (`kdasr calibrate`), else as the model has
+    it, which ranks words but is not to be believed as it is."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class Result:
     """Seconds of the stream at which the segment begins."""
     breaks: tuple[int, ...] = ()
     """Indices of tokens that begin another segment than the token before them: no word goes across."""
+    calibration: Calibration | None = field(default=None, compare=False)
+    """Of the words' confidences."""
 
     @property
     def pieces(self) -> list[str]:
@@ -95,11 +107,12 @@ class Result:
 
     def _word(self, span: WordSpan) -> Word:
         tokens = self.tokens[span.first_token : span.last_token + 1]
+        raw = word_probability([token.log_confidence for token in tokens])
         return Word(
             **vars(span),
             start=round(FRAME_SECONDS * tokens[0].frame, 4),
             end=round(FRAME_SECONDS * (tokens[-1].frame + 1), 4),
-            confidence=word_probability([token.log_prob for token in tokens]),
+            confidence=raw if self.calibration is None else self.calibration(raw),
         )
 
 
@@ -109,7 +122,8 @@ def join_segments(segments: Sequence[Result]) -> Result:
         return segments[0]
     breaks = [0, *accumulate(len(segment.tokens) for segment in segments)][1:-1]
     tokens = [token for segment in segments for token in segment.tokens]
-    return Result(tokens, is_final=True, breaks=tuple(breaks))
+    calibration = segments[0].calibration if segments else None
+    return Result(tokens, is_final=True, breaks=tuple(breaks), calibration=calibration)
 
 
 def join_words(pieces: Sequence[str]) -> str:

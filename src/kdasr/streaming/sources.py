@@ -12,9 +12,6 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.streaming.audio import AudioFile, Samples
 
-_BLOCK = 60 * SAMPLE_RATE
-"""Samples that `blocks` gives at a time."""
-
 
 class SampleSource(Protocol):
     """The samples of one recording: mono, float32, 16 kHz. An array is one."""
@@ -24,7 +21,7 @@ class SampleSource(Protocol):
     def __getitem__(self, span: slice, /) -> Samples: ...
 
 
-def blocks(source: SampleSource, count: int = _BLOCK) -> Iterator[Samples]:
+def blocks(source: SampleSource, count: int) -> Iterator[Samples]:
     """The samples from first to last, `count` at a time."""
     for start in range(0, len(source), count):
         yield source[start : start + count]

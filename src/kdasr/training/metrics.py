@@ -17,6 +17,7 @@ logger = get_logger(__name__)
 
 DEV_SCORES = {
     "wer": "WER {:.2f} %",
+    "cer": "CER {:.2f} %",
     "ppl": "perplexity {:.3f} per piece",
     "word_ppl": "{:.2f} per word",
 }

@@ -36,7 +36,7 @@ def dev_wer(
         encoded = model.encode(batch.features_BTF, batch.feature_lens_B, context)
         found = greedy_search(model, encoded.encoded_BTD, encoded.lens_B)
         for text, hypothesis in zip(batch.texts, found, strict=True):
-            errors += word_errors(text, tokenizer.decode(hypothesis.tokens))
+            errors += word_errors(tokenizer.normalize(text), tokenizer.decode(hypothesis.tokens))
     model.train(was_training)
     return errors.rate
 

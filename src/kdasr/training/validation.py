@@ -1,8 +1,8 @@
-"""Dev losses by term, and WER by greedy search, offline, under the context of decoding."""
+"""Dev losses by term, and WER and CER by greedy search, offline, under the context of decoding."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
 from math import nan
@@ -13,9 +13,11 @@ from lightning_fabric import Fabric
 
 from kdasr.common.logging import get_logger
 from kdasr.data.batch import Batch
+from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.greedy import greedy_search
-from kdasr.decoding.wer import word_errors
+from kdasr.decoding.measure import Writing
+from kdasr.decoding.wer import character_errors, word_errors
 from kdasr.distillation.objective import FRAME_TERMS
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -37,8 +39,9 @@ class Validation:
     """The stage's weighted sum of the terms."""
     terms: dict[str, float]
     scores: dict[str, float]
-    """What else was measured (`wer` in percent, or `ppl` and `word_ppl`); the first one says which checkpoint
-    is the best, the lower the better."""
+    """What else was measured (`wer` and `cer` in percent, `cer` first where words are not separated by
+    spaces; or `ppl` and `word_ppl`); the first one says which checkpoint is the best, the lower the
+    better."""
 
     @property
     def criterion(self) -> float:
@@ -141,10 +144,22 @@ def _batch_sums(
     for text, hypothesis, heard in zip(batch.texts, hypotheses, heard_B, strict=True):
         if not heard:
             continue
-        counts = word_errors(text, tokenizer.decode(hypothesis.tokens))
-        sums["errors"] = sums.get("errors", 0.0) + counts.total
-        sums["words"] = sums.get("words", 0.0) + counts.words
+        for name, value in _score(tokenizer.normalize(text), tokenizer.decode(hypothesis.tokens)).items():
+            sums[name] = sums.get(name, 0.0) + value
     return sums
+
+
+def _score(ref: str, hyp: str) -> dict[str, int]:
+    """Errors and lengths of an utterance in words and in characters, and what tells which of them count."""
+    ref_words, hyp_words = split_words(ref), split_words(hyp)
+    words, characters = word_errors(ref_words, hyp_words), character_errors(ref_words, hyp_words)
+    return {
+        "errors": words.total,
+        "words": words.words,
+        "char_errors": characters.total,
+        "chars": characters.words,
+        **asdict(Writing.of([ref])),
+    }
 
 
 def _reduce(fabric: Fabric, sums: Mapping[str, float]) -> Mapping[str, float]:
@@ -163,5 +178,10 @@ def _summarise(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Val
         count = sums["frames"] if name in FRAME_TERMS else sums["utterances"]
         terms[name] = sums[f"term {name}"] / count if count else nan
     total = sum(weight * terms[name] for name, weight in loss_weights.items())
-    wer = 100.0 * sums.get("errors", 0.0) / max(sums.get("words", 0.0), 1.0)
-    return Validation(total=total, terms=terms, scores={"wer": wer})
+    scores = {
+        "wer": 100.0 * sums.get("errors", 0.0) / max(sums.get("words", 0.0), 1.0),
+        "cer": 100.0 * sums.get("char_errors", 0.0) / max(sums.get("chars", 0.0), 1.0),
+    }
+    writing = Writing(**{entry.name: int(sums.get(entry.name, 0)) for entry in fields(Writing)})
+    scores = {writing.measure: scores[writing.measure], **scores}
+    return Validation(total=total, terms=terms, scores=scores)

@@ -1,0 +1,66 @@
+"""One spelling for all text that is compared with what a recogniser says.
+
+A SentencePiece model normalises text before it cuts it into pieces. By its usual rule `nmt_nfkc`, `CAFE` and
+a combining accent become `CAFÉ`, full-width digits become digits, `Nº` becomes `No`, and a zero-width space
+becomes a space. A model can only say what its pieces spell, so a reference that is not normalised charges a
+perfect recogniser with errors. References, aligned words and text for language models therefore go through
+the normaliser of the tokenizer. Letters keep their case.
+"""
+
+import re
+
+import sentencepiece
+
+WORD_START = "\u2581"
+"""SentencePiece's mark at the start of a word."""
+DEFAULT_RULE = "nmt_nfkc"
+"""SentencePiece's own default, which `kdasr tokens` uses (NFKC of Unicode, with some of Moses's rules)."""
+
+
+class TextNormalizer:
+    """What a tokenizer does to text before it cuts it into pieces. Picklable."""
+
+    def __init__(self, model: bytes | None = None, rule: str = DEFAULT_RULE) -> None:
+        """
+        Args:
+            model: a serialised SentencePiece model, whose rule it is.
+            rule: without a model, one of SentencePiece's rules by name; `identity` changes no character.
+
+        Raises:
+            RuntimeError: no model, or no such rule.
+        """
+        if model is not None:
+            self._normalizer = sentencepiece.SentencePieceNormalizer(model_proto=model)
+        else:
+            self._normalizer = sentencepiece.SentencePieceNormalizer(rule_name=rule)
+        self.name = _rule_name(self._normalizer.serialized_normalizer_spec())
+        """Of the rule, for messages and results; `custom` when the model does not say."""
+
+    def __call__(self, text: str) -> str:
+        """The words that pieces of `text` would spell, with single spaces between them."""
+        normalized = self._normalizer.Normalize(one_space(text))
+        return " ".join(split_words(normalized.replace(WORD_START, " ")))
+
+
+def one_space(text: str) -> str:
+    """A space for every run of white space.
+
+    SentencePiece's rules keep some white space as a letter (U+0085) and join the words around another (a
+    vertical tab).
+    """
+    return re.sub(r"\s+", " ", text)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a normalised text: what stands between spaces, and nothing else is one.
+
+    `str.split` would also split at white space that is part of a piece.
+    """
+    return [word for word in text.split(" ") if word]
+
+
+def _rule_name(spec: bytes) -> str:
+    """The first field (a string, number 1) of a serialised `NormalizerSpec`."""
+    if len(spec) < 2 or spec[0] != 0x0A or spec[1] >= 0x80:
+        return "custom"
+    return spec[2 : 2 + spec[1]].decode(errors="replace") or "custom"
