@@ -146,9 +146,9 @@ def write_flac(path: Path, samples_N: NDArray[Any], rate: int) -> None:
         soundfile.write(path, samples_N, rate, subtype="PCM_16", format="FLAC")
         complete = read_header(path).num_samples == len(samples_N) if len(samples_N) else True
     except (soundfile.SoundFileError, AssertionError, AudioError) as error:
-        raise OSError(errno.ENOSPC, f"cannot be written: {error}", str(path)) from None
+        raise OSError(errno.ENOSPC, "cannot be written as a whole: is the disk full?", str(path)) from error
     if not complete:
-        raise OSError(errno.ENOSPC, "cannot be written as a whole", str(path))
+        raise OSError(errno.ENOSPC, "cannot be written as a whole: is the disk full?", str(path))
 
 
 def fault_in_samples(samples: NDArray[np.floating]) -> str | None:
