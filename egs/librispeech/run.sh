@@ -6,7 +6,7 @@
 # Stages
 #   0 corpus (synthesise or download)   5 student, stage one (hidden states)
 #   1 manifests and features            6 student, stage two (output distributions)
-#   2 word pieces                       7 average, calibrate word confidence on dev, offline decoding
+#   2 word pieces                       7 average checkpoints, calibrate confidence, offline decoding
 #   3 teacher, averaged                 8 streaming decoding with latency
 #   4 streaming baselines               9 student exported for sherpa-onnx, which decodes the test parts
 #                                      10 test parts joined into long streams, with and without endpoints
@@ -95,6 +95,12 @@ train_teacher() {
   train teacher && kdasr average "$exp/teacher"
 }
 
+# The confidence of words is calibrated before anything is decoded that tells it.
+calibrate_and_decode() { # calibrate_and_decode SYSTEM
+  kdasr calibrate "$exp/$1" --data "$data" --parts "$dev_parts" &&
+    kdasr decode "$exp/$1" --data "$data" --parts "$test_parts" --mode offline
+}
+
 # Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and of the
 # test parts; if not, the recipe goes on to the report and fails in the end.
 check_export() {
@@ -171,11 +177,10 @@ fi
 finish_all
 
 if due 7; then
-  say "Stage 7: averaged checkpoints, offline decoding"
+  say "Stage 7: averaged checkpoints, confidence calibrated on dev, offline decoding"
   for system in $systems; do
     if [[ $system != teacher ]]; then kdasr average "$exp/$system"; fi
-    kdasr calibrate "$exp/$system" --data "$data" --parts "$dev_parts"
-    launch "decode-offline-$system" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
+    launch "decode-offline-$system" calibrate_and_decode "$system"
   done
   finish_all
 fi

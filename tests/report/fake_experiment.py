@@ -143,6 +143,7 @@ def write_part(
         "params": 2_310_000,
         "context": "left=32 chunk=8 right=0" if system.chunked else "full",
         "onset": "alignment",
+        "calibration": {"slope": 1.2, "offset": -2.0} if name != "streaming" else None,
         "checkpoint": str(folder / "checkpoints" / "averaged.pt"),
     }
     (out / "summary.json").write_text(json.dumps(summary))
@@ -250,6 +251,7 @@ def _utterance(
             "shown": tokens[-1]["shown"],
             "wall": tokens[-1]["wall"],
             "ref_index": index if correct else None,
+            "confidence": round(float(random.beta(9, 2) if correct else random.beta(3, 3)), 6),
         })  # fmt: skip
         if correct:
             delays.append(1000 * (tokens[-1]["shown"] - end))

@@ -14,6 +14,7 @@ from kdasr.report.long_form import LongFormRow, long_form_rows
 from kdasr.report.long_form_plot import gap_plot, minutes_plot
 from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
+from kdasr.report.reliability_plot import reliability_plot
 from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
 from kdasr.report.status import Note, collect_notes, require_decoded
 from kdasr.report.style import Styles, save_png, system_styles
@@ -117,6 +118,7 @@ def _draw_plots(results: Results, styles: Styles) -> list[Plot]:
         contexts_plot(results.contexts, styles),
         gap_plot(results.long_form, styles),
         minutes_plot(results.long_form, styles),
+        reliability_plot(results.rows, styles),
         training_plot(results.systems, styles),
     ]
     return [plot for plot in drawn if plot is not None]

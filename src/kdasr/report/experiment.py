@@ -50,6 +50,8 @@ class ShownWord:
     shown: float
     ref_index: int | None
     """The reference word that it matches; None for an error."""
+    confidence: float | None = None
+    """None: decoded before words had one."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,10 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         first_token_parts_ms=row.get("first_token_parts_ms"),
         ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
         tokens=tuple(ShownToken(t["piece"], t["frame"], t["shown"]) for t in row.get("tokens") or ()),
-        words=tuple(ShownWord(w["word"], w["shown"], w.get("ref_index")) for w in row.get("words") or ()),
+        words=tuple(
+            ShownWord(w["word"], w["shown"], w.get("ref_index"), w.get("confidence"))
+            for w in row.get("words") or ()
+        ),
     )
 
 

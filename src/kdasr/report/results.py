@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
+from kdasr.report.confidence import Confidence, confidence_of
 from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance
 
 Summary = dict[str, float | int | None]
@@ -36,6 +37,8 @@ class ResultRow:
     params: int | None
     context: str
     onset: str
+    confidence: Confidence | None
+    """Of its words; None where they have none."""
 
     @property
     def error_rate(self) -> Interval:
@@ -68,6 +71,7 @@ class ResultRow:
             "mode": self.mode,
             "context": self.context,
             "onset": self.onset,
+            "confidence": self.confidence.as_json() if self.confidence else None,
         }
 
 
@@ -144,6 +148,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         params=summary.get("params"),
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
+        confidence=confidence_of(decoded),
     )
 
 

@@ -207,7 +207,7 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
                 "word": word.text,
                 "start": word.start,
                 "end": word.end,
-                "confidence": round(word.confidence, 6),
+                "confidence": round(word.confidence, 4),
                 "shown": word_shown(word, shown),
                 "wall": None if wall is None else round(word_shown(word, wall), 6),
                 "ref_index": ref_index.get(index),
