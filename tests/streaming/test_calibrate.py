@@ -1,6 +1,7 @@
 """`kdasr calibrate`, and what carries its map: recogniser, decoded parts, lines of JSON."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_the_map_is_found_once_and_used_with_its_checkpoint(exp: Path, data: Pat
     checkpoint = exp / "checkpoints" / "last.pt"
     payload = torch.load(checkpoint, weights_only=True)
     torch.save({**payload, "train_steps": 8}, checkpoint)
+    logging.getLogger("kdasr").propagate = True  # the commands above have set up logging of their own
     assert load_bundle(exp).calibration is None
     assert "of another checkpoint than last.pt" in caplog.text
     (exp / "confidence.json").write_text("[]")
