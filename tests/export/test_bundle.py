@@ -280,7 +280,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "demo: train-clean-100",
     ):
         assert fact in card, fact
-    assert "| test-clean | streaming | greedy | 12.35 | 150 | 96 | 590 |" in card
+    assert "| test-clean | streaming | greedy | 12.35 |  | 150 | 96 | 590 |" in card
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]
