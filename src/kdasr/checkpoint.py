@@ -1,6 +1,5 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from kdasr.common.calibration import Calibration
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
+from kdasr.common.failures import is_disk_full
 from kdasr.common.files import atomic_path, read_json, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
@@ -31,7 +31,6 @@ CALIBRATION = "confidence.json"
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
 REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
-_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +69,6 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path}: the disk is full, checkpoint not written; {survivor}. Free some space."
         ) from error
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a failed write lacked space: torch's zip writer hides the OSError behind a RuntimeError."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _DISK_ERRORS:
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from kdasr.checkpoint import (
     FOLDER,
     Bundle,
     average_checkpoints,
-    is_disk_full,
     load_bundle,
     save_checkpoint,
 )
 from kdasr.common.errors import UserError
+from kdasr.common.failures import is_disk_full
 from kdasr.common.files import atomic_path, read_json, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.batch import Batch

@@ -18,13 +18,13 @@ from kdasr.data.config import DataConfig, GainConfig, JoinConfig, SpecAugmentCon
 from kdasr.data.features import compute_features
 from kdasr.data.join import JoinedCuts, segments_of
 from kdasr.data.loader import TrainLoader
-from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, pause_features, with_gain
+from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, in_noise, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import times_of_pieces
 from kdasr.models.predictor import NOTHING, StatelessPredictor
 from kdasr.testing import dummy_cuts
 
-JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2)
+JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2, bed=0.0)
 PLAIN = SpecAugmentConfig(enabled=False)
 
 
@@ -215,24 +215,37 @@ def test_background_lies_outside_the_words_or_is_quiet() -> None:
     assert sorted(quiet.tolist()) == list(range(10))
 
 
-@pytest.mark.parametrize(
-    ("section", "option", "value"),
-    [
-        ("join", "pause", [2.0, 1.0]),
-        ("join", "lead", [0.5]),
-        ("join", "trail", [float("nan"), 1.0]),
-        ("join", "noise_db", [-40.0, -85.0]),
-        ("join", "max_utterances", 0),
-        ("join", "max_seconds", 0.0),
-        ("join", "background", 0.9),
-        ("join", "history", 1.5),
-        ("gain", "probability", -0.1),
-        ("gain", "gain_db", [10.0, -10.0]),
-    ],
-)
-def test_options_out_of_range_are_named(
-    cuts: CutSet, tokenizer: Tokenizer, section: str, option: str, value: object
-) -> None:
-    config = JOIN if section == "join" else GainConfig()
-    with pytest.raises(UserError, match=f"data.{section}.{option}"):
-        loader(cuts, tokenizer, **{section: replace(config, **{option: value})})  # type: ignore[arg-type]
+def test_noise_lies_under_speech_at_its_level() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(1)
+    loud = torch.from_numpy(rng.standard_normal(16000).astype(np.float32) * 0.1)
+    soft = loud * 0.1
+    speech = [compute_features(loud), compute_features(soft)]
+    whole_TF = torch.cat([speech[0], torch.full((200, 80), LOWEST_LOG_ENERGY), speech[1]])
+    noisy_TF = in_noise(whole_TF, speech, 20.0, draw)
+    assert (noisy_TF >= whole_TF - 1e-5).all()
+    noise = noisy_TF[110:290].exp().sum(dim=1).mean()
+    power = speech[1].exp().sum(dim=1).mean()
+    assert 10 * math.log10(float(power / noise)) == pytest.approx(20.0, abs=0.3)
+    louder = noisy_TF[:90].exp().sum() / whole_TF[:90].exp().sum()
+    assert float(louder) == pytest.approx(1.0001, abs=2e-4)  # 40 dB above the noise
+
+
+def test_a_share_of_the_joined_utterances_lies_in_noise(cuts: CutSet, tokenizer: Tokenizer) -> None:
+    clean, noisy = (
+        first_epoch(loader(cuts, tokenizer, join=replace(JOIN, silence=1.0, background=0.0, bed=bed)))
+        for bed in (0.0, 0.5)
+    )
+    changed = {
+        name: not torch.equal(one_TF, two_TF)
+        for one, two in zip(clean, noisy, strict=True)
+        for name, one_TF, two_TF in zip(one.ids, one.features_BTF, two.features_BTF, strict=True)
+    }
+    spoken_in = [noise for name, noise in changed.items() if spoken(name)]
+    assert 0.2 < sum(spoken_in) / len(spoken_in) < 0.8
+    assert not any(noise for name, noise in changed.items() if not spoken(name))
+
+
+def test_shares_of_pauses_that_sum_to_more_than_one_are_named(cuts: CutSet, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"data\.join\.background and silence"):
+        loader(cuts, tokenizer, join=replace(JOIN, background=0.9))

@@ -150,6 +150,7 @@ def test_page_names_systems_parts_and_describes_every_plot(experiment: Path, rep
     # Colours follow the theme, and the spectrograms are there.
     page = (report / "index.html").read_text()
     assert "stroke: var(--system-3)" in page and page.count("<image") == 3
+    assert "A stream that goes on" not in page
 
 
 def test_same_input_gives_the_same_files(experiment: Path, report: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`kdasr calibrate`, and what carries its map: recogniser, decoded parts, lines of JSON."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def test_a_map_of_another_checkpoint_is_not_used(exp: Path, caplog: pytest.LogCa
     assert load_bundle(exp).calibration == Calibration(**MAP) and not caplog.text
     payload = torch.load(checkpoint, weights_only=True)
     torch.save({**payload, "train_steps": 8}, checkpoint)
+    logging.getLogger("kdasr").propagate = True  # the commands above have set up logging of their own
     assert load_bundle(exp).calibration is None
     assert "of another checkpoint than last.pt" in caplog.text
     for damaged in ("[]", "{", '{"checkpoint_sha256": 1}'):

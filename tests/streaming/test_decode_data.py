@@ -99,7 +99,7 @@ def test_a_perfect_recogniser_makes_no_error_and_its_words_keep_their_times(tmp_
         ("CAFÉ", 0.1), ("1", 0.5), ("No", 0.9), ("x...", 1.3),
     ]  # fmt: skip
     pieces = [tokenizer.piece(index) for index in tokenizer.encode(text)]
-    tokens = [Token(0, piece, frame, 2.0) for frame, piece in enumerate(pieces)]
+    tokens = [Token(0, piece, frame, 2.0, -0.1, -0.1) for frame, piece in enumerate(pieces)]
     record = make_record(recording, Simulation(Result(tokens, is_final=True), None, 0.1), None)
     summary = summarise_records([record])
     assert (summary["wer"], summary["cer"], summary["measure"]) == (0.0, 0.0, "wer")

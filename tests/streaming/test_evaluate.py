@@ -1,6 +1,7 @@
 """From a prepared data folder and a checkpoint to results on disk: `kdasr decode` and `kdasr stream`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -311,8 +312,8 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     full = Context.full()
     timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation, full)
     untimed = make_record(Recording("untimed", speech, ["A"], []), simulation, full)
-    spoken = {"start": 0.2, "end": 0.24, "confidence": 0.8825}  # frame 5, exp(-0.125)
-    assert timed["words"] == [{"word": "A", **spoken, "shown": 0.5, "wall": 0.6, "ref_index": 0}]
+    spoken = {"word": "A", "start": 0.2, "end": 0.24, "confidence": round(math.exp(-0.125), 4)}
+    assert timed["words"] == [{**spoken, "shown": 0.5, "wall": 0.6, "ref_index": 0}]
     wrong = make_record(Recording("wrong", speech, ["B"], [RefWord("B", 0.3, 0.4)]), simulation, full)
     assert wrong["words"][0]["ref_index"] is None and wrong["emission_delay_ms"] == []
     assert timed["first_token_parts_ms"] is not None

@@ -100,7 +100,7 @@ def utterances(number: int, seconds: float = 4.0, pause: float = 1.0) -> list[Pl
 def result(*words: tuple[str, float]) -> Result:
     """Words that are emitted in one frame at the given second, and shown 0.2 s later."""
     tokens = [
-        Token(place, f"\u2581{word}", round(at / FRAME_SECONDS), at + 0.2, -0.1)
+        Token(place, f"\u2581{word}", round(at / FRAME_SECONDS), at + 0.2, -0.1, -0.1)
         for place, (word, at) in enumerate(words)
     ]
     return Result(tokens, is_final=True)

@@ -18,6 +18,8 @@ from kdasr.cli.search_options import (
 )
 from kdasr.cli.stream_output import Output, Style
 from kdasr.common.errors import UserError
+from kdasr.data.tokenizer import WORD_START
+from kdasr.streaming.result import join_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from kdasr.streaming.audio import AudioFile
     from kdasr.streaming.recognizer import StreamingRecognizer
     from kdasr.streaming.result import Result
+
+SHOWN_PIECES = 200
+"""Of a partial result, the last so many pieces."""
 
 
 @click.command(name="stream")
@@ -125,6 +130,8 @@ class _Session:
         self._nbest = nbest
         self._stream = recognizer.create_stream()
         self._compute = 0.0
+        self._text, self._num_decoded = "", 0
+        """What is shown, and the frames that it rests on."""
 
     def accept(self, rate: int, samples: "NDArray[np.float32]") -> None:
         """Recognise what can be recognised after some more samples."""
@@ -145,9 +152,18 @@ class _Session:
         for result in ended:
             if result.text:
                 self._output.final(result)
-        text = self._recognizer.result(self._stream).text
-        if text or not ended:
-            self._output.partial(self._stream.seconds, text)
+        if self._stream.num_decoded != self._num_decoded:
+            self._text, self._num_decoded = self._partial_text(), self._stream.num_decoded
+        if self._text or not ended:
+            self._output.partial(self._stream.seconds, self._text)
+
+    def _partial_text(self) -> str:
+        """What was recognised so far, or the end of it: an hour is not printed again with every word."""
+        pieces = [token.piece for token in self._stream.tokens[-SHOWN_PIECES:]]
+        if len(self._stream.tokens) <= SHOWN_PIECES:
+            return join_words(pieces)
+        first = next((place for place, piece in enumerate(pieces) if piece.startswith(WORD_START)), 0)
+        return f"… {join_words(pieces[first:])}"
 
     def _advance(self) -> "list[Result]":
         """Decode until the stream is not ready; the segments that ended on the way."""

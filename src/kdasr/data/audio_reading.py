@@ -2,9 +2,10 @@
 
 # Shapes: N samples, C channels.
 
+import errno
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -133,6 +134,21 @@ def read_header(path: Path) -> AudioHeader:
             return AudioHeader(rate, channels, frames, plain)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise AudioError(path, _reason(path, error)) from None
+
+
+def write_flac(path: Path, samples_N: NDArray[Any], rate: int) -> None:
+    """Write 16-bit samples of one channel, and make sure that they are there.
+
+    Raises:
+        OSError: they are not; libsndfile does not say that the disk is full.
+    """
+    try:
+        soundfile.write(path, samples_N, rate, subtype="PCM_16", format="FLAC")
+        complete = read_header(path).num_samples == len(samples_N) if len(samples_N) else True
+    except (soundfile.SoundFileError, AssertionError, AudioError) as error:
+        raise OSError(errno.ENOSPC, "cannot be written as a whole: is the disk full?", str(path)) from error
+    if not complete:
+        raise OSError(errno.ENOSPC, "cannot be written as a whole: is the disk full?", str(path))
 
 
 def fault_in_samples(samples: NDArray[np.floating]) -> str | None:

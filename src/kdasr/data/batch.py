@@ -52,20 +52,21 @@ class Batch:
         )
 
     def select(self, rows: Sequence[int]) -> "Batch":
-        """Some of its utterances, padded as they are; their audio by their share of the frames."""
+        """Some of its utterances, padded to their longest; their audio by their share of the frames."""
         index = torch.tensor(rows, dtype=torch.int64)
         there = index.to(self.features_BTF.device)
+        frames, pieces = int(self.feature_lens_B[index].max()), int(self.token_lens_B[index].max())
         share = float(self.feature_lens_B[index].sum()) / max(1.0, float(self.feature_lens_B.sum()))
         return replace(
             self,
-            features_BTF=self.features_BTF[there],
+            features_BTF=self.features_BTF[there, :frames],
             feature_lens_B=self.feature_lens_B[index],
-            tokens_BS=self.tokens_BS[there],
+            tokens_BS=self.tokens_BS[there, :pieces],
             token_lens_B=self.token_lens_B[index],
             ids=[self.ids[row] for row in rows],
             texts=[self.texts[row] for row in rows],
             audio_seconds=self.audio_seconds * share,
-            word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2[there],
+            word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2[there, :pieces],
             history_BH=None if self.history_BH is None else self.history_BH[there],
         )
 

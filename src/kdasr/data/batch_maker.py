@@ -22,7 +22,7 @@ from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS
 from kdasr.data.join import segments_of
-from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, pause_features, with_gain
+from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, in_noise, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words, times_of_pieces
@@ -106,7 +106,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         for cut in cuts:
             segments = segments_of(cut)
             own = [next(utterances) for segment in segments if isinstance(segment, MonoCut)]
-            joined.append(_assemble(cut, segments, own, generator))
+            joined.append(self._in_noise(_assemble(cut, segments, own, generator), generator))
         return plan.epoch, plan.number, self._batch(joined, generator)
 
     def _utterances(self, cuts: list[MonoCut], generator: torch.Generator) -> list[_Utterance]:
@@ -129,6 +129,18 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             _Utterance(cut, features_TF[:length], self._tokenizer.encode(cut_text(cut)))
             for cut, features_TF, length in zip(cuts, features_UTF, lens_U.tolist(), strict=True)
         ]
+
+    def _in_noise(self, item: _Joined, generator: torch.Generator) -> _Joined:
+        """The joined utterance, some of them in one noise from the first frame to the last."""
+        config = self._config.join if self._config is not None else None
+        if config is None or not config.enabled or not item.utterances:
+            return item
+        chance, place = torch.rand(2, generator=generator).tolist()
+        if chance < config.bed:
+            snr_db = config.bed_snr_db[0] + place * (config.bed_snr_db[1] - config.bed_snr_db[0])
+            speech = [utterance.features_TF for utterance in item.utterances]
+            item.parts = [in_noise(torch.cat(item.parts), speech, snr_db, generator)]
+        return item
 
     def _batch(self, joined: list[_Joined], generator: torch.Generator) -> Batch:
         """The padded batch of joined utterances."""

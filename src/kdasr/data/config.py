@@ -57,6 +57,11 @@ class JoinConfig:
     """Share of the pauses that are digital silence. The others hold noise."""
     noise_db: Annotated[list[float], between(-200, 0), RANGE] = field(default_factory=lambda: [-85.0, -40.0])
     """Lowest and highest level of that noise, in dB below full scale."""
+    bed: Annotated[float, between(0, 1)] = 0.5
+    """Probability that a joined utterance lies in one noise from its first frame to its last. Noise in pauses
+    alone would tell a model that where there is noise nobody speaks."""
+    bed_snr_db: Annotated[list[float], between(-20, 100), RANGE] = field(default_factory=lambda: [10.0, 50.0])
+    """Lowest and highest level of the softest utterance above that noise, in dB."""
     empty: Annotated[float, between(0, 1)] = 0.03
     """Stretches of nothing but pause, which must give no piece, per joined utterance."""
     history: Annotated[float, between(0, 1)] = 0.3

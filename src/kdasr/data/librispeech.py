@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import soundfile
 import torch
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.cut import MonoCut
@@ -16,7 +15,7 @@ from kdasr.common.files import atomic_path
 from kdasr.common.logging import get_logger
 from kdasr.data.alignments import part_alignments
 from kdasr.data.audio_files import quote
-from kdasr.data.audio_reading import AudioError, fault_in_samples, read_audio
+from kdasr.data.audio_reading import AudioError, fault_in_samples, read_audio, write_flac
 from kdasr.data.bad import BadUtterance
 from kdasr.data.corpus_check import PartListing, Utterance
 from kdasr.data.features import SAMPLE_RATE
@@ -144,8 +143,5 @@ def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording | BadUt
         mono = torch.from_numpy(samples_NC).mean(dim=1)
         mono = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
         with atomic_path(path) as temporary:
-            try:
-                soundfile.write(temporary, mono.numpy(), SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-            except soundfile.SoundFileError as error:
-                raise OSError(f"{path}: {error}") from error
+            write_flac(temporary, mono.numpy(), SAMPLE_RATE)
     return Recording.from_file(path, recording_id=utterance.id)

@@ -20,7 +20,7 @@ from kdasr.data.config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
 from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
-from kdasr.data.pauses import check_gain_config
+from kdasr.data.reported import Reported, raising
 from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import Unusable, report_unusable
@@ -59,7 +59,6 @@ class TrainLoader(BatchStream[Batch]):
         """
         super().__init__()
         check_join_config(config.join)
-        check_gain_config(config.gain)
         cuts, _ = report_unusable(select_speeds(cuts, config.speed_perturbation), tokenizer, config)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
@@ -91,7 +90,7 @@ class TrainLoader(BatchStream[Batch]):
     def _start(self) -> Iterator[tuple[int, int, Batch]]:
         workers = self._config.num_workers
         loader = DataLoader(
-            self._dataset,
+            Reported(self._dataset),
             sampler=_Plans(self),
             batch_size=None,
             num_workers=workers,
@@ -100,7 +99,7 @@ class TrainLoader(BatchStream[Batch]):
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
         )
-        return iter(loader)
+        return raising(iter(loader))
 
     def plans(self) -> Iterator[Plan]:
         """The endless sequence of batch contents after the current position."""
@@ -140,7 +139,7 @@ class ValidBatches:
     def __init__(self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> None:
         cuts, _ = report_unusable(cuts, tokenizer, config)
         stored = all(cut.has_features for cut in cuts)
-        self._dataset = BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer)
+        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
             Plan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
         ]
@@ -149,8 +148,8 @@ class ValidBatches:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        for plan in self._plans:
-            yield self._dataset[plan][2]
+        for _, _, batch in raising(self._dataset[plan] for plan in self._plans):
+            yield batch
 
 
 def valid_batches(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> ValidBatches:

@@ -14,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdasr.common.errors import UserError
-from kdasr.data.config import GainConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS, SAMPLE_RATE, compute_features
 
 SILENCE = "silence"
@@ -29,18 +27,6 @@ _QUIET_SHARE = 0.1
 """Share of an utterance's frames that are taken for its background where its word times are not known."""
 
 Floats = NDArray[np.float32]
-
-
-def check_gain_config(config: GainConfig) -> None:
-    """
-    Raises:
-        UserError: a value out of range; the message names the option.
-    """
-    if not 0.0 <= config.probability <= 1.0:
-        raise UserError(f"data.gain.probability {config.probability}: expected 0 to 1")
-    limits = config.gain_db
-    if len(limits) != 2 or not -60.0 <= limits[0] <= limits[1] <= 60.0:
-        raise UserError(f"data.gain.gain_db {limits}: expected [lowest, highest], within 60 dB")
 
 
 def with_gain(features: Tensor, gain_db: Tensor | float) -> Tensor:
@@ -70,6 +56,25 @@ def pause_features(
         picks_K = torch.randint(len(background_TF), (num_frames,), generator=generator)
         return background_TF[picks_K]
     return silent_KF
+
+
+def in_noise(features_TF: Tensor, speech: list[Tensor], snr_db: float, generator: torch.Generator) -> Tensor:
+    """Features (T, F) of the same signal in one noise of a random color.
+
+    Powers of signals that have nothing to do with each other add up; of log energies that is the logarithm of
+    the sum of their exponentials.
+
+    Args:
+        features_TF: the signal.
+        speech: features of the utterances in it, at least one.
+        snr_db: mean power of the softest of them over that of the noise, in dB.
+        generator: draws color and frames.
+    """
+    color = COLORS[int(torch.randint(len(COLORS), (), generator=generator))]
+    noise_TF = pause_features(color, 0.0, len(features_TF), None, generator)
+    softest = min(float(part_TF.exp().sum(dim=1).mean()) for part_TF in speech)
+    level_db = 10 * math.log10(softest / float(_noise(color).exp().sum(dim=1).mean())) - snr_db
+    return torch.logaddexp(features_TF, with_gain(noise_TF, level_db))
 
 
 def background_frames(features_TF: Tensor, words: list[tuple[float, float]]) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_json, write_json, write_text
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.streaming.endpoint import EndpointRules
 from kdasr.streaming.evaluate import Recording
@@ -99,7 +99,7 @@ class RecordFile:
             self.records[key(record)] = record
             complete.append(line)
         self._key = key
-        path.write_text("".join(complete), encoding="utf-8")
+        write_text(path, "".join(complete))
 
     def add(self, records: Sequence[Record]) -> None:
         """Write some records at the end."""
@@ -181,10 +181,11 @@ def _keep_if_same(folder: Path, settings: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)
     path = folder / _SETTINGS
-    if not path.is_file() or read_json(path) != dict(settings):
+    written = json.loads(json.dumps(dict(settings)))  # a tuple comes back as a list
+    if not path.is_file() or read_json(path) != written:
         for name in (SINGLE, STREAMS):
             (folder / name).unlink(missing_ok=True)
-        write_json(path, dict(settings))
+        write_json(path, written)
 
 
 def _score_single(

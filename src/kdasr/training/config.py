@@ -38,6 +38,9 @@ class TrainerConfig:
     accelerator: Annotated[str, MAY_CHANGE] = "auto"
     precision: Annotated[str, OneOf(*PRECISIONS)] = "32-true"
     """32-true | bf16-mixed (Lightning Fabric's names)."""
+    split_batches: Annotated[int, at_least(1), MAY_CHANGE] = 1
+    """Compute each batch in so many pieces, one after another: in less memory, to the same gradient but for
+    rounding and dropout."""
     num_threads: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Torch threads on the CPU; 0: leave torch's default."""
     log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50

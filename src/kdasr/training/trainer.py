@@ -18,6 +18,7 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
+from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
 from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
@@ -96,6 +97,8 @@ class Trainer:
         self.learning_rate = 0.0
         self._stop_agreed = False
         self._saved_optimizer: dict[str, Any] | None = None
+        self._before_step: tuple[dict[str, Any], dict[str, Any]] | None = None
+        """While a step is computed: where batches and random numbers stood before it."""
 
     @property
     def last_path(self) -> Path:
@@ -115,10 +118,26 @@ class Trainer:
             try:
                 for index in range(self.progress.stages_done, len(wanted)):
                     run_stage(index, self)
+            except AccidentError as error:
+                raise UserError(f"{error}. {self._saved_after_accident()}") from error
             finally:
                 self.display.close()
                 if self.writer is not None:
                     self.writer.close()
+
+    def _saved_after_accident(self) -> str:
+        """Keep the state from before the step that failed; says where to go on from."""
+        # The other processes of several wait for this one, and cannot be asked.
+        if self.fabric.world_size == 1 and self.progress.step > 0:
+            if self._before_step is not None:
+                batches, random_numbers = self._before_step
+                self.updater.discard()
+                self.system.train_batches.load_state_dict(batches)
+                set_rng_state(random_numbers)
+            self.save(keep=False, best=False)
+        if not self.last_path.is_file():
+            return "Nothing is lost: no step was made"
+        return f"{self.last_path} is saved: the same command goes on from there"
 
     def restore(self) -> None:
         """Continue from `last.pt` if there is one; a system without one begins anew."""
@@ -188,12 +207,18 @@ class Trainer:
     def train_step(self) -> None:
         """Make one optimizer step, or skip one when its loss or gradient is not finite."""
         started, progress = time.perf_counter(), self.progress
-        batches = [next(self.system.train_batches) for _ in range(self.config.optim.accumulate)]
-        context = sample_context(self.system.contexts, self.system.seed, progress.step)
-        result = self.updater.gradients(batches, context, progress.step if progress.from_scratch else WARM)
-        finite, self._stop_agreed = self.updater.all_finite(result, self.stop.asked)
+        batches: list[AnyBatch] = []
+        self._before_step = self.system.train_batches.state_dict(), rng_state()
+        with naming_accidents(batches, self.config, f"step {progress.step + 1}"):
+            for _ in range(self.config.optim.accumulate):
+                batches.append(next(self.system.train_batches))
+            context = sample_context(self.system.contexts, self.system.seed, progress.step)
+            parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
+            result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
+            finite, self._stop_agreed = self.updater.all_finite(result, self.stop.asked)
+        self._before_step = None
         if not finite:
-            self._skip(batches, result)
+            self._skip(parts, result)
             return
         self.learning_rate = self.updater.apply(result, progress.stage_step)
         progress.step += 1
@@ -263,15 +288,24 @@ class Trainer:
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
         alone = self.fabric.world_size == 1
-        return self.system.validate(
-            self.fabric,
-            self.module,
-            self.system.valid_batches(),
-            self.system.tokenizer,
-            self.system.contexts[0],
-            self.stage.loss_weights,
-            should_stop=lambda: alone and self.stop.asked,
-        )
+        current: list[AnyBatch] = []
+        with naming_accidents(current, self.config, "validation"):
+            return self.system.validate(
+                self.fabric,
+                self.module,
+                self._dev_batches(current),
+                self.system.tokenizer,
+                self.system.contexts[0],
+                self.stage.loss_weights,
+                should_stop=lambda: alone and self.stop.asked,
+            )
+
+    def _dev_batches(self, current: list[AnyBatch]) -> Iterator[AnyBatch]:
+        """The dev batches in pieces; `current` holds the one that is worked on."""
+        for batch in self.system.valid_batches():
+            for part in pieces_of(batch, self.config.split_batches):
+                current[:] = [part]
+                yield part
 
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
