@@ -165,3 +165,17 @@ def test_segments_of_a_file_are_printed_with_their_times(exp: Path, tmp_path: Pa
     assert [segment["segment"] for segment in cut] == sorted({segment["segment"] for segment in cut})
     whole = _run(stream, exp, tmp_path / "speech.wav", "--no-endpoints", "--json").output.splitlines()
     assert len(whole) == 1
+
+
+def test_from_the_microphone_each_sentence_is_a_result(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = np.concatenate([bursts(1.5, 1), np.zeros(24000, dtype=np.float32), bursts(1.0, 2)])
+    packets = [(16000, wave[start : start + 1600]) for start in range(0, len(wave), 1600)]
+    monkeypatch.setattr("kdasr.streaming.microphone.microphone", lambda device: iter(packets))
+    rules = ("--rule3-min-utterance-length", 0.9, "--json")
+    cut = [json.loads(line) for line in _run(stream, exp, "--mic", *rules).output.splitlines()]
+    assert len(cut) > 2 and {segment["file"] for segment in cut} == {None}
+    assert len(_run(stream, exp, "--mic", "--no-endpoints", "--json").output.splitlines()) == 1
+    # Under a full context all is heard at the end.
+    assert len(_run(stream, exp, "--mic", "--context", "full", "--json").output.splitlines()) == 1
+    with pytest.raises(UserError, match="endpoints need a chunked context"):
+        _run(stream, exp, "--mic", "--context", "full", "--endpoints")

@@ -3,8 +3,12 @@
 What the runtime does, so that others can do the same (sherpa-onnx, `online-recognizer-transducer-impl.h`):
 it decodes a window when more than T feature frames beyond those it has processed are there, advances by a
 chunk, and never decodes part of a window; so a client appends silence. After an endpoint, `reset` starts to
-count windows and timestamps from 0 again and keeps the last pieces as the predictor's context, unless the
-segment had none: then it forgets them. It also keeps the caches, which our graph ignores at count 0.
+count windows and timestamps from 0 again. It also keeps the caches, which our graph ignores at count 0.
+
+What it keeps of the pieces depends on the search. In greedy search the last ones stay in the predictor's
+context; after a segment without pieces they are forgotten, but not what the predictor made of them. In
+modified beam search a hypothesis that has heard nothing, with probability 1, joins those of the beam, of which
+the last pieces and the scores are kept; after a segment without pieces it is alone.
 """
 
 # Shapes: N samples at 16 kHz.
