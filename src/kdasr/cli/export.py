@@ -71,9 +71,10 @@ def command(
     CUTS are Lhotse manifests, such as data/demo/cuts_test-clean.jsonl.gz. Each utterance is decoded by
     sherpa-onnx and by kdasr: by greedy search alone and two streams in a batch, by modified beam search, and
     by both with endpoint resets, where each of the two decides where a segment ends. With --long-form, also
-    joined into streams as in `kdasr decode --long-form`, with and without endpoint resets. Pieces and frames must be the same. The last line is "N of M utterances
-    identical", and the exit status 0 only when N = M. That is to be expected of int8 graphs only where
-    onnxruntime has the version inside sherpa-onnx (1.28 in sherpa-onnx 2.0.1): their roundings differ.
+    joined into streams as in `kdasr decode --long-form`, with and without endpoint resets. Pieces and frames
+    must be the same. The last line is "N of M utterances identical", and the exit status 0 only when N = M.
+    That is to be expected of int8 graphs only where onnxruntime has the version inside sherpa-onnx (1.28 in
+    sherpa-onnx 2.0.1): their roundings differ.
     """
     import torch
 

@@ -7,8 +7,8 @@ count windows and timestamps from 0 again. It also keeps the caches, which our g
 
 What it keeps of the pieces depends on the search. In greedy search the last ones stay in the predictor's
 context; after a segment without pieces they are forgotten, but not what the predictor made of them. In
-modified beam search a hypothesis that has heard nothing, with probability 1, joins those of the beam, of which
-the last pieces and the scores are kept; after a segment without pieces it is alone.
+modified beam search a hypothesis that has heard nothing, with probability 1, joins those of the beam, of
+which the last pieces and the scores are kept; after a segment without pieces it is alone.
 """
 
 # Shapes: N samples at 16 kHz.
