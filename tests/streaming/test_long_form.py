@@ -21,7 +21,7 @@ from kdasr.streaming.evaluate import Recording
 from kdasr.streaming.joining import Pause, pauses
 from kdasr.streaming.latency import RefWord
 from kdasr.streaming.long_form import Placed, placed, score_stream
-from kdasr.streaming.long_form_run import STREAMS, LongForm, decode_long_form, forget
+from kdasr.streaming.long_form_run import STREAMS, LongForm, RecordFile, decode_long_form, forget
 from kdasr.streaming.long_form_summary import summarise_streams
 from kdasr.streaming.result import Result, Token
 
@@ -219,6 +219,18 @@ def test_a_stream_in_which_nothing_is_said_has_insertions_and_no_rate(tmp_path: 
 
 class StoppedError(Exception):
     pass
+
+
+def test_records_are_there_again_up_to_one_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    records = [{"id": name, "ref": f"A\u2028B\u0085{name}Ü"} for name in "xyz"]
+    RecordFile(path, lambda record: record["id"]).add(records)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])  # in the middle of the last letter
+    again = RecordFile(path, lambda record: record["id"])
+    assert list(again.records.values()) == records[:2]
+    again.add(records[2:])
+    assert path.read_bytes() == whole
 
 
 def test_a_run_that_was_stopped_goes_on_and_another_one_starts_anew(tmp_path: Path) -> None:

@@ -91,13 +91,15 @@ class RecordFile:
         self._path = path
         self.records: dict[Any, Record] = {}
         complete = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
+        # Bytes: a line may be cut in the middle of a letter, and a transcript may hold other separators of
+        # lines than the newline.
+        for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:  # cut short when it was stopped
+            except ValueError:
                 break
             self.records[key(record)] = record
-            complete.append(line)
+            complete.append(line.decode() + "\n")
         self._key = key
         write_text(path, "".join(complete))
 
