@@ -17,11 +17,13 @@ from click.testing import CliRunner, Result
 
 from kdasr.checkpoint import load_bundle, load_checkpoint
 from kdasr.cli.main import cli, main
-from kdasr.common.configio import config_to_dict
+from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
-from kdasr.experiment import load_saved_experiment
+from kdasr.distillation.config import StageConfig
+from kdasr.experiment import ExperimentConfig, load_saved_experiment
 from kdasr.nn.context import Context
+from kdasr.system import plain_students
 from kdasr.testing import tiny_config, write_corpus
 
 processes = multiprocessing.get_context("forkserver")
@@ -296,3 +298,17 @@ def test_the_resolved_configuration_is_saved(teacher: Path) -> None:
     config = load_saved_experiment(teacher)
     assert config.name == "teacher" and config.training.keep_last == 5
     assert config.stages[0].loss_weights == {"rnnt": 1.0, "ctc": 0.5}
+
+
+def test_only_readable_students_without_a_teacher_are_compared(tmp_path: Path) -> None:
+    context = Context(left=8, chunk=4)
+    rows = json.dumps({"split": "valid", "step": 1, "wer": 7.5}) + "\n"
+    weights = {"plain": {"rnnt": 1.0}, "taught": {"rnnt": 1.0, "hidden_mse": 1.0}}
+    for name, loss_weights in weights.items():
+        stages = [StageConfig(loss_weights=loss_weights)]
+        save_yaml(ExperimentConfig(contexts=[context], stages=stages), tmp_path / name / "config.yaml")
+        (tmp_path / name / "metrics.jsonl").write_text(rows)
+    save_yaml(ExperimentConfig(), tmp_path / "offline" / "config.yaml")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text("model: 3\n")
+    assert plain_students(tmp_path, context) == {"plain": 7.5}

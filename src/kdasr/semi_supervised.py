@@ -22,10 +22,9 @@ from kdasr.distillation.semi_supervised import SemiSupervisedObjective, Unpaired
 from kdasr.experiment import ExperimentConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.streaming.language_model import load_sentence_scorer
-from kdasr.training.module import TrainingModule
 from kdasr.training.stage import resolve_reference
 from kdasr.training.trainer import System
-from kdasr.training.validation import Validation
+from kdasr.training.validation import Validation, validate_model
 
 logger = get_logger(__name__)
 
@@ -93,12 +92,10 @@ def update_when_better(
 
     def update(fabric: Fabric, validation: Validation) -> None:
         if not proposal.measured:
-            module = TrainingModule(proposal.model, objective)
-            measured = system.validate(
-                fabric, module, system.valid_batches(), system.tokenizer, proposal.context, {"rnnt": 1.0}
+            batches = system.valid_batches()
+            measured = validate_model(
+                fabric, proposal.model, objective, batches, system.tokenizer, proposal.context
             )
-            proposal.eval()  # measuring ends by putting the model into training mode
-            assert measured is not None
             proposal.set_error(measured.criterion)
             logger.info("proposal model: dev %s %.2f %%", _measure(measured), measured.criterion)
         assert isinstance(system.model, Transducer)

@@ -2,11 +2,10 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
 from kdasr.common.files import atomic_path, read_json, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
-from kdasr.data.batch import Batch
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.same_data import check_same_data, describe_data, describe_text
 from kdasr.data.text import EncodedText, text_sources, transcript_sources
@@ -52,8 +50,9 @@ from kdasr.training.environment import describe_environment
 from kdasr.training.language_model import LanguageModelObjective, validate_language_model
 from kdasr.training.resume import saved_progress, seed_everything, share_out
 from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
-from kdasr.training.teacher_lead import dev_wer, last_dev_wer, weak_teacher
+from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
+from kdasr.training.validation import validate_model
 
 logger = get_logger(__name__)
 
@@ -140,7 +139,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         teacher_sha256=sha256(bundle.path) if bundle else "",
     )
     if bundle is not None:
-        system.at_start = _compare_with_teacher(system, config, bundle)
+        system.at_start = _compare_with_teacher(system, objective, config, bundle)
     backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
     data = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
@@ -154,14 +153,15 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
 
 
 def _compare_with_teacher(
-    system: System, config: ExperimentConfig, teacher: Bundle
+    system: System, objective: Objective, config: ExperimentConfig, teacher: Bundle
 ) -> Callable[[Fabric], None]:
     """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
 
     def compare(fabric: Fabric) -> None:
         def measure(model: Transducer, context: Context) -> float:
-            batches = cast(Iterable[Batch], system.valid_batches())
-            return dev_wer(model, batches, system.tokenizer, context, fabric)
+            batches = system.valid_batches()
+            measured = validate_model(fabric, model, objective, batches, system.tokenizer, context)
+            return measured.scores["wer"]
 
         teacher_wer = measure(teacher.model, teacher.context)
         others = {}
@@ -181,7 +181,10 @@ def plain_students(folder: Path, context: Context) -> dict[str, float]:
     """Dev WER of the systems in a folder that stream under `context` and learnt without a teacher."""
     found = {}
     for path in sorted(folder.glob("*/config.yaml")):
-        saved = load_saved_experiment(path.parent)
+        try:
+            saved = load_saved_experiment(path.parent)
+        except UserError:  # a folder of another version, or of something else, is no reason to stop
+            continue
         if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
             continue
         terms = {name for stage in saved.stages for name in stage.loss_weights}

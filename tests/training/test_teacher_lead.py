@@ -14,19 +14,23 @@ from kdasr.distillation.objective import Objective
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_cuts, tiny_model
 from kdasr.training.module import TrainingModule
-from kdasr.training.teacher_lead import dev_wer, last_dev_wer, weak_teacher
-from kdasr.training.validation import validate
+from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
+from kdasr.training.validation import validate, validate_model
 
 
-def test_dev_wer_is_that_of_validation(tokenizer: Tokenizer) -> None:
+def test_a_model_is_measured_as_in_validation_and_keeps_its_mode(tokenizer: Tokenizer) -> None:
     model = tiny_model(vocab_size=tokenizer.vocab_size).train()
     context, fabric = Context(left=8, chunk=4), Fabric(accelerator="cpu", devices=1)
     batches = valid_batches(dummy_cuts(8), tokenizer, DataConfig(max_duration=8.0))
     module = TrainingModule(model, Objective(ObjectiveConfig(), model.config, None))
     expected = validate(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
     assert expected is not None and expected.criterion > 0
-    assert dev_wer(model, batches, tokenizer, context, fabric) == pytest.approx(expected.criterion)
-    assert model.training
+    for training in (True, False):
+        model.train(training)
+        module.objective.train(not training)
+        found = validate_model(fabric, model, module.objective, batches, tokenizer, context)
+        assert found.criterion == pytest.approx(expected.criterion)
+        assert model.training is training and module.objective.training is not training
 
 
 def test_the_last_validation_counts(tmp_path: Path) -> None:
@@ -37,6 +41,9 @@ def test_the_last_validation_counts(tmp_path: Path) -> None:
         {"split": "train", "total": 1.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert last_dev_wer(tmp_path) == 12.5
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # another process is writing it
+        file.write('{"split": "valid", "we')
     assert last_dev_wer(tmp_path) == 12.5
 
 

@@ -8,7 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord
 from kdasr.report.results import BASELINES, ResultRow, part_names
 from kdasr.report.wording import number
-from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
+from kdasr.training.teacher_lead import weak_teacher
 
 TOLERANCE = 0.05
 """Percent points by which the WER of `summary.json` may differ from that of its utterances (rounding)."""
@@ -59,8 +59,12 @@ def collect_notes(
 
 def _weak_teacher(systems: Sequence[SystemRecord]) -> list[Note]:
     """A teacher that is no better on dev than a student, by the last validations of both."""
-    rates = {system.name: last_dev_wer(system.folder) for system in systems}
-    known = {name: wer for name, wer in rates.items() if wer is not None}
+    known = {
+        system.name: row.values["wer"]
+        for system in systems
+        for row in system.metrics  # by step: the last one stays
+        if row.split == "valid" and "wer" in row.values
+    }
     if "teacher" not in known:
         return []
     text = weak_teacher(known.pop("teacher"), known)

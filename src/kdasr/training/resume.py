@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,16 @@ def gather(fabric: Fabric, value: dict[str, Any]) -> list[dict[str, Any]]:
 
 def truncate_metrics(path: Path, last_step: int) -> None:
     """Drop the rows of steps after `last_step`, which a resume makes again, and a half-written last row."""
-    if not path.is_file():
-        return
-    kept = []
+    if path.is_file():
+        kept = [line + "\n" for line, row in metrics_rows(path) if row["step"] <= last_step]
+        write_text(path, "".join(kept))
+
+
+def metrics_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a `metrics.jsonl`, each as it stands and read; a half-written last one is left out."""
     for line in text_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            break
-        if row["step"] <= last_step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+            return
+        yield line, row

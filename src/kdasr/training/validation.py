@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from kdasr.common.logging import get_logger
 from kdasr.data.batch import Batch
@@ -83,6 +84,27 @@ def validate(
     )
     sums = sum_over_batches(fabric, module, batches, measure, should_stop)
     return None if sums is None else _summarise(sums, loss_weights)
+
+
+def validate_model(
+    fabric: Fabric,
+    model: Transducer,
+    objective: nn.Module,
+    batches: Iterable[AnyBatch],
+    tokenizer: Tokenizer,
+    context: Context,
+) -> Validation:
+    """`validate` for a model that is not being trained: the transducer loss and the scores.
+
+    The modes of `model` and of `objective` stay as they were.
+    """
+    modes = model.training, objective.training
+    module = TrainingModule(model, objective)
+    measured = validate(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
+    assert measured is not None  # nobody asks it to stop
+    model.train(modes[0])
+    objective.train(modes[1])
+    return measured
 
 
 @torch.no_grad()
