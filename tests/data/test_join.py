@@ -15,10 +15,10 @@ from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import HISTORY
 from kdasr.data.config import DataConfig, GainConfig, JoinConfig, SpecAugmentConfig
-from kdasr.data.features import compute_features
+from kdasr.data.features import LOWEST_LOG_ENERGY, compute_features
 from kdasr.data.join import JoinedCuts, segments_of
 from kdasr.data.loader import TrainLoader
-from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, in_noise, pause_features, with_gain
+from kdasr.data.pauses import background_frames, in_noise, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import times_of_pieces
 from kdasr.models.predictor import NOTHING, StatelessPredictor

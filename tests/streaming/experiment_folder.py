@@ -1,7 +1,10 @@
 """What `kdasr decode` wants: an experiment folder, and a prepared data folder."""
 
 from pathlib import Path
+from typing import Any
 
+import torch
+from click.testing import CliRunner, Result
 from streaming_helpers import make_recognizer
 
 from kdasr.checkpoint import save_checkpoint
@@ -27,6 +30,23 @@ def write_experiment(folder: Path) -> Path:
         },
     )
     return folder
+
+
+def invoke(command: Any, *arguments: object) -> Result:
+    """Run a command; errors are raised, but for those of its usage. Torch's threads stay as they are."""
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    torch.set_num_threads(threads)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def run(command: Any, *arguments: object) -> Result:
+    """Run a command that must end well."""
+    result = invoke(command, *arguments)
+    assert result.exit_code == 0, result.output
+    return result
 
 
 def prepare_part(corpus: Path, data: Path, part: str, alignments: Path | None = None) -> Path:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner, Result
-from experiment_folder import prepare_part, write_experiment
+from experiment_folder import prepare_part, run, write_experiment
 from streaming_helpers import bursts
 
 from kdasr.checkpoint import load_bundle
@@ -40,16 +39,6 @@ def exp(tmp_path: Path) -> Path:
     return write_experiment(tmp_path / "exp")
 
 
-def _run(command: Any, *arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    torch.set_num_threads(threads)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result
-
-
 def _store(exp: Path, calibration: dict[str, float] | None) -> None:
     """What the command would have found, of whatever words."""
     path = exp / "confidence.json"
@@ -58,7 +47,7 @@ def _store(exp: Path, calibration: dict[str, float] | None) -> None:
 
 def test_the_map_is_found_once_and_used(exp: Path, data: Path) -> None:
     options = (exp, "--data", data, "--parts", "dev-clean")
-    output = _run(calibrate, *options).output
+    output = run(calibrate, *options).output
     found = json.loads((exp / "confidence.json").read_text())
     assert found["parts"] == ["dev-clean"] and found["checkpoint"] == "last.pt"
     assert 0 <= found["wrong"] <= found["words"] and f"{found['words']} words" in output
@@ -67,9 +56,9 @@ def test_the_map_is_found_once_and_used(exp: Path, data: Path) -> None:
     assert load_bundle(exp).calibration == (Calibration(**stored) if stored else None)
     _store(exp, MAP)
     assert load_bundle(exp).calibration == Calibration(**MAP)
-    _run(calibrate, *options)
+    run(calibrate, *options)
     assert json.loads((exp / "confidence.json").read_text())["calibration"] == MAP  # not asked again
-    _run(calibrate, *options, "--max-utterances", 2)
+    run(calibrate, *options, "--max-utterances", 2)
     again = json.loads((exp / "confidence.json").read_text())
     assert again["max_utterances"] == 2 and again["words"] < found["words"]
 
@@ -92,7 +81,7 @@ def test_a_map_of_another_checkpoint_is_not_used(exp: Path, caplog: pytest.LogCa
 
 def test_confidences_are_mapped_wherever_they_are_shown(exp: Path, data: Path, tmp_path: Path) -> None:
     raw = StreamingRecognizer(load_bundle(exp))
-    _run(calibrate, exp, "--data", data, "--parts", "dev-clean")
+    run(calibrate, exp, "--data", data, "--parts", "dev-clean")
     _store(exp, MAP)
     recognizer = StreamingRecognizer.load(exp)
     with pytest.raises(ValueError, match="calibrated already"):
@@ -102,14 +91,14 @@ def test_confidences_are_mapped_wherever_they_are_shown(exp: Path, data: Path, t
     assert before == after and len(before) > 1
     assert [word.confidence for word in after] == [Calibration(**MAP)(word.confidence) for word in before]
     soundfile.write(tmp_path / "speech.wav", wave, 16000, subtype="FLOAT")
-    (line,) = _run(stream, exp, tmp_path / "speech.wav", "--json").output.splitlines()
+    (line,) = run(stream, exp, tmp_path / "speech.wav", "--json").output.splitlines()
     shown = json.loads(line)
     assert [word["confidence"] for word in shown["words"]] == [round(word.confidence, 4) for word in after]
     assert [(word["word"], word["start"], word["end"]) for word in shown["words"]] == [
         (word.text, word.start, word.end) for word in after
     ]
     assert (shown["start"], shown["end"]) == (after[0].start, after[-1].end)
-    lines = _run(stream, exp, tmp_path / "speech.wav", "--words").output.splitlines()
+    lines = run(stream, exp, tmp_path / "speech.wav", "--words").output.splitlines()
     listed = [line.split() for line in lines if line.startswith("     ") and len(line.split()) == 4]
     assert [row[3] for row in listed] == [word.text for word in after]
     assert [float(row[2]) for row in listed] == [round(word.confidence, 3) for word in after]
@@ -119,7 +108,7 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
     folder = exp / "decode" / "streaming" / "dev-clean"
 
     def records(*options: object) -> list[dict[str, Any]]:
-        _run(decode, exp, "--data", data, "--parts", "dev-clean", "--streams", 4, *options)
+        run(decode, exp, "--data", data, "--parts", "dev-clean", "--streams", 4, *options)
         return [json.loads(line) for line in (folder / "utterances.jsonl").read_text().splitlines()]
 
     plain = records()
@@ -127,7 +116,7 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
     words = [word for record in plain for word in record["words"]]
     assert len(words) > 3 and all(0 <= word["confidence"] <= 1 for word in words)
     assert all(word["start"] < word["end"] for word in words)
-    _run(calibrate, exp, "--data", data, "--parts", "dev-clean")
+    run(calibrate, exp, "--data", data, "--parts", "dev-clean")
     _store(exp, MAP)
     mapped = [word for record in records() for word in record["words"]]
     assert json.loads((folder / "summary.json").read_text())["calibration"] == MAP
@@ -141,7 +130,7 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
     with pytest.raises(UserError, match="--rule2-min-trailing-silence needs --endpoints"):
         records("--rule2-min-trailing-silence", 0.1)
     with pytest.raises(UserError, match="--endpoints needs --mode streaming"):
-        _run(decode, exp, "--data", data, "--parts", "dev-clean", "--mode", "offline", "--endpoints")
+        run(decode, exp, "--data", data, "--parts", "dev-clean", "--mode", "offline", "--endpoints")
     with pytest.raises(UserError, match="endpoints need a chunked context"):
         records("--context", "full", "--endpoints")
 
@@ -150,11 +139,11 @@ def test_segments_of_a_file_are_printed_with_their_times(exp: Path, tmp_path: Pa
     wave = np.concatenate([bursts(1.5, 1), np.zeros(24000, dtype=np.float32), bursts(1.0, 2)])
     soundfile.write(tmp_path / "speech.wav", wave, 16000, subtype="FLOAT")
     options = ("--endpoints", "--rule3-min-utterance-length", 0.9, "--blank-penalty", -1)
-    lines = _run(stream, exp, tmp_path / "speech.wav", *options).output.splitlines()
+    lines = run(stream, exp, tmp_path / "speech.wav", *options).output.splitlines()
     finals = [line.split(maxsplit=4) for line in lines if line.startswith("  final")]
     cut = [
         json.loads(line)
-        for line in _run(stream, exp, tmp_path / "speech.wav", *options, "--json").output.splitlines()
+        for line in run(stream, exp, tmp_path / "speech.wav", *options, "--json").output.splitlines()
     ]
     assert len(finals) == len(cut) > 2
     for (_, start, dash, end, text), segment in zip(finals, cut, strict=True):
@@ -163,7 +152,7 @@ def test_segments_of_a_file_are_printed_with_their_times(exp: Path, tmp_path: Pa
         assert 0 <= float(start) < float(end)
     assert [segment["start"] for segment in cut] == sorted(segment["start"] for segment in cut)
     assert [segment["segment"] for segment in cut] == sorted({segment["segment"] for segment in cut})
-    whole = _run(stream, exp, tmp_path / "speech.wav", "--no-endpoints", "--json").output.splitlines()
+    whole = run(stream, exp, tmp_path / "speech.wav", "--no-endpoints", "--json").output.splitlines()
     assert len(whole) == 1
 
 
@@ -172,10 +161,10 @@ def test_from_the_microphone_each_sentence_is_a_result(exp: Path, monkeypatch: p
     packets = [(16000, wave[start : start + 1600]) for start in range(0, len(wave), 1600)]
     monkeypatch.setattr("kdasr.streaming.microphone.microphone", lambda device: iter(packets))
     rules = ("--rule3-min-utterance-length", 0.9, "--json")
-    cut = [json.loads(line) for line in _run(stream, exp, "--mic", *rules).output.splitlines()]
+    cut = [json.loads(line) for line in run(stream, exp, "--mic", *rules).output.splitlines()]
     assert len(cut) > 2 and {segment["file"] for segment in cut} == {None}
-    assert len(_run(stream, exp, "--mic", "--no-endpoints", "--json").output.splitlines()) == 1
+    assert len(run(stream, exp, "--mic", "--no-endpoints", "--json").output.splitlines()) == 1
     # Under a full context all is heard at the end.
-    assert len(_run(stream, exp, "--mic", "--context", "full", "--json").output.splitlines()) == 1
+    assert len(run(stream, exp, "--mic", "--context", "full", "--json").output.splitlines()) == 1
     with pytest.raises(UserError, match="endpoints need a chunked context"):
-        _run(stream, exp, "--mic", "--context", "full", "--endpoints")
+        run(stream, exp, "--mic", "--context", "full", "--endpoints")

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner, Result
-from streaming_helpers import bursts, make_recognizer
+from click.testing import CliRunner
+from experiment_folder import invoke, prepare_part, write_experiment
+from streaming_helpers import bursts
 
-from kdasr.checkpoint import save_checkpoint
 from kdasr.cli.decode import command as decode
 from kdasr.cli.decode import parse_context
 from kdasr.cli.stream import command as stream
-from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
 from kdasr.decoding.wer import word_errors
 from kdasr.nn.context import Context
 from kdasr.streaming.evaluate import Recording, make_record, summarise_records
@@ -26,7 +24,7 @@ from kdasr.streaming.latency import RefWord
 from kdasr.streaming.result import Result as Recognised
 from kdasr.streaming.result import Token
 from kdasr.streaming.simulate import Simulation
-from kdasr.testing import tiny_tokenizer, write_corpus
+from kdasr.testing import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -40,45 +38,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (corpus, folder / "alignments", "test-clean"),
         (folder / "plain", None, "test-other"),
     ]:
-        prepare_corpus(
-            PrepareOptions(
-                corpus_dir=corpus_dir, alignments_dir=alignments, out_dir=folder / "data", parts=[part]
-            )
-        )
+        prepare_part(corpus_dir, folder / "data", part, alignments)
     return folder / "data"
 
 
 @pytest.fixture
 def exp(tmp_path: Path) -> Path:
     """An experiment folder with a random model that emits pieces of a real tokenizer."""
-    folder = tmp_path / "exp" / "student"
-    tokenizer = tiny_tokenizer(folder / "tokens")
-    model = make_recognizer(Context(left=8, chunk=4), vocab_size=tokenizer.vocab_size).model
-    save_checkpoint(
-        folder / "checkpoints" / "last.pt",
-        {
-            "model_config": config_to_dict(model.config),
-            "model": model.state_dict(),
-            "context": {"left": 8, "chunk": 4, "right": 0},
-            "tokenizer_fingerprint": tokenizer.fingerprint,
-            "system": "student",
-            "train_steps": 7,
-        },
-    )
-    return folder
-
-
-def _run(command: Any, *arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    torch.set_num_threads(threads)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    return write_experiment(tmp_path / "exp" / "student")
 
 
 def _decode(exp: Path, data: Path, mode: str, *options: object, part: str = "test-clean") -> Path:
-    result = _run(decode, exp, "--data", data, "--parts", part, "--mode", mode, *options)
+    result = invoke(decode, exp, "--data", data, "--parts", part, "--mode", mode, *options)
     assert result.exit_code == 0, result.output
     return exp / "decode" / mode / part
 
@@ -187,7 +158,7 @@ def test_streaming_files_of_any_kind(exp: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     soundfile.write(tmp_path / "short.wav", bursts(1.0)[:30], 8000)
     files = [tmp_path / name for name in ("stereo.wav", "empty.wav", "short.wav")]
-    lines = _run(stream, exp, *files).output.splitlines()
+    lines = invoke(stream, exp, *files).output.splitlines()
     finals = [line.split("final")[1].strip() for line in lines if "final" in line]
     assert len(finals) == 3 and finals[0] and finals[1:] == ["", ""]
     partials = [line.split(maxsplit=1) for line in lines if line[:1] == " " and line.split()[0][0].isdigit()]
@@ -246,38 +217,38 @@ def test_another_search_is_another_result(exp: Path, data: Path) -> None:
 )
 def test_what_greedy_search_cannot_do_is_refused(exp: Path, data: Path, options: list[object]) -> None:
     with pytest.raises(UserError, match=f"{options[0]} needs --search beam"):
-        _run(decode, exp, "--data", data, "--parts", "test-clean", *options)
+        invoke(decode, exp, "--data", data, "--parts", "test-clean", *options)
     with pytest.raises(UserError, match=f"{options[0]} needs --search beam"):
-        _run(stream, exp, "nowhere.wav", *options)
+        invoke(stream, exp, "nowhere.wav", *options)
 
 
 def test_options_without_effect_are_refused(exp: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--device needs --mic"):
-        _run(stream, exp, tmp_path / "speech.wav", "--device", "1")
+        invoke(stream, exp, tmp_path / "speech.wav", "--device", "1")
     with pytest.raises(UserError, match="--packet-ms needs files"):
-        _run(stream, exp, "--mic", "--packet-ms", "20")
+        invoke(stream, exp, "--mic", "--packet-ms", "20")
 
 
 def test_results_go_where_they_can_be_written(exp: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file: cannot write there"):
-        _run(decode, exp, "--data", data, "--parts", "test-clean", "--out", tmp_path / "file")
+        invoke(decode, exp, "--data", data, "--parts", "test-clean", "--out", tmp_path / "file")
 
 
 def test_streams_in_one_batch_need_streams(exp: Path, data: Path) -> None:
     with pytest.raises(UserError, match="--streams needs --mode streaming; it is offline"):
-        _run(decode, exp, "--data", data, "--parts", "test-clean", "--mode", "offline", "--streams", 2)
+        invoke(decode, exp, "--data", data, "--parts", "test-clean", "--mode", "offline", "--streams", 2)
 
 
 def test_streaming_a_file_with_alternatives(exp: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "speech.wav", bursts(1.2), 16000)
     options = ["--search", "beam", "--nbest", 3, "--tail-seconds", 0.3]
-    lines = _run(stream, exp, tmp_path / "speech.wav", *options).output.splitlines()
+    lines = invoke(stream, exp, tmp_path / "speech.wav", *options).output.splitlines()
     final = next(index for index, line in enumerate(lines) if "final" in line)
     listed = [line.split(maxsplit=1) for line in lines[final + 1 : final + 4]]
     assert listed[0][1] == lines[final].split(maxsplit=1)[1]
     assert len({text for _, text in listed}) == 3 and all(float(score) < 0 for score, _ in listed)
-    wrong = _run(stream, exp, tmp_path / "speech.wav", "--tail-seconds", "long")
+    wrong = invoke(stream, exp, tmp_path / "speech.wav", "--tail-seconds", "long")
     assert wrong.exit_code == 2 and "long" in wrong.output
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
-from click.testing import CliRunner, Result
-from experiment_folder import prepare_part, write_experiment
+from click.testing import Result
+from experiment_folder import prepare_part, run, write_experiment
 from streaming_helpers import bursts
 
 from kdasr.cli.decode import command as decode
@@ -28,16 +27,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare_part(timed, folder / "data", "test-clean", folder / "times")
     prepare_part(write_corpus(folder / "plain", ["test-other"], speakers=1), folder / "data", "test-other")
     return folder
-
-
-def run(command: Any, *arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    torch.set_num_threads(threads)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def long_form(root: Path, out: Path, *options: object, part: str = "test-clean") -> Result:

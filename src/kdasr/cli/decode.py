@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.bad_audio import max_bad_option
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
     batch_size,
@@ -103,13 +104,7 @@ class _Run:
 @search_options
 @endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
 @long_form_options
-@click.option(
-    "--max-bad",
-    default="1%",
-    show_default=True,
-    help="The most utterances of a part whose audio may be bad: a share (rounded up) or a number. They are "
-    "left out, named and counted; 0 stops at the first.",
-)
+@max_bad_option
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",

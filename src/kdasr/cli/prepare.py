@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.bad_audio import max_bad_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
@@ -35,13 +36,7 @@ from kdasr.common.logging import setup_logging
     help="Recipe file whose data section says speed factors and whether features are stored.",
 )
 @click.option("--on-the-fly", is_flag=True, help="Store no features: training computes them from the audio.")
-@click.option(
-    "--max-bad",
-    default="1%",
-    show_default=True,
-    help="The most utterances of a part whose audio may be bad: a share (rounded up) or a number. They are "
-    "left out, named and counted; 0 stops at the first.",
-)
+@max_bad_option
 @click.option(
     "--empty-transcripts",
     type=click.Choice(["leave-out", "keep"]),

@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
 from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
-from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS
+from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
 from kdasr.data.join import segments_of
-from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, in_noise, pause_features, with_gain
+from kdasr.data.pauses import BACKGROUND, background_frames, in_noise, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words, times_of_pieces
@@ -200,9 +200,10 @@ def _assemble(
     for segment in segments:
         if isinstance(segment, PaddingCut):
             assert segment.custom is not None and segment.num_frames is not None
-            beside = utterances[max(len(begins) - 1, 0)] if utterances else None
             kind, level_db = segment.custom["kind"], segment.custom["level_db"]
-            background_TF = beside.background() if beside is not None else None
+            background_TF = None
+            if kind == BACKGROUND:
+                background_TF = utterances[max(len(begins) - 1, 0)].background()
             part = pause_features(kind, level_db, segment.num_frames, background_TF, generator)
         else:
             part = utterances[len(begins)].features_TF

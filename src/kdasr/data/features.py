@@ -1,5 +1,6 @@
 """Log-mel features: one definition for training, offline decoding and the stored copies."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ NUM_MEL_BINS = 80
 FRAME_SHIFT_SECONDS = 0.01
 FRAME_SHIFT_SAMPLES = 160
 FRAME_LENGTH_SAMPLES = 400
+LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
+"""Log energy of digital silence: Kaldi's features have this floor, and so have ours."""
 
 
 @cache

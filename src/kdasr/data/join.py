@@ -16,11 +16,12 @@ from kdasr.data.config import JoinConfig
 from kdasr.data.features import (
     FRAME_SHIFT_SAMPLES,
     FRAME_SHIFT_SECONDS,
+    LOWEST_LOG_ENERGY,
     NUM_MEL_BINS,
     SAMPLE_RATE,
     num_feature_frames,
 )
-from kdasr.data.pauses import BACKGROUND, COLORS, LOWEST_LOG_ENERGY, SILENCE
+from kdasr.data.pauses import BACKGROUND, COLORS, SILENCE
 
 WINDOW = 4000
 """Utterances that the next member of a joined one is chosen among."""

@@ -11,22 +11,23 @@ from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS, SAMPLE_RATE, compute_features
+from kdasr.data.features import (
+    FRAME_SHIFT_SECONDS,
+    LOWEST_LOG_ENERGY,
+    NUM_MEL_BINS,
+    SAMPLE_RATE,
+    compute_features,
+)
 
 SILENCE = "silence"
 BACKGROUND = "background"
 COLORS = ("white", "pink", "brown")
 """Noises whose power per Hz falls with the frequency f as 1, 1 / f and 1 / f^2."""
-LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
-"""Log energy of digital silence: Kaldi's features have this floor, and so have ours."""
 _NOISE_SECONDS = 20
 _QUIET_SHARE = 0.1
 """Share of an utterance's frames that are taken for its background where its word times are not known."""
-
-Floats = NDArray[np.float32]
 
 
 def with_gain(features: Tensor, gain_db: Tensor | float) -> Tensor:
@@ -46,7 +47,6 @@ def pause_features(
         background_TF: frames to draw `background` from; without any it is digital silence.
         generator: draws the frames.
     """
-    silent_KF = torch.full((num_frames, NUM_MEL_BINS), LOWEST_LOG_ENERGY)
     if kind in COLORS:
         noise_TF = _noise(kind)
         start = int(torch.randint(len(noise_TF), (), generator=generator))
@@ -55,7 +55,7 @@ def pause_features(
     if kind == BACKGROUND and background_TF is not None and len(background_TF):
         picks_K = torch.randint(len(background_TF), (num_frames,), generator=generator)
         return background_TF[picks_K]
-    return silent_KF
+    return torch.full((num_frames, NUM_MEL_BINS), LOWEST_LOG_ENERGY)
 
 
 def in_noise(features_TF: Tensor, speech: list[Tensor], snr_db: float, generator: torch.Generator) -> Tensor:
@@ -72,8 +72,7 @@ def in_noise(features_TF: Tensor, speech: list[Tensor], snr_db: float, generator
     """
     color = COLORS[int(torch.randint(len(COLORS), (), generator=generator))]
     noise_TF = pause_features(color, 0.0, len(features_TF), None, generator)
-    softest = min(float(part_TF.exp().sum(dim=1).mean()) for part_TF in speech)
-    level_db = 10 * math.log10(softest / float(_noise(color).exp().sum(dim=1).mean())) - snr_db
+    level_db = 10 * math.log10(min(map(_power, speech)) / _noise_power(color)) - snr_db
     return torch.logaddexp(features_TF, with_gain(noise_TF, level_db))
 
 
@@ -92,6 +91,16 @@ def background_frames(features_TF: Tensor, words: list[tuple[float, float]]) -> 
         return quiet_TF
     count = max(1, int(_QUIET_SHARE * len(features_TF)))
     return features_TF[features_TF.mean(dim=1).argsort()[:count]]
+
+
+def _power(features_TF: Tensor) -> float:
+    """Mean over the frames of the energies of all bins together."""
+    return float(features_TF.exp().sum(dim=1).mean())
+
+
+@cache
+def _noise_power(color: str) -> float:
+    return _power(_noise(color))
 
 
 @cache

@@ -12,26 +12,22 @@ recognizer = StreamingRecognizer(load_exported("exp/demo/two-stage/export"))
 # of the attention cache, R rows of the convolution cache, D width, J joiner width, K pieces of context,
 # V pieces, X rows.
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
+from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.predictor import NOTHING
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, subsampled_length
-
-SILENCE = math.log(np.finfo(np.float32).eps)
-"""Log-mel energy of zero samples: Kaldi's features have this floor."""
 
 
 class OnnxState(NamedTuple):
@@ -150,7 +146,7 @@ class OnnxEncoder:
         lens_B = torch.full_like(state.processed_B, context.chunk)
         if feature_lens_B is not None:
             beyond_BW = torch.arange(expected) >= feature_lens_B[:, None]
-            features_BWF = features_BWF.masked_fill(beyond_BW[:, :, None], SILENCE)
+            features_BWF = features_BWF.masked_fill(beyond_BW[:, :, None], LOWEST_LOG_ENERGY)
             lens_B = subsampled_length(feature_lens_B).clamp(max=context.chunk)
         encoded_BCJ, attention, convolution = self._graph(
             features_BWF,
