@@ -1,25 +1,20 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
+from kdasr.cli.decode_part import DecodeRun, decode_part, decode_part_as_streams, file_sha256
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
     batch_size,
-    long_form_folder,
     long_form_options,
     parse_long_form,
-    show_progress,
 )
 from kdasr.cli.recognisable import int8_option, load_recognisable, move_to
 from kdasr.cli.search_options import (
-    LanguageModelUse,
     build_recognizer,
     needs,
     parse_language_model,
@@ -27,47 +22,15 @@ from kdasr.cli.search_options import (
     search_options,
 )
 from kdasr.common.errors import UserError
-from kdasr.common.logging import console, get_logger, setup_logging
+from kdasr.common.logging import get_logger, setup_logging
 from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
-    from lhotse.cut import MonoCut
-
     from kdasr.checkpoint import Bundle
-    from kdasr.data.bad import BadUtterance, MaxBad
-    from kdasr.streaming.endpoint import EndpointRules
-    from kdasr.streaming.evaluate import Record, Recording
-    from kdasr.streaming.long_form_run import LongForm
-    from kdasr.streaming.recognizer import StreamingRecognizer
-    from kdasr.streaming.simulate import Simulation
 
 log = get_logger(__name__)
 
 MODES = ("streaming", "offline")
-_FORMERLY = {"search": "greedy", "nbest": 0, "int8": False, "streams": 1}
-"""Settings of summaries that do not mention them."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the parts of one call share."""
-
-    bundle: "Bundle"
-    recognizer: "StreamingRecognizer"
-    endpoints: "EndpointRules | None"
-    mode: str
-    streams: int
-    nbest: int
-    biasing: Path | None
-    language_model: LanguageModelUse | None
-    data: Path
-    out: Path
-    max_utterances: int
-    force: bool
-    checkpoint_sha256: str | None
-    int8: bool
-    long_form: "LongForm | None"
-    max_bad: "MaxBad"
 
 
 @click.command(name="decode")
@@ -182,7 +145,7 @@ def command(
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
-    run = _Run(
+    run = DecodeRun(
         bundle=bundle,
         recognizer=recognizer if long_form else recognizer.with_endpoints(rules),
         endpoints=rules,
@@ -195,7 +158,7 @@ def command(
         out=out or _default_out(exp, bundle),
         max_utterances=max_utterances or 0,
         force=force,
-        checkpoint_sha256=_sha256(bundle.path),
+        checkpoint_sha256=file_sha256(bundle.path),
         int8=int8,
         long_form=joined,
         max_bad=MaxBad.parse(max_bad),
@@ -207,9 +170,9 @@ def command(
         )
         return
     if joined is None:
-        _print_table([_decode_part(run, part) for part in names])
+        _print_table([decode_part(run, part) for part in names])
     else:
-        _print_long_form([_decode_long_form(run, part) for part in names])
+        _print_long_form([decode_part_as_streams(run, part) for part in names])
 
 
 def parse_context(text: str) -> Context:
@@ -233,186 +196,6 @@ def parse_context(text: str) -> Context:
         return Context(**values)
     except ValueError as error:
         raise UserError(f"context '{text}': {error}") from None
-
-
-def _decode_part(run: _Run, part: str) -> dict[str, Any]:
-    from kdasr.streaming.evaluate import summarise_records, write_part
-    from kdasr.streaming.part_run import forget
-
-    folder = run.out / run.mode / part
-    cuts = _load_cuts(run, part)
-    settings = _settings(run, part, cuts)
-    finished = _finished(folder, settings, run.force)
-    if finished is not None:
-        return finished
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records, bad = _records(run, part, cuts, folder, settings)
-    summary = {
-        "system": run.bundle.name,
-        "part": part,
-        "mode": run.mode,
-        **summarise_records(records),
-        "bad_utterances": [list(utterance) for utterance in bad],
-        "faulty_word_times": _warn_of_word_times(part, cuts),
-        "train_steps": run.bundle.train_steps,
-        "params": run.bundle.model.num_inference_params,
-        "checkpoint": str(run.bundle.path),
-        **settings,
-    }
-    write_part(folder, records, summary)
-    forget(folder)
-    return summary
-
-
-def _decode_long_form(run: _Run, part: str) -> dict[str, Any]:
-    from kdasr.common.files import write_json
-    from kdasr.data.bad import report_bad
-    from kdasr.streaming.joining import in_order
-    from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
-    from kdasr.streaming.part_run import sound_cuts
-
-    assert run.long_form is not None and run.endpoints is not None
-    folder = long_form_folder(run.out, part)
-    cuts = _load_cuts(run, part)
-    settings = _settings(run, part, cuts) | run.long_form.settings(run.endpoints)
-    finished = _finished(folder, settings, run.force)
-    if finished is not None:
-        return finished
-    if run.force:
-        forget(folder)
-    load = _loader(run)
-    sound, bad = sound_cuts(cuts, load, run.max_bad.at_once)
-    report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
-    conditions = decode_long_form(
-        run.recognizer.with_endpoints(run.endpoints),
-        [partial(load, cut) for cut in in_order(sound)],
-        run.long_form,
-        folder,
-        settings,
-        show_progress(f"{run.bundle.name} {part} (long form)"),
-    )
-    summary = {
-        "system": run.bundle.name,
-        "part": part,
-        "conditions": conditions,
-        "bad_utterances": [list(utterance) for utterance in bad],
-        "train_steps": run.bundle.train_steps,
-        "checkpoint": str(run.bundle.path),
-        **settings,
-    }
-    write_json(folder / SUMMARY, summary)
-    return summary
-
-
-def _settings(run: _Run, part: str, cuts: list["MonoCut"]) -> dict[str, Any]:
-    """Whatever decides the result of a part."""
-    from kdasr.data.fingerprint import audio_fingerprint
-    from kdasr.decoding.search import describe
-
-    return {
-        "checkpoint_sha256": run.checkpoint_sha256,
-        "int8": run.int8,
-        "context": str(run.recognizer.context),
-        "tail_seconds": run.recognizer.tail_seconds,
-        "search": describe(run.recognizer.search.options),
-        "nbest": run.nbest,
-        "streams": run.streams,
-        "biasing_sha256": _sha256(run.biasing) if run.biasing else None,
-        "language_model": _describe_language_model(run.language_model),
-        "max_utterances": run.max_utterances,
-        "cuts_sha256": _sha256(run.data / f"cuts_{part}.jsonl.gz"),
-        "audio_fingerprint": audio_fingerprint(cuts),
-        "endpoint_rules": asdict(run.endpoints) if run.endpoints else None,
-        "calibration": asdict(run.bundle.calibration) if run.bundle.calibration else None,
-        "normalization": run.bundle.tokenizer.normalization,
-    }
-
-
-def _finished(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
-    """The summary of an earlier run with these settings; None when the part has to be decoded."""
-    from kdasr.common.files import read_json
-
-    if not (folder / "summary.json").is_file() or force:
-        return None
-    summary = read_json(folder / "summary.json")
-    earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
-    if earlier == settings:
-        log.info("%s: already decoded, --force to do it again", folder)
-        return summary
-    other = ", ".join(name for name in settings if earlier[name] != settings[name])
-    log.warning("%s: takes the place of results with another %s", folder, other)
-    return None
-
-
-def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | None:
-    """What decides the result: the weights and what is done with them."""
-    from kdasr.checkpoint import find_checkpoint
-
-    if use is None:
-        return None
-    digest = _sha256(find_checkpoint(use.path))
-    return {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
-
-
-def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
-    from itertools import islice
-
-    from kdasr.data.folder import load_cuts
-
-    cuts = list(islice(load_cuts(run.data, part), run.max_utterances or None))
-    if not cuts:
-        raise UserError(f"{run.data}: part '{part}' holds no utterances")
-    return cuts
-
-
-def _loader(run: _Run) -> "Callable[[MonoCut], Recording]":
-    """What makes a recording of a cut, its words normalised as the system's pieces are."""
-    from kdasr.streaming.evaluate import load_recording
-
-    return partial(load_recording, tokenizer=run.bundle.tokenizer)
-
-
-def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
-    """How many utterances have word times that cannot be true; no latency counts from them."""
-    from kdasr.data.audio_files import quote
-    from kdasr.data.word_times import fault_in_word_times
-
-    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
-    if faults:
-        log.warning(
-            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
-            part, len(faults), len(cuts), quote(faults),
-        )  # fmt: skip
-    return len(faults)
-
-
-def _records(
-    run: _Run, part: str, cuts: list["MonoCut"], folder: Path, settings: Mapping[str, Any]
-) -> tuple[list["Record"], list["BadUtterance"]]:
-    """The records of a part, and the utterances whose audio cannot be used, which count nowhere."""
-    from rich.progress import track
-
-    from kdasr.data.bad import report_bad
-    from kdasr.streaming.evaluate import decode_offline, decode_streaming
-    from kdasr.streaming.part_run import Journal, decode_cuts, forget
-
-    label = f"{run.bundle.name} {part} ({run.mode})"
-
-    def decode(recordings: "Iterable[Recording]") -> "Iterator[list[tuple[Recording, Simulation]]]":
-        shown = track(recordings, label, total=len(cuts), console=console, transient=True)
-        if run.mode == "streaming":
-            return decode_streaming(run.recognizer, shown, run.nbest, run.streams)
-        return decode_offline(run.recognizer, shown, run.nbest)
-
-    if run.force:
-        forget(folder)
-    context = run.recognizer.context if run.mode == "streaming" else None
-    journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, _loader(run), decode, context, journal, run.max_bad.at_once)
-    return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:
@@ -478,10 +261,3 @@ def _system_folder(exp: Path) -> Path:
     if exp.is_dir():
         return exp
     return exp.parent.parent if exp.parent.name == "checkpoints" else exp.parent
-
-
-def _sha256(path: Path) -> str | None:
-    """Digest of a file; None when there is none (whoever reads it says so better)."""
-    from kdasr.common.files import sha256
-
-    return sha256(path) if path.is_file() else None
