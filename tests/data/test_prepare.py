@@ -248,6 +248,16 @@ def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCapt
     assert (other.sampling_rate, other.num_frames) == (16000, 150)
 
 
+def test_stereo_that_cancels_keeps_its_speech(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    speech = tone(2.0, seed=5)
+    file = root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac"
+    soundfile.write(file, np.stack([speech, -0.98 * speech], axis=1), 16000)
+    prepare_corpus(options(root, parts=[DEV]))
+    cuts = {cut.id: cut for cut in load_cuts(root / "data", DEV)}
+    np.testing.assert_allclose(cuts["200-1-0000"].load_audio()[0], speech, atol=1e-3)
+    assert "1 file(s) are not mixed: 200-1-0000 (channels cancel when they are mixed" in caplog.text
+
+
 def test_wav_files_and_blank_lines_are_fine_and_letters_stay(root: Path) -> None:
     folder = root / "LibriSpeech" / DEV / "200" / "1"
     samples, rate = soundfile.read(folder / "200-1-0002.flac", dtype="float32")

@@ -253,7 +253,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     (folder / "environment.json").write_text(json.dumps({"git": "0123abc"}))
     (folder / "config.yaml").write_text("data: {dir: /somewhere/data/demo, train_parts: [train-clean-100]}\n")
     summary = {"mode": "streaming", "wer": 12.345, "num_utterances": 96, "num_words": 590}
-    summary |= {"context": str(system.context), "first_token_ms": {"mean": 149.7}}
+    summary |= {"cer": 6.78, "context": str(system.context), "first_token_ms": {"mean": 149.7}}
     of_others = {
         "dev-clean": {"checkpoint_sha256": "older"},
         "dev-other": {"context": "left=2 chunk=1 right=0"},
@@ -279,7 +279,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "demo: train-clean-100",
     ):
         assert fact in card, fact
-    assert "| test-clean | streaming | greedy | 12.35 | 150 | 96 | 590 |" in card
+    assert "| test-clean | streaming | greedy | 12.35 | 6.78 | 150 | 96 | 590 |" in card
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]

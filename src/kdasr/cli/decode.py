@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
     from kdasr.checkpoint import Bundle
     from kdasr.streaming.evaluate import Record
+    from kdasr.streaming.loudness import Loudness
     from kdasr.streaming.recognizer import StreamingRecognizer
 
 log = get_logger(__name__)
 
 MODES = ("streaming", "offline")
+_MIN_WIDTH = 100
+"""Columns of the table when the output is a file or a pipe."""
 _FORMERLY = {"search": "greedy", "nbest": 0, "int8": False, "streams": 1}
 """Settings of summaries that do not mention them."""
 
@@ -43,6 +46,7 @@ class _Run:
     nbest: int
     biasing: Path | None
     language_model: LanguageModelUse | None
+    gains: list[float]
     data: Path
     out: Path
     max_utterances: int
@@ -83,6 +87,10 @@ class _Run:
 )
 @int8_option
 @search_options
+@click.option(
+    "--gain-db",
+    help="Also the error rates of the parts this much louder, such as -30,-20,-10,10; written to gain.json.",
+)
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",
@@ -104,6 +112,7 @@ def command(
     context: str | None,
     int8: bool,
     tail_seconds: float | None,
+    gain_db: str | None,
     max_utterances: int | None,
     out: Path | None,
     device: str,
@@ -123,6 +132,8 @@ def command(
     each word would have been seen. A part that was decoded before from the same checkpoint, data and options
     is skipped. Writes recogs.txt, errs.txt, utterances.jsonl and summary.json.
     """
+    from kdasr.streaming.loudness import parse_gains
+
     setup_logging()
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
     if not names:
@@ -142,6 +153,7 @@ def command(
         nbest=nbest,
         biasing=biasing,
         language_model=lm_use,
+        gains=parse_gains(gain_db) if gain_db else [],
         data=data,
         out=out or _default_out(exp, bundle),
         max_utterances=max_utterances or 0,
@@ -178,8 +190,10 @@ def parse_context(text: str) -> Context:
 def _decode_part(run: _Run, part: str) -> dict[str, Any]:
     from kdasr.common.files import read_json
     from kdasr.data.fingerprint import audio_fingerprint
+    from kdasr.data.word_times import warn_of_word_times
     from kdasr.decoding.search import describe
     from kdasr.streaming.evaluate import summarise_records, write_part
+    from kdasr.streaming.loudness import Loudness
 
     folder = run.out / run.mode / part
     cuts = _load_cuts(run, part)
@@ -203,6 +217,7 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
         if earlier == settings:
             log.info("%s: already decoded, --force to do it again", folder)
+            _decode_gains(run, cuts, folder, settings, summary)
             return summary
         other = ", ".join(name for name in settings if earlier[name] != settings[name])
         log.warning("%s: takes the place of results with another %s", folder, other)
@@ -210,20 +225,38 @@ def _decode_part(run: _Run, part: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records = _records(run, part, cuts)
+    loudness = Loudness()
+    records = _records(run, part, cuts, loudness)
+    loudness.warn(part)
     summary = {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
-        "faulty_word_times": _warn_of_word_times(part, cuts),
+        "signal": loudness.summary(),
+        "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
         **settings,
     }
     write_part(folder, records, summary)
+    _decode_gains(run, cuts, folder, settings, summary)
     return summary
+
+
+def _decode_gains(
+    run: _Run, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    from kdasr.streaming.evaluate import load_recording
+    from kdasr.streaming.loudness import GainFile, decode_at_gain
+
+    file = GainFile(folder, settings, summary, anew=run.force)
+    for gain in file.missing(run.gains):
+        recordings = (load_recording(cut, run.bundle.tokenizer) for cut in cuts)
+        entry = decode_at_gain(run.recognizer, recordings, gain, offline=run.mode == "offline")
+        log.info("%s at %+g dB: WER %s %%", folder, gain, _number(entry["wer"], 2))
+        file.add(entry)
 
 
 def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | None:
@@ -244,26 +277,12 @@ def _load_cuts(run: _Run, part: str) -> list["MonoCut"]:
     return list(islice(load_cuts(run.data, part), run.max_utterances or None))
 
 
-def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
-    """How many utterances have word times that cannot be true; no latency counts from them."""
-    from kdasr.data.audio_files import quote
-    from kdasr.data.word_times import fault_in_word_times
-
-    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
-    if faults:
-        log.warning(
-            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
-            part, len(faults), len(cuts), quote(faults),
-        )  # fmt: skip
-    return len(faults)
-
-
-def _records(run: _Run, part: str, cuts: list["MonoCut"]) -> list["Record"]:
+def _records(run: _Run, part: str, cuts: list["MonoCut"], loudness: "Loudness") -> list["Record"]:
     from rich.progress import track
 
     from kdasr.streaming.evaluate import decode_offline, decode_streaming, load_recording, make_record
 
-    recordings = (load_recording(cut, run.bundle.tokenizer) for cut in cuts)
+    recordings = loudness.watch(load_recording(cut, run.bundle.tokenizer) for cut in cuts)
     if run.mode == "streaming":
         decoded = decode_streaming(run.recognizer, recordings, run.nbest, run.streams)
     else:
@@ -284,7 +303,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
         title=f"{first['system']}, {first['mode']}, context {first['context']}",
         caption=f"Latencies in ms; onset of the first word by {' or '.join(onsets)}. wall: with compute.",
     )
-    table.add_column("part")
+    table.add_column("part", no_wrap=True)
     for column in (
         "WER %",
         "CER %",
@@ -308,7 +327,10 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             _number(summary["finalisation_ms"]["mean"], 0),
             _number(summary["rtf"], 4),
         )
-    Console().print(table)
+    terminal = Console()
+    if not terminal.is_terminal:
+        terminal = Console(width=max(terminal.width, _MIN_WIDTH))
+    terminal.print(table)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.live import Live
 
+    from kdasr.data.signal_check import SignalReport
     from kdasr.streaming.recognizer import StreamingRecognizer
     from kdasr.streaming.result import Result
 
@@ -47,6 +48,7 @@ class _Heard:
     result: "Result"
     audio_seconds: float
     compute_seconds: float
+    signal: "SignalReport"
 
 
 @click.command(name="stream")
@@ -109,16 +111,17 @@ def command(
     lm_use = parse_language_model(lm, lm_scale, rescore)
     options = parse_search(language_model=lm_use, **search)
     for file in files:
-        load_audio(file)
+        load_audio(file, warn=False)
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     if mic:
-        _report(_listen(recognizer, int(device) if device and device.isdecimal() else device, nbest))
+        heard = _listen(recognizer, int(device) if device and device.isdecimal() else device, nbest)
+        _report(heard, "microphone")
     for file in files:
         samples, rate = load_audio(file)
         click.echo(f"{file}  {len(samples) / rate:.2f} s")
         heard = _hear(recognizer, samples, rate, _Feed(packet_ms, realtime, nbest))
-        _report(heard)
+        _report(heard, str(file))
 
 
 def _hear(
@@ -139,10 +142,10 @@ def _hear(
             compute += _timed(lambda: stream.accept_waveform(rate, samples[start:end]))  # noqa: B023
             compute += _timed(lambda: recognizer.decode_all([stream]))
             partial.show(end / rate, recognizer.result(stream).text)
-        compute += _timed(stream.input_finished)
+        compute += _timed(lambda: stream.input_finished(warn=False))
         compute += _timed(lambda: recognizer.decode_all([stream]))
         partial.show(len(samples) / rate, recognizer.result(stream).text)
-    return _Heard(recognizer.result(stream, feed.nbest), len(samples) / rate, compute)
+    return _Heard(recognizer.result(stream, feed.nbest), len(samples) / rate, compute, stream.signal.report())
 
 
 def _listen(recognizer: "StreamingRecognizer", device: str | int | None, nbest: int) -> _Heard:
@@ -159,10 +162,10 @@ def _listen(recognizer: "StreamingRecognizer", device: str | int | None, nbest: 
                 partial.show(stream.seconds, recognizer.result(stream).text)
         except KeyboardInterrupt:
             pass
-        compute += _timed(stream.input_finished)
+        compute += _timed(lambda: stream.input_finished(warn=False))
         compute += _timed(lambda: recognizer.decode_all([stream]))
         partial.show(stream.seconds, recognizer.result(stream).text)
-    return _Heard(recognizer.result(stream, nbest), stream.seconds, compute)
+    return _Heard(recognizer.result(stream, nbest), stream.seconds, compute, stream.signal.report())
 
 
 def _timed(work: Callable[[], None]) -> float:
@@ -201,11 +204,13 @@ class _Partial:
         self._last = text
 
 
-def _report(heard: _Heard) -> None:
+def _report(heard: _Heard, source: str) -> None:
     tokens = heard.result.tokens
     first = f"first token at {tokens[0].shown:.2f} s of audio" if tokens else "nothing recognised"
     rtf = f", RTF {heard.compute_seconds / heard.audio_seconds:.3f}" if heard.audio_seconds else ""
     click.echo(f"  final  {heard.result.text}")
     for entry in heard.result.nbest:
         click.echo(f"{entry.score:9.3f}  {entry.text}")
-    click.echo(f"         {first}{rtf}")
+    click.echo(f"         {first}{rtf}, speech at {heard.signal.level_dbfs:.0f} dBFS")
+    for fault in heard.signal.faults.values():
+        click.echo(f"{source}: {fault}", err=True)

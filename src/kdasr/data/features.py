@@ -13,8 +13,12 @@ from lhotse.cut import MonoCut
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.data.channels import mix_down
 
 # Shapes: N samples, T feature frames (10 ms), F mel bins.
+
+log = get_logger(__name__)
 
 SAMPLE_RATE = 16000
 NUM_MEL_BINS = 80
@@ -107,7 +111,7 @@ class FeatureStats:
 
 
 def load_cut_samples(cut: MonoCut) -> Tensor:
-    """Mono samples of a cut, (N,) float32; speed perturbation included.
+    """Mono samples of a cut, (N,) float32; speed perturbation included. See `mix_down` for several channels.
 
     Raises:
         UserError: the audio is not there, or cannot be decoded to its end; the message names the file.
@@ -119,7 +123,10 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
         source = cut.recording.sources[0].source if cut.recording else cut.id
         raise UserError(f"{source}: cannot be decoded ({_first_line(error)}): copy it again") from error
     assert samples is not None
-    return torch.from_numpy(samples[0] if len(samples) == 1 else samples.mean(axis=0))
+    mono, fault = mix_down(samples.T)
+    if fault:
+        log.warning("%s: %s", cut.id, fault)
+    return torch.from_numpy(mono)
 
 
 def _require_audio(cut: MonoCut) -> None:

@@ -16,6 +16,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.alignments import part_alignments
 from kdasr.data.audio_files import quote
+from kdasr.data.channels import mix_down
 from kdasr.data.corpus_check import PartListing, Utterance
 from kdasr.data.features import SAMPLE_RATE
 
@@ -115,18 +116,23 @@ def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recor
     )
     converted_dir.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(pool.map(partial(_convert_one, converted_dir=converted_dir), odd))
+        converted = list(pool.map(partial(_convert_one, converted_dir=converted_dir), odd))
+    faults = [f"{item.id} ({fault})" for item, (_, fault) in zip(odd, converted, strict=True) if fault]
+    if faults:
+        log.warning("%s: %d file(s) are not mixed: %s", listing.name, len(faults), quote(faults))
+    return [recording for recording, _ in converted]
 
 
-def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording:
+def _convert_one(utterance: Utterance, converted_dir: Path) -> tuple[Recording, str | None]:
+    """The converted recording, and what was wrong with its channels."""
     import torchaudio
 
     try:
         samples, rate = soundfile.read(utterance.audio, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise UserError(f"{utterance.audio}: cannot be decoded: {error}") from error
-    mono = torch.from_numpy(samples).mean(dim=1)
-    mono = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
+    mixed, fault = mix_down(samples)
+    mono = torchaudio.functional.resample(torch.from_numpy(mixed), rate, SAMPLE_RATE)
     path = converted_dir / f"{utterance.id}.flac"
     soundfile.write(path, mono.numpy(), SAMPLE_RATE, subtype="PCM_16")
-    return Recording.from_file(path, recording_id=utterance.id)
+    return Recording.from_file(path, recording_id=utterance.id), fault

@@ -1,7 +1,7 @@
 """Numbers of the report: a row per system and part, and paired comparisons between systems."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ class ResultRow:
     params: int | None
     context: str
     onset: str
+    gains: Sequence[Mapping[str, Any]] = ()
+    """Error rates when all recordings are louder or quieter: `gain_db`, `wer` and `cer` each."""
 
     @property
     def error_rate(self) -> Interval:
@@ -68,6 +70,7 @@ class ResultRow:
             "mode": self.mode,
             "context": self.context,
             "onset": self.onset,
+            **({"gains": list(self.gains)} if self.gains else {}),
         }
 
 
@@ -144,6 +147,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         params=summary.get("params"),
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
+        gains=decoded.gains,
     )
 
 

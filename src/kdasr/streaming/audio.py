@@ -7,6 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.data.channels import mix_down
+
+log = get_logger(__name__)
 
 Samples = NDArray[np.float32]
 
@@ -16,8 +20,10 @@ _LOUDEST = 16.0
 """Float samples beyond this are integers that nobody scaled; a hot recording stays well below."""
 
 
-def load_audio(path: Path) -> tuple[Samples, int]:
+def load_audio(path: Path, *, warn: bool = True) -> tuple[Samples, int]:
     """Read a sound file of any format that libsndfile knows; channels are averaged.
+
+    Of channels that cancel each other the loudest is taken alone, which is logged unless `warn` says no.
 
     Returns:
         Mono samples (possibly none) and the sample rate in Hz.
@@ -38,7 +44,10 @@ def load_audio(path: Path) -> tuple[Samples, int]:
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: not readable as audio: {error}") from None
     rate = check_rate(header_rate, source=f"{path}: sample rate")
-    return check_samples(samples.mean(axis=1, dtype=np.float32), source=str(path)), rate
+    mono, fault = mix_down(samples)
+    if fault and warn:
+        log.warning("%s: %s", path, fault)
+    return check_samples(mono, source=str(path)), rate
 
 
 def check_rate(rate: Any, source: str = "sample rate") -> int:

@@ -55,7 +55,7 @@ def simulate(
         if end > position:
             stream.accept_waveform(SAMPLE_RATE, samples_N[position:end])
         if end == len(samples_N):
-            stream.input_finished()
+            stream.input_finished(warn=False)
         while True:
             ready = recognizer.is_ready(stream)
             if ready:
@@ -89,7 +89,7 @@ def simulate_together(
     streams = [recognizer.create_stream() for _ in waves]
     for stream, samples_N in zip(streams, waves, strict=True):
         stream.accept_waveform(SAMPLE_RATE, samples_N)
-        stream.input_finished()
+        stream.input_finished(warn=False)
     recognizer.decode_all(streams)
     results = [recognizer.result(stream, nbest) for stream in streams]
     share = (timer() - started) / max(1, sum(len(samples_N) for samples_N in waves))
