@@ -23,7 +23,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
 
@@ -76,7 +76,7 @@ lm: setup
 	$(BIN)/kdasr train --config egs/librispeech/conf/lm/demo.yaml --exp exp/lm/demo
 	$(BIN)/kdasr average exp/lm/demo
 
-# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 export, 10 report.
+# The recipe's stages: 0-2 data, 3 teacher, 4 baselines, 5-6 student, 7-8 decoding, 9 export, 10 long streams, 11 report.
 # A finished stage is skipped, so every target may be called on its own.
 teacher: setup
 	$(RUN) --stage 0 --stop-stage 3
@@ -90,8 +90,10 @@ stream-decode: setup
 	$(RUN) --stage 7 --stop-stage 8
 export: setup
 	$(RUN) --stage 9 --stop-stage 9
-report: setup
+long-form: setup
 	$(RUN) --stage 10 --stop-stage 10
+report: setup
+	$(RUN) --stage 11 --stop-stage 11
 
 # Every benchmark prints ratios against a peer measured in the same run, and writes them to exp/bench/.
 bench: bench-loss bench-distill bench-stream

@@ -3,12 +3,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdasr.common.configio import save_yaml
+from kdasr.common.configio import build_config, config_to_dict, save_yaml
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import options_of
+from kdasr.data.config import DataConfig
+from kdasr.data.text import TextConfig
 from kdasr.experiment import (
     ExperimentConfig,
+    LanguageModelExperiment,
     claim_folder,
-    first_difference,
+    differences,
+    identity_of,
     load_experiment,
     load_saved_experiment,
 )
@@ -130,6 +135,40 @@ def test_a_folder_belongs_to_one_configuration(recipe: Path, tmp_path: Path) -> 
     other = load_experiment(recipe, "student", ("stages.0.num_steps=4",))
     with pytest.raises(UserError, match=r"exp.*stages\.0\.num_steps: 3.*num_steps: 4.*--exp"):
         claim_folder(other, tmp_path / "exp")
+    with pytest.raises(UserError, match="holds a run with name: student"):
+        claim_folder(LanguageModelExperiment(), tmp_path / "exp")
+
+
+def test_what_changes_nothing_of_the_model_may_change_and_the_rest_may_not(tmp_path: Path) -> None:
+    began = ExperimentConfig(data=DataConfig(dir="old"))
+    claim_folder(began, tmp_path)
+    free = {path for path, declared in options_of(ExperimentConfig) if declared.may_change}
+    assert free >= {
+        "data.dir", "data.num_workers", "training.accelerator", "training.log_every", "training.keep_last",
+        "training.num_threads", "objective.teacher",
+    }  # fmt: skip
+    assert not free & {"seed", "data.max_duration", "training.precision", "training.optim.learning_rate"}
+    changes = ("data.dir=new", "data.num_workers=4", "training.log_every=7", "training.accelerator=cpu")
+    now = build_config(ExperimentConfig, config_to_dict(began), overrides=changes)
+    found = claim_folder(now, tmp_path)
+    assert [str(item) for item in found] == [
+        "data.dir: old -> new", "data.num_workers: 0 -> 4", "training.accelerator: auto -> cpu",
+        "training.log_every: 50 -> 7",
+    ]  # fmt: skip
+    assert load_saved_experiment(tmp_path) == began
+    texts = LanguageModelExperiment(data=TextConfig(train_text=["a.txt"]))
+    claim_folder(texts, tmp_path / "lm")
+    moved = LanguageModelExperiment(data=TextConfig(train_text=["b/a.txt"]))
+    assert [item.key for item in claim_folder(moved, tmp_path / "lm")] == ["data.train_text.0"]
+
+
+def test_the_identity_of_a_run_is_what_changes_the_model() -> None:
+    plain, other = ExperimentConfig(), ExperimentConfig()
+    other.training.log_every, other.data.num_workers = 3, 5
+    same = [identity_of(ExperimentConfig, config_to_dict(config)) for config in (plain, other)]
+    assert same[0] == same[1] and "optim" in same[0]["training"] and same[0]["data"]["dir"] == "data"
+    other.seed = 2
+    assert identity_of(ExperimentConfig, config_to_dict(other)) != same[0]
 
 
 def test_an_option_that_is_new_since_the_run_counts_with_its_default(tmp_path: Path) -> None:
@@ -141,9 +180,9 @@ def test_an_option_that_is_new_since_the_run_counts_with_its_default(tmp_path: P
     claim_folder(ExperimentConfig(), tmp_path)
 
 
-def test_the_first_difference_has_a_dotted_name_and_both_values() -> None:
+def test_differences_have_a_dotted_name_and_both_values() -> None:
     old = {"a": 1, "b": {"c": [1, {"d": 2}]}}
-    assert first_difference(old, old) is None
-    assert first_difference(old, {"a": 1, "b": {"c": [1, {"d": 3}]}}) == ("b.c.1.d", 2, 3)
-    assert first_difference(old, {"a": 1, "b": {"c": [1]}}) == ("b.c", [1, {"d": 2}], [1])
-    assert first_difference(old, {"a": 1, "b": {"c": [1, {"d": 2}]}, "e": 5}) == ("e", None, 5)
+    assert list(differences(old, old)) == []
+    assert list(differences(old, {"a": 2, "b": {"c": [1, {"d": 3}]}})) == [("a", 1, 2), ("b.c.1.d", 2, 3)]
+    assert list(differences(old, {"a": 1, "b": {"c": [1]}})) == [("b.c", [1, {"d": 2}], [1])]
+    assert list(differences(old, {"a": 1, "b": {"c": [1, {"d": 2}]}, "e": 5})) == [("e", None, 5)]

@@ -201,7 +201,7 @@ def test_other_tokens_are_refused_for_a_teacher_and_for_a_resume(
     begun, student = teacher.parent / "begun", tmp_path / "student"
     assert train(recipe, "student", *with_teacher, "--until-stage", "hidden", exp=begun).exit_code == 0
     message = refusal(train(recipe, "student", *use_other, *with_teacher, exp=begun))
-    assert "holds a run with data.dir" in message
+    assert f"{other / 'tokens'}: not the tokens that" in message
     message = refusal(train(recipe, "student", *use_other, *with_teacher, exp=student))
     assert "other tokens" in message and "objective.teacher" in message
     shutil.rmtree(other / "tokens")
@@ -210,6 +210,58 @@ def test_other_tokens_are_refused_for_a_teacher_and_for_a_resume(
         train(recipe, "student", *use_other, "--override", f"objective.teacher={teacher}", exp=student)
     )
     assert "tokens" in message and str(student) in message
+
+
+def test_a_run_goes_on_elsewhere_with_another_loader_to_the_same_bits(
+    teacher: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    """Half of a student, then data, teacher and experiment folder move and all that may change changes."""
+    whole, old = tmp_path / "whole" / "student", tmp_path / "old"
+    by = ("--override", f"objective.teacher={old / 'teacher'}")
+    copy_of(teacher, whole.parent / "teacher"), copy_of(teacher, old / "teacher"), copy_of(data, old / "data")
+    for folder in (whole.parent, old):
+        (folder / "teacher" / "checkpoints" / "averaged.pt").unlink(missing_ok=True)
+    at = ("--override", f"data.dir={old / 'data'}", *by)
+    assert train(recipe, "student", *at, exp=whole).exit_code == 0
+    assert train(recipe, "student", *at, "--until-stage", "hidden", exp=old / "student").exit_code == 0
+    new = tmp_path / "new"
+    old.rename(new)
+    # A checkpoint that would now be preferred: the run keeps to the one that it began with.
+    assert kdasr("average", new / "teacher").exit_code == 0
+    changes = (f"data.dir={new / 'data'}", f"objective.teacher={new / 'teacher'}", "data.num_workers=1")
+    changes += ("training.keep_last=2", "objective.rnnt.backend=native")
+    options = [word for change in changes for word in ("--override", change)]
+    result = train(recipe, "student", *options, exp=new / "student")
+    assert result.exit_code == 0, result.output
+    one, other = (load_checkpoint(exp / "checkpoints" / "last.pt") for exp in (whole, new / "student"))
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    log = (new / "student" / "train.log").read_text()
+    assert "goes on with other options" in log and "data.num_workers: 0 -> 1" in log
+    assert load_saved_experiment(new / "student").data.dir == str(new / "data")
+
+
+def test_other_data_or_another_teacher_in_the_same_place_are_refused(
+    teacher: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    own, exp = copy_of(teacher, tmp_path / "teacher"), tmp_path / "student"
+    arguments = ("--override", f"objective.teacher={own}")
+    assert train(recipe, "student", *arguments, "--until-stage", "hidden", exp=exp).exit_code == 0
+    corpus = write_corpus(tmp_path / "corpus", utterances=2)
+    fewer = tmp_path / "fewer"
+    prepare_corpus(PrepareOptions(corpus, fewer, ("train-clean-100", "dev-clean"), speeds=(1.0,)))
+    copy_of(data / "tokens", fewer / "tokens")
+    message = refusal(train(recipe, "student", *arguments, "--override", f"data.dir={fewer}", exp=exp))
+    assert message == (
+        f"data.dir: {fewer}: not the training data that {exp} began with: 4 utterances, 6 then"
+    )
+    assert load_saved_experiment(exp).data.dir == str(data)
+    checkpoint = Path(load_checkpoint(exp / "checkpoints" / "last.pt")["trainer"]["progress"]["teacher"])
+    payload = torch.load(checkpoint, weights_only=True)
+    payload["model"]["joiner.output.bias"] += 1.0
+    torch.save(payload, checkpoint)
+    message = refusal(train(recipe, "student", *arguments, exp=exp))
+    assert "objective.teacher" in message and "began to learn from" in message and str(checkpoint) in message
 
 
 def run_main(arguments: list[str]) -> None:

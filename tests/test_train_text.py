@@ -126,7 +126,7 @@ def test_dev_text_may_be_a_file(data: Path, tmp_path: Path) -> None:
     [
         ({"kind": "classifier"}, "kind: 'classifier'"),
         ({"model": {"encoder": {}}}, "encoder"),
-        ({"stages": []}, "'stages' is empty"),
+        ({"stages": []}, "option 'stages' is []"),
         ({"stages": [{"loss_weights": {"rnnt": 1.0}}]}, "known terms: nll"),
         ({"stages": [{"plateau_patience": 2}]}, "plateau_patience"),
         ({"model": {"vocab_size": 99}}, "vocab_size is 99, the tokenizer has 24"),
@@ -141,7 +141,7 @@ def test_a_wrong_recipe_is_refused(data: Path, tmp_path: Path, changes: dict, me
     [
         ({"train_text": []}, "data.train_text"),
         ({"train_text": ["nowhere.txt"]}, "nowhere.txt: no such text file"),
-        ({"batch_pieces": 0}, "data.batch_pieces: 0 is below 1"),
+        ({"batch_pieces": 0}, "data.batch_pieces' is 0; expected at least 1"),
         ({"max_pieces": 1}, "no usable sentence"),
         ({"dev_parts": ["dev-other"]}, "part 'dev-other' is not prepared"),
     ],

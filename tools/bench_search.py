@@ -20,7 +20,7 @@ from kdasr.checkpoint import load_bundle
 from kdasr.common.files import write_json
 from kdasr.decoding.search import BeamOptions, GreedyOptions, Search, build_search
 from kdasr.streaming.features import whole_features
-from kdasr.streaming.recognizer import Recognisable
+from kdasr.streaming.parts import Recognisable
 
 # Shapes: B streams, T frames, D encoder width.
 

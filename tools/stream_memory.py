@@ -26,7 +26,8 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import EncoderConfig, PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.streaming.features import whole_features
-from kdasr.streaming.recognizer import Parts, Recognisable, StreamingRecognizer
+from kdasr.streaming.parts import Parts, Recognisable
+from kdasr.streaming.recognizer import StreamingRecognizer
 
 MIB = 1 << 20
 SAMPLE_RATE = 16000

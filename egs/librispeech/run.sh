@@ -6,10 +6,11 @@
 # Stages
 #   0 corpus (synthesise or download)   5 student, stage one (hidden states)
 #   1 manifests and features            6 student, stage two (output distributions)
-#   2 word pieces                       7 average checkpoints, offline decoding
+#   2 word pieces                       7 average checkpoints, calibrate confidence, offline decoding
 #   3 teacher, averaged                 8 streaming decoding with latency
 #   4 streaming baselines               9 student exported for sherpa-onnx, which decodes the test parts
-#                                      10 report
+#                                      10 test parts joined into long streams, with and without endpoints
+#                                      11 report
 #
 # Options
 #   --corpus NAME         synthetic (default) or librispeech
@@ -21,6 +22,7 @@
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --vocab-size N        word pieces, instead of the number in the configuration
 #   --systems "A B ..."   systems of the configuration to train (default: the four above; unified: see run_chunks.sh)
+#   --long-form "..."     options of kdasr decode --long-form in stage 10 (default: --gap-noise quiet --max-utterances 80)
 #   --seed N              seed of the corpus and of training (default: 1)
 #   --jobs J              processes side by side (default: 1)
 #   --gain-db "A B ..."   stage 8: also the error rates of recordings that are so many dB louder, such as "-30 -20 -10 10"
@@ -40,7 +42,8 @@ root=$(cd "$here/../.." && pwd)
 
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
 systems="teacher streaming streaming-init two-stage"
-seed=1 jobs=1 stage=0 stop_stage=10 gain_db=""
+seed=1 jobs=1 stage=0 stop_stage=11 gain_db=""
+long_form="--gap-noise quiet --max-utterances 80"
 overrides=() differs=0
 parse_options "$@"
 
@@ -93,6 +96,12 @@ train_teacher() {
   train teacher && kdasr average "$exp/teacher"
 }
 
+# The confidence of words is calibrated before anything is decoded that tells it.
+calibrate_and_decode() { # calibrate_and_decode SYSTEM
+  kdasr calibrate "$exp/$1" --data "$data" --parts "$dev_parts" &&
+    kdasr decode "$exp/$1" --data "$data" --parts "$test_parts" --mode offline
+}
+
 # Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and of the
 # test parts; if not, the recipe goes on to the report and fails in the end.
 check_export() {
@@ -103,7 +112,8 @@ check_export() {
   done
   if ((stale)); then
     mkdir -p "$exp/log"
-    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" | tee "$record.partial" || return
+    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" \
+      --long-form --gaps 1 --gap-noise quiet | tee "$record.partial" || return
     mv "$record.partial" "$record"
   else
     cat "$record"
@@ -168,10 +178,10 @@ fi
 finish_all
 
 if due 7; then
-  say "Stage 7: averaged checkpoints, offline decoding"
+  say "Stage 7: averaged checkpoints, confidence calibrated on dev, offline decoding"
   for system in $systems; do
     if [[ $system != teacher ]]; then kdasr average "$exp/$system"; fi
-    launch "decode-offline-$system" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
+    launch "decode-offline-$system" calibrate_and_decode "$system"
   done
   finish_all
 fi
@@ -192,8 +202,19 @@ if due 9 && wants two-stage; then
   if ! check_export; then differs=1; fi
 fi
 
+# Systems with a full context hear a stream at its end: kdasr says so and decodes nothing.
 if due 10; then
-  say "Stage 10: report"
+  say "Stage 10: long streams"
+  for system in $systems; do
+    # shellcheck disable=SC2086 # several options in one string
+    launch "decode-long-form-$system" \
+      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --long-form $long_form
+  done
+  finish_all
+fi
+
+if due 11; then
+  say "Stage 11: report"
   kdasr report "$exp" --data "$data"
 fi
 if ((differs)); then die "sherpa-onnx does not hear what the exported student hears: see stage 9 above"; fi

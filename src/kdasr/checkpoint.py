@@ -1,6 +1,5 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdasr.common.calibration import Calibration
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path
+from kdasr.common.failures import is_disk_full
+from kdasr.common.files import atomic_path, read_json, sha256
+from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 
+log = get_logger(__name__)
+
 FORMAT = "kdasr-checkpoint"
 VERSION = 1
 FOLDER = "checkpoints"
 """Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
+CALIBRATION = "confidence.json"
+"""Of an experiment folder: how the confidence of words is calibrated."""
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
 REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
-_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,8 @@ class Bundle:
     """Optimizer steps of this system in all its stages."""
     path: Path
     """The checkpoint file."""
+    calibration: Calibration | None = None
+    """Of the confidence of words."""
 
 
 def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
@@ -62,16 +69,6 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path}: the disk is full, checkpoint not written; {survivor}. Free some space."
         ) from error
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a failed write lacked space: torch's zip writer hides the OSError behind a RuntimeError."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _DISK_ERRORS:
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -239,7 +236,36 @@ def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
         name=payload["system"],
         train_steps=payload["train_steps"],
         path=path,
+        calibration=load_calibration(path),
     )
+
+
+def calibration_file(checkpoint: Path) -> Path:
+    """Where the calibration of a checkpoint's experiment is."""
+    folder = checkpoint.parent
+    return (folder.parent if folder.name == FOLDER else folder) / CALIBRATION
+
+
+def load_calibration(checkpoint: Path) -> Calibration | None:
+    """What `kdasr calibrate` found for this checkpoint; None if it was not asked, or found nothing.
+
+    Raises:
+        UserError: a file that it did not write.
+    """
+    path = calibration_file(checkpoint)
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+        known, calibration = found["checkpoint_sha256"], found["calibration"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a file of `kdasr calibrate`: remove it, or calibrate again") from None
+    if known != sha256(checkpoint):
+        log.warning(
+            "%s: of another checkpoint than %s: confidences are not calibrated", path, checkpoint.name
+        )
+        return None
+    return Calibration.from_json(calibration)
 
 
 def tokens_folder(checkpoint: Path) -> Path:

@@ -1,13 +1,14 @@
 """One experiment: the configuration of every part, composed. A recipe file describes several."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_yaml
+from kdasr.common.configio import Override, build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
 from kdasr.data.config import DataConfig
 from kdasr.data.text import TextConfig
 from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig, UnpairedConfig
@@ -18,6 +19,8 @@ from kdasr.training.config import TrainerConfig
 from kdasr.training.language_model import TERM as LM_TERM
 
 DEFAULT_LOSS_WEIGHTS = {"rnnt": 1.0, "ctc": 0.3}
+CONFIG = "config.yaml"
+"""Of an experiment folder: the configuration of its system."""
 LANGUAGE_MODEL = "language_model"
 """The `kind` of a language model. A transducer has none."""
 
@@ -27,8 +30,10 @@ class ExperimentConfig:
     """Everything that determines one system (a teacher, a baseline, a student)."""
 
     name: str = "experiment"
-    seed: int = 1
-    contexts: list[Context] = field(default_factory=lambda: [Context.full()])
+    seed: Annotated[int, between(0, 2**32 - 1)] = 1
+    contexts: Annotated[list[Context], Items(at_least=1, unique=False)] = field(
+        default_factory=lambda: [Context.full()]
+    )
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
     validation and decoding."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -36,7 +41,9 @@ class ExperimentConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     unpaired: UnpairedConfig = field(default_factory=UnpairedConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
-    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+    stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
+        default_factory=lambda: [StageConfig()]
+    )
 
     def __post_init__(self) -> None:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
@@ -50,11 +57,13 @@ class LanguageModelExperiment:
 
     kind: str = LANGUAGE_MODEL
     name: str = "lm"
-    seed: int = 1
+    seed: Annotated[int, between(0, 2**32 - 1)] = 1
     data: TextConfig = field(default_factory=TextConfig)
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
-    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+    stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
+        default_factory=lambda: [StageConfig()]
+    )
 
     def __post_init__(self) -> None:
         for stage in self.stages:
@@ -75,7 +84,7 @@ def load_data_config(path: Path) -> DataConfig:
 
 
 def load_experiment(
-    path: Path, system: str | None = None, overrides: tuple[str, ...] = ()
+    path: Path, system: str | None = None, overrides: Sequence[Override] = ()
 ) -> ExperimentConfig:
     """Read one system of a recipe file.
 
@@ -92,7 +101,7 @@ def load_experiment(
 
 
 def load_any_experiment(
-    path: Path, system: str | None = None, overrides: tuple[str, ...] = ()
+    path: Path, system: str | None = None, overrides: Sequence[Override] = ()
 ) -> AnyExperiment:
     """`load_experiment`, or the language model that the file (or one of its systems) says it describes.
 
@@ -135,8 +144,6 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     Raises:
         UserError: naming the option.
     """
-    if not config.contexts:
-        raise UserError(f"{source}: 'contexts' is empty")
     _check_stages(config.stages, TERM_NAMES, source)
     for stage in config.stages:
         needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
@@ -156,14 +163,9 @@ def _check_language_model(config: LanguageModelExperiment, source: str) -> None:
     for stage in config.stages:
         if stage.plateau_patience > 0:
             raise UserError(f"{source}: stage '{stage.name}' has plateau_patience, which is for hidden_mse")
-    for name in ("batch_pieces", "max_pieces"):
-        if getattr(config.data, name) < 1:
-            raise UserError(f"{source}: data.{name}: {getattr(config.data, name)} is below 1")
 
 
 def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) -> None:
-    if not stages:
-        raise UserError(f"{source}: 'stages' is empty")
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
         raise UserError(f"{source}: stage names repeat: {names}")
@@ -182,39 +184,71 @@ def option_names() -> list[str]:
     return [entry.name for entry in fields(ExperimentConfig)]
 
 
-def claim_folder(config: AnyExperiment, exp_dir: Path) -> None:
+class Difference(NamedTuple):
+    """An option in which two configurations differ."""
+
+    key: str
+    """Its dotted name."""
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} -> {self.new}"
+
+
+def claim_folder(config: AnyExperiment, exp_dir: Path) -> list[Difference]:
     """Make `exp_dir` the folder of this configuration, or check that it already is.
+
+    Returns:
+        Options in which the run began otherwise and that change nothing of the model (`MAY_CHANGE`, and
+        `MAY_MOVE` if the same data and models lie there). The file is not changed.
 
     Raises:
         UserError: it holds a run of another configuration; names the first option that differs.
     """
-    saved_path = exp_dir / "config.yaml"
-    if not saved_path.is_file():
-        save_yaml(config, saved_path)
-        return
+    if not (exp_dir / CONFIG).is_file():
+        save_experiment(config, exp_dir)
+        return []
     saved = load_saved_experiment(exp_dir)
-    difference = first_difference(config_to_dict(saved), config_to_dict(config))
-    if difference is not None:
-        key, old, new = difference
-        raise UserError(
-            f"{exp_dir} holds a run with {key}: {old}, this one has {key}: {new}. "
-            "Give another --exp, or remove that folder."
-        )
+    found = list(differences(config_to_dict(saved), config_to_dict(config)))
+    for key, old, new in found:
+        if type(saved) is not type(config) or not declared_at(type(config), key).may_change:
+            raise UserError(
+                f"{exp_dir} holds a run with {key}: {old}, this one has {key}: {new}, another model. "
+                "Give another --exp, or remove that folder."
+            )
+    return found
 
 
-def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first option in which two configurations differ: its dotted name and both values."""
+def save_experiment(config: AnyExperiment, exp_dir: Path) -> None:
+    """Write the configuration of a system into its folder."""
+    save_yaml(config, exp_dir / CONFIG)
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[Difference]:
+    """The options in which two configurations differ; a list of another length is one of them."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         pairs = [(name, old.get(name), new.get(name)) for name in {**old, **new}]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(index), *both) for index, both in enumerate(zip(old, new, strict=True))]
     else:
-        return None if old == new else (key, old, new)
+        if old != new:
+            yield Difference(key, old, new)
+        return
     for name, left, right in pairs:
-        found = first_difference(left, right, f"{key}.{name}" if key else name)
-        if found is not None:
-            return found
-    return None
+        yield from differences(left, right, f"{key}.{name}" if key else name)
+
+
+def identity_of(schema: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a configuration without those that change nothing of the model."""
+    kept = {}
+    for name, declared in declared_fields(schema).items():
+        if MAY_CHANGE in declared.constraints or name not in options:
+            continue
+        value = options[name]
+        nested = is_dataclass(declared.type) and isinstance(value, Mapping)
+        kept[name] = identity_of(declared.type, value) if nested else value
+    return kept
 
 
 def load_saved_experiment(exp_dir: Path) -> AnyExperiment:
@@ -223,7 +257,7 @@ def load_saved_experiment(exp_dir: Path) -> AnyExperiment:
     Raises:
         UserError: not the folder of a system, or made by another version of the options.
     """
-    path = exp_dir / "config.yaml"
+    path = exp_dir / CONFIG
     saved = load_yaml(path)
     if _kind(saved, source=str(path)) is None:
         return build_config(ExperimentConfig, saved, source=str(path))

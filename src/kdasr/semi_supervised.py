@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.data.config import JoinConfig
 from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts
 from kdasr.decoding.rescoring import SentenceScorer
@@ -59,10 +60,12 @@ def with_unpaired(
         spec_augment=config.data.spec_augment,
         transcripts=transcripts,
     )
+    # Labels go by utterance, so that nothing is joined; masks come after the search.
+    unmasked = replace(config.data.spec_augment, enabled=False)
     unpaired = TrainLoader(
         cuts,
         system.tokenizer,
-        replace(config.data, spec_augment=replace(config.data.spec_augment, enabled=False)),
+        replace(config.data, spec_augment=unmasked, join=JoinConfig()),
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

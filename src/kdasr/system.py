@@ -2,19 +2,31 @@
 
 import logging
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from lightning_fabric import Fabric
 
-from kdasr.checkpoint import FOLDER, Bundle, average_checkpoints, is_disk_full, load_bundle, save_checkpoint
+from kdasr.checkpoint import (
+    FOLDER,
+    Bundle,
+    average_checkpoints,
+    load_bundle,
+    save_checkpoint,
+)
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, read_json, write_json
+from kdasr.common.failures import is_disk_full
+from kdasr.common.files import atomic_path, read_json, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.batch import Batch
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
+from kdasr.data.same_data import check_same_data, describe_data, describe_text
 from kdasr.data.text import EncodedText, text_sources, transcript_sources
 from kdasr.data.text_loader import TextLoader, valid_text_batches
 from kdasr.data.tokenizer import Tokenizer
@@ -27,6 +39,7 @@ from kdasr.experiment import (
     LanguageModelExperiment,
     claim_folder,
     load_saved_experiment,
+    save_experiment,
 )
 from kdasr.losses.pruned_rnnt.backend import choose_backend
 from kdasr.models.language_model import TransformerLanguageModel
@@ -37,8 +50,9 @@ from kdasr.semi_supervised import with_unpaired
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.language_model import LanguageModelObjective, validate_language_model
-from kdasr.training.resume import saved_progress, seed_everything
-from kdasr.training.stage import resolve_reference, stage_checkpoints, stages_until
+from kdasr.training.resume import saved_progress, seed_everything, share_out
+from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
+from kdasr.training.teacher_lead import dev_wer, last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
 
 logger = get_logger(__name__)
@@ -53,9 +67,10 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
     """
     fabric = make_fabric(config.training)
     if fabric.is_global_zero:
-        claim_folder(config, exp_dir)
+        changed = claim_folder(config, exp_dir)
         setup_logging(exp_dir / "train.log")
     else:
+        changed = []
         setup_logging(level=logging.ERROR)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
@@ -69,6 +84,9 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
             trainer = build_language_model_trainer(config, exp_dir, fabric)
         else:
             trainer = build_trainer(config, exp_dir, fabric)
+        if changed:  # not before the data have been found to be the same
+            logger.info("goes on with other options: %s", "; ".join(map(str, changed)))
+            save_experiment(config, exp_dir)
         trainer.fit(until_stage)
     except OSError as error:
         if not is_disk_full(error):
@@ -85,6 +103,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         UserError: missing data, tokens that do not match, no such teacher, an impossible size.
     """
     tokenizer = _own_tokenizer(config, exp_dir, fabric)
+    config = replace(config, training=share_out(config.training, exp_dir, fabric))
     seed_everything(config.seed, rank=0)
     model = _build_model(config, tokenizer)
     bundle = _load_teacher(config, exp_dir, tokenizer)
@@ -118,13 +137,58 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         train_batches=batches,
         valid_batches=lambda: islice(dev_batches, limit),
         teacher_path=str(bundle.path.resolve()) if bundle else "",
+        teacher_sha256=sha256(bundle.path) if bundle else "",
     )
+    if bundle is not None:
+        system.at_start = _compare_with_teacher(system, config, bundle)
     backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
     data = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
+    if fabric.is_global_zero:
+        check_same_data(
+            exp_dir, describe_data(config.data, data, config.unpaired.parts), f"data.dir: {config.data.dir}"
+        )
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
+
+
+def _compare_with_teacher(
+    system: System, config: ExperimentConfig, teacher: Bundle
+) -> Callable[[Fabric], None]:
+    """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
+
+    def compare(fabric: Fabric) -> None:
+        def measure(model: Transducer, context: Context) -> float:
+            batches = cast(Iterable[Batch], system.valid_batches())
+            return dev_wer(model, batches, system.tokenizer, context, fabric)
+
+        teacher_wer = measure(teacher.model, teacher.context)
+        others = {}
+        if config.stages[0].init_from is not None:
+            assert isinstance(system.model, Transducer)
+            others["the student's start"] = measure(system.model, config.contexts[0])
+        others |= plain_students(system.exp_dir.parent, config.contexts[0])
+        listed = "".join(f", {name} {wer:.2f} %" for name, wer in others.items())
+        logger.info("dev WER: teacher %.2f %%%s", teacher_wer, listed)
+        if warning := weak_teacher(teacher_wer, others):
+            logger.warning("%s", warning)
+
+    return compare
+
+
+def plain_students(folder: Path, context: Context) -> dict[str, float]:
+    """Dev WER of the systems in a folder that stream under `context` and learnt without a teacher."""
+    found = {}
+    for path in sorted(folder.glob("*/config.yaml")):
+        saved = load_saved_experiment(path.parent)
+        if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
+            continue
+        terms = {name for stage in saved.stages for name in stage.loss_weights}
+        wer = last_dev_wer(path.parent)
+        if wer is not None and not terms & TEACHER_TERMS:
+            found[path.parent.name] = wer
+    return found
 
 
 def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path, fabric: Fabric) -> Trainer:
@@ -135,6 +199,7 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
     """
     if not config.data.train_text:
         raise UserError("data.train_text: name at least one text file to train on")
+    config = replace(config, training=share_out(config.training, exp_dir, fabric))
     tokenizer = _own_tokenizer(config, exp_dir, fabric)
     seed_everything(config.seed, rank=0)
     size = _vocab_size(config.model.vocab_size, tokenizer)
@@ -162,6 +227,9 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
         validate=validate_language_model,
     )
     texts = {"training": train_text, "dev": dev_text}
+    if fabric.is_global_zero:
+        found = {name: describe_text(text) for name, text in texts.items()}
+        check_same_data(exp_dir, found, f"data.dir: {config.data.dir}")
     described = {name: f"{len(text)} sentences, {text.lens_N.sum()} pieces" for name, text in texts.items()}
     return _start(system, "none", described, fabric)
 
@@ -200,6 +268,10 @@ def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     if not path.is_file():
         raise UserError(f"{path}: no feature statistics: run `kdasr prepare`")
     stats = read_json(path)
+    if not np.isfinite([stats["mean"], stats["std"]]).all():
+        raise UserError(
+            f"{path}: holds numbers that are not finite: run `kdasr prepare` again, into a new folder"
+        )
     model.set_feature_stats(torch.tensor(stats["mean"]), torch.tensor(stats["std"]))
     return model
 
@@ -217,10 +289,7 @@ def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer)
     needed = TEACHER_TERMS & {name for stage in config.stages for name in stage.loss_weights}
     if not needed or config.objective.teacher is None:
         return None
-    begun_with = Path(saved_progress(exp_dir).teacher)
-    if not begun_with.is_file():
-        begun_with = resolve_reference(config.objective.teacher, exp_dir)
-    bundle = load_bundle(begun_with)
+    bundle = load_bundle(teacher_checkpoint(config.objective.teacher, exp_dir))
     if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"objective.teacher: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "

@@ -175,7 +175,6 @@ def test_a_state_of_other_data_or_settings_is_refused(cuts: CutSet, tokenizer: T
     for loader, key in (
         (TrainLoader(cuts, tokenizer, config(), seed=5), "seed"),
         (TrainLoader(fewer, tokenizer, config(), seed=4), "num_cuts"),
-        (TrainLoader(cuts, tokenizer, config(), seed=4, world_size=2), "world_size"),
         (TrainLoader(cuts, tokenizer, DataConfig(max_duration=9.0), seed=4), "max_duration"),
     ):
         with pytest.raises(UserError, match=f"cannot resume the data stream: {key}"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kdasr.data.channels import mix_down
+from kdasr.data.channels import ChannelMixer, mix_down
 from kdasr.data.signal_check import SignalMeter, measure_signal
 from kdasr.streaming.resample import resample
 
@@ -92,6 +92,11 @@ def test_channels_that_cancel_leave_the_loudest() -> None:
         mixed, fault = mix_down(np.stack(channels, axis=1))
         np.testing.assert_array_equal(mixed, channels[1])
         assert fault == "channels cancel when they are mixed: channel 2 of 2 is taken alone"
+        mixer = ChannelMixer()
+        stacked = np.stack(channels, axis=1)
+        blocks = [mixer.push(stacked[start : start + 999]) for start in range(0, len(stacked), 999)]
+        np.testing.assert_array_equal(np.concatenate(blocks), channels[1])
+        assert mixer.fault == fault
     for empty in (np.zeros((0, 2), np.float32), np.zeros((5, 2), np.float32)):
         mixed, fault = mix_down(empty)
         assert (len(mixed), fault) == (len(empty), None)

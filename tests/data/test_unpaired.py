@@ -69,8 +69,6 @@ def test_another_rhythm_is_refused() -> None:
     state = interleaved(2).state_dict()
     with pytest.raises(UserError, match="ratio was 2 and is 3 now"):
         interleaved(3).load_state_dict(state)
-    with pytest.raises(UserError, match="accumulate was 1 and is 2 now"):
-        interleaved(2, accumulate=2).load_state_dict(state)
     with pytest.raises(UserError, match=r"unpaired\.ratio 0"):
         interleaved(0)
 

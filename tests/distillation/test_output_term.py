@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdasr.distillation.config import OutputConfig, RnntConfig
+from kdasr.distillation.config import CLASSES, OutputConfig, RnntConfig
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
-from kdasr.distillation.output_term import CLASSES, OutputTerm
+from kdasr.distillation.output_term import OutputTerm
 from kdasr.losses.joiner import Joint
 from kdasr.losses.node_weights import NODE_WEIGHTS
 from kdasr.nn.context import Context

@@ -182,8 +182,11 @@ def test_bf16_autocast_is_finite_and_close() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (PathConfig("student"), r"objective\.path\.normalize 'student': expected one of both, teacher, none"),
-        (PathConfig(exponent=-1.0), r"objective\.path\.exponent -1\.0"),
+        (
+            PathConfig("student"),
+            r"objective\.path\.normalize' is student; expected one of both, teacher, none",
+        ),
+        (PathConfig(exponent=-1.0), r"objective\.path\.exponent' is -1\.0"),
         (PathConfig("none", 0.5), r"objective\.path\.exponent 0\.5: expected 1"),
     ],
 )

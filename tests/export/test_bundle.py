@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from lhotse import CutSet
 
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.export import command
+from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.export import build
@@ -315,3 +316,17 @@ def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path:
 def test_wrong_arguments_name_the_culprit(arguments: list[str], culprit: str) -> None:
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, UserError) and culprit in str(result.exception)
+
+
+def test_the_calibration_goes_with_the_bundle(copy: Path, student) -> None:
+    assert open_bundle(copy).calibration is None
+    manifest = json.loads((copy / "manifest.json").read_text())
+    calibration = Calibration(1.25, -2.0)
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "calibration": asdict(calibration)}))
+    assert load_exported(copy).calibration == calibration
+    system = replace(student.system, calibration=calibration)
+    assert find_current(system, copy, int8=True) is not None
+    assert find_current(student.system, copy, int8=True) is None  # it would be written without
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "calibration": "none"}))
+    with pytest.raises(UserError, match=r"manifest\.json: calibration 'none'"):
+        load_exported(copy)

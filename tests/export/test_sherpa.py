@@ -15,9 +15,10 @@ from kdasr.decoding.expansion import BeamOptions
 from kdasr.export import check
 from kdasr.export.check import Comparison, Spoken, compare_with_sherpa, count_identical
 from kdasr.export.client import Emission, Segment, SherpaClient
-from kdasr.export.reference import decode_windows, emissions_of, greedy_segments
+from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context
+from kdasr.streaming.endpoint import RULES, EndpointRules
 from kdasr.streaming.recognizer import StreamingRecognizer
 
 UTTERANCES = [Spoken(f"utterance-{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
@@ -26,6 +27,7 @@ WAYS = [
     "greedy search, endpoint resets",
     "greedy search, two streams in a batch",
     "modified beam search (4), one stream",
+    "modified beam search (4), endpoint resets",
 ]
 
 
@@ -42,9 +44,20 @@ def compare(bundle, ours, int8: bool = False) -> list[Comparison]:
 def test_the_client_hears_what_the_pytorch_student_hears(student) -> None:
     found = compare(student.bundle, student.system)
     assert [comparison.name for comparison in found] == WAYS
-    # Three pairs of utterances, and a reset in at least one of them.
-    assert found[1].num_resets >= 1 and found[0].num_resets == 0
-    assert found[0].errors.words == 5 and found[1].errors.words == 6
+    # Two groups of four utterances, with endpoints after the second and after the third; the last group is
+    # filled up.
+    for resets in (found[1], found[4]):
+        assert resets.num_resets >= 4 and resets.errors.words == 8
+    assert found[0].num_resets == 0 and found[0].errors.words == 5
+
+
+@pytest.mark.parametrize("lengths", [(0, 1, 79, 80, 81), (79, 40), (1,)])
+def test_utterances_of_a_few_samples_are_compared_too(student, lengths: tuple[int, ...]) -> None:
+    """Below 80 samples there is no frame, and sherpa-onnx ends the process at a batch of nothing."""
+    short = [Spoken(f"short-{count}", bursts(1.0, count)[:count]) for count in lengths]
+    found = list(compare_with_sherpa(student.bundle, student.system, short))
+    assert [comparison.name for comparison in found] == WAYS
+    assert count_identical(found) == (len(short), len(short))
 
 
 def test_also_with_lookahead_and_without_left_context(other) -> None:
@@ -67,18 +80,48 @@ def test_the_client_runs_int8_graphs_and_hears_nearly_the_same(student) -> None:
     assert shared > 0.8 * total > 30
 
 
-def test_segments_without_a_piece_are_followed_too(student) -> None:
-    """After one, the client forgets the pieces before it, but not at once what the predictor made of them."""
-    client = SherpaClient(student.bundle, enable_endpoint_detection=True)
-    silence_N = np.zeros(16000 * 7, dtype=np.float32)
-    after_nothing = 0
-    for seed in range(6):
-        samples_N = np.concatenate([bursts(2.5, seed), silence_N, bursts(2.5, seed + 1)])
+@pytest.mark.parametrize("beam", [None, 4], ids=["greedy", "beam"])
+@pytest.mark.parametrize(
+    "seconds",
+    # The defaults; long speech that only rule 3 cuts, within words too; ties of 32-bit numbers everywhere.
+    [(2.4, 1.2, 20.0), (1.2, 0.8, 1.6), (0.32, 0.16, 0.64)],
+    ids=str,
+)
+def test_our_endpoints_and_segments_are_those_of_the_client(
+    student, seconds: tuple[float, float, float], beam: int | None
+) -> None:
+    """After a segment without a piece the client forgets the pieces before it, but not at once what the
+    predictor made of them; in beam search, what was said before competes with nothing."""
+    rules = EndpointRules(*seconds, keep_predictor=True)
+    method = {"decoding_method": "modified_beam_search", "max_active_paths": beam} if beam else {}
+    times = {name: getattr(rules, name) for name in RULES}
+    client = SherpaClient(student.bundle, enable_endpoint_detection=True, **times, **method)
+    search = BeamOptions(beam=beam) if beam else None
+    recognizer = StreamingRecognizer(student.system, endpoints=rules, search=search)
+    after_nothing, lengths = 0, set()
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        parts = []
+        for number in range(4):
+            silence_N = np.zeros(int(generator.uniform(0, 7) * 16000), dtype=np.float32)
+            parts += [bursts(generator.uniform(0.3, 3), 10 * seed + number), silence_N]
+        samples_N = np.concatenate(parts)
         theirs = client.decode_segments(samples_N)
-        ours = greedy_segments(student.system, samples_N, [segment.num_windows for segment in theirs])
-        assert ours == [segment.emissions for segment in theirs]
-        after_nothing += sum(not before and bool(after) for before, after in itertools.pairwise(ours))
-    assert after_nothing > 1
+        assert decode_segments(recognizer, samples_N, sum(part.num_windows for part in theirs)) == theirs
+        said = [bool(segment.emissions) for segment in theirs]
+        after_nothing += sum(after and not before for before, after in itertools.pairwise(said))
+        lengths |= {segment.num_windows for segment in theirs}
+    assert len(lengths) > 2 and (after_nothing > 1 or beam)
+
+
+def test_silence_alone_is_cut_as_the_client_cuts_it(student) -> None:
+    client = SherpaClient(student.bundle, enable_endpoint_detection=True)
+    recognizer = StreamingRecognizer(student.system, endpoints=EndpointRules(keep_predictor=True))
+    silence_N = np.zeros(16000 * 12, dtype=np.float32)
+    theirs = client.decode_segments(silence_N)
+    # 61 frames are the first that are 2.4 s in 32 bits: 16 chunks. (This model says something at first.)
+    assert [segment.num_windows for segment in theirs if not segment.emissions][:-1] == [16, 16, 16]
+    assert decode_segments(recognizer, silence_N, sum(part.num_windows for part in theirs)) == theirs
 
 
 def test_the_appended_silence_flushes_every_frame(student) -> None:
@@ -110,14 +153,19 @@ def test_one_frame_or_one_piece_of_one_segment_makes_an_utterance_differ() -> No
     heard = [Emission("A", 1), Emission("B", 5)]
     for other in ([Emission("A", 1), Emission("B", 6)], [Emission("A", 1), Emission("C", 5)], heard[:1]):
         comparison = Comparison("some way")
-        comparison.add([first], [Segment(heard, 3)], [heard])
+        comparison.add([first], [Segment(heard, 3)], [Segment(heard, 3)])
         assert comparison.identical == {"a": True}
-        comparison.add([first, second], [Segment(heard, 3), Segment(heard, 2)], [heard, other])
+        theirs, ours = ([Segment(heard, 3), Segment(last, 2)] for last in (heard, other))
+        comparison.add([first, second], theirs, ours)
         assert comparison.identical == {"a": False, "b": False}
         assert len(comparison.differences) == 1 and "a+b, segment 2" in comparison.differences[0]
     # The last of an odd number was paired with the first, which now comes out well: that mends nothing.
-    comparison.add([second, first], [Segment(heard, 3)], [heard])
+    comparison.add([second, first], [Segment(heard, 3)], [Segment(heard, 3)])
     assert comparison.identical == {"a": False, "b": False}
+    for ours in ([Segment(heard, 4)], [Segment(heard, 3), Segment([], 1)]):  # the same, but cut elsewhere
+        elsewhere = Comparison("some way")
+        elsewhere.add([first], [Segment(heard, 3)], ours)
+        assert elsewhere.identical == {"a": False} and len(elsewhere.differences) == 1
     fine = Comparison("another way", identical={"b": True, "c": True})
     assert count_identical([comparison, fine]) == (1, 3)
 

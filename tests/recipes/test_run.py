@@ -57,6 +57,9 @@ def test_all_stages_lead_to_a_report(tiny: tuple[Path, subprocess.CompletedProce
     }
     steps = {row["system"]: row["train_steps"] for row in rows}
     assert steps["streaming"] == steps["streaming-init"] == steps["two-stage"] > 0
+    # Pauses of 0, 0.3, 1 and 3 s, with and without endpoints; the teacher hears a stream at its end.
+    conditions = {(row["system"], row["part"]): len(row["long_form"]) for row in rows}
+    assert all(number == (0 if system == "teacher" else 8) for (system, _), number in conditions.items())
     page = (folder / "exp" / "report" / "index.html").read_text()
     assert all(system in page for system in SYSTEMS)
 
@@ -69,6 +72,10 @@ def test_sherpa_onnx_hears_what_we_hear_in_every_test_utterance(
     utterances = sum(len(load_cuts(folder / "data", part)) for part in ("test-clean", "test-other"))
     assert utterances > 0
     assert result.stdout.count(f"{utterances} of {utterances} utterances identical") == 1
+    assert (
+        result.stdout.count(f"long streams, 1 s of quiet, endpoint resets: {utterances} of {utterances} ")
+        == 1
+    )
     assert (folder / "exp" / "two-stage" / "export" / "encoder.int8.onnx").is_file()
 
 

@@ -143,9 +143,53 @@ def write_part(
         "params": 2_310_000,
         "context": "left=32 chunk=8 right=0" if system.chunked else "full",
         "onset": "alignment",
+        "calibration": {"slope": 1.2, "offset": -2.0} if name != "streaming" else None,
         "checkpoint": str(folder / "checkpoints" / "averaged.pt"),
     }
     (out / "summary.json").write_text(json.dumps(summary))
+
+
+def write_long_form(folder: Path, part: str, wer: float = 20.0, gaps: tuple[float, ...] = (0.0, 1.0)) -> None:
+    """What `kdasr decode --long-form` leaves behind: summary.json of one part."""
+    conditions = [
+        _long_form(gap, endpoints, wer * (0.5 if endpoints else 1.0))
+        for gap in gaps
+        for endpoints in (False, True)
+    ]
+    out = folder / "decode" / "long-form" / part
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.json").write_text(json.dumps({"system": folder.name, "conditions": conditions}))
+
+
+def _long_form(gap: float, endpoints: bool, wer: float) -> dict[str, Any]:
+    summary = {"mean": 600.0, "p50": 590.0, "p90": 700.0, "p99": 720.0, "count": 18}
+    minute = {"wer": wer, "substitutions": 0, "deletions": round(wer / 2), "insertions": 0, "words": 50}
+    return {
+        "gap_s": gap,
+        "noise": "quiet" if gap else "none",
+        "endpoints": endpoints,
+        "minutes": 2.0,
+        "wer": wer,
+        "wer_ci": [wer - 5, wer + 5],
+        "substitutions": 0,
+        "deletions": round(wer),
+        "insertions": 0,
+        "words": 100,
+        "single_wer": 4.0,
+        "single_wer_ci": [2.0, 6.0],
+        "wer_increase": wer - 4.0,
+        "wer_increase_ci": [wer - 8.0, wer],
+        "relative_increase": 100 * (wer / 4.0 - 1),
+        "relative_increase_ci": [0.0, 900.0],
+        "first_word_ms": summary,
+        "first_word_coverage": 0.9,
+        "single_first_word_ms": summary,
+        "single_first_word_coverage": 1.0,
+        "emission_delay_ms": summary,
+        "wer_by_minute": [{"minute": 1, **minute}, {"minute": 2, **minute}],
+        "num_utterances": 20,
+        "onset": "alignment",
+    }
 
 
 def fake_references(part: str, count: int) -> list[tuple[str, list[tuple[str, float, float]]]]:
@@ -207,6 +251,7 @@ def _utterance(
             "shown": tokens[-1]["shown"],
             "wall": tokens[-1]["wall"],
             "ref_index": index if correct else None,
+            "confidence": round(float(random.beta(9, 2) if correct else random.beta(3, 3)), 6),
         })  # fmt: skip
         if correct:
             delays.append(1000 * (tokens[-1]["shown"] - end))

@@ -62,6 +62,15 @@ def test_results_json_is_a_recomputation_from_the_utterances(experiment: Path, r
         assert row["emission_delay_ms"]["mean"] == pytest.approx(np.mean(delays))
         assert row["train_steps"] == sum(steps for _, steps, _ in SYSTEMS[row["system"]].stages)
         assert row["rtf"] == 0.031 and row["params"] == 2_310_000
+        heard = [word for u in utterances for word in u["words"]]
+        right = [word["confidence"] for word in heard if word["ref_index"] is not None]
+        wrong = [word["confidence"] for word in heard if word["ref_index"] is None]
+        confidence = row["confidence"]
+        assert (confidence["words"], confidence["wrong"]) == (len(heard), len(wrong))
+        area = np.mean([float(good > bad) for good in right for bad in wrong]) if right and wrong else None
+        assert confidence["auc"] == (None if area is None else pytest.approx(area))
+        assert sum(part["words"] for part in confidence["reliability"]) == len(heard)
+        assert confidence["calibrated"] == (row["system"] != "streaming")
 
 
 def test_comparisons_pair_two_stage_with_both_baselines(experiment: Path, report: Path) -> None:
@@ -149,13 +158,14 @@ def test_page_names_systems_parts_and_describes_every_plot(experiment: Path, rep
     for name in (*SYSTEMS, *PARTS):
         assert name in reader.text
     assert collect_results([experiment]).headline in reader.text
-    # Five plots of the results and three utterances, each with a description and a picture beside the page.
-    assert len(reader.images) == 8
+    # Six plots of the results and three utterances, each with a description and a picture beside the page.
+    assert len(reader.images) == 9
     assert all(len(image.get("alt") or image.get("aria-label") or "") > 40 for image in reader.images)
-    assert len(list(report.glob("*.png"))) == 8
+    assert len(list(report.glob("*.png"))) == 9
     # Colours follow the theme, and the spectrograms are there.
     page = (report / "index.html").read_text()
     assert "stroke: var(--system-3)" in page and page.count("<image") == 3
+    assert "A stream that goes on" not in page
 
 
 def test_same_input_gives_the_same_files(experiment: Path, report: Path, tmp_path: Path) -> None:

@@ -98,13 +98,13 @@ def test_a_training_that_cannot_run_is_reported_and_the_exit_status_says_so(stud
     recipe = yaml.safe_load((study / "conf.yaml").read_text())
     recipe["results"]["rows"]["bad"] = {
         "system": "streaming",
-        "settings": {"objective.teacher": None, "training.precision": "no-such-precision"},
+        "settings": {"objective.teacher": None, "training.accelerator": "no-such-device"},
     }
     (study / "bad.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     where = ("--data", str(study / "data"), "--exp", str(study / "exp"), "--rows", "bad", "--jobs", "2")
     result = CliRunner().invoke(cli, ["results", str(study / "bad.yaml"), *where])
     assert result.exit_code == 1, result.output
-    assert "failed: seed-3/bad.train" in result.output and "no-such-precision" in result.output
+    assert "failed: seed-3/bad.train" in result.output and "no-such-device" in result.output
     assert "skipped, because they need one that failed: seed-3/bad.dev" in result.output
     summary = json.loads((study / "exp" / "summary.json").read_text())
     assert {row["part"] for row in summary["rows"]} == {"dev-clean"}

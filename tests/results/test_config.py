@@ -69,7 +69,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
         ({"seed": [1]}, ["seed"]),
         ({"seeds": [1, 1]}, ["seeds"]),
         (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
-        (rows_with(num_seeds=-1), ["mine", "num_seeds -1"]),
+        (rows_with(num_seeds=-1), ["rows.mine.num_seeds' is -1"]),
         (rows_with(against=["ghost"]), ["ghost"]),
         ({"shipped": "nothing"}, ["nothing"]),
         (rows_with(rate_of="streaming"), ["mine", "rate_of 'streaming'", "tuned"]),
@@ -114,7 +114,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
             {"references": ["two-stage"], "rows": ROWS | {"teacher": {"init": "two-stage"}}},
             ["two-stage", "itself"],
         ),
-        ({"tune": [{"rows": ["streaming", "streaming"], "learning_rate": [1e-3]}]}, ["two groups"]),
+        ({"tune": [{"rows": ["streaming"] * 2, "learning_rate": [1e-3]}]}, ["'tune.0.rows'", "twice"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_by_name(

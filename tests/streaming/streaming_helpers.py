@@ -10,7 +10,8 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.streaming.features import whole_features
-from kdasr.streaming.recognizer import Parts, StreamingRecognizer
+from kdasr.streaming.parts import Parts
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.testing import tiny_config
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", "\u2581A", "B", "\u2581CD", "E", "\u2581", "F", "\u2581GH", "I"]

@@ -113,7 +113,9 @@ class _Script:
 
     def best(self, state: int, start: int = 0, final: bool = False) -> Hypothesis:
         tokens = self.displays[state]
-        return Hypothesis(tokens[start:], [4 * state + place for place in range(len(tokens))][start:])
+        frames = [4 * state + place for place in range(len(tokens))]
+        log_probs = [-0.5 * token for token in tokens[start:]]
+        return Hypothesis(tokens[start:], frames[start:], log_probs, log_probs)
 
 
 def _window(number: int) -> float:

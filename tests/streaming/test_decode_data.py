@@ -20,6 +20,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import train_tokenizer
 from kdasr.decoding.wer import character_errors
 from kdasr.streaming import loudness
+from kdasr.streaming.audio import load_audio
 from kdasr.streaming.evaluate import load_recording, make_record, summarise_records
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import Result, Token
@@ -104,7 +105,7 @@ def test_a_perfect_recogniser_makes_no_error_and_its_words_keep_their_times(tmp_
         ("CAFÉ", 0.1), ("1", 0.5), ("No", 0.9), ("x...", 1.3),
     ]  # fmt: skip
     pieces = [tokenizer.piece(index) for index in tokenizer.encode(text)]
-    tokens = [Token(0, piece, frame, 2.0) for frame, piece in enumerate(pieces)]
+    tokens = [Token(0, piece, frame, 2.0, -0.1, -0.1) for frame, piece in enumerate(pieces)]
     record = make_record(recording, Simulation(Result(tokens, is_final=True), None, 0.1), None)
     summary = summarise_records([record])
     assert (summary["wer"], summary["cer"], summary["measure"]) == (0.0, 0.0, "wer")
@@ -146,7 +147,7 @@ def test_error_rates_at_several_gains(root: Path) -> None:
 
 def test_gains_that_are_measured_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(root, "--gain-db", "6")
-    monkeypatch.setattr(loudness, "_louder", None)
+    monkeypatch.setattr(loudness, "_Louder", None)
     assert run(root, "--gain-db", "6 0").summary
     with pytest.raises(TypeError):
         run(root, "--gain-db", "6 7")
@@ -167,7 +168,10 @@ def test_a_stream_tells_what_is_wrong_with_its_input(
     torch.set_num_threads(threads)
     assert f"{files[1]}: too quiet: speech at -73 dBFS" in result.stderr
     assert "speech at -13 dBFS" in result.stdout and "warning" not in result.stdout
-    assert caplog.text.count("channels cancel when they are mixed: channel 1 of 2 is taken alone") == 1
+    cancelled = "channels cancel when they are mixed: channel 1 of 2 is taken alone"
+    assert result.stderr.count(f"{files[0]}: {cancelled}") == 1
+    load_audio(Path(files[0]))
+    assert f"{files[0]}: {cancelled}" in caplog.text
     recognizer = StreamingRecognizer.load(root / "exp")
     for warn in (True, False):
         caplog.clear()

@@ -1,6 +1,7 @@
 """From a prepared data folder and a checkpoint to results on disk: `kdasr decode` and `kdasr stream`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,10 @@ def test_streams_in_one_batch_give_what_each_gives_alone_but_no_time_with_comput
     for left, right in zip(alone, together, strict=True):
         for name, value in left.items():
             if name in ("tokens", "words"):
+                alone_at = [item.pop("confidence", 0.0) for item in value]  # to their rounding
+                assert [item.pop("confidence", 0.0) for item in right[name]] == pytest.approx(
+                    alone_at, abs=2e-4
+                )
                 kept = [{key: item[key] for key in item if key != "wall"} for item in value]
                 assert [{**item, "wall": None} for item in kept] == right[name]
             elif name == "nbest":  # the scores to their rounding
@@ -301,13 +306,14 @@ def test_contexts_on_the_command_line() -> None:
 
 
 def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
-    tokens = [Token(3, "\u2581A", 5, 0.5)]
+    tokens = [Token(3, "\u2581A", 5, 0.5, -0.25, -0.125)]
     simulation = Simulation(Recognised(tokens, is_final=True), [0.6], 0.1)
     speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
     full = Context.full()
     timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation, full)
     untimed = make_record(Recording("untimed", speech, ["A"], []), simulation, full)
-    assert timed["words"] == [{"word": "A", "shown": 0.5, "wall": 0.6, "ref_index": 0}]
+    spoken = {"word": "A", "start": 0.2, "end": 0.24, "confidence": round(math.exp(-0.125), 4)}
+    assert timed["words"] == [{**spoken, "shown": 0.5, "wall": 0.6, "ref_index": 0}]
     wrong = make_record(Recording("wrong", speech, ["B"], [RefWord("B", 0.3, 0.4)]), simulation, full)
     assert wrong["words"][0]["ref_index"] is None and wrong["emission_delay_ms"] == []
     assert timed["first_token_parts_ms"] is not None

@@ -7,7 +7,7 @@ from streaming_helpers import bursts, make_recognizer
 from kdasr.decoding.wer import align_words
 from kdasr.nn.context import Context
 from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measure
-from kdasr.streaming.result import Word, group_words
+from kdasr.streaming.result import WordSpan, group_words
 from kdasr.streaming.simulate import simulate
 
 REF = [RefWord("THE", 0.5, 0.6), RefWord("CAT", 0.6, 1.0), RefWord("SAT", 1.1, 1.5)]
@@ -17,15 +17,15 @@ REF = [RefWord("THE", 0.5, 0.6), RefWord("CAT", 0.6, 1.0), RefWord("SAT", 1.1, 1
     ("pieces", "expected"),
     [
         ([], []),
-        (["▁THE", "▁C", "AT"], [Word("THE", 0, 0), Word("CAT", 1, 2)]),
-        (["T", "HE", "▁C"], [Word("THE", 0, 1), Word("C", 2, 2)]),
-        (["▁", "A", "▁B"], [Word("A", 0, 1), Word("B", 2, 2)]),
-        (["▁A", "▁", "▁", "B"], [Word("A", 0, 0), Word("B", 1, 3)]),
-        (["▁A", "▁", "▁B", "▁"], [Word("A", 0, 0), Word("B", 1, 2)]),
+        (["▁THE", "▁C", "AT"], [WordSpan("THE", 0, 0), WordSpan("CAT", 1, 2)]),
+        (["T", "HE", "▁C"], [WordSpan("THE", 0, 1), WordSpan("C", 2, 2)]),
+        (["▁", "A", "▁B"], [WordSpan("A", 0, 1), WordSpan("B", 2, 2)]),
+        (["▁A", "▁", "▁", "B"], [WordSpan("A", 0, 0), WordSpan("B", 1, 3)]),
+        (["▁A", "▁", "▁B", "▁"], [WordSpan("A", 0, 0), WordSpan("B", 1, 2)]),
         (["▁"], []),
     ],
 )
-def test_words_from_pieces(pieces: list[str], expected: list[Word]) -> None:
+def test_words_from_pieces(pieces: list[str], expected: list[WordSpan]) -> None:
     assert group_words(pieces) == expected
 
 
@@ -64,10 +64,10 @@ def test_a_bare_word_boundary_is_no_first_token() -> None:
 def test_nothing_recognised_and_no_alignment() -> None:
     silent = measure([], [], [], REF, align_words(["THE", "CAT", "SAT"], []))
     assert (silent.first_token_ms, silent.emission_delay_ms, silent.finalisation_ms) == (None, [], None)
-    unaligned = measure([Word("A", 0, 0)], [0.7], [0.8], [], align_words(["A"], ["A"]), onset=0.25)
+    unaligned = measure([WordSpan("A", 0, 0)], [0.7], [0.8], [], align_words(["A"], ["A"]), onset=0.25)
     assert unaligned.first_token_ms == pytest.approx(450.0)
     assert (unaligned.emission_delay_ms, unaligned.finalisation_ms) == ([], None)
-    assert measure([Word("A", 0, 0)], [0.7], [0.8], [], []).first_token_ms is None
+    assert measure([WordSpan("A", 0, 0)], [0.7], [0.8], [], []).first_token_ms is None
 
 
 @pytest.mark.parametrize("background", [0.0, 1e-4, 0.01])

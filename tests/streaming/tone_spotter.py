@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, MIN_FRAMES, subsampled_length
-from kdasr.streaming.recognizer import Parts, StreamingRecognizer
+from kdasr.streaming.parts import Parts
+from kdasr.streaming.recognizer import StreamingRecognizer
 
 # Shapes: B streams, T feature frames, W feature frames of a window, U encoder frames, F mel bins, V pieces.
 

@@ -25,6 +25,8 @@ from kdasr.distillation.config import StageConfig
 from kdasr.training.config import TrainerConfig
 from kdasr.training.devices import make_fabric
 from kdasr.training.module import TrainingModule, sample_context
+from kdasr.training.resume import batches_per_process
+from kdasr.training.trainer import System
 from kdasr.training.update import Updater
 
 # All kinds of denominators: frames (rnnt, ctc) and utterances (hidden_mse, output_kl).
@@ -149,6 +151,52 @@ def test_two_processes_train_skip_and_resume_together(tmp_path: Path) -> None:
     assert positions == [7, 17]
     for name, value in one["model"].items():
         assert torch.equal(value, other["model"][name]), name
+
+
+class Shared(RandomBatches):
+    """Batch n of a process is number 2 n + rank of all; a state of another number of processes will do."""
+
+    def __init__(self, rank: int, processes: int) -> None:
+        super().__init__()
+        self.rank, self.processes = rank, processes
+
+    def __next__(self) -> Batch:
+        self.position += 1
+        return random_batch((self.position - 1) * self.processes + self.rank)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.position * self.processes}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["done"] // self.processes
+
+
+def two_stages(exp_dir: Path, rank: int, world_size: int) -> System:
+    """Two batches per step in all; what `kdasr.system` does with `accumulate`."""
+    stages = [StageConfig(name=name, num_steps=3, loss_weights={"rnnt": 1.0}) for name in ("a", "b")]
+    accumulate = batches_per_process(exp_dir, 2 // world_size, world_size)
+    config = trainer_config(accumulate=accumulate)
+    return tiny_system(exp_dir, stages=stages, config=config, train_batches=Shared(rank, world_size))
+
+
+def share_rank(rank: int, port: int, exp_dir: Path, until: str | None) -> None:
+    under_torchrun(rank, port)
+    fit(two_stages(exp_dir, rank, 2), until_stage=until)
+
+
+def test_one_process_goes_on_where_two_were_and_two_where_one_was(tmp_path: Path) -> None:
+    alone, joined, parted = tmp_path / "alone", tmp_path / "joined", tmp_path / "parted"
+    fit(two_stages(alone, 0, 1))
+    assert run_two(share_rank, joined, "a") == [0, 0]
+    fit(two_stages(joined, 0, 1))
+    fit(two_stages(parted, 0, 1), until_stage="a")
+    assert run_two(share_rank, parted, None) == [0, 0]
+    expected = load_checkpoint(alone / "checkpoints" / "last.pt")
+    for other in (joined, parted):
+        found = load_checkpoint(other / "checkpoints" / "last.pt")
+        assert found["trainer"]["progress"]["batches_per_step"] == 2 and found["train_steps"] == 6
+        for name, value in expected["model"].items():
+            torch.testing.assert_close(found["model"][name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_context_depends_on_seed_and_step_only() -> None:

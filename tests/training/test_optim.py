@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.distillation.config import StageConfig
 from kdasr.training.config import OptimConfig
 from kdasr.training.optim import (
     build_optimizer,
-    check_optim,
     gradient_norm,
     learning_rate_factor,
     scheduled_learning_rate,
@@ -96,6 +96,7 @@ def test_gradient_norm_is_that_of_all_gradients_together() -> None:
     ("change", "name"),
     [
         ({"decay": "step"}, "decay"),
+        ({"optimizer": "sgd"}, "optimizer"),
         ({"accumulate": 0}, "accumulate"),
         ({"betas": [0.9]}, "betas"),
         ({"learning_rate": 0.0}, "learning_rate"),
@@ -105,7 +106,7 @@ def test_gradient_norm_is_that_of_all_gradients_together() -> None:
 )
 def test_impossible_settings_are_named(change: dict, name: str) -> None:
     with pytest.raises(UserError, match=f"training.optim.{name}"):
-        check_optim(OptimConfig(**change))
+        check_options(OptimConfig(**change), "training.optim")
 
 
 def small_model() -> nn.ModuleDict:
@@ -159,8 +160,3 @@ def test_muon_resumes_exactly_and_takes_the_learning_rate_of_the_schedule() -> N
         first.step()
     for ours, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_an_unknown_optimizer_is_named() -> None:
-    with pytest.raises(UserError, match="sgd"):
-        check_optim(OptimConfig(optimizer="sgd"))

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_system import RandomBatches, fit, processes, tiny_system, two_stage_system
+from tiny_system import RandomBatches, fit, processes, tiny_system, trainer_config, two_stage_system
 
 import kdasr.checkpoint
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
-from kdasr.training.resume import own_state, rng_state, set_rng_state, truncate_metrics
+from kdasr.training.resume import batches_per_process, own_state, rng_state, set_rng_state, truncate_metrics
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +153,15 @@ def test_a_last_checkpoint_without_training_state_is_refused(tmp_path: Path) -> 
         fit(tiny_system(tmp_path))
 
 
-def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    trainer = fit(tiny_system(tmp_path))
-    with pytest.raises(UserError, match=r"by 2 processes.*with 1"):
-        own_state([{}, {}], trainer.fabric, "last.pt")
+def test_another_number_of_processes_shares_the_same_batches_per_step(tmp_path: Path) -> None:
+    assert batches_per_process(tmp_path, accumulate=3, world_size=5) == 3
+    trainer = fit(tiny_system(tmp_path, config=trainer_config(accumulate=6)))
+    assert [batches_per_process(tmp_path, 6, count) for count in (1, 2, 3, 6)] == [6, 3, 2, 1]
+    with pytest.raises(UserError, match=r"6 batches per optimizer step.* 4 processes.*possible: 1, 2, 3, 6$"):
+        batches_per_process(tmp_path, 6, 4)
+    states = [{"batches": 1, "rng": rank} for rank in range(2)]
+    assert own_state(states, trainer.fabric) == {"batches": 1}
+    assert own_state(states[1:], trainer.fabric) == {"batches": 1, "rng": 1}
 
 
 def test_a_second_signal_is_not_caught(tmp_path: Path) -> None:

@@ -142,6 +142,46 @@ def test_too_many_bad_batches_in_a_row_stop_training(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in saved["model"].values())
 
 
+@pytest.mark.parametrize("kind", ["not a number", "too short"])
+def test_a_dev_utterance_whose_loss_is_not_finite_is_named_and_left_out(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are those without it; one that is too short for its pieces still counts in the WER."""
+    messages: list[str] = []
+    monkeypatch.setattr(
+        "kdasr.training.validation.logger.warning", lambda text, *values: messages.append(text % values)
+    )
+    spoilt, clean = random_batch(100), random_batch(100).select([0, 2])
+    if kind == "not a number":
+        spoilt.features_BTF[1, 3, 2] = math.nan
+    else:
+        spoilt.feature_lens_B[1] = 3
+    for name, batch in (("spoilt", spoilt), ("clean", clean)):
+        system = tiny_system(tmp_path / name, valid_batches=lambda batch=batch: [batch])
+        fit(system)
+    with_it, without = rows(tmp_path / "spoilt", "valid"), rows(tmp_path / "clean", "valid")
+    for left, right in zip(with_it, without, strict=True):
+        # A lattice of utterances with fewer frames than pieces is pruned less.
+        assert left["terms"] == pytest.approx(right["terms"], rel=1e-5 if kind == "not a number" else 0.02)
+        assert kind == "too short" or left["wer"] == right["wer"]
+    assert messages[0] == "dev utterances whose loss is not finite, left out of it: utt-100-1"
+    assert (tmp_path / "spoilt" / "checkpoints" / "best.pt").is_file()
+
+
+def test_what_is_not_finite_is_neither_the_best_nor_a_plateau() -> None:
+    progress, stage = Progress(), StageConfig(plateau_patience=2)
+    assert not update_best(progress, 0.0, math.nan) and update_best(progress, 50.0, 2.0)
+    values = [5.0, math.nan, math.nan, math.inf, 5.5, math.nan, 5.5]
+    over = [reached_plateau(progress, stage, {"hidden_mse": value}) for value in values]
+    assert over == [False] * 6 + [True]
+
+
+def test_without_a_checkpoint_none_is_mentioned(tmp_path: Path) -> None:
+    config = trainer_config(max_bad_batches=2)
+    with pytest.raises(UserError, match=r"2 batches in a row.*look at the data\.$"):
+        fit(tiny_system(tmp_path, config=config, train_batches=RandomBatches(bad=range(99))))
+
+
 def test_a_bad_gradient_alone_is_enough_to_skip(tmp_path: Path) -> None:
     system = tiny_system(tmp_path, config=trainer_config(max_bad_batches=1))
     system.model.ctc_head.weight.register_hook(lambda gradient: gradient * math.inf)

@@ -1,11 +1,14 @@
 """`kdasr export`: a student as ONNX graphs for sherpa-onnx, and the proof that a client hears the same."""
 
 import sys
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kdasr.cli.long_form import long_form_options, parse_long_form
 from kdasr.cli.search_options import needs
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from kdasr.data.tokenizer import Tokenizer
     from kdasr.export.check import Spoken
+    from kdasr.streaming.long_form_run import LongForm
 
 _SHOWN_DIFFERENCES = 5
 
@@ -39,6 +43,7 @@ _SHOWN_DIFFERENCES = 5
     metavar="EXP",
     help="With --check: compare with this system's PyTorch model, not with DIR in kdasr's own recogniser.",
 )
+@long_form_options
 @click.option("--force", is_flag=True, help="Export again what is there already.")
 def command(
     paths: tuple[Path, ...],
@@ -47,13 +52,17 @@ def command(
     checkpoint: str,
     bundle: Path | None,
     against: Path | None,
+    long_form: bool,
+    minutes: float,
+    gaps: str,
+    gap_noise: str,
     force: bool,
 ) -> None:
     """Export a student for sherpa-onnx, or check an exported one.
 
     \b
         kdasr export EXP --out DIR [--int8]
-        kdasr export --check DIR CUTS... [--against EXP]
+        kdasr export --check DIR CUTS... [--against EXP] [--long-form]
 
     EXP is a streaming system's folder or a checkpoint file. DIR gets encoder.onnx, decoder.onnx,
     joiner.onnx and tokens.txt, a model card and a manifest, once the graphs have been compared with PyTorch
@@ -61,7 +70,8 @@ def command(
 
     CUTS are Lhotse manifests, such as data/demo/cuts_test-clean.jsonl.gz. Each utterance is decoded by
     sherpa-onnx and by kdasr: by greedy search alone, two streams in a batch and with endpoint resets, and by
-    modified beam search. Pieces and frames must be the same. The last line is "N of M utterances
+    modified beam search. With --long-form, also joined into streams as in `kdasr decode --long-form`, with
+    and without endpoint resets. Pieces and frames must be the same. The last line is "N of M utterances
     identical", and the exit status 0 only when N = M. That is to be expected of int8 graphs only where
     onnxruntime has the version inside sherpa-onnx (1.28 in sherpa-onnx 2.0.1): their roundings differ.
     """
@@ -75,8 +85,10 @@ def command(
         needs("an export; --check makes none", "force")
         if against is None:
             needs("--against", "checkpoint")
-        _check(bundle, paths, against, checkpoint, int8)
+        joined = parse_long_form(long_form, minutes, gaps, gap_noise)
+        _check(_Check(bundle, paths, against, checkpoint, int8, joined))
         return
+    needs("--check", "long_form", "minutes", "gaps", "gap_noise")
     if out is None:
         raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
     if against is not None or len(paths) != 1:
@@ -97,17 +109,37 @@ def _export(exp: Path, out: Path, checkpoint: str, int8: bool, force: bool) -> N
         click.echo(f"{folder.folder / name}  {(folder.folder / name).stat().st_size / 1e6:.2f} MB")
 
 
-def _check(folder: Path, cuts: tuple[Path, ...], against: Path | None, checkpoint: str, int8: bool) -> None:
+@dataclass(frozen=True)
+class _Check:
+    """What is compared with what."""
+
+    folder: Path
+    cuts: tuple[Path, ...]
+    against: Path | None
+    checkpoint: str
+    int8: bool
+    long_form: "LongForm | None"
+
+
+def _check(wanted: _Check) -> None:
     from kdasr.checkpoint import load_bundle
     from kdasr.export.bundle import open_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
+    from kdasr.export.check_long_form import compare_long_form
     from kdasr.export.runtime import load_exported
 
-    bundle = open_bundle(folder)
-    ours = load_bundle(against, checkpoint) if against else load_exported(folder, int8=int8)
-    utterances = [spoken for path in cuts for spoken in _load(path, ours.tokenizer)]
+    bundle = open_bundle(wanted.folder)
+    if wanted.against:
+        ours = load_bundle(wanted.against, wanted.checkpoint)
+    else:
+        ours = load_exported(wanted.folder, int8=wanted.int8)
+    parts = [_load(path, ours.tokenizer) for path in wanted.cuts]
+    utterances = [spoken for part in parts for spoken in part]
+    found = [compare_with_sherpa(bundle, ours, utterances, int8=wanted.int8)]
+    if wanted.long_form is not None:
+        found.append(compare_long_form(bundle, ours, utterances, wanted.long_form, int8=wanted.int8))
     comparisons = []
-    for comparison in compare_with_sherpa(bundle, ours, utterances, int8=int8):
+    for comparison in chain.from_iterable(found):
         comparisons.append(comparison)
         click.echo(comparison.summary)
         for difference in comparison.differences[:_SHOWN_DIFFERENCES]:
@@ -127,6 +159,7 @@ def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
     from kdasr.data.folder import cuts_path, load_cuts, load_record
     from kdasr.export.check import Spoken
     from kdasr.streaming.evaluate import load_recording
+    from kdasr.streaming.joining import in_order
 
     if not path.is_file():
         raise UserError(f"{path}: no such manifest of cuts")
@@ -135,8 +168,8 @@ def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
         cuts = load_cuts(path.parent, part)
     else:
         cuts = _read_cuts(path)
-    recordings = (load_recording(cut, tokenizer) for cut in cuts)
-    return [Spoken(recording.id, recording.samples_N, " ".join(recording.ref)) for recording in recordings]
+    recordings = (load_recording(cut, tokenizer) for cut in in_order(list(cuts)))
+    return [Spoken(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
 
 
 def _read_cuts(path: Path) -> list["Cut"]:

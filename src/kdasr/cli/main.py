@@ -2,11 +2,13 @@
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
 from kdasr import __version__
 from kdasr.common.errors import UserError
+from kdasr.common.failures import explain
 
 VERBS = {
     "corpus": "Synthesise or download a corpus in LibriSpeech's layout.",
@@ -15,6 +17,7 @@ VERBS = {
     "text": "Text for a language model, without the transcripts of some parts.",
     "train": "Train one system of a recipe, stage by stage.",
     "average": "Average the last checkpoints of an experiment.",
+    "calibrate": "Calibrate the confidence of words on dev parts.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
     "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",
@@ -34,6 +37,18 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         return importlib.import_module(f"kdasr.cli.{cmd_name}").command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb. A full disk, missing rights or memory are the user's to mend, in one line."""
+        try:
+            return super().invoke(ctx)
+        except UserError:
+            raise
+        except (OSError, MemoryError, RuntimeError) as error:
+            message = explain(error)
+            if message is None:
+                raise
+            raise UserError(message) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands, in the order of a recipe"):

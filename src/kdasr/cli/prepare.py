@@ -35,6 +35,20 @@ from kdasr.common.logging import setup_logging
     help="Recipe file whose data section says speed factors and whether features are stored.",
 )
 @click.option("--on-the-fly", is_flag=True, help="Store no features: training computes them from the audio.")
+@click.option(
+    "--max-bad",
+    default="1%",
+    show_default=True,
+    help="The most utterances of a part whose audio may be bad: a share (rounded up) or a number. They are "
+    "left out, named and counted; 0 stops at the first.",
+)
+@click.option(
+    "--empty-transcripts",
+    type=click.Choice(["leave-out", "keep"]),
+    default="leave-out",
+    show_default=True,
+    help="What becomes of utterances in which nothing is said.",
+)
 @click.option("--jobs", default=1, show_default=True, help="Worker processes.")
 def command(
     corpus_dir: Path,
@@ -45,13 +59,17 @@ def command(
     speed: str | None,
     config_path: Path | None,
     on_the_fly: bool,
+    max_bad: str,
+    empty_transcripts: str,
     jobs: int,
 ) -> None:
     """Check a corpus in LibriSpeech's layout and write manifests and features.
 
     What is missing is said before anything is computed. Parts that are already prepared with the same
-    settings from the same files are skipped; an interrupted part is done again.
+    settings from the same files are skipped; an interrupted part goes on where it was. Audio that cannot be
+    decoded, or holds samples that are not finite, costs its utterance: OUT/bad-<part>.tsv lists them.
     """
+    from kdasr.data.bad import MaxBad
     from kdasr.data.config import DataConfig
     from kdasr.data.prepare import PrepareOptions, prepare_corpus
     from kdasr.experiment import load_data_config
@@ -68,6 +86,8 @@ def command(
             speeds=recipe.speed_perturbation if speed is None else _speeds(speed),
             on_the_fly=on_the_fly or recipe.on_the_fly,
             jobs=jobs,
+            max_bad=MaxBad.parse(max_bad),
+            keep_empty=empty_transcripts == "keep",
         )
     )
 

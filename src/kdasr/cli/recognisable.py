@@ -1,7 +1,7 @@
 """What `kdasr decode` and `kdasr stream` recognise with: a trained system, or one that was exported."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,3 +40,15 @@ def load_recognisable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
     from kdasr.export.runtime import load_exported
 
     return load_exported(path, int8=int8, threads=threads)
+
+
+def move_to(model: Any, device: str) -> None:
+    """Move a model to a device.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None

@@ -34,7 +34,7 @@ def command(experiments: tuple[Path, ...], data: Path | None, out: Path | None) 
     setup_logging()
     results = collect_results(experiments)
     folder = write_report(results, data, out)
-    print_tables(results.rows, results.comparisons)
+    print_tables(results.rows, results.comparisons, results.long_form)
     click.echo(results.headline)
     for note in results.notes:
         click.echo(f"Note: {note.subject}: {note.text}" + (f"\n      {note.command}" if note.command else ""))

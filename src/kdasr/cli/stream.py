@@ -1,14 +1,13 @@
 """`kdasr stream`: audio files as a recogniser hears them, chunk by chunk, with partial results."""
 
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.recognisable import int8_option, load_recognisable
 from kdasr.cli.search_options import (
     build_recognizer,
@@ -17,38 +16,21 @@ from kdasr.cli.search_options import (
     parse_search,
     search_options,
 )
+from kdasr.cli.stream_output import Output, Style
 from kdasr.common.errors import UserError
+from kdasr.data.tokenizer import WORD_START
+from kdasr.streaming.result import join_words
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.live import Live
 
-    from kdasr.data.signal_check import SignalReport
+    from kdasr.streaming.audio import AudioFile
     from kdasr.streaming.recognizer import StreamingRecognizer
     from kdasr.streaming.result import Result
 
-Show = Callable[[float, str], None]
-"""Takes seconds of audio heard, and the words so far."""
-
-
-@dataclass(frozen=True)
-class _Feed:
-    """How a file is fed, and how many hypotheses to list in the end."""
-
-    packet_ms: int
-    realtime: bool
-    nbest: int
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """One file, recognised."""
-
-    result: "Result"
-    audio_seconds: float
-    compute_seconds: float
-    signal: "SignalReport"
+SHOWN_PIECES = 200
+"""Of a partial result, the last so many pieces."""
 
 
 @click.command(name="stream")
@@ -62,6 +44,9 @@ class _Heard:
 )
 @int8_option
 @search_options
+@endpoint_options("yes for --mic, no for files")
+@click.option("--words", is_flag=True, help="Print the words of final results with times and confidence.")
+@click.option("--json", "as_json", is_flag=True, help="Print final results only, each as a line of JSON.")
 @click.option(
     "--packet-ms", type=click.IntRange(min=1), default=100, show_default=True, help="Audio fed at a time."
 )
@@ -88,6 +73,8 @@ def command(
     lm: Path | None,
     lm_scale: float | None,
     rescore: bool,
+    words: bool,
+    as_json: bool,
     **search: Any,
 ) -> None:
     """Recognise audio files chunk by chunk, printing partial results as they appear.
@@ -97,9 +84,13 @@ def command(
     recognised one after another, in the order given; all of them are checked first. On a terminal the
     partial result is rewritten in place; otherwise each change is a line with the audio time at which it
     appeared. Beam search may revise what it has printed.
+
+    With --endpoints, each pause ends a segment, whose final result is printed with its start and end, and
+    recognition begins anew after it. So it is with --mic, where somebody waits for each sentence; a file is
+    one result unless asked for, because rule 3 cuts speech without a pause in the middle of a word.
     """
     from kdasr.cli.decode import parse_context
-    from kdasr.streaming.audio import load_audio
+    from kdasr.streaming.audio import AudioFile, check_audio
 
     if bool(files) == mic:
         raise UserError("name files to recognise, or --mic for the microphone (not both)")
@@ -109,108 +100,108 @@ def command(
         needs("--mic", "device")
     override = parse_context(context) if context else None
     lm_use = parse_language_model(lm, lm_scale, rescore)
+    asked = search["endpoints"] is not None
+    rules = take_endpoints(search, default=mic)
     options = parse_search(language_model=lm_use, **search)
-    for file in files:
-        load_audio(file, warn=False)
+    lengths = [check_audio(file) for file in files]
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
+    if recognizer.context.is_full and not asked:
+        rules = None  # all is heard at the end
+    recognizer = recognizer.with_endpoints(rules)
+    style = Style(words, as_json, times=rules is not None)
     if mic:
-        heard = _listen(recognizer, int(device) if device and device.isdecimal() else device, nbest)
-        _report(heard, "microphone")
-    for file in files:
-        samples, rate = load_audio(file)
-        click.echo(f"{file}  {len(samples) / rate:.2f} s")
-        heard = _hear(recognizer, samples, rate, _Feed(packet_ms, realtime, nbest))
-        _report(heard, str(file))
+        with Output(style, None) as output:
+            session = _Session(recognizer, output, nbest)
+            _listen(session, int(device) if device and device.isdecimal() else device)
+    for file, seconds in zip(files, lengths, strict=True):
+        if not as_json:
+            click.echo(f"{file}  {seconds:.2f} s")
+        with AudioFile(file) as audio, Output(style, str(file)) as output:
+            _hear(_Session(recognizer, output, nbest), audio, packet_ms, realtime)
+            output.fault(audio.fault)
 
 
-def _hear(
-    recognizer: "StreamingRecognizer",
-    samples: "NDArray[np.float32]",
-    rate: int,
-    feed: _Feed,
-) -> _Heard:
-    """Feed one recording packet by packet, showing what is recognised on the way."""
-    stream = recognizer.create_stream()
-    packet = max(1, rate * feed.packet_ms // 1000)
-    compute, started = 0.0, time.perf_counter()
-    with _Partial() as partial:
-        for start in range(0, len(samples), packet):
-            end = min(start + packet, len(samples))
-            if feed.realtime:
-                time.sleep(max(0.0, started + end / rate - time.perf_counter()))
-            compute += _timed(lambda: stream.accept_waveform(rate, samples[start:end]))  # noqa: B023
-            compute += _timed(lambda: recognizer.decode_all([stream]))
-            partial.show(end / rate, recognizer.result(stream).text)
-        compute += _timed(lambda: stream.input_finished(warn=False))
-        compute += _timed(lambda: recognizer.decode_all([stream]))
-        partial.show(len(samples) / rate, recognizer.result(stream).text)
-    return _Heard(recognizer.result(stream, feed.nbest), len(samples) / rate, compute, stream.signal.report())
+class _Session:
+    """One stream on its way from audio to printed results."""
+
+    def __init__(self, recognizer: "StreamingRecognizer", output: Output, nbest: int) -> None:
+        self._recognizer = recognizer
+        self._output = output
+        self._nbest = nbest
+        self._stream = recognizer.create_stream()
+        self._compute = 0.0
+        self._text, self._num_decoded = "", 0
+        """What is shown, and the frames that it rests on."""
+
+    def accept(self, rate: int, samples: "NDArray[np.float32]") -> None:
+        """Recognise what can be recognised after some more samples."""
+        self._compute += _timed(lambda: self._stream.accept_waveform(rate, samples))
+        self._decode()
+
+    def finish(self) -> None:
+        """Recognise the rest."""
+        self._compute += _timed(lambda: self._stream.input_finished(warn=False))
+        self._decode()
+        if self._recognizer.endpoints is None:
+            self._output.final(self._recognizer.result(self._stream, self._nbest))
+        report = self._stream.signal.report()
+        self._output.end(self._stream.seconds, self._compute, report.level_dbfs)
+        for fault in report.faults.values():
+            self._output.fault(fault)
+
+    def _decode(self) -> None:
+        ended: list[Result] = []
+        self._compute += _timed(lambda: ended.extend(self._advance()))
+        for result in ended:
+            if result.text:
+                self._output.final(result)
+        if self._stream.num_decoded != self._num_decoded:
+            self._text, self._num_decoded = self._partial_text(), self._stream.num_decoded
+        if self._text or not ended:
+            self._output.partial(self._stream.seconds, self._text)
+
+    def _partial_text(self) -> str:
+        """What was recognised so far, or the end of it: an hour is not printed again with every word."""
+        pieces = [token.piece for token in self._stream.tokens[-SHOWN_PIECES:]]
+        if len(self._stream.tokens) <= SHOWN_PIECES:
+            return join_words(pieces)
+        first = next((place for place, piece in enumerate(pieces) if piece.startswith(WORD_START)), 0)
+        return f"… {join_words(pieces[first:])}"
+
+    def _advance(self) -> "list[Result]":
+        """Decode until the stream is not ready; the segments that ended on the way."""
+        if self._recognizer.endpoints is None:
+            self._recognizer.decode_all([self._stream])
+            return []
+        return [result for _, result in self._recognizer.decode_segments([self._stream], self._nbest)]
 
 
-def _listen(recognizer: "StreamingRecognizer", device: str | int | None, nbest: int) -> _Heard:
-    """Recognise what the microphone hears until the user interrupts."""
+def _hear(session: _Session, audio: "AudioFile", packet_ms: int, realtime: bool) -> None:
+    """Feed one recording packet by packet as it is read."""
+    started, num_samples = time.perf_counter(), 0
+    for samples in audio.blocks(max(1, audio.rate * packet_ms // 1000)):
+        num_samples += len(samples)
+        if realtime:
+            time.sleep(max(0.0, started + num_samples / audio.rate - time.perf_counter()))
+        session.accept(audio.rate, samples)
+    session.finish()
+
+
+def _listen(session: _Session, device: str | int | None) -> None:
+    """Feed what the microphone hears until the user interrupts."""
     from kdasr.streaming.microphone import microphone
 
-    stream, compute = recognizer.create_stream(), 0.0
     packets = microphone(device)
-    with _Partial() as partial:
-        try:
-            for rate, samples in packets:
-                compute += _timed(lambda: stream.accept_waveform(rate, samples))  # noqa: B023
-                compute += _timed(lambda: recognizer.decode_all([stream]))
-                partial.show(stream.seconds, recognizer.result(stream).text)
-        except KeyboardInterrupt:
-            pass
-        compute += _timed(lambda: stream.input_finished(warn=False))
-        compute += _timed(lambda: recognizer.decode_all([stream]))
-        partial.show(stream.seconds, recognizer.result(stream).text)
-    return _Heard(recognizer.result(stream, nbest), stream.seconds, compute, stream.signal.report())
+    try:
+        for rate, samples in packets:
+            session.accept(rate, samples)
+    except KeyboardInterrupt:
+        pass
+    session.finish()
 
 
 def _timed(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-class _Partial:
-    """The line that grows: in place on a terminal, one line per change elsewhere."""
-
-    def __init__(self) -> None:
-        self._last = ""
-        self._live: Live | None = None
-
-    def __enter__(self) -> "_Partial":
-        if sys.stdout.isatty():
-            from rich.live import Live
-
-            self._live = Live(transient=True, auto_refresh=False)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, seconds: float, text: str) -> None:
-        """Show `text`, recognised after `seconds` of audio."""
-        if self._live is not None:
-            from rich.text import Text
-
-            self._live.update(Text(f"{seconds:7.2f}  {text}"), refresh=True)
-        elif text != self._last:
-            click.echo(f"{seconds:7.2f}  {text}")
-        self._last = text
-
-
-def _report(heard: _Heard, source: str) -> None:
-    tokens = heard.result.tokens
-    first = f"first token at {tokens[0].shown:.2f} s of audio" if tokens else "nothing recognised"
-    rtf = f", RTF {heard.compute_seconds / heard.audio_seconds:.3f}" if heard.audio_seconds else ""
-    click.echo(f"  final  {heard.result.text}")
-    for entry in heard.result.nbest:
-        click.echo(f"{entry.score:9.3f}  {entry.text}")
-    click.echo(f"         {first}{rtf}, speech at {heard.signal.level_dbfs:.0f} dBFS")
-    for fault in heard.signal.faults.values():
-        click.echo(f"{source}: {fault}", err=True)

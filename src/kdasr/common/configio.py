@@ -10,8 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
+from kdasr.common.ranges import ANYTHING, Declared, check_ranges, declared_at
 
 ConfigT = TypeVar("ConfigT")
+Override = str | tuple[str, Any]
+"""`KEY=VALUE`, or a dotted key and a value that has been read."""
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -24,34 +27,51 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(value).__name__}")
     return value
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, which would take the last of two options of the same name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names: set[str] = set()
+        for key, _ in node.value:
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def build_config(
     schema: type[ConfigT],
     *layers: Mapping[str, Any],
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Override] = (),
     source: str = "configuration",
 ) -> ConfigT:
     """Merge `layers` (later ones win) and `overrides` (`a.b=c`, `list.0.d=e`) over the defaults of `schema`.
 
-    An override's value is YAML. Lists are replaced as a whole. Returns an instance of the dataclass
-    `schema`, nested dataclasses included.
+    The value of a text is taken as it stands, to its end, unless it is quoted; any other value is YAML. Lists
+    are replaced as a whole. Returns an instance of the dataclass `schema`, nested dataclasses included.
 
     Raises:
-        UserError: an unknown key or a value of the wrong type; the message names the key.
+        UserError: an unknown key, a value of the wrong type, or one out of the range that is declared
+            beside its field (see `kdasr.common.ranges`); the message names the key.
     """
     try:
         merged = OmegaConf.structured(schema)
         for layer in layers:
             merged = OmegaConf.merge(merged, OmegaConf.create(dict(layer)))
         for override in overrides:
-            merged = _override(merged, override, source)
+            merged = _override(merged, schema, override, source)
+        check_ranges(
+            schema, cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True)), f"{source}: "
+        )
         return cast(ConfigT, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or _first_refused(schema, layers) or "?"
@@ -63,15 +83,18 @@ def build_config(
         raise UserError(f"{source}: {error}") from None
 
 
-def _override(config: Any, override: str, source: str) -> Any:
+def _override(config: Any, schema: type, override: Override, source: str) -> Any:
     """`config` with one assignment carried out; numbers in the key index lists."""
-    key, equals, text = override.partition("=")
-    if not key or not equals:
-        raise UserError(f"{source}: override '{override}': expected KEY=VALUE")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{source}: override '{override}': the value is not YAML") from None
+    if isinstance(override, str):
+        key, equals, text = override.partition("=")
+        if not key or not equals:
+            raise UserError(f"{source}: override '{override}': expected KEY=VALUE")
+        try:
+            value = read_value(text, declared_at(schema, key))
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"{source}: override '{override}': the value is not YAML") from None
+    else:
+        key, value = override
     names = key.split(".")
     if any(name.isdigit() for name in names):
         OmegaConf.update(config, key, value, merge=False)
@@ -79,6 +102,30 @@ def _override(config: Any, override: str, source: str) -> Any:
     for name in reversed(names):
         value = {name: value}
     return OmegaConf.merge(config, OmegaConf.create(value))
+
+
+def read_value(text: str, declared: Declared = ANYTHING) -> Any:
+    """The value that some text stands for, as the value of an option with this declaration.
+
+    A text is meant as it stands: `#`, `: `, `no` and `007` mean nothing else in it. Quotes around the whole
+    of it are YAML's. Texts in a list are read likewise. Other values are YAML, and end where the text ends.
+
+    Raises:
+        YAMLError, ValueError: not YAML, or YAML with something behind it.
+    """
+    if declared.optional and text.strip() in ("null", "~", ""):
+        return None
+    loader = yaml.BaseLoader if str in (declared.type, declared.inner) else yaml.SafeLoader
+    quoted = len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]
+    if declared.type is str and not quoted:
+        return text.replace("${", r"\${")  # no reference to another option
+    node = yaml.compose(text, Loader=loader)
+    rest = text if node is None else text[node.end_mark.index :]
+    if rest.strip():  # a comment, to YAML
+        if node is None or (isinstance(node, yaml.ScalarNode) and node.style is None):
+            return text
+        raise ValueError(f"'{rest.strip()}' after the value")
+    return yaml.load(text, Loader=loader)
 
 
 def _first_refused(schema: type, layers: Sequence[Mapping[str, Any]]) -> str | None:

@@ -18,11 +18,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
     previous `target` as it was.
 
     Raises:
-        OSError: what the writer raised (for example, no space left on the device).
+        OSError: what the writer raised (for example, no space left on the device); it names `target`.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+    except OSError as error:
+        error.filename = str(target)
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -31,9 +35,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(target)
         raise
 
 

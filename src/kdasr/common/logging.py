@@ -17,6 +17,7 @@ def get_logger(name: str) -> logging.Logger:
 
 def setup_logging(log_file: Path | None = None, level: int = logging.INFO) -> None:
     """Send `kdasr` logs to the terminal and, when given, append them to `log_file`."""
+    logging.raiseExceptions = False  # a full disk is said once, by what matters, not at every line
     root = logging.getLogger("kdasr")
     root.setLevel(level)
     root.propagate = False

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
+from kdasr.data.audio_reading import NOT_READ, AudioError, AudioHeader, read_header
 
-from kdasr.common.errors import UserError
-
-AUDIO_SUFFIXES = (".flac", ".wav")
-"""In the order of preference."""
+AUDIO_SUFFIXES = (
+    *(".flac", ".wav", ".w64", ".aiff", ".aif", ".au", ".caf", ".sph", ".ogg", ".opus", ".mp3"),
+    *NOT_READ,
+)
+"""In the order of preference; the last ones are named rather than left out without a word."""
 SHOWN = 5
 """Ids and files quoted in a message; the rest is counted."""
 
@@ -80,52 +81,14 @@ def _preference(path: Path) -> tuple[int, Path]:
     return AUDIO_SUFFIXES.index(path.suffix.lower()), path
 
 
-class AudioHeader(NamedTuple):
-    """What an audio file says of itself."""
-
-    sample_rate: int
-    channels: int
-    num_samples: int
-    """Of each channel."""
-
-
-def read_headers(paths: Sequence[Path], jobs: int) -> list[AudioHeader]:
-    """The header of each file.
-
-    Raises:
-        UserError: naming the files that are empty, truncated or not audio.
-    """
+def read_headers(paths: Sequence[Path], jobs: int) -> list[AudioHeader | str]:
+    """The header of each file, or what is wrong with it: empty, truncated, not audio."""
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        results = list(pool.map(_read_header, paths))
-    broken = [
-        f"{path} ({result})" for path, result in zip(paths, results, strict=True) if isinstance(result, str)
-    ]
-    if broken:
-        raise UserError(
-            f"{len(broken)} audio file(s) unreadable or truncated, copy them again: {quote(broken)}"
-        )
-    return [result for result in results if not isinstance(result, str)]
+        return list(pool.map(_header_or_fault, paths))
 
 
-def _read_header(path: Path) -> AudioHeader | str:
-    """The header, or what is wrong. The last sample is decoded: a truncated file has none."""
+def _header_or_fault(path: Path) -> AudioHeader | str:
     try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames == 0:
-                return "no samples"
-            try:
-                file.seek(file.frames - 1)
-                complete = len(file.read(1)) == 1 and not _riff_is_cut(path)
-            except soundfile.SoundFileError:
-                complete = False
-            return AudioHeader(file.samplerate, file.channels, file.frames) if complete else "ends early"
-    except (soundfile.SoundFileError, OSError) as error:
-        return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _riff_is_cut(path: Path) -> bool:
-    """Whether a wav is shorter than its header says; libsndfile takes what is there without a word."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    size = int.from_bytes(head[4:8], "little")
-    return head[:4] == b"RIFF" and 0 < size < 0xFFFFFFFF and path.stat().st_size < size + 8
+        return read_header(path)
+    except AudioError as fault:
+        return fault.reason

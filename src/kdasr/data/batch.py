@@ -1,6 +1,7 @@
 """What the loader hands to training: features and pieces of some utterances, padded."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Batch:
     word_times_BS2: Tensor | None = None
     """Start and end, in seconds from the first frame, of the word that each piece belongs to; 0 and inf where
     they are not known. None: not asked for."""
+    history_BH: Tensor | None = None
+    """The last pieces before each utterance, oldest first, int64: what the predictor starts after. As at the
+    start of every stream (`StatelessPredictor.start_context`) where there are none; None: there are none."""
     paired: bool = True
     """Whether the transcripts are to be learnt; else there are none."""
 
@@ -43,7 +47,27 @@ class Batch:
             texts=self.texts,
             audio_seconds=self.audio_seconds,
             word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2.to(device),
+            history_BH=None if self.history_BH is None else self.history_BH.to(device, non_blocking=True),
             paired=self.paired,
+        )
+
+    def select(self, rows: Sequence[int]) -> "Batch":
+        """Some of its utterances, padded to their longest; their audio by their share of the frames."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        there = index.to(self.features_BTF.device)
+        frames, pieces = int(self.feature_lens_B[index].max()), int(self.token_lens_B[index].max())
+        share = float(self.feature_lens_B[index].sum()) / max(1.0, float(self.feature_lens_B.sum()))
+        return replace(
+            self,
+            features_BTF=self.features_BTF[there, :frames],
+            feature_lens_B=self.feature_lens_B[index],
+            tokens_BS=self.tokens_BS[there, :pieces],
+            token_lens_B=self.token_lens_B[index],
+            ids=[self.ids[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            audio_seconds=self.audio_seconds * share,
+            word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2[there, :pieces],
+            history_BH=None if self.history_BH is None else self.history_BH[there],
         )
 
     def __len__(self) -> int:

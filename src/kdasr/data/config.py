@@ -1,6 +1,11 @@
 """Where the data is and how it is served to training."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, above, at_least, between
+
+RANGE = Items(exactly=2, unique=False, ascending=True)
 
 
 @dataclass
@@ -8,41 +13,93 @@ class SpecAugmentConfig:
     """Masks on log-mel features (Park et al. 2019)."""
 
     enabled: bool = True
-    num_time_masks: int = 2
-    max_time_fraction: float = 0.1
+    num_time_masks: Annotated[int, at_least(0)] = 2
+    max_time_fraction: Annotated[float, between(0, 1)] = 0.1
     """Longest time mask as a share of the utterance."""
-    num_freq_masks: int = 2
-    max_freq_bins: int = 20
+    num_freq_masks: Annotated[int, at_least(0)] = 2
+    max_freq_bins: Annotated[int, at_least(0)] = 20
 
 
 @dataclass
 class NoiseConfig:
     """Noise mixing from a folder of recordings (MUSAN's `noise` part, or any wav files)."""
 
-    musan_dir: str | None = None
+    musan_dir: Annotated[str | None, MAY_MOVE] = None
     """None: no noise is mixed. Needs features computed on the fly."""
-    probability: float = 0.5
-    snr_db: list[float] = field(default_factory=lambda: [10.0, 20.0])
+    probability: Annotated[float, between(0, 1)] = 0.5
+    snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
+
+
+@dataclass
+class JoinConfig:
+    """Training utterances joined to longer ones, with pauses, as in a stream that goes on.
+
+    A recogniser that has only heard single short utterances loses most of what follows the first of them:
+    its predictor has never seen a sentence begin after another one, nor its encoder after seconds of silence.
+    """
+
+    enabled: bool = False
+    max_utterances: Annotated[int, at_least(1)] = 4
+    """Utterances of one joined utterance: 1 to this many, all numbers alike likely."""
+    max_seconds: Annotated[float, above(0)] = 20.0
+    """Longest joined utterance, pauses included; a single one may be longer."""
+    pause: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 4.0])
+    """Shortest and longest pause between two utterances. The mean lies at a quarter."""
+    lead: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 2.0])
+    """The same before the first utterance, for half of all joined ones; the others have none."""
+    trail: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 3.0])
+    """The same after the last one."""
+    same_speaker: Annotated[float, between(0, 1)] = 0.5
+    """Probability that the next utterance is of the speaker before it, where there is another."""
+    background: Annotated[float, between(0, 1)] = 0.4
+    """Share of the pauses that are filled with the background of the utterance beside them."""
+    silence: Annotated[float, between(0, 1)] = 0.2
+    """Share of the pauses that are digital silence. The others hold noise."""
+    noise_db: Annotated[list[float], between(-200, 0), RANGE] = field(default_factory=lambda: [-85.0, -40.0])
+    """Lowest and highest level of that noise, in dB below full scale."""
+    bed: Annotated[float, between(0, 1)] = 0.5
+    """Probability that a joined utterance lies in one noise from its first frame to its last. Noise in pauses
+    alone would tell a model that where there is noise nobody speaks."""
+    bed_snr_db: Annotated[list[float], between(-20, 100), RANGE] = field(default_factory=lambda: [10.0, 50.0])
+    """Lowest and highest level of the softest utterance above that noise, in dB."""
+    empty: Annotated[float, between(0, 1)] = 0.03
+    """Stretches of nothing but pause, which must give no piece, per joined utterance."""
+    history: Annotated[float, between(0, 1)] = 0.3
+    """Probability that the predictor of a joined utterance starts after the last pieces of another one: what
+    it meets where a recogniser keeps them at an endpoint."""
+
+
+@dataclass
+class GainConfig:
+    """Utterances made louder or softer."""
+
+    probability: Annotated[float, between(0, 1)] = 0.0
+    gain_db: Annotated[list[float], between(-60, 60), RANGE] = field(default_factory=lambda: [-30.0, 10.0])
+    """Lowest and highest change of the level; all values between are alike likely."""
 
 
 @dataclass
 class DataConfig:
     """Prepared data and the batches made of it."""
 
-    dir: str = "data"
+    dir: Annotated[str, MAY_MOVE] = "data"
     """The folder that `kdasr prepare` wrote: manifests, features, tokenizer."""
-    train_parts: list[str] = field(default_factory=lambda: ["train-clean-100"])
-    dev_parts: list[str] = field(default_factory=lambda: ["dev-clean"])
-    vocab_size: int = 500
+    train_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["train-clean-100"])
+    dev_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["dev-clean"])
+    vocab_size: Annotated[int, at_least(4)] = 500
     """Word pieces, `<blk>`, `<sos/eos>` and `<unk>` included."""
     on_the_fly: bool = False
     """Compute features while training instead of reading the stored ones."""
-    speed_perturbation: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
-    max_duration: float = 60.0
+    speed_perturbation: Annotated[list[float], between(0.5, 2), Items(at_least=1)] = field(
+        default_factory=lambda: [0.9, 1.0, 1.1]
+    )
+    max_duration: Annotated[float, above(0)] = 60.0
     """Seconds of audio per batch, padding included."""
-    num_buckets: int = 10
-    num_workers: int = 0
-    min_seconds: float = 0.3
-    max_seconds: float = 25.0
+    num_buckets: Annotated[int, at_least(1)] = 10
+    num_workers: Annotated[int, at_least(0), MAY_CHANGE] = 0
+    min_seconds: Annotated[float, at_least(0)] = 0.3
+    max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    gain: GainConfig = field(default_factory=GainConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)

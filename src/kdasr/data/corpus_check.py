@@ -11,6 +11,7 @@ from kdasr.common.folders import FoundFiles, find_files
 from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import AudioFiles, AudioHeader, is_audio, quote, read_headers
+from kdasr.data.bad import BadUtterance
 from kdasr.data.fingerprint import fingerprints
 
 log = get_logger(__name__)
@@ -43,6 +44,10 @@ class PartListing:
     """Audio in other folders that bears an id of `missing_audio`; not taken for it."""
     unused: list[Path] = field(default_factory=list)
     """Audio that bears the id of an utterance that has its own."""
+    bad: list[BadUtterance] = field(default_factory=list)
+    """Utterances whose audio is empty, truncated or not audio."""
+    empty: list[str] = field(default_factory=list)
+    """Ids with an empty transcript."""
     fingerprint: str = ""
     """Changes with the transcripts, the alignments and the audio files (see `fingerprint`)."""
 
@@ -94,13 +99,16 @@ class _Found(NamedTuple):
     """The file that it is a line of."""
 
 
-def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) -> PartListing:
+def list_part(
+    corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1, keep_empty: bool = False
+) -> PartListing:
     """Match transcripts with audio and read each audio file's header and last sample.
 
-    Links to folders and files are followed; hidden ones do not count.
+    Links to folders and files are followed; hidden ones do not count. Utterances whose transcript is empty
+    are left out, unless `keep_empty`; those whose audio cannot be read are, and stand in `bad`.
 
     Raises:
-        UserError: no transcripts, a malformed or repeated line, no audio at all, or unreadable files.
+        UserError: no transcripts, a repeated line, or no audio at all.
     """
     folder = corpus_dir / part
     content = find_files(folder, lambda name: is_audio(name) or name.endswith(TRANSCRIPT_SUFFIX))
@@ -112,7 +120,12 @@ def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) 
     _log_content(part, content, len(audio), len(transcripts))
     listing = PartListing(part, [])
     found = _match(transcripts, audio, listing)
+    listing.empty = sorted(item.id for item in found if not item.text)
+    if not keep_empty:
+        found = [item for item in found if item.text]
     if not found:
+        if listing.empty:
+            raise UserError(f"{folder}: all transcripts that have audio are empty: {quote(listing.empty)}")
         raise UserError(
             f"{folder}: none of its {len(listing.missing_audio)} transcripts has audio "
             "(<speaker>/<chapter>/<id>.flac)"
@@ -131,11 +144,14 @@ def list_part(corpus_dir: Path, alignments_dir: Path, part: str, jobs: int = 1) 
     prints = fingerprints([item.audio for item in found], jobs)
     for item, header, audio_print in zip(found, headers, prints, strict=True):
         alignment_file = alignments[item.transcript]
-        listing.utterances.append(Utterance(item.id, item.text, item.audio, header, alignment_file))
+        if isinstance(header, str):
+            listing.bad.append(BadUtterance(item.id, str(item.audio), header))
+        else:
+            listing.utterances.append(Utterance(item.id, item.text, item.audio, header, alignment_file))
         digest.update(f"{item.id} {item.audio.relative_to(folder)} ".encode() + audio_print)
     listing.utterances.sort(key=lambda utterance: utterance.id)
     listing.fingerprint = digest.hexdigest()
-    _warn(listing)
+    _warn(listing, keep_empty)
     return listing
 
 
@@ -160,12 +176,10 @@ def _match(transcripts: list[Path], audio: AudioFiles, listing: PartListing) -> 
 
 
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:
-    for number, line in enumerate(text_lines(file), start=1):
+    for line in text_lines(file):
         fields = line.split(maxsplit=1)
-        if len(fields) == 2:
-            yield fields[0], fields[1].strip()
-        elif fields:
-            raise UserError(f"{file}, line {number}: expected '<id> <TRANSCRIPT>', found '{line.strip()}'")
+        if fields:
+            yield fields[0], fields[1].strip() if len(fields) == 2 else ""
 
 
 def _log_content(part: str, content: FoundFiles, num_audio: int, num_transcripts: int) -> None:
@@ -183,8 +197,9 @@ def _log_content(part: str, content: FoundFiles, num_audio: int, num_transcripts
         log.warning("%s: %d link(s) lead nowhere: %s", part, len(content.broken), quote(content.broken))
 
 
-def _warn(listing: PartListing) -> None:
+def _warn(listing: PartListing, keep_empty: bool) -> None:
     for what, names in (
+        (f"empty transcript(s), {'kept' if keep_empty else 'left out'}", listing.empty),
         ("transcript(s) without audio, left out", listing.missing_audio),
         (
             "audio file(s) with the id of such a transcript, but in another folder than it, not used",

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.data.audio_reading import AudioError, fault_in_samples
+from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 
 # Shapes: N samples, T feature frames (10 ms), F mel bins.
@@ -110,26 +112,50 @@ class FeatureStats:
         return cls(np.array(value["total"]), np.array(value["squares"]), int(value["num_frames"]))
 
 
+def utterance_of(cut: MonoCut) -> str:
+    """The utterance that a cut is a copy of, at whatever speed."""
+    speed = (cut.custom or {}).get("speed", 1.0)
+    return cut.id if speed == 1.0 else cut.id.removesuffix(f"_sp{speed}")
+
+
 def load_cut_samples(cut: MonoCut) -> Tensor:
     """Mono samples of a cut, (N,) float32; speed perturbation included. See `mix_down` for several channels.
 
     Raises:
-        UserError: the audio is not there, or cannot be decoded to its end; the message names the file.
+        AudioError: the audio is not there, cannot be decoded to its end, or holds what cannot be samples; the
+            message names the file.
+        UserError: out of memory.
     """
-    _require_audio(cut)
+    require_audio(cut)
+    source = _source(cut)
     try:
         samples = cut.load_audio()
+    except MemoryError:
+        raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
     except Exception as error:  # every audio backend raises its own kind
-        source = cut.recording.sources[0].source if cut.recording else cut.id
-        raise UserError(f"{source}: cannot be decoded ({_first_line(error)}): copy it again") from error
+        raise AudioError(source, f"cannot be decoded ({_first_line(error)}): copy it again") from error
     assert samples is not None
-    mono, fault = mix_down(samples.T)
-    if fault:
-        log.warning("%s: %s", cut.id, fault)
+    fault = fault_in_samples(samples)
+    if fault is not None:
+        raise AudioError(source, fault)
+    mono, cancelled = mix_down(samples.T)
+    if cancelled:
+        log.warning("%s: %s", cut.id, cancelled)
     return torch.from_numpy(mono)
 
 
-def _require_audio(cut: MonoCut) -> None:
+def _source(cut: MonoCut) -> str:
+    """The first file of a cut; its id where it has none."""
+    sources = getattr(getattr(cut, "recording", None), "sources", [])
+    return sources[0].source if sources and sources[0].type == "file" else cut.id
+
+
+def require_audio(cut: MonoCut) -> None:
+    """Refuse a cut whose audio is not there.
+
+    Raises:
+        AudioError: a file of the cut is not there.
+    """
     recording = getattr(cut, "recording", None)  # a mixture has none
     for source in recording.sources if recording else []:
         if source.type != "file" or Path(source.source).is_file():
@@ -138,25 +164,32 @@ def _require_audio(cut: MonoCut) -> None:
             " (paths in the manifest are relative to the current directory, or to the data folder that "
             "`kdasr prepare` wrote it to: name it there)"
         )
-        raise UserError(
-            f"{source.source}: audio of '{cut.id}' not found"
-            f"{'' if Path(source.source).is_absolute() else hint}"
-        )
+        found = "" if Path(source.source).is_absolute() else hint
+        raise AudioError(source.source, f"audio of '{cut.id}' not found{found}")
 
 
 def store_features(
     cuts: Sequence[MonoCut], storage_dir: Path, published_as: str
-) -> tuple[list[Features], FeatureStats]:
+) -> tuple[list[Features | None], FeatureStats, list[BadUtterance]]:
     """Compute the features of `cuts` and write one float16 NumPy file per cut below `storage_dir`.
+
+    A cut whose audio cannot be used costs that cut: it has None in the place of its features, does not count
+    in the statistics, and its recording is among the bad ones.
 
     float16 resolves log energies to 0.008 at worst and halves the disk; a plain array is read several
     times faster than a compressed one. `published_as` is the storage path that the manifests will name.
     """
     stats = FeatureStats()
-    manifests = []
+    manifests: list[Features | None] = []
+    bad: list[BadUtterance] = []
     writer = NumpyFilesWriter(storage_dir)
     for cut in cuts:
-        features_TF = compute_features(load_cut_samples(cut)).numpy()
+        try:
+            features_TF = compute_features(load_cut_samples(cut)).numpy()
+        except AudioError as error:
+            bad.append(BadUtterance(utterance_of(cut), str(error.path), error.reason))
+            manifests.append(None)
+            continue
         stats.add(features_TF)
         key = writer.write(
             f"{zlib.crc32(cut.id.encode()) % 100:02d}-{cut.id}", features_TF.astype(np.float16)
@@ -177,7 +210,7 @@ def store_features(
                 channels=0,
             )
         )
-    return manifests, stats
+    return manifests, stats, bad
 
 
 def _first_line(error: BaseException) -> str:

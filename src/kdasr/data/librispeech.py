@@ -6,16 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import soundfile
 import torch
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.cut import MonoCut
 from lhotse.supervision import AlignmentItem
 
-from kdasr.common.errors import UserError
+from kdasr.common.files import atomic_path
 from kdasr.common.logging import get_logger
 from kdasr.data.alignments import part_alignments
 from kdasr.data.audio_files import quote
+from kdasr.data.audio_reading import AudioError, fault_in_samples, read_audio, write_flac
+from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 from kdasr.data.corpus_check import PartListing, Utterance
 from kdasr.data.features import SAMPLE_RATE
@@ -25,24 +26,33 @@ log = get_logger(__name__)
 
 def part_manifests(
     listing: PartListing, converted_dir: Path, jobs: int = 1
-) -> tuple[RecordingSet, SupervisionSet]:
-    """Lhotse's manifests of one part: texts as they are, 16 kHz mono audio, sorted by id.
+) -> tuple[RecordingSet, SupervisionSet, list[BadUtterance]]:
+    """Lhotse's manifests of one part, and the utterances whose audio cannot be converted.
+
+    Texts are as they are, audio is at 16 kHz with one channel, and all is sorted by id.
 
     They are those of `lhotse.recipes.prepare_librispeech`, which finds neither linked folders nor wav files.
-    Audio at another rate or with several channels is converted once, into `converted_dir`.
+    Audio at another rate, with several channels, or in another format than flac and wav is converted once,
+    into `converted_dir`, unless it is there already.
 
     Raises:
-        UserError: an alignment file in another form, or audio that cannot be converted.
+        UserError: an alignment file in another form.
     """
     alignments = part_alignments(listing)
     recordings = {utterance.id: _recording(utterance) for utterance in listing.utterances}
-    for recording in _convert(listing, converted_dir, jobs):
-        recordings[recording.id] = recording
+    bad: list[BadUtterance] = []
+    for converted in _convert(listing, converted_dir, jobs):
+        if isinstance(converted, BadUtterance):
+            bad.append(converted)
+            del recordings[converted.id]
+        else:
+            recordings[converted.id] = converted
     supervisions = [
         _supervision(utterance, recordings[utterance.id].duration, alignments)
         for utterance in listing.utterances
+        if utterance.id in recordings
     ]
-    return RecordingSet.from_recordings(recordings.values()), SupervisionSet.from_segments(supervisions)
+    return RecordingSet.from_recordings(recordings.values()), SupervisionSet.from_segments(supervisions), bad
 
 
 def part_cuts(
@@ -78,7 +88,7 @@ def part_cuts(
 
 def _recording(utterance: Utterance) -> Recording:
     """What `Recording.from_file` makes of the audio, from the header that was read already."""
-    rate, channels, num_samples = utterance.header
+    rate, channels, num_samples = utterance.header[:3]
     return Recording(
         id=utterance.id,
         sources=[AudioSource("file", list(range(channels)), str(utterance.audio))],
@@ -103,11 +113,11 @@ def _supervision(
     )
 
 
-def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recording]:
+def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recording | BadUtterance]:
     odd = [
         item
         for item in listing.utterances
-        if item.header.sample_rate != SAMPLE_RATE or item.header.channels != 1
+        if item.header.sample_rate != SAMPLE_RATE or item.header.channels != 1 or not item.header.is_plain
     ]
     if not odd:
         return []
@@ -115,24 +125,34 @@ def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recor
         "%s: converting %d file(s) to 16 kHz mono: %s", listing.name, len(odd), quote(item.id for item in odd)
     )
     converted_dir.mkdir(parents=True, exist_ok=True)
+    cancelled: list[str] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        converted = list(pool.map(partial(_convert_one, converted_dir=converted_dir), odd))
-    faults = [f"{item.id} ({fault})" for item, (_, fault) in zip(odd, converted, strict=True) if fault]
-    if faults:
-        log.warning("%s: %d file(s) are not mixed: %s", listing.name, len(faults), quote(faults))
-    return [recording for recording, _ in converted]
+        convert = partial(_convert_one, converted_dir=converted_dir, cancelled=cancelled)
+        converted = list(pool.map(convert, odd))
+    if cancelled:
+        log.warning(
+            "%s: %d file(s) are not mixed: %s", listing.name, len(cancelled), quote(sorted(cancelled))
+        )
+    return converted
 
 
-def _convert_one(utterance: Utterance, converted_dir: Path) -> tuple[Recording, str | None]:
-    """The converted recording, and what was wrong with its channels."""
+def _convert_one(utterance: Utterance, converted_dir: Path, cancelled: list[str]) -> Recording | BadUtterance:
+    """The converted recording; `cancelled` gets its name when its channels cannot be mixed."""
     import torchaudio
 
-    try:
-        samples, rate = soundfile.read(utterance.audio, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise UserError(f"{utterance.audio}: cannot be decoded: {error}") from error
-    mixed, fault = mix_down(samples)
-    mono = torchaudio.functional.resample(torch.from_numpy(mixed), rate, SAMPLE_RATE)
     path = converted_dir / f"{utterance.id}.flac"
-    soundfile.write(path, mono.numpy(), SAMPLE_RATE, subtype="PCM_16")
-    return Recording.from_file(path, recording_id=utterance.id), fault
+    if not path.is_file():
+        try:
+            samples_NC, rate = read_audio(utterance.audio)
+        except AudioError as error:
+            return BadUtterance(utterance.id, str(utterance.audio), error.reason)
+        fault = "no samples" if not samples_NC.size else fault_in_samples(samples_NC)
+        if fault is not None:
+            return BadUtterance(utterance.id, str(utterance.audio), fault)
+        mixed_N, lost = mix_down(samples_NC)
+        if lost:
+            cancelled.append(f"{utterance.id} ({lost})")
+        mono = torchaudio.functional.resample(torch.from_numpy(mixed_N), rate, SAMPLE_RATE)
+        with atomic_path(path) as temporary:
+            write_flac(temporary, mono.numpy(), SAMPLE_RATE)
+    return Recording.from_file(path, recording_id=utterance.id)

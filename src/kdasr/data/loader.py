@@ -1,122 +1,34 @@
-"""Batches for training and validation: Lhotse samples and collates, this file makes it exactly resumable."""
+"""Batches for training and validation: Lhotse samples, this file makes it exactly resumable."""
 
 import random
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import MonoCut
-from lhotse.dataset import DynamicBucketingSampler, K2SpeechRecognitionDataset
-from lhotse.dataset.input_strategies import BatchIO, OnTheFlyFeatures, PrecomputedFeatures
-from lhotse.utils import LOG_EPSILON
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from lhotse.dataset import DynamicBucketingSampler
+from torch.utils.data import DataLoader
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
 from kdasr.data.batch import Batch
+from kdasr.data.batch_maker import BatchMaker, Plan
 from kdasr.data.config import DataConfig
-from kdasr.data.features import feature_extractor
 from kdasr.data.folder import load_cuts
+from kdasr.data.join import JoinedCuts, check_join_config
+from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
+from kdasr.data.reported import Reported, raising
 from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.usable import Unusable, cut_text, report_unusable
-from kdasr.data.word_times import aligned_words, times_of_pieces
-
-# Shapes: B utterances, T feature frames, F mel bins, S pieces.
+from kdasr.data.usable import Unusable, report_unusable
+from kdasr.data.word_times import aligned_words
 
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
 
 log = get_logger(__name__)
-
-
-class Plan(NamedTuple):
-    """What goes into one batch, and its place: the key of its random numbers."""
-
-    epoch: int
-    number: int
-    cuts: CutSet
-
-
-class StoredFeatures(PrecomputedFeatures):
-    """Lhotse's stored features read straight into the padded batch, without building padded cuts first."""
-
-    def __call__(self, cuts: CutSet, pad_direction: str | None = "right") -> tuple[Tensor, Tensor]:
-        """Features (B, T, F), padded with a low log energy, and their lengths."""
-        assert pad_direction == "right"
-        arrays = [cut.features.load() for cut in cuts]
-        lens_B = torch.tensor([len(array) for array in arrays], dtype=torch.int32)
-        features_BTF = np.full((len(arrays), int(lens_B.max()), arrays[0].shape[1]), LOG_EPSILON, np.float32)
-        for row, array in zip(features_BTF, arrays, strict=True):
-            row[: len(array)] = array
-        return torch.from_numpy(features_BTF), lens_B
-
-
-class _Batches(Dataset[tuple[int, int, Batch]]):
-    """From a plan to a batch: features, masks, pieces. Runs in the loader's workers."""
-
-    def __init__(
-        self,
-        strategy: BatchIO,
-        tokenizer: Tokenizer,
-        noise: NoiseMixer | None,
-        config: DataConfig | None,
-        seed: tuple[int, ...],
-        word_times: bool,
-    ) -> None:
-        self.word_times = word_times
-        self.dataset = K2SpeechRecognitionDataset(return_cuts=True, input_strategy=strategy)
-        self.tokenizer = tokenizer
-        self.noise = noise
-        self.config = config
-        self.seed = seed
-
-    def __getitem__(self, plan: Plan) -> tuple[int, int, Batch]:
-        generator = generator_for(*self.seed, plan.epoch, plan.number)
-        if self.noise is not None:
-            self.noise.generator = generator
-        sample = self.dataset[plan.cuts]
-        features_BTF = sample["inputs"]
-        supervisions = sample["supervisions"]
-        lens_B = supervisions["num_frames"].to(torch.int64)
-        if self.config is not None and self.config.spec_augment.enabled:
-            features_BTF = spec_augment(features_BTF, lens_B, self.config.spec_augment, generator)
-        batch = _batch(features_BTF, lens_B, supervisions["cut"], self.tokenizer, self.word_times)
-        return plan.epoch, plan.number, batch
-
-
-def _batch(
-    features_BTF: Tensor, lens_B: Tensor, cuts: list[MonoCut], tokenizer: Tokenizer, word_times: bool
-) -> Batch:
-    texts = [cut_text(cut) for cut in cuts]
-    pieces = [tokenizer.encode(text) for text in texts]
-    token_lens_B = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
-    tokens_BS = torch.zeros(len(pieces), int(token_lens_B.max()), dtype=torch.int64)
-    for row, piece in zip(tokens_BS, pieces, strict=True):
-        row[: len(piece)] = torch.tensor(piece, dtype=torch.int64)
-    return Batch(
-        features_BTF=features_BTF,
-        feature_lens_B=lens_B,
-        tokens_BS=tokens_BS,
-        token_lens_B=token_lens_B,
-        ids=[cut.id for cut in cuts],
-        texts=texts,
-        audio_seconds=sum(cut.duration for cut in cuts),
-        word_times_BS2=_word_times(cuts, pieces, tokenizer) if word_times else None,
-    )
-
-
-def _word_times(cuts: list[MonoCut], pieces: list[list[int]], tokenizer: Tokenizer) -> Tensor:
-    times = [
-        torch.tensor(times_of_pieces(cut, piece, tokenizer)).view(-1, 2)
-        for cut, piece in zip(cuts, pieces, strict=True)
-    ]
-    return pad_sequence(times, batch_first=True)
 
 
 class TrainLoader(BatchStream[Batch]):
@@ -146,6 +58,7 @@ class TrainLoader(BatchStream[Batch]):
                 they are asked for.
         """
         super().__init__()
+        check_join_config(config.join)
         cuts, _ = report_unusable(select_speeds(cuts, config.speed_perturbation), tokenizer, config)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
@@ -160,9 +73,10 @@ class TrainLoader(BatchStream[Batch]):
         self._cuts = cuts
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        strategy, noise = _train_strategy(self._cuts, config)
-        self._dataset = _Batches(strategy, tokenizer, noise, config, (seed, rank), word_times)
-        self._sampler = _sampler(self._cuts, config, seed, rank, world_size)
+        strategy, noise = train_strategy(self._cuts, config)
+        self._dataset = BatchMaker(
+            strategy, tokenizer, noise=noise, config=config, seed=(seed, rank), word_times=word_times
+        )
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -176,7 +90,7 @@ class TrainLoader(BatchStream[Batch]):
     def _start(self) -> Iterator[tuple[int, int, Batch]]:
         workers = self._config.num_workers
         loader = DataLoader(
-            self._dataset,
+            Reported(self._dataset),
             sampler=_Plans(self),
             batch_size=None,
             num_workers=workers,
@@ -185,17 +99,28 @@ class TrainLoader(BatchStream[Batch]):
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
         )
-        return iter(loader)
+        return raising(iter(loader))
 
     def plans(self) -> Iterator[Plan]:
         """The endless sequence of batch contents after the current position."""
         epoch, last = self._position
         while True:
-            self._sampler.set_epoch(epoch)
-            for index, cuts in enumerate(self._sampler):
+            for index, cuts in enumerate(self._sampler(epoch)):
                 if index > last:
                     yield Plan(epoch, index, cuts)
             epoch, last = epoch + 1, -1
+
+    def _sampler(self, epoch: int) -> DynamicBucketingSampler:
+        """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
+        cuts, config = self._cuts, self._config
+        if config.join.enabled:
+            shuffled = list(cuts)
+            random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
+            cuts = CutSet(JoinedCuts(shuffled, config.join, (self._seed, epoch)))
+            config = replace(config, num_buckets=min(config.num_buckets, len(shuffled)))
+        sampler = _sampler(cuts, config, self._seed, self._rank, self._world_size)
+        sampler.set_epoch(epoch)
+        return sampler
 
 
 class _Plans:
@@ -214,9 +139,7 @@ class ValidBatches:
     def __init__(self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> None:
         cuts, _ = report_unusable(cuts, tokenizer, config)
         stored = all(cut.has_features for cut in cuts)
-        self._dataset = _Batches(
-            StoredFeatures() if stored else _on_the_fly(None), tokenizer, None, None, (0,), False
-        )
+        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
             Plan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
         ]
@@ -225,8 +148,8 @@ class ValidBatches:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        for plan in self._plans:
-            yield self._dataset[plan][2]
+        for _, _, batch in raising(self._dataset[plan] for plan in self._plans):
+            yield batch
 
 
 def valid_batches(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> ValidBatches:
@@ -252,8 +175,8 @@ def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:
 def _sampler(
     cuts: CutSet, config: DataConfig, seed: int, rank: int, world_size: int
 ) -> DynamicBucketingSampler:
-    num_buckets = min(config.num_buckets, len(cuts))
-    longest = max(cut.duration for cut in cuts)
+    num_buckets = config.num_buckets if cuts.is_lazy else min(config.num_buckets, len(cuts))
+    longest = max(cut.duration for cut in cuts) if num_buckets < 2 else 0.0
     with warnings.catch_warnings():
         # Lhotse would rather have lazy manifests; ours fit in memory.
         warnings.simplefilter("ignore", UserWarning)
@@ -287,28 +210,6 @@ def select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
 def speed_of(cut: MonoCut) -> float:
     """The speed factor that `kdasr prepare` noted on the cut."""
     return float((cut.custom or {}).get("speed", 1.0))
-
-
-def _on_the_fly(noise: NoiseMixer | None) -> OnTheFlyFeatures:
-    # One by one: Lhotse's batched extraction reflects the padding into the last frames.
-    return OnTheFlyFeatures(
-        feature_extractor(), wave_transforms=[noise] if noise else None, use_batch_extract=False
-    )
-
-
-def _train_strategy(cuts: CutSet, config: DataConfig) -> tuple[BatchIO, NoiseMixer | None]:
-    stored = all(cut.has_features for cut in cuts)
-    if config.noise.musan_dir is not None:
-        if not config.on_the_fly and stored:
-            raise UserError("data.noise.musan_dir: noise is mixed into audio: set data.on_the_fly: true")
-        noise = NoiseMixer(config.noise)
-        return _on_the_fly(noise), noise
-    if config.on_the_fly:
-        return _on_the_fly(None), None
-    if not stored:
-        log.info("no stored features: computing them from the audio")
-        return _on_the_fly(None), None
-    return StoredFeatures(), None
 
 
 def _identity(value: Any) -> Any:

@@ -5,24 +5,23 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSet
-from lhotse.cut import MonoCut
-from rich.progress import track
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, read_json, sha256, write_json
-from kdasr.common.logging import console, get_logger
+from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
+from kdasr.data.bad import BadUtterance, MaxBad, ids_of, report_bad
 from kdasr.data.corpus_check import PartListing, find_alignments, find_corpus, list_part
-from kdasr.data.features import FeatureStats, compute_features, load_cut_samples, store_features
+from kdasr.data.features import FeatureStats, utterance_of
 from kdasr.data.fingerprint import folder_size
 from kdasr.data.folder import RECORD, VERSION, cuts_path, load_record, manifest_path, train_parts
 from kdasr.data.librispeech import part_cuts, part_manifests
+from kdasr.data.part_features import check_part, settings_key, store_part
 from kdasr.data.staging import Staged, Workers
 from kdasr.data.text_normalization import one_space
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
@@ -30,9 +29,6 @@ from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 log = get_logger(__name__)
 
 STATS = "feature_stats.json"
-CUTS_PER_TASK = 64
-STATS_SAMPLE = 1000
-"""Utterances per training part that give the feature statistics when nothing is stored."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,10 @@ class PrepareOptions:
     on_the_fly: bool = False
     """Store no features; training computes them."""
     jobs: int = 1
+    max_bad: MaxBad = field(default_factory=MaxBad)
+    """Utterances of a part whose audio may be bad; they are left out."""
+    keep_empty: bool = False
+    """Keep utterances with an empty transcript."""
 
     def speeds_of(self, part: str) -> list[float]:
         """Speeds of one part; evaluation parts are never perturbed."""
@@ -63,27 +63,47 @@ class PrepareOptions:
 def prepare_corpus(options: PrepareOptions) -> None:
     """Check all parts, then prepare those that are new or changed.
 
-    The record in `prepare.json` is written last, so an interrupted part counts as not prepared.
+    The record in `prepare.json` is written last, so an interrupted part counts as not prepared; what has been
+    computed of it is kept. Utterances whose audio cannot be used are left out, named and counted.
 
     Raises:
-        UserError: what is wrong with the corpus or the options; nothing has been computed then.
+        UserError: what is wrong with the corpus or the options, too many bad utterances, a full disk.
     """
     _check_options(options)
     corpus_dir = find_corpus(options.corpus_dir, list(options.parts)).resolve()
     alignments_dir = find_alignments(options.alignments_dir, corpus_dir, list(options.parts)).resolve()
-    listings = [list_part(corpus_dir, alignments_dir, part, options.jobs) for part in options.parts]
+    listings = [
+        list_part(corpus_dir, alignments_dir, part, options.jobs, options.keep_empty)
+        for part in options.parts
+    ]
     record = load_record(options.out_dir) or {"version": VERSION, "parts": {}}
     try:
+        for listing in listings:
+            if listing.bad:  # before anything is computed
+                _report_bad(listing, listing.bad, options)
         with Workers(options.jobs) as workers:
             for listing in listings:
                 settings = _settings(listing, corpus_dir, alignments_dir, options)
                 if _is_done(record, listing.name, settings, options.out_dir):
+                    known = [BadUtterance(*item) for item in record["parts"][listing.name].get("bad", [])]
+                    _report_bad(listing, known, options)
                     log.info("%s: already prepared", listing.name)
                 else:
                     _prepare_part(listing, settings, options, record, workers)
         _write_stats(options.out_dir, record)
     except OSError as error:
-        raise UserError(f"{options.out_dir}: cannot be written: {error}") from error
+        raise UserError(
+            f"{options.out_dir}: cannot be written ({error.strerror or error}). What is done is kept: the "
+            "same command goes on from there"
+        ) from error
+
+
+def _report_bad(
+    listing: PartListing, bad: Sequence[BadUtterance], options: PrepareOptions
+) -> list[BadUtterance]:
+    total = len(listing.utterances) + len(listing.bad)
+    list_path = options.out_dir / f"bad-{listing.name}.tsv"
+    return report_bad(listing.name, bad, total, options.max_bad, list_path)
 
 
 def _check_options(options: PrepareOptions) -> None:
@@ -109,6 +129,7 @@ def _settings(
         "train": options.is_train(listing.name),
         "speeds": options.speeds_of(listing.name),
         "on_the_fly": options.on_the_fly,
+        **({"keep_empty": True} if options.keep_empty and listing.empty else {}),
     }
 
 
@@ -143,14 +164,20 @@ def _prepare_part(
     """Compute one part beside what is published, then move it into place and record it."""
     started = time.monotonic()
     out_dir, part = options.out_dir.resolve(), listing.name
-    with Staged(out_dir / "audio" / part) as audio, Staged(out_dir / "fbank" / part) as fbank:
-        recordings, supervisions = part_manifests(listing, audio.partial, options.jobs)
+    key = settings_key(settings)
+    with Staged(out_dir / "audio" / part, key) as audio, Staged(out_dir / "fbank" / part, key) as fbank:
+        recordings, supervisions, bad = part_manifests(listing, audio.partial, options.jobs)
         cuts = part_cuts(recordings, supervisions, settings["speeds"])
-        stats = FeatureStats()
-        if not options.on_the_fly:
-            stats = _store(cuts, fbank, f"fbank/{part}", workers)
-        elif settings["train"]:
-            stats = _sample_stats(cuts)
+        if options.on_the_fly:
+            stats, found = check_part(cuts, workers, settings["train"])
+        else:
+            stats, found = store_part(cuts, fbank, f"fbank/{part}", workers, options.max_bad.at_once)
+        bad = _report_bad(listing, [*listing.bad, *bad, *found], options)
+        left_out = ids_of(bad)
+        recordings, supervisions = (
+            manifest.filter(lambda item: item.id not in left_out) for manifest in (recordings, supervisions)
+        )
+        cuts = [cut for cut in cuts if utterance_of(cut) not in left_out]
         # From here to the new record the part counts as not prepared.
         if record["parts"].pop(part, None) is not None:
             write_json(out_dir / RECORD, record)
@@ -161,7 +188,9 @@ def _prepare_part(
     hours = sum(cut.duration for cut in cuts) / 3600
     record["parts"][part] = {
         "settings": settings,
-        "utterances": len(listing.utterances),
+        "utterances": len(supervisions),
+        "bad": [list(utterance) for utterance in bad],
+        "empty_transcripts": listing.empty,
         "cuts": len(cuts),
         "hours": round(hours, 4),
         "missing_audio": listing.missing_audio,
@@ -171,37 +200,9 @@ def _prepare_part(
         "written": _written(out_dir, part),
     }
     write_json(out_dir / RECORD, record)
-    content = f"{len(listing.utterances)} utterances, {len(cuts)} cuts, {hours:.2f} h"
+    content = f"{len(supervisions)} utterances, {len(cuts)} cuts, {hours:.2f} h"
     kind = "features on the fly" if options.on_the_fly else "features stored"
     log.info("%s: %s, %s, in %.1f s", part, content, kind, time.monotonic() - started)
-
-
-def _store(cuts: list[MonoCut], fbank: Staged, published_as: str, workers: Workers) -> FeatureStats:
-    """Compute, store and attach the features of all cuts."""
-    fbank.partial.mkdir(parents=True, exist_ok=True)
-    tasks = [cuts[start : start + CUTS_PER_TASK] for start in range(0, len(cuts), CUTS_PER_TASK)]
-    stats = FeatureStats()
-    store = partial(store_features, storage_dir=fbank.partial, published_as=published_as)
-    results = track(
-        workers.map(store, tasks),
-        total=len(tasks),
-        description=published_as,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    for task, (features, task_stats) in zip(tasks, results, strict=True):
-        stats.merge(task_stats)
-        for cut, manifest in zip(task, features, strict=True):
-            cut.features = manifest
-    return stats
-
-
-def _sample_stats(cuts: list[MonoCut]) -> FeatureStats:
-    stats = FeatureStats()
-    for cut in cuts[:: max(1, len(cuts) // STATS_SAMPLE)]:
-        stats.add(compute_features(load_cut_samples(cut)).numpy())
-    return stats
 
 
 def _relocate(recordings: Iterable[Recording], out_dir: Path, audio: Staged) -> None:
@@ -256,9 +257,10 @@ def prepare_tokens(data_dir: Path, vocab_size: int, *, at_most: bool = False) ->
     if not parts:
         raise UserError(f"{data_dir}: no training part is prepared: run `kdasr prepare` first")
     texts = [
-        supervision.text or ""
+        supervision.text
         for part in parts
         for supervision in SupervisionSet.from_jsonl(manifest_path(data_dir, "supervisions", part))
+        if supervision.text
     ]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     settings = {"vocab_size": vocab_size, "at_most": at_most, "parts": parts, "texts_sha256": digest}

@@ -5,26 +5,40 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import torch
 
+from kdasr.common.errors import UserError
+from kdasr.common.files import write_text
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
 class Staged:
-    """A folder that is filled under another name; `publish` moves it to its own, replacing a predecessor."""
+    """A folder that is filled under another name; `publish` moves it to its own, replacing a predecessor.
 
-    def __init__(self, target: Path) -> None:
+    With a key, what an interrupted run has left is kept for the next one of the same key.
+    """
+
+    def __init__(self, target: Path, key: str | None = None) -> None:
         self.target = target
         self.partial = target.with_name(f".{target.name}.partial")
+        self.notes = target.with_name(f".{target.name}.notes")
+        """A folder for what the next run has to know of what is there; it is never published."""
+        self._key = key
 
     def __enter__(self) -> "Staged":
-        """Remove what an interrupted run left."""
-        shutil.rmtree(self.partial, ignore_errors=True)
+        """Remove what an interrupted run with another key left."""
+        file = self.notes / "key"
+        if self._key is None or not file.is_file() or file.read_text(encoding="utf-8") != self._key:
+            self._remove()
+            if self._key is not None:
+                write_text(file, self._key)
         return self
 
     def publish(self) -> None:
@@ -32,11 +46,17 @@ class Staged:
         shutil.rmtree(self.target, ignore_errors=True)
         if self.partial.is_dir():
             self.partial.replace(self.target)
+        self._remove()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None or self._key is None:
+            self._remove()
+
+    def _remove(self) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
+        shutil.rmtree(self.notes, ignore_errors=True)
 
 
 class Workers:
@@ -56,9 +76,19 @@ class Workers:
         if self._pool is None:
             # A fork server has no threads that a fork could cut off, and imports torch once for all workers.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["kdasr.data.features"])
+            context.set_forkserver_preload(["kdasr.data.part_features"])
             self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_begin_worker)
-        return self._pool.map(function, items)
+        return self._results(self._pool.map(function, items))
+
+    @staticmethod
+    def _results(results: Iterator[ResultT]) -> Iterator[ResultT]:
+        try:
+            yield from results
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps because memory ran out: take fewer --jobs. What is "
+                "done is kept: the same command goes on from there"
+            ) from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -8,6 +8,9 @@ from kdasr.common.errors import UserError
 
 BatchT = TypeVar("BatchT")
 
+PROCESSES = "world_size"
+"""The key of the number of processes that share the batches."""
+
 
 class BatchStream(ABC, Generic[BatchT]):
     """Hands out batches and knows which it handed out last: epoch and index, both from 0."""
@@ -46,13 +49,20 @@ class BatchStream(ABC, Generic[BatchT]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue after the batch that `state` was taken at; the batches that follow are the same bits.
 
+        A state of another number of processes will do: the epoch goes on after as many batches as all of them
+        have had together. What has been in them depends on that number too, so the rest of that epoch may
+        hold some utterances again and lack others.
+
         Raises:
             UserError: the state belongs to other data or other settings.
         """
-        for key, value in self._identity().items():
+        identity = self._identity()
+        processes = identity.pop(PROCESSES, 1)
+        for key, value in identity.items():
             if state.get(key) != value:
                 raise UserError(
                     f"cannot resume the data stream: {key} was {state.get(key)} and is {value} now"
                 )
-        self._position = (int(state["epoch"]), int(state["index"]))
+        done = (int(state["index"]) + 1) * int(state.get(PROCESSES, processes))
+        self._position = (int(state["epoch"]), done // processes - 1)
         self._iterator = None

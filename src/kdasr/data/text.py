@@ -1,19 +1,21 @@
 """Text for language models: files with a sentence per line, as pieces."""
 
 import gzip
+import hashlib
 from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.ranges import MAY_MOVE, Items, at_least
 from kdasr.data.audio_files import SHOWN
 from kdasr.data.folder import load_cuts
 from kdasr.data.text_normalization import split_words
@@ -29,16 +31,16 @@ log = get_logger(__name__)
 class TextConfig:
     """Text to train a language model on, and text to measure it on."""
 
-    dir: str = "data"
+    dir: Annotated[str, MAY_MOVE] = "data"
     """The prepared folder: its tokenizer, and the transcripts of `dev_parts`."""
-    train_text: list[str] = field(default_factory=list)
+    train_text: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
     """Files with one sentence per line, spelled as transcripts are; gzipped if they end in .gz."""
-    dev_text: list[str] = field(default_factory=list)
+    dev_text: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
     """Files like these. Empty: the transcripts of `dev_parts`."""
-    dev_parts: list[str] = field(default_factory=lambda: ["dev-clean"])
-    batch_pieces: int = 4000
+    dev_parts: Annotated[list[str], Items()] = field(default_factory=lambda: ["dev-clean"])
+    batch_pieces: Annotated[int, at_least(1)] = 4000
     """Pieces per batch, ends and padding included."""
-    max_pieces: int = 200
+    max_pieces: Annotated[int, at_least(1)] = 200
     """Longer sentences are left out."""
 
 
@@ -98,6 +100,12 @@ class EncodedText:
 
     def __len__(self) -> int:
         return len(self.num_words_N)
+
+    def digest(self) -> str:
+        """SHA-256 of the sentences in their order."""
+        digest = hashlib.sha256(self._pieces.astype("<u4").tobytes())
+        digest.update(self.lens_N.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def pieces(self, index: int) -> NDArray[np.int64]:
         """The pieces of one sentence."""

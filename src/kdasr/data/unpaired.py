@@ -79,11 +79,12 @@ class InterleavedBatches:
         Raises:
             UserError: the state belongs to another rhythm, or to other data.
         """
-        for name, value in self._rhythm.items():
-            if state.get(name) != value:
-                raise UserError(
-                    f"cannot resume the data stream: {name} was {state.get(name)} and is {value} now"
-                )
+        ratio = self._rhythm["ratio"]
+        if state.get("ratio") != ratio:
+            raise UserError(
+                f"cannot resume the data stream: ratio was {state.get('ratio')} and is {ratio} now"
+            )
         for name, source in self._sources.items():
             source.load_state_dict(state[name])
-        self._count = int(state["count"])
+        # Another number of processes has another share of each step.
+        self._count = int(state["count"]) // int(state["accumulate"]) * self._rhythm["accumulate"]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.decoding.biasing import BiasingGraph
-from kdasr.decoding.expansion import BeamHypothesis, BeamOptions, Beams, FrameExpansion
+from kdasr.decoding.expansion import BeamHypothesis, BeamOptions, Beams, FrameExpansion, log_add
 from kdasr.decoding.fusion import Fused, LanguageModel, end_scores, start_fusion
 from kdasr.decoding.hypothesis import (
     Emission,
@@ -91,6 +91,30 @@ class BeamSearch:
         start = BeamHypothesis((), (), self._expand.contexts.start_context())
         return BeamState(0, None, (start,), biasing, fused)
 
+    def carried_over(self, state: BeamState) -> BeamState:
+        """The state of a new utterance before which the last pieces of each hypothesis may have been said.
+
+        As in sherpa-onnx: beside the hypothesis that has heard nothing, whose probability is 1, each one of
+        the beam goes on with its last pieces and its score; unless the best one has no pieces. So what was
+        said before has little weight here, other than in greedy search.
+        """
+        start, best = self.initial_state(state.biasing), self._ranked(state, final=False)[0][2]
+        if not best.tokens and state.settled is None:
+            return start
+        nothing = self._expand.contexts.start_context()
+        kept = {nothing: BeamHypothesis((), (), nothing, origin=nothing)}
+        for old in state.hypotheses:
+            alike = kept.get(old.context)
+            if alike is not None:
+                alike.score = log_add(alike.score, old.score)
+                continue
+            kept[old.context] = BeamHypothesis((), (), old.context, score=old.score, origin=old.context)
+        fused = start.fused
+        if fused is not None:
+            rows = torch.zeros(len(kept), dtype=torch.int64, device=fused.log_probs_NV.device)
+            fused = select_states(fused, rows)
+        return start._replace(hypotheses=tuple(kept.values()), fused=fused)
+
     @torch.inference_mode()
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """Search the next frames of some streams, the first `lens_B` of each; the states after them."""
@@ -118,19 +142,25 @@ class BeamSearch:
         that were not completed do not.
         """
         hypothesis = self._ranked(state, final)[0][2]
-        emissions = _emissions(state, hypothesis, start)
-        return Hypothesis([item.token for item in emissions], [item.frame for item in emissions])
+        return Hypothesis.of(_emissions(state, hypothesis, start))
 
     def nbest(self, state: BeamState, count: int | None = None, final: bool = False) -> list[NBest]:
         """The best `count` hypotheses so far (None: all in the beam), the best first, no two alike."""
-        found = []
-        for score, fused, hypothesis in self._ranked(state, final)[:count]:
+        found: list[NBest] = []
+        known = set()
+        for score, fused, hypothesis in self._ranked(state, final):
+            if len(found) == count:
+                break
+            if hypothesis.tokens in known:  # it was carried over after other pieces (`carried_over`)
+                continue
+            known.add(hypothesis.tokens)
             emissions = _emissions(state, hypothesis)
             found.append(
                 NBest(
                     tokens=[item.token for item in emissions],
                     frames=[item.frame for item in emissions],
                     log_probs=[item.log_prob for item in emissions],
+                    log_confidences=[item.log_confidence for item in emissions],
                     score=score,
                     fused=fused,
                 )
@@ -230,6 +260,7 @@ def _without(hypothesis: BeamHypothesis, shared: int) -> BeamHypothesis:
         hypothesis.bias,
         hypothesis.score,
         hypothesis.fused,
+        hypothesis.origin,
     )
 
 

@@ -6,7 +6,7 @@ V pieces, K candidates per hypothesis.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import exp, inf, log1p
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,7 @@ class BeamOptions:
 class BeamHypothesis:
     """A hypothesis in the beam. Never changed once the frame is over."""
 
-    __slots__ = ("bias", "context", "emissions", "fused", "score", "tokens")
+    __slots__ = ("bias", "context", "emissions", "fused", "origin", "score", "tokens")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class BeamHypothesis:
         bias: int = 0,
         score: float = 0.0,
         fused: float = 0.0,
+        origin: Context = (),
     ) -> None:
         self.tokens = tokens
         """Pieces after the settled ones, which all hypotheses of a stream share."""
@@ -86,6 +87,9 @@ class BeamHypothesis:
         """Natural logarithm, of all pieces; what was added included."""
         self.fused = fused
         """What language model and biasing added."""
+        self.origin = origin
+        """The context that it was carried over with from an utterance before, if it was: two that differ in
+        it are not alike whatever follows."""
 
 
 @dataclass
@@ -124,14 +128,16 @@ class FrameExpansion:
     def __call__(self, beams: Beams, frame: int) -> None:
         """Replace the hypotheses of every stream whose chunk has this frame."""
         active = [stream for stream, length in enumerate(beams.lens) if frame < length]
-        chosen = self._choose(beams, active, self._acoustic(beams, frame, active))
+        acoustic_NV = self._acoustic(beams, frame, active)
+        chosen = self._choose(beams, active, acoustic_NV)
+        emitting = iter(acoustic_NV[:, BLANK_ID + 1 :].logsumexp(dim=1).tolist())
         origins: dict[int, list[_Origin]] = {}
         sizes = [len(hypotheses) for hypotheses in beams.hypotheses]
         for stream, candidates in zip(active, chosen, strict=True):
             time, graph = beams.num_frames[stream] + frame, beams.biasing[stream]
-            beams.hypotheses[stream], origins[stream] = self._merge(
-                beams.hypotheses[stream], candidates, time, graph
-            )
+            hypotheses = beams.hypotheses[stream]
+            parents = list(zip(hypotheses, islice(emitting, len(hypotheses)), strict=True))
+            beams.hypotheses[stream], origins[stream] = self._merge(parents, candidates, time, graph)
         if self._language_model is not None and beams.fused is not None:
             flat = _flat_origins(origins, sizes)
             beams.fused = advance_fusion(self._language_model, beams.fused, flat)
@@ -209,12 +215,15 @@ class FrameExpansion:
 
     def _merge(
         self,
-        hypotheses: list[BeamHypothesis],
+        parents: list[tuple[BeamHypothesis, float]],
         candidates: Iterator[_Candidate],
         time: int,
         graph: BiasingGraph | None,
     ) -> tuple[list[BeamHypothesis], list[_Origin]]:
-        """A stream's candidates as new hypotheses, those with the same pieces merged."""
+        """A stream's candidates as new hypotheses, those with the same pieces merged.
+
+        `parents` are its hypotheses, each with the log-probability that it emits any piece in this frame.
+        """
         kept: dict[tuple[int, ...], BeamHypothesis] = {}
         origins: list[_Origin] = []
         late = self._options.late_fusion
@@ -223,22 +232,29 @@ class FrameExpansion:
                 score += added
             if score == -inf and kept:
                 continue
-            parent = hypotheses[index]
+            parent, emitting = parents[index]
             emits = piece != BLANK_ID and piece != UNK_ID
             tokens = (*parent.tokens, piece) if emits else parent.tokens
-            alike = kept.get(tokens)
+            key = (*parent.origin, *tokens) if parent.origin else tokens
+            alike = kept.get(key)
             if alike is not None:
-                alike.score = _log_add(alike.score, score)
+                alike.score = log_add(alike.score, score)
                 continue
             child = BeamHypothesis(
-                tokens, parent.emissions, parent.context, parent.bias, score, parent.fused + added
+                tokens,
+                parent.emissions,
+                parent.context,
+                parent.bias,
+                score,
+                parent.fused + added,
+                parent.origin,
             )
             if emits:
                 log_prob = value if late else value - added
-                child.emissions = (*parent.emissions, Emission(piece, time, log_prob))
+                child.emissions = (*parent.emissions, Emission(piece, time, log_prob, log_prob - emitting))
                 child.context = (*parent.context[1:], piece)
                 child.bias = graph.step(parent.bias, piece)[1] if graph is not None else 0
-            kept[tokens] = child
+            kept[key] = child
             origins.append((index, piece if emits else None))
         return list(kept.values()), origins
 
@@ -265,7 +281,7 @@ def _flat_origins(origins: dict[int, list[_Origin]], sizes: Sequence[int]) -> li
     return flat
 
 
-def _log_add(a: float, b: float) -> float:
+def log_add(a: float, b: float) -> float:
     """log(exp(a) + exp(b)), not both of them minus infinity."""
     low, high = (a, b) if a < b else (b, a)
     return high + log1p(exp(low - high))

@@ -5,7 +5,7 @@ stream at a time, as if none of them emitted; what comes after the first that do
 goes its own way from piece to piece, as in label looping (Bataev et al. 2024, arXiv 2406.06220).
 
 Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner width, K predictor context, N of
-the streams, W frames ahead, V pieces.
+the streams, W frames ahead, V pieces, X pieces that were emitted.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -86,15 +86,26 @@ def greedy_chunk(
     """
     projected_BTJ = model.joiner.project_encoder(encoded_BTD)
     cursors = [_Cursor(min(length, encoded_BTD.shape[1])) for length in lens_B.tolist()]
+    said: list[tuple[int, int]] = []
+    rows: list[Tensor] = []
     while streams := [stream for stream, cursor in enumerate(cursors) if cursor.frame < cursor.end]:
-        best = _best_pieces(model, projected_BTJ, state, streams, cursors, blank_penalty)
-        emitted = {}
-        for stream, pieces in zip(streams, best, strict=True):
-            piece = cursors[stream].move(pieces, max_symbols_per_frame)
-            if piece is not None:
-                emitted[stream] = piece
+        logits_NWV = _logits_ahead(model, projected_BTJ, state, streams, cursors)
+        if blank_penalty:
+            logits_NWV[..., BLANK_ID] -= blank_penalty
+        emitted: dict[int, int] = {}
+        places = []
+        width = logits_NWV.shape[1]
+        for row, (stream, pieces) in enumerate(zip(streams, logits_NWV.argmax(dim=-1).tolist(), strict=True)):
+            ahead = cursors[stream].move(pieces, max_symbols_per_frame)
+            if ahead is not None:
+                emitted[stream] = pieces[ahead]
+                places.append(row * width + ahead)
         if emitted:
+            places_X = torch.tensor(places, device=logits_NWV.device)
+            rows.append(logits_NWV.flatten(0, 1).index_select(0, places_X))
+            said += emitted.items()
             state = _advance(model, state, list(emitted), list(emitted.values()))
+    _add_log_probs(cursors, said, rows)
     return [cursor.found for cursor in cursors], state
 
 
@@ -109,7 +120,7 @@ class _Cursor:
         """Pieces emitted at this frame."""
 
     def move(self, pieces: list[int], max_symbols: int) -> int | None:
-        """Go on to the first piece among the best of the next frames, and return it; None: past them all."""
+        """Go on to the first piece among the best of the next frames; how many ahead it is, if any is."""
         for ahead, piece in enumerate(pieces[: self.end - self.frame]):
             if piece not in (BLANK_ID, UNK_ID):
                 self._here = 1 if ahead else self._here + 1
@@ -118,20 +129,35 @@ class _Cursor:
                 self.found.frames.append(self.frame)
                 if self._here == max_symbols:
                     self.frame, self._here = self.frame + 1, 0
-                return piece
+                return ahead
         self.frame, self._here = self.frame + len(pieces), 0
         return None
 
 
-def _best_pieces(
+def _add_log_probs(cursors: list[_Cursor], said: list[tuple[int, int]], rows: list[Tensor]) -> None:
+    """The probability of each piece that the streams said, with the blank and without, from the logits (X, V)
+    that chose it."""
+    if not said:
+        return
+    logits_XV = torch.cat(rows).float()
+    pieces_X1 = torch.tensor([[piece] for _, piece in said], device=logits_XV.device)
+    logits_X = logits_XV.gather(1, pieces_X1)[:, 0]
+    others_X = logits_XV[:, BLANK_ID + 1 :].logsumexp(dim=1)
+    all_X = torch.logaddexp(others_X, logits_XV[:, BLANK_ID])
+    columns = torch.stack([logits_X - all_X, logits_X - others_X]).tolist()
+    for (stream, _), log_prob, log_confidence in zip(said, *columns, strict=True):
+        cursors[stream].found.log_probs.append(log_prob)
+        cursors[stream].found.log_confidences.append(log_confidence)
+
+
+def _logits_ahead(
     model: "Transducer",
     projected_BTJ: Tensor,
     state: GreedyState,
     streams: list[int],
     cursors: list[_Cursor],
-    blank_penalty: float,
-) -> list[list[int]]:
-    """The best piece of each of the next frames of some streams, if none is emitted before."""
+) -> Tensor:
+    """The logits (N, W, V) of the next frames of some streams, if none emits before."""
     num_streams, num_frames, _ = projected_BTJ.shape
     begins = [cursors[stream].frame for stream in streams]
     ends = [cursors[stream].end for stream in streams]
@@ -145,10 +171,7 @@ def _best_pieces(
         frames_NW = torch.tensor(begins, device=device)[:, None] + torch.arange(width, device=device)
         frames_NW.clamp_(max=num_frames - 1)
         am_NWJ, lm_NJ = projected_BTJ[index_N[:, None], frames_NW], state.predicted_BJ[index_N]
-    logits_NWV = model.joiner(am_NWJ, lm_NJ[:, None])
-    if blank_penalty:
-        logits_NWV[..., BLANK_ID] -= blank_penalty
-    return logits_NWV.argmax(dim=-1).tolist()
+    return model.joiner(am_NWJ, lm_NJ[:, None])
 
 
 def _advance(model: "Transducer", state: GreedyState, streams: list[int], pieces: list[int]) -> GreedyState:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import nan
 from typing import NamedTuple
 
 BLANK_ID = 0
@@ -19,14 +18,28 @@ class Hypothesis:
     """Piece ids, blanks left out."""
     frames: list[int] = field(default_factory=list)
     """Encoder frame (40 ms each) of each piece, counted from the first frame that was searched."""
+    log_probs: list[float] = field(default_factory=list, compare=False)
+    """Natural logarithm of what the model gave each piece at its frame, after penalty and temperature."""
+    log_confidences: list[float] = field(default_factory=list, compare=False)
+    """The same without the blank: of the probability that it is this piece if it is any."""
+
+    @classmethod
+    def of(cls, emissions: Iterable["Emission"]) -> "Hypothesis":
+        """The hypothesis of some emissions in order."""
+        columns = [list(column) for column in zip(*emissions, strict=True)]
+        return cls(*columns)
+
+    @property
+    def emissions(self) -> list["Emission"]:
+        """Its pieces, each with what is known of it."""
+        columns = self.tokens, self.frames, self.log_probs, self.log_confidences
+        return [Emission(*row) for row in zip(*columns, strict=True)]
 
 
 @dataclass
 class NBest(Hypothesis):
     """One of several hypotheses of an utterance, with its scores (natural logarithms)."""
 
-    log_probs: list[float] = field(default_factory=list)
-    """What the model gave each piece at its frame, after penalty and temperature."""
     score: float = 0.0
     """Of the whole piece sequence: the probability of those of its alignments that stayed in the beam, and
     what fusion and biasing added."""
@@ -39,7 +52,9 @@ class Emission(NamedTuple):
 
     token: int
     frame: int
-    log_prob: float = nan
+    log_prob: float
+    log_confidence: float
+    """See `Hypothesis`."""
 
 
 class Settled(NamedTuple):

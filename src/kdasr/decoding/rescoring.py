@@ -68,6 +68,10 @@ class RescoringSearch:
         """See `BeamSearch`."""
         return self._search.initial_state(biasing)
 
+    def carried_over(self, state: BeamState) -> BeamState:
+        """See `BeamSearch`."""
+        return self._search.carried_over(state)
+
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """See `BeamSearch`."""
         self._device = encoded_BCD.device
@@ -82,7 +86,7 @@ class RescoringSearch:
         if not final:
             return self._search.best(state, start)
         best = self.nbest(state, 1, final=True)[0]
-        return Hypothesis(best.tokens[start:], best.frames[start:])
+        return Hypothesis.of(best.emissions[start:])
 
     def nbest(self, state: BeamState, count: int | None = None, final: bool = False) -> list[NBest]:
         """The best hypotheses so far, the best first; when final, all in the beam were rescored."""

@@ -59,6 +59,10 @@ class Search(Protocol):
     def initial_state(self, biasing: BiasingGraph | None = None) -> Any:
         """The state of a stream that has heard nothing; phrases to bias it to, if the search can."""
 
+    def carried_over(self, state: Any) -> Any:
+        """The state of a new utterance of which the predictor has already heard the last pieces, as it is in
+        sherpa-onnx after an endpoint: nothing else of `state` is left."""
+
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[Any]) -> list[Any]:
         """Search the next frames of some streams, the first `lens_B` of each; the states after them."""
 
@@ -79,6 +83,8 @@ class GreedyStreamState(NamedTuple):
     settled: Settled | None
     context: Context
     """The last pieces, for the predictor."""
+    predicting: Context
+    """What the predictor has heard: `context`, but for the first piece after `carried_over`."""
 
 
 class GreedySearch:
@@ -100,15 +106,25 @@ class GreedySearch:
         """
         if biasing is not None:
             raise UserError("biasing needs beam search; greedy search has no alternatives to choose from")
-        return GreedyStreamState(0, None, self._contexts.start_context())
+        context = self._contexts.start_context()
+        return GreedyStreamState(0, None, context, context)
+
+    def carried_over(self, state: GreedyStreamState) -> GreedyStreamState:
+        """The state of a new utterance of which the predictor has already heard the last pieces.
+
+        After an utterance without pieces sherpa-onnx forgets those before it, but not what the predictor made
+        of them: that holds until the next piece, which is then the first.
+        """
+        context = state.context if state.settled is not None else self._contexts.start_context()
+        return GreedyStreamState(0, None, context, state.predicting)
 
     @torch.inference_mode()
     def advance(
         self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[GreedyStreamState]
     ) -> list[GreedyStreamState]:
         """Search the next frames of some streams; the states after them."""
+        predicted_BJ = self._contexts.gather([state.predicting for state in states])
         contexts = [state.context for state in states]
-        predicted_BJ = self._contexts.gather(contexts)
         batch = GreedyState(torch.tensor(contexts, device=predicted_BJ.device), predicted_BJ)
         found, batch = greedy_chunk(
             self._model, encoded_BCD, lens_B, batch, blank_penalty=self.options.blank_penalty
@@ -119,6 +135,7 @@ class GreedySearch:
                 num_frames=state.num_frames + length,
                 settled=settle(state.settled, _emissions(chunk, state.num_frames)),
                 context=tuple(context),
+                predicting=tuple(context) if chunk.tokens else state.predicting,
             )
             for state, context, chunk, length in rows
         ]
@@ -129,8 +146,7 @@ class GreedySearch:
 
     def best(self, state: GreedyStreamState, start: int = 0, final: bool = False) -> Hypothesis:
         """The pieces so far, from number `start` on."""
-        emissions = settled_emissions(state.settled, start)
-        return Hypothesis([item.token for item in emissions], [item.frame for item in emissions])
+        return Hypothesis.of(settled_emissions(state.settled, start))
 
     def nbest(self, state: GreedyStreamState, count: int | None = None, final: bool = False) -> list[NBest]:
         """Greedy search knows no alternatives.
@@ -171,6 +187,4 @@ def describe(options: SearchOptions) -> str:
 
 
 def _emissions(chunk: Hypothesis, num_frames: int) -> list[Emission]:
-    return [
-        Emission(token, num_frames + frame) for token, frame in zip(chunk.tokens, chunk.frames, strict=True)
-    ]
+    return [item._replace(frame=num_frames + item.frame) for item in chunk.emissions]

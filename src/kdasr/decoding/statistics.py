@@ -110,6 +110,37 @@ def relative_reduction(
     return Interval(100 * (1 - ratio.estimate), 100 * (1 - ratio.high), 100 * (1 - ratio.low), ratio.count)
 
 
+def difference_of_wers(
+    a: tuple[ArrayLike, ArrayLike],
+    b: tuple[ArrayLike, ArrayLike],
+    *,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 1,
+) -> Interval:
+    """Difference in word error rate, `a - b`, in points, between two sets of other utterances.
+
+    Args:
+        a: errors and reference words per utterance of one set, (N,) each.
+        b: of the other set.
+        num_resamples: draws of as many utterances from each set as it has.
+        confidence: probability that the interval covers.
+        seed: of the draws.
+    """
+    rates, estimates = [], []
+    for offset, (errors, words) in enumerate((a, b)):
+        values = np.stack([100.0 * np.asarray(errors, dtype=np.float64), np.asarray(words, dtype=np.float64)])
+        if not values[1].sum():
+            return Interval(np.nan, np.nan, np.nan, 0)
+        top_R, bottom_R = _resampled_sums(values, num_resamples, seed + offset)
+        # A draw without a word has no rate; it is left out.
+        rates.append(np.divide(top_R, bottom_R, out=np.full_like(top_R, np.nan), where=bottom_R > 0))
+        estimates.append(float(values[0].sum() / values[1].sum()))
+    differences_R = rates[0] - rates[1]
+    low, high = _percentiles(differences_R[np.isfinite(differences_R)], confidence)
+    return Interval(estimates[0] - estimates[1], low, high, len(np.asarray(a[1])) + len(np.asarray(b[1])))
+
+
 def _resampled_sums(values: Floats, num_resamples: int, seed: int, block: int = 256) -> Floats:
     """Sums of each row of `values` (rows, N) over `num_resamples` draws of N columns: (rows, R)."""
     generator = np.random.default_rng(seed)

@@ -1,42 +1,56 @@
 """What the training objective is made of: terms, their weights and their settings."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
+from kdasr.decoding.expansion import MAX_PENALTY
+from kdasr.losses.kl import DIRECTIONS, SIDES
+from kdasr.losses.node_weights import NODE_WEIGHTS
+from kdasr.losses.path_kl import NORMALIZE
+from kdasr.losses.power import GRANULARITIES, RULES
+from kdasr.losses.pruned_rnnt.backend import BACKENDS
+from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 
 TERM_NAMES = ("rnnt", "ctc", "hidden_mse", "output_kl", "path_kl")
 TEACHER_TERMS = frozenset({"hidden_mse", "output_kl", "path_kl"})
 """Terms that need a teacher."""
+CLASSES = ("full", "collapsed")
+WEIGHTS = ("prior", "uniform", "confidence")
+NORMALIZERS = ("frames", "utterances")
+UPDATES = ("better", "never")
 
 
 @dataclass
 class RnntConfig:
     """Pruned RNN-T (Kuang et al. 2022)."""
 
-    backend: str = "auto"
+    backend: Annotated[str, OneOf(*BACKENDS), MAY_CHANGE] = "auto"
     """auto | k2 | native."""
-    rnnt_type: str = "regular"
+    rnnt_type: Annotated[str, OneOf(*RNNT_TYPES)] = "regular"
     """regular | modified | constrained."""
-    prune_range: int = 5
-    keep_logits: bool = True
+    prune_range: Annotated[int, at_least(2)] = 5
+    keep_logits: Annotated[bool, MAY_CHANGE] = True
     """Keep the logits of the lattice for the backward pass; false makes them twice instead. `output_kl`
     keeps its own gradient either way."""
-    lm_scale: float = 0.25
-    am_scale: float = 0.0
-    simple_scale: float = 0.5
+    lm_scale: Annotated[float, between(0, 1)] = 0.25
+    am_scale: Annotated[float, between(0, 1)] = 0.0
+    simple_scale: Annotated[float, at_least(0)] = 0.5
     """Weight of the simple loss after the warm-up; it starts at 1."""
-    pruned_start: float = 0.1
+    pruned_start: Annotated[float, at_least(0)] = 0.1
     """Weight of the pruned loss at the first step; it ends at 1."""
-    warmup_steps: int = 500
+    warmup_steps: Annotated[int, at_least(0)] = 500
     """Steps over which both weights move; counted from the start of a run that begins from scratch."""
-    delay_penalty: float = 0.0
+    delay_penalty: Annotated[float, at_least(0)] = 0.0
     """Nats per frame in favour of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
     al. 2022, arXiv 2211.00490)."""
-    left_buffer: float | None = None
+    left_buffer: Annotated[float | None, at_least(0)] = None
     """Seconds before a word begins from which its pieces may be emitted; None: from the start. Other paths
     have no probability in the loss (alignment-restricted transducer, Mahadeokar et al. 2021, arXiv
     2011.03072). Needs word times in the training data; native backend only."""
-    right_buffer: float | None = None
+    right_buffer: Annotated[float | None, at_least(0)] = None
     """The same after a word's end; None: until the end."""
-    fast_emit: float = 0.0
+    fast_emit: Annotated[float, at_least(0)] = 0.0
     """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
     it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
 
@@ -50,13 +64,13 @@ class RnntConfig:
 class HiddenConfig:
     """Mean squared error between hidden layers of student and teacher."""
 
-    layers: list[int] = field(default_factory=list)
+    layers: Annotated[list[int], at_least(0), Items()] = field(default_factory=list)
     """Student's encoder layers, counted from 0; empty: all."""
-    teacher_layers: list[int] = field(default_factory=list)
+    teacher_layers: Annotated[list[int], at_least(0), Items(unique=False)] = field(default_factory=list)
     """The teacher's partner of each student layer; empty: the same relative depth."""
-    layer_weights: list[float] = field(default_factory=list)
+    layer_weights: Annotated[list[float], at_least(0), Items(unique=False)] = field(default_factory=list)
     """Empty: 1 each."""
-    shift: int = 0
+    shift: Annotated[int, between(-1000, 1000)] = 0
     """Encoder frames: the student's frame t is compared with the teacher's frame t - shift. Above 0 the
     student may know so much later what the teacher knows from the future."""
 
@@ -65,27 +79,27 @@ class HiddenConfig:
 class OutputConfig:
     """KL divergence between output distributions on the student's pruned lattice."""
 
-    rule: str = "entropy"
+    rule: Annotated[str, OneOf(*RULES)] = "entropy"
     """Exponent of the power transform: fixed | entropy | confidence."""
-    exponent: float = 0.7
+    exponent: Annotated[float, between(0, 1, above=True)] = 0.7
     """`fixed`: the exponent; `confidence`: the smallest exponent."""
-    entropy_floor: float = 0.5
+    entropy_floor: Annotated[float, at_least(0)] = 0.5
     """`entropy`: raise the target's entropy to this many nats."""
-    granularity: str = "node"
+    granularity: Annotated[str, OneOf(*GRANULARITIES)] = "node"
     """node | utterance: one exponent per lattice node or per utterance."""
-    sides: str = "both"
+    sides: Annotated[str, OneOf(*SIDES)] = "both"
     """target | both: whether the student's distribution is transformed too."""
-    direction: str = "forward"
+    direction: Annotated[str, OneOf(*DIRECTIONS)] = "forward"
     """forward KL(teacher || student) | reverse | symmetric."""
     temperature_squared: bool = True
     """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
-    classes: str = "full"
+    classes: Annotated[str, OneOf(*CLASSES)] = "full"
     """full: all pieces and blank; collapsed: the node's next piece, blank and the rest (Panchapagesan et al.
     2021, arXiv 2011.06110), which the exponent then applies to."""
-    shift: int = 0
+    shift: Annotated[int, between(-1000, 1000)] = 0
     """Encoder frames: the target at frame t is what the teacher says at t - shift. Above 0 the student may be
     so much later than the teacher, below 0 it is to be earlier; frames without a target do not count."""
-    node_weights: str = "occupation"
+    node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "occupation"
     """uniform | occupation (the student's) | teacher_occupation | both (their product) | nonblank (the
     teacher's 1 - P(blank)): weight of a lattice node in the mean. The last three take a pass of the teacher's
     joiner over all nodes."""
@@ -95,12 +109,12 @@ class OutputConfig:
 class PathConfig:
     """Divergence between the paths of teacher and student through the student's pruned lattice."""
 
-    normalize: str = "both"
+    normalize: Annotated[str, OneOf(*NORMALIZE)] = "both"
     """Whose probabilities are divided by their sum over the band's paths. both: KL of alignments alone, 0 for
     equal ones; teacher: the same plus the student's transducer loss; none: the sum of Chang et al. (ICLR
     2023, arXiv 2312.10087), where an utterance weighs as much as the teacher finds the student's paths
     probable."""
-    exponent: float = 1.0
+    exponent: Annotated[float, above(0)] = 1.0
     """Power of the teacher's path probabilities: below 1 smooths its alignments, above 1 sharpens them."""
 
 
@@ -109,26 +123,26 @@ class LabelConfig:
     """Labels for speech without transcripts: those of local prior matching (Hsu et al. 2020, arXiv
     2002.10336), and what they are compared with."""
 
-    beam: int = 4
+    beam: Annotated[int, at_least(1)] = 4
     """Hypotheses per utterance that the proposal model's beam search keeps."""
-    blank_penalty: float = 0.0
+    blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
     """Nats, against deletions: subtracted from the blank's logit in every search of the proposal model. Not
     in the paper, whose models have no blank: a transducer that is unsure says nothing."""
     one_best: bool = False
     """Only the best of them counts: pseudo-labels (Kahn et al. 2020, arXiv 1909.09116)."""
-    weights: str = "prior"
+    weights: Annotated[str, OneOf(*WEIGHTS)] = "prior"
     """Of an utterance's labels. prior: the language model's probabilities, normalised over them; uniform;
     confidence: the proposal model's probability per piece, between 0 and 1, not normalised."""
-    length_tolerance: float | None = 0.05
+    length_tolerance: Annotated[float | None, between(0, 1, below=True)] = 0.05
     """Pieces and end may be by this share fewer or more than those that the first proposal model found by
     greedy search, both bounds rounded outwards; None: any number."""
-    max_gap: float | None = None
+    max_gap: Annotated[float | None, at_least(0)] = None
     """Drop proposals whose probability under the proposal model is below the best one's by more than this
     many nats; None: keep them. Not in the paper: a beam ends on hypotheses that hardly compete, too, and a
     prior alone does not know which."""
-    max_repeats: int = 0
+    max_repeats: Annotated[int, at_least(0)] = 0
     """Drop labels in which some pair of neighbouring pieces occurs more often; 0: keep them."""
-    worst_share: float = 0.0
+    worst_share: Annotated[float, between(0, 1, below=True)] = 0.0
     """Drop labels with a score per piece as low as this share of the first proposal model's best ones."""
 
 
@@ -136,22 +150,22 @@ class LabelConfig:
 class UnpairedConfig:
     """Speech without transcripts, beside `data.train_parts`: in every stage."""
 
-    parts: list[str] = field(default_factory=list)
+    parts: Annotated[list[str], Items()] = field(default_factory=list)
     """Prepared parts; transcripts that they have are not used. Empty: there is no such speech."""
-    proposal: str | None = None
+    proposal: Annotated[str | None, MAY_MOVE] = None
     """The first proposal model: an experiment folder or a checkpoint, full-context or streaming."""
     language_model: str | None = None
     """A language model's folder or checkpoint, or text that stands for a word trigram of it, for the weights
     `prior`."""
-    ratio: int = 4
+    ratio: Annotated[int, at_least(1)] = 4
     """Optimizer steps on unpaired batches after each one on a paired batch."""
-    weight: float = 0.2
+    weight: Annotated[float, at_least(0)] = 0.2
     """Of the loss of an unpaired batch."""
-    normalize: str = "frames"
+    normalize: Annotated[str, OneOf(*NORMALIZERS)] = "frames"
     """What the sum over a batch is divided by, utterances without labels included. frames: the encoder's,
     as for `rnnt`, so that `weight` compares the two losses; utterances: the batch's size, as in the paper,
     whose supervised loss is divided in that way too."""
-    update: str = "better"
+    update: Annotated[str, OneOf(*UPDATES)] = "better"
     """better: at a validation with fewer word errors than the proposal model's, the model in training becomes
     the proposal model; never."""
     labels: LabelConfig = field(default_factory=LabelConfig)
@@ -162,20 +176,20 @@ class StageConfig:
     """What to start from, what to train, on which losses, for how long."""
 
     name: str = "train"
-    num_steps: int = 1000
+    num_steps: Annotated[int, at_least(1)] = 1000
     """Optimizer steps, not batches."""
-    loss_weights: dict[str, float] = field(default_factory=dict)
+    loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
     """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
     init_from: str | None = None
     """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
     (first stage) or the stage before."""
-    freeze: list[str] = field(default_factory=list)
+    freeze: Annotated[list[str], Items()] = field(default_factory=list)
     """Prefixes of parameter names that do not train."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, above(0)] = None
     """Peak learning rate; None: that of `optim`."""
-    warmup_steps: int | None = None
+    warmup_steps: Annotated[int | None, at_least(0)] = None
     """Learning-rate warm-up; None: that of `optim`."""
-    plateau_patience: int = 0
+    plateau_patience: Annotated[int, at_least(0)] = 0
     """End the stage when the dev `hidden_mse` has not improved for so many validations; 0: by steps only."""
 
 
@@ -187,5 +201,5 @@ class ObjectiveConfig:
     hidden: HiddenConfig = field(default_factory=HiddenConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     path: PathConfig = field(default_factory=PathConfig)
-    teacher: str | None = None
+    teacher: Annotated[str | None, MAY_MOVE] = None
     """The teacher's experiment folder or checkpoint; needed by `hidden_mse`, `output_kl` and `path_kl`."""

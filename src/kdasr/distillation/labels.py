@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.rescoring import SentenceScorer
 from kdasr.distillation.config import LabelConfig
-
-WEIGHTS = ("prior", "uniform", "confidence")
 
 
 class Proposal(NamedTuple):
@@ -199,18 +198,7 @@ def _pad(pieces: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _check(config: LabelConfig, language_model: SentenceScorer | None) -> None:
-    if config.weights not in WEIGHTS:
-        raise UserError(f"unpaired.labels.weights '{config.weights}': expected one of {', '.join(WEIGHTS)}")
+    check_options(config, "unpaired.labels")
     if config.weights == "prior" and language_model is None:
         raise UserError("unpaired.labels.weights 'prior' needs unpaired.language_model")
     label_search(config)
-    if config.max_gap is not None and not config.max_gap >= 0.0:
-        raise UserError(f"unpaired.labels.max_gap {config.max_gap}: expected 0 or more, or none")
-    if config.max_repeats < 0:
-        raise UserError(f"unpaired.labels.max_repeats {config.max_repeats}: expected 0 or more")
-    if not 0.0 <= config.worst_share < 1.0:
-        raise UserError(f"unpaired.labels.worst_share {config.worst_share}: expected at least 0, below 1")
-    if config.length_tolerance is not None and not 0.0 <= config.length_tolerance < 1.0:
-        raise UserError(
-            f"unpaired.labels.length_tolerance {config.length_tolerance}: expected at least 0, below 1"
-        )

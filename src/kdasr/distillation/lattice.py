@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
 from kdasr.losses.joiner import Joint
@@ -67,14 +68,9 @@ class LatticeBuilder:
 
     def __init__(self, config: RnntConfig) -> None:
         """Raises UserError for a backend that does not run or that cannot do what `config` asks."""
+        check_options(config, "objective.rnnt")
         self.config = config
         self._chosen = select_backend(config.backend)
-        if config.fast_emit < 0.0:
-            raise UserError(f"objective.rnnt.fast_emit {config.fast_emit}: expected 0 or more")
-        for option in ("left_buffer", "right_buffer"):
-            value = getattr(config, option)
-            if value is not None and not value >= 0.0:
-                raise UserError(f"objective.rnnt.{option} {value}: expected 0 or more seconds")
         wanted = {"fast_emit": config.fast_emit or None}
         wanted |= {option: getattr(config, option) for option in ("left_buffer", "right_buffer")}
         for option, value in wanted.items():

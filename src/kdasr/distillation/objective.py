@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig
 from kdasr.distillation.hidden_term import HiddenTerm
@@ -19,7 +20,6 @@ from kdasr.distillation.transducer_term import is_warm, rnnt_term
 from kdasr.losses.ctc import ctc_loss
 from kdasr.losses.kl import PowerKl
 from kdasr.losses.path_kl import PathKl
-from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 from kdasr.models.encoders.conformer import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
@@ -57,10 +57,7 @@ class Objective(nn.Module):
                 other features than the student.
         """
         super().__init__()
-        if config.rnnt.rnnt_type not in RNNT_TYPES:
-            raise UserError(
-                f"objective.rnnt.rnnt_type '{config.rnnt.rnnt_type}': expected one of {', '.join(RNNT_TYPES)}"
-            )
+        check_options(config, "objective")
         self.config = config
         self.teacher = teacher
         self.lattices = LatticeBuilder(config.rnnt)
@@ -100,7 +97,7 @@ class Objective(nn.Module):
             UserError: an unknown term, or one that needs a teacher where there is none.
         """
         self._check_terms(loss_weights)
-        output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, context)
+        output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, context, batch.history_BH)
         values: dict[str, Tensor] = {}
         taught = self.teacher.encode(batch) if self.teacher and TEACHER_TERMS & set(loss_weights) else None
         if "hidden_mse" in loss_weights:
@@ -137,7 +134,7 @@ class Objective(nn.Module):
         path: PathKl | None = None
         if {"output_kl", "path_kl"} & set(loss_weights):
             assert taught is not None and self.teacher is not None
-            joint = self.teacher.joint(taught.encoded_BTD, batch.tokens_BS)
+            joint = self.teacher.joint(taught.encoded_BTD, batch)
             term = self.output(lattice, joint) if "output_kl" in loss_weights else None
             path = self.path(lattice, joint) if "path_kl" in loss_weights else None
         losses = self.lattices.evaluate(lattice, warm=warm, term=term, path=path)

@@ -8,12 +8,10 @@ from kdasr.distillation.lattice import BLANK, PrunedLattice
 from kdasr.losses.collapsed import CollapsedKl, NextSymbols
 from kdasr.losses.joiner import Joint
 from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.node_weights import BY_STUDENT, BY_TEACHER, NODE_WEIGHTS, teacher_weights
+from kdasr.losses.node_weights import BY_STUDENT, BY_TEACHER, teacher_weights
 from kdasr.losses.power import PowerRule
 from kdasr.losses.shift import shifted
 from kdasr.losses.teacher_band import teacher_band
-
-CLASSES = ("full", "collapsed")
 
 
 class OutputTerm:
@@ -33,11 +31,6 @@ class OutputTerm:
             self.form = KlForm(config.sides, config.direction, config.temperature_squared)
         except ValueError as error:
             raise UserError(f"objective.output.{error}") from None
-        for name, names in (("node_weights", NODE_WEIGHTS), ("classes", CLASSES)):
-            if getattr(config, name) not in names:
-                raise UserError(
-                    f"objective.output.{name} '{getattr(config, name)}': expected one of {', '.join(names)}"
-                )
         self.config, self.rnnt_type = config, rnnt_type
 
     def __call__(self, lattice: PrunedLattice, teacher: Joint) -> PowerKl:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.data.augment import spec_augment
 from kdasr.data.batch import Batch
 from kdasr.data.config import SpecAugmentConfig
@@ -27,9 +27,6 @@ from kdasr.distillation.proposals import ProposalModel
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
-
-NORMALIZERS = ("frames", "utterances")
-UPDATES = ("better", "never")
 
 
 class Decoder(Protocol):
@@ -61,7 +58,7 @@ class SemiSupervisedObjective(nn.Module):
             UserError: an unknown rule or an impossible number in the configuration.
         """
         super().__init__()
-        _check(parts.config)
+        check_options(parts.config, "unpaired")
         self.paired = paired
         self.proposal = parts.proposal
         self.parts = parts
@@ -147,11 +144,3 @@ class SemiSupervisedObjective(nn.Module):
         if self.parts.transcripts:
             sums |= {"label_errors": errors, "label_words": words}
         return sums
-
-
-def _check(config: UnpairedConfig) -> None:
-    for name, known in (("normalize", NORMALIZERS), ("update", UPDATES)):
-        if getattr(config, name) not in known:
-            raise UserError(f"unpaired.{name} '{getattr(config, name)}': expected one of {', '.join(known)}")
-    if config.weight < 0.0:
-        raise UserError(f"unpaired.weight {config.weight}: expected 0 or more")

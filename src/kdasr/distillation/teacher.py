@@ -44,6 +44,6 @@ class Teacher:
         return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
 
     @torch.no_grad()
-    def joint(self, encoded_BTD: Tensor, tokens_BS: Tensor) -> Joint:
-        """The joiner and its inputs, projected."""
-        return joint_of(self.model, encoded_BTD, self.model.predictor(tokens_BS))
+    def joint(self, encoded_BTD: Tensor, batch: Batch) -> Joint:
+        """The joiner and its inputs, projected, for the pieces of a batch."""
+        return joint_of(self.model, encoded_BTD, self.model.predictor(batch.tokens_BS, batch.history_BH))

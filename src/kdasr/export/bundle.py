@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdasr import __version__
+from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.lines import text_lines
@@ -38,6 +39,18 @@ class BundleFolder:
     def context(self) -> Context:
         """The context that the graphs were exported under."""
         return Context(**self.manifest["context"])
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of the confidence of words; None if the system was not calibrated.
+
+        Raises:
+            UserError: the manifest has something else there.
+        """
+        try:
+            return Calibration.from_json(self.manifest.get("calibration"))
+        except UserError as error:
+            raise UserError(f"{self.folder / MANIFEST}: {error}") from None
 
     @property
     def has_int8(self) -> bool:

@@ -1,6 +1,7 @@
 """The model card of a bundle: what a student is, how good, how late, from what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def collect_facts(system: Bundle) -> Facts:
         "train_steps": system.train_steps,
         "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
         "commit": environment.get("git"),
+        "calibration": asdict(system.calibration) if system.calibration else None,
         "normalization": system.tokenizer.normalization,
         "training_data": _training_data(config.get("data", {})),
         "latency_ms": {

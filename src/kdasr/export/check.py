@@ -4,6 +4,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +16,19 @@ from kdasr.decoding.hypothesis import NBest
 from kdasr.decoding.wer import ErrorCounts, word_errors
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import Emission, Samples, Segment, SherpaClient
-from kdasr.export.reference import decode_windows, emissions_of, greedy_segments
-from kdasr.streaming.recognizer import Recognisable, StreamingRecognizer
+from kdasr.export.reference import decode_segments, decode_windows, emissions_of
+from kdasr.streaming.endpoint import EndpointRules
+from kdasr.streaming.parts import Recognisable
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import join_words
 from kdasr.streaming.stream import Stream
 
-PAUSE_SECONDS = 2.6
-"""Silence between two utterances: longer than any that sherpa-onnx does not take for an endpoint."""
+PAUSES = (0.3, 2.6, 6.0)
+"""Seconds of silence between the utterances of one stream: too short for an endpoint, long enough for one
+after something was said, and so long that one with nothing before it follows."""
 BEAM = 4
 """Hypotheses in beam search; sherpa-onnx's own default."""
+_BEAM_SEARCH = f"modified beam search ({BEAM})"
 TIE = 1e-3
 """Difference of scores (natural logarithms, per piece) that float32 leaves open."""
 
@@ -54,22 +60,19 @@ class Comparison:
     errors: ErrorCounts = field(default_factory=ErrorCounts)
     """Word errors of sherpa-onnx."""
 
-    def add(
-        self, spoken: Sequence[Spoken], theirs: Sequence[Segment], ours: Sequence[list[Emission]]
-    ) -> None:
+    def add(self, spoken: Sequence[Spoken], theirs: Sequence[Segment], ours: Sequence[Segment]) -> None:
         """Compare what both decoded of a stream that spoke these utterances, segment by segment."""
-        same = [segment.emissions == emissions for segment, emissions in zip(theirs, ours, strict=True)]
-        for utterance in spoken:  # one may be spoken twice: see `_pairs`
+        pairs = list(zip_longest(theirs, ours))
+        same = [their == our for their, our in pairs]
+        for utterance in spoken:  # one may be spoken twice: see `_groups`
             self.identical[utterance.id] = self.identical.get(utterance.id, True) and all(same)
-        self.num_pieces += sum(len(emissions) for emissions in ours)
+        self.num_pieces += sum(len(segment.emissions) for segment in ours)
         self.num_resets += len(theirs) - 1
         words = " ".join(join_words([piece for piece, _ in segment.emissions]) for segment in theirs)
         self.errors += word_errors(" ".join(utterance.ref for utterance in spoken), words)
         for number in [index for index, good in enumerate(same) if not good]:
             place = f"{'+'.join(utterance.id for utterance in spoken)}, segment {number + 1}"
-            self.differences.append(
-                f"{place}: sherpa-onnx {_show(theirs[number].emissions)} / kdasr {_show(ours[number])}"
-            )
+            self.differences.append(f"{place}: {_difference(*pairs[number])}")
 
     @property
     def summary(self) -> str:
@@ -87,16 +90,38 @@ def compare_with_sherpa(
 ) -> Iterator[Comparison]:
     """Decode every utterance by sherpa-onnx and by our recogniser, in each way that must agree.
 
-    Greedy search: one stream; two utterances in one stream with endpoint resets; two streams in one batch.
-    Then modified beam search. int8 graphs get the first two only, because they scale a batch as a whole, so
-    that what is in it is not independent. They agree in every utterance only where onnxruntime is of the
-    version inside sherpa-onnx: another kernel's rounding can move an activation by one of 255 steps.
+    Greedy search: one stream; four utterances in one stream with endpoint resets, which each of the two
+    decides on by itself; two streams in one batch. Then modified beam search: one stream, and with resets.
+    int8 graphs get the first two only, because they scale a batch as a whole, so that what is in it is not
+    independent. They agree in every utterance only where onnxruntime is of the version inside sherpa-onnx:
+    another kernel's rounding can move an activation by one of 255 steps.
 
     Args:
         bundle: what sherpa-onnx runs.
         ours: the PyTorch model that was exported, or the bundle itself (`load_exported`).
         utterances: at least one.
         int8: the bundle's int8 graphs.
+
+    Raises:
+        UserError: see `check_utterances`.
+    """
+    check_utterances(bundle, ours, utterances)
+    client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
+    yield _compare_single(client, greedy, utterances)
+    rules = EndpointRules(keep_predictor=True)
+    cutting = SherpaClient(bundle, int8=int8, enable_endpoint_detection=True)
+    yield _compare_endpoints("greedy search", cutting, StreamingRecognizer(ours, endpoints=rules), utterances)
+    if not int8:
+        yield _compare_batched(client, greedy, utterances)
+        method: dict[str, Any] = {"decoding_method": "modified_beam_search", "max_active_paths": BEAM}
+        yield _compare_beam(SherpaClient(bundle, **method), ours, utterances)
+        cutting = SherpaClient(bundle, enable_endpoint_detection=True, **method)
+        search = StreamingRecognizer(ours, search=BeamOptions(beam=BEAM), endpoints=rules)
+        yield _compare_endpoints(_BEAM_SEARCH, cutting, search, utterances)
+
+
+def check_utterances(bundle: BundleFolder, ours: Recognisable, utterances: Sequence[Spoken]) -> None:
+    """Refuse what cannot be compared.
 
     Raises:
         UserError: no utterances, two with the same id, or `ours` has another context than the bundle.
@@ -108,15 +133,6 @@ def compare_with_sherpa(
         raise UserError(f"utterance {min(twice)} is there twice: name each manifest once")
     if ours.context != bundle.context:
         raise UserError(f"{bundle.folder}: exported under '{bundle.context}', compared with '{ours.context}'")
-    client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
-    yield _compare_single(client, greedy, utterances)
-    yield _compare_endpoints(
-        SherpaClient(bundle, int8=int8, enable_endpoint_detection=True), ours, utterances
-    )
-    if not int8:
-        yield _compare_batched(client, greedy, utterances)
-        beam = SherpaClient(bundle, decoding_method="modified_beam_search", max_active_paths=BEAM)
-        yield _compare_beam(beam, ours, utterances)
 
 
 def count_identical(comparisons: Sequence[Comparison]) -> tuple[int, int]:
@@ -130,16 +146,16 @@ def _compare_single(client: SherpaClient, ours: "_Greedy", utterances: Sequence[
     comparison = Comparison("greedy search, one stream")
     for spoken in utterances:
         segment = client.decode(spoken.samples_N)
-        comparison.add([spoken], [segment], [ours.emissions(spoken, segment.num_windows)])
+        comparison.add([spoken], [segment], [ours.segment(spoken, segment.num_windows)])
     return comparison
 
 
 def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Spoken]) -> Comparison:
     comparison = Comparison("greedy search, two streams in a batch")
-    for pair in _pairs(utterances):
+    for pair in _groups(utterances, 2):
         segments = client.decode_together([spoken.samples_N for spoken in pair])
         for spoken, segment in zip(pair, segments, strict=True):
-            comparison.add([spoken], [segment], [ours.emissions(spoken, segment.num_windows)])
+            comparison.add([spoken], [segment], [ours.segment(spoken, segment.num_windows)])
     return comparison
 
 
@@ -148,29 +164,34 @@ class _Greedy:
 
     def __init__(self, ours: Recognisable) -> None:
         self._recognizer = StreamingRecognizer(ours)
-        self._known: dict[tuple[str, int], list[Emission]] = {}
+        self._known: dict[tuple[str, int], Segment] = {}
 
-    def emissions(self, spoken: Spoken, num_windows: int) -> list[Emission]:
+    def segment(self, spoken: Spoken, num_windows: int) -> Segment:
         key = spoken.id, num_windows
         if key not in self._known:
             stream = decode_windows(self._recognizer, spoken.samples_N, num_windows)
-            self._known[key] = emissions_of(self._recognizer, stream)
+            self._known[key] = Segment(emissions_of(self._recognizer, stream), num_windows)
         return self._known[key]
 
 
-def _compare_endpoints(client: SherpaClient, ours: Recognisable, utterances: Sequence[Spoken]) -> Comparison:
-    comparison = Comparison("greedy search, endpoint resets")
-    pause_N = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), dtype=np.float32)
-    for first, second in _pairs(utterances):
-        samples_N = np.concatenate([first.samples_N, pause_N, second.samples_N])
-        segments = client.decode_segments(samples_N)
-        emissions = greedy_segments(ours, samples_N, [segment.num_windows for segment in segments])
-        comparison.add([first, second], segments, emissions)
+def _compare_endpoints(
+    name: str, client: SherpaClient, recognizer: StreamingRecognizer, utterances: Sequence[Spoken]
+) -> Comparison:
+    """Utterances in one stream; where it is cut, each of the two decides by itself."""
+    comparison = Comparison(f"{name}, endpoint resets")
+    for group in _groups(utterances, 1 + len(PAUSES)):
+        parts = [group[0].samples_N]
+        for pause, spoken in zip(PAUSES, group[1:], strict=True):
+            parts += [np.zeros(round(pause * SAMPLE_RATE), dtype=np.float32), spoken.samples_N]
+        samples_N = np.concatenate(parts)
+        theirs = client.decode_segments(samples_N)
+        num_windows = sum(segment.num_windows for segment in theirs)
+        comparison.add(group, theirs, decode_segments(recognizer, samples_N, num_windows))
     return comparison
 
 
 def _compare_beam(client: SherpaClient, ours: Recognisable, utterances: Sequence[Spoken]) -> Comparison:
-    comparison = Comparison(f"modified beam search ({BEAM}), one stream")
+    comparison = Comparison(f"{_BEAM_SEARCH}, one stream")
     recognizer = StreamingRecognizer(ours, search=BeamOptions(beam=BEAM))
     for spoken in utterances:
         segment = client.decode(spoken.samples_N)
@@ -179,7 +200,7 @@ def _compare_beam(client: SherpaClient, ours: Recognisable, utterances: Sequence
         if segment.emissions != emissions and _is_tie(recognizer, stream, segment.emissions):
             comparison.num_ties += 1
             emissions = segment.emissions
-        comparison.add([spoken], [segment], [emissions])
+        comparison.add([spoken], [segment], [Segment(emissions, segment.num_windows)])
     return comparison
 
 
@@ -201,10 +222,18 @@ def _score_per_piece(hypothesis: NBest) -> float:
     return hypothesis.score / max(1, len(hypothesis.tokens))
 
 
-def _pairs(utterances: Sequence[Spoken]) -> Iterator[tuple[Spoken, Spoken]]:
-    """Each utterance in one pair; the last of an odd number goes with the first."""
-    for index in range(0, len(utterances), 2):
-        yield utterances[index], utterances[(index + 1) % len(utterances)]
+def _groups(utterances: Sequence[Spoken], size: int) -> Iterator[list[Spoken]]:
+    """Each utterance in one group; the last group is filled up with the first utterances."""
+    for start in range(0, len(utterances), size):
+        yield [utterances[index % len(utterances)] for index in range(start, start + size)]
+
+
+def _difference(theirs: Segment | None, ours: Segment | None) -> str:
+    if theirs is None or ours is None:
+        return f"only {'kdasr' if theirs is None else 'sherpa-onnx'} has it"
+    if theirs.num_windows != ours.num_windows:
+        return f"sherpa-onnx ends it after window {theirs.num_windows}, kdasr after {ours.num_windows}"
+    return f"sherpa-onnx {_show(theirs.emissions)} / kdasr {_show(ours.emissions)}"
 
 
 def _show(emissions: Sequence[Emission]) -> str:

@@ -92,7 +92,8 @@ class SherpaClient:
             ready = [i for i, stream in enumerate(streams[:turn]) if self._recognizer.is_ready(stream)]
             if not ready and turn >= len(streams):
                 break
-            self._recognizer.decode_streams([streams[i] for i in ready])
+            if ready:  # sherpa-onnx crashes on an empty batch, such as of recordings without a frame
+                self._recognizer.decode_streams([streams[i] for i in ready])
             for i in ready:
                 counts[i] += 1
         return [Segment(self._emissions(s), count) for s, count in zip(streams, counts, strict=True)]

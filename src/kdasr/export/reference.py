@@ -1,18 +1,10 @@
 """What our own recogniser says of the windows that a client of sherpa-onnx has decoded."""
 
-# Shapes: B = 1 stream, N samples at 16 kHz, T feature frames of a window, F features, C encoder frames of a
-# chunk.
-
-from collections.abc import Sequence
-
-import torch
+# Shapes: N samples at 16 kHz.
 
 from kdasr.data.features import SAMPLE_RATE
-from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
-from kdasr.export.client import Emission, Samples, with_tail
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
-from kdasr.streaming.features import OnlineFeatures
-from kdasr.streaming.recognizer import Recognisable, StreamingRecognizer
+from kdasr.export.client import Emission, Samples, Segment, with_tail
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.stream import Stream
 
 _UNREACHED_FRAMES = 8
@@ -33,32 +25,27 @@ def emissions_of(recognizer: StreamingRecognizer, stream: Stream) -> list[Emissi
     return [Emission(token.piece, token.frame) for token in recognizer.result(stream).tokens]
 
 
-@torch.inference_mode()
-def greedy_segments(
-    ours: Recognisable, samples_N: Samples, windows_per_segment: Sequence[int]
-) -> list[list[Emission]]:
-    """Our greedy search on a recording in which a client has reset the stream between segments.
+def decode_segments(recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int) -> list[Segment]:
+    """The segments of our recogniser, by its own endpoints, in the windows that a client has decoded.
 
-    As sherpa-onnx does, a segment begins with a new encoder state, on features that go on, and with the
-    search where the last one left it. When a segment emitted nothing, sherpa-onnx forgets the pieces before
-    it, but not what the predictor made of them: that holds until the next piece.
+    With `EndpointRules(keep_predictor=True)` a segment begins as sherpa-onnx's does: with a new encoder
+    state, on features that go on, and with the predictor where the last one left it.
     """
-    model, context = ours.model.eval(), ours.context
-    features = OnlineFeatures()
-    features.accept(SAMPLE_RATE, with_tail(samples_N, context, _UNREACHED_FRAMES))
-    size, shift = FACTOR * context.window_frames + EXTRA_FRAMES, FACTOR * context.chunk
-    search_state, start, segments = initial_state(model, 1), 0, []
-    for num_windows in windows_per_segment:
-        encoder_state = model.encoder.init_state(1, context)
-        emissions: list[Emission] = []
-        for window in range(num_windows):
-            window_BTF = torch.from_numpy(features.window(start, start + size)).unsqueeze(0)
-            encoded_BCD, lens_B, encoder_state = model.encode_chunk(window_BTF, encoder_state, context)
-            (found,), search_state = greedy_chunk(model, encoded_BCD, lens_B, search_state)
-            for token, frame in zip(found.tokens, found.frames, strict=True):
-                emissions.append(Emission(ours.tokenizer.piece(token), context.chunk * window + frame))
-            start += shift
-        if not emissions:
-            search_state = GreedyState(initial_state(model, 1).context_BK, search_state.predicted_BJ)
-        segments.append(emissions)
-    return segments
+    stream = recognizer.create_stream()
+    stream.accept_waveform(SAMPLE_RATE, with_tail(samples_N, recognizer.context, _UNREACHED_FRAMES))
+    segments, begin = [], 0
+    for window in range(1, num_windows + 1):
+        recognizer.decode_streams([stream])
+        if recognizer.is_endpoint(stream):
+            segments.append(Segment(_of_segment(recognizer, stream), window - begin))
+            recognizer.reset(stream)
+            begin = window
+    return [*segments, Segment(_of_segment(recognizer, stream), num_windows - begin)]
+
+
+def _of_segment(recognizer: StreamingRecognizer, stream: Stream) -> list[Emission]:
+    """Pieces of a segment; frames count from its start, as the client's do."""
+    return [
+        emission._replace(frame=emission.frame - stream.segment_start)
+        for emission in emissions_of(recognizer, stream)
+    ]

@@ -267,6 +267,7 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
         name=exported.manifest["system"],
         train_steps=exported.manifest["train_steps"],
         path=exported.folder / MANIFEST,
+        calibration=exported.calibration,
     )
 
 

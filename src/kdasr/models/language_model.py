@@ -8,13 +8,14 @@ of any sentence: they have no probability, and the other classes share all of it
 # W pieces of the window, D width, V pieces of the tokenizer.
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import at_least, between, check_options
 from kdasr.nn.causal_attention import CausalSelfAttention, CausalState
 from kdasr.nn.dropout import Dropout
 from kdasr.nn.feedforward import FeedForward
@@ -30,14 +31,14 @@ NO_PIECES = (0, 2)
 class LanguageModelConfig:
     """Sizes of a language model. Checkpoints carry this."""
 
-    vocab_size: int = 0
+    vocab_size: Annotated[int, at_least(0)] = 0
     """Pieces, blank included; filled in from the tokenizer."""
-    num_layers: int = 4
-    dim: int = 256
-    num_heads: int = 4
-    ffn_dim: int = 1024
-    dropout: float = 0.1
-    context: int = 128
+    num_layers: Annotated[int, at_least(1)] = 4
+    dim: Annotated[int, at_least(2)] = 256
+    num_heads: Annotated[int, at_least(1)] = 4
+    ffn_dim: Annotated[int, at_least(1)] = 1024
+    dropout: Annotated[float, between(0, 1, below=True)] = 0.1
+    context: Annotated[int, at_least(1)] = 128
     """Each layer sees the newest place and those before it, so many in all. What a hypothesis carries
     through a beam search is proportional to it: 8 * num_layers * (context - 1) * dim bytes."""
 
@@ -165,9 +166,7 @@ class TransformerLanguageModel(nn.Module):
 
 
 def _check(config: LanguageModelConfig) -> None:
-    for name in ("num_layers", "dim", "num_heads", "ffn_dim", "context"):
-        if getattr(config, name) < 1:
-            raise UserError(f"model.{name} is {getattr(config, name)}; it must be at least 1")
+    check_options(config, "model")
     if config.vocab_size < 4:
         raise UserError(f"model.vocab_size is {config.vocab_size}; three of its pieces are special")
     if config.dim % (2 * config.num_heads):
@@ -175,5 +174,3 @@ def _check(config: LanguageModelConfig) -> None:
             f"model.dim is {config.dim}; it must be a multiple of twice model.num_heads "
             f"({config.num_heads}), for heads of an even width"
         )
-    if not 0.0 <= config.dropout < 1.0:
-        raise UserError(f"model.dropout is {config.dropout}; it must be in [0, 1)")

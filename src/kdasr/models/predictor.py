@@ -1,6 +1,6 @@
 """Stateless prediction network."""
 
-# Shapes: B utterances, S pieces, K pieces of context, D width.
+# Shapes: B utterances, S pieces, K pieces of context, H pieces before, D width.
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,16 @@ class StatelessPredictor(nn.Module):
         context_BK[:, -1] = 0
         return context_BK
 
-    def forward(self, tokens_BS: Tensor) -> Tensor:
-        """Predict before and after each piece: (B, S) to (B, S + 1, D)."""
+    def forward(self, tokens_BS: Tensor, history_BH: Tensor | None = None) -> Tensor:
+        """Predict before and after each piece: (B, S) to (B, S + 1, D).
+
+        `history_BH`: pieces before the first one, oldest first; None: those of `start_context`.
+        """
         start_BK = self.start_context(tokens_BS.shape[0], tokens_BS.device)
+        if history_BH is not None:
+            # A history that is shorter than the context follows nothing.
+            before_BK = torch.full_like(start_BK, NOTHING)
+            start_BK = torch.cat([before_BK, history_BH], dim=1)[:, -self.context_size :]
         embedded_BPD = self._embed(torch.cat([start_BK, self._noisy(tokens_BS)], dim=1))
         num_outputs = tokens_BS.shape[1] + 1
         windows = [embedded_BPD[:, k : k + num_outputs] for k in range(self.context_size)]

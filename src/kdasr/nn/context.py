@@ -1,7 +1,9 @@
 """How much of the utterance a frame may look at: the one parameter between teacher and student."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from kdasr.common.ranges import between
 
 FRAME_SECONDS = 0.04
 """Duration of one encoder frame: four feature frames of 10 ms."""
@@ -20,11 +22,11 @@ class Context:
     Emformer, Shi et al. 2021), so the look-ahead does not grow with the number of layers.
     """
 
-    left: int = UNLIMITED
+    left: Annotated[int, between(UNLIMITED, MOST_FRAMES)] = UNLIMITED
     """Frames visible before the chunk; -1 with `chunk: -1`."""
-    chunk: int = UNLIMITED
+    chunk: Annotated[int, between(UNLIMITED, MOST_FRAMES)] = UNLIMITED
     """Frames per chunk; -1: the whole utterance is one chunk."""
-    right: int = 0
+    right: Annotated[int, between(0, MOST_FRAMES)] = 0
     """Look-ahead frames after the chunk."""
 
     FULL: ClassVar["Context"]

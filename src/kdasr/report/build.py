@@ -10,8 +10,11 @@ from kdasr.report.curves import training_plot
 from kdasr.report.examples import choose_examples, load_spectrograms
 from kdasr.report.experiment import SystemRecord, read_experiments
 from kdasr.report.latency_parts import first_token_parts_plot
+from kdasr.report.long_form import LongFormRow, long_form_rows
+from kdasr.report.long_form_plot import gap_plot, minutes_plot
 from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
+from kdasr.report.reliability_plot import reliability_plot
 from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
 from kdasr.report.status import Note, collect_notes, require_decoded
 from kdasr.report.style import Styles, save_png, system_styles
@@ -33,6 +36,8 @@ class Results:
     notes: list[Note]
     contexts: list[ResultRow]
     """Systems that were decoded under several contexts, a row for each and part."""
+    long_form: list[LongFormRow]
+    """Utterances joined into streams, a row per system, part and condition."""
 
     @property
     def headline(self) -> str:
@@ -57,6 +62,7 @@ def collect_results(folders: Sequence[Path]) -> Results:
         comparisons(systems),
         collect_notes(systems, rows, folders),
         context_rows(systems),
+        long_form_rows(systems),
     )
 
 
@@ -72,7 +78,7 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
         The folder that was written.
     """
     out_dir = out_dir or results.folders[0] / "report"
-    write_results_json(results.rows, out_dir / "results.json")
+    write_results_json(results.rows, results.long_form, out_dir / "results.json")
     write_comparisons_json(results.comparisons, out_dir / "comparisons.json")
     write_results_csv(results.rows, out_dir / "results.csv")
     if results.contexts:
@@ -90,6 +96,7 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
         rows=results.rows,
         comparisons=results.comparisons,
         contexts=results.contexts,
+        long_form=results.long_form,
         headline=results.headline,
         notes=results.notes,
         plots=plots,
@@ -109,6 +116,9 @@ def _draw_plots(results: Results, styles: Styles) -> list[Plot]:
         first_token_parts_plot(results.systems, results.rows, styles),
         trade_off_plot(results.rows, styles),
         contexts_plot(results.contexts, styles),
+        gap_plot(results.long_form, styles),
+        minutes_plot(results.long_form, styles),
+        reliability_plot(results.rows, styles),
         training_plot(results.systems, styles),
     ]
     return [plot for plot in drawn if plot is not None]

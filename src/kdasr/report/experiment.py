@@ -50,6 +50,8 @@ class ShownWord:
     shown: float
     ref_index: int | None
     """The reference word that it matches; None for an error."""
+    confidence: float | None = None
+    """None: decoded before words had one."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ class SystemRecord:
     """By part, in the order of names."""
     contexts: list[dict[str, DecodedPart]] = field(default_factory=list)
     """The same under other contexts than the system's own: folders in `contexts/`."""
+    long_form: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By part, the summary of its utterances joined into streams."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -198,6 +202,10 @@ def read_system(folder: Path, name: str) -> SystemRecord:
         metrics=read_metrics(folder / "metrics.jsonl"),
         parts=_read_parts(folder / "decode"),
         contexts=[_read_parts(other) for other in sorted(folder.glob("contexts/*"))],
+        long_form={
+            path.parent.name: _read_mapping(path)
+            for path in sorted(folder.glob("decode/long-form/*/summary.json"))
+        },
     )
 
 
@@ -280,7 +288,10 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         first_token_parts_ms=row.get("first_token_parts_ms"),
         ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
         tokens=tuple(ShownToken(t["piece"], t["frame"], t["shown"]) for t in row.get("tokens") or ()),
-        words=tuple(ShownWord(w["word"], w["shown"], w.get("ref_index")) for w in row.get("words") or ()),
+        words=tuple(
+            ShownWord(w["word"], w["shown"], w.get("ref_index"), w.get("confidence"))
+            for w in row.get("words") or ()
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from kdasr.common.files import write_text
 from kdasr.report.contexts import context_table
 from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.gains import gain_table
+from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.status import Note, decode_command
@@ -31,6 +32,7 @@ class PageContent:
     rows: Sequence[ResultRow]
     comparisons: Sequence[Comparison]
     contexts: Sequence[ResultRow]
+    long_form: Sequence[LongFormRow]
     headline: str
     notes: Sequence[Note]
     plots: Sequence[Plot]
@@ -51,6 +53,7 @@ def write_page(content: PageContent, path: Path) -> None:
     )
     environment.filters |= {"number": number, "signed": signed}
     environment.globals |= {"interval": interval, "verdict": verdict}
+    environment.globals |= {"counts": counts, "first_word": first_word, "increase": increase}
     write_text(path, environment.get_template("report.html").render(_variables(content)))
 
 
@@ -70,6 +73,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "comparisons": content.comparisons,
         "contexts": context_table(content.contexts),
         "gains": gain_table(content.rows),
+        "long_form": content.long_form,
         "notes": content.notes,
         "plots": [_figure(plot) for plot in content.plots],
         "examples": [_figure(plot) for plot in content.examples],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
+from kdasr.report.confidence import Confidence, confidence_of
 from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance
 
 Summary = dict[str, float | int | None]
@@ -36,6 +37,8 @@ class ResultRow:
     params: int | None
     context: str
     onset: str
+    confidence: Confidence | None
+    """Of its words; None where they have none."""
     gains: Sequence[Mapping[str, Any]] = ()
     """Error rates when all recordings are louder or quieter: `gain_db`, `wer` and `cer` each."""
 
@@ -70,6 +73,7 @@ class ResultRow:
             "mode": self.mode,
             "context": self.context,
             "onset": self.onset,
+            "confidence": self.confidence.as_json() if self.confidence else None,
             **({"gains": list(self.gains)} if self.gains else {}),
         }
 
@@ -147,6 +151,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         params=summary.get("params"),
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
+        confidence=confidence_of(decoded),
         gains=decoded.gains,
     )
 
@@ -209,9 +214,14 @@ def _errors(utterance: Utterance, measure: str) -> tuple[int, int]:
 
 
 def part_names(rows: Sequence[ResultRow]) -> list[str]:
-    """Parts of the report, `test-clean` before `test-other` and both before any other."""
+    """Parts of the report, in the order of `part_order`."""
+    return part_order([row.part for row in rows])
+
+
+def part_order(parts: Sequence[str]) -> list[str]:
+    """Each part once, `test-clean` before `test-other` and both before any other."""
     known = {"test-clean": 0, "test-other": 1}
-    return sorted({row.part for row in rows}, key=lambda part: (known.get(part, len(known)), part))
+    return sorted(set(parts), key=lambda part: (known.get(part, len(known)), part))
 
 
 def _finite(value: float) -> float | None:

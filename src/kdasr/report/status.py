@@ -8,6 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord
 from kdasr.report.results import BASELINES, ResultRow, part_names
 from kdasr.report.wording import number
+from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 
 TOLERANCE = 0.05
 """Percent points by which the WER of `summary.json` may differ from that of its utterances (rounding)."""
@@ -46,8 +47,24 @@ def collect_notes(
     notes = _missing_systems(systems, folders)
     for system in systems:
         notes += _unfinished(system, parts)
-    notes += _contradictions(systems, rows) + _unequal_students(rows) + _doubtful_parts(systems, rows, parts)
+    notes += (
+        _long_form_alone(systems)
+        + _contradictions(systems, rows)
+        + _unequal_students(rows)
+        + _doubtful_parts(systems, rows, parts)
+        + _weak_teacher(systems)
+    )
     return notes
+
+
+def _weak_teacher(systems: Sequence[SystemRecord]) -> list[Note]:
+    """A teacher that is no better on dev than a student, by the last validations of both."""
+    rates = {system.name: last_dev_wer(system.folder) for system in systems}
+    known = {name: wer for name, wer in rates.items() if wer is not None}
+    if "teacher" not in known:
+        return []
+    text = weak_teacher(known.pop("teacher"), known)
+    return [Note("teacher", f"{text}.")] if text else []
 
 
 def _missing_systems(systems: Sequence[SystemRecord], folders: Sequence[Path]) -> list[Note]:
@@ -101,6 +118,17 @@ def _progress(system: SystemRecord) -> str:
     if not steps:
         return "not trained"
     return f"trained {number(steps)}" + (f" of {number(planned)} planned" if planned else "") + " steps"
+
+
+def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
+    """Parts that a system has decoded as long streams only: `results.json` has no row to hold them."""
+    notes = []
+    for system in systems:
+        lacking = [part for part in system.long_form if part not in system.parts]
+        if lacking:
+            text = f"decoded as long streams only on {', '.join(lacking)}: not in results.json."
+            notes.append(Note(system.name, text, decode_command(system, lacking)))
+    return notes
 
 
 def _contradictions(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> list[Note]:

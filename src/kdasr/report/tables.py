@@ -13,11 +13,14 @@ from rich.table import Table
 
 from kdasr.common.files import write_json, write_text
 from kdasr.report import wording
+from kdasr.report.long_form import LongFormRow, counts, long_form_table
 from kdasr.report.results import Comparison, ResultRow, part_names
 from kdasr.report.wording import signed
 
 MIN_WIDTH = 124
 """Columns of the terminal table when the output is a file or a pipe."""
+LONG_FORM_WIDTH = 140
+"""The same of the table of long streams."""
 
 _SUMMARIES = ("first_token", "emission_delay", "finalisation")
 _STATISTICS = ("mean", "p50", "p90", "p99")
@@ -30,9 +33,22 @@ CSV_COLUMNS = (
 )
 
 
-def write_results_json(rows: Sequence[ResultRow], path: Path) -> None:
-    """Write one object per system and part."""
-    write_json(path, [row.as_json() for row in rows])
+def write_results_json(rows: Sequence[ResultRow], long_form: Sequence[LongFormRow], path: Path) -> None:
+    """Write one object per system and part; `long_form` in it has one per condition of its long streams."""
+    write_json(
+        path,
+        [
+            row.as_json()
+            | {
+                "long_form": [
+                    joined.as_json()
+                    for joined in long_form
+                    if (joined.system, joined.part) == (row.system, row.part)
+                ]
+            }
+            for row in rows
+        ],
+    )
 
 
 def write_comparisons_json(comparisons: Sequence[Comparison], path: Path) -> None:
@@ -129,11 +145,17 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def print_tables(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> None:
-    """Print both tables on stdout, wide enough to stay whole in a log file."""
+def wide_console(width: int = MIN_WIDTH) -> Console:
+    """Standard output, wide enough for tables to stay whole in a log file."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, MIN_WIDTH))
+    return console if console.is_terminal else Console(width=max(console.width, width))
+
+
+def print_tables(
+    rows: Sequence[ResultRow], comparisons: Sequence[Comparison], long_form: Sequence[LongFormRow] = ()
+) -> None:
+    """Print all tables on stdout."""
+    console = wide_console()
     console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval, CER in percent")
     console.print(terminal_table(rows, console.width))
     if comparisons:
@@ -141,3 +163,16 @@ def print_tables(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -
             "Paired by utterance, with 95 % bootstrap intervals; positive: better than the baseline"
         )
         console.print(comparison_table(comparisons))
+    if long_form:
+        print_long_form(long_form)
+
+
+def print_long_form(rows: Sequence[LongFormRow]) -> None:
+    """Print the table of long streams on stdout."""
+    console = wide_console(LONG_FORM_WIDTH)
+    minutes = max(row["minutes"] for row in rows)
+    console.print(
+        f"{counts(rows)} utterances of a part joined into streams of up to {minutes:g} minutes, with pauses "
+        "between them"
+    )
+    console.print(long_form_table(rows))

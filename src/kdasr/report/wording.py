@@ -18,6 +18,12 @@ LABELS = {
 }
 
 
+ONE_RUN = (
+    "What is undecided here takes more speech, or more than one seed: docs/what_distillation_buys.md says "
+    "what several seeds of every method have shown."
+)
+
+
 def number(value: float | int | None, digits: int = 0) -> str:
     """A number with a real minus sign, or a dash when there is none."""
     if value is None or not math.isfinite(value):
@@ -38,7 +44,7 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return f"{number(low, digits)} to {number(high, digits)}"
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float | None, digits: int = 1) -> str:
     """A number with its sign, also when it is positive."""
     text = number(value, digits)
     return text if text[0] in "−–" or float(text.replace(THOUSANDS, "")) == 0 else f"+{text}"
@@ -49,7 +55,9 @@ def headline(comparisons: Sequence[Comparison], parts: Sequence[str], row: str =
     for part in parts:
         found = [c for c in comparisons if c.row == row and c.part == part]
         if found:
-            return f"On {part}, the {row} student " + "; it ".join(finding(c) for c in found) + "."
+            sentence = f"On {part}, the {row} student " + "; it ".join(finding(c) for c in found) + "."
+            undecided = any(0.0 in change for c in found for change in (c.wer, c.first_token))
+            return f"{sentence} {ONE_RUN}" if undecided else sentence
     return (
         f"This report holds no comparison of {row} with a streaming baseline: "
         "both have to be decoded on a common part."

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Annotated, Any
 
 from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import Items, OneOf, above, at_least, between
+from kdasr.decoding.expansion import MAX_PENALTY
 from kdasr.experiment import (
     ExperimentConfig,
     LanguageModelExperiment,
@@ -30,12 +30,12 @@ class RowConfig:
     It replaces `init_from` of the first stage."""
     system: str | None = None
     """Which of the recipe's `systems`; None: the one that is called like the row."""
-    num_seeds: int = 0
+    num_seeds: Annotated[int, at_least(0)] = 0
     """Trained with so many of the recipe's seeds, the first ones; 0: with all."""
     rate_of: str | None = None
     """Its learning rate is the one that was chosen for this row; for references that repeat a student with
     other steps."""
-    against: list[str] = field(default_factory=list)
+    against: Annotated[list[str], Items()] = field(default_factory=list)
     """Rows that it is compared with beside the baselines."""
     test: bool = True
     """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
@@ -47,8 +47,8 @@ class RowConfig:
 class TuneConfig:
     """Rows whose peak learning rate is chosen on the dev parts."""
 
-    rows: list[str] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
+    rows: Annotated[list[str], Items()] = field(default_factory=list)
+    learning_rate: Annotated[list[float], above(0), Items()] = field(default_factory=list)
     """Values of the first stage; the other stages keep their ratio to it."""
 
 
@@ -61,10 +61,10 @@ class LanguageModelConfig:
     dev parts; what changes every system changes nothing of it."""
     text: str = "lm-text.txt"
     """Sentences to train on: a file in the data folder, or an absolute path."""
-    scale: float = 0.3
+    scale: Annotated[float, between(-100, 100)] = 0.3
     """Of shallow fusion in decoding, for all rows."""
-    beam: int = 4
-    blank_penalty: float = 0.0
+    beam: Annotated[int, at_least(1)] = 4
+    blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
     """In the same decoding."""
 
 
@@ -72,24 +72,28 @@ class LanguageModelConfig:
 class ResultsConfig:
     """What is trained, and what is compared with what."""
 
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
-    order: str = "seed"
+    seeds: Annotated[list[int], between(0, 2**32 - 1), Items(at_least=1)] = field(
+        default_factory=lambda: [1, 2, 3]
+    )
+    order: Annotated[str, OneOf(*ORDERS)] = "seed"
     """seed | row: every row of the first seed first, or every seed of the first row."""
     bound: str = "teacher"
     """The row that bounds the others: the teacher, from which they start and learn, or full supervision."""
-    references: list[str] = field(default_factory=list)
+    references: Annotated[list[str], Items()] = field(default_factory=list)
     """Rows that train for steps of their own and are not tuned: what the teacher starts from, or a baseline
     that trains for longer."""
     teacher_per_seed: bool = True
     """Whether each seed has its own teacher, or all learn from that of the first seed."""
-    baselines: list[str] = field(default_factory=lambda: ["streaming", "streaming-init"])
+    baselines: Annotated[list[str], Items()] = field(default_factory=lambda: ["streaming", "streaming-init"])
     shipped: str = ""
     """The row that is recommended: every row is ranked against it on the dev parts. Empty: none."""
-    test_parts: list[str] = field(default_factory=lambda: ["test-clean", "test-other"])
+    test_parts: Annotated[list[str], Items(at_least=1)] = field(
+        default_factory=lambda: ["test-clean", "test-other"]
+    )
     rows: dict[str, RowConfig] = field(default_factory=dict)
     """In the order of the tables; also that of training."""
-    tune: list[TuneConfig] = field(default_factory=list)
-    summary: str = "comparisons"
+    tune: Annotated[list[TuneConfig], Items(unique=False)] = field(default_factory=list)
+    summary: Annotated[str, OneOf(*SUMMARIES)] = "comparisons"
     """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
     share of the first baseline's distance to the bound that each has recovered."""
     language_model: LanguageModelConfig | None = None
@@ -179,7 +183,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     _check_names(results, f"{path}: results")
     systems = {}
     for name, row in results.rows.items():
-        own = [f"{key}={yaml.safe_dump(value)}" for key, value in row.settings.items()]
+        own = tuple(row.settings.items())
         systems[name] = load_experiment(path, row.system or name, (*overrides, *own))
     _check_students(results, systems, f"{path}: row")
     _check_proposals(results, systems, f"{path}: row")
@@ -188,11 +192,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _check_names(results: ResultsConfig, source: str) -> None:
-    for key, value, known in (("order", results.order, ORDERS), ("summary", results.summary, SUMMARIES)):
-        if value not in known:
-            raise UserError(f"{source}: {key} '{value}': expected {' or '.join(known)}")
-    if not results.seeds or len(set(results.seeds)) != len(results.seeds):
-        raise UserError(f"{source}: seeds {results.seeds}: expected different numbers, at least one")
     named = {results.bound, *results.references, *results.baselines}
     named |= {results.shipped} - {""}
     named |= {other for row in results.rows.values() for other in row.against}

@@ -19,7 +19,7 @@ from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.distillation.config import UnpairedConfig
-from kdasr.experiment import ExperimentConfig, LanguageModelExperiment
+from kdasr.experiment import ExperimentConfig, LanguageModelExperiment, identity_of
 from kdasr.results.config import Recipe
 from kdasr.results.run import Run
 from kdasr.results.stamps import Job, Settings
@@ -72,7 +72,11 @@ class JobMaker:
         return Job(
             name=LANGUAGE_MODEL,
             commands=self._training(conf, self.language_model),
-            settings={"options": settings, "data": self._digest(dev_parts), "text": sha256(text)},
+            settings={
+                "options": _identity(LanguageModelExperiment, settings),
+                "data": self._digest(dev_parts),
+                "text": sha256(text),
+            },
             outputs=(self.language_model / "checkpoints" / "averaged.pt",),
             folder=self.language_model,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
@@ -91,7 +95,7 @@ class JobMaker:
             name=run.job_name("train"),
             commands=self._training(conf, run.folder),
             settings={
-                "options": settings,
+                "options": _identity(ExperimentConfig, settings),
                 "data": self._digest((*data.train_parts, *own.parts, *data.dev_parts)),
                 **_digest_of_text(own.language_model),
             },
@@ -162,7 +166,16 @@ def _digest_of_text(language_model: str | None) -> dict[str, str]:
 def _reread(schema: type[ExperimentConfig | LanguageModelExperiment], settings: Settings) -> dict[str, Any]:
     """Settings of a training with the defaults of options that did not exist then."""
     config = build_config(schema, settings["options"], source="stamp")
-    return {**settings, "options": asdict(config)}
+    return {**settings, "options": _identity(schema, asdict(config))}
+
+
+def _identity(
+    schema: type[ExperimentConfig | LanguageModelExperiment], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options that change the model; what lies in the data folder has a digest."""
+    kept = identity_of(schema, options)
+    data = {name: value for name, value in kept["data"].items() if name not in ("dir", "train_text")}
+    return {**kept, "data": data}
 
 
 def data_digest(data: Path, parts: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_json, write_json, write_text
 
 Settings = Mapping[str, Any]
 
@@ -117,8 +117,7 @@ class Stamps:
         id = stamp.id if stamp and going_on else uuid.uuid4().hex
         self.write(job, id, finished=False)
         for path, text in job.files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
         return id
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from kdasr.common.files import write_json
+from kdasr.common.files import write_json, write_text
 from kdasr.report.evidence import Evidence
 from kdasr.report.evidence_plot import evidence_plot
 from kdasr.report.evidence_tables import fill_section, markdown, missing_note, tables, write_summary
@@ -45,7 +45,7 @@ def write_results(planner: Planner, stage: str, command: str, document: Path | N
         yield f"{planner.exp / PICTURE}"
     further = _with_language_model(planner, decodings)
     content = markdown(evidence, command, PICTURE if plot else None, further)
-    (planner.exp / "results.md").write_text(content + "\n", encoding="utf-8")
+    write_text(planner.exp / "results.md", content + "\n")
     yield f"{planner.exp / 'results.md'}"
     if document is not None:
         beside = document.with_name(f"{planner.recipe.path.stem}.png")

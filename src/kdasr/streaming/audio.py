@@ -1,5 +1,6 @@
 """Audio files and sample arrays, checked and brought to mono float32 in [-1, 1]."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,46 +9,117 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.channels import mix_down
+from kdasr.data.audio_reading import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    AudioError,
+    fault_in_samples,
+    open_audio,
+    read_block,
+)
+from kdasr.data.channels import ChannelMixer
 
 log = get_logger(__name__)
 
 Samples = NDArray[np.float32]
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-"""Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
-_LOUDEST = 16.0
-"""Float samples beyond this are integers that nobody scaled; a hot recording stays well below."""
+
+class AudioFile:
+    """A sound file of any format that libsndfile knows, read in blocks; channels are averaged.
+
+    Of channels that cancel each other the loudest is taken (see `ChannelMixer` and `fault`).
+    However long the file, only one block of it is in memory.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """
+        Raises:
+            UserError: missing, not audio, or at an impossible rate.
+        """
+        self.path = Path(path)
+        self._mixer = ChannelMixer()
+        self._file = open_audio(self.path)
+        try:
+            self.rate = check_rate(self._file.samplerate, source=f"{self.path}: sample rate")
+        except UserError:
+            self.close()
+            raise
+
+    def read(self, count: int) -> Samples:
+        """The next `count` samples, or as many as are left: mono, float32.
+
+        Raises:
+            UserError: truncated beyond reading, or non-finite samples.
+        """
+        samples = read_block(self._file, count, self.path)
+        return check_samples(self._mixer.push(samples), source=str(self.path))
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the channels that were read so far."""
+        return self._mixer.fault
+
+    def blocks(self, count: int) -> Iterator[Samples]:
+        """The rest of the file, `count` samples at a time.
+
+        Raises:
+            UserError: see `read`.
+        """
+        while len(block := self.read(count)):
+            yield block
+
+    def seek(self, position: int) -> None:
+        """Go on at sample `position`.
+
+        Raises:
+            UserError: the format cannot do that.
+        """
+        import soundfile
+
+        try:
+            self._file.seek(position)
+        except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+            raise UserError(f"{self.path}: cannot go to sample {position}: {error}") from None
+
+    def close(self) -> None:
+        """Give the file back to the system."""
+        self._file.close()
+
+    def __enter__(self) -> "AudioFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def load_audio(path: Path, *, warn: bool = True) -> tuple[Samples, int]:
-    """Read a sound file of any format that libsndfile knows; channels are averaged.
+_BLOCK = 1 << 18
+"""Samples of a file that are read at a time where nothing else decides it."""
 
-    Of channels that cancel each other the loudest is taken alone, which is logged unless `warn` says no.
+
+def load_audio(path: Path | str) -> tuple[Samples, int]:
+    """Read a whole sound file.
 
     Returns:
         Mono samples (possibly none) and the sample rate in Hz.
 
     Raises:
-        UserError: missing, not audio, truncated beyond reading, at an impossible rate, or with non-finite
-            samples.
+        UserError: see `AudioFile`.
     """
-    import soundfile
+    with AudioFile(path) as file:
+        blocks = list(file.blocks(_BLOCK))
+        if file.fault:
+            log.warning("%s: %s", path, file.fault)
+        return np.concatenate([np.zeros(0, dtype=np.float32), *blocks]), file.rate
 
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
-    try:
-        samples, header_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except TypeError:  # it wants to be told the rate and the number of channels
-        raise UserError(f"{path}: bare samples without a header: convert them to WAV first") from None
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: not readable as audio: {error}") from None
-    rate = check_rate(header_rate, source=f"{path}: sample rate")
-    mono, fault = mix_down(samples)
-    if fault and warn:
-        log.warning("%s: %s", path, fault)
-    return check_samples(mono, source=str(path)), rate
+
+def check_audio(path: Path | str) -> float:
+    """Read a sound file to its end without keeping it; its length in seconds.
+
+    Raises:
+        UserError: see `AudioFile`.
+    """
+    with AudioFile(path) as file:
+        return sum(len(block) for block in file.blocks(_BLOCK)) / file.rate
 
 
 def check_rate(rate: Any, source: str = "sample rate") -> int:
@@ -94,10 +166,7 @@ def check_samples(samples: ArrayLike, source: str = "samples") -> Samples:
     elif array.dtype.kind != "f":
         raise UserError(f"{source}: samples are of type {array.dtype}, not numbers")
     array = array.astype(np.float32, copy=False)
-    if array.size:
-        peak = float(np.abs(array).max())
-        if not np.isfinite(peak):
-            raise UserError(f"{source}: holds samples that are not finite (nan or infinity)")
-        if peak > _LOUDEST:
-            raise UserError(f"{source}: a sample of size {peak:g}; scale float samples to [-1, 1]")
+    fault = fault_in_samples(array)
+    if fault is not None:
+        raise AudioError(source, fault)
     return array

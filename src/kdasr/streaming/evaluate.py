@@ -9,11 +9,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
-from kdasr.data.features import SAMPLE_RATE, load_cut_samples
+from kdasr.data.features import SAMPLE_RATE, load_cut_samples, require_audio
+from kdasr.data.signal_check import SignalMeter
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
@@ -35,11 +35,15 @@ from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measur
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import Simulation, simulate, simulate_together
+from kdasr.streaming.sources import FileSource, SampleSource, blocks
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
 log = get_logger(__name__)
+
+_LONG_SECONDS = 300.0
+"""A longer recording is never in memory as a whole."""
 
 Record = dict[str, Any]
 """One line of `utterances.jsonl`."""
@@ -50,8 +54,8 @@ class Recording:
     """One utterance of a corpus, ready to be recognised."""
 
     id: str
-    samples_N: NDArray[np.float32]
-    """At 16 kHz."""
+    samples_N: SampleSource
+    """At 16 kHz; a long recording is read as it is heard."""
     ref: list[str]
     """Normalised as the pieces are."""
     ref_words: list[RefWord]
@@ -67,13 +71,38 @@ def load_recording(cut: "MonoCut", tokenizer: Tokenizer) -> Recording:
     """Audio, transcript and word times of a cut; words are normalised as those of `tokenizer` are.
 
     Raises:
-        UserError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
+        AudioError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
     """
+    ref = split_words(tokenizer.normalize(cut_text(cut)))
+    return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref, tokenizer))
+
+
+def _load_source(cut: "MonoCut") -> SampleSource:
+    if _is_long_file(cut):
+        start, count = (round(seconds * SAMPLE_RATE) for seconds in (cut.start, cut.duration))
+        require_audio(cut)
+        source = FileSource(cut.recording.sources[0].source, start, count)
+        for _ in blocks(
+            source, 60 * SAMPLE_RATE
+        ):  # what is wrong with it is to be known before it is half recognised
+            pass
+        return source
     if cut.sampling_rate != SAMPLE_RATE:
         cut = cut.resample(SAMPLE_RATE)
-    samples = check_samples(load_cut_samples(cut).numpy(), source=cut.id)
-    ref = split_words(tokenizer.normalize(cut_text(cut)))
-    return Recording(cut.id, samples, ref, _ref_words(cut, ref, tokenizer))
+    return check_samples(load_cut_samples(cut).numpy(), source=cut.id)
+
+
+def _is_long_file(cut: "MonoCut") -> bool:
+    """Whether a cut is long, and nothing but a stretch of a file at the right rate."""
+    recording = getattr(cut, "recording", None)  # a mixture has none
+    return (
+        recording is not None
+        and cut.duration > _LONG_SECONDS
+        and [source.type for source in recording.sources] == ["file"]
+        and recording.sampling_rate == SAMPLE_RATE
+        and recording.num_channels == 1
+        and not recording.transforms
+    )
 
 
 def _ref_words(cut: "MonoCut", ref: list[str], tokenizer: Tokenizer) -> list[RefWord]:
@@ -90,8 +119,8 @@ def _ref_words(cut: "MonoCut", ref: list[str], tokenizer: Tokenizer) -> list[Ref
 
 def decode_streaming(
     recognizer: StreamingRecognizer, recordings: Iterable[Recording], nbest: int = 0, streams: int = 1
-) -> Iterator[tuple[Recording, Simulation]]:
-    """Recognise recordings from raw samples as simulated streams, one after another.
+) -> Iterator[list[tuple[Recording, Simulation]]]:
+    """Recognise recordings from raw samples as simulated streams, one after another; batch by batch.
 
     With `nbest`, results list so many hypotheses (beam search only). With `streams` above 1, so many share
     every batch: faster, the same but for the rounding of larger matrix products, and nothing is known of
@@ -101,12 +130,12 @@ def decode_streaming(
         waiting = iter(recordings)
         while batch := list(islice(waiting, streams)):
             waves = [recording.samples_N for recording in batch]
-            yield from zip(batch, simulate_together(recognizer, waves, nbest=nbest), strict=True)
+            yield list(zip(batch, simulate_together(recognizer, waves, nbest=nbest), strict=True))
         return
     # The first windows of a process pay for memory and kernels that every later one finds ready.
     simulate(recognizer, np.zeros(2 * SAMPLE_RATE, dtype=np.float32))
     for recording in recordings:
-        yield recording, simulate(recognizer, recording.samples_N, nbest=nbest)
+        yield [(recording, simulate(recognizer, recording.samples_N, nbest=nbest))]
 
 
 def decode_offline(
@@ -114,8 +143,8 @@ def decode_offline(
     recordings: Iterable[Recording],
     nbest: int = 0,
     batch_seconds: float = 120.0,
-) -> Iterator[tuple[Recording, Simulation]]:
-    """Recognise recordings in batches of at most `batch_seconds` of audio, padding included.
+) -> Iterator[list[tuple[Recording, Simulation]]]:
+    """Recognise recordings, batch by batch, each of at most `batch_seconds` of audio, padding included.
 
     A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
     With `nbest`, results list so many hypotheses (beam search only).
@@ -124,17 +153,18 @@ def decode_offline(
     for recording in recordings:
         longest = max([recording.duration, *(other.duration for other in batch)])
         if batch and longest * (len(batch) + 1) > batch_seconds:
-            yield from _offline_batch(recognizer, batch, nbest)
+            yield list(_offline_batch(recognizer, batch, nbest))
             batch = []
         batch.append(recording)
-    yield from _offline_batch(recognizer, batch, nbest)
+    if batch:
+        yield list(_offline_batch(recognizer, batch, nbest))
 
 
 def _offline_batch(
     recognizer: StreamingRecognizer, batch: Sequence[Recording], nbest: int
 ) -> Iterator[tuple[Recording, Simulation]]:
     started = perf_counter()
-    results = recognise_offline(recognizer, [recording.samples_N for recording in batch], nbest)
+    results = recognise_offline(recognizer, [recording.samples_N[:] for recording in batch], nbest)
     compute_per_second = (perf_counter() - started) / max(
         1e-9, sum(recording.duration for recording in batch)
     )
@@ -176,6 +206,9 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
         "words": [
             {
                 "word": word.text,
+                "start": word.start,
+                "end": word.end,
+                "confidence": round(word.confidence, 4),
                 "shown": word_shown(word, shown),
                 "wall": None if wall is None else round(word_shown(word, wall), 6),
                 "ref_index": ref_index.get(index),
@@ -197,6 +230,7 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
         **{key: _rounded(value) for key, value in asdict(latency).items()},
         "first_token_parts_ms": first_parts,
         "onset": onset,
+        "signal": _signal(recording),
         "compute_seconds": round(simulation.compute_seconds, 6),
         **(
             {"nbest": [{"hyp": entry.text, "score": round(entry.score, 4)} for entry in listed]}
@@ -204,6 +238,16 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
             else {}
         ),
     }
+
+
+def _signal(recording: Recording) -> dict[str, float]:
+    """Level, clipping and band of a recording: `SignalReport` without its length."""
+    meter = SignalMeter()
+    for samples_N in blocks(recording.samples_N, SAMPLE_RATE):
+        meter.add(samples_N)
+    report = asdict(meter.report())
+    report.pop("seconds")
+    return {name: round(value, 6) for name, value in report.items()}
 
 
 def _wall_times(wall: Sequence[float] | None, count: int) -> list[float | None]:

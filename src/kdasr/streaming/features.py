@@ -29,6 +29,7 @@ OVERLAP = 3
 """Feature frames that the front end needs beyond four per encoder frame."""
 _SHIFT = round(SAMPLE_RATE * FRAME_SHIFT_SECONDS)
 _WINDOW = round(SAMPLE_RATE * 0.025)
+_BLOCK = 10 * SAMPLE_RATE
 
 
 def samples_for_frame(frame: int) -> int:
@@ -136,11 +137,12 @@ class OnlineFeatures:
             self._discarded = before
 
     def _append(self, samples: NDArray[np.float32]) -> None:
-        if len(samples):
-            self._fbank.accept_waveform(SAMPLE_RATE, samples.tolist())
-            self.num_samples += len(samples)
-            if self._meter is not None:
-                self._meter.add(samples)
+        # As Python floats, samples take eight times their memory: not all of a long recording at once.
+        for start in range(0, len(samples), _BLOCK):
+            self._fbank.accept_waveform(SAMPLE_RATE, samples[start : start + _BLOCK].tolist())
+        self.num_samples += len(samples)
+        if self._meter is not None:
+            self._meter.add(samples)
 
 
 def whole_features(sample_rate: int, samples: ArrayLike, tail_seconds: float = 0.0) -> NDArray[np.float32]:

@@ -6,6 +6,8 @@
 - Finalisation: when all pieces are shown, minus the end of the last word.
 
 "Shown" is algorithmic, without compute, unless a name says `wall`. Times are seconds, measures milliseconds.
+
+Shapes: N samples at 16 kHz, T frames of 10 ms, K samples of a frame.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,12 @@ from numpy.typing import NDArray
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.wer import AlignedPair
-from kdasr.streaming.result import Word
+from kdasr.streaming.audio import Samples
+from kdasr.streaming.result import WordSpan
+from kdasr.streaming.sources import SampleSource, blocks
+
+_BLOCK = 60 * SAMPLE_RATE
+"""Samples of a recording that `energy_onset` looks at at a time: whole frames."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,13 @@ def first_token_ms(shown: Sequence[float], onset: float | None, first: int = 0) 
     return 1000.0 * (shown[first] - onset)
 
 
-def word_shown(word: Word, shown: Sequence[float]) -> float:
+def word_shown(word: WordSpan, shown: Sequence[float]) -> float:
     """When all pieces of a word are shown; a search that revises may show a later piece before an earlier."""
     return max(shown[word.first_token : word.last_token + 1])
 
 
 def emission_delays_ms(
-    words: Sequence[Word],
+    words: Sequence[WordSpan],
     shown: Sequence[float],
     ref_words: Sequence[RefWord],
     pairs: Sequence[AlignedPair],
@@ -86,7 +93,7 @@ def finalisation_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> flo
 
 
 def measure(
-    words: Sequence[Word],
+    words: Sequence[WordSpan],
     shown: Sequence[float],
     wall: Sequence[float] | None,
     ref_words: Sequence[RefWord],
@@ -115,21 +122,17 @@ def measure(
     )
 
 
-def energy_onset(samples_N: NDArray[np.float32]) -> float | None:
+def energy_onset(source: SampleSource) -> float | None:
     """Where speech starts by its energy, in seconds; a substitute for utterances without alignment.
 
     Energies of 10 ms frames are compared with a threshold 30 % of the way, in dB, from the background (10th
     percentile, at most 50 dB down) to the speech level (95th percentile). Speech starts at the first of five
     frames in a row above it. None when the two levels are within 6 dB: nothing stands out.
     """
-    frame, run, floor_db, range_db, fraction = SAMPLE_RATE // 100, 5, -50.0, 6.0, 0.3
-    num_frames = len(samples_N) // frame
-    if num_frames < run:
+    run, floor_db, range_db, fraction = 5, -50.0, 6.0, 0.3
+    level_db = np.concatenate([_levels(block_N) for block_N in blocks(source, _BLOCK)] or [np.zeros(0)])
+    if len(level_db) < run:
         return None
-    energy = (
-        np.square(samples_N[: num_frames * frame].astype(np.float64)).reshape(num_frames, frame).mean(axis=1)
-    )
-    level_db = 10 * np.log10(energy + 1e-12)
     background, speech = np.percentile(level_db, [10, 95])
     background = max(background, speech + floor_db)
     if speech - background < range_db:
@@ -137,3 +140,10 @@ def energy_onset(samples_N: NDArray[np.float32]) -> float | None:
     loud = level_db > background + fraction * (speech - background)
     runs = np.lib.stride_tricks.sliding_window_view(loud, run).all(axis=1)
     return float(runs.argmax() * 0.01) if runs.any() else None
+
+
+def _levels(samples_N: Samples) -> NDArray[np.float64]:
+    """Level of every whole frame of 10 ms, in dB."""
+    frame = SAMPLE_RATE // 100
+    frames_TK = samples_N[: len(samples_N) // frame * frame].astype(np.float64).reshape(-1, frame)
+    return 10 * np.log10(np.square(frames_TK).mean(axis=1) + 1e-12)

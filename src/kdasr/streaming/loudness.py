@@ -1,8 +1,8 @@
 """How loud the recordings of a part are, and how many errors there are when they are louder or quieter."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
-from kdasr.data.signal_check import measure_signal
+from kdasr.data.signal_check import SignalReport
 from kdasr.decoding.statistics import summarise
 from kdasr.decoding.wer import ErrorCounts, character_errors, word_errors
-from kdasr.streaming.evaluate import Recording, decode_offline, decode_streaming
+from kdasr.streaming.audio import Samples
+from kdasr.streaming.evaluate import Record, Recording, decode_offline, decode_streaming
 from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.streaming.sources import SampleSource
 
 log = get_logger(__name__)
 
@@ -26,39 +28,28 @@ STREAMS = 16
 """Streams that advance in one batch; nothing is timed."""
 
 
-@dataclass
-class Loudness:
-    """What is measured of the recordings of a part on the way to the recogniser."""
-
-    levels_dbfs: list[float] = field(default_factory=list)
-    faults: dict[str, str] = field(default_factory=dict)
-    """By utterance, what is wrong with its signal."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Utterances by kind of fault."""
-
-    def watch(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The same recordings, measured as they pass."""
-        for recording in recordings:
-            report = measure_signal(recording.samples_N)
-            self.levels_dbfs.append(report.level_dbfs)
-            if found := report.faults:
-                self.kinds.update(found.keys())
-                self.faults[recording.id] = "; ".join(found.values())
-            yield recording
-
-    def warn(self, part: str) -> None:
-        """Log how many utterances have a fault, and the first of them."""
-        if self.faults:
-            counts = ", ".join(f"{kind} {count}" for kind, count in self.kinds.items())
-            named = quote(f"{name} ({fault})" for name, fault in self.faults.items())
-            total = len(self.levels_dbfs)
-            log.warning(
-                "%s: the audio of %d of %d is faulty (%s): %s", part, len(self.faults), total, counts, named
-            )
-
-    def summary(self) -> dict[str, Any]:
-        """The entry `signal` of `summary.json`."""
-        return {"level_dbfs": summarise(self.levels_dbfs), "faults": dict(self.kinds)}
+def signal_summary(part: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The entry `signal` of `summary.json`: levels, and utterances by kind of fault, which are logged too."""
+    levels: list[float] = []
+    kinds: Counter[str] = Counter()
+    faulty: list[str] = []
+    for record in records:
+        report = SignalReport(seconds=record["duration"], **record["signal"])
+        levels.append(report.level_dbfs)
+        if found := report.faults:
+            kinds.update(found.keys())
+            faulty.append(f"{record['id']} ({'; '.join(found.values())})")
+    if faulty:
+        counts = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+        log.warning(
+            "%s: the audio of %d of %d is faulty (%s): %s",
+            part,
+            len(faulty),
+            len(levels),
+            counts,
+            quote(faulty),
+        )
+    return {"level_dbfs": summarise(levels), "faults": dict(kinds)}
 
 
 def parse_gains(text: str) -> list[float]:
@@ -113,14 +104,14 @@ def decode_at_gain(
     recognizer: StreamingRecognizer, recordings: Iterable[Recording], gain_db: float, offline: bool
 ) -> dict[str, Any]:
     """Error rates when every recording is louder by `gain_db`, cut at full scale as in a file of 16 bits."""
-    louder = (_louder(recording, gain_db) for recording in recordings)
+    louder = (replace(recording, samples_N=_Louder(recording.samples_N, gain_db)) for recording in recordings)
     if offline:
         decoded = decode_offline(recognizer, louder)
     else:
         decoded = decode_streaming(recognizer, louder, streams=STREAMS)
     words, characters = ErrorCounts(), ErrorCounts()
-    for recording, simulation in decoded:
-        said: Sequence[str] = [word.text for word in simulation.result.words]
+    for recording, simulation in (pair for batch in decoded for pair in batch):
+        said = [word.text for word in simulation.result.words]
         words += word_errors(recording.ref, said)
         characters += character_errors(recording.ref, said)
     return {
@@ -130,6 +121,15 @@ def decode_at_gain(
     }
 
 
-def _louder(recording: Recording, gain_db: float) -> Recording:
-    samples_N = recording.samples_N * np.float32(10 ** (gain_db / 20))
-    return replace(recording, samples_N=samples_N.clip(-1.0, 1.0))
+class _Louder:
+    """The samples of a recording, louder, and cut at full scale."""
+
+    def __init__(self, source: SampleSource, gain_db: float) -> None:
+        self._source = source
+        self._factor = np.float32(10 ** (gain_db / 20))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, span: slice, /) -> Samples:
+        return (self._source[span] * self._factor).clip(-1.0, 1.0)

@@ -50,12 +50,11 @@ def recognise_offline(
         best = search.best(state, final=True)
         end = len(wave) / SAMPLE_RATE
         tokens = [
-            Token(token, recognizer.tokenizer.piece(token), frame, end)
-            for token, frame in zip(best.tokens, best.frames, strict=True)
+            Token.of(item, recognizer.tokenizer.piece(item.token), item.frame, end) for item in best.emissions
         ]
         listed = search.nbest(state, nbest, final=True) if nbest else []
         alternatives = [Alternative(recognizer.text(entry.tokens), entry.score) for entry in listed]
-        results.append(Result(tokens, is_final=True, nbest=alternatives))
+        results.append(Result(tokens, is_final=True, nbest=alternatives, calibration=recognizer.calibration))
     return results
 
 

@@ -55,6 +55,11 @@ class StatePool(Generic[StateT]):
             self._write([slot.index], self._initial)
         return slot
 
+    def reset(self, slot: Slot) -> None:
+        """Put the initial state into a place."""
+        with self._lock:
+            self._write([slot.index], self._initial)
+
     def gather(self, slots: Sequence[Slot]) -> StateT:
         """The states at some places as a batch, in order. Do not change it: of one place, it is no copy."""
         with self._lock:

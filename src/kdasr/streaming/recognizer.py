@@ -1,55 +1,36 @@
 """The streaming recogniser: audio in, words out, chunk by chunk, many streams at a time.
 
-Shapes: B streams, W feature frames of a window, F mel bins, T feature frames, C encoder frames of a chunk.
+Shapes: B streams, W feature frames of a window, F mel bins, C encoder frames of a chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
-from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
-from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.hypothesis import Hypothesis, NBest
 from kdasr.decoding.search import SearchOptions, build_search
 from kdasr.models.encoders.conformer import EncoderState
-from kdasr.models.transducer.model import Transducer
-from kdasr.nn.context import Context
-from kdasr.streaming.features import OVERLAP, SUBSAMPLING, samples_for_frame
+from kdasr.nn.context import FRAME_SECONDS, Context
+from kdasr.streaming.endpoint import EndpointRules
+from kdasr.streaming.features import SUBSAMPLING
 from kdasr.streaming.flush import flush_seconds
+from kdasr.streaming.parts import Recognisable
 from kdasr.streaming.pool import Slot, StatePool
 from kdasr.streaming.result import Alternative, Result, Token, join_words
 from kdasr.streaming.stream import Stream
+from kdasr.streaming.windows import Windows
 
 LONGEST_TAIL = 60.0
 """Seconds of silence after the end of the input; more is a mistake."""
-
-
-class Recognisable(Protocol):
-    """What a recogniser is made of: a `Bundle`, or `Parts`."""
-
-    @property
-    def model(self) -> Transducer: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def context(self) -> Context: ...
-
-
-class Parts(NamedTuple):
-    """A model that does not come from an experiment folder."""
-
-    model: Transducer
-    tokenizer: Tokenizer
-    context: Context
 
 
 class StreamingRecognizer:
@@ -75,9 +56,11 @@ class StreamingRecognizer:
     print([(token.piece, token.shown) for token in recognizer.result(stream).tokens])
     ```
 
-    A window is ready once its last feature frame is: `chunk + right` encoder frames and three feature
-    frames of overlap. Under `Context.full()` the one window is the whole utterance, ready when the input is
-    finished.
+    A window is ready once its last feature frame is (`kdasr.streaming.windows`). Under `Context.full()` the
+    one window is the whole utterance, ready when the input is finished.
+
+    A stream that goes on is cut into segments: after each window, ask `is_endpoint` and, when it is one,
+    take the result and `reset` the stream; or leave both to `decode_segments`.
     """
 
     def __init__(
@@ -89,6 +72,7 @@ class StreamingRecognizer:
         search: SearchOptions | None = None,
         language_model: LanguageModel | None = None,
         biasing: BiasingGraph | None = None,
+        endpoints: EndpointRules | None = None,
     ) -> None:
         """
         Args:
@@ -99,21 +83,27 @@ class StreamingRecognizer:
             search: `GreedyOptions` or `BeamOptions`; greedy search if None.
             language_model: for shallow fusion in beam search.
             biasing: phrases that every stream is biased to unless it has its own; beam search only.
+            endpoints: when `is_endpoint` says that an utterance within a stream is over; None: never.
 
         Raises:
             UserError: `tail_seconds` is not between 0 and a minute; greedy search with a language model or
-                biasing; or biasing towards pieces that the model does not have.
+                biasing; biasing towards pieces that the model does not have; or endpoints under a full
+                context.
         """
         if tail_seconds is not None and not 0 <= tail_seconds <= LONGEST_TAIL:
             raise UserError(f"tail_seconds {tail_seconds}: expected 0 to {LONGEST_TAIL:g}")
         self.model = bundle.model.eval()
         self.tokenizer = bundle.tokenizer
         self.context = context or bundle.context
+        self.calibration = bundle.calibration
         self.tail_seconds = flush_seconds(self.context) if tail_seconds is None else tail_seconds
         self.search = build_search(self.model, search, language_model)
         self.biasing = biasing
+        self.endpoints = endpoints
+        self._check_endpoints()
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
+        self._windows = Windows(self.context)
         self._check_biasing(biasing)
         self.search.initial_state(biasing)  # refuses what the search cannot do before there is any audio
 
@@ -125,9 +115,22 @@ class StreamingRecognizer:
         context: Context | None = None,
         tail_seconds: float | None = None,
         search: SearchOptions | None = None,
+        endpoints: EndpointRules | None = None,
     ) -> "StreamingRecognizer":
         """The recogniser of an experiment folder or checkpoint file, on the CPU."""
-        return cls(load_bundle(Path(exp_dir)), context=context, tail_seconds=tail_seconds, search=search)
+        bundle = load_bundle(Path(exp_dir))
+        return cls(bundle, context=context, tail_seconds=tail_seconds, search=search, endpoints=endpoints)
+
+    def with_endpoints(self, endpoints: EndpointRules | None) -> "StreamingRecognizer":
+        """The same recogniser with other endpoints, or none; each has streams of its own.
+
+        Raises:
+            UserError: endpoints under a full context.
+        """
+        other = copy(self)
+        other.endpoints = endpoints
+        other._check_endpoints()
+        return other
 
     @torch.inference_mode()
     def create_stream(self, biasing: BiasingGraph | None = None) -> Stream:
@@ -141,17 +144,13 @@ class StreamingRecognizer:
         """
         slot = self._pool.allocate() if self._pool is not None else None
         self._check_biasing(biasing)
-        state = self.search.initial_state(biasing or self.biasing)
-        return Stream(slot, state, self.tail_seconds, owner=self)
+        biasing = biasing or self.biasing
+        state = self.search.initial_state(biasing)
+        return Stream(slot, state, self.tail_seconds, owner=self, biasing=biasing)
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether `decode_streams` has something to do for this stream."""
-        total = stream.features.total_encoder_frames
-        if total is not None:
-            return stream.num_decoded < total
-        if self.context.is_full:
-            return False
-        return stream.features.num_ready >= self._window_end(stream)
+        return self._windows.is_ready(stream)
 
     def decode_streams(self, streams: Sequence[Stream]) -> None:
         """Decode the next window of each stream, all in one batch, however old each of them is.
@@ -171,12 +170,65 @@ class StreamingRecognizer:
             self._decode(streams)
 
     def decode_all(self, streams: Sequence[Stream]) -> None:
-        """Decode until no stream is ready."""
+        """Decode until no stream is ready, past endpoints too; `decode_segments` stops to reset there."""
         while ready := [stream for stream in streams if self.is_ready(stream)]:
             self.decode_streams(ready)
 
+    def decode_segments(self, streams: Sequence[Stream], nbest: int = 0) -> Iterator[tuple[Stream, Result]]:
+        """Decode until no stream is ready, and reset each at its endpoints.
+
+        Yields:
+            A stream that has come to an endpoint, or to the end of its input, and the result of the segment
+            that ended there, when anything was said in it.
+        """
+        while ready := [stream for stream in streams if self.is_ready(stream)]:
+            self.decode_streams(ready)
+            for stream in ready:
+                if self._is_final(stream):
+                    result = self.result(stream, nbest)
+                    self.reset(stream)
+                    if result.tokens:
+                        yield stream, result
+
+    def is_endpoint(self, stream: Stream) -> bool:
+        """Whether the stream's segment has come to its end by the rules in `endpoints`; then reset it.
+
+        It is to be asked after every window, that is, after `decode_streams`: speech that follows makes it
+        false again, and the segment goes on.
+
+        Raises:
+            ValueError: a stream of another recogniser.
+        """
+        self._check_owner(stream)
+        length = stream.num_decoded - stream.segment_start
+        return self._has_ended(stream.num_trailing_blanks, length)
+
+    @torch.inference_mode()
+    def reset(self, stream: Stream) -> None:
+        """Begin a new segment where the stream stands; no audio is lost.
+
+        Encoder, search and counters are as in a new stream, so that from here on it says what a new stream
+        would say of the same features; times go on counting from the start of the stream. With
+        `endpoints.keep_predictor`, the predictor goes on from the last pieces, as in sherpa-onnx.
+
+        Raises:
+            ValueError: a stream of another recogniser.
+        """
+        self._check_owner(stream)
+        if self.endpoints is not None and self.endpoints.keep_predictor:
+            state = self.search.carried_over(stream.search_state)
+        else:
+            state = self.search.initial_state(stream.biasing)
+        if self._pool is not None and stream.slot is not None:
+            self._pool.reset(stream.slot)
+        stream.search_state = state
+        stream.segment += bool(stream.tokens)
+        stream.segment_start = stream.num_decoded
+        stream.num_trailing_blanks = 0
+        stream.tokens = []
+
     def result(self, stream: Stream, nbest: int = 0) -> Result:
-        """What was recognised so far, with the `nbest` best hypotheses if asked for.
+        """What was recognised so far in the segment, with the `nbest` best hypotheses if asked for.
 
         Raises:
             UserError: an n-best list in greedy search, or a negative `nbest`.
@@ -187,6 +239,9 @@ class StreamingRecognizer:
         return Result(
             list(stream.tokens),
             is_final=self._is_final(stream),
+            segment=stream.segment,
+            start=round(stream.segment_start * FRAME_SECONDS, 4),
+            calibration=self.calibration,
             nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
         )
 
@@ -208,19 +263,15 @@ class StreamingRecognizer:
 
     def samples_needed(self, stream: Stream) -> int | None:
         """Samples (16 kHz) that the next window still waits for; None: it waits for the end of input."""
-        if self.context.is_full or stream.is_finished:
-            return None
-        return max(0, samples_for_frame(self._window_end(stream) - 1) - stream.features.num_samples)
-
-    def _window_end(self, stream: Stream) -> int:
-        """The feature frame after the stream's next window."""
-        return SUBSAMPLING * (stream.num_decoded + self.context.window_frames) + OVERLAP
+        return self._windows.samples_needed(stream)
 
     @torch.inference_mode()
     def _decode(self, streams: Sequence[Stream]) -> None:
-        features_BWF, feature_lens_B = self._windows(streams)
+        features_BWF, feature_lens_B = self._windows.collect(streams)
         slots = [stream.slot for stream in streams if stream.slot is not None]
-        encoded_BCD, lens_B, encoder_state = self._encode(features_BWF, feature_lens_B, slots)
+        encoded_BCD, lens_B, encoder_state = self._encode(
+            features_BWF.to(self._device), feature_lens_B, slots
+        )
         states = self.search.advance(encoded_BCD, lens_B, [stream.search_state for stream in streams])
         decoded = [
             self._decoded(stream, state, length)
@@ -230,9 +281,12 @@ class StreamingRecognizer:
         if encoder_state is not None:
             assert self._pool is not None
             self._pool.store(slots, encoder_state)
-        for stream, state, (num_decoded, start, tokens) in zip(streams, states, decoded, strict=True):
+        for stream, state, (num_decoded, trailing, start, tokens) in zip(
+            streams, states, decoded, strict=True
+        ):
             stream.search_state = state
             stream.num_decoded = num_decoded
+            stream.num_trailing_blanks = trailing
             stream.features.discard(SUBSAMPLING * num_decoded)
             stream.tokens[start:] = tokens
 
@@ -247,30 +301,23 @@ class StreamingRecognizer:
         lens = None if all_full else feature_lens_B
         return self.model.encode_chunk(features_BWF, self._pool.gather(slots), self.context, lens)
 
-    def _decoded(self, stream: Stream, state: Any, length: int) -> tuple[int, int, list[Token]]:
-        """After `length` more frames: frames decoded, and what is displayed from which piece on."""
+    def _decoded(self, stream: Stream, state: Any, length: int) -> tuple[int, int, int, list[Token]]:
+        """After `length` more frames: frames decoded, those since the last piece, and what is displayed from
+        which piece on."""
         num_decoded = stream.num_decoded + length
+        in_segment = num_decoded - stream.segment_start
         total = stream.features.total_encoder_frames
         start = self.search.num_settled(stream.search_state)
-        best = self.search.best(state, start, final=total is not None and num_decoded >= total)
-        return num_decoded, start, self._displayed(stream, start, best)
-
-    def _windows(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
-        """The next window of each stream, padded to (B, W, F), and the valid frames of each."""
-        if self.context.is_full:
-            ends = [stream.features.num_ready for stream in streams]
-            width = max(
-                end - SUBSAMPLING * stream.num_decoded for end, stream in zip(ends, streams, strict=True)
-            )
-        else:
-            ends = [self._window_end(stream) for stream in streams]
-            width = SUBSAMPLING * self.context.window_frames + OVERLAP
-        features_BWF = np.zeros((len(streams), width, NUM_MEL_BINS), dtype=np.float32)
-        lens = [
-            stream.features.copy_window(window, SUBSAMPLING * stream.num_decoded, end)
-            for stream, end, window in zip(streams, ends, features_BWF, strict=True)
-        ]
-        return torch.from_numpy(features_BWF).to(self._device), torch.tensor(lens)
+        final = total is not None and num_decoded >= total
+        best = self.search.best(state, start, final)
+        trailing = in_segment
+        if best.frames:
+            trailing = in_segment - 1 - best.frames[-1]
+        elif start:
+            trailing = num_decoded - 1 - stream.tokens[start - 1].frame
+        if not final and self._has_ended(trailing, in_segment):
+            best = self.search.best(state, start, final=True)
+        return num_decoded, trailing, start, self._displayed(stream, start, best)
 
     @torch.inference_mode()
     def _make_pool(self) -> StatePool[EncoderState] | None:
@@ -278,29 +325,30 @@ class StreamingRecognizer:
             return None
         return StatePool(self.model.encoder.init_state(1, self.context, self._device))
 
-    def _is_final(self, stream: Stream) -> bool:
-        return stream.is_finished and not self.is_ready(stream)
+    def _has_ended(self, trailing_frames: int, length_frames: int) -> bool:
+        return self.endpoints is not None and self.endpoints.is_endpoint(trailing_frames, length_frames)
 
-    def _shown_at(self, stream: Stream) -> float:
-        """Audio time at which what the next window says can be shown."""
-        if self.context.is_full:
-            return stream.seconds
-        return min(stream.seconds, samples_for_frame(self._window_end(stream) - 1) / SAMPLE_RATE)
+    def _is_final(self, stream: Stream) -> bool:
+        return (stream.is_finished and not self.is_ready(stream)) or self.is_endpoint(stream)
 
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
-        tokens, shown = [], self._shown_at(stream)
-        for place, (token, frame) in enumerate(zip(best.tokens, best.frames, strict=True), start):
+        tokens, shown = [], self._windows.shown_at(stream)
+        for place, item in enumerate(best.emissions, start):
+            new = Token.of(item, self.tokenizer.piece(item.token), stream.segment_start + item.frame, shown)
             old = stream.tokens[place] if place < len(stream.tokens) else None
-            if old is not None and old.id == token:
-                tokens.append(old if old.frame == frame else replace(old, frame=frame))
-            else:
-                tokens.append(Token(token, self.tokenizer.piece(token), frame, shown))
+            if old is not None and old.id == new.id:
+                new = replace(new, shown=old.shown)
+            tokens.append(new)
         return tokens
 
     def _check_owner(self, stream: Stream) -> None:
         if stream.owner is not self:
             raise ValueError("a stream of another recogniser: its state means nothing here")
+
+    def _check_endpoints(self) -> None:
+        if self.endpoints is not None and self.context.is_full:
+            raise UserError("endpoints need a chunked context: under a full one a stream is heard at its end")
 
     def _check_biasing(self, biasing: BiasingGraph | None) -> None:
         if biasing is not None and biasing.largest_piece >= self.tokenizer.vocab_size:

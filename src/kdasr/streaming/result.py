@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
+from kdasr.common.calibration import Calibration
 from kdasr.data.tokenizer import WORD_START
+from kdasr.decoding.confidence import word_probability
+from kdasr.decoding.hypothesis import Emission
+from kdasr.nn.context import FRAME_SECONDS
 
 
 @dataclass(frozen=True)
@@ -21,17 +26,40 @@ class Token:
     another in its place, or take it away for a while, and it then counts from the last time that it came.
     What happens to the pieces before it, their number staying the same, does not matter. Compute time is
     not in it."""
+    log_prob: float = field(compare=False)
+    """Natural logarithm of the probability that the model gave the piece at its frame."""
+    log_confidence: float = field(compare=False)
+    """The same without the blank: how sure the model is that it is this piece, not that it is now."""
+
+    @classmethod
+    def of(cls, emission: Emission, piece: str, frame: int, shown: float) -> "Token":
+        """The token of what a search emitted."""
+        return cls(emission.token, piece, frame, shown, emission.log_prob, emission.log_confidence)
 
 
 @dataclass(frozen=True)
-class Word:
-    """One recognised word."""
+class WordSpan:
+    """The pieces of one recognised word."""
 
     text: str
     first_token: int
     """Index of its first piece in the result's tokens."""
     last_token: int
     """Index of its last piece."""
+
+
+@dataclass(frozen=True)
+class Word(WordSpan):
+    """One recognised word, with when it was emitted and how sure the model is of it."""
+
+    start: float
+    """Audio seconds at which the frame of its first piece begins, from the start of the stream. A transducer
+    emits a piece once it has heard enough of it, so that words are rather late than early."""
+    end: float
+    """Audio seconds at which the frame of its last piece ends."""
+    confidence: float = field(compare=False)
+    """Probability that it was said: calibrated where the system is (`kdasr calibrate`), else as the model has
+    it, which ranks words but is not to be believed as it is."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +73,22 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Result:
-    """The best hypothesis of a stream so far."""
+    """The best hypothesis of a stream's segment so far, or of all its segments (`join_segments`)."""
 
     tokens: list[Token]
     is_final: bool
-    """Whether the input has ended and all of it was decoded."""
+    """Whether nothing can change it any more: the segment has come to an endpoint, or the input has ended and
+    all of it was decoded."""
     nbest: list[Alternative] = field(default_factory=list)
     """The best hypotheses, this one first, if they were asked for."""
+    segment: int = 0
+    """Number of the segment in its stream, where those without a piece do not count."""
+    start: float = 0.0
+    """Seconds of the stream at which the segment begins."""
+    breaks: tuple[int, ...] = ()
+    """Indices of tokens that begin another segment than the token before them: no word goes across."""
+    calibration: Calibration | None = field(default=None, compare=False)
+    """Of the words' confidences."""
 
     @property
     def pieces(self) -> list[str]:
@@ -61,12 +98,32 @@ class Result:
     @property
     def words(self) -> list[Word]:
         """The words that the pieces spell."""
-        return group_words(self.pieces)
+        return [self._word(span) for span in group_words(self.pieces, self.breaks)]
 
     @property
     def text(self) -> str:
         """The words with single spaces between them."""
-        return join_words(self.pieces)
+        return " ".join(span.text for span in group_words(self.pieces, self.breaks))
+
+    def _word(self, span: WordSpan) -> Word:
+        tokens = self.tokens[span.first_token : span.last_token + 1]
+        raw = word_probability([token.log_confidence for token in tokens])
+        return Word(
+            **vars(span),
+            start=round(FRAME_SECONDS * tokens[0].frame, 4),
+            end=round(FRAME_SECONDS * (tokens[-1].frame + 1), 4),
+            confidence=raw if self.calibration is None else self.calibration(raw),
+        )
+
+
+def join_segments(segments: Sequence[Result]) -> Result:
+    """The final results of a stream's segments as one. A single segment keeps its n-best list."""
+    if len(segments) == 1:
+        return segments[0]
+    breaks = [0, *accumulate(len(segment.tokens) for segment in segments)][1:-1]
+    tokens = [token for segment in segments for token in segment.tokens]
+    calibration = segments[0].calibration if segments else None
+    return Result(tokens, is_final=True, breaks=tuple(breaks), calibration=calibration)
 
 
 def join_words(pieces: Sequence[str]) -> str:
@@ -74,24 +131,25 @@ def join_words(pieces: Sequence[str]) -> str:
     return " ".join(word.text for word in group_words(pieces))
 
 
-def group_words(pieces: Sequence[str]) -> list[Word]:
-    """Join pieces to words at SentencePiece's boundary mark.
+def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordSpan]:
+    """Join pieces to words at SentencePiece's boundary mark, and nowhere across `breaks`.
 
     Pieces before the first mark make a word too. A mark that no letter follows makes none: its piece
     counts to the next word, and a last one to nothing.
     """
-    words: list[Word] = []
+    words: list[WordSpan] = []
     text, first, last = "", 0, 0
+    starts = set(breaks)
     for index, piece in enumerate(pieces):
-        if piece.startswith(WORD_START) and text:
-            words.append(Word(text, first, last))
+        if text and (piece.startswith(WORD_START) or index in starts):
+            words.append(WordSpan(text, first, last))
             text = ""
         if not text:
             # A bare mark opens the word that follows it.
-            bare_before = index > 0 and pieces[index - 1] == WORD_START
+            bare_before = index > 0 and pieces[index - 1] == WORD_START and index not in starts
             first = first if bare_before else index
         text += piece.replace(WORD_START, "")
         last = index
     if text:
-        words.append(Word(text, first, last))
+        words.append(WordSpan(text, first, last))
     return words

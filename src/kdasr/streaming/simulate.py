@@ -4,18 +4,19 @@ Or several recordings at once without a clock, which is much faster and gives th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.result import Result
+from kdasr.streaming.result import Result, join_segments
+from kdasr.streaming.sources import SampleSource
+from kdasr.streaming.stream import Stream
 
 PACKET_SECONDS = 0.1
 """Longest packet. Packets end where a window becomes ready, so that none waits for its packet's end."""
+_FED = 2 * SAMPLE_RATE
+"""Samples that streams get at a time when nobody measures when they were heard."""
 
 
 @dataclass(frozen=True)
@@ -23,27 +24,32 @@ class Simulation:
     """What was recognised, and when it would have been seen."""
 
     result: Result
+    """Of the whole recording: all segments in order."""
     wall: list[float] | None
     """Seconds of real time since which each token has been there: audio, compute and queueing. None: not
     measured, because other recordings shared the batches."""
     compute_seconds: float
     """Features, encoder and search together; of shared batches, a share by duration."""
+    segments: list[Result] = field(default_factory=list)
+    """The segments in which something was said, when the recogniser has endpoints; else empty."""
 
 
 def simulate(
     recognizer: StreamingRecognizer,
-    samples_N: NDArray[np.float32],
+    samples_N: SampleSource,
     timer: Callable[[], float] = perf_counter,
     nbest: int = 0,
 ) -> Simulation:
     """Recognise one recording (16 kHz) as a stream, and list its `nbest` best hypotheses at the end.
 
-    Each packet arrives at the time of its last sample. Work on it starts then or, when the machine is
-    still busy with an earlier packet, after that; it takes as long as `timer` measures here, one stream
-    at a time.
+    With a recogniser that has `endpoints`, the stream is reset at each of them. Each packet arrives at the
+    time of its last sample. Work on it starts then or, when the machine is still busy with an earlier packet,
+    after that; it takes as long as `timer` measures here, one stream at a time.
     """
     stream = recognizer.create_stream()
     clock = compute = 0.0
+    segments: list[Result] = []
+    settled_wall: list[float] = []
     ids: list[int] = []
     wall: list[float] = []
     position, packet = 0, round(PACKET_SECONDS * SAMPLE_RATE)
@@ -62,38 +68,76 @@ def simulate(
                 recognizer.decode_streams([stream])
             elapsed = timer() - started
             clock, compute, started = clock + elapsed, compute + elapsed, started + elapsed
+            if not ready:
+                break
             shown = [token.id for token in stream.tokens]
             wall = [
                 wall[place] if place < len(ids) and ids[place] == token else clock
                 for place, token in enumerate(shown)
             ]
             ids = shown
-            if not ready:
-                break
+            if recognizer.is_endpoint(stream):
+                segments.append(recognizer.result(stream, nbest))
+                recognizer.reset(stream)
+                settled_wall += wall
+                ids, wall = [], []
         position = end
-    return Simulation(recognizer.result(stream, nbest), wall, compute)
+    segments.append(recognizer.result(stream, nbest))
+    return _simulation(recognizer, segments, settled_wall + wall, compute)
 
 
 def simulate_together(
     recognizer: StreamingRecognizer,
-    waves: Sequence[NDArray[np.float32]],
+    waves: Sequence[SampleSource],
     timer: Callable[[], float] = perf_counter,
     nbest: int = 0,
+    resets: Sequence[bool] | None = None,
 ) -> list[Simulation]:
-    """Recognise recordings (16 kHz) as streams that advance chunk by chunk in one batch.
+    """Recognise recordings (16 kHz) as streams that advance chunk by chunk in one batch, each reset at its
+    own endpoints when the recogniser has any; with `resets`, those only for which it says so. Recordings are
+    read as they are heard.
 
     Pieces, their frames and the audio time at which they can be shown are those of `simulate`; when the
     machine would have been done with them is not measured.
     """
     started = timer()
     streams = [recognizer.create_stream() for _ in waves]
-    for stream, samples_N in zip(streams, waves, strict=True):
-        stream.accept_waveform(SAMPLE_RATE, samples_N)
-        stream.input_finished(warn=False)
-    recognizer.decode_all(streams)
-    results = [recognizer.result(stream, nbest) for stream in streams]
+    segments: dict[int, list[Result]] = {id(stream): [] for stream in streams}
+    goes_on = {
+        id(stream) for stream, reset in zip(streams, resets or [], strict=resets is not None) if not reset
+    }
+    for position in range(0, max((len(wave) for wave in waves), default=0) + 1, _FED):
+        _feed(streams, waves, position)
+        if recognizer.context.is_full and not all(stream.is_finished for stream in streams):
+            continue  # each is heard at its end: all of them in one batch
+        while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+            recognizer.decode_streams(ready)
+            for stream in ready:
+                if id(stream) not in goes_on and recognizer.is_endpoint(stream):
+                    segments[id(stream)].append(recognizer.result(stream, nbest))
+                    recognizer.reset(stream)
+    for stream in streams:
+        segments[id(stream)].append(recognizer.result(stream, nbest))
     share = (timer() - started) / max(1, sum(len(samples_N) for samples_N in waves))
     return [
-        Simulation(result, None, share * len(samples_N))
-        for result, samples_N in zip(results, waves, strict=True)
+        _simulation(recognizer, segments[id(stream)], None, share * len(samples_N))
+        for stream, samples_N in zip(streams, waves, strict=True)
     ]
+
+
+def _feed(streams: Sequence[Stream], waves: Sequence[SampleSource], position: int) -> None:
+    """Give each stream the samples from `position` on, and end those that have got all."""
+    for stream, wave in zip(streams, waves, strict=True):
+        if not stream.is_finished:
+            stream.accept_waveform(SAMPLE_RATE, wave[position : position + _FED])
+            if position + _FED >= len(wave):
+                stream.input_finished(warn=False)
+
+
+def _simulation(
+    recognizer: StreamingRecognizer, segments: list[Result], wall: list[float] | None, compute: float
+) -> Simulation:
+    """Of a stream that has ended; `segments` holds at least the last one, and empty ones too."""
+    said = [segment for segment in segments if segment.tokens]
+    result = join_segments(said or segments[-1:])
+    return Simulation(result, wall, compute, said if recognizer.endpoints is not None else [])

@@ -8,6 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.signal_check import SignalMeter
+from kdasr.decoding.biasing import BiasingGraph
 from kdasr.streaming.features import OnlineFeatures
 from kdasr.streaming.pool import Slot
 from kdasr.streaming.result import Token
@@ -16,25 +17,40 @@ log = get_logger(__name__)
 
 
 class Stream:
-    """The audio and the state of one utterance; made by `StreamingRecognizer.create_stream`.
+    """The audio and the state of one stream; made by `StreamingRecognizer.create_stream`.
 
     Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
     """
 
-    def __init__(self, slot: Slot | None, search_state: Any, tail_seconds: float, owner: Any) -> None:
+    def __init__(
+        self,
+        slot: Slot | None,
+        search_state: Any,
+        tail_seconds: float,
+        owner: Any,
+        biasing: BiasingGraph | None = None,
+    ) -> None:
         self.signal = SignalMeter()
         """What came in, measured; see `faults`."""
         self.features = OnlineFeatures(tail_seconds, self.signal)
         self.owner = owner
         """The recogniser that made it."""
+        self.biasing = biasing
+        """Phrases that it is biased to."""
         self.slot = slot
         """Place of the encoder's state in the recogniser's pool; None under a full context, without state."""
         self.search_state = search_state
         """Of the recogniser's search (`kdasr.decoding.search.Search`)."""
         self.tokens: list[Token] = []
-        """What is displayed: the best hypothesis so far. Beam search may revise it."""
+        """What is displayed: the best hypothesis of the segment so far. Beam search may revise it."""
         self.num_decoded = 0
-        """Encoder frames searched so far."""
+        """Encoder frames searched so far, since the stream began."""
+        self.segment = 0
+        """Number of the segment; it grows at a reset, unless the segment had no piece."""
+        self.segment_start = 0
+        """Encoder frame at which the segment began: that of the last reset."""
+        self.num_trailing_blanks = 0
+        """Encoder frames of the segment since its last piece; all of them while there is none."""
 
     def accept_waveform(self, sample_rate: int, samples: ArrayLike) -> None:
         """Append audio: any number of samples of one channel, at any rate that stays the same.

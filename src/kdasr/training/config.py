@@ -1,24 +1,33 @@
 """How the optimizer runs and how often things are logged, checked and kept."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from kdasr.common.ranges import MAY_CHANGE, Items, OneOf, above, at_least, between
+
+OPTIMIZERS = ("adamw", "muon")
+DECAYS = ("cosine", "linear", "inverse-sqrt", "constant")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass
 class OptimConfig:
     """An optimizer with linear warm-up and a decay to `final_fraction` at the end of the stage."""
 
-    optimizer: str = "adamw"
+    optimizer: Annotated[str, OneOf(*OPTIMIZERS)] = "adamw"
     """adamw | muon: Muon for the encoder's matrices, AdamW for the rest. The demo uses it because it left the
     blank plateau sooner in a trial there."""
-    learning_rate: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    weight_decay: float = 1e-2
-    warmup_steps: int = 200
-    decay: str = "cosine"
+    learning_rate: Annotated[float, above(0)] = 1e-3
+    betas: Annotated[list[float], between(0, 1, below=True), Items(exactly=2, unique=False)] = field(
+        default_factory=lambda: [0.9, 0.98]
+    )
+    weight_decay: Annotated[float, at_least(0)] = 1e-2
+    warmup_steps: Annotated[int, at_least(0)] = 200
+    decay: Annotated[str, OneOf(*DECAYS)] = "cosine"
     """cosine | linear | inverse-sqrt | constant."""
-    final_fraction: float = 0.05
-    clip_norm: float = 5.0
-    accumulate: int = 1
+    final_fraction: Annotated[float, between(0, 1)] = 0.05
+    clip_norm: Annotated[float, above(0, infinite=True)] = 5.0
+    accumulate: Annotated[int, at_least(1)] = 1
     """Batches per optimizer step."""
 
 
@@ -26,17 +35,20 @@ class OptimConfig:
 class TrainerConfig:
     """Devices, precision, and the rhythm of logs, validations and checkpoints."""
 
-    accelerator: str = "auto"
-    precision: str = "32-true"
+    accelerator: Annotated[str, MAY_CHANGE] = "auto"
+    precision: Annotated[str, OneOf(*PRECISIONS)] = "32-true"
     """32-true | bf16-mixed (Lightning Fabric's names)."""
-    num_threads: int = 0
+    split_batches: Annotated[int, at_least(1), MAY_CHANGE] = 1
+    """Compute each batch in so many pieces, one after another: in less memory, to the same gradient but for
+    rounding and dropout."""
+    num_threads: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Torch threads on the CPU; 0: leave torch's default."""
-    log_every: int = 50
-    validate_every: int = 250
-    keep_last: int = 5
+    log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50
+    validate_every: Annotated[int, at_least(1)] = 250
+    keep_last: Annotated[int, at_least(0), MAY_CHANGE] = 5
     """Validation checkpoints kept for averaging, besides the best one."""
-    max_valid_batches: int = 0
+    max_valid_batches: Annotated[int, at_least(0)] = 0
     """0: the whole dev part."""
-    max_bad_batches: int = 10
+    max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10
     """Stop after this many non-finite batches in a row."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -7,19 +7,17 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranges import check_options
 from kdasr.training.config import TrainerConfig
-
-PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def make_fabric(config: TrainerConfig) -> Fabric:
     """One device; or, under `torchrun`, one process of a DDP group (nccl on CUDA, gloo on the CPU).
 
     Raises:
-        UserError: an unknown or absent accelerator, or an unknown precision.
+        UserError: an unknown or absent accelerator, or an option of `config` that is out of range.
     """
-    if config.precision not in PRECISIONS:
-        raise UserError(f"training.precision: '{config.precision}'; known: {', '.join(PRECISIONS)}")
+    check_options(config, "training")
     if config.num_threads > 0:
         torch.set_num_threads(config.num_threads)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

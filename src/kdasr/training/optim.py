@@ -6,35 +6,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from kdasr.common.errors import UserError
 from kdasr.distillation.config import StageConfig
 from kdasr.training.config import OptimConfig
 from kdasr.training.muon import MuonWithAdamW, is_hidden_matrix
-
-OPTIMIZERS = ("adamw", "muon")
-DECAYS = ("cosine", "linear", "inverse-sqrt", "constant")
-
-
-def check_optim(config: OptimConfig) -> None:
-    """Refuse settings that no stage can run.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if config.optimizer not in OPTIMIZERS:
-        known = ", ".join(OPTIMIZERS)
-        raise UserError(f"training.optim.optimizer: '{config.optimizer}'; known: {known}")
-    if config.decay not in DECAYS:
-        raise UserError(f"training.optim.decay: '{config.decay}'; known: {', '.join(DECAYS)}")
-    if config.accumulate < 1:
-        raise UserError(f"training.optim.accumulate: {config.accumulate} is below 1")
-    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError(f"training.optim.betas: {config.betas} is not two numbers in [0, 1)")
-    if not 0 <= config.final_fraction <= 1:
-        raise UserError(f"training.optim.final_fraction: {config.final_fraction} is outside [0, 1]")
-    for name in ("learning_rate", "clip_norm"):
-        if getattr(config, name) <= 0:
-            raise UserError(f"training.optim.{name}: {getattr(config, name)} is not positive")
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> Optimizer:

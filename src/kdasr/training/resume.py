@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from kdasr.checkpoint import FOLDER, load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
 from kdasr.common.lines import text_lines
+from kdasr.common.logging import get_logger
+from kdasr.training.config import TrainerConfig
+
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -46,6 +50,10 @@ class Progress:
     """Non-finite batches in a row."""
     teacher: str = ""
     """The teacher's checkpoint file. A resume takes the same one, even if a better one has appeared."""
+    teacher_sha256: str = ""
+    """Its digest, by which it is known where it has moved; empty in runs from before there was one."""
+    batches_per_step: int = 0
+    """Of all processes together. 0 in runs from before it was kept: `accumulate` times the processes."""
 
     @property
     def stages_done(self) -> int:
@@ -79,17 +87,44 @@ def saved_progress(exp_dir: Path) -> Progress:
     return Progress(**payload["trainer"]["progress"]) if payload else Progress()
 
 
-def own_state(processes: list[dict[str, Any]], fabric: Fabric, source: str) -> dict[str, Any]:
-    """This process's share of what all processes saved.
+def batches_per_process(exp_dir: Path, accumulate: int, world_size: int) -> int:
+    """Batches that each process has in an optimizer step: as many in all as when the run began.
 
     Raises:
-        UserError: there were more or fewer of them.
+        UserError: they cannot be shared out evenly.
     """
-    if len(processes) != fabric.world_size:
+    payload = load_resume(exp_dir)
+    if payload is None:
+        return accumulate
+    state = payload["trainer"]
+    total = state["progress"].get("batches_per_step") or accumulate * len(state["processes"])
+    if total % world_size:
+        possible = ", ".join(str(number) for number in range(1, total + 1) if total % number == 0)
         raise UserError(
-            f"{source}: trained by {len(processes)} processes, cannot go on with {fabric.world_size}"
+            f"{exp_dir}: trained with {total} batches per optimizer step, which {world_size} processes "
+            f"cannot share evenly; possible: {possible}"
         )
-    return processes[fabric.global_rank]
+    return total // world_size
+
+
+def share_out(config: TrainerConfig, exp_dir: Path, fabric: Fabric) -> TrainerConfig:
+    """The settings with as many batches per process as make the optimizer step that the run began with."""
+    wanted = config.optim.accumulate
+    accumulate = batches_per_process(exp_dir, wanted, fabric.world_size)
+    if accumulate != wanted:
+        logger.info("%d batches per step on each of %d process(es)", accumulate, fabric.world_size)
+    return replace(config, optim=replace(config.optim, accumulate=accumulate))
+
+
+def own_state(processes: list[dict[str, Any]], fabric: Fabric) -> dict[str, Any]:
+    """This process's share of what all processes saved.
+
+    Where there were more or fewer processes, that is the position in the stream of batches alone, which is
+    the same on all of them; the rest begins anew.
+    """
+    if len(processes) == fabric.world_size:
+        return processes[fabric.global_rank]
+    return {"batches": processes[0]["batches"]}
 
 
 def rng_state() -> dict[str, Any]:

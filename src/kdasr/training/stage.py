@@ -1,5 +1,6 @@
 """What a stage starts from and what it trains."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from torch import nn
 
 from kdasr.checkpoint import FOLDER, find_checkpoint, load_checkpoint, load_weights
 from kdasr.common.errors import UserError
+from kdasr.common.files import sha256
 from kdasr.distillation.config import StageConfig
-from kdasr.training.resume import Progress
+from kdasr.training.resume import Progress, saved_progress
 
 
 def stages_until(stages: Sequence[StageConfig], last: str | None) -> Sequence[StageConfig]:
@@ -55,6 +57,28 @@ def resolve_reference(reference: str, exp_dir: Path) -> Path:
         if path.exists():
             return path
     raise UserError(f"'{reference}': no such experiment folder or checkpoint, nor is there {beside}")
+
+
+def teacher_checkpoint(reference: str, exp_dir: Path) -> Path:
+    """The checkpoint that a run began to learn from, wherever it lies now; at the first start the best one.
+
+    Raises:
+        UserError: it is gone, or another one has taken its place.
+    """
+    began = saved_progress(exp_dir)
+    candidates = [Path(began.teacher)] if began.teacher else []
+    if not any(path.is_file() for path in candidates):
+        folder = resolve_reference(reference, exp_dir)
+        candidates = [folder / FOLDER / path.name for path in candidates] if folder.is_dir() else []
+        candidates.append(find_checkpoint(folder))
+    found = [path for path in candidates if path.is_file()]
+    for path in found:
+        if began.teacher_sha256 in ("", sha256(path)):
+            return path
+    raise UserError(
+        f"objective.teacher: {found[0]}: not the checkpoint that {exp_dir} began to learn from "
+        f"({Path(began.teacher).name}, sha256 {began.teacher_sha256[:12]}); bring that one back"
+    )
 
 
 def initial_checkpoint(stages: Sequence[StageConfig], index: int, exp_dir: Path) -> Path | None:
@@ -110,18 +134,24 @@ def freeze(model: nn.Module, prefixes: Sequence[str], stage: str) -> None:
 
 
 def update_best(progress: Progress, wer: float, loss: float) -> bool:
-    """Whether these dev results are the best so far: by WER or perplexity, ties by loss; keeps them if so."""
-    if (wer, loss) >= (progress.best_wer, progress.best_loss):
+    """Whether these dev results are the best so far: by WER or perplexity, ties by loss; keeps them if so.
+
+    Results with a loss that is not finite never are.
+    """
+    if not math.isfinite(loss) or (wer, loss) >= (progress.best_wer, progress.best_loss):
         return False
     progress.best_wer, progress.best_loss = wer, loss
     return True
 
 
 def reached_plateau(progress: Progress, stage: StageConfig, dev_terms: dict[str, float]) -> bool:
-    """Whether the dev `hidden_mse` has not improved for `plateau_patience` validations. Counts this one."""
-    if stage.plateau_patience <= 0:
+    """Whether the dev `hidden_mse` has not improved for `plateau_patience` validations. Counts this one.
+
+    A value that is not finite is no plateau, and does not count.
+    """
+    value = dev_terms["hidden_mse"] if stage.plateau_patience > 0 else math.nan
+    if not math.isfinite(value):
         return False
-    value = dev_terms["hidden_mse"]
     if value < progress.plateau_best:
         progress.plateau_best, progress.plateau_count = value, 0
     else:

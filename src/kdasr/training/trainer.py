@@ -13,15 +13,16 @@ from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.ranges import check_options
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
+from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
 from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import AnyBatch, AnyModel, TrainingModule, sample_context
-from kdasr.training.optim import check_optim
 from kdasr.training.resume import (
     Progress,
     gather,
@@ -29,6 +30,7 @@ from kdasr.training.resume import (
     load_resume,
     own_state,
     rng_state,
+    seed_everything,
     set_rng_state,
     truncate_metrics,
 )
@@ -66,21 +68,28 @@ class System:
     train_batches: BatchSource
     valid_batches: Callable[[], Iterable[AnyBatch]]
     validate: Validate = validate
+    at_start: Callable[[Fabric], None] | None = None
+    """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation], None] | None = None
     """What else is to happen at a validation, before the checkpoint."""
     teacher_path: str = ""
     """The checkpoint that the objective's teacher came from."""
+    teacher_sha256: str = ""
 
 
 class Trainer:
     """Trains a `System` stage by stage; everything that a resume needs is in its `last.pt`."""
 
     def __init__(self, system: System, fabric: Fabric) -> None:
-        check_optim(system.config.optim)
+        check_options(system.config, "training")
         self.system = system
         self.fabric = fabric
         self.config = system.config
-        self.progress = Progress(teacher=system.teacher_path)
+        self.progress = Progress(
+            teacher=system.teacher_path,
+            teacher_sha256=system.teacher_sha256,
+            batches_per_step=fabric.world_size * system.config.optim.accumulate,
+        )
         self.meter = Meter()
         self.stop = StopRequest()
         self.display = Display(enabled=fabric.is_global_zero)
@@ -88,6 +97,8 @@ class Trainer:
         self.learning_rate = 0.0
         self._stop_agreed = False
         self._saved_optimizer: dict[str, Any] | None = None
+        self._before_step: tuple[dict[str, Any], dict[str, Any]] | None = None
+        """While a step is computed: where batches and random numbers stood before it."""
 
     @property
     def last_path(self) -> Path:
@@ -107,10 +118,26 @@ class Trainer:
             try:
                 for index in range(self.progress.stages_done, len(wanted)):
                     run_stage(index, self)
+            except AccidentError as error:
+                raise UserError(f"{error}. {self._saved_after_accident()}") from error
             finally:
                 self.display.close()
                 if self.writer is not None:
                     self.writer.close()
+
+    def _saved_after_accident(self) -> str:
+        """Keep the state from before the step that failed; says where to go on from."""
+        # The other processes of several wait for this one, and cannot be asked.
+        if self.fabric.world_size == 1 and self.progress.step > 0:
+            if self._before_step is not None:
+                batches, random_numbers = self._before_step
+                self.updater.discard()
+                self.system.train_batches.load_state_dict(batches)
+                set_rng_state(random_numbers)
+            self.save(keep=False, best=False)
+        if not self.last_path.is_file():
+            return "Nothing is lost: no step was made"
+        return f"{self.last_path} is saved: the same command goes on from there"
 
     def restore(self) -> None:
         """Continue from `last.pt` if there is one; a system without one begins anew."""
@@ -120,14 +147,20 @@ class Trainer:
         payload = load_resume(self.system.exp_dir)
         if payload is not None:
             state, source = payload["trainer"], str(self.last_path)
-            own = own_state(state["processes"], fabric, source)
+            own = own_state(state["processes"], fabric)
             load_weights(self.system.model, payload["model"], source)
             load_weights(self.system.objective, state["objective"], source)
-            self.progress = progress = Progress(**state["progress"])
+            kept = ("teacher", "teacher_sha256", "batches_per_step")
+            now = {name: getattr(progress, name) for name in kept}
+            self.progress = progress = Progress(**{**state["progress"], **now})
             self._saved_optimizer = state["optimizer"]
             self.system.train_batches.load_state_dict(own["batches"])
-            self.meter.load_state_dict(own["meter"], fabric.device)
-            set_rng_state(own["rng"])
+            if "rng" in own:
+                self.meter.load_state_dict(own["meter"], fabric.device)
+                set_rng_state(own["rng"])
+            else:
+                seed_everything(self.system.seed + progress.step, rank=fabric.global_rank)
+                logger.info("%d process(es) go on where %d were", fabric.world_size, len(state["processes"]))
             logger.info("resuming from %s at step %d", source, progress.step)
         if fabric.is_global_zero:
             truncate_metrics(self.system.exp_dir / "metrics.jsonl", progress.step)
@@ -158,24 +191,34 @@ class Trainer:
         if path is not None:
             stages.initialise(system.model, path, system.tokenizer.fingerprint)
             from_scratch = from_scratch and path.parent.parent == system.exp_dir
+        if index == 0 and system.at_start is not None:
+            system.at_start(self.fabric)
         self.progress = Progress(
             stage=index,
             step=old.step,
             seconds=old.seconds,
             from_scratch=from_scratch,
             teacher=old.teacher,
+            teacher_sha256=old.teacher_sha256,
+            batches_per_step=old.batches_per_step,
         )
         self.meter = Meter()
 
     def train_step(self) -> None:
         """Make one optimizer step, or skip one when its loss or gradient is not finite."""
         started, progress = time.perf_counter(), self.progress
-        batches = [next(self.system.train_batches) for _ in range(self.config.optim.accumulate)]
-        context = sample_context(self.system.contexts, self.system.seed, progress.step)
-        result = self.updater.gradients(batches, context, progress.step if progress.from_scratch else WARM)
-        finite, self._stop_agreed = self.updater.all_finite(result, self.stop.asked)
+        batches: list[AnyBatch] = []
+        self._before_step = self.system.train_batches.state_dict(), rng_state()
+        with naming_accidents(batches, self.config, f"step {progress.step + 1}"):
+            for _ in range(self.config.optim.accumulate):
+                batches.append(next(self.system.train_batches))
+            context = sample_context(self.system.contexts, self.system.seed, progress.step)
+            parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
+            result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
+            finite, self._stop_agreed = self.updater.all_finite(result, self.stop.asked)
+        self._before_step = None
         if not finite:
-            self._skip(batches, result)
+            self._skip(parts, result)
             return
         self.learning_rate = self.updater.apply(result, progress.stage_step)
         progress.step += 1
@@ -202,9 +245,10 @@ class Trainer:
         what = f"loss {', '.join(bad)}" if bad else f"gradient (norm {float(result.gradient_norm)})"
         logger.warning("step %d: not finite: %s; batch skipped: %s", self.progress.step, what, " ".join(ids))
         if self.progress.bad_batches >= self.config.max_bad_batches:
+            sound = f"; {self.last_path} is sound" if self.last_path.is_file() else ""
             raise UserError(
                 f"{self.progress.bad_batches} batches in a row were not finite, the last one in its {what}: "
-                f"{' '.join(ids)}. The last checkpoint is sound. Lower the learning rate or look at the data."
+                f"{' '.join(ids)}. Lower the learning rate or look at the data{sound}."
             )
 
     def log_train(self) -> None:
@@ -244,15 +288,24 @@ class Trainer:
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
         alone = self.fabric.world_size == 1
-        return self.system.validate(
-            self.fabric,
-            self.module,
-            self.system.valid_batches(),
-            self.system.tokenizer,
-            self.system.contexts[0],
-            self.stage.loss_weights,
-            should_stop=lambda: alone and self.stop.asked,
-        )
+        current: list[AnyBatch] = []
+        with naming_accidents(current, self.config, "validation"):
+            return self.system.validate(
+                self.fabric,
+                self.module,
+                self._dev_batches(current),
+                self.system.tokenizer,
+                self.system.contexts[0],
+                self.stage.loss_weights,
+                should_stop=lambda: alone and self.stop.asked,
+            )
+
+    def _dev_batches(self, current: list[AnyBatch]) -> Iterator[AnyBatch]:
+        """The dev batches in pieces; `current` holds the one that is worked on."""
+        for batch in self.system.valid_batches():
+            for part in pieces_of(batch, self.config.split_batches):
+                current[:] = [part]
+                yield part
 
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
+from math import nan
 from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
 
+from kdasr.common.logging import get_logger
 from kdasr.data.batch import Batch
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
@@ -19,8 +21,11 @@ from kdasr.decoding.wer import character_errors, word_errors
 from kdasr.distillation.objective import FRAME_TERMS
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
+from kdasr.nn.subsampling import subsampled_length
 from kdasr.training.module import AnyBatch, Denominators, StepInput, TrainingModule
 from kdasr.training.resume import gather, rng_state, set_rng_state
+
+logger = get_logger(__name__)
 
 WARM = 10**9
 """A step after every warm-up: dev losses stay comparable from the first validation to the last."""
@@ -115,7 +120,11 @@ def _batch_sums(
     context: Context,
     loss_weights: dict[str, float],
 ) -> dict[str, float]:
-    """What a batch adds: every term times its denominator, the denominators, errors and words."""
+    """What a batch adds: every term times its denominator, the denominators, errors and words.
+
+    An utterance with a term that is not finite would make that of the whole dev part so, at every validation:
+    it is named, and counts in no term; nor in the word errors if what is encoded of it is not finite either.
+    """
     assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
     own = Denominators.of([batch])
     inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
@@ -123,10 +132,18 @@ def _batch_sums(
         losses = module(inputs)
         encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, context)
         hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
-    sums = {"frames": own.frames, "utterances": own.utterances}
-    for name, value in losses.terms.items():
-        sums[f"term {name}"] = float(value) * (own.frames if name in FRAME_TERMS else own.utterances)
-    for text, hypothesis in zip(batch.texts, hypotheses, strict=True):
+    finite_B = torch.stack([value_B.isfinite() for value_B in losses.per_utterance.values()]).all(dim=0).cpu()
+    if not bool(finite_B.all()):
+        bad = [name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good]
+        logger.warning("dev utterances whose loss is not finite, left out of it: %s", " ".join(bad))
+    frames_B = subsampled_length(batch.feature_lens_B)
+    sums = {"frames": float(frames_B[finite_B].sum()), "utterances": float(finite_B.sum())}
+    for name in losses.terms:
+        sums[f"term {name}"] = float(losses.per_utterance[name].cpu()[finite_B].double().sum())
+    heard_B = encoded.encoded_BTD.isfinite().flatten(1).all(dim=1).tolist()
+    for text, hypothesis, heard in zip(batch.texts, hypotheses, heard_B, strict=True):
+        if not heard:
+            continue
         for name, value in _score(tokenizer.normalize(text), tokenizer.decode(hypothesis.tokens)).items():
             sums[name] = sums.get(name, 0.0) + value
     return sums
@@ -159,7 +176,7 @@ def _summarise(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Val
     terms = {}
     for name in (key.removeprefix("term ") for key in sums if key.startswith("term ")):
         count = sums["frames"] if name in FRAME_TERMS else sums["utterances"]
-        terms[name] = sums[f"term {name}"] / max(count, 1.0)
+        terms[name] = sums[f"term {name}"] / count if count else nan
     total = sum(weight * terms[name] for name, weight in loss_weights.items())
     scores = {
         "wer": 100.0 * sums.get("errors", 0.0) / max(sums.get("words", 0.0), 1.0),

@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-import soundfile
-
 from kdasr.common.files import atomic_path, write_text
+from kdasr.data.audio_reading import write_flac
 from kdasr.data.synthetic.plan import Chapter, Plan, lm_sentences
 from kdasr.data.synthetic.render import SAMPLE_RATE, Rendered, Renderer
 
@@ -33,7 +32,7 @@ def write_chapter(corpus: Path, chapter: Chapter, renderer: Renderer) -> None:
     transcripts, alignments = [], []
     for utterance in chapter.utterances:
         rendered = renderer.render(utterance, chapter.speaker)
-        soundfile.write(partial / f"{utterance.id}.flac", rendered.samples_N, SAMPLE_RATE, subtype="PCM_16")
+        write_flac(partial / f"{utterance.id}.flac", rendered.samples_N, SAMPLE_RATE)
         transcripts.append(f"{utterance.id} {' '.join(word.word for word in rendered.words)}\n")
         alignments.append(alignment_line(utterance.id, rendered) + "\n")
     write_text(partial / f"{chapter.name}.trans.txt", "".join(transcripts))

@@ -83,10 +83,17 @@ class Transducer(nn.Module):
         return self.encoder.step(features_BWF, state, context, feature_lens_B)
 
     def forward(
-        self, features_BTF: Tensor, feature_lens_B: Tensor, tokens_BS: Tensor, context: Context
+        self,
+        features_BTF: Tensor,
+        feature_lens_B: Tensor,
+        tokens_BS: Tensor,
+        context: Context,
+        history_BH: Tensor | None = None,
     ) -> TransducerOutput:
-        """Run encoder and predictor over a batch; the losses call joiner and heads on the result."""
+        """Run encoder and predictor over a batch; the losses call joiner and heads on the result.
+
+        `history_BH`: pieces before each utterance, for the predictor (`StatelessPredictor.forward`).
+        """
         encoded = self.encode(features_BTF, feature_lens_B, context)
-        return TransducerOutput(
-            encoded.encoded_BTD, encoded.lens_B, encoded.hidden, self.predictor(tokens_BS)
-        )
+        predicted_BSD = self.predictor(tokens_BS, history_BH)
+        return TransducerOutput(encoded.encoded_BTD, encoded.lens_B, encoded.hidden, predicted_BSD)

@@ -1,0 +1,129 @@
+"""`kdasr calibrate`: how far a system's confidence in its words may be believed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger, setup_logging
+
+if TYPE_CHECKING:
+    from kdasr.data.bad import BadUtterance
+
+log = get_logger(__name__)
+
+
+@click.command(name="calibrate")
+@click.argument("exp", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
+)
+@click.option("--parts", required=True, help="Parts to calibrate on, separated by spaces or commas.")
+@click.option(
+    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+@click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
+@click.option("--force", is_flag=True, help="Calibrate again.")
+def command(
+    exp: Path,
+    data: Path,
+    parts: str,
+    checkpoint: str,
+    max_utterances: int | None,
+    device: str,
+    threads: int,
+    force: bool,
+) -> None:
+    """Calibrate the confidence of words on dev parts, so that 0.9 means that nine in ten are right.
+
+    EXP is a system's folder or a checkpoint file. Recognises the parts, compares with the transcripts and
+    writes EXP/confidence.json, which is used from then on whenever the checkpoint is: by stream, decode,
+    export and from Python. Done before with the same checkpoint and parts, it is left as it is.
+    """
+    import torch
+
+    from kdasr.checkpoint import calibration_file, find_checkpoint
+    from kdasr.common.files import read_json, sha256, write_json
+
+    setup_logging()
+    torch.set_num_threads(threads)
+    names = list(dict.fromkeys(parts.replace(",", " ").split()))
+    if not names:
+        raise UserError("--parts: name at least one part")
+    path = find_checkpoint(exp, checkpoint)
+    target = calibration_file(path)
+    settings = {
+        "checkpoint": path.name,
+        "checkpoint_sha256": sha256(path),
+        "parts": names,
+        "max_utterances": max_utterances,
+    }
+    loaded = [_load(data, name, max_utterances) for name in names]
+    settings["audio_fingerprints"] = [fingerprint for _, fingerprint in loaded]
+    if target.is_file() and not force:
+        try:
+            found = read_json(target)
+        except ValueError:
+            found = {}
+        if isinstance(found, dict) and settings.items() <= found.items():
+            log.info("%s: already calibrated, --force to do it again", target)
+            return
+    measured = _measure(path, [cut for cuts, _ in loaded for cut in cuts], device)
+    write_json(target, {**settings, **measured})
+    click.echo(f"{target}: {_describe(measured)}")
+
+
+def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any], str]:
+    """The utterances of a part, and what tells their audio from other audio."""
+    from itertools import islice
+
+    from kdasr.data.fingerprint import audio_fingerprint
+    from kdasr.data.folder import load_cuts
+
+    cuts = list(islice(load_cuts(data, part), max_utterances))
+    if not cuts:
+        raise UserError(f"{data}: part '{part}' holds no utterances")
+    return cuts, audio_fingerprint(cuts)
+
+
+def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
+    from dataclasses import replace
+    from functools import partial
+
+    from rich.progress import track
+
+    from kdasr.checkpoint import load_bundle
+    from kdasr.cli.recognisable import move_to
+    from kdasr.common.logging import console
+    from kdasr.streaming.calibrate import calibrate
+    from kdasr.streaming.evaluate import load_recording
+    from kdasr.streaming.part_run import sound_recordings
+    from kdasr.streaming.recognizer import StreamingRecognizer
+
+    bundle = load_bundle(checkpoint)
+    move_to(bundle.model, device)
+    recognizer = StreamingRecognizer(replace(bundle, calibration=None))
+    label = f"{bundle.name} (calibration)"
+    shown = track(cuts, label, total=len(cuts), console=console, transient=True)
+    bad: list[BadUtterance] = []
+    load = partial(load_recording, tokenizer=bundle.tokenizer)
+    measured = calibrate(recognizer, sound_recordings(shown, load, bad))
+    if bad:
+        log.warning("%d of %d utterances cannot be heard and do not count", len(bad), len(cuts))
+    return measured
+
+
+def _describe(measured: dict[str, Any]) -> str:
+    facts = [f"{measured['words']} words, {measured['wrong']} wrong"]
+    if measured["auc"] is not None:
+        facts.append(f"area under the ROC curve {measured['auc']:.3f}")
+    if measured["calibration"] is not None:
+        facts.append(
+            f"calibration error {100 * measured['ece_raw']:.1f} -> {100 * measured['ece']:.1f} % (in sample)"
+        )
+    return ", ".join(facts)

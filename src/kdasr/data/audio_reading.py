@@ -1,0 +1,215 @@
+"""Reading audio files whole, whatever their header says of their length, and checking what they hold."""
+
+# Shapes: N samples, C channels.
+
+import errno
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from kdasr.common.errors import UserError
+
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
+LOUDEST = 16.0
+"""Float samples beyond this are integers that nobody scaled; a hot recording stays well below."""
+NOT_READ = (".m4a", ".mp4", ".aac", ".wma", ".amr", ".webm", ".ape", ".wv")
+"""Audio that libsndfile does not decode."""
+FORMATS = "flac, wav, ogg, opus, mp3, aiff, au, caf, w64 and sph"
+_AT_THE_END = 39
+"""libsndfile's code where a flac without a length ends as it should; within a frame it has another one."""
+_BLOCK = 1 << 16
+_LARGEST_PAGE = 65307
+"""Bytes of an ogg page."""
+_NO_LENGTH = 1 << 60
+
+
+class AudioHeader(NamedTuple):
+    """What an audio file says of itself."""
+
+    sample_rate: int
+    channels: int
+    num_samples: int
+    """Of each channel."""
+    is_plain: bool = True
+    """A flac or wav that says its length, from any place of which others can read."""
+
+
+class AudioError(UserError):
+    """An audio file that cannot be used, and why."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type["AudioError"], tuple[Path | str, str]]:
+        """Worker processes raise it too."""
+        return AudioError, (self.path, self.reason)
+
+
+def open_audio(path: Path) -> soundfile.SoundFile:
+    """Open a file; a wav that says that it has no samples, and has some, has its true length.
+
+    Raises:
+        AudioError: missing, or not audio.
+    """
+    if not path.is_file():
+        raise AudioError(path, "no such audio file")
+    try:
+        return _open(path)
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        raise AudioError(path, _reason(path, error)) from None
+
+
+def read_block(file: soundfile.SoundFile, count: int, path: Path) -> NDArray[np.float32]:
+    """The next `count` samples (N, C) of an open file, fewer or none at its end.
+
+    Of a flac that does not know its length, libsndfile reads the last ones too, but reports an error then
+    instead of their number.
+
+    Raises:
+        AudioError: the rest cannot be decoded.
+    """
+    try:
+        if file.frames < _NO_LENGTH:
+            return file.read(count, dtype="float32", always_2d=True)
+        block_NC = np.full((count, file.channels), np.nan, dtype=np.float32)
+        try:
+            return block_NC[: len(file.read(out=block_NC))]
+        except soundfile.LibsndfileError as error:
+            if error.code != _AT_THE_END:
+                raise
+            return block_NC[: int((~np.isnan(block_NC[:, 0])).sum())]
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        raise AudioError(path, _reason(path, error)) from None
+
+
+def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
+    """All samples of a file, (N, C), and its sample rate in Hz. No samples are no fault.
+
+    Raises:
+        AudioError: missing, not audio, or ending early.
+    """
+    with open_audio(path) as file:
+        blocks = [np.zeros((0, file.channels), dtype=np.float32)]
+        while len(block_NC := read_block(file, _BLOCK, path)):
+            blocks.append(block_NC)
+        samples_NC = np.concatenate(blocks)
+        if len(samples_NC) < file.frames < _NO_LENGTH:
+            raise AudioError(path, "ends early")
+        return samples_NC, file.samplerate
+
+
+def read_header(path: Path) -> AudioHeader:
+    """The header of a file that holds samples. The last one is decoded: a truncated file has none.
+
+    Raises:
+        AudioError: as `read_audio`, or no samples.
+    """
+    try:
+        with open_audio(path) as file:
+            rate, channels, frames = file.samplerate, file.channels, file.frames
+            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                raise AudioError(
+                    path, f"sample rate {rate:,} Hz; expected {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
+                )
+            known = frames < _NO_LENGTH
+            if not known:
+                frames = sum(iter(lambda: len(read_block(file, _BLOCK, path)), 0))
+            if frames == 0:
+                raise AudioError(path, "no samples")
+            if known:
+                try:
+                    file.seek(frames - 1)
+                    complete = len(file.read(1)) == 1 and not (riff_is_cut(path) or _ogg_is_cut(path))
+                except soundfile.SoundFileError:
+                    complete = False
+                if not complete:
+                    raise AudioError(path, "ends early")
+            plain = known and file.format in ("FLAC", "WAV", "WAVEX") and isinstance(file.name, str)
+            return AudioHeader(rate, channels, frames, plain)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise AudioError(path, _reason(path, error)) from None
+
+
+def write_flac(path: Path, samples_N: NDArray[Any], rate: int) -> None:
+    """Write 16-bit samples of one channel, and make sure that they are there.
+
+    Raises:
+        OSError: they are not; libsndfile does not say that the disk is full.
+    """
+    try:
+        soundfile.write(path, samples_N, rate, subtype="PCM_16", format="FLAC")
+        complete = read_header(path).num_samples == len(samples_N) if len(samples_N) else True
+    except (soundfile.SoundFileError, AssertionError, AudioError) as error:
+        raise OSError(errno.ENOSPC, "cannot be written as a whole: is the disk full?", str(path)) from error
+    if not complete:
+        raise OSError(errno.ENOSPC, "cannot be written as a whole: is the disk full?", str(path))
+
+
+def fault_in_samples(samples: NDArray[np.floating]) -> str | None:
+    """Why float samples cannot be audio; None when they can be."""
+    if not samples.size:
+        return None
+    peak = float(np.abs(samples).max())
+    if not np.isfinite(peak):
+        return "holds samples that are not finite (nan or infinity)"
+    if peak > LOUDEST:
+        return f"a sample of size {peak:g}; scale float samples to [-1, 1]"
+    return None
+
+
+def riff_is_cut(path: Path) -> bool:
+    """Whether a wav is shorter than its header says; libsndfile takes what is there without a word.
+
+    Programs that write to a pipe do not know the length, and say the largest one there is.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    size = int.from_bytes(head[4:8], "little")
+    return head[:4] == b"RIFF" and 0 < size < 0x7FFFF000 and path.stat().st_size < size + 8
+
+
+def _ogg_is_cut(path: Path) -> bool:
+    """Whether an ogg file ends within a page, or with one that is not marked as the last one."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        file.seek(max(0, path.stat().st_size - _LARGEST_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or not page[5] & 4:
+        return True
+    lengths = page[27 : 27 + page[26]]  # of the pieces in the page
+    return len(page) < 27 + page[26] + sum(lengths)
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    """The file; a wav that says that it has no samples and has some is opened with its true length."""
+    file = soundfile.SoundFile(str(path))
+    if file.frames or file.format not in ("WAV", "WAVEX"):
+        return file
+    content = path.read_bytes()
+    place = content.find(b"data", 12)
+    if place < 0 or content[place + 4 : place + 8] != b"\0\0\0\0" or len(content) == place + 8:
+        return file
+    size = len(content) - place - 8
+    if int.from_bytes(content[4:8], "little") == place:  # an empty wav with another chunk behind
+        return file
+    file.close()
+    riff = (len(content) - 8).to_bytes(4, "little")
+    whole = content[:4] + riff + content[8 : place + 4] + size.to_bytes(4, "little") + content[place + 8 :]
+    return soundfile.SoundFile(io.BytesIO(whole))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if path.suffix.lower() in NOT_READ:
+        return f"{path.suffix} is not read here ({FORMATS} are): convert it"
+    if isinstance(error, TypeError):  # it wants to be told the rate and the number of channels
+        return "bare samples without a header: convert them to WAV first"
+    text = str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error)
+    return f"not readable as audio: {text.strip().rstrip('.')}"

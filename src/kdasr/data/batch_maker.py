@@ -1,0 +1,212 @@
+"""From cuts to a batch: features, masks, gain, pauses, pieces and their word times. Runs in loader workers.
+
+Masks and gain are those of single utterances, before they are joined: an utterance looks the same alone and
+among others.
+"""
+
+# Shapes: B joined utterances, U single utterances, T feature frames, F mel bins, S pieces, H pieces before.
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from lhotse import CutSet
+from lhotse.cut import MixedCut, MonoCut, PaddingCut
+from lhotse.dataset.input_strategies import BatchIO
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
+from kdasr.data.batch import Batch
+from kdasr.data.config import DataConfig
+from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS
+from kdasr.data.join import segments_of
+from kdasr.data.pauses import LOWEST_LOG_ENERGY, background_frames, in_noise, pause_features, with_gain
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.usable import cut_text
+from kdasr.data.word_times import aligned_words, times_of_pieces
+
+HISTORY = 8
+"""Pieces before an utterance that a batch holds; a predictor uses as many of them as its context has."""
+_NOTHING, _BLANK = -1, 0
+
+
+class Plan(NamedTuple):
+    """What goes into one batch, and its place: the key of its random numbers."""
+
+    epoch: int
+    number: int
+    cuts: CutSet
+
+
+@dataclass
+class _Utterance:
+    """A single utterance as it is trained on."""
+
+    cut: MonoCut
+    features_TF: Tensor
+    pieces: list[int]
+
+    def background(self) -> Tensor:
+        """Frames in which nobody speaks, (T, F)."""
+        return background_frames(self.features_TF, [word[1:] for word in aligned_words(self.cut)])
+
+
+@dataclass
+class _Joined:
+    """A joined utterance: its features, and at which frame each of its utterances begins."""
+
+    cut: MonoCut | MixedCut
+    parts: list[Tensor]
+    utterances: list[_Utterance]
+    begins: list[int]
+
+    @property
+    def pieces(self) -> list[int]:
+        return [piece for utterance in self.utterances for piece in utterance.pieces]
+
+
+class BatchMaker(Dataset[tuple[int, int, Batch]]):
+    """Makes the batch of a plan; the same plan gives the same batch, in any process."""
+
+    def __init__(
+        self,
+        strategy: BatchIO,
+        tokenizer: Tokenizer,
+        *,
+        noise: NoiseMixer | None = None,
+        config: DataConfig | None = None,
+        seed: tuple[int, ...] = (0,),
+        word_times: bool = False,
+    ) -> None:
+        """
+        Args:
+            strategy: where features come from.
+            tokenizer: for the pieces.
+            noise: what `strategy` mixes into the audio; it gets a generator for each batch.
+            config: masks, gain and joining; None: no augmentation.
+            seed: with the plan's place it decides all random numbers.
+            word_times: whether batches say when the words of their pieces are spoken.
+        """
+        self._strategy = strategy
+        self._tokenizer = tokenizer
+        self._noise = noise
+        self._config = config
+        self._seed = seed
+        self._word_times = word_times
+
+    def __getitem__(self, plan: Plan) -> tuple[int, int, Batch]:
+        """Epoch, number and batch of a plan, the longest utterance first."""
+        generator = generator_for(*self._seed, plan.epoch, plan.number)
+        cuts = sorted(plan.cuts, key=lambda cut: cut.duration, reverse=True)
+        single = [segment for cut in cuts for segment in segments_of(cut) if isinstance(segment, MonoCut)]
+        utterances = iter(self._utterances(single, generator))
+        joined = []
+        for cut in cuts:
+            segments = segments_of(cut)
+            own = [next(utterances) for segment in segments if isinstance(segment, MonoCut)]
+            joined.append(self._in_noise(_assemble(cut, segments, own, generator), generator))
+        return plan.epoch, plan.number, self._batch(joined, generator)
+
+    def _utterances(self, cuts: list[MonoCut], generator: torch.Generator) -> list[_Utterance]:
+        """Features and pieces of single utterances, with masks and gain."""
+        if not cuts:
+            return []
+        if self._noise is not None:
+            self._noise.generator = generator
+        features_UTF, lens_U = self._strategy(CutSet.from_cuts(cuts))[:2]
+        if self._config is not None:
+            if self._config.spec_augment.enabled:
+                features_UTF = spec_augment(features_UTF, lens_U, self._config.spec_augment, generator)
+            gain = self._config.gain
+            if gain.probability > 0.0:
+                changed_U, level_U = torch.rand(2, len(cuts), generator=generator)
+                gain_U = gain.gain_db[0] + level_U * (gain.gain_db[1] - gain.gain_db[0])
+                gain_U = gain_U * (changed_U < gain.probability)
+                features_UTF = with_gain(features_UTF, gain_U[:, None, None])
+        return [
+            _Utterance(cut, features_TF[:length], self._tokenizer.encode(cut_text(cut)))
+            for cut, features_TF, length in zip(cuts, features_UTF, lens_U.tolist(), strict=True)
+        ]
+
+    def _in_noise(self, item: _Joined, generator: torch.Generator) -> _Joined:
+        """The joined utterance, some of them in one noise from the first frame to the last."""
+        config = self._config.join if self._config is not None else None
+        if config is None or not config.enabled or not item.utterances:
+            return item
+        chance, place = torch.rand(2, generator=generator).tolist()
+        if chance < config.bed:
+            snr_db = config.bed_snr_db[0] + place * (config.bed_snr_db[1] - config.bed_snr_db[0])
+            speech = [utterance.features_TF for utterance in item.utterances]
+            item.parts = [in_noise(torch.cat(item.parts), speech, snr_db, generator)]
+        return item
+
+    def _batch(self, joined: list[_Joined], generator: torch.Generator) -> Batch:
+        """The padded batch of joined utterances."""
+        lens_B = torch.tensor([sum(len(part) for part in item.parts) for item in joined], dtype=torch.int64)
+        features_BTF = torch.full((len(joined), int(lens_B.max()), NUM_MEL_BINS), LOWEST_LOG_ENERGY)
+        for row_TF, item, length in zip(features_BTF, joined, lens_B.tolist(), strict=True):
+            torch.cat(item.parts, out=row_TF[:length])
+        pieces = [torch.tensor(item.pieces, dtype=torch.int64) for item in joined]
+        return Batch(
+            features_BTF=features_BTF,
+            feature_lens_B=lens_B,
+            tokens_BS=pad_sequence(pieces, batch_first=True),
+            token_lens_B=torch.tensor([len(piece) for piece in pieces], dtype=torch.int64),
+            ids=[item.cut.id for item in joined],
+            texts=[" ".join(filter(None, (cut_text(u.cut) for u in item.utterances))) for item in joined],
+            audio_seconds=sum(item.cut.duration for item in joined),
+            word_times_BS2=self._times(joined) if self._word_times else None,
+            history_BH=self._histories(joined, generator),
+        )
+
+    def _times(self, joined: list[_Joined]) -> Tensor:
+        """Start and end of the word of each piece (B, S, 2), in seconds from the joined utterance's begin."""
+        rows = []
+        for item in joined:
+            times = [torch.zeros(0, 2)]
+            for utterance, begin in zip(item.utterances, item.begins, strict=True):
+                own_S2 = torch.tensor(times_of_pieces(utterance.cut, utterance.pieces, self._tokenizer))
+                times.append(own_S2.view(-1, 2) + begin * FRAME_SHIFT_SECONDS)
+            rows.append(torch.cat(times))
+        return pad_sequence(rows, batch_first=True)
+
+    def _histories(self, joined: list[_Joined], generator: torch.Generator) -> Tensor | None:
+        """Last pieces (B, H) of another joined utterance of the batch, for some of them."""
+        config = self._config.join if self._config is not None else None
+        if config is None or not config.enabled or config.history == 0.0:
+            return None
+        start = [_NOTHING] * (HISTORY - 1) + [_BLANK]
+        chance_B = torch.rand(len(joined), generator=generator)
+        others_B = torch.randint(len(joined), (len(joined),), generator=generator)
+        rows = []
+        for chance, other in zip(chance_B.tolist(), others_B.tolist(), strict=True):
+            pieces = joined[other].pieces if chance < config.history else []
+            rows.append([*start, *pieces][-HISTORY:])
+        return torch.tensor(rows, dtype=torch.int64)
+
+
+def _assemble(
+    cut: MonoCut | MixedCut,
+    segments: list[MonoCut | PaddingCut],
+    utterances: list[_Utterance],
+    generator: torch.Generator,
+) -> _Joined:
+    """Put utterances and pauses one after another; a pause takes its background from the one before it."""
+    parts: list[Tensor] = []
+    begins: list[int] = []
+    length = 0
+    for segment in segments:
+        if isinstance(segment, PaddingCut):
+            assert segment.custom is not None and segment.num_frames is not None
+            beside = utterances[max(len(begins) - 1, 0)] if utterances else None
+            kind, level_db = segment.custom["kind"], segment.custom["level_db"]
+            background_TF = beside.background() if beside is not None else None
+            part = pause_features(kind, level_db, segment.num_frames, background_TF, generator)
+        else:
+            part = utterances[len(begins)].features_TF
+            begins.append(length)
+        parts.append(part)
+        length += len(part)
+    return _Joined(cut, parts, utterances, begins)

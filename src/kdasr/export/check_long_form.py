@@ -1,0 +1,73 @@
+"""sherpa-onnx against our own recogniser on streams that go on: many utterances with pauses between them."""
+
+# Shapes: N samples at 16 kHz.
+
+from collections.abc import Iterator, Sequence
+
+from kdasr.export.bundle import BundleFolder
+from kdasr.export.check import Comparison, Spoken, check_utterances
+from kdasr.export.client import Samples, Segment, SherpaClient
+from kdasr.export.reference import decode_segments, decode_windows, emissions_of
+from kdasr.streaming.endpoint import EndpointRules
+from kdasr.streaming.joining import Pause, join, plan_streams
+from kdasr.streaming.long_form_run import LongForm
+from kdasr.streaming.parts import Recognisable
+from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.streaming.sources import Piece
+
+
+def compare_long_form(
+    bundle: BundleFolder,
+    ours: Recognisable,
+    utterances: Sequence[Spoken],
+    options: LongForm,
+    *,
+    int8: bool = False,
+) -> Iterator[Comparison]:
+    """Join utterances into streams as `kdasr decode --long-form` does, and decode each by both, greedily.
+
+    With endpoints, each of the two decides where a segment ends, and ours begins the next one as sherpa-onnx
+    does (`keep_predictor`). An utterance is identical when every piece of its stream is.
+
+    Args:
+        bundle: what sherpa-onnx runs.
+        ours: the PyTorch model that was exported, or the bundle itself (`load_exported`).
+        utterances: at least one, in the order in which they are joined.
+        options: pauses, length of streams, and whether with endpoints, without, or both.
+        int8: the bundle's int8 graphs.
+
+    Yields:
+        A comparison per pause and way.
+
+    Raises:
+        UserError: see `check_utterances`.
+    """
+    check_utterances(bundle, ours, utterances)
+    rules = {False: None, True: EndpointRules(keep_predictor=True)}
+    for pause in options.pauses:
+        for endpoints in options.endpoints:
+            client = SherpaClient(bundle, int8=int8, enable_endpoint_detection=endpoints)
+            recognizer = StreamingRecognizer(ours, endpoints=rules[endpoints])
+            way = "endpoint resets" if endpoints else "no endpoints"
+            comparison = Comparison(f"greedy search, long streams, {pause}, {way}")
+            for spoken, samples_N in _streams(utterances, pause, options):
+                theirs = client.decode_segments(samples_N) if endpoints else [client.decode(samples_N)]
+                num_windows = sum(segment.num_windows for segment in theirs)
+                if endpoints:
+                    segments = decode_segments(recognizer, samples_N, num_windows)
+                else:
+                    stream = decode_windows(recognizer, samples_N, num_windows)
+                    segments = [Segment(emissions_of(recognizer, stream), num_windows)]
+                comparison.add(spoken, theirs, segments)
+            yield comparison
+
+
+def _streams(
+    utterances: Sequence[Spoken], pause: Pause, options: LongForm
+) -> Iterator[tuple[list[Spoken], Samples]]:
+    """The utterances of each stream, and what it holds, (N,)."""
+    lengths = [len(spoken.samples_N) for spoken in utterances]
+    for number, members in enumerate(plan_streams(lengths, pause, options.minutes)):
+        spoken = [utterances[member] for member in members]
+        pieces = [Piece(len(one.samples_N), lambda one=one: one.samples_N) for one in spoken]  # type: ignore[misc]
+        yield spoken, join(pieces, pause, [options.seed, number]).source[:]

@@ -1,0 +1,69 @@
+"""When an utterance within a stream is over: the three rules of sherpa-onnx, with its names.
+
+A segment is what a stream has heard since it began or was last reset. Its trailing silence is the time since
+the last piece was emitted, or all of it while there is none. The segment has come to its end when
+
+1. there are `rule1_min_trailing_silence` seconds of trailing silence, whether or not anything was said;
+2. there are `rule2_min_trailing_silence` seconds of it after something was said;
+3. or the segment is `rule3_min_utterance_length` seconds long, even in the middle of a word.
+
+Both times are those of encoder frames that were searched, so that an endpoint is noticed at the end of a
+chunk, and as late as the model emits. sherpa-onnx multiplies frames of 10 ms with 0.01 in 32 bits, where 120
+of them are less than 1.2; so do the rules here, or the two would differ by a chunk now and then.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from kdasr.common.errors import UserError
+from kdasr.data.features import FRAME_SHIFT_SECONDS
+from kdasr.streaming.features import SUBSAMPLING
+
+KEEP_PREDICTOR = False
+"""Whether a reset leaves the last pieces in the predictor's context; docs/streaming.md says why not."""
+RULES = ("rule1_min_trailing_silence", "rule2_min_trailing_silence", "rule3_min_utterance_length")
+LONGEST = 1e5
+"""Seconds, more than a day: who wants a rule never to hold asks for this much."""
+
+
+@dataclass(frozen=True)
+class EndpointRules:
+    """When a segment ends, and what the next one begins with. Times in seconds."""
+
+    rule1_min_trailing_silence: float = 2.4
+    """Silence that ends a segment, even one without a word."""
+    rule2_min_trailing_silence: float = 1.2
+    """Silence that ends a segment once something was said."""
+    rule3_min_utterance_length: float = 20.0
+    """Length that ends a segment, whatever is being said."""
+    keep_predictor: bool = KEEP_PREDICTOR
+    """Whether the next segment begins as in sherpa-onnx, whose predictor still sees the last pieces. If not,
+    a reset stream is as a new one in every respect."""
+
+    def __post_init__(self) -> None:
+        for name in RULES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
+                raise UserError(f"{name} {value}: expected seconds, above 0 and at most {LONGEST:g}")
+
+    def is_endpoint(self, trailing_frames: int, length_frames: int) -> bool:
+        """Whether a segment of `length_frames` encoder frames has ended, when the last `trailing_frames` of
+        them emitted nothing."""
+        trailing, length = SUBSAMPLING * trailing_frames, SUBSAMPLING * length_frames
+        if trailing >= _feature_frames(self.rule1_min_trailing_silence):
+            return True
+        if length > trailing >= _feature_frames(self.rule2_min_trailing_silence):
+            return True
+        return length >= _feature_frames(self.rule3_min_utterance_length)
+
+
+@lru_cache
+def _feature_frames(seconds: float) -> int:
+    """The smallest number of feature frames (10 ms) that are so many seconds in 32-bit numbers."""
+    shift, target = np.float32(FRAME_SHIFT_SECONDS), np.float32(seconds)
+    frames = max(1, int(seconds / FRAME_SHIFT_SECONDS) - 2)
+    while np.float32(frames) * shift < target:
+        frames += 1
+    return frames

@@ -1,0 +1,47 @@
+"""A teacher that is no better than what it teaches is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lightning_fabric import Fabric
+
+from kdasr.data.config import DataConfig
+from kdasr.data.loader import valid_batches
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.distillation.config import ObjectiveConfig
+from kdasr.distillation.objective import Objective
+from kdasr.nn.context import Context
+from kdasr.testing import dummy_cuts, tiny_model
+from kdasr.training.module import TrainingModule
+from kdasr.training.teacher_lead import dev_wer, last_dev_wer, weak_teacher
+from kdasr.training.validation import validate
+
+
+def test_dev_wer_is_that_of_validation(tokenizer: Tokenizer) -> None:
+    model = tiny_model(vocab_size=tokenizer.vocab_size).train()
+    context, fabric = Context(left=8, chunk=4), Fabric(accelerator="cpu", devices=1)
+    batches = valid_batches(dummy_cuts(8), tokenizer, DataConfig(max_duration=8.0))
+    module = TrainingModule(model, Objective(ObjectiveConfig(), model.config, None))
+    expected = validate(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
+    assert expected is not None and expected.criterion > 0
+    assert dev_wer(model, batches, tokenizer, context, fabric) == pytest.approx(expected.criterion)
+    assert model.training
+
+
+def test_the_last_validation_counts(tmp_path: Path) -> None:
+    assert last_dev_wer(tmp_path) is None
+    rows = [
+        {"split": "valid", "wer": 30.0},
+        {"split": "valid", "wer": 12.5},
+        {"split": "train", "total": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert last_dev_wer(tmp_path) == 12.5
+
+
+def test_what_is_as_good_as_the_teacher_is_named() -> None:
+    assert weak_teacher(5.0, {"streaming-init": 6.0}) is None
+    text = weak_teacher(5.7, {"streaming": 9.0, "streaming-init": 2.7, "the student's start": 5.7})
+    assert text is not None and "5.70 %" in text
+    assert "streaming-init 2.70 %" in text and "the student's start" in text and "streaming 9" not in text

@@ -1,0 +1,174 @@
+"""Why a student loses words in a stream that goes on: what is set back at the true borders of utterances.
+
+    python tools/explain_long_form.py exp/demo/two-stage --data data/demo --part test-clean
+
+Utterances of a part are joined to one stream with pauses of quiet noise, and decoded by greedy search, chunk
+by chunk. In the middle of each pause the predictor's context, the encoder's state, both or neither become
+those of a new stream. Beside it each utterance alone: as it is, after a pause, and with the predictor's
+context of the utterance before it.
+
+Shapes: N samples at 16 kHz, B = 1 stream, T feature frames of a window, F features, C frames of a chunk, K
+pieces of context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.loader import load_cuts
+from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
+from kdasr.decoding.wer import ErrorCounts, word_errors
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
+from kdasr.streaming.evaluate import Recording, load_recording
+from kdasr.streaming.features import OnlineFeatures
+from kdasr.streaming.flush import flush_seconds
+
+NOISE_DB = -60.0
+GAPS = (0.0, 0.3, 1.0, 3.0)
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reset:
+    """What is set back at a border."""
+
+    predictor: bool = False
+    encoder: bool = False
+
+
+NOTHING = Reset()
+
+
+class Decoder:
+    """Greedy search of one stream, with borders at which something is forgotten."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.model, self.context = bundle.model.eval(), bundle.context
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        samples_N: Samples,
+        borders: Sequence[float] = (),
+        reset: Reset = NOTHING,
+        start: Tensor | None = None,
+    ) -> tuple[str, Tensor]:
+        """The words of a recording, and the predictor's context (1, K) at its end.
+
+        Args:
+            samples_N: the recording.
+            borders: seconds at which `reset` applies, ascending.
+            reset: what becomes that of a new stream.
+            start: the predictor's context (1, K) at the start; None: that of a new stream.
+        """
+        features = OnlineFeatures(flush_seconds(self.context))
+        features.accept(SAMPLE_RATE, samples_N)
+        features.finish()
+        total, chunk = features.total_encoder_frames or 0, self.context.chunk
+        state: Any = self._fresh()
+        search = initial_state(self.model, 1)
+        if start is not None:
+            predicted_BJ = self.model.joiner.project_predictor(self.model.predictor.step(start))
+            search = GreedyState(start, predicted_BJ)
+        pending = list(borders)
+        pieces: list[int] = []
+        for frame in range(0, total, chunk):
+            while pending and pending[0] <= frame * 0.04:
+                pending.pop(0)
+                state = self._fresh() if reset.encoder else state
+                search = initial_state(self.model, 1) if reset.predictor else search
+            end = FACTOR * (frame + self.context.window_frames) + EXTRA_FRAMES
+            window_BTF = torch.from_numpy(features.window(FACTOR * frame, end))[None]
+            lens_B = torch.tensor([window_BTF.shape[1]])
+            missing = end - FACTOR * frame - window_BTF.shape[1]
+            window_BTF = torch.nn.functional.pad(window_BTF, (0, 0, 0, missing))
+            encoded_BCD, lens_B, state = self.model.encode_chunk(window_BTF, state, self.context, lens_B)
+            (found,), search = greedy_chunk(self.model, encoded_BCD, lens_B, search)
+            pieces += found.tokens
+        return self.bundle.tokenizer.decode(pieces), search.context_BK
+
+    def _fresh(self) -> Any:
+        return self.model.encoder.init_state(1, self.context)
+
+
+def noise(seconds: float, seed: int) -> Samples:
+    """White noise of `NOISE_DB`."""
+    count = round(seconds * SAMPLE_RATE)
+    level = 10 ** (NOISE_DB / 20)
+    return (level * np.random.default_rng(seed).standard_normal(count)).astype(np.float32)
+
+
+def joined(recordings: list[Recording], gap: float) -> tuple[Samples, list[float]]:
+    """One recording of all, and the middle of each pause in seconds."""
+    parts: list[Samples] = []
+    borders: list[float] = []
+    length = 0
+    for index, recording in enumerate(recordings):
+        if index:
+            parts.append(noise(gap, index))
+            borders.append((length + len(parts[-1]) / 2) / SAMPLE_RATE)
+            length += len(parts[-1])
+        parts.append(recording.samples_N)
+        length += len(parts[-1])
+    return np.concatenate(parts), borders
+
+
+def show(name: str, errors: ErrorCounts) -> None:
+    """One line of the table."""
+    click.echo(
+        f"| {name} | {errors.rate:.1f} | {errors.substitutions} | {errors.deletions} | {errors.insertions} |"
+    )
+
+
+def total(pairs: list[tuple[str, str]]) -> ErrorCounts:
+    """Errors of (reference, hypothesis) pairs."""
+    return sum((word_errors(*pair) for pair in pairs), ErrorCounts())
+
+
+@click.command()
+@click.argument("exp", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True)
+@click.option("--part", default="test-clean", show_default=True)
+@click.option("--max-utterances", default=60, show_default=True)
+def main(exp: Path, data: Path, part: str, max_utterances: int) -> None:
+    """Print the table as Markdown."""
+    torch.set_num_threads(1)
+    decoder = Decoder(load_bundle(exp))
+    cuts = list(load_cuts(data, part))[:max_utterances]
+    recordings = [load_recording(cut, decoder.bundle.tokenizer) for cut in cuts]
+    refs = [" ".join(recording.ref) for recording in recordings]
+    click.echo("| decoded | WER % | sub | del | ins |\n|---|---|---|---|---|")
+    alone = [decoder.decode(recording.samples_N) for recording in recordings]
+    show("each alone", total([(ref, text) for ref, (text, _) in zip(refs, alone, strict=True)]))
+    for gap in GAPS[1:]:
+        after = [
+            decoder.decode(np.concatenate([noise(gap, i), r.samples_N]))[0] for i, r in enumerate(recordings)
+        ]
+        show(f"each alone, after {gap:g} s of quiet noise", total(list(zip(refs, after, strict=True))))
+    contexts = [alone[-1][1], *(context for _, context in alone[:-1])]
+    told = [decoder.decode(r.samples_N, start=k)[0] for r, k in zip(recordings, contexts, strict=True)]
+    show("each alone, predictor after the utterance before", total(list(zip(refs, told, strict=True))))
+    for gap in GAPS:
+        samples_N, borders = joined(recordings, gap)
+        for name, reset in {
+            "nothing": NOTHING,
+            "the predictor": Reset(predictor=True),
+            "the encoder": Reset(encoder=True),
+            "both": Reset(predictor=True, encoder=True),
+        }.items():
+            text, _ = decoder.decode(samples_N, borders, reset)
+            show(f"one stream, pauses of {gap:g} s, {name} set back", word_errors(" ".join(refs), text))
+
+
+if __name__ == "__main__":
+    main()
