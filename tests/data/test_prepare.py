@@ -227,6 +227,7 @@ def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, logger="kdasr"):
         prepare_corpus(options(root))
     assert "converting 2 file(s) to 16 kHz mono: 200-1-0000, 200-1-0001" in caplog.text
+    assert "1 file(s) are sampled below 16 kHz, so nothing is in their upper band: 200-1-0000" in caplog.text
     cuts = {cut.id: cut for cut in load_cuts(root / "data", DEV)}
     mixed = cuts["200-1-0000"]
     assert (mixed.sampling_rate, mixed.recording.num_channels, mixed.duration) == (16000, 1, 2.0)

@@ -124,6 +124,12 @@ def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recor
     log.info(
         "%s: converting %d file(s) to 16 kHz mono: %s", listing.name, len(odd), quote(item.id for item in odd)
     )
+    narrow = [item.id for item in odd if item.header.sample_rate < SAMPLE_RATE]
+    if narrow:
+        log.warning(
+            "%s: %d file(s) are sampled below 16 kHz, so nothing is in their upper band: %s",
+            listing.name, len(narrow), quote(narrow),
+        )  # fmt: skip
     converted_dir.mkdir(parents=True, exist_ok=True)
     cancelled: list[str] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:

@@ -32,23 +32,22 @@ def signal_summary(part: str, records: Sequence[Record]) -> dict[str, Any]:
     """The entry `signal` of `summary.json`: levels, and utterances by kind of fault, which are logged too."""
     levels: list[float] = []
     kinds: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     faulty: list[str] = []
     for record in records:
         report = SignalReport(seconds=record["duration"], **record["signal"])
         levels.append(report.level_dbfs)
         if found := report.faults:
             kinds.update(found.keys())
-            faulty.append(f"{record['id']} ({'; '.join(found.values())})")
+            faulty.append(record["id"])
+            for kind, fault in found.items():
+                examples.setdefault(kind, f"{record['id']} {fault}")
     if faulty:
-        counts = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+        counts = "; ".join(f"{count}, such as {examples[kind]}" for kind, count in kinds.items())
         log.warning(
-            "%s: the audio of %d of %d is faulty (%s): %s",
-            part,
-            len(faulty),
-            len(levels),
-            counts,
-            quote(faulty),
-        )
+            "%s: the audio of %d of %d utterances is faulty (%s): %s",
+            part, len(faulty), len(levels), counts, quote(faulty),
+        )  # fmt: skip
     return {"level_dbfs": summarise(levels), "faults": dict(kinds)}
 
 
