@@ -10,7 +10,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.augment import generator_for
 from kdasr.data.channel_augment import CODECS, AudioChain, ChannelAugment, through_channel
 from kdasr.data.config import ChannelConfig, DataConfig
-from kdasr.data.loading import train_strategy
+from kdasr.data.loading import on_the_fly, train_strategy
 from kdasr.testing import dummy_cuts
 
 Samples = NDArray[np.float32]
@@ -107,9 +107,15 @@ def test_channels_need_audio() -> None:
     config = DataConfig(channel=ChannelConfig(probability=0.5))
     with pytest.raises(UserError, match=r"data\.channel\.probability.*data\.on_the_fly: true"):
         train_strategy(cuts, config)
+    config.channel.probability = 1.0
     strategy, transform = train_strategy(cuts, DataConfig(on_the_fly=True, channel=config.channel))
     assert isinstance(transform, AudioChain)
-    assert len(strategy(cuts)[0]) == 2
+    heard_BTF, lens_B = strategy(cuts)[:2]
+    plain_BTF, plain_lens_B = on_the_fly(None)(cuts)[:2]
+    assert torch.equal(lens_B, plain_lens_B) and heard_BTF.shape == plain_BTF.shape
+    assert all(
+        (heard_TF - plain_TF).abs().max() > 1 for heard_TF, plain_TF in zip(heard_BTF, plain_BTF, strict=True)
+    )
 
 
 def test_a_codec_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ CODECS = {
 
 
 class AudioTransform(Protocol):
-    """Changes the samples (1, N) of an utterance; its random numbers come from `generator`."""
+    """Changes the samples, (N,) or (1, N), of an utterance; its random numbers come from `generator`."""
 
     generator: torch.Generator
 
@@ -73,7 +73,7 @@ class AudioChain:
 class ChannelAugment:
     """Sends some utterances through a channel, one of `config.kinds` each, all alike likely.
 
-    A transform for Lhotse's `OnTheFlyFeatures`: called with the samples of one utterance, (1, N). Set
+    A transform for Lhotse's `OnTheFlyFeatures`: called with the samples of one utterance, (N,) or (1, N). Set
     `generator` before each batch.
     """
 
@@ -98,8 +98,8 @@ class ChannelAugment:
         kinds = self._config.kinds
         kind = kinds[min(int(which * len(kinds)), len(kinds) - 1)]
         lowest, highest = self._config.band_hz
-        heard_N = through_channel(samples[0].numpy(), kind, amount, (lowest, highest))
-        return torch.from_numpy(heard_N)[None].to(samples.dtype)
+        heard_N = through_channel(samples.reshape(-1).numpy(), kind, amount, (lowest, highest))
+        return torch.from_numpy(heard_N).view_as(samples)
 
 
 def through_channel(samples_N: Samples, kind: str, amount: float, band_hz: tuple[float, float]) -> Samples:
