@@ -144,7 +144,8 @@ def test_alike_hypotheses_are_listed_once_after_a_carry_over() -> None:
     (state,) = search.advance(encoded_BTD, lens_B, [search.initial_state()])
     carried = search.carried_over(state)
     assert len(carried.hypotheses) > 2
-    (after,) = search.advance(torch.flip(encoded_BTD, [1]), lens_B, [carried])
+    carried = carried._replace(hypotheses=carried.hypotheses[1:])  # the one that has heard nothing wins
+    (after,) = search.advance(torch.flip(encoded_BTD, [1])[:, :4], lens_B, [carried])
     listed = search.nbest(after)
     assert len({tuple(entry.tokens) for entry in listed}) == len(listed) <= len(after.hypotheses)
     assert len({hypothesis.origin for hypothesis in after.hypotheses}) > 1

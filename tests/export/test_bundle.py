@@ -253,8 +253,8 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     system = load_bundle(folder)
     (folder / "environment.json").write_text(json.dumps({"git": "0123abc"}))
     (folder / "config.yaml").write_text("data: {dir: /somewhere/data/demo, train_parts: [train-clean-100]}\n")
-    summary = {"mode": "streaming", "wer": 12.345, "num_utterances": 96, "num_words": 590}
-    summary |= {"cer": 6.78, "context": str(system.context), "first_token_ms": {"mean": 149.7}}
+    summary = {"mode": "streaming", "wer": 12.345, "cer": 4.5, "num_utterances": 96, "num_words": 590}
+    summary |= {"context": str(system.context), "first_token_ms": {"mean": 149.7}}
     of_others = {
         "dev-clean": {"checkpoint_sha256": "older"},
         "dev-other": {"context": "left=2 chunk=1 right=0"},
@@ -262,6 +262,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "dev-lm": {"language_model": {"scale": 0.3}},
         "dev-some": {"max_utterances": 2},
         "dev-tail": {"tail_seconds": 0.5},
+        "dev-cut": {"endpoint_rules": {"rule3_min_utterance_length": 20.0}},
     }
     for part in ("test-clean", *of_others):
         target = folder / "decode" / "streaming" / part
@@ -280,7 +281,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "demo: train-clean-100",
     ):
         assert fact in card, fact
-    assert "| test-clean | streaming | greedy | 12.35 | 6.78 | 150 | 96 | 590 |" in card
+    assert "| test-clean | streaming | greedy | 12.35 | 4.50 | 150 | 96 | 590 |" in card
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]

@@ -19,6 +19,7 @@ from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
 from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
+from kdasr.common.files import sha256
 from kdasr.streaming.calibrate import calibrate as measure
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import simulate
@@ -55,7 +56,7 @@ def _store(exp: Path, calibration: dict[str, float] | None) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "calibration": calibration}))
 
 
-def test_the_map_is_found_once_and_used_with_its_checkpoint(exp: Path, data: Path, caplog: Any) -> None:
+def test_the_map_is_found_once_and_used(exp: Path, data: Path) -> None:
     options = (exp, "--data", data, "--parts", "dev-clean")
     output = _run(calibrate, *options).output
     found = json.loads((exp / "confidence.json").read_text())
@@ -71,16 +72,22 @@ def test_the_map_is_found_once_and_used_with_its_checkpoint(exp: Path, data: Pat
     _run(calibrate, *options, "--max-utterances", 2)
     again = json.loads((exp / "confidence.json").read_text())
     assert again["max_utterances"] == 2 and again["words"] < found["words"]
-    _store(exp, MAP)
+
+
+def test_a_map_of_another_checkpoint_is_not_used(exp: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = exp / "checkpoints" / "last.pt"
+    found = {"checkpoint_sha256": sha256(checkpoint), "calibration": MAP}
+    (exp / "confidence.json").write_text(json.dumps(found))
+    assert load_bundle(exp).calibration == Calibration(**MAP) and not caplog.text
     payload = torch.load(checkpoint, weights_only=True)
     torch.save({**payload, "train_steps": 8}, checkpoint)
     logging.getLogger("kdasr").propagate = True  # the commands above have set up logging of their own
     assert load_bundle(exp).calibration is None
     assert "of another checkpoint than last.pt" in caplog.text
-    (exp / "confidence.json").write_text("[]")
-    with pytest.raises(UserError, match=r"confidence\.json: not a file of `kdasr calibrate`"):
-        load_bundle(exp)
+    for damaged in ("[]", "{", '{"checkpoint_sha256": 1}'):
+        (exp / "confidence.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"confidence\.json: not a file of `kdasr calibrate`"):
+            load_bundle(exp)
 
 
 def test_confidences_are_mapped_wherever_they_are_shown(exp: Path, data: Path, tmp_path: Path) -> None:

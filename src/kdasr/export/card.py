@@ -113,7 +113,8 @@ def _results(folder: Path, system: Bundle) -> list[Facts]:
         summary = _read(path)
         if summary.get("checkpoint_sha256") != digest or summary.get("context") != str(system.context):
             continue
-        if any(summary.get(name) for name in ("biasing_sha256", "language_model", "max_utterances")):
+        others = ("biasing_sha256", "language_model", "max_utterances", "endpoint_rules")
+        if any(summary.get(name) for name in others):
             continue  # not what the system does by itself, or not on all of the part
         if summary.get("tail_seconds", tail) != tail:
             continue
