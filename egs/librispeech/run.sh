@@ -25,6 +25,7 @@
 #   --long-form "..."     options of kdasr decode --long-form in stage 10 (default: --gap-noise quiet --max-utterances 80)
 #   --seed N              seed of the corpus and of training (default: 1)
 #   --jobs J              processes side by side (default: 1)
+#   --gain-db "A B ..."   stage 8: also the error rates of recordings that are so many dB louder, such as "-30 -20 -10 10"
 #   --override K=V        further option of the configuration; may be repeated
 #
 # A finished stage is skipped; an interrupted one resumes. Remove its output to run it again.
@@ -41,7 +42,7 @@ root=$(cd "$here/../.." && pwd)
 
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
 systems="teacher streaming streaming-init two-stage"
-seed=1 jobs=1 stage=0 stop_stage=11
+seed=1 jobs=1 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
 overrides=() differs=0
 parse_options "$@"
@@ -189,7 +190,8 @@ if due 8; then
   say "Stage 8: streaming decoding"
   for system in $systems; do
     launch "decode-streaming-$system" \
-      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming
+      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming \
+      ${gain_db:+--gain-db "$gain_db"}
   done
   finish_all
 fi

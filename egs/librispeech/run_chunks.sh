@@ -19,7 +19,7 @@ root=$(cd "$here/../.." && pwd)
 
 arguments=("$@")
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
-systems="" seed=1 jobs=1 stage=0 stop_stage=9
+systems="" seed=1 jobs=1 stage=0 stop_stage=9 gain_db=""
 overrides=()
 parse_options "$@"
 size=${size:-demo}
@@ -37,7 +37,7 @@ say "Streaming decoding under every chunk"
 left=$(sed -n '/^  unified:/,/stages:/s/.*\[{left: \([0-9]*\),.*/\1/p' "$conf")
 for chunk in 2 4 8 16 32; do
   launch "decode-chunk-$chunk" kdasr decode "$exp/unified" --data "$data" --parts "$test_parts" \
-    --context "left=$left,chunk=$chunk" --out "$exp/unified/contexts/chunk-$chunk"
+    --context "left=$left,chunk=$chunk" --out "$exp/unified/contexts/chunk-$chunk" ${gain_db:+--gain-db "$gain_db"}
 done
 launch decode-unified kdasr decode "$exp/unified" --data "$data" --parts "$test_parts"
 finish_all

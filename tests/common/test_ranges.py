@@ -70,7 +70,7 @@ def test_every_number_has_a_range_and_every_list_says_how_many(root: type) -> No
         number = next((kind for kind in (declared.type, declared.inner) if kind in (int, float)), None)
         assert (Range in kinds) == (number is not None), f"{root.__name__}.{path}: a number needs a Range"
         assert (Items in kinds) == (get_origin(declared.type) is list), f"{root.__name__}.{path}: Items"
-        assert OneOf not in kinds or declared.type is str, path
+        assert OneOf not in kinds or declared.type in (str, list[str]), path
     assert len(options) > 15 and any("." in path for path, _ in options)
 
 
@@ -92,11 +92,15 @@ def test_lists_and_words_that_are_not_allowed_are_refused_by_name() -> None:
     for root, path, declared in OPTIONS:
         for constraint in declared.constraints:
             wrong: list[Any] = []
+            words = [word for item in declared.constraints if isinstance(item, OneOf) for word in item.words]
             if isinstance(constraint, OneOf):
-                wrong = ["zebra"]
+                listed = get_origin(declared.type) is list
+                place = f"{path}.0" if listed else path
+                with pytest.raises(UserError, match=re.escape(f"option '{place}' is zebra; expected one of")):
+                    check_ranges(root, nested(path, ["zebra"] if listed else "zebra"))
             elif isinstance(constraint, Items):
                 wrong += [[]] if constraint.at_least or constraint.exactly else []
-                value = next(item for item in (0.75, 1, 2000, -3) if allowed(declared, item))
+                value = next(item for item in (*words, 0.75, 1, 2000, -3) if allowed(declared, item))
                 wrong += [[value, value]] if constraint.unique else []
                 wrong += [[value]] if constraint.exactly == 2 else []
                 wrong += [[value, value - 0.25]] if constraint.ascending else []

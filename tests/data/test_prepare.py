@@ -227,6 +227,7 @@ def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, logger="kdasr"):
         prepare_corpus(options(root))
     assert "converting 2 file(s) to 16 kHz mono: 200-1-0000, 200-1-0001" in caplog.text
+    assert "1 file(s) are sampled below 16 kHz, so nothing is in their upper band: 200-1-0000" in caplog.text
     cuts = {cut.id: cut for cut in load_cuts(root / "data", DEV)}
     mixed = cuts["200-1-0000"]
     assert (mixed.sampling_rate, mixed.recording.num_channels, mixed.duration) == (16000, 1, 2.0)
@@ -235,6 +236,16 @@ def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCapt
     other = cuts["200-1-0001"]
     assert other.duration == other.supervisions[0].duration == other.recording.num_samples / 16000
     assert (other.sampling_rate, other.num_frames) == (16000, 150)
+
+
+def test_stereo_that_cancels_keeps_its_speech(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    speech = tone(2.0, seed=5)
+    file = root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac"
+    soundfile.write(file, np.stack([speech, -0.98 * speech], axis=1), 16000)
+    prepare_corpus(options(root, parts=[DEV]))
+    cuts = {cut.id: cut for cut in load_cuts(root / "data", DEV)}
+    np.testing.assert_allclose(cuts["200-1-0000"].load_audio()[0], speech, atol=1e-3)
+    assert "1 file(s) are not mixed: 200-1-0000 (channels cancel when they are mixed" in caplog.text
 
 
 def test_wav_files_and_blank_lines_are_fine_and_letters_stay(root: Path) -> None:

@@ -101,6 +101,21 @@ def test_csv_has_a_line_per_result_with_the_numbers_of_the_json(experiment: Path
         assert int(line["params"]) == row["params"] and line["onset"] == "alignment"
 
 
+def test_error_rates_at_other_levels_are_in_json_and_page(experiment: Path, tmp_path: Path) -> None:
+    shutil.copytree(experiment / "two-stage", tmp_path / "two-stage")
+    folder = tmp_path / "two-stage" / "decode" / "streaming" / PARTS[0]
+    results = [{"gain_db": gain, "wer": wer, "cer": 1.0} for gain, wer in ((-20.0, 41.5), (0.0, 3.25))]
+    (folder / "gain.json").write_text(json.dumps({"settings": {}, "results": results}))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["signal"] = {"faults": {"too quiet": 3}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    report = write_report(collect_results([tmp_path]))
+    rows = {row["part"]: row for row in json.loads((report / "results.json").read_text())}
+    assert rows[PARTS[0]]["gains"] == results and "gains" not in rows[PARTS[1]]
+    page = (report / "index.html").read_text()
+    assert all(text in page for text in ("−20 dB", "41.50", "3.25", "faulty (too quiet 3)"))
+
+
 class _PageReader(HTMLParser):
     """Collects what the page loads or points to, its ids, and its texts."""
 

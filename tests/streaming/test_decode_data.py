@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -14,9 +15,14 @@ from experiment_folder import prepare_part, write_experiment
 from lhotse.supervision import AlignmentItem
 
 from kdasr.cli.decode import command as decode
+from kdasr.cli.stream import command as stream_command
+from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import train_tokenizer
 from kdasr.decoding.wer import character_errors
+from kdasr.streaming import loudness
+from kdasr.streaming.audio import load_audio
 from kdasr.streaming.evaluate import load_recording, make_record, summarise_records
+from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import Result, Token
 from kdasr.streaming.simulate import Simulation
 from kdasr.testing import dummy_cuts, tone, write_corpus
@@ -113,3 +119,62 @@ def test_the_summary_says_how_text_was_normalised(root: Path) -> None:
     counts = character_errors(record["ref"].split(), record["hyp"].split())
     assert summary["cer"] == pytest.approx(100 * counts.total / counts.words)
     assert summary["char_errors"]["sub"] == counts.substitutions
+
+
+def test_error_rates_at_several_gains(root: Path) -> None:
+    folder = root / "exp" / "decode" / "offline" / PART
+    summary = run(root, "--gain-db", "-40,20").summary
+    first = json.loads((folder / "gain.json").read_text())
+    rates = {entry["gain_db"]: entry for entry in first["results"]}
+    assert list(rates) == [-40.0, 0.0, 20.0]
+    assert (rates[0.0]["wer"], rates[0.0]["cer"]) == (summary["wer"], summary["cer"])
+    # The same as decoding a part that is so much louder, cut at full scale.
+    file = root / "corpus" / PART / "100" / "1" / "100-1-0000.wav"
+    wave, rate = soundfile.read(file, dtype="float32")
+    for gain in (-40.0, 20.0):
+        soundfile.write(file, (wave * 10 ** (gain / 20)).clip(-1, 1), rate, subtype="FLOAT")
+        louder = run(root)
+        assert (louder.summary["wer"], louder.summary["cer"]) == (rates[gain]["wer"], rates[gain]["cer"])
+        assert not (folder / "gain.json").exists()  # it was of other audio
+        level = summary["signal"]["level_dbfs"]["mean"] + gain
+        assert louder.summary["signal"]["faults"] == {"too quiet" if gain < 0 else "clipped": 1}
+        fault = f"faulty (1, such as 100-1-0000 too quiet: speech at {level:.0f} dBFS"
+        assert (f"{PART}: the audio of 1 of 1 utterances is {fault}" in louder.output) is (gain < 0)
+
+
+def test_gains_that_are_measured_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(root, "--gain-db", "6")
+    monkeypatch.setattr(loudness, "_Louder", None)
+    assert run(root, "--gain-db", "6 0").summary
+    with pytest.raises(TypeError):
+        run(root, "--gain-db", "6 7")
+    for text in ("loud", "100", "nan", " "):
+        with pytest.raises(UserError, match=f"--gain-db '{text}': expected numbers of dB"):
+            run(root, "--gain-db", text)
+
+
+def test_a_stream_tells_what_is_wrong_with_its_input(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    speech = tone(2.0)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([speech, -0.9 * speech], axis=1), 16000)
+    soundfile.write(tmp_path / "quiet.wav", 0.001 * speech, 16000, subtype="FLOAT")
+    files = [str(tmp_path / name) for name in ("stereo.wav", "quiet.wav")]
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(stream_command, [str(root / "exp"), *files])
+    torch.set_num_threads(threads)
+    assert f"{files[1]}: too quiet: speech at -73 dBFS" in result.stderr
+    assert "speech at -13 dBFS" in result.stdout and "warning" not in result.stdout
+    cancelled = "channels cancel when they are mixed: channel 1 of 2 is taken alone"
+    assert result.stderr.count(f"{files[0]}: {cancelled}") == 1
+    load_audio(Path(files[0]))
+    assert f"{files[0]}: {cancelled}" in caplog.text
+    recognizer = StreamingRecognizer.load(root / "exp")
+    for warn in (True, False):
+        caplog.clear()
+        stream = recognizer.create_stream()
+        assert stream.faults == []
+        stream.accept_waveform(16000, 0.001 * speech)
+        stream.input_finished(warn=warn)
+        assert stream.faults[0].startswith("too quiet: speech at -73 dBFS")
+        assert ("input too quiet: speech at -73 dBFS" in caplog.text) is warn

@@ -21,7 +21,7 @@ parse_options() {
         overrides+=(--override "$2")
         shift 2 ;;
       --corpus | --size | --conf | --corpus-dir | --alignments-dir | --parts | --data | --exp | --vocab-size | \
-        --systems | --long-form | --seed | --jobs | --stage | --stop-stage)
+        --systems | --long-form | --gain-db | --seed | --jobs | --stage | --stop-stage)
         [[ $# -ge 2 ]] || die "$1 needs a value"
         local variable=${1#--}
         printf -v "${variable//-/_}" '%s' "$2"

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MODES = ("streaming", "offline")
+_MIN_WIDTH = 100
+"""Columns of the table when the output is a file or a pipe."""
 
 
 @click.command(name="decode")
@@ -68,6 +70,10 @@ MODES = ("streaming", "offline")
 @endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
 @long_form_options
 @max_bad_option
+@click.option(
+    "--gain-db",
+    help="Also the error rates of the parts this much louder, such as -30,-20,-10,10; written to gain.json.",
+)
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
 @click.option(
     "--out",
@@ -90,6 +96,7 @@ def command(
     int8: bool,
     tail_seconds: float | None,
     max_bad: str,
+    gain_db: str | None,
     max_utterances: int | None,
     out: Path | None,
     device: str,
@@ -120,6 +127,7 @@ def command(
     summary.json.
     """
     from kdasr.data.bad import MaxBad
+    from kdasr.streaming.loudness import parse_gains
 
     setup_logging()
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
@@ -137,7 +145,7 @@ def command(
     if joined is not None:
         if mode != "streaming":
             raise UserError(f"--long-form needs --mode streaming; it is {mode}")
-        needs("utterances one by one, not --long-form", "nbest")
+        needs("utterances one by one, not --long-form", "nbest", "gain_db")
         joined = batch_size(joined, streams)
         streams = joined.batch
     if rules is not None and mode != "streaming":
@@ -162,6 +170,7 @@ def command(
         int8=int8,
         long_form=joined,
         max_bad=MaxBad.parse(max_bad),
+        gains=parse_gains(gain_db) if gain_db else [],
     )
     if joined is not None and run.recognizer.context.is_full:
         log.warning(
@@ -208,7 +217,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
         title=f"{first['system']}, {first['mode']}, context {first['context']}",
         caption=f"Latencies in ms; onset of the first word by {' or '.join(onsets)}. wall: with compute.",
     )
-    table.add_column("part")
+    table.add_column("part", no_wrap=True)
     for column in (
         "WER %",
         "CER %",
@@ -232,7 +241,10 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             _number(summary["finalisation_ms"]["mean"], 0),
             _number(summary["rtf"], 4),
         )
-    Console().print(table)
+    terminal = Console()
+    if not terminal.is_terminal:
+        terminal = Console(width=max(terminal.width, _MIN_WIDTH))
+    terminal.print(table)
 
 
 def _print_long_form(summaries: list[dict[str, Any]]) -> None:

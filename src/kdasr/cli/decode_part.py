@@ -48,11 +48,14 @@ class DecodeRun:
     int8: bool
     long_form: "LongForm | None"
     max_bad: "MaxBad"
+    gains: list[float]
 
 
 def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
     """Decode the utterances of a part one by one; returns its summary."""
+    from kdasr.data.word_times import warn_of_word_times
     from kdasr.streaming.evaluate import summarise_records, write_part
+    from kdasr.streaming.loudness import signal_summary
     from kdasr.streaming.part_run import forget
 
     folder = run.out / run.mode / part
@@ -60,6 +63,7 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
     settings = _settings(run, part, cuts)
     finished = _finished(folder, settings, run.force)
     if finished is not None:
+        _decode_gains(run, cuts, folder, settings, finished)
         return finished
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +75,9 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
         "part": part,
         "mode": run.mode,
         **summarise_records(records),
+        "signal": signal_summary(part, records),
         "bad_utterances": [list(utterance) for utterance in bad],
-        "faulty_word_times": _warn_of_word_times(part, cuts),
+        "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "checkpoint": str(run.bundle.path),
@@ -80,7 +85,23 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
     }
     write_part(folder, records, summary)
     forget(folder)
+    _decode_gains(run, cuts, folder, settings, summary)
     return summary
+
+
+def _decode_gains(
+    run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    """Add to `gain.json` what is not measured yet."""
+    from kdasr.streaming.loudness import GainFile, decode_at_gain
+    from kdasr.streaming.part_run import sound_recordings
+
+    file = GainFile(folder, settings, summary, anew=run.force)
+    for gain in file.missing(run.gains):
+        recordings = sound_recordings(cuts, _loader(run), bad=[])
+        entry = decode_at_gain(run.recognizer, recordings, gain, offline=run.mode == "offline")
+        log.info("%s at %+g dB: WER %s", folder, gain, "-" if entry["wer"] is None else f"{entry['wer']:.2%}")
+        file.add(entry)
 
 
 def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
@@ -190,20 +211,6 @@ def _loader(run: DecodeRun) -> "Callable[[MonoCut], Recording]":
     from kdasr.streaming.evaluate import load_recording
 
     return partial(load_recording, tokenizer=run.bundle.tokenizer)
-
-
-def _warn_of_word_times(part: str, cuts: list["MonoCut"]) -> int:
-    """How many utterances have word times that cannot be true; no latency counts from them."""
-    from kdasr.data.audio_files import quote
-    from kdasr.data.word_times import fault_in_word_times
-
-    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
-    if faults:
-        log.warning(
-            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
-            part, len(faults), len(cuts), quote(faults),
-        )  # fmt: skip
-    return len(faults)
 
 
 def _records(

@@ -119,6 +119,7 @@ def command(
             click.echo(f"{file}  {seconds:.2f} s")
         with AudioFile(file) as audio, Output(style, str(file)) as output:
             _hear(_Session(recognizer, output, nbest), audio, packet_ms, realtime)
+            output.fault(audio.fault)
 
 
 class _Session:
@@ -140,11 +141,14 @@ class _Session:
 
     def finish(self) -> None:
         """Recognise the rest."""
-        self._compute += _timed(self._stream.input_finished)
+        self._compute += _timed(lambda: self._stream.input_finished(warn=False))
         self._decode()
         if self._recognizer.endpoints is None:
             self._output.final(self._recognizer.result(self._stream, self._nbest))
-        self._output.end(self._stream.seconds, self._compute)
+        report = self._stream.signal.report()
+        self._output.end(self._stream.seconds, self._compute, report.level_dbfs)
+        for fault in report.faults.values():
+            self._output.fault(fault)
 
     def _decode(self) -> None:
         ended: list[Result] = []

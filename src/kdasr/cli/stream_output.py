@@ -70,15 +70,20 @@ class Output:
             self._live.update("", refresh=True)
             self._live.console.print("\n".join(self._lines(result)), markup=False, highlight=False)
 
-    def end(self, audio_seconds: float, compute_seconds: float) -> None:
-        """Say when the first token came, and how fast it went."""
+    def end(self, audio_seconds: float, compute_seconds: float, level_dbfs: float) -> None:
+        """Say when the first token came, how fast it went, and how loud the speech was."""
         self._stop()
         if self._style.as_json:
             return
         shown = self._first_shown
         first = "nothing recognised" if shown is None else f"first token at {shown:.2f} s of audio"
         rtf = f", RTF {compute_seconds / audio_seconds:.3f}" if audio_seconds else ""
-        click.echo(f"         {first}{rtf}")
+        click.echo(f"         {first}{rtf}, speech at {level_dbfs:.0f} dBFS")
+
+    def fault(self, fault: str | None) -> None:
+        """Say on stderr what is wrong with the input, if something is."""
+        if fault:
+            click.echo(f"{self._source or 'microphone'}: {fault}", err=True)
 
     def _stop(self) -> None:
         if self._live is not None:

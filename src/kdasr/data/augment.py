@@ -11,6 +11,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.folders import find_files
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import is_audio, quote
+from kdasr.data.channels import mix_down
 from kdasr.data.config import NoiseConfig, SpecAugmentConfig
 from kdasr.data.features import SAMPLE_RATE
 
@@ -113,7 +114,7 @@ class NoiseMixer:
             with soundfile.SoundFile(file) as audio:
                 wanted = int(np.ceil(num_samples * audio.samplerate / SAMPLE_RATE)) + 1
                 audio.seek(int(offset * max(0, audio.frames - wanted)))
-                noise = torch.from_numpy(audio.read(wanted, dtype="float32", always_2d=True)).mean(dim=1)
+                noise = torch.from_numpy(mix_down(audio.read(wanted, dtype="float32", always_2d=True))[0])
                 noise = torchaudio.functional.resample(noise, audio.samplerate, SAMPLE_RATE)
         except (soundfile.SoundFileError, OSError) as error:
             raise UserError(f"{file}: cannot be read as noise: {error}") from error

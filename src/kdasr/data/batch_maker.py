@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
+from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.batch import Batch
+from kdasr.data.channel_augment import AudioTransform
 from kdasr.data.config import DataConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
 from kdasr.data.join import segments_of
@@ -75,7 +76,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         strategy: BatchIO,
         tokenizer: Tokenizer,
         *,
-        noise: NoiseMixer | None = None,
+        transform: AudioTransform | None = None,
         config: DataConfig | None = None,
         seed: tuple[int, ...] = (0,),
         word_times: bool = False,
@@ -84,14 +85,14 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         Args:
             strategy: where features come from.
             tokenizer: for the pieces.
-            noise: what `strategy` mixes into the audio; it gets a generator for each batch.
+            transform: what `strategy` does to the audio; it gets a generator for each batch.
             config: masks, gain and joining; None: no augmentation.
             seed: with the plan's place it decides all random numbers.
             word_times: whether batches say when the words of their pieces are spoken.
         """
         self._strategy = strategy
         self._tokenizer = tokenizer
-        self._noise = noise
+        self._transform = transform
         self._config = config
         self._seed = seed
         self._word_times = word_times
@@ -113,8 +114,8 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         """Features and pieces of single utterances, with masks and gain."""
         if not cuts:
             return []
-        if self._noise is not None:
-            self._noise.generator = generator
+        if self._transform is not None:
+            self._transform.generator = generator
         features_UTF, lens_U = self._strategy(CutSet.from_cuts(cuts))[:2]
         if self._config is not None:
             if self._config.spec_augment.enabled:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, above, at_least, between
+from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
 
 RANGE = Items(exactly=2, unique=False, ascending=True)
 
@@ -28,6 +28,22 @@ class NoiseConfig:
     """None: no noise is mixed. Needs features computed on the fly."""
     probability: Annotated[float, between(0, 1)] = 0.5
     snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
+
+
+@dataclass
+class ChannelConfig:
+    """Utterances as they come through a telephone, a codec, or a microphone without high frequencies."""
+
+    probability: Annotated[float, between(0, 1)] = 0.0
+    """Share of the utterances. Above 0 it needs features computed on the fly."""
+    kinds: Annotated[
+        list[str], OneOf("band", "mulaw", "alaw", "gsm", "mp3", "opus", "vorbis"), Items(at_least=1)
+    ] = field(default_factory=lambda: ["band", "mulaw", "gsm", "mp3", "opus"])
+    """One of these for each, all alike likely. mulaw, alaw and gsm are telephones: 8 kHz."""
+    band_hz: Annotated[list[float], between(1000, 8000), RANGE] = field(
+        default_factory=lambda: [3000.0, 7000.0]
+    )
+    """Lowest and highest edge of a `band`."""
 
 
 @dataclass
@@ -101,5 +117,6 @@ class DataConfig:
     max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    channel: ChannelConfig = field(default_factory=ChannelConfig)
     gain: GainConfig = field(default_factory=GainConfig)
     join: JoinConfig = field(default_factory=JoinConfig)

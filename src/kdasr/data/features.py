@@ -14,10 +14,14 @@ from lhotse.cut import MonoCut
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_samples
 from kdasr.data.bad import BadUtterance
+from kdasr.data.channels import mix_down
 
 # Shapes: N samples, T feature frames (10 ms), F mel bins.
+
+log = get_logger(__name__)
 
 SAMPLE_RATE = 16000
 NUM_MEL_BINS = 80
@@ -118,7 +122,7 @@ def utterance_of(cut: MonoCut) -> str:
 
 
 def load_cut_samples(cut: MonoCut) -> Tensor:
-    """Mono samples of a cut, (N,) float32; speed perturbation included.
+    """Mono samples of a cut, (N,) float32; speed perturbation included. See `mix_down` for several channels.
 
     Raises:
         AudioError: the audio is not there, cannot be decoded to its end, or holds what cannot be samples; the
@@ -137,7 +141,10 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     fault = fault_in_samples(samples)
     if fault is not None:
         raise AudioError(source, fault)
-    return torch.from_numpy(samples[0] if len(samples) == 1 else samples.mean(axis=0))
+    mono, cancelled = mix_down(samples.T)
+    if cancelled:
+        log.warning("%s: %s", cut.id, cancelled)
+    return torch.from_numpy(mono)
 
 
 def _source(cut: MonoCut) -> str:

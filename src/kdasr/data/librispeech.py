@@ -17,6 +17,7 @@ from kdasr.data.alignments import part_alignments
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError, fault_in_samples, read_audio, write_flac
 from kdasr.data.bad import BadUtterance
+from kdasr.data.channels import mix_down
 from kdasr.data.corpus_check import PartListing, Utterance
 from kdasr.data.features import SAMPLE_RATE
 
@@ -123,12 +124,26 @@ def _convert(listing: PartListing, converted_dir: Path, jobs: int) -> list[Recor
     log.info(
         "%s: converting %d file(s) to 16 kHz mono: %s", listing.name, len(odd), quote(item.id for item in odd)
     )
+    narrow = [item.id for item in odd if item.header.sample_rate < SAMPLE_RATE]
+    if narrow:
+        log.warning(
+            "%s: %d file(s) are sampled below 16 kHz, so nothing is in their upper band: %s",
+            listing.name, len(narrow), quote(narrow),
+        )  # fmt: skip
     converted_dir.mkdir(parents=True, exist_ok=True)
+    cancelled: list[str] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(pool.map(partial(_convert_one, converted_dir=converted_dir), odd))
+        convert = partial(_convert_one, converted_dir=converted_dir, cancelled=cancelled)
+        converted = list(pool.map(convert, odd))
+    if cancelled:
+        log.warning(
+            "%s: %d file(s) are not mixed: %s", listing.name, len(cancelled), quote(sorted(cancelled))
+        )
+    return converted
 
 
-def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording | BadUtterance:
+def _convert_one(utterance: Utterance, converted_dir: Path, cancelled: list[str]) -> Recording | BadUtterance:
+    """The converted recording; `cancelled` gets its name when its channels cannot be mixed."""
     import torchaudio
 
     path = converted_dir / f"{utterance.id}.flac"
@@ -140,8 +155,10 @@ def _convert_one(utterance: Utterance, converted_dir: Path) -> Recording | BadUt
         fault = "no samples" if not samples_NC.size else fault_in_samples(samples_NC)
         if fault is not None:
             return BadUtterance(utterance.id, str(utterance.audio), fault)
-        mono = torch.from_numpy(samples_NC).mean(dim=1)
-        mono = torchaudio.functional.resample(mono, rate, SAMPLE_RATE)
+        mixed_N, lost = mix_down(samples_NC)
+        if lost:
+            cancelled.append(f"{utterance.id} ({lost})")
+        mono = torchaudio.functional.resample(torch.from_numpy(mixed_N), rate, SAMPLE_RATE)
         with atomic_path(path) as temporary:
             write_flac(temporary, mono.numpy(), SAMPLE_RATE)
     return Recording.from_file(path, recording_id=utterance.id)

@@ -54,8 +54,8 @@ class TrainLoader(BatchStream[Batch]):
         `word_times`: batches say when the words of their pieces are spoken.
 
         Raises:
-            UserError: nothing left to train on, noise without features on the fly, or no word times where
-                they are asked for.
+            UserError: nothing left to train on, noise or channels without features on the fly, or no word
+                times where they are asked for.
         """
         super().__init__()
         check_join_config(config.join)
@@ -73,9 +73,9 @@ class TrainLoader(BatchStream[Batch]):
         self._cuts = cuts
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        strategy, noise = train_strategy(self._cuts, config)
+        strategy, transform = train_strategy(self._cuts, config)
         self._dataset = BatchMaker(
-            strategy, tokenizer, noise=noise, config=config, seed=(seed, rank), word_times=word_times
+            strategy, tokenizer, transform=transform, config=config, seed=(seed, rank), word_times=word_times
         )
 
     def _identity(self) -> dict[str, Any]:

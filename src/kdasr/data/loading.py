@@ -1,4 +1,4 @@
-"""Where the features of training utterances come from: stored ones, or audio with or without noise."""
+"""Where the features of training utterances come from: stored ones, or audio, changed or not."""
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.augment import NoiseMixer
+from kdasr.data.channel_augment import AudioChain, AudioTransform, ChannelAugment
 from kdasr.data.config import DataConfig
 from kdasr.data.features import feature_extractor
 
@@ -32,26 +33,33 @@ class StoredFeatures(PrecomputedFeatures):
         return torch.from_numpy(features_BTF), lens_B
 
 
-def on_the_fly(noise: NoiseMixer | None) -> OnTheFlyFeatures:
-    """Features of audio, with noise in it if asked for."""
+def on_the_fly(transform: AudioTransform | None) -> OnTheFlyFeatures:
+    """Features of audio, which is transformed before if asked for."""
     # One by one: Lhotse's batched extraction reflects the padding into the last frames.
     return OnTheFlyFeatures(
-        feature_extractor(), wave_transforms=[noise] if noise else None, use_batch_extract=False
+        feature_extractor(), wave_transforms=[transform] if transform else None, use_batch_extract=False
     )
 
 
-def train_strategy(cuts: CutSet, config: DataConfig) -> tuple[BatchIO, NoiseMixer | None]:
-    """Where training takes the features of `cuts` from, and the noise in them.
+def train_strategy(cuts: CutSet, config: DataConfig) -> tuple[BatchIO, AudioTransform | None]:
+    """Where training takes the features of `cuts` from, and what is done to their audio.
 
     Raises:
-        UserError: noise, and features that are stored without any.
+        UserError: noise or channels, and features that are stored without any.
     """
     stored = all(cut.has_features for cut in cuts)
-    if config.noise.musan_dir is not None:
-        if not config.on_the_fly and stored:
-            raise UserError("data.noise.musan_dir: noise is mixed into audio: set data.on_the_fly: true")
-        noise = NoiseMixer(config.noise)
-        return on_the_fly(noise), noise
+    transforms: list[AudioTransform] = []
+    for name, is_wanted, make in (
+        ("noise.musan_dir", config.noise.musan_dir is not None, lambda: NoiseMixer(config.noise)),
+        ("channel.probability", config.channel.probability > 0, lambda: ChannelAugment(config.channel)),
+    ):
+        if is_wanted and not config.on_the_fly and stored:
+            raise UserError(f"data.{name}: changes audio, not stored features: set data.on_the_fly: true")
+        if is_wanted:
+            transforms.append(make())
+    if transforms:  # noise is where the speaker is: it goes through the channel too
+        chain = AudioChain(transforms)
+        return on_the_fly(chain), chain
     if config.on_the_fly:
         return on_the_fly(None), None
     if not stored:

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from lhotse.cut import MonoCut
 from lhotse.supervision import AlignmentItem
 
+from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import quote
 from kdasr.data.tokenizer import WORD_START, Tokenizer
+
+log = get_logger(__name__)
 
 ANYWHERE = (0.0, math.inf)
 TOLERANCE = 0.1
@@ -38,6 +42,17 @@ def fault_in_times(items: Iterable[AlignmentItem], duration: float) -> str | Non
 def fault_in_word_times(cut: MonoCut) -> str | None:
     """Why the word times of a cut cannot be true; None if they can, or if there are none."""
     return fault_in_times(_aligned(cut), cut.duration)
+
+
+def warn_of_word_times(part: str, cuts: Sequence[MonoCut]) -> int:
+    """Log which utterances have word times that cannot be true, and return how many."""
+    faults = [f"{cut.id} ({fault})" for cut in cuts if (fault := fault_in_word_times(cut))]
+    if faults:
+        log.warning(
+            "%s: %d of %d utterances have word times that cannot be true, so no latency: %s",
+            part, len(faults), len(cuts), quote(faults),
+        )  # fmt: skip
+    return len(faults)
 
 
 def aligned_words(cut: MonoCut) -> list[tuple[str, float, float]]:

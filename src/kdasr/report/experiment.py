@@ -91,6 +91,8 @@ class DecodedPart:
     """`summary.json` as it is."""
     utterances: dict[str, Utterance]
     """By id."""
+    gains: list[dict[str, Any]] = field(default_factory=list)
+    """Error rates at several gains, from `gain.json`: `gain_db`, `wer` and `cer` each."""
 
     @property
     def measure(self) -> str:
@@ -240,7 +242,9 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
             f"{path}: {len(utterances)} utterances, but summary.json counts {summary.get('num_utterances')}; "
             "decode this part again"
         )
-    return DecodedPart(folder.name, mode, folder, summary, _comparable(utterances, mode))
+    gains = folder / "gain.json"
+    found = _read_mapping(gains).get("results") or [] if gains.is_file() else []
+    return DecodedPart(folder.name, mode, folder, summary, _comparable(utterances, mode), found)
 
 
 def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Utterance]:

@@ -13,6 +13,7 @@ from kdasr import __version__
 from kdasr.common.files import write_text
 from kdasr.report.contexts import context_table
 from kdasr.report.experiment import DecodedPart, SystemRecord
+from kdasr.report.gains import gain_table
 from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
@@ -71,6 +72,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "best": {part: _best_student(content.rows, part) for part in parts},
         "comparisons": content.comparisons,
         "contexts": context_table(content.contexts),
+        "gains": gain_table(content.rows),
         "long_form": content.long_form,
         "notes": content.notes,
         "plots": [_figure(plot) for plot in content.plots],

@@ -1,7 +1,7 @@
 """Numbers of the report: a row per system and part, and paired comparisons between systems."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ class ResultRow:
     onset: str
     confidence: Confidence | None
     """Of its words; None where they have none."""
+    gains: Sequence[Mapping[str, Any]] = ()
+    """Error rates when all recordings are louder or quieter: `gain_db`, `wer` and `cer` each."""
 
     @property
     def error_rate(self) -> Interval:
@@ -72,6 +74,7 @@ class ResultRow:
             "context": self.context,
             "onset": self.onset,
             "confidence": self.confidence.as_json() if self.confidence else None,
+            **({"gains": list(self.gains)} if self.gains else {}),
         }
 
 
@@ -149,6 +152,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
         confidence=confidence_of(decoded),
+        gains=decoded.gains,
     )
 
 

@@ -51,7 +51,7 @@ def collect_notes(
         _long_form_alone(systems)
         + _contradictions(systems, rows)
         + _unequal_students(rows)
-        + _doubtful_parts(rows, parts)
+        + _doubtful_parts(systems, rows, parts)
         + _weak_teacher(systems)
     )
     return notes
@@ -166,17 +166,25 @@ def _unequal_students(rows: Sequence[ResultRow]) -> list[Note]:
     ]
 
 
-def _doubtful_parts(rows: Sequence[ResultRow], parts: Sequence[str]) -> list[Note]:
+def _doubtful_parts(
+    systems: Sequence[SystemRecord], rows: Sequence[ResultRow], parts: Sequence[str]
+) -> list[Note]:
     """Parts on which the systems did not decode the same utterances, or not with the same onsets, or whose
-    words are not what counts.
+    words are not what counts, or whose audio is faulty.
     """
     notes = []
+    decoded = [system.parts for system in systems]
     for part in parts:
         found = [row for row in rows if row.part == part]
         if len({(row.num_utterances, row.num_words) for row in found}) > 1:
             counts = ", ".join(f"{row.system} {number(row.num_utterances)}" for row in found)
             text = f"the systems decoded different utterances ({counts}); comparisons use the common ones."
             notes.append(Note(part, text))
+        heard = [parts[part] for parts in decoded if part in parts]
+        faults = heard[0].summary.get("signal", {}).get("faults") if heard else None
+        if faults:
+            counts = ", ".join(f"{kind} {number(count)}" for kind, count in faults.items())
+            notes.append(Note(part, f"the audio of some utterances is faulty ({counts})."))
         if "cer" in {row.measure for row in found}:
             text = (
                 "text without spaces between words (most letters are of scripts written so, and spaces are "

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import (
     HIGHEST_RATE,
     LOWEST_RATE,
@@ -16,6 +17,9 @@ from kdasr.data.audio_reading import (
     open_audio,
     read_block,
 )
+from kdasr.data.channels import ChannelMixer
+
+log = get_logger(__name__)
 
 Samples = NDArray[np.float32]
 
@@ -23,6 +27,7 @@ Samples = NDArray[np.float32]
 class AudioFile:
     """A sound file of any format that libsndfile knows, read in blocks; channels are averaged.
 
+    Of channels that cancel each other the loudest is taken (see `ChannelMixer` and `fault`).
     However long the file, only one block of it is in memory.
     """
 
@@ -32,6 +37,7 @@ class AudioFile:
             UserError: missing, not audio, or at an impossible rate.
         """
         self.path = Path(path)
+        self._mixer = ChannelMixer()
         self._file = open_audio(self.path)
         try:
             self.rate = check_rate(self._file.samplerate, source=f"{self.path}: sample rate")
@@ -46,7 +52,12 @@ class AudioFile:
             UserError: truncated beyond reading, or non-finite samples.
         """
         samples = read_block(self._file, count, self.path)
-        return check_samples(samples.mean(axis=1, dtype=np.float32), source=str(self.path))
+        return check_samples(self._mixer.push(samples), source=str(self.path))
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the channels that were read so far."""
+        return self._mixer.fault
 
     def blocks(self, count: int) -> Iterator[Samples]:
         """The rest of the file, `count` samples at a time.
@@ -96,6 +107,8 @@ def load_audio(path: Path | str) -> tuple[Samples, int]:
     """
     with AudioFile(path) as file:
         blocks = list(file.blocks(_BLOCK))
+        if file.fault:
+            log.warning("%s: %s", path, file.fault)
         return np.concatenate([np.zeros(0, dtype=np.float32), *blocks]), file.rate
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE, load_cut_samples, require_audio
+from kdasr.data.signal_check import SignalMeter
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
@@ -229,6 +230,7 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
         **{key: _rounded(value) for key, value in asdict(latency).items()},
         "first_token_parts_ms": first_parts,
         "onset": onset,
+        "signal": _signal(recording),
         "compute_seconds": round(simulation.compute_seconds, 6),
         **(
             {"nbest": [{"hyp": entry.text, "score": round(entry.score, 4)} for entry in listed]}
@@ -236,6 +238,16 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
             else {}
         ),
     }
+
+
+def _signal(recording: Recording) -> dict[str, float]:
+    """Level, clipping and band of a recording: `SignalReport` without its length."""
+    meter = SignalMeter()
+    for samples_N in blocks(recording.samples_N, SAMPLE_RATE):
+        meter.add(samples_N)
+    report = asdict(meter.report())
+    report.pop("seconds")
+    return {name: round(value, 6) for name, value in report.items()}
 
 
 def _wall_times(wall: Sequence[float] | None, count: int) -> list[float | None]:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS, SAMPLE_RATE
+from kdasr.data.signal_check import SignalMeter
 from kdasr.nn.context import FRAME_SECONDS
 from kdasr.streaming.audio import check_rate, check_samples
 from kdasr.streaming.resample import StreamingResampler
@@ -60,11 +61,13 @@ def fbank_options() -> knf.FbankOptions:
 class OnlineFeatures:
     """Takes samples at any rate, in packets of any size; gives feature frames as they become known."""
 
-    def __init__(self, tail_seconds: float = 0.0) -> None:
+    def __init__(self, tail_seconds: float = 0.0, meter: SignalMeter | None = None) -> None:
         """
         Args:
             tail_seconds: silence at the end beyond what the front end needs, for models that emit late.
+            meter: measures the samples, as they are at 16 kHz.
         """
+        self._meter = meter
         self._fbank = knf.OnlineFbank(fbank_options())
         # Rounded first: 0.28 / 0.01 is a little more than 28.
         self._tail_frames = ceil(round(tail_seconds / FRAME_SHIFT_SECONDS, 6))
@@ -138,6 +141,8 @@ class OnlineFeatures:
         for start in range(0, len(samples), _BLOCK):
             self._fbank.accept_waveform(SAMPLE_RATE, samples[start : start + _BLOCK].tolist())
         self.num_samples += len(samples)
+        if self._meter is not None:
+            self._meter.add(samples)
 
 
 def whole_features(sample_rate: int, samples: ArrayLike, tail_seconds: float = 0.0) -> NDArray[np.float32]:

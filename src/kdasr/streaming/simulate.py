@@ -61,7 +61,7 @@ def simulate(
         if end > position:
             stream.accept_waveform(SAMPLE_RATE, samples_N[position:end])
         if end == len(samples_N):
-            stream.input_finished()
+            stream.input_finished(warn=False)
         while True:
             ready = recognizer.is_ready(stream)
             if ready:
@@ -131,7 +131,7 @@ def _feed(streams: Sequence[Stream], waves: Sequence[SampleSource], position: in
         if not stream.is_finished:
             stream.accept_waveform(SAMPLE_RATE, wave[position : position + _FED])
             if position + _FED >= len(wave):
-                stream.input_finished()
+                stream.input_finished(warn=False)
 
 
 def _simulation(

@@ -5,11 +5,15 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.signal_check import SignalMeter
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.streaming.features import OnlineFeatures
 from kdasr.streaming.pool import Slot
 from kdasr.streaming.result import Token
+
+log = get_logger(__name__)
 
 
 class Stream:
@@ -26,7 +30,9 @@ class Stream:
         owner: Any,
         biasing: BiasingGraph | None = None,
     ) -> None:
-        self.features = OnlineFeatures(tail_seconds)
+        self.signal = SignalMeter()
+        """What came in, measured; see `faults`."""
+        self.features = OnlineFeatures(tail_seconds, self.signal)
         self.owner = owner
         """The recogniser that made it."""
         self.biasing = biasing
@@ -60,10 +66,23 @@ class Stream:
             raise UserError("audio after input_finished(): this stream has ended, create a new one")
         self.features.accept(sample_rate, samples)
 
-    def input_finished(self) -> None:
-        """Say that no more audio comes: the last frames can be decoded. A second call does nothing."""
-        if not self.is_finished:
-            self.features.finish()
+    def input_finished(self, *, warn: bool = True) -> None:
+        """Say that no more audio comes: the last frames can be decoded. A second call does nothing.
+
+        `warn`: log what is wrong with the input (see `faults`).
+        """
+        if self.is_finished:
+            return
+        self.features.finish()
+        for fault in self.faults if warn else ():
+            log.warning("input %s", fault)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the input so far may be recognised badly, a line each: too quiet (with its level), silent,
+        clipped, or band-limited. Empty when nothing is wrong.
+        """
+        return list(self.signal.report().faults.values())
 
     @property
     def is_finished(self) -> bool:
