@@ -189,6 +189,36 @@ def test_a_word_is_not_joined_across_segments() -> None:
     assert group_words(["\u2581", "A"], breaks=[1])[0].first_token == 1
 
 
+@pytest.mark.parametrize("context", CONTEXTS, ids=str)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_stream_cut_by_length_alone_says_what_the_uncut_one_says(context: Context, together: bool) -> None:
+    wave = bursts(9.0, 1)
+    heard = {}
+    for rules in (None, EndpointRules(60.0, 60.0, 0.5), EndpointRules(60.0, 60.0, 0.5, keep_predictor=True)):
+        engine = make_recognizer(context, endpoints=rules)
+        heard[rules] = simulate_together(engine, [wave])[0] if together else simulate(engine, wave)
+    uncut, cut, as_sherpa = heard.values()
+    assert len(cut.segments) > 5 and len(uncut.result.tokens) > 9
+    assert all(segment.goes_on for segment in cut.segments[1:]) and not cut.segments[0].goes_on
+    assert cut.result == uncut.result and cut.result.words == uncut.result.words
+    assert as_sherpa.result.tokens != uncut.result.tokens
+
+
+def test_beam_search_cut_by_length_goes_on_from_its_best_hypothesis() -> None:
+    search, graph = BeamOptions(beam=3, blank_penalty=0.5), BiasingGraph([((9, 10), 2.0)])
+    engine = make_recognizer(CONTEXTS[0], search=search, endpoints=EndpointRules(60.0, 60.0, 0.5))
+    stream = engine.create_stream(graph)
+    stream.accept_waveform(16000, bursts(3.0, 1))
+    while not engine.is_endpoint(stream):
+        engine.decode_streams([stream])
+    said = [token.id for token in engine.result(stream).tokens]
+    engine.reset(stream)
+    (kept,) = stream.search_state.hypotheses
+    assert kept.tokens == () and kept.score == 0.0 and stream.search_state.biasing is graph
+    assert list(kept.context) == said[-len(kept.context) :]
+    assert engine.result(stream).tokens == [] and engine.result(stream).goes_on
+
+
 @pytest.mark.parametrize("search", [None, BeamOptions(beam=2)], ids=["greedy", "beam"])
 def test_silence_alone_gives_nothing_and_no_segment(search: SearchOptions | None) -> None:
     engine = make_spotter(Context(left=8, chunk=4), endpoints=EndpointRules(), search=search)

@@ -115,6 +115,19 @@ class BeamSearch:
             fused = select_states(fused, rows)
         return start._replace(hypotheses=tuple(kept.values()), fused=fused)
 
+    def continued(self, state: BeamState) -> BeamState:
+        """The state of a segment that goes on where this one was cut, from its best hypothesis alone.
+
+        Phrases of `biasing` begin anew.
+        """
+        start, best = self.initial_state(state.biasing), self._ranked(state, final=True)[0][2]
+        fused = state.fused
+        if fused is not None:
+            row = torch.tensor([state.hypotheses.index(best)], device=fused.log_probs_NV.device)
+            fused = select_states(fused, row)
+        kept = BeamHypothesis((), (), best.context, origin=best.origin)
+        return start._replace(hypotheses=(kept,), fused=fused)
+
     @torch.inference_mode()
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """Search the next frames of some streams, the first `lens_B` of each; the states after them."""

@@ -72,6 +72,10 @@ class RescoringSearch:
         """See `BeamSearch`."""
         return self._search.carried_over(state)
 
+    def continued(self, state: BeamState) -> BeamState:
+        """See `BeamSearch`, whose own best hypothesis goes on."""
+        return self._search.continued(state)
+
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """See `BeamSearch`."""
         self._device = encoded_BCD.device

@@ -63,6 +63,10 @@ class Search(Protocol):
         """The state of a new utterance of which the predictor has already heard the last pieces, as it is in
         sherpa-onnx after an endpoint: nothing else of `state` is left."""
 
+    def continued(self, state: Any) -> Any:
+        """The state of a segment that goes on where the one of `state` was cut in the middle of speech: what
+        the best hypothesis has heard, without its pieces."""
+
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[Any]) -> list[Any]:
         """Search the next frames of some streams, the first `lens_B` of each; the states after them."""
 
@@ -117,6 +121,10 @@ class GreedySearch:
         """
         context = state.context if state.settled is not None else self._contexts.start_context()
         return GreedyStreamState(0, None, context, state.predicting)
+
+    def continued(self, state: GreedyStreamState) -> GreedyStreamState:
+        """The state of a segment that goes on where this one was cut: it says what the uncut one would."""
+        return GreedyStreamState(0, None, state.context, state.predicting)
 
     @torch.inference_mode()
     def advance(

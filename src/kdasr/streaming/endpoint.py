@@ -39,8 +39,9 @@ class EndpointRules:
     rule3_min_utterance_length: float = 20.0
     """Length that ends a segment, whatever is being said."""
     keep_predictor: bool = KEEP_PREDICTOR
-    """Whether the next segment begins as in sherpa-onnx, whose predictor still sees the last pieces. If not,
-    a reset stream is as a new one in every respect."""
+    """Whether the next segment begins as in sherpa-onnx after every endpoint: with a new encoder state, and a
+    predictor that still sees the last pieces. If not, a stream that is reset after silence is as a new one in
+    every respect, and one that rule 3 cut in the middle of speech goes on as if it had not been cut."""
 
     def __post_init__(self) -> None:
         for name in RULES:
@@ -51,12 +52,17 @@ class EndpointRules:
     def is_endpoint(self, trailing_frames: int, length_frames: int) -> bool:
         """Whether a segment of `length_frames` encoder frames has ended, when the last `trailing_frames` of
         them emitted nothing."""
+        length = SUBSAMPLING * length_frames
+        return self.is_silent(trailing_frames, length_frames) or length >= _feature_frames(
+            self.rule3_min_utterance_length
+        )
+
+    def is_silent(self, trailing_frames: int, length_frames: int) -> bool:
+        """Whether it has ended by silence: rule 1 or rule 2."""
         trailing, length = SUBSAMPLING * trailing_frames, SUBSAMPLING * length_frames
         if trailing >= _feature_frames(self.rule1_min_trailing_silence):
             return True
-        if length > trailing >= _feature_frames(self.rule2_min_trailing_silence):
-            return True
-        return length >= _feature_frames(self.rule3_min_utterance_length)
+        return length > trailing >= _feature_frames(self.rule2_min_trailing_silence)
 
 
 @lru_cache

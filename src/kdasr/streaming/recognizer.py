@@ -208,20 +208,26 @@ class StreamingRecognizer:
         """Begin a new segment where the stream stands; no audio is lost.
 
         Encoder, search and counters are as in a new stream, so that from here on it says what a new stream
-        would say of the same features; times go on counting from the start of the stream. With
-        `endpoints.keep_predictor`, the predictor goes on from the last pieces, as in sherpa-onnx.
+        would say of the same features; times go on counting from the start of the stream. Where nothing but
+        rule 3 has ended the segment, somebody is speaking: encoder and search go on, and greedy search says
+        what it would say without the cut. With `endpoints.keep_predictor` every segment begins as in
+        sherpa-onnx, with a new encoder state and a predictor that goes on from the last pieces.
 
         Raises:
             ValueError: a stream of another recogniser.
         """
         self._check_owner(stream)
+        cut = self._is_cut(stream)
         if self.endpoints is not None and self.endpoints.keep_predictor:
             state = self.search.carried_over(stream.search_state)
+        elif cut:
+            state = self.search.continued(stream.search_state)
         else:
             state = self.search.initial_state(stream.biasing)
-        if self._pool is not None and stream.slot is not None:
+        if self._pool is not None and stream.slot is not None and not cut:
             self._pool.reset(stream.slot)
         stream.search_state = state
+        stream.goes_on = cut
         stream.segment += bool(stream.tokens)
         stream.segment_start = stream.num_decoded
         stream.num_trailing_blanks = 0
@@ -241,6 +247,7 @@ class StreamingRecognizer:
             is_final=self._is_final(stream),
             segment=stream.segment,
             start=round(stream.segment_start * FRAME_SECONDS, 4),
+            goes_on=stream.goes_on,
             calibration=self.calibration,
             nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
         )
@@ -324,6 +331,16 @@ class StreamingRecognizer:
         if self.context.is_full:
             return None
         return StatePool(self.model.encoder.init_state(1, self.context, self._device))
+
+    def _is_cut(self, stream: Stream) -> bool:
+        """Whether a reset comes in the middle of speech and forgets nothing."""
+        length = stream.num_decoded - stream.segment_start
+        return (
+            self.endpoints is not None
+            and not self.endpoints.keep_predictor
+            and self.endpoints.is_endpoint(stream.num_trailing_blanks, length)
+            and not self.endpoints.is_silent(stream.num_trailing_blanks, length)
+        )
 
     def _has_ended(self, trailing_frames: int, length_frames: int) -> bool:
         return self.endpoints is not None and self.endpoints.is_endpoint(trailing_frames, length_frames)

@@ -85,6 +85,8 @@ class Result:
     """Number of the segment in its stream, where those without a piece do not count."""
     start: float = 0.0
     """Seconds of the stream at which the segment begins."""
+    goes_on: bool = False
+    """Whether the segment before was cut by its length alone, so that its last word may go on in this one."""
     breaks: tuple[int, ...] = ()
     """Indices of tokens that begin another segment than the token before them: no word goes across."""
     calibration: Calibration | None = field(default=None, compare=False)
@@ -117,10 +119,14 @@ class Result:
 
 
 def join_segments(segments: Sequence[Result]) -> Result:
-    """The final results of a stream's segments as one. A single segment keeps its n-best list."""
+    """The final results of a stream's segments as one. A single segment keeps its n-best list.
+
+    A word that was cut by the length of a segment is whole again.
+    """
     if len(segments) == 1:
         return segments[0]
-    breaks = [0, *accumulate(len(segment.tokens) for segment in segments)][1:-1]
+    ends = accumulate(len(segment.tokens) for segment in segments)
+    breaks = [end for end, following in zip(ends, segments[1:], strict=False) if not following.goes_on]
     tokens = [token for segment in segments for token in segment.tokens]
     calibration = segments[0].calibration if segments else None
     return Result(tokens, is_final=True, breaks=tuple(breaks), calibration=calibration)

@@ -49,6 +49,8 @@ class Stream:
         """Number of the segment; it grows at a reset, unless the segment had no piece."""
         self.segment_start = 0
         """Encoder frame at which the segment began: that of the last reset."""
+        self.goes_on = False
+        """Whether the segment goes on in the speech of the one before, which was cut by its length."""
         self.num_trailing_blanks = 0
         """Encoder frames of the segment since its last piece; all of them while there is none."""
 
