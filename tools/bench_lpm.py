@@ -64,7 +64,7 @@ def measure(
     model_path: Path, language_model: Path, data: Path, config: LabelConfig, num_batches: int
 ) -> dict[str, Any]:
     """Medians over batches, each timed in turn."""
-    bundle, own = load_bundle(model_path), load_bundle(model_path)
+    bundle, own = load_bundle(model_path, as_trained=True), load_bundle(model_path, as_trained=True)
     prior = load_language_model(language_model, bundle.tokenizer, source=str(model_path))
     student = own.model.train().requires_grad_(True)
     objective = Objective(ObjectiveConfig(rnnt=RNNT), student.config, None)

@@ -108,7 +108,7 @@ def main() -> None:
     proposals = {options.proposal for options in rows.values()}
     if len(proposals) > 1:
         raise UserError(f"{arguments.recipe}: rows with different first proposal models")
-    bundle = load_bundle(arguments.exp / f"seed-{arguments.seed}" / str(proposals.pop()))
+    bundle = load_bundle(arguments.exp / f"seed-{arguments.seed}" / str(proposals.pop()), as_trained=True)
     scorer = load_sentence_scorer(arguments.exp / "lm", bundle.tokenizer, str(bundle.path))
     proposal = ProposalModel(bundle.model, bundle.context, bundle.context)
     width = max(map(len, rows))

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ FORMAT = "kdasr-checkpoint"
 VERSION = 1
 FOLDER = "checkpoints"
 """Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
-CALIBRATION = "confidence.json"
-"""Of an experiment folder: how the confidence of words is calibrated."""
+CALIBRATION = "calibration.json"
+"""Of an experiment folder: what `kdasr calibrate` found on dev parts."""
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
 REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
@@ -48,6 +49,8 @@ class Bundle:
     """The checkpoint file."""
     calibration: Calibration | None = None
     """Of the confidence of words."""
+    blank_penalty: float = 0.0
+    """What the blank's logit of `model` was lowered by since its training, against deletions."""
 
 
 def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
@@ -211,8 +214,14 @@ def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
     raise UserError(f"{reference}: no checkpoint '{checkpoint}' in {folder}")
 
 
-def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
+def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bool = False) -> Bundle:
     """Load a trained system from its experiment folder, or from one of its checkpoint files.
+
+    Args:
+        exp_dir: the folder or the file.
+        checkpoint: which one of a folder; see `find_checkpoint`.
+        as_trained: without what `kdasr calibrate` found, which is for recognition: the weights as training
+            left them, for whatever trains on them.
 
     Raises:
         UserError: no checkpoint, a damaged one, no `tokens/`, or tokens other than the model was trained on.
@@ -229,6 +238,9 @@ def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
         raise UserError(
             f"{tokens}: {tokenizer.vocab_size} pieces, but the model {path} has {model.config.vocab_size}"
         )
+    found = Calibrated() if as_trained else load_calibration(path)
+    if found.blank_penalty:
+        model.joiner.penalise_blank(found.blank_penalty)
     return Bundle(
         model=model,
         tokenizer=tokenizer,
@@ -236,7 +248,8 @@ def load_bundle(exp_dir: Path, checkpoint: str = "auto") -> Bundle:
         name=payload["system"],
         train_steps=payload["train_steps"],
         path=path,
-        calibration=load_calibration(path),
+        calibration=found.confidence,
+        blank_penalty=found.blank_penalty,
     )
 
 
@@ -246,26 +259,35 @@ def calibration_file(checkpoint: Path) -> Path:
     return (folder.parent if folder.name == FOLDER else folder) / CALIBRATION
 
 
-def load_calibration(checkpoint: Path) -> Calibration | None:
-    """What `kdasr calibrate` found for this checkpoint; None if it was not asked, or found nothing.
+class Calibrated(NamedTuple):
+    """What `kdasr calibrate` found for a checkpoint."""
+
+    confidence: Calibration | None = None
+    """Of words; None if its words could not say."""
+    blank_penalty: float = 0.0
+
+
+def load_calibration(checkpoint: Path) -> Calibrated:
+    """What `kdasr calibrate` found for this checkpoint; nothing if it was not asked.
 
     Raises:
         UserError: a file that it did not write.
     """
     path = calibration_file(checkpoint)
     if not path.is_file():
-        return None
+        return Calibrated()
     try:
         found = read_json(path)
-        known, calibration = found["checkpoint_sha256"], found["calibration"]
+        known, confidence, penalty = found["checkpoint_sha256"], found["calibration"], found["blank_penalty"]
+        penalty = float(penalty)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a file of `kdasr calibrate`: remove it, or calibrate again") from None
     if known != sha256(checkpoint):
-        log.warning(
-            "%s: of another checkpoint than %s: confidences are not calibrated", path, checkpoint.name
-        )
-        return None
-    return Calibration.from_json(calibration)
+        log.warning("%s: of another checkpoint than %s: not used", path, checkpoint.name)
+        return Calibrated()
+    if not isfinite(penalty):
+        raise UserError(f"{path}: blank_penalty {penalty}: expected a finite number")
+    return Calibrated(Calibration.from_json(confidence), penalty)
 
 
 def tokens_folder(checkpoint: Path) -> Path:

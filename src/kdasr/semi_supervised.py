@@ -135,7 +135,7 @@ def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[s
 def _load_proposal(config: ExperimentConfig, system: System) -> ProposalModel:
     if config.unpaired.proposal is None:
         raise UserError("unpaired.parts needs unpaired.proposal, a trained model that proposes transcripts")
-    bundle = load_bundle(resolve_reference(config.unpaired.proposal, system.exp_dir))
+    bundle = load_bundle(resolve_reference(config.unpaired.proposal, system.exp_dir), as_trained=True)
     if bundle.tokenizer.fingerprint != system.tokenizer.fingerprint:
         raise UserError(
             f"unpaired.proposal: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "

@@ -292,7 +292,7 @@ def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer)
     needed = TEACHER_TERMS & {name for stage in config.stages for name in stage.loss_weights}
     if not needed or config.objective.teacher is None:
         return None
-    bundle = load_bundle(teacher_checkpoint(config.objective.teacher, exp_dir))
+    bundle = load_bundle(teacher_checkpoint(config.objective.teacher, exp_dir), as_trained=True)
     if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"objective.teacher: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from experiment_folder import prepare_part, run, write_experiment
 from streaming_helpers import bursts
+from tone_spotter import WORDS, make_spotter, spoken
 
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.calibrate import command as calibrate
@@ -19,7 +20,11 @@ from kdasr.cli.stream import command as stream
 from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
+from kdasr.decoding.search import GreedyOptions
+from kdasr.nn.context import Context
 from kdasr.streaming.calibrate import calibrate as measure
+from kdasr.streaming.evaluate import Recording
+from kdasr.streaming.joining import Pause
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import simulate
 from kdasr.testing import write_corpus
@@ -41,14 +46,14 @@ def exp(tmp_path: Path) -> Path:
 
 def _store(exp: Path, calibration: dict[str, float] | None) -> None:
     """What the command would have found, of whatever words."""
-    path = exp / "confidence.json"
+    path = exp / "calibration.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "calibration": calibration}))
 
 
 def test_the_map_is_found_once_and_used(exp: Path, data: Path) -> None:
     options = (exp, "--data", data, "--parts", "dev-clean")
     output = run(calibrate, *options).output
-    found = json.loads((exp / "confidence.json").read_text())
+    found = json.loads((exp / "calibration.json").read_text())
     assert found["parts"] == ["dev-clean"] and found["checkpoint"] == "last.pt"
     assert 0 <= found["wrong"] <= found["words"] and f"{found['words']} words" in output
     # A random model is right by chance, if ever; what it says of itself may calibrate nothing.
@@ -57,26 +62,70 @@ def test_the_map_is_found_once_and_used(exp: Path, data: Path) -> None:
     _store(exp, MAP)
     assert load_bundle(exp).calibration == Calibration(**MAP)
     run(calibrate, *options)
-    assert json.loads((exp / "confidence.json").read_text())["calibration"] == MAP  # not asked again
+    assert json.loads((exp / "calibration.json").read_text())["calibration"] == MAP  # not asked again
     run(calibrate, *options, "--max-utterances", 2)
-    again = json.loads((exp / "confidence.json").read_text())
+    again = json.loads((exp / "calibration.json").read_text())
     assert again["max_utterances"] == 2 and again["words"] < found["words"]
 
 
 def test_a_map_of_another_checkpoint_is_not_used(exp: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = exp / "checkpoints" / "last.pt"
-    found = {"checkpoint_sha256": sha256(checkpoint), "calibration": MAP}
-    (exp / "confidence.json").write_text(json.dumps(found))
+    found = {"checkpoint_sha256": sha256(checkpoint), "calibration": MAP, "blank_penalty": 0.5}
+    (exp / "calibration.json").write_text(json.dumps(found))
     assert load_bundle(exp).calibration == Calibration(**MAP) and not caplog.text
     payload = torch.load(checkpoint, weights_only=True)
     torch.save({**payload, "train_steps": 8}, checkpoint)
     logging.getLogger("kdasr").propagate = True  # the commands above have set up logging of their own
     assert load_bundle(exp).calibration is None
     assert "of another checkpoint than last.pt" in caplog.text
-    for damaged in ("[]", "{", '{"checkpoint_sha256": 1}'):
-        (exp / "confidence.json").write_text(damaged)
-        with pytest.raises(UserError, match=r"confidence\.json: not a file of `kdasr calibrate`"):
+    for damaged in ("[]", "{", '{"checkpoint_sha256": 1}', json.dumps({**found, "blank_penalty": "many"})):
+        (exp / "calibration.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"calibration\.json: not a file of `kdasr calibrate`"):
             load_bundle(exp)
+
+
+def test_the_penalty_of_a_model_is_part_of_its_logits_unless_training_asks(exp: Path) -> None:
+    """The law: a folded penalty is a penalty of the search."""
+    checkpoint = exp / "checkpoints" / "last.pt"
+    found = {"checkpoint_sha256": sha256(checkpoint), "calibration": None, "blank_penalty": 0.75}
+    (exp / "calibration.json").write_text(json.dumps(found))
+    bundle, trained = load_bundle(exp), load_bundle(exp, as_trained=True)
+    assert (bundle.blank_penalty, trained.blank_penalty) == (0.75, 0.0)
+    wave = bursts(2.5, seed=1)
+    plain, folded, asked = (
+        simulate(StreamingRecognizer(system, search=GreedyOptions(blank_penalty=penalty)), wave).result
+        for system, penalty in ((trained, 0.0), (bundle, 0.0), (trained, 0.75))
+    )
+    assert len(plain.tokens) < len(folded.tokens) and folded.pieces == asked.pieces
+    assert [token.log_prob for token in folded.tokens] == pytest.approx(
+        [token.log_prob for token in asked.tokens], abs=1e-5
+    )
+
+
+def test_the_penalty_with_the_fewest_errors_is_chosen_with_pauses_in_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too sure of the blank by 1.2; from 2 on, pauses have words."""
+    monkeypatch.setattr("kdasr.streaming.calibrate.AFTERWARDS", Pause(2.0, "silence"))  # noise is a tone here
+    spotter = make_spotter(Context(left=8, chunk=4))
+    spotter.model.joiner.forward = lambda encoded, predicted: _sure_of_blank(encoded + predicted)
+    words = [[0, 1], [2, 3, 1]]
+    waves = [spoken(tones, [8000] * len(tones)) for tones in words]
+    recordings = [
+        Recording(f"{number}", wave, [WORDS[tone] for tone in tones], [])
+        for number, (tones, wave) in enumerate(zip(words, waves, strict=True))
+    ]
+    found = measure(spotter, recordings)
+    assert found["blank_penalty"] == 1.5 and (found["words"], found["wrong"]) == (5, 0)
+    rates = {entry["blank_penalty"]: entry["wer"] for entry in found["penalties"]}
+    assert rates[1.0] == 100.0 and rates[1.5] == 0.0 and rates[2.0] > 0.0
+
+
+def _sure_of_blank(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.clone()
+    logits[..., 0] += 6.2
+    logits[..., 3] = logits[..., 3].clamp(min=9.3)
+    return logits
 
 
 def test_confidences_are_mapped_wherever_they_are_shown(exp: Path, data: Path, tmp_path: Path) -> None:
@@ -122,7 +171,7 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
     assert json.loads((folder / "summary.json").read_text())["calibration"] == MAP
     expected = [Calibration(**MAP)(word["confidence"]) for word in words]
     assert [word["confidence"] for word in mapped] == pytest.approx(expected, abs=2e-3)
-    rules = ("--endpoints", "--rule2-min-trailing-silence", 0.1, "--rule3-min-utterance-length", 0.5)
+    rules = ("--endpoints", "--keep-predictor", "--rule3-min-utterance-length", 0.5)
     cut = records(*rules)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["endpoint_rules"]["rule3_min_utterance_length"] == 0.5

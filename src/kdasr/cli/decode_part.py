@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_FORMERLY = {"search": "greedy", "nbest": 0, "int8": False, "streams": 1}
+_FORMERLY = {"search": "greedy", "nbest": 0, "int8": False, "streams": 1, "calibrated_blank_penalty": 0.0}
 """Settings of summaries that do not mention them."""
 
 
@@ -164,6 +164,7 @@ def _settings(run: DecodeRun, part: str, cuts: list["MonoCut"]) -> dict[str, Any
         "cuts_sha256": file_sha256(run.data / f"cuts_{part}.jsonl.gz"),
         "audio_fingerprint": audio_fingerprint(cuts),
         "endpoint_rules": asdict(run.endpoints) if run.endpoints else None,
+        "calibrated_blank_penalty": run.bundle.blank_penalty,
         "calibration": asdict(run.bundle.calibration) if run.bundle.calibration else None,
         "normalization": run.bundle.tokenizer.normalization,
     }

@@ -78,7 +78,7 @@ _OPTIONS = (
         type=float,
         default=0.0,
         show_default=True,
-        help="Subtracted from the blank's logit, against deletions.",
+        help="Subtracted from the blank's logit, against deletions; besides what `kdasr calibrate` found.",
     ),
     click.option(
         "--temperature",

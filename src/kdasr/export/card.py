@@ -36,6 +36,7 @@ def collect_facts(system: Bundle) -> Facts:
         "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
         "commit": environment.get("git"),
         "calibration": asdict(system.calibration) if system.calibration else None,
+        "blank_penalty": system.blank_penalty,
         "normalization": system.tokenizer.normalization,
         "training_data": _training_data(config.get("data", {})),
         "latency_ms": {
@@ -65,6 +66,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         f"{latency['first_output_sherpa_onnx']:.1f} ms |",
         f"| size | {facts['params'] / 1e6:.2f} M parameters, {system.tokenizer.vocab_size} pieces |",
         f"| text | as in the training transcripts, normalised by `{facts['normalization']}` |",
+        *_penalty_lines(facts["blank_penalty"]),
         "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalised in the graph |",
         f"| training data | {facts['training_data'] or 'not known'} |",
         f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
@@ -124,6 +126,12 @@ def _results(folder: Path, system: Bundle) -> list[Facts]:
             row["first_token_ms"] = (summary.get("first_token_ms") or {}).get("mean")
         found.append(row)
     return found
+
+
+def _penalty_lines(penalty: float) -> list[str]:
+    if not penalty:
+        return []
+    return [f"| blank penalty | {penalty:g}, chosen on dev, is part of the joiner: give clients none |"]
 
 
 def _result_lines(results: Sequence[Facts]) -> list[str]:

@@ -264,6 +264,7 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
         train_steps=exported.manifest["train_steps"],
         path=exported.folder / MANIFEST,
         calibration=exported.calibration,
+        blank_penalty=exported.manifest.get("blank_penalty", 0.0),
     )
 
 

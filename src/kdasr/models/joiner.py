@@ -19,6 +19,11 @@ class Joiner(nn.Module):
         self.predictor_projection = Linear(predictor_dim, joiner_dim)
         self.output = Linear(joiner_dim, vocab_size)
 
+    def penalise_blank(self, penalty: float) -> None:
+        """Subtract `penalty` from the blank's logit for good; more than one call adds up."""
+        with torch.no_grad():
+            self.output.bias[0] -= penalty
+
     def project_encoder(self, encoded: Tensor) -> Tensor:
         """(..., encoder_dim) to (..., joiner_dim)."""
         return self.encoder_projection(encoded)

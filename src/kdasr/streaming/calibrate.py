@@ -1,49 +1,119 @@
-"""How far a recogniser's confidence in its words may be believed, measured on speech with transcripts."""
+"""What only dev speech can tell of a trained recogniser: which blank penalty suits it, and how far its
+confidence in its words may be believed.
 
-from collections.abc import Iterable
+A transducer that is unsure emits nothing, so that most errors in noise are deletions. A penalty on the
+blank's logit takes that back; too large a one makes it hear words where there are none, which is why
+recordings are followed by a pause here.
+"""
+
+# Shapes: N samples.
+
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from kdasr.common.calibration import fit_calibration
 from kdasr.common.logging import get_logger
 from kdasr.decoding.confidence import area_under_curve, calibration_error
-from kdasr.decoding.wer import align_words
-from kdasr.streaming.evaluate import Recording, decode_offline
+from kdasr.decoding.measure import Writing
+from kdasr.decoding.search import GreedyOptions, build_search
+from kdasr.decoding.wer import ErrorCounts, align_words, character_errors, count_errors
+from kdasr.streaming.evaluate import Recording, batches_of
+from kdasr.streaming.joining import Pause
+from kdasr.streaming.offline import encode_recordings, search_encoded
 from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.streaming.result import Word
 
 log = get_logger(__name__)
 
 FEW = 20
 """Words of a kind; from fewer, a calibration is a guess."""
+PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+AFTERWARDS = Pause(2.0, "quiet")
+"""What follows each recording."""
+
+Recognised = tuple[list[str], Sequence[Word]]
+"""The words of a transcript, and those that were recognised."""
 
 
 def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) -> dict[str, Any]:
-    """Fit the map from raw confidence to the share of words that are right.
+    """Choose the blank penalty with the fewest errors, and fit the map from raw confidence to the share of
+    words that are right under it.
 
-    Recordings are recognised whole, which gives the words and confidences of streams under the same context.
-    A recognised word is right when it is aligned to the same word of the transcript.
+    Recordings are recognised whole by greedy search, which gives the words and confidences of streams under
+    the same context. A recognised word is right when it is aligned to the same word of the transcript.
 
     Args:
-        recognizer: without a calibration.
+        recognizer: without a calibration, and with the weights as training left them.
         recordings: with transcripts; not those that anything is tested on.
 
     Returns:
-        `calibration` (`slope` and `offset`, or None when these words cannot say), the number of `words` and
-        of those that are `wrong`, the area under the ROC curve `auc`, and the expected calibration error as
-        the model has it (`ece_raw`) and after the map (`ece`); None where there is nothing to measure.
+        `blank_penalty`, the least of those with the fewest errors, and the error rates of all `penalties`
+        that were tried. Under the chosen one: `calibration` (`slope` and `offset`, or None when these words
+        cannot say), the number of `words` and of those that are `wrong`, the area under the ROC curve `auc`,
+        and the expected calibration error as the model has it (`ece_raw`) and after the map (`ece`); None
+        where there is nothing to measure.
 
     Raises:
         ValueError: a recogniser that is calibrated already.
     """
     if recognizer.calibration is not None:
         raise ValueError("calibrated already: its confidences are not those of the model")
+    found = _recognise(recognizer, recordings)
+    measure = Writing.of(" ".join(ref) for ref, _ in found[PENALTIES[0]]).measure
+    rates = {penalty: _error_rates(recognised) for penalty, recognised in found.items()}
+    # In ascending order, so that the least of equals is the first.
+    chosen = min(PENALTIES, key=lambda penalty: rates[penalty][measure])
+    if chosen == PENALTIES[-1]:
+        log.warning("the largest blank penalty tried, %g, is the best: most words are missed", chosen)
+    return {
+        "blank_penalty": chosen,
+        "penalties": [{"blank_penalty": penalty, **rates[penalty]} for penalty in PENALTIES],
+        **_confidence(found[chosen]),
+    }
+
+
+def _recognise(
+    recognizer: StreamingRecognizer, recordings: Iterable[Recording]
+) -> dict[float, list[Recognised]]:
+    """What is recognised under each penalty; the encoder runs once."""
+    searches = {
+        penalty: build_search(recognizer.model, GreedyOptions(blank_penalty=penalty)) for penalty in PENALTIES
+    }
+    found: dict[float, list[Recognised]] = {penalty: [] for penalty in PENALTIES}
+    count = 0
+    for batch in batches_of(recordings):
+        waves = []
+        for recording in batch:
+            waves.append(np.concatenate([recording.samples_N[:], AFTERWARDS.samples([count])]))
+            count += 1
+        encoded = encode_recordings(recognizer, waves)
+        for penalty, search in searches.items():
+            results = search_encoded(recognizer, search, encoded)
+            found[penalty] += [
+                (recording.ref, result.words) for recording, result in zip(batch, results, strict=True)
+            ]
+    return found
+
+
+def _error_rates(recognised: Iterable[Recognised]) -> dict[str, float]:
+    """Error rates of words and characters in percent."""
+    words, characters = ErrorCounts(), ErrorCounts()
+    for ref, heard in recognised:
+        hyp = [word.text for word in heard]
+        words += count_errors(align_words(ref, hyp))
+        characters += character_errors(ref, hyp)
+    return {"wer": words.rate, "cer": characters.rate}
+
+
+def _confidence(recognised: Iterable[Recognised]) -> dict[str, Any]:
+    """The map of confidences and how good it is: see `calibrate`."""
     raw: list[float] = []
     correct: list[bool] = []
-    batches = decode_offline(recognizer, recordings)
-    for recording, simulation in chain.from_iterable(batches):
-        words = simulation.result.words
-        pairs = align_words(recording.ref, [word.text for word in words])
+    for ref, words in recognised:
+        pairs = align_words(ref, [word.text for word in words])
         right = {pair.hyp for pair in pairs if pair.correct}
         raw += [word.confidence for word in words]
         correct += [index in right for index in range(len(words))]

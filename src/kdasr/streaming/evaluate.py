@@ -149,15 +149,21 @@ def decode_offline(
     A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
     With `nbest`, results list so many hypotheses (beam search only).
     """
+    for batch in batches_of(recordings, batch_seconds):
+        yield list(_offline_batch(recognizer, batch, nbest))
+
+
+def batches_of(recordings: Iterable[Recording], seconds: float = 120.0) -> Iterator[list[Recording]]:
+    """Recordings in their order: batches of one, or of at most so much audio, padding included."""
     batch: list[Recording] = []
     for recording in recordings:
         longest = max([recording.duration, *(other.duration for other in batch)])
-        if batch and longest * (len(batch) + 1) > batch_seconds:
-            yield list(_offline_batch(recognizer, batch, nbest))
+        if batch and longest * (len(batch) + 1) > seconds:
+            yield batch
             batch = []
         batch.append(recording)
     if batch:
-        yield list(_offline_batch(recognizer, batch, nbest))
+        yield batch
 
 
 def _offline_batch(

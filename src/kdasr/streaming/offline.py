@@ -4,6 +4,7 @@ Shapes: B recordings, T frames (features or encoded), F mel bins, D encoder widt
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.decoding.biasing import BiasingGraph
+from kdasr.decoding.search import Search
 from kdasr.streaming.features import OVERLAP, SUBSAMPLING, whole_features
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import Alternative, Result, Token
@@ -40,11 +42,30 @@ def recognise_offline(
     """
     if not waves:
         return []
-    search = recognizer.search
-    encoded_BTD, lens_B = _encode(recognizer, waves)
+    return search_encoded(recognizer, recognizer.search, encode_recordings(recognizer, waves), nbest, biasing)
+
+
+class EncodedRecordings(NamedTuple):
+    """Whole recordings as the encoder leaves them, for one search or several."""
+
+    waves: Sequence[NDArray[np.float32]]
+    encoded_BTD: Tensor
+    lens_B: Tensor
+
+
+@torch.inference_mode()
+def search_encoded(
+    recognizer: StreamingRecognizer,
+    search: Search,
+    encoded: EncodedRecordings,
+    nbest: int = 0,
+    biasing: Sequence[BiasingGraph | None] | None = None,
+) -> list[Result]:
+    """What a search finds in recordings that `recognizer` has encoded; see `recognise_offline`."""
+    waves = encoded.waves
     graphs = [None] * len(waves) if biasing is None else biasing
     states = [search.initial_state(graph or recognizer.biasing) for graph in graphs]
-    states = search.advance(encoded_BTD, lens_B, states)
+    states = search.advance(encoded.encoded_BTD, encoded.lens_B, states)
     results = []
     for state, wave in zip(states, waves, strict=True):
         best = search.best(state, final=True)
@@ -58,8 +79,11 @@ def recognise_offline(
     return results
 
 
-def _encode(recognizer: StreamingRecognizer, waves: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Encoded recordings (B, T, D) and their lengths (B,)."""
+@torch.inference_mode()
+def encode_recordings(
+    recognizer: StreamingRecognizer, waves: Sequence[NDArray[np.float32]]
+) -> EncodedRecordings:
+    """Encode whole recordings (16 kHz), at least one, in one batch; (B, T, D) and lengths (B,)."""
     features = [whole_features(SAMPLE_RATE, wave, recognizer.tail_seconds) for wave in waves]
     # A batch of nothing but empty recordings still needs one window for the front end.
     width = max(SUBSAMPLING + OVERLAP, *(len(frames) for frames in features))
@@ -72,4 +96,4 @@ def _encode(recognizer: StreamingRecognizer, waves: Sequence[NDArray[np.float32]
         torch.tensor([len(frames) for frames in features]),
         recognizer.context,
     )
-    return encoded.encoded_BTD, encoded.lens_B
+    return EncodedRecordings(waves, encoded.encoded_BTD, encoded.lens_B)
