@@ -39,6 +39,8 @@ class ResultRow:
     onset: str
     confidence: Confidence | None
     """Of its words; None where they have none."""
+    blank_penalty: float = 0.0
+    """Chosen on dev by `kdasr calibrate`, part of the model."""
     gains: Sequence[Mapping[str, Any]] = ()
     """Error rates when all recordings are louder or quieter: `gain_db`, `wer` and `cer` each."""
 
@@ -74,6 +76,7 @@ class ResultRow:
             "context": self.context,
             "onset": self.onset,
             "confidence": self.confidence.as_json() if self.confidence else None,
+            "blank_penalty": self.blank_penalty,
             **({"gains": list(self.gains)} if self.gains else {}),
         }
 
@@ -152,6 +155,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
         confidence=confidence_of(decoded),
+        blank_penalty=float(summary.get("calibrated_blank_penalty") or 0.0),
         gains=decoded.gains,
     )
 
