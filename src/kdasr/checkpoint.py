@@ -1,5 +1,6 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -83,12 +84,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
     try:
+        if is_zip:
+            _check_digests(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Depending on the damage, torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
         if is_zip:
             raise UserError(f"{path}: truncated or damaged checkpoint; use an earlier one") from error
         raise UserError(
@@ -102,6 +105,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: checkpoint lacks '{missing[0]}'")
     return payload
+
+
+def _check_digests(path: Path) -> None:
+    """torch writes a checksum for each tensor and does not look at it: flipped bits would be other weights.
+
+    Raises:
+        zipfile.BadZipFile: a tensor, or the archive, is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet
+from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
@@ -51,7 +52,7 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         raise UserError(
             f"{data_dir}: part '{part}' is not prepared; there are: {', '.join(record['parts']) or 'none'}"
         )
-    cuts = CutSet.from_jsonl(cuts_path(data_dir, part)).to_eager()
+    cuts = _read(cuts_path(data_dir, part))
     for cut in cuts:
         for source in cut.recording.sources:
             source.source = str(data_dir / source.source)
@@ -66,6 +67,22 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         )
     if not Path(first.recording.sources[0].source).is_file():
         log.warning("%s: the audio of '%s' is gone", first.recording.sources[0].source, part)
+    return cuts
+
+
+def _read(path: Path) -> CutSet:
+    """
+    Raises:
+        UserError: the file is damaged, in whatever way.
+    """
+    try:
+        cuts = CutSet.from_jsonl(path).to_eager()
+        other = next((type(cut).__name__ for cut in cuts if not isinstance(cut, MonoCut)), None)
+    except Exception as error:  # gzip, JSON and Lhotse each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged ({reason}): remove it and run `kdasr prepare`") from None
+    if other is not None:
+        raise UserError(f"{path}: holds a {other}, not utterances: remove it and run `kdasr prepare`")
     return cuts
 
 
