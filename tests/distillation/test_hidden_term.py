@@ -7,7 +7,7 @@ from torch import Tensor
 from kdasr.distillation.config import HiddenConfig
 from kdasr.distillation.hidden_term import HiddenTerm
 from kdasr.losses.hidden import hidden_mse
-from kdasr.models.transducer.config import EncoderConfig
+from kdasr.models.encoders.base import Geometry, HiddenLayer
 
 # Shapes: B utterances, T frames, D width.
 
@@ -20,8 +20,8 @@ def _layers(seed: int) -> list[Tensor]:
 
 
 def _term(shift: int) -> HiddenTerm:
-    config = EncoderConfig(num_layers=2, dim=6)
-    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), config, config)
+    encoder = Geometry(dim=6, stride=4, overlap=3, hidden=(HiddenLayer(6, 4), HiddenLayer(6, 4)))
+    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), encoder, encoder)
 
 
 def test_without_a_shift_frames_are_their_own_partners() -> None:

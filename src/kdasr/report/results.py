@@ -7,7 +7,7 @@ from typing import Any
 
 from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
 from kdasr.report.confidence import Confidence, confidence_of
-from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance
+from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance, frame_seconds_of
 
 Summary = dict[str, float | int | None]
 
@@ -39,6 +39,8 @@ class ResultRow:
     onset: str
     confidence: Confidence | None
     """Of its words; None where they have none."""
+    frame_ms: float
+    """Duration of an encoder frame."""
     gains: Sequence[Mapping[str, Any]] = ()
     """Error rates when all recordings are louder or quieter: `gain_db`, `wer` and `cer` each."""
 
@@ -152,6 +154,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
         confidence=confidence_of(decoded),
+        frame_ms=1000 * frame_seconds_of(summary),
         gains=decoded.gains,
     )
 
