@@ -24,6 +24,9 @@ from kdasr.nn.context import Context
 
 LengthT = TypeVar("LengthT", int, Tensor)
 
+FIRST_TYPE = "conformer"
+"""The encoder of configurations that do not name one: those from before there was a choice."""
+
 EncoderState = Any
 """What an encoder remembers of each stream: a NamedTuple of tensors and of such tuples, where dimension 0 of
 every tensor is the stream (`kdasr.nn.streaming`). Only the encoder looks into it."""
@@ -107,8 +110,8 @@ class EncoderConfig(Choice):
     """Options of an encoder. A subclass is a kind of encoder: it sets `type`, adds options, and overrides
     all methods below but `check_context`, if it can have any context."""
 
-    type: str = "conformer"
-    """Which encoder; configurations from before there was a choice do not say."""
+    type: str = FIRST_TYPE
+    """Which encoder."""
 
     @property
     def geometry(self) -> Geometry:
