@@ -15,10 +15,11 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from kdasr.checkpoint import load_bundle, load_checkpoint
+from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint
 from kdasr.cli.main import cli, main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
+from kdasr.common.files import sha256
 from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
 from kdasr.distillation.config import StageConfig
 from kdasr.experiment import ExperimentConfig, load_saved_experiment
@@ -143,6 +144,23 @@ def test_two_stages_from_a_teacher_in_two_calls(teacher: Path, recipe: Path) -> 
         "output": ["kl_exponent", "output_kl", "rnnt", "rnnt_pruned", "rnnt_simple"],
     }
     assert load_bundle(exp).context == Context(left=8, chunk=4)
+
+
+def test_a_calibrated_teacher_teaches_as_it_was_trained(teacher: Path, recipe: Path, tmp_path: Path) -> None:
+    calibrated = copy_of(teacher, tmp_path / "calibrated")
+    digest = sha256(find_checkpoint(calibrated))
+    found = {"checkpoint_sha256": digest, "calibration": None, "blank_penalty": 3.0}
+    calibration_file(find_checkpoint(calibrated)).write_text(json.dumps(found))
+    assert load_bundle(calibrated).blank_penalty == 3.0
+    weights = []
+    for number, taught_by in enumerate((teacher, calibrated)):
+        exp = recipe.parent / f"taught-{number}"
+        assert (
+            train(recipe, "student", "--override", f"objective.teacher={taught_by}", exp=exp).exit_code == 0
+        )
+        weights.append(load_checkpoint(exp / "checkpoints" / "last.pt")["model"])
+    for name, values in weights[0].items():
+        assert torch.equal(values, weights[1][name]), name
 
 
 def test_average_takes_the_last_checkpoints_of_the_final_stage(teacher: Path) -> None:

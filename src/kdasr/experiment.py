@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -178,11 +178,6 @@ def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) 
             )
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
             raise UserError(f"{source}: stage name '{stage.name}' must be letters, digits, '.', '_' and '-'")
-
-
-def option_names() -> list[str]:
-    """Top-level options of an experiment, for messages and documentation."""
-    return [entry.name for entry in fields(ExperimentConfig)]
 
 
 class Difference(NamedTuple):

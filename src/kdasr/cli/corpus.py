@@ -30,7 +30,7 @@ def command() -> None:
     type=click.Choice(SIZE_NAMES),
     default="demo",
     show_default=True,
-    help="About 5 minutes, 1.5 hours, 20 hours or 100 hours of speech.",
+    help="Hours of speech: tiny 0.1, demo 1.5, results and lpm 5, base 20, large 100.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder to write the corpus into."

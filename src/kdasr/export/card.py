@@ -168,6 +168,9 @@ def _usage_lines(kinds: Mapping[str, Parity]) -> list[str]:
     if "int8" in kinds:
         lines += ["`encoder.int8.onnx` and so on: MatMul (decoder: and Gather) with int8 weights.", ""]
     lines += [
+        "With endpoint detection give a large `rule3_min_utterance_length`, such as 1000: at rule 3 "
+        "sherpa-onnx begins anew in the middle of speech, which loses words.",
+        "",
         "At the end of a recording append zero samples, more than a window of them: sherpa-onnx decodes "
         "whole windows only.",
         "",

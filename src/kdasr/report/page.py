@@ -128,6 +128,7 @@ def _training(system: SystemRecord, rows: Sequence[ResultRow]) -> dict[str, Any]
         "params": found[0].params if found else None,
         "checkpoints": sorted({_checkpoint(part) for part in system.parts.values()} - {""}),
         "modes": sorted({row.mode for row in found}),
+        "blank_penalties": sorted({row.blank_penalty for row in found}),
     }
 
 

@@ -41,6 +41,8 @@ class ResultRow:
     """Of its words; None where they have none."""
     frame_ms: float
     """Duration of an encoder frame."""
+    blank_penalty: float = 0.0
+    """Chosen on dev by `kdasr calibrate`, part of the model."""
     gains: Sequence[Mapping[str, Any]] = ()
     """Error rates when all recordings are louder or quieter: `gain_db`, `wer` and `cer` each."""
 
@@ -76,6 +78,7 @@ class ResultRow:
             "context": self.context,
             "onset": self.onset,
             "confidence": self.confidence.as_json() if self.confidence else None,
+            "blank_penalty": self.blank_penalty,
             **({"gains": list(self.gains)} if self.gains else {}),
         }
 
@@ -155,6 +158,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         onset=str(summary.get("onset") or ""),
         confidence=confidence_of(decoded),
         frame_ms=1000 * frame_seconds_of(summary),
+        blank_penalty=float(summary.get("calibrated_blank_penalty") or 0.0),
         gains=decoded.gains,
     )
 
