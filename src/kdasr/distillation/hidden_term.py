@@ -16,13 +16,15 @@ class HiddenTerm(nn.Module):
     """First stage of Tang et al. 2023 (arXiv 2306.15171): the student's layers follow the teacher's."""
 
     def __init__(self, config: HiddenConfig, student: Geometry, teacher: Geometry) -> None:
-        """Raises UserError for layers that do not exist, lists that do not pair up, or pairs of two rates."""
+        """Layers are those of the output's rate unless the configuration names them.
+
+        Raises UserError for layers that do not exist, lists that do not pair up, or layers of another rate.
+        """
         super().__init__()
         depth, teacher_depth = len(student.hidden), len(teacher.hidden)
-        self.student_layers = list(config.layers) or list(range(depth))
-        self.teacher_layers = list(config.teacher_layers) or [
-            partner_layer(layer, depth, teacher_depth) for layer in self.student_layers
-        ]
+        self.student_layers = list(config.layers) or _layers_of_its_rate(student)
+        wanted = [partner_layer(layer, depth, teacher_depth) for layer in self.student_layers]
+        self.teacher_layers = list(config.teacher_layers) or _nearest(wanted, _layers_of_its_rate(teacher))
         self.weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
         self.shift = config.shift
         _check_layers("layers", self.student_layers, depth)
@@ -36,12 +38,8 @@ class HiddenTerm(nn.Module):
             (student.hidden[own], teacher.hidden[other])
             for own, other in zip(self.student_layers, self.teacher_layers, strict=True)
         ]
-        wrong = [(own, other) for own, other in pairs if own.stride != other.stride]
-        if wrong:
-            raise UserError(
-                f"hidden_mse compares a layer with a frame per {wrong[0][0].stride} feature frames with one "
-                f"per {wrong[0][1].stride}: choose objective.hidden.layers and teacher_layers of one rate"
-            )
+        _check_rates("layers", student, self.student_layers)
+        _check_rates("teacher_layers", teacher, self.teacher_layers)
         self.adapters = nn.ModuleList()
         if any(own.dim != other.dim for own, other in pairs):
             self.adapters.extend(nn.Linear(own.dim, other.dim) for own, other in pairs)
@@ -70,3 +68,22 @@ def _check_layers(name: str, layers: Sequence[int], depth: int) -> None:
     wrong = [layer for layer in layers if not 0 <= layer < depth]
     if wrong:
         raise UserError(f"objective.hidden.{name}: {wrong[0]} is not a layer; there are 0 to {depth - 1}")
+
+
+def _layers_of_its_rate(encoder: Geometry) -> list[int]:
+    """The layers that have as many frames as the encoder's output; all of most encoders."""
+    return [index for index, layer in enumerate(encoder.hidden) if layer.stride == encoder.stride]
+
+
+def _nearest(wanted: Sequence[int], layers: Sequence[int]) -> list[int]:
+    """Of each wanted layer, the nearest one among `layers`."""
+    return [min(layers, key=lambda layer, at=at: abs(layer - at)) for at in wanted]  # type: ignore[misc]
+
+
+def _check_rates(name: str, encoder: Geometry, layers: Sequence[int]) -> None:
+    wrong = [layer for layer in layers if encoder.hidden[layer].stride != encoder.stride]
+    if wrong:
+        raise UserError(
+            f"objective.hidden.{name}: layer {wrong[0]} has another frame rate than its encoder's output; "
+            "hidden_mse cannot compare it"
+        )
