@@ -23,6 +23,9 @@ from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import at_least
 from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.distillation.config import ObjectiveConfig
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.teacher import Teacher
 from kdasr.experiment import load_experiment
 from kdasr.models.encoders.base import (
     Encoder,
@@ -39,7 +42,7 @@ from kdasr.nn.streaming import select_states, split_state, stack_states
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.parts import Parts
 from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.testing import SAMPLE_RATE, tone, write_corpus
+from kdasr.testing import SAMPLE_RATE, tiny_model, tone, write_corpus
 
 HISTORY = 3
 
@@ -265,10 +268,30 @@ def test_every_command_that_reads_a_system_takes_it(exp: Path, recipe: Path) -> 
     assert len(str(refusal.exception).splitlines()) == 1
 
 
+def test_what_it_cannot_do_is_refused_before_anything_runs(recipe: Path) -> None:
+    for override, said in [
+        ("contexts=[{left: 3, chunk: 2, right: 1}]", "right=1': this encoder has no look-ahead"),
+        ("model.encoder.width=0", "'model.encoder.width' is 0; expected at least 1"),
+        ("model.encoder.num_layers=3", "'model.encoder.num_layers'"),
+        ("model.encoder.type=transformer", "expected one of conformer, toy-causal"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            load_experiment(recipe, "streaming", [override])
+        assert said in str(caught.value) and str(recipe) in str(caught.value)
+
+
 def test_words_that_take_too_many_pieces_are_counted_in_its_frames(recipe: Path) -> None:
     """A frame per 80 ms: a second of speech has room for 12 pieces, not for 24."""
     geometry = load_experiment(recipe, "teacher").model.geometry
     assert [geometry.num_frames(length) for length in (12, 13, 20, 21, 101)] == [0, 1, 1, 2, 12]
+
+
+def test_a_teacher_with_another_frame_rate_is_refused() -> None:
+    student = TransducerConfig(vocab_size=11, encoder=CausalConfig())
+    with pytest.raises(
+        UserError, match="teacher's encoder has a frame per 40 ms, the student's one per 80 ms"
+    ):
+        Objective(ObjectiveConfig(), student, Teacher(tiny_model(), Context.full()))
 
 
 class Pieces:

@@ -146,6 +146,11 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         UserError: naming the option.
     """
     _check_stages(config.stages, TERM_NAMES, source)
+    for context in config.contexts:
+        try:
+            config.model.encoder.check_context(context)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
     for stage in config.stages:
         needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
         if needs_teacher and not config.objective.teacher:

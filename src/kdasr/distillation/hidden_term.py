@@ -16,15 +16,16 @@ class HiddenTerm(nn.Module):
     """First stage of Tang et al. 2023 (arXiv 2306.15171): the student's layers follow the teacher's."""
 
     def __init__(self, config: HiddenConfig, student: Geometry, teacher: Geometry) -> None:
-        """Layers are those of the output's rate unless the configuration names them.
+        """Layers are those of the output's rate unless the configuration names them; none if there are none.
 
         Raises UserError for layers that do not exist, lists that do not pair up, or layers of another rate.
         """
         super().__init__()
         depth, teacher_depth = len(student.hidden), len(teacher.hidden)
-        self.student_layers = list(config.layers) or _layers_of_its_rate(student)
+        own_rate, teacher_rate = _layers_of_its_rate(student), _layers_of_its_rate(teacher)
+        self.student_layers = list(config.layers) or (own_rate if teacher_rate else [])
         wanted = [partner_layer(layer, depth, teacher_depth) for layer in self.student_layers]
-        self.teacher_layers = list(config.teacher_layers) or _nearest(wanted, _layers_of_its_rate(teacher))
+        self.teacher_layers = list(config.teacher_layers) or _nearest(wanted, teacher_rate)
         self.weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
         self.shift = config.shift
         _check_layers("layers", self.student_layers, depth)
@@ -46,7 +47,12 @@ class HiddenTerm(nn.Module):
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], lens_B: Tensor) -> Tensor:
         """Error of each utterance, `(B,)`, from all encoder layers of both; frames without a partner are left
-        out of the mean."""
+        out of the mean.
+
+        Raises UserError where no layer of one encoder has the rate of its output.
+        """
+        if not self.student_layers:
+            raise UserError("hidden_mse: no layer has the frame rate of its encoder's output")
         chosen = [student[layer] for layer in self.student_layers]
         if len(self.adapters) > 0:
             chosen = [adapter(layer) for adapter, layer in zip(self.adapters, chosen, strict=True)]
@@ -76,8 +82,8 @@ def _layers_of_its_rate(encoder: Geometry) -> list[int]:
 
 
 def _nearest(wanted: Sequence[int], layers: Sequence[int]) -> list[int]:
-    """Of each wanted layer, the nearest one among `layers`."""
-    return [min(layers, key=lambda layer, at=at: abs(layer - at)) for at in wanted]  # type: ignore[misc]
+    """Of each wanted layer, the nearest one among `layers`, where there are any."""
+    return [min(layers or [at], key=lambda layer, at=at: abs(layer - at)) for at in wanted]  # type: ignore[misc]
 
 
 def _check_rates(name: str, encoder: Geometry, layers: Sequence[int]) -> None:
