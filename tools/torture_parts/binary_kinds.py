@@ -60,10 +60,16 @@ class Wav(Flac):
             return f"{8 * width} bits, from a damaged header"
         if len(content) < int.from_bytes(content[4:8], "little") + 8 and content[4:8] != b"\xff\xff\xff\xff":
             return "shorter than it says"
-        samples_NC = np.frombuffer(samples, "<i2")[: len(samples) // 2 // channels * channels].reshape(-1, channels)
+        samples_NC = np.frombuffer(samples, "<i2")[: len(samples) // 2 // channels * channels].reshape(
+            -1, channels
+        )
         if channels > 1:
-            return None if value[0] == rate and value[1] == channels else f"{value[:2]}, not {(rate, channels)}"
-        return super().right(content, value, [rate, channels, len(samples_NC), digest(samples_NC[:, 0] / np.float32(32768))])
+            return (
+                None if value[0] == rate and value[1] == channels else f"{value[:2]}, not {(rate, channels)}"
+            )
+        return super().right(
+            content, value, [rate, channels, len(samples_NC), digest(samples_NC[:, 0] / np.float32(32768))]
+        )
 
 
 def read_twice(path: Path) -> list[Any]:
@@ -101,7 +107,9 @@ class Cuts(Kind):
     """A Lhotse manifest, through the readers of `decode` and of `export --check`."""
 
     name = "manifest"
-    oracle = "the cuts that Python's gzip and json read: their ids, words, and samples of the file at their times"
+    oracle = (
+        "the cuts that Python's gzip and json read: their ids, words, and samples of the file at their times"
+    )
 
     @property
     def victim(self) -> Path:
@@ -133,13 +141,15 @@ class Cuts(Kind):
 
         tokenizer = Tokenizer.load(self.base.exp / "tokens")
         bad: list[BadUtterance] = []
-        found = sound_recordings(load_cuts(self.base.data, PART), lambda cut: load_recording(cut, tokenizer), bad)
+        found = sound_recordings(
+            load_cuts(self.base.data, PART), lambda cut: load_recording(cut, tokenizer), bad
+        )
         return {
             item.id: [
                 item.ref,
                 digest(np.asarray(item.samples_N[:])),
                 len(item.samples_N),
-                [(word.text, word.start, word.end) for word in item.ref_words],
+                [(word.word, word.start, word.end) for word in item.ref_words],
             ]
             for item in found
         }
@@ -149,7 +159,9 @@ class Cuts(Kind):
 
         normalize = Tokenizer.load(self.base.exp / "tokens").normalize
         try:
-            rows = [json.loads(line) for line in gzip.decompress(content).decode().split("\n") if line.strip()]
+            rows = [
+                json.loads(line) for line in gzip.decompress(content).decode().split("\n") if line.strip()
+            ]
         except (OSError, EOFError, ValueError) as error:
             return f"taken, though it cannot be read: {error}"
         by_id = {row["id"]: row for row in rows}
@@ -176,7 +188,12 @@ class Cuts(Kind):
         path = self.base.data / row["recording"]["sources"][0]["source"]
         audio_N, _ = soundfile.read(path, dtype="float32")
         start = row.get("start", 0.0)
-        if isinstance(start, bool) or not isinstance(start, int | float) or not math.isfinite(start) or start < 0:
+        if (
+            isinstance(start, bool)
+            or not isinstance(start, int | float)
+            or not math.isfinite(start)
+            or start < 0
+        ):
             return f"taken with start {start}"
         first = round(start * 16000)
         if digest(audio_N[first : first + count]) != samples:
@@ -188,10 +205,10 @@ class Cuts(Kind):
 
 
 class Pieces(Kind):
-    """The SentencePiece model of a data folder: any whole model is right, as long as kdasr says whose it is."""
+    """The SentencePiece model of a system, which is also read as that of a data folder."""
 
     name = "tokens"
-    oracle = "of a system: its own model only; of data: a model that gives for every text what it spells, or a refusal"
+    oracle = "of a system: its own model only; of data: a model that can be asked, or a refusal"
 
     @property
     def victim(self) -> Path:
@@ -231,7 +248,7 @@ class Pieces(Kind):
         same = content == self.whole_content
         if (value[0] == "taken") != same:
             return f"the system's tokenizer is {value[0]}"
-        return None if same and value == whole or not same else f"{value}, not {whole}"
+        return None if (same and value == whole) or not same else f"{value}, not {whole}"
 
     whole_content = b""
 
@@ -354,9 +371,17 @@ class Checkpoint(Kind):
 
         payload = torch.load(io.BytesIO(content), weights_only=True)
         wanted = {**whole, "name": payload["system"], "train_steps": payload["train_steps"]}
-        if not isinstance(payload["system"], str) or type(payload["train_steps"]) is not int or payload["train_steps"] < 0:
+        if (
+            not isinstance(payload["system"], str)
+            or type(payload["train_steps"]) is not int
+            or payload["train_steps"] < 0
+        ):
             return f"system {payload['system']!r}, train_steps {payload['train_steps']!r}"
-        if payload["context"] != {"left": 8, "chunk": 4, "right": 0}:  # another one that the model can run under
+        if payload["context"] != {
+            "left": 8,
+            "chunk": 4,
+            "right": 0,
+        }:  # another one that the model can run under
             wanted["context"], wanted["heard"] = str(value["context"]), value["heard"]
             if any(type(number) is not int for number in payload["context"].values()):
                 return f"context {payload['context']}"

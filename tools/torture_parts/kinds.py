@@ -45,15 +45,17 @@ class Kind:
 
     def right(self, content: bytes, value: Any, whole: Any) -> str | None:
         """Why a success is wrong; None if it is right."""
+        whole = json.loads(json.dumps(whole))  # kdasr's value has been through JSON too
         return None if value == whole else f"gives {str(value)[:120]}, not {str(whole)[:120]}"
 
 
 def prepared(base: Base, scratch: Path) -> dict[str, dict[str, Any]]:
     """What `kdasr prepare` makes of the part: text and word times of each utterance that it takes."""
-    from kdasr.cli.main import cli
     from lhotse import SupervisionSet
 
-    arguments = ["prepare", "--corpus", base.corpus, "--parts", PART, "--out", scratch, "--on-the-fly"]
+    from kdasr.cli.main import cli
+
+    arguments = ["prepare", "--corpus-dir", base.corpus, "--parts", PART, "--out", scratch, "--on-the-fly"]
     cli([str(word) for word in arguments], standalone_mode=False)
     path = scratch / "manifests" / f"librispeech_supervisions_{PART}.jsonl.gz"
     return {
@@ -84,7 +86,9 @@ class Transcript(Kind):
     """`*.trans.txt`, through `kdasr prepare`."""
 
     name = "transcript"
-    oracle = "the words of each line of UTF-8, found by the id before the first white space; no control characters"
+    oracle = (
+        "the words of each line of UTF-8, found by the id before the first white space; no control characters"
+    )
 
     @property
     def victim(self) -> Path:
@@ -116,7 +120,9 @@ class Alignment(Kind):
     """`*.alignment.txt`, through `kdasr prepare`."""
 
     name = "alignment"
-    oracle = "the words and times of each line, or none of an utterance; times in order and within the recording"
+    oracle = (
+        "the words and times of each line, or none of an utterance; times in order and within the recording"
+    )
 
     @property
     def victim(self) -> Path:
@@ -126,15 +132,16 @@ class Alignment(Kind):
         return prepared(self.base, scratch)
 
     def right(self, content: bytes, value: Any, whole: Any) -> str | None:
-        if {name: item["text"] for name, item in value.items()} != {n: item["text"] for n, item in whole.items()}:
+        if {name: item["text"] for name, item in value.items()} != {
+            n: item["text"] for n, item in whole.items()
+        }:
             return "another transcript"
         try:
             rows = [line.strip().split() for line in newline_lines(content) if line.strip()]
         except UnicodeDecodeError:
             return "taken, though it is not UTF-8"
-        names = [row[0] for row in rows]
-        if len(set(names)) != len(names):
-            return "taken, though an id is there twice"
+        if len({row[0] for row in rows}) != len({tuple(row) for row in rows}):
+            return "taken, though an id is there twice, with different words or times"
         lines = {row[0]: row[1:] for row in rows}
         for name, item in value.items():
             if not item["words"]:
@@ -142,7 +149,9 @@ class Alignment(Kind):
             words, ends = (field.strip('"').split(",") for field in lines[name])
             expected = [
                 (word, start, end)
-                for word, start, end in zip(words, [0.0, *map(float, ends[:-1])], map(float, ends), strict=True)
+                for word, start, end in zip(
+                    words, [0.0, *map(float, ends[:-1])], map(float, ends), strict=True
+                )
                 if word
             ]
             close = len(expected) == len(item["words"]) and all(
@@ -152,7 +161,11 @@ class Alignment(Kind):
             if not close:
                 return f"{name}: word times {item['words']}, not {expected}"
             times = [time for _, start, end in item["words"] for time in (start, end)]
-            if not all(map(math.isfinite, times)) or max(times) > item["seconds"] + 0.11 or min(times) < -0.11:
+            if (
+                not all(map(math.isfinite, times))
+                or max(times) > item["seconds"] + 0.11
+                or min(times) < -0.11
+            ):
                 return f"{name}: times beyond the recording"
             if any(end < start for _, start, end in item["words"]) or sorted(times[::2]) != times[::2]:
                 return f"{name}: times not in order"
@@ -232,7 +245,14 @@ def _unlike(wanted: Any, found: Any, name: str) -> str | None:
                 return fault
         return None
     if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
-        return next((f for i, (w, g) in enumerate(zip(wanted, found, strict=True)) if (f := _unlike(w, g, f"{name}.{i}"))), None)
+        return next(
+            (
+                f
+                for i, (w, g) in enumerate(zip(wanted, found, strict=True))
+                if (f := _unlike(w, g, f"{name}.{i}"))
+            ),
+            None,
+        )
     if isinstance(found, float) and not math.isfinite(found):
         return f"{name}: {found}"
     if wanted == found or str(wanted) == str(found):
@@ -269,10 +289,14 @@ class BundleManifest(Kind):
         wanted = dict(whole)
         for key in ("system", "train_steps", "params"):
             wanted[key] = manifest.get(key)
-        if manifest.get("blank_penalty") != 0.0 and value.get("blank_penalty") == manifest.get("blank_penalty"):
+        if manifest.get("blank_penalty") != 0.0 and value.get("blank_penalty") == manifest.get(
+            "blank_penalty"
+        ):
             wanted["blank_penalty"] = manifest["blank_penalty"]
         numbers = (value["train_steps"], value["params"], value["blank_penalty"])
-        if any(not math.isfinite(number) or number < 0 for number in numbers[:2]) or not math.isfinite(numbers[2]):
+        if any(not math.isfinite(number) or number < 0 for number in numbers[:2]) or not math.isfinite(
+            numbers[2]
+        ):
             return f"takes {numbers} for steps, parameters and penalty"
         return super().right(content, value, wanted)
 

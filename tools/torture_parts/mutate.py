@@ -7,8 +7,33 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-SEPARATORS = ("\0", "\x0b", "\x0c", "\x1c", "\x85", "\u200b", "\u2028", "\u2029", "\ufeff", "\r", "\t", "\u3000")
-NUMBERS = ("nan", "inf", "-inf", "-1", "0", "1e308", "-1e30", "99999999999999999999", "2147483648", "0.5", "1_0")
+SEPARATORS = (
+    "\0",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x85",
+    "\u200b",
+    "\u2028",
+    "\u2029",
+    "\ufeff",
+    "\r",
+    "\t",
+    "\u3000",
+)
+NUMBERS = (
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "1e308",
+    "-1e30",
+    "99999999999999999999",
+    "2147483648",
+    "0.5",
+    "1_0",
+)
 NUMBER_VALUES = (math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e30, 10**20, 2**31, 0.5, True)
 OTHER_VALUES: tuple[Any, ...] = (None, "", "x", [], {}, [1, "a"], {"a": None}, "nan", -7)
 
@@ -101,7 +126,9 @@ TEXT: tuple[Change, ...] = (
 )
 
 
-def change_bytes(content: bytes, changes: tuple[Change, ...], foreign: bytes, rng: random.Random) -> tuple[str, bytes]:
+def change_bytes(
+    content: bytes, changes: tuple[Change, ...], foreign: bytes, rng: random.Random
+) -> tuple[str, bytes]:
     """One of `changes`, or now and then the content of another file; its name and the result."""
     if rng.random() < 0.04:
         return "another file's content", foreign

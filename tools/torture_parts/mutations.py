@@ -75,7 +75,7 @@ def _try(kind: Kind, index: int, what: str, changed: bytes, whole: Any) -> Trial
     try:
         value = _plain(kind.read(scratch / "out"))
     except UserError as error:
-        outcome = "refused" if 0 < len(str(error)) and "\n" not in str(error) else "several lines"
+        outcome = "refused" if len(str(error)) > 0 and "\n" not in str(error) else "several lines"
         return Trial(kind.name, index, what, outcome, str(error)[:300])
     except click.ClickException as error:
         return Trial(kind.name, index, what, "refused", error.format_message())
@@ -84,7 +84,9 @@ def _try(kind: Kind, index: int, what: str, changed: bytes, whole: Any) -> Trial
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-3:]
         where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(last))
-        return Trial(kind.name, index, what, "traceback", f"{type(error).__name__}: {str(error)[:200]} ({where})")
+        return Trial(
+            kind.name, index, what, "traceback", f"{type(error).__name__}: {str(error)[:200]} ({where})"
+        )
     finally:
         signal.alarm(0)
         shutil.rmtree(scratch)
@@ -109,7 +111,9 @@ def _hang(*_: object) -> None:
     raise _Hang
 
 
-def run_mutations(work: Path, seed: int, count: int, deadline: float, kinds: Sequence[str] = ()) -> list[Trial]:
+def run_mutations(
+    work: Path, seed: int, count: int, deadline: float, kinds: Sequence[str] = ()
+) -> list[Trial]:
     """`count` mutations of each kind, in child processes; stops at `deadline` (of `time.monotonic`).
 
     A child that dies is a fault of the trial that it was at; the next child goes on after that one.
@@ -133,7 +137,16 @@ def run_mutations(work: Path, seed: int, count: int, deadline: float, kinds: Seq
 
 def _child(work: Path, seed: int, name: str, first: int, count: int, until: float) -> tuple[list[Trial], str]:
     """Trials of one child process, and how it died (empty: it did not)."""
-    command = [sys.executable, "-m", "torture_parts.mutations", str(work), str(seed), name, str(first), str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "torture_parts.mutations",
+        str(work),
+        str(seed),
+        name,
+        str(first),
+        str(count),
+    ]
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     errors = work / "stderr.txt"
     with errors.open("wb") as stderr:
