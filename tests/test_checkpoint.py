@@ -111,6 +111,19 @@ def test_code_in_a_file_is_not_run(saved: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
+def test_a_checkpoint_of_version_1_is_the_model_that_was_saved() -> None:
+    """Written before encoders had types; the numbers are what that version computed from it."""
+    model, loaded = load_model(Path(__file__).parent / "checkpoint_version_1.pt")
+    assert (loaded["version"], model.config.encoder.type) == (2, "conformer")
+    features_BTF = torch.sin(torch.arange(19.0 * 16)).view(1, 19, 16)
+    with torch.no_grad():
+        encoded = model.encode(features_BTF, torch.tensor([19]), Context(left=4, chunk=2))
+        logits_BTV = model.ctc_head(encoded.encoded_BTD)
+    assert encoded.lens_B.tolist() == [4]
+    expected_T2 = [[-0.239241, 0.289986], [-0.140480, 0.349299], [-0.221907, 0.224735], [-0.141911, 0.356081]]
+    torch.testing.assert_close(logits_BTV[0, :, :2], torch.tensor(expected_T2), atol=1e-5, rtol=0)
+
+
 def test_another_version_of_the_format_is_refused(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     torch.save({**content, "version": 99}, saved)

@@ -18,6 +18,7 @@ from kdasr.common.failures import is_disk_full
 from kdasr.common.files import atomic_path, read_json, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
@@ -26,7 +27,8 @@ from kdasr.nn.context import Context
 log = get_logger(__name__)
 
 FORMAT = "kdasr-checkpoint"
-VERSION = 1
+VERSION = 2
+"""Raised when a payload changes its meaning; `_MIGRATIONS` bring those of earlier versions up to date."""
 FOLDER = "checkpoints"
 """Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
 CALIBRATION = "calibration.json"
@@ -105,8 +107,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise UserError(f"{path}: a torch file, but not a kdasr checkpoint")
-    if payload.get("version") != VERSION:
-        raise UserError(f"{path}: checkpoint version {payload.get('version')}, this kdasr reads {VERSION}")
+    version = payload.get("version")
+    if type(version) is not int or (version != VERSION and version not in _MIGRATIONS):
+        raise UserError(
+            f"{path}: checkpoint version {version}, this kdasr reads {min(_MIGRATIONS)} to {VERSION}"
+        )
     for key, kind in _REQUIRED.items():
         if key not in payload:
             raise UserError(f"{path}: checkpoint lacks '{key}'")
@@ -114,6 +119,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: '{key}' is {payload[key]!r:.40}; expected {_KIND[kind]}")
     if payload["train_steps"] < 0:
         raise UserError(f"{path}: 'train_steps' is {payload['train_steps']}; expected 0 or more")
+    while payload["version"] != VERSION:
+        payload = _MIGRATIONS[payload["version"]](payload)
     return payload
 
 
@@ -127,6 +134,18 @@ def _check_digests(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(damaged)
+
+
+def _name_the_encoder(payload: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 to 2: the options of the encoder say of which type it is; there was one type."""
+    model_config = payload["model_config"]
+    if isinstance(model_config.get("encoder"), dict):  # a language model has none
+        model_config = {**model_config, "encoder": {"type": FIRST_TYPE, **model_config["encoder"]}}
+    return {**payload, "version": 2, "model_config": model_config}
+
+
+_MIGRATIONS = {1: _name_the_encoder}
+"""By the version that each takes; it gives the next one."""
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

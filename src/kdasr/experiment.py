@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from kdasr.common.choices import schema_for
 from kdasr.common.configio import Override, build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
@@ -152,6 +153,11 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         UserError: naming the option.
     """
     _check_stages(config.stages, TERM_NAMES, source)
+    for context in config.contexts:
+        try:
+            config.model.encoder.check_context(context)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
     for stage in config.stages:
         needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
@@ -249,7 +255,7 @@ def identity_of(schema: type, options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         value = options[name]
         nested = is_dataclass(declared.type) and isinstance(value, Mapping)
-        kept[name] = identity_of(declared.type, value) if nested else value
+        kept[name] = identity_of(schema_for(declared.type, value), value) if nested else value
     return kept
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.distillation.config import HiddenConfig
 from kdasr.distillation.hidden_term import HiddenTerm
 from kdasr.losses.hidden import hidden_mse
-from kdasr.models.transducer.config import EncoderConfig
+from kdasr.models.encoders.base import Geometry, HiddenLayer
 
 # Shapes: B utterances, T frames, D width.
 
@@ -20,8 +21,8 @@ def _layers(seed: int) -> list[Tensor]:
 
 
 def _term(shift: int) -> HiddenTerm:
-    config = EncoderConfig(num_layers=2, dim=6)
-    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), config, config)
+    encoder = Geometry(dim=6, stride=4, overlap=3, hidden=(HiddenLayer(6, 4), HiddenLayer(6, 4)))
+    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), encoder, encoder)
 
 
 def test_without_a_shift_frames_are_their_own_partners() -> None:
@@ -49,3 +50,29 @@ def test_a_student_that_is_its_teacher_some_frames_later_or_earlier_has_nothing_
 @pytest.mark.parametrize("shift", [-20, -9, 9, 20])
 def test_utterances_shorter_than_the_shift_have_no_partners(shift: int) -> None:
     assert torch.equal(_term(shift)(_layers(1), _layers(2), LENS_B), torch.zeros(4))
+
+
+FAST, OWN = HiddenLayer(6, 2), HiddenLayer(6, 4)
+
+
+def _encoder(*layers: HiddenLayer) -> Geometry:
+    return Geometry(dim=6, stride=4, overlap=3, hidden=layers)
+
+
+def test_layers_of_another_rate_are_left_out_unless_they_are_named() -> None:
+    student, teacher = _encoder(FAST, OWN, OWN, FAST), _encoder(OWN, FAST)
+    term = HiddenTerm(HiddenConfig(), student, teacher)
+    assert (term.student_layers, term.teacher_layers) == ([1, 2], [0, 0])
+    with pytest.raises(UserError, match=r"objective\.hidden\.layers: layer 3 has another frame rate"):
+        HiddenTerm(HiddenConfig(layers=[3]), student, teacher)
+    with pytest.raises(UserError, match=r"objective\.hidden\.teacher_layers: layer 1 has another frame rate"):
+        HiddenTerm(HiddenConfig(layers=[1], teacher_layers=[1]), student, teacher)
+
+
+@pytest.mark.parametrize("encoders", [([OWN], [FAST]), ([FAST], [OWN]), ([FAST], [])])
+def test_without_layers_of_its_rate_only_hidden_mse_is_refused(
+    encoders: tuple[list[HiddenLayer], ...],
+) -> None:
+    term = HiddenTerm(HiddenConfig(), *(_encoder(*layers) for layers in encoders))
+    with pytest.raises(UserError, match="no layer has the frame rate of its encoder's output"):
+        term([torch.zeros(1, 2, 6)], [torch.zeros(1, 2, 6)], torch.tensor([2]))

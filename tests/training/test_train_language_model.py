@@ -184,7 +184,7 @@ def test_accumulated_batches_are_one_joint_batch(tokenizer: Tokenizer) -> None:
     gradients = []
     for batches in (whole, parts):
         model.zero_grad()
-        frames = Denominators.of(batches).frames
+        frames = Denominators.of(batches, model).frames
         for batch in batches:
             losses = objective(
                 model, batch, loss_weights=LOSS, context=Context.full(), step=0, frames=frames, utterances=1.0

@@ -80,6 +80,7 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
         "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
+        "frame_seconds": run.recognizer.geometry.frame_seconds,
         "checkpoint": str(run.bundle.path),
         **settings,
     }
@@ -234,9 +235,9 @@ def _records(
 
     if run.force:
         forget(folder)
-    context = run.recognizer.context if run.mode == "streaming" else None
+    windows = run.recognizer.windows if run.mode == "streaming" else None
     journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, _loader(run), decode, context, journal, run.max_bad.at_once)
+    records, bad = decode_cuts(cuts, _loader(run), decode, windows, journal, run.max_bad.at_once)
     return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 

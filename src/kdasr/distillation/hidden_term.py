@@ -9,35 +9,50 @@ from torch import Tensor, nn
 from kdasr.common.errors import UserError
 from kdasr.distillation.config import HiddenConfig
 from kdasr.losses.hidden import hidden_mse
-from kdasr.models.transducer.config import EncoderConfig
+from kdasr.models.encoders.base import Geometry
 
 
 class HiddenTerm(nn.Module):
     """First stage of Tang et al. 2023 (arXiv 2306.15171): the student's layers follow the teacher's."""
 
-    def __init__(self, config: HiddenConfig, student: EncoderConfig, teacher: EncoderConfig) -> None:
-        """Raises UserError for layers that do not exist or lists that do not pair up."""
+    def __init__(self, config: HiddenConfig, student: Geometry, teacher: Geometry) -> None:
+        """Layers are those of the output's rate unless the configuration names them; none if there are none.
+
+        Raises UserError for layers that do not exist, lists that do not pair up, or layers of another rate.
+        """
         super().__init__()
-        self.student_layers = list(config.layers) or list(range(student.num_layers))
-        self.teacher_layers = list(config.teacher_layers) or [
-            partner_layer(layer, student.num_layers, teacher.num_layers) for layer in self.student_layers
-        ]
+        depth, teacher_depth = len(student.hidden), len(teacher.hidden)
+        own_rate, teacher_rate = _layers_of_its_rate(student), _layers_of_its_rate(teacher)
+        self.student_layers = list(config.layers) or (own_rate if teacher_rate else [])
+        wanted = [partner_layer(layer, depth, teacher_depth) for layer in self.student_layers]
+        self.teacher_layers = list(config.teacher_layers) or _nearest(wanted, teacher_rate)
         self.weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
         self.shift = config.shift
-        _check_layers("layers", self.student_layers, student.num_layers)
-        _check_layers("teacher_layers", self.teacher_layers, teacher.num_layers)
+        _check_layers("layers", self.student_layers, depth)
+        _check_layers("teacher_layers", self.teacher_layers, teacher_depth)
         for name, values in (("teacher_layers", self.teacher_layers), ("layer_weights", self.weights)):
             if len(values) != len(self.student_layers):
                 raise UserError(
                     f"objective.hidden.{name} has {len(values)} entries for {len(self.student_layers)} layers"
                 )
+        pairs = [
+            (student.hidden[own], teacher.hidden[other])
+            for own, other in zip(self.student_layers, self.teacher_layers, strict=True)
+        ]
+        _check_rates("layers", student, self.student_layers)
+        _check_rates("teacher_layers", teacher, self.teacher_layers)
         self.adapters = nn.ModuleList()
-        if student.dim != teacher.dim:
-            self.adapters.extend(nn.Linear(student.dim, teacher.dim) for _ in self.student_layers)
+        if any(own.dim != other.dim for own, other in pairs):
+            self.adapters.extend(nn.Linear(own.dim, other.dim) for own, other in pairs)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], lens_B: Tensor) -> Tensor:
         """Error of each utterance, `(B,)`, from all encoder layers of both; frames without a partner are left
-        out of the mean."""
+        out of the mean.
+
+        Raises UserError where no layer of one encoder has the rate of its output.
+        """
+        if not self.student_layers:
+            raise UserError("hidden_mse: no layer has the frame rate of its encoder's output")
         chosen = [student[layer] for layer in self.student_layers]
         if len(self.adapters) > 0:
             chosen = [adapter(layer) for adapter, layer in zip(self.adapters, chosen, strict=True)]
@@ -59,3 +74,22 @@ def _check_layers(name: str, layers: Sequence[int], depth: int) -> None:
     wrong = [layer for layer in layers if not 0 <= layer < depth]
     if wrong:
         raise UserError(f"objective.hidden.{name}: {wrong[0]} is not a layer; there are 0 to {depth - 1}")
+
+
+def _layers_of_its_rate(encoder: Geometry) -> list[int]:
+    """The layers that have as many frames as the encoder's output; all of most encoders."""
+    return [index for index, layer in enumerate(encoder.hidden) if layer.stride == encoder.stride]
+
+
+def _nearest(wanted: Sequence[int], layers: Sequence[int]) -> list[int]:
+    """Of each wanted layer, the nearest one among `layers`, where there are any."""
+    return [min(layers or [at], key=lambda layer, at=at: abs(layer - at)) for at in wanted]  # type: ignore[misc]
+
+
+def _check_rates(name: str, encoder: Geometry, layers: Sequence[int]) -> None:
+    wrong = [layer for layer in layers if encoder.hidden[layer].stride != encoder.stride]
+    if wrong:
+        raise UserError(
+            f"objective.hidden.{name}: layer {wrong[0]} has another frame rate than its encoder's output; "
+            "hidden_mse cannot compare it"
+        )

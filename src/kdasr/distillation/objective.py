@@ -20,7 +20,7 @@ from kdasr.distillation.transducer_term import is_warm, rnnt_term
 from kdasr.losses.ctc import ctc_loss
 from kdasr.losses.kl import PowerKl
 from kdasr.losses.path_kl import PathKl
-from kdasr.models.encoders.conformer import EncoderOutput
+from kdasr.models.encoders.base import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 from kdasr.nn.context import Context
@@ -53,8 +53,8 @@ class Objective(nn.Module):
     def __init__(self, config: ObjectiveConfig, student: TransducerConfig, teacher: Teacher | None) -> None:
         """
         Raises:
-            UserError: an unknown name or impossible number in `config`, or a teacher with other pieces or
-                other features than the student.
+            UserError: an unknown name or impossible number in `config`, or a teacher with other pieces, other
+                features or another frame rate than the student.
         """
         super().__init__()
         check_options(config, "objective")
@@ -66,7 +66,7 @@ class Objective(nn.Module):
         self.hidden: HiddenTerm | None = None
         if teacher is not None:
             _check_teacher(student, teacher.config)
-            self.hidden = HiddenTerm(config.hidden, student.encoder, teacher.config.encoder)
+            self.hidden = HiddenTerm(config.hidden, student.geometry, teacher.config.geometry)
 
     def forward(
         self,
@@ -183,3 +183,9 @@ def _check_teacher(student: TransducerConfig, teacher: TransducerConfig) -> None
                 f"the teacher's {name} is {other}, the student's is {own}: "
                 "both need the same tokenizer and features"
             )
+    own_ms, other_ms = (round(1000 * each.geometry.frame_seconds) for each in (student, teacher))
+    if own_ms != other_ms:
+        raise UserError(
+            f"the teacher's encoder has a frame per {other_ms} ms, the student's one per {own_ms} ms: "
+            "both need the same rate"
+        )

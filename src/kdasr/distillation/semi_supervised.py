@@ -26,7 +26,6 @@ from kdasr.distillation.prior_matching import nothing_to_learn, tiled_nll, weigh
 from kdasr.distillation.proposals import ProposalModel
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.subsampling import subsampled_length
 
 
 class Decoder(Protocol):
@@ -96,7 +95,7 @@ class SemiSupervisedObjective(nn.Module):
         labels = self._label(batch)
         loss_B = self._loss(model, batch, labels, context, step)
         if frames is None:
-            frames = max(float(subsampled_length(batch.feature_lens_B).sum()), 1.0)
+            frames = max(float(model.geometry.num_frames(batch.feature_lens_B).sum()), 1.0)
         loss = loss_B.sum() / (frames if self.parts.config.normalize == "frames" else utterances)
         terms = {"lpm": loss.detach()}
         for name, total in self._statistics(labels, batch).items():

@@ -8,7 +8,7 @@ from torch import Tensor
 from kdasr.data.batch import Batch
 from kdasr.distillation.lattice import joint_of
 from kdasr.losses.joiner import Joint
-from kdasr.models.encoders.conformer import EncoderOutput
+from kdasr.models.encoders.base import EncoderOutput
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context

@@ -11,6 +11,8 @@ from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.lines import text_lines
+from kdasr.models.encoders.base import Geometry
+from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.nn.context import Context
 
 FORMAT = "kdasr-bundle"
@@ -42,6 +44,11 @@ class BundleFolder:
     def context(self) -> Context:
         """The context that the graphs were exported under."""
         return Context(**self.manifest["context"])
+
+    @property
+    def geometry(self) -> Geometry:
+        """Rates of the exported encoder, which is a conformer; its widths are not in the manifest."""
+        return ConformerConfig().geometry
 
     @property
     def calibration(self) -> Calibration | None:

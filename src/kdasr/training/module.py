@@ -12,7 +12,6 @@ from kdasr.distillation.objective import Losses
 from kdasr.models.language_model import TransformerLanguageModel
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.subsampling import subsampled_length
 
 AnyBatch = Batch | TextBatch
 AnyModel = Transducer | TransformerLanguageModel
@@ -32,16 +31,17 @@ class Denominators(NamedTuple):
     """`hidden_mse` and `output_kl` are means over utterances."""
 
     @classmethod
-    def of(cls, batches: Sequence[AnyBatch]) -> "Denominators":
-        """Those of some batches of this process."""
-        frames = sum(_num_frames(batch) for batch in batches)
+    def of(cls, batches: Sequence[AnyBatch], model: AnyModel) -> "Denominators":
+        """Those of some batches of this process, of which `model` makes so many frames."""
+        frames = sum(_num_frames(batch, model) for batch in batches)
         return cls(float(frames), float(sum(len(batch) for batch in batches)))
 
 
-def _num_frames(batch: AnyBatch) -> int:
+def _num_frames(batch: AnyBatch, model: AnyModel) -> int:
     if isinstance(batch, TextBatch):
         return batch.num_predictions
-    return int(subsampled_length(batch.feature_lens_B).sum())
+    assert isinstance(model, Transducer)
+    return int(model.geometry.num_frames(batch.feature_lens_B).sum())
 
 
 class StepInput:

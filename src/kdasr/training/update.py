@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdasr.distillation.config import StageConfig
 from kdasr.nn.context import Context
 from kdasr.training.config import OptimConfig
-from kdasr.training.module import AnyBatch, Denominators, StepInput, TrainingModule
+from kdasr.training.module import AnyBatch, AnyModel, Denominators, StepInput, TrainingModule
 from kdasr.training.optim import (
     build_optimizer,
     gradient_norm,
@@ -53,6 +53,7 @@ class Updater:
         self._fabric = fabric
         self._stage = stage
         self._config = config
+        self._model = module.model
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._module, self.optimizer = fabric.setup(
             module, build_optimizer(module.named_parameters(), config)
@@ -66,7 +67,7 @@ class Updater:
             context: of the student's encoder.
             step: for the warm-up of the loss.
         """
-        denominators = joint_denominators(self._fabric, batches)
+        denominators = joint_denominators(self._fabric, batches, self._model)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         per_utterance: list[dict[str, Tensor]] = []
@@ -110,9 +111,9 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def joint_denominators(fabric: Fabric, batches: Sequence[AnyBatch]) -> Denominators:
+def joint_denominators(fabric: Fabric, batches: Sequence[AnyBatch], model: AnyModel) -> Denominators:
     """The sums over all processes, divided by the number of processes: see `Denominators`."""
-    own = Denominators.of(batches)
+    own = Denominators.of(batches, model)
     if fabric.world_size == 1:
         return own
     mean = fabric.all_reduce(torch.tensor(own, dtype=torch.float64, device=fabric.device), reduce_op="mean")

@@ -22,7 +22,6 @@ from kdasr.decoding.wer import character_errors, word_errors
 from kdasr.distillation.objective import FRAME_TERMS
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.subsampling import subsampled_length
 from kdasr.training.module import AnyBatch, Denominators, StepInput, TrainingModule
 from kdasr.training.resume import gather, rng_state, set_rng_state
 
@@ -148,7 +147,7 @@ def _batch_sums(
     it is named, and counts in no term; nor in the word errors if what is encoded of it is not finite either.
     """
     assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
-    own = Denominators.of([batch])
+    own = Denominators.of([batch], module.model)
     inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
     with fabric.autocast():
         losses = module(inputs)
@@ -158,7 +157,7 @@ def _batch_sums(
     if not bool(finite_B.all()):
         bad = [name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good]
         logger.warning("dev utterances whose loss is not finite, left out of it: %s", " ".join(bad))
-    frames_B = subsampled_length(batch.feature_lens_B)
+    frames_B = module.model.geometry.num_frames(batch.feature_lens_B)
     sums = {"frames": float(frames_B[finite_B].sum()), "utterances": float(finite_B.sum())}
     for name in losses.terms:
         sums[f"term {name}"] = float(losses.per_utterance[name].cpu()[finite_B].double().sum())

@@ -1,1 +1,0 @@
-"""The parts of `tools/torture.py`: mutated files, killed commands, full disks."""
