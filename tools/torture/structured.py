@@ -185,7 +185,7 @@ def facts(exp: Path) -> dict[str, Any]:
 
 
 def facts_say(whole: dict[str, Any]) -> Callable[[bytes, Any], bool]:
-    """The oracle of `facts`: the weights of the whole file, and facts of the right type, as they are stored."""
+    """The oracle of `facts`: the weights of the whole file, and facts of the right type, as stored."""
 
     def says(content: bytes, value: dict[str, Any]) -> bool:
         stored = torch.load(io.BytesIO(content), weights_only=True)
