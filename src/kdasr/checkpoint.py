@@ -1,6 +1,7 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -34,7 +35,12 @@ CALIBRATION = "calibration.json"
 """Of an experiment folder: what `kdasr calibrate` found on dev parts."""
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
-REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
+_REQUIRED = {
+    **{"model_config": dict, "model": dict, "context": dict},
+    **{"tokenizer_fingerprint": str, "system": str, "train_steps": int},
+}
+_ALSO = {"model": (OrderedDict,)}
+_KIND = {dict: "a mapping", str: "a text", int: "a whole number"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +108,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise UserError(f"{path}: a torch file, but not a kdasr checkpoint")
     version = payload.get("version")
-    if version != VERSION and version not in _MIGRATIONS:
+    if type(version) is not int or (version != VERSION and version not in _MIGRATIONS):
         raise UserError(
             f"{path}: checkpoint version {version}, this kdasr reads {min(_MIGRATIONS)} to {VERSION}"
         )
-    missing = [key for key in REQUIRED_KEYS if key not in payload]
-    if missing:
-        raise UserError(f"{path}: checkpoint lacks '{missing[0]}'")
+    for key, kind in _REQUIRED.items():
+        if key not in payload:
+            raise UserError(f"{path}: checkpoint lacks '{key}'")
+        if type(payload[key]) not in (kind, *_ALSO.get(key, ())):
+            raise UserError(f"{path}: '{key}' is {payload[key]!r:.40}; expected {_KIND[kind]}")
+    if payload["train_steps"] < 0:
+        raise UserError(f"{path}: 'train_steps' is {payload['train_steps']}; expected 0 or more")
     while payload["version"] != VERSION:
         payload = _MIGRATIONS[payload["version"]](payload)
     return payload
@@ -129,7 +139,7 @@ def _check_digests(path: Path) -> None:
 def _name_the_encoder(payload: dict[str, Any]) -> dict[str, Any]:
     """Version 1 to 2: the options of the encoder say of which type it is; there was one type."""
     model_config = payload["model_config"]
-    if "encoder" in model_config:  # a language model has none
+    if isinstance(model_config.get("encoder"), dict):  # a language model has none
         model_config = {**model_config, "encoder": {"type": FIRST_TYPE, **model_config["encoder"]}}
     return {**payload, "version": 2, "model_config": model_config}
 
@@ -142,22 +152,29 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
     """Copy `state` into `module`.
 
     Raises:
-        UserError: another architecture; names the first tensor that is missing, unknown or of another shape.
+        UserError: another architecture; names the first tensor that is missing, unknown or of another shape
+            or kind. Or weights that are not finite.
     """
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in state:
             raise UserError(f"{source}: another architecture: it has no '{name}' {tuple(tensor.shape)}")
+        if not isinstance(state[name], Tensor):
+            raise UserError(f"{source}: '{name}' is {state[name]!r:.40}; expected a tensor")
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"{source}: another architecture: '{name}' is {tuple(state[name].shape)} there "
                 f"and {tuple(tensor.shape)} in this model"
             )
+        found = state[name]
+        if found.is_complex() or found.is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{source}: '{name}' holds {found.dtype}; expected {tensor.dtype}")
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise UserError(f"{source}: '{name}' holds values that are not finite (nan or infinity)")
     for name, tensor in state.items():
         if name not in own:
-            raise UserError(
-                f"{source}: another architecture: its '{name}' {tuple(tensor.shape)} is not in this model"
-            )
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ""
+            raise UserError(f"{source}: another architecture: its '{name}' {shape} is not in this model")
     module.load_state_dict(dict(state))
 
 
@@ -197,10 +214,14 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Any]:
         payload = load_checkpoint(path)
         state: dict[str, Tensor] = payload["model"]
         if not sums:
-            sums = {name: tensor.double() for name, tensor in state.items() if tensor.is_floating_point()}
+            sums = {
+                name: tensor.double()
+                for name, tensor in state.items()
+                if isinstance(tensor, Tensor) and tensor.is_floating_point()
+            }
             continue
         for name, total in sums.items():
-            if name not in state or state[name].shape != total.shape:
+            if name not in state or not isinstance(state[name], Tensor) or state[name].shape != total.shape:
                 raise UserError(f"{path}: '{name}' differs from {paths[0]}; average one system's checkpoints")
             total += state[name].double()
     last: dict[str, Tensor] = payload["model"]
@@ -278,13 +299,26 @@ def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bo
     return Bundle(
         model=model,
         tokenizer=tokenizer,
-        context=Context(**payload["context"]),
+        context=_context(payload["context"], path),
         name=payload["system"],
         train_steps=payload["train_steps"],
         path=path,
         calibration=found.confidence,
         blank_penalty=found.blank_penalty,
     )
+
+
+def _context(stored: Mapping[str, Any], path: Path) -> Context:
+    """
+    Raises:
+        UserError: no context that there is.
+    """
+    try:
+        if {type(value) for value in stored.values()} - {int}:
+            raise ValueError("expected whole numbers of frames")
+        return Context(**stored)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: 'context' is {stored}: {error}") from None
 
 
 def calibration_file(checkpoint: Path) -> Path:

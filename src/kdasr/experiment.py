@@ -120,15 +120,22 @@ def load_any_experiment(
 def _layers(path: Path, system: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all systems of a recipe file share, and what one of them changes."""
     shared = load_yaml(path)
-    systems = shared.pop("systems", {})
+    systems = shared.pop("systems", None) or {}
     shared.pop("results", None)
+    if not isinstance(systems, dict):
+        raise UserError(f"{path}: systems: expected a mapping from names to options")
     layer: dict[str, Any] = {}
     if system is not None:
         if system not in systems:
-            raise UserError(f"{path}: no system '{system}'; there are: {', '.join(systems) or 'none'}")
-        layer = {"name": system, **(systems[system] or {})}
+            raise UserError(
+                f"{path}: no system '{system}'; there are: {', '.join(map(str, systems)) or 'none'}"
+            )
+        changes = systems[system] or {}
+        if not isinstance(changes, dict):
+            raise UserError(f"{path}: systems.{system}: expected a mapping of options")
+        layer = {"name": system, **changes}
     elif systems:
-        raise UserError(f"{path}: name one of its systems: {', '.join(systems)}")
+        raise UserError(f"{path}: name one of its systems: {', '.join(map(str, systems))}")
     return shared, layer
 
 

@@ -36,6 +36,7 @@ from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import simulate
 from kdasr.testing import tiny_model, tiny_tokenizer, tone, write_corpus
 from torture.mutations import OF_BYTES, OF_TEXT, Mutation
+from torture.structured import OF_VALUES, facts, facts_say, recordings, recordings_say, signed
 
 PART = "dev-clean"
 Allowed = Callable[[bytes, Any], bool]
@@ -133,7 +134,57 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
             _phrases_say,
             OF_TEXT,
         ),
+        *_kinds_of_values(folder),
+        Kind(
+            "graph, signed",
+            bundle / "joiner.onnx",
+            lambda: signed(bundle, "joiner.onnx", lambda: heard(load_exported, bundle)),
+            lambda content, value: True,  # its digest says that it is meant
+            OF_BYTES,
+        ),
     ]
+
+
+def _kinds_of_values(folder: Path) -> list[Kind]:
+    """Whole files with a wrong value in them; see `torture.structured`."""
+    exp, bundle, data = (folder / name for name in ("exp", "bundle", "data"))
+    cuts, checkpoint = data / f"cuts_{PART}.jsonl.gz", exp / "checkpoints" / "last.pt"
+    return [
+        Kind(
+            "cuts, values",
+            cuts,
+            lambda: recordings(data, PART, exp / "tokens"),
+            recordings_say(data, exp / "tokens"),
+            (OF_VALUES["cuts"],),
+        ),
+        Kind(
+            "checkpoint, values",
+            checkpoint,
+            lambda: facts(exp),
+            facts_say(facts(exp)),
+            (OF_VALUES["checkpoint"],),
+        ),
+        Kind(
+            "manifest, values",
+            bundle / "manifest.json",
+            lambda: _manifest(load_exported_manifest(bundle)),
+            _manifest_says,
+            (OF_VALUES["json"],),
+        ),
+        Kind(
+            "configuration, values",
+            folder / "conf.yaml",
+            lambda: config_to_dict(load_experiment(folder / "conf.yaml", "two-stage")),
+            _configuration_says,
+            (OF_VALUES["yaml"],),
+        ),
+    ]
+
+
+def load_exported_manifest(bundle: Path) -> Any:
+    """The bundle, after a recogniser was built on it."""
+    StreamingRecognizer(load_exported(bundle))
+    return open_bundle(bundle)
 
 
 def _write_experiment(exp: Path) -> None:

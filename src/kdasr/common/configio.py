@@ -30,7 +30,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such configuration file")
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        # The loader passes on what it meets in a value: a date that no calendar has, a list as a key, ...
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(value).__name__}")
@@ -43,9 +44,13 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "expected the name of an option", key.start_mark
+                )
             if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if key.tag != "tag:yaml.org,2002:merge":
                 names.add(key.value)
         return super().construct_mapping(node, deep)
 

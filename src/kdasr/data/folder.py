@@ -9,6 +9,7 @@ from lhotse.cut import MonoCut
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.common.logging import get_logger
+from kdasr.data.cut_check import check_cuts
 
 log = get_logger(__name__)
 
@@ -19,12 +20,19 @@ VERSION = 1
 
 
 def load_record(data_dir: Path) -> dict[str, Any] | None:
-    """The content of `prepare.json`, or None when there is none of this version."""
+    """The content of `prepare.json`, or None when there is none of this version.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = Path(data_dir) / RECORD
     if not path.is_file():
         return None
-    record = read_json(path)
-    return record if record.get("version") == VERSION else None
+    try:
+        record = read_json(path)
+    except ValueError:
+        raise UserError(f"{path}: damaged: remove it and run `kdasr prepare`") from None
+    return record if isinstance(record, dict) and record.get("version") == VERSION else None
 
 
 def cuts_path(data_dir: Path, part: str) -> Path:
@@ -83,6 +91,7 @@ def _read(path: Path) -> CutSet:
         raise UserError(f"{path}: damaged ({reason}): remove it and run `kdasr prepare`") from None
     if other is not None:
         raise UserError(f"{path}: holds a {other}, not utterances: remove it and run `kdasr prepare`")
+    check_cuts(cuts, path)
     return cuts
 
 

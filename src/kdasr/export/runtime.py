@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
+from kdasr.common.failures import first_line
 from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
 from kdasr.export.agreement import GraphShapes, check_agreement
@@ -60,6 +61,8 @@ class OnnxTransducer:
                 manifest's context or for the pieces.
         """
         encoder, decoder, joiner = (OnnxGraph(bundle.graph(name, int8), threads) for name in GRAPHS)
+        decoder.check_ranks([2], [2])
+        joiner.check_ranks([2, 2], [2])
         check_agreement(bundle, encoder.shapes, joiner.shapes, int8)
         self.context = bundle.context
         width = encoder.shapes.outputs[0][2]
@@ -281,8 +284,9 @@ class OnnxGraph:
     def __init__(self, path: Path, threads: int) -> None:
         """
         Raises:
-            UserError: onnxruntime is not installed.
+            UserError: onnxruntime is not installed, or the file is no graph that it can run.
         """
+        self._path = path
         try:
             import onnxruntime
         except ImportError:
@@ -291,12 +295,33 @@ class OnnxGraph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
+        except Exception as error:  # each of onnxruntime's failures is a class of its own
+            raise UserError(
+                f"{path}: onnxruntime cannot run it ({first_line(error)}): export again"
+            ) from None
         self._names = [entry.name for entry in self._session.get_inputs()]
         entries = self._session.get_inputs(), self._session.get_outputs()
         self.shapes = GraphShapes(*([entry.shape for entry in ends] for ends in entries))
 
+    def check_ranks(self, inputs: list[int], outputs: list[int]) -> None:
+        """
+        Raises:
+            UserError: inputs or outputs are not so many, or of other numbers of dimensions.
+        """
+        found = [[len(shape) for shape in shapes] for shapes in (self.shapes.inputs, self.shapes.outputs)]
+        if found != [inputs, outputs]:
+            raise UserError(f"{self._path}: dimensions {found}, expected {[inputs, outputs]}: export again")
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
-        outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        try:
+            outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self._path}: onnxruntime cannot run it ({first_line(error)})") from None
         return [torch.from_numpy(output) for output in outputs]
