@@ -20,7 +20,7 @@ import torch
 TIMED = {
     *("rtf", "compute_seconds", "wall", "wall_mean", "seconds", "real_time", "time"),
     *("first_token_wall_ms", "first_token_parts_ms", "step_seconds", "data_seconds"),
-    *("samples_per_second", "peak_memory_mb"),
+    *("samples_per_second", "audio_hours_per_second", "peak_memory_mb"),
 }
 """Keys of JSON that hold measured times."""
 NOT_COMPARED = ("tensorboard", ".log", "environment.json", ".html", ".png", ".partial", "export/README.md")

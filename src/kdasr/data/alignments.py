@@ -66,7 +66,7 @@ def read_alignments(file: Path) -> dict[str, list[AlignmentItem]]:
     Raises:
         UserError: a line in another form.
     """
-    alignments = {}
+    alignments: dict[str, list[AlignmentItem]] = {}
     for number, line in enumerate(text_lines(file), start=1):
         if not line.strip():
             continue

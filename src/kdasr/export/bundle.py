@@ -161,13 +161,13 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         if not isinstance(value, expected) or isinstance(value, bool):
             fault = f"has no '{name}'" if name not in manifest else f"'{name}' is {value!r:.40}"
             raise UserError(f"{path}: {fault}; expected {_KIND[expected]}: export again")
-    for name, expected in _OPTIONAL.items():
-        value = manifest.get(name, expected)
+    for name, example in _OPTIONAL.items():
+        value = manifest.get(name, example)
         is_right = (
-            isfinite(value) if _is_number(value) and _is_number(expected) else type(value) is type(expected)
+            isfinite(value) if _is_number(value) and _is_number(example) else type(value) is type(example)
         )
         if not is_right:
-            kind = "a finite number" if _is_number(expected) else "a text"
+            kind = "a finite number" if _is_number(example) else "a text"
             raise UserError(f"{path}: '{name}' is {value!r:.40}; expected {kind}: export again")
     for name in ("params", "train_steps"):
         if manifest[name] < 0:
