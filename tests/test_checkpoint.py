@@ -318,3 +318,12 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved: Path, place: float) -> None
     saved.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(("option", "size"), [("num_layers", 2**31 - 1), ("ffn_dim", 2**48)])
+def test_a_model_that_no_memory_holds_is_named(tmp_path: Path, option: str, size: int) -> None:
+    content = payload()
+    content["model_config"]["encoder"][option] = size
+    save_checkpoint(tmp_path / "model.pt", content)
+    with pytest.raises(UserError, match=r"model\.pt: (another architecture|no model)"):
+        load_model(tmp_path / "model.pt")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdasr.common.calibration import Calibration
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
-from kdasr.common.failures import is_disk_full
+from kdasr.common.failures import first_line, is_disk_full
 from kdasr.common.files import atomic_path, read_json, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
@@ -192,7 +192,13 @@ def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
     if "encoder" not in payload["model_config"]:
         raise UserError(f"{path}: no recogniser; is it a language model? Those go with --lm")
     config = build_config(TransducerConfig, payload["model_config"], source=f"{path}: model_config")
-    model = build_transducer(config)
+    layers = getattr(config.encoder, "num_layers", 0)
+    if layers > len(payload["model"]):  # each has weights; to build them all would fill the memory first
+        raise UserError(f"{path}: another architecture: {layers} layers, {len(payload['model'])} weights")
+    try:
+        model = build_transducer(config)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path}: no model can be built of its model_config: {first_line(error)}") from error
     load_weights(model, payload["model"], source=str(path))
     return model.eval(), payload
 

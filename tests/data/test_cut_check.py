@@ -61,6 +61,8 @@ def at(*path: str | int) -> Callable[[dict, Any], None]:
         (at("supervisions", 0, "alignment"), (3, {"word": [["ONE", "x", 1.0]]}, {"word": 3})),
         (at("channel"), (7, "x", None)),
         (at("id"), (3, None, [])),
+        (at("recording"), (None,)),
+        (at("features", "storage_path"), (None, 3, [])),
     ],
 )
 def test_what_cannot_be_true_is_named(data: Path, place: Callable, values: tuple) -> None:

@@ -318,7 +318,7 @@ def _manifest_says(content: bytes, value: Any) -> bool:
 def _configuration_says(content: bytes, value: Any) -> bool:
     """Every option that YAML gives has its value: those of the system go before those of all."""
     told = yaml.safe_load(content)
-    system = told.pop("systems")["two-stage"]
+    system = told.pop("systems")["two-stage"] or {}
     for layer in (told, system):
         for key, option in layer.items():
             if not (layer is told and key in system) and not _within(option, value[key]):

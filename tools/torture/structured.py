@@ -155,7 +155,7 @@ def recordings_say(data: Path, tokens: Path) -> Callable[[bytes, Any], bool]:
         row: dict[str, Any], words: list[str], digest: str, count: int, times: list[list[float]]
     ) -> bool:
         normalize = Tokenizer.load(tokens).normalize
-        text = next((item.get("text") for item in row["supervisions"]), None) or ""
+        text = next((item.get("text") for item in row.get("supervisions") or []), None) or ""
         path = data / row["recording"]["sources"][0]["source"]
         samples_N, _ = soundfile.read(path, dtype="float32")
         first = round(row["start"] * SAMPLE_RATE)

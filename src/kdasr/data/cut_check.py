@@ -45,13 +45,16 @@ def fault_in_cut(cut: MonoCut) -> str | None:
             return f"{name} is {value!r:.40}, expected a number of seconds"
         if value <= 0 if least is None else value < least:
             return f"{name} is {value:g} s"
+    in_memory = cut.features is not None and str(cut.features.storage_type).startswith("memory")
+    if cut.features is not None and not in_memory and not isinstance(cut.features.storage_path, str):
+        return f"the place of its features is {cut.features.storage_path!r:.40}"
     return _fault_in_recording(cut) or _fault_in_supervisions(cut)
 
 
 def _fault_in_recording(cut: MonoCut) -> str | None:
     recording = cut.recording
     if recording is None:
-        return None if cut.has_features else "has neither a recording nor features"
+        return "has no recording"
     rate, count = recording.sampling_rate, recording.num_samples
     if type(rate) is not int or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         return f"sampling_rate is {rate!r:.40}, expected a whole number of Hz"
