@@ -101,7 +101,8 @@ def _decode_gains(
     for gain in file.missing(run.gains):
         recordings = sound_recordings(cuts, _loader(run), bad=[])
         entry = decode_at_gain(run.recognizer, recordings, gain, offline=run.mode == "offline")
-        log.info("%s at %+g dB: WER %s", folder, gain, "-" if entry["wer"] is None else f"{entry['wer']:.2%}")
+        rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
+        log.info("%s at %+g dB: WER %s", folder, gain, rate)
         file.add(entry)
 
 
