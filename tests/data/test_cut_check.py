@@ -57,6 +57,7 @@ def at(*path: str | int) -> Callable[[dict, Any], None]:
         (at("recording", "duration"), (0.01, 1e30, math.nan, "x")),
         (at("recording", "sources"), ([], None, 3)),
         (at("recording", "sources", 0, "source"), (None, 3, [])),
+        (at("recording", "sources", 0, "type"), ("command",)),  # Lhotse would run it
         (at("supervisions", 0, "text"), (3, [], {"a": 1})),
         (at("supervisions", 0, "alignment"), (3, {"word": [["ONE", "x", 1.0]]}, {"word": 3})),
         (at("channel"), (7, "x", None)),

@@ -70,6 +70,8 @@ def _fault_in_recording(cut: MonoCut) -> str | None:
     if not recording.sources:
         return "its recording has no source"
     for source in recording.sources:
+        if source.type == "command":
+            return "its audio is what a shell command prints, which is not run here"
         if not isinstance(source.source, str | bytes) or not isinstance(source.channels, list):
             return f"a source of its recording is {source.source!r:.40}"
     channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
