@@ -13,7 +13,7 @@ from torture.kinds import Kind, make_kinds
 
 CONFIG = Path(__file__).parents[1] / "egs" / "librispeech" / "conf" / "tiny.yaml"
 SEED = 2
-TRIES = 12
+TRIES = 8
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from lhotse.cut import MonoCut, PaddingCut
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.errors import UserError
+from kdasr.common.special_pieces import NO_PIECE
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import HISTORY
 from kdasr.data.config import DataConfig, GainConfig, JoinConfig, SpecAugmentConfig
@@ -21,7 +22,7 @@ from kdasr.data.loader import TrainLoader
 from kdasr.data.pauses import background_frames, in_noise, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import times_of_pieces
-from kdasr.models.predictor import NOTHING, StatelessPredictor
+from kdasr.models.predictor import StatelessPredictor
 from kdasr.testing import dummy_cuts
 
 JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2, bed=0.0)
@@ -155,7 +156,7 @@ def test_a_predictor_goes_on_after_a_history(tokenizer: Tokenizer, cuts: CutSet)
     before, after = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[3, 4]])
     whole = predictor(torch.cat([before, after], dim=1))
     torch.testing.assert_close(predictor(after, before), whole[:, before.shape[1] :])
-    short = predictor(after, torch.tensor([[NOTHING, 0]]))
+    short = predictor(after, torch.tensor([[NO_PIECE, 0]]))
     torch.testing.assert_close(short, predictor(after))
 
     starts = 0
@@ -165,7 +166,7 @@ def test_a_predictor_goes_on_after_a_history(tokenizer: Tokenizer, cuts: CutSet)
             row[: int(length)].tolist()
             for row, length in zip(batch.tokens_BS, batch.token_lens_B, strict=True)
         ]
-        start = [NOTHING] * (HISTORY - 1) + [0]
+        start = [NO_PIECE] * (HISTORY - 1) + [0]
         for history in batch.history_BH.tolist():
             starts += history != start
             assert history in [[*start, *row][-HISTORY:] for row in [[], *rows]]
