@@ -24,7 +24,7 @@ def build(seed: int) -> PrunedLattice:
 def divergence(config: OutputConfig, lattice: PrunedLattice, teacher: Joint) -> Tensor:
     with torch.no_grad():
         term = OutputTerm(config, "regular")(lattice, teacher)
-        return BUILDER.evaluate(lattice, warm=True, term=term).term_B
+        return BUILDER.evaluate(lattice, warm=True, nodes=[term]).nodes[0].value_B
 
 
 def early_by(student: PrunedLattice, frames: int) -> Joint:

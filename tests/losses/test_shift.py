@@ -18,7 +18,7 @@ def learn(student: Joint, teacher: Joint, shift: int) -> JointLosses:
     term = PowerKl(
         moved, PowerRule("fixed"), KlForm(), valid_nodes(ranges) & inside[:, :, None], by_occupation=True
     )
-    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
+    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
 
 
 def late_by(teacher: Joint, frames: int) -> Joint:
@@ -40,11 +40,11 @@ def test_a_student_late_by_the_shift_has_nothing_to_learn(shift: int) -> None:
     teacher = detached(random_joint())
     student = late_by(teacher, shift)
     losses = learn(student, teacher, shift)
-    torch.testing.assert_close(losses.term_B, torch.zeros(3, dtype=torch.float64))
-    (grad,) = torch.autograd.grad(losses.term_B.sum(), [student.am_BTD])
+    torch.testing.assert_close(losses.nodes[0].value_B, torch.zeros(3, dtype=torch.float64))
+    (grad,) = torch.autograd.grad(losses.nodes[0].value_B.sum(), [student.am_BTD])
     torch.testing.assert_close(grad, torch.zeros_like(grad))
     for other in {-3, -1, 0, 2} - {shift}:
-        assert (learn(student, teacher, other).term_B > 0.01).all(), other
+        assert (learn(student, teacher, other).nodes[0].value_B > 0.01).all(), other
 
 
 def weights_of(shift: int, lens: Tensor = LENS) -> Tensor:
@@ -69,8 +69,8 @@ def test_utterances_not_longer_than_the_shift_do_not_count(shift: int) -> None:
     torch.testing.assert_close(weights_BTK.sum((1, 2)), torch.tensor([1.0, 0.0, 0.0]))
     student = random_joint()
     losses = learn(student, detached(random_joint(1)), shift)
-    assert losses.term_B[0] > 0 and not losses.term_B[1:].any()
-    (grad,) = torch.autograd.grad(losses.term_B.sum(), [student.am_BTD])
+    assert losses.nodes[0].value_B[0] > 0 and not losses.nodes[0].value_B[1:].any()
+    (grad,) = torch.autograd.grad(losses.nodes[0].value_B.sum(), [student.am_BTD])
     assert grad[0].any() and not grad[1:].any()
 
 
@@ -81,7 +81,7 @@ def test_padding_of_the_teacher_does_not_matter() -> None:
     for shift in (-2, 2):
         expected = learn(student, teacher, shift)
         torch.testing.assert_close(
-            learn(student, teacher._replace(am_BTD=am_BTD), shift).term_B, expected.term_B
+            learn(student, teacher._replace(am_BTD=am_BTD), shift).nodes[0].value_B, expected.nodes[0].value_B
         )
 
 

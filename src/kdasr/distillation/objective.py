@@ -137,16 +137,18 @@ class Objective(nn.Module):
             joint = self.teacher.joint(taught.encoded_BTD, batch)
             term = self.output(lattice, joint) if "output_kl" in loss_weights else None
             path = self.path(lattice, joint) if "path_kl" in loss_weights else None
-        losses = self.lattices.evaluate(lattice, warm=warm, term=term, path=path)
+        losses = self.lattices.evaluate(
+            lattice, warm=warm, nodes=[term] if term else [], paths=[path] if path else []
+        )
         values: dict[str, Tensor] = {}
         if "rnnt" in loss_weights:
             values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, losses.rnnt_B)
             values["rnnt_simple"] = lattice.simple_B
             values["rnnt_pruned"] = losses.rnnt_B
         if term is not None:
-            values["output_kl"], values["kl_exponent"] = losses.term_B, losses.exponent_B
+            values["output_kl"], values["kl_exponent"] = losses.nodes[0]
         if path is not None:
-            values["path_kl"] = losses.path_B
+            values["path_kl"] = losses.paths[0]
         return values
 
     def _check_terms(self, loss_weights: dict[str, float]) -> None:

@@ -49,7 +49,7 @@ def tiled_nll(
     hypotheses = _as_batch(tokens_NS, token_lens_N)
     warm = is_warm(config, step)
     lattice = lattices.build(model, output, hypotheses, train_simple=True, warm=warm)
-    pruned_N = lattices.evaluate(lattice, warm=warm, term=None).rnnt_B
+    pruned_N = lattices.evaluate(lattice, warm=warm).rnnt_B
     return rnnt_term(config, step, lattice.simple_B, pruned_N)
 
 
