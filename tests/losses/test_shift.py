@@ -14,7 +14,7 @@ LENS = BOUNDARY[:, 3]
 
 def learn(student: Joint, teacher: Joint, shift: int) -> JointLosses:
     ranges = ranges_of(student)
-    moved, inside = shifted(teacher, LENS, shift)
+    moved, inside = shifted(teacher, LENS, shift, 7)
     term = PowerKl(
         moved, PowerRule("fixed"), KlForm(), valid_nodes(ranges) & inside[:, :, None], by_occupation=True
     )
@@ -49,7 +49,7 @@ def test_a_student_late_by_the_shift_has_nothing_to_learn(shift: int) -> None:
 
 def weights_of(shift: int, lens: Tensor = LENS) -> Tensor:
     ranges = ranges_of(random_joint())
-    moved, inside = shifted(detached(random_joint(1)), lens, shift)
+    moved, inside = shifted(detached(random_joint(1)), lens, shift, 7)
     base = valid_nodes(ranges) & inside[:, :, None]
     return PowerKl(moved, PowerRule(), KlForm(), base, False).weigh(torch.ones(ranges.shape))
 
@@ -88,7 +88,7 @@ def test_padding_of_the_teacher_does_not_matter() -> None:
 def test_every_frame_holds_something_of_its_utterance() -> None:
     teacher = random_joint(1)
     for shift, nearest in ((2, [0, 0, 0, 1, 2]), (-3, [3, 4, 4, 4, 4])):
-        moved, _ = shifted(teacher, LENS, shift)
+        moved, _ = shifted(teacher, LENS, shift, 7)
         torch.testing.assert_close(moved.am_BTD[1, :5], teacher.am_BTD[1, nearest])
-    empty, inside = shifted(teacher._replace(am_BTD=teacher.am_BTD[:, :0]), torch.zeros(3), 1)
+    empty, inside = shifted(teacher._replace(am_BTD=teacher.am_BTD[:, :0]), torch.zeros(3), 1, 0)
     assert empty.am_BTD.shape == (3, 0, 4) and inside.shape == (3, 0)

@@ -11,7 +11,8 @@ from kdasr.decoding.hypothesis import Hypothesis
 from kdasr.nn.context import Context
 from kdasr.training import validation
 from kdasr.training.module import TrainingModule
-from kdasr.training.validation import Validation, validate
+from kdasr.training.transducer import validate_transducer as validate
+from kdasr.training.validation import Validation
 
 ODD = ["CAFE\u0301 \uff11\uff12", "Nº 5\u2026", "a\u200bb\u0085c"]
 CHINESE = ["今天天气很好", "我们去公园 好吗", "开灯"]
