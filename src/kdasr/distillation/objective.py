@@ -126,7 +126,7 @@ class Objective(StepObjective):
         if not terms:
             return []
         warm = is_warm(self.config.rnnt, given.step)
-        train_simple = bool(given.loss_weights.get("rnnt"))
+        train_simple = any(term.trains_simple and given.loss_weights[term.name] for term in terms)
         lattice = self.lattices.build(
             given.model, given.output, given.batch, train_simple=train_simple, warm=warm
         )

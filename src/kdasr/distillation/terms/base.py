@@ -122,6 +122,9 @@ class Found(NamedTuple):
 class LatticeTerm(Term):
     """A term on the student's pruned lattice. All of them share one lattice, and one pass over its logits."""
 
+    trains_simple: ClassVar[bool] = False
+    """Whether the simple loss, which prunes the lattice, gets a gradient when the term has a weight."""
+
     def prepare(self, lattice: PrunedLattice, given: Given) -> Wanted:
         """What to evaluate."""
         return Wanted()

@@ -41,6 +41,7 @@ class RnntTerm(LatticeTerm):
     needs = frozenset({Need.TEXT})
     settings = RnntConfig
     place = 0
+    trains_simple = True
 
     def __init__(self, config: RnntConfig) -> None:
         super().__init__()
