@@ -4,6 +4,7 @@
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make lpm       learning without transcripts: every row of conf/lpm/lpm.yaml; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
+#   make torture   damaged files, killed commands and full disks, half an hour of them
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
 #   make lm        a language model over the demo's pieces; make bench-lpm: what a step without transcripts costs
 #   make setup-k2  k2 for .venv: the build for its torch (K2_BUILD=cpu or cuda12.8 chooses)
@@ -23,9 +24,9 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 lint teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 torture lint teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed
@@ -53,6 +54,9 @@ lpm: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+torture: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/torture $(ARGS)
 
 test-k2: $(K2_VENV)/.installed
 	OMP_NUM_THREADS=1 $(K2_VENV)/bin/python -m pytest --quiet tests/k2_conformance $(PYTEST_ARGS)

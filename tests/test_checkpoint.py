@@ -111,6 +111,19 @@ def test_code_in_a_file_is_not_run(saved: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
+def test_a_checkpoint_of_version_1_is_the_model_that_was_saved() -> None:
+    """Written before encoders had types; the numbers are what that version computed from it."""
+    model, loaded = load_model(Path(__file__).parent / "checkpoint_version_1.pt")
+    assert (loaded["version"], model.config.encoder.type) == (2, "conformer")
+    features_BTF = torch.sin(torch.arange(19.0 * 16)).view(1, 19, 16)
+    with torch.no_grad():
+        encoded = model.encode(features_BTF, torch.tensor([19]), Context(left=4, chunk=2))
+        logits_BTV = model.ctc_head(encoded.encoded_BTD)
+    assert encoded.lens_B.tolist() == [4]
+    expected_T2 = [[-0.239241, 0.289986], [-0.140480, 0.349299], [-0.221907, 0.224735], [-0.141911, 0.356081]]
+    torch.testing.assert_close(logits_BTV[0, :, :2], torch.tensor(expected_T2), atol=1e-5, rtol=0)
+
+
 def test_another_version_of_the_format_is_refused(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     torch.save({**content, "version": 99}, saved)
@@ -250,3 +263,67 @@ def test_other_write_errors_are_not_called_a_full_disk(saved: Path, monkeypatch:
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(OSError, match="input/output"):
         save_checkpoint(saved, payload())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("train_steps", value) for value in (-1, 2.5, float("nan"), True, "7")),
+        *(("system", value) for value in (None, 3)),
+        *(("model_config", value) for value in (None, 3, [1])),
+        *(("model", value) for value in (None, 3, [1])),
+        *(("context", value) for value in (None, 3, [])),
+        ("tokenizer_fingerprint", 5),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path: Path, key: str, value: Any) -> None:
+    save_checkpoint(tmp_path / "model.pt", {**payload(), key: value})
+    with pytest.raises(UserError, match=rf"model\.pt: '{key}' is "):
+        load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "context", [{"left": 8}, {"left": 8, "chunk": 0, "right": 0}, {"chunk": 4.5}, {"x": 1}]
+)
+def test_a_context_that_there_is_not_is_named(tmp_path: Path, tokenizer: Tokenizer, context: dict) -> None:
+    folder = experiment(tmp_path / "exp", tokenizer)
+    content = {**payload(fingerprint=tokenizer.fingerprint), "context": context}
+    save_checkpoint(folder / "checkpoints" / "last.pt", content)
+    with pytest.raises(UserError, match=r"last\.pt: 'context' is"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (torch.full((24,), float("nan")), "not finite"),
+        (torch.cat([torch.zeros(23), torch.tensor([float("inf")])]), "not finite"),
+        (torch.zeros(24, dtype=torch.complex64), "complex64"),
+        (torch.zeros(24, dtype=torch.int64), "int64"),
+        ("text", "expected a tensor"),
+    ],
+)
+def test_weights_that_are_none_are_named(tmp_path: Path, value: Any, fault: str) -> None:
+    content = payload()
+    content["model"]["joiner.output.bias"] = value
+    save_checkpoint(tmp_path / "model.pt", content)
+    with pytest.raises(UserError, match=rf"model\.pt: 'joiner\.output\.bias'.*{fault}"):
+        load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.8])
+def test_a_flipped_bit_in_a_weight_is_noticed(saved: Path, place: float) -> None:
+    content = bytearray(saved.read_bytes())
+    content[int(place * len(content))] ^= 16
+    saved.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(("option", "size"), [("num_layers", 2**31 - 1), ("ffn_dim", 2**48)])
+def test_a_model_that_no_memory_holds_is_named(tmp_path: Path, option: str, size: int) -> None:
+    content = payload()
+    content["model_config"]["encoder"][option] = size
+    save_checkpoint(tmp_path / "model.pt", content)
+    with pytest.raises(UserError, match=r"model\.pt: (another architecture|no model)"):
+        load_model(tmp_path / "model.pt")

@@ -186,3 +186,25 @@ def test_differences_have_a_dotted_name_and_both_values() -> None:
     assert list(differences(old, {"a": 2, "b": {"c": [1, {"d": 3}]}})) == [("a", 1, 2), ("b.c.1.d", 2, 3)]
     assert list(differences(old, {"a": 1, "b": {"c": [1]}})) == [("b.c", [1, {"d": 2}], [1])]
     assert list(differences(old, {"a": 1, "b": {"c": [1, {"d": 2}]}, "e": 5})) == [("e", None, 5)]
+
+
+@pytest.mark.parametrize(
+    ("systems", "culprit"),
+    [
+        ([1], "systems: expected a mapping"),
+        ("x", "systems: expected"),
+        ({"teacher": [1]}, r"systems\.teacher"),
+    ],
+)
+def test_systems_that_are_no_mapping_are_named(tmp_path: Path, systems: object, culprit: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"systems": systems}))
+    with pytest.raises(UserError, match=rf"wrong\.yaml: {culprit}"):
+        load_experiment(path, "teacher")
+
+
+def test_systems_without_a_name_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text("systems: {1: {}, null: {}}\n")
+    with pytest.raises(UserError, match="name one of its systems: 1, None"):
+        load_experiment(path)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from benchmarking import paired_ratio, run_benchmark
 
+from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import EncoderConfig, TransducerConfig
+from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
 
 SECONDS = [4, 16, 64]
@@ -18,7 +19,7 @@ STUDENT = Context(left=32, chunk=8, right=0)
 
 def measure_length(seconds: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = build_transducer(TransducerConfig(vocab_size=100, encoder=EncoderConfig(num_layers=4, dim=128)))
+    model = build_transducer(TransducerConfig(vocab_size=100, encoder=ConformerConfig(num_layers=4, dim=128)))
     batch = max(64 // seconds, 1)
     features = torch.randn(batch, 100 * seconds, 80)
     lens = torch.full((batch,), 100 * seconds)

@@ -31,7 +31,10 @@ SECONDS = 10.0
 @torch.inference_mode()
 def encoded_noise(bundle: Recognisable, batch: int) -> Tensor:
     """Encoded random audio (B, T, D)."""
-    features = [torch.from_numpy(whole_features(SAMPLE_RATE, noise(SECONDS, seed))) for seed in range(batch)]
+    geometry = bundle.model.geometry
+    features = [
+        torch.from_numpy(whole_features(SAMPLE_RATE, noise(SECONDS, seed), geometry)) for seed in range(batch)
+    ]
     lens_B = torch.tensor([len(frames) for frames in features])
     return bundle.model.eval().encode(torch.stack(features), lens_B, bundle.context).encoded_BTD
 

@@ -27,7 +27,6 @@ from kdasr.checkpoint import load_bundle
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.runtime import load_exported
-from kdasr.nn.context import FRAME_SECONDS
 from kdasr.streaming.recognizer import StreamingRecognizer
 
 BATCHES = (16, 64)
@@ -137,7 +136,7 @@ class Trials:
 
 def measure_bundle(exp: Path, bundle: Path, data: Path) -> dict[str, Any]:
     onnx = StreamingRecognizer(load_exported(bundle))
-    chunk = round(onnx.context.chunk * FRAME_SECONDS * SAMPLE_RATE)
+    chunk = round(onnx.context.chunk * onnx.geometry.frame_seconds * SAMPLE_RATE)
     speech = load_speech(data, 120.0)
     runtimes = {
         "torch": Trials(StreamingRecognizer(load_bundle(exp)), speech, chunk),

@@ -27,7 +27,6 @@ from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.loader import load_cuts
 from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
 from kdasr.decoding.wer import ErrorCounts, word_errors
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 from kdasr.streaming.evaluate import Recording, load_recording
 from kdasr.streaming.features import OnlineFeatures
 from kdasr.streaming.flush import flush_seconds
@@ -71,7 +70,8 @@ class Decoder:
             reset: what becomes that of a new stream.
             start: the predictor's context (1, K) at the start; None: that of a new stream.
         """
-        features = OnlineFeatures(flush_seconds(self.context))
+        geometry = self.model.geometry
+        features = OnlineFeatures(geometry, flush_seconds(self.context, geometry))
         features.accept(SAMPLE_RATE, samples_N)
         features.finish()
         total, chunk = features.total_encoder_frames or 0, self.context.chunk
@@ -83,14 +83,15 @@ class Decoder:
         pending = list(borders)
         pieces: list[int] = []
         for frame in range(0, total, chunk):
-            while pending and pending[0] <= frame * 0.04:
+            while pending and pending[0] <= frame * geometry.frame_seconds:
                 pending.pop(0)
                 state = self._fresh() if reset.encoder else state
                 search = initial_state(self.model, 1) if reset.predictor else search
-            end = FACTOR * (frame + self.context.window_frames) + EXTRA_FRAMES
-            window_BTF = torch.from_numpy(features.window(FACTOR * frame, end))[None]
+            begin = geometry.stride * frame
+            end = begin + geometry.window_features(self.context.window_frames)
+            window_BTF = torch.from_numpy(features.window(begin, end))[None]
             lens_B = torch.tensor([window_BTF.shape[1]])
-            missing = end - FACTOR * frame - window_BTF.shape[1]
+            missing = end - begin - window_BTF.shape[1]
             window_BTF = torch.nn.functional.pad(window_BTF, (0, 0, 0, missing))
             encoded_BCD, lens_B, state = self.model.encode_chunk(window_BTF, state, self.context, lens_B)
             (found,), search = greedy_chunk(self.model, encoded_BCD, lens_B, search)

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from kdasr.checkpoint import load_bundle
 from kdasr.decoding.search import BeamOptions, GreedyOptions
+from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import EncoderConfig, PredictorConfig, TransducerConfig
+from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.streaming.features import whole_features
 from kdasr.streaming.parts import Parts, Recognisable
@@ -46,13 +47,13 @@ class _Numbers:
 def random_parts() -> Parts:
     """A model of the demo student's size with random weights that emits a piece in one of six frames."""
     torch.manual_seed(0)
-    encoder = EncoderConfig(num_layers=4, dim=128, ffn_dim=384, subsampling_channels=16, dropout=0.0)
+    encoder = ConformerConfig(num_layers=4, dim=128, ffn_dim=384, subsampling_channels=16, dropout=0.0)
     model = build_transducer(
         TransducerConfig(vocab_size=100, encoder=encoder, predictor=PredictorConfig(), joiner_dim=128)
     ).eval()
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
     context, joiner = Context(left=32, chunk=8, right=0), model.joiner
-    features_BTF = torch.from_numpy(whole_features(SAMPLE_RATE, noise(20.0, 99)))[None]
+    features_BTF = torch.from_numpy(whole_features(SAMPLE_RATE, noise(20.0, 99), model.geometry))[None]
     encoded = model.encode(features_BTF, torch.tensor([features_BTF.shape[1]]), context).encoded_BTD
     predicted = joiner.project_predictor(model.predictor(torch.randint(3, 100, (1, 50))))
     hidden = torch.tanh(joiner.project_encoder(encoded)[0, :, None] + predicted).flatten(0, 1)

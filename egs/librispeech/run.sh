@@ -182,7 +182,7 @@ fi
 finish_all
 
 if due 7; then
-  say "Stage 7: averaged checkpoints, confidence calibrated on dev, offline decoding"
+  say "Stage 7: averaged checkpoints, calibrated on dev, offline decoding"
   for system in $systems; do
     if [[ $system != teacher ]]; then kdasr average "$exp/$system"; fi
     launch "decode-offline-$system" calibrate_and_decode "$system"

@@ -1,5 +1,7 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
+import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,10 +14,11 @@ from torch import Tensor, nn
 from kdasr.common.calibration import Calibration
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
-from kdasr.common.failures import is_disk_full
+from kdasr.common.failures import first_line, is_disk_full
 from kdasr.common.files import atomic_path, read_json, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
@@ -24,14 +27,20 @@ from kdasr.nn.context import Context
 log = get_logger(__name__)
 
 FORMAT = "kdasr-checkpoint"
-VERSION = 1
+VERSION = 2
+"""Raised when a payload changes its meaning; `_MIGRATIONS` bring those of earlier versions up to date."""
 FOLDER = "checkpoints"
 """Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
 CALIBRATION = "calibration.json"
 """Of an experiment folder: what `kdasr calibrate` found on dev parts."""
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
-REQUIRED_KEYS = ("model_config", "model", "context", "tokenizer_fingerprint", "system", "train_steps")
+_REQUIRED = {
+    **{"model_config": dict, "model": dict, "context": dict},
+    **{"tokenizer_fingerprint": str, "system": str, "train_steps": int},
+}
+_ALSO = {"model": (OrderedDict,)}
+_KIND = {dict: "a mapping", str: "a text", int: "a whole number"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +92,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
     try:
+        if is_zip:
+            _check_digests(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Depending on the damage, torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
-        with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
         if is_zip:
             raise UserError(f"{path}: truncated or damaged checkpoint; use an earlier one") from error
         raise UserError(
@@ -96,34 +107,74 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise UserError(f"{path}: a torch file, but not a kdasr checkpoint")
-    if payload.get("version") != VERSION:
-        raise UserError(f"{path}: checkpoint version {payload.get('version')}, this kdasr reads {VERSION}")
-    missing = [key for key in REQUIRED_KEYS if key not in payload]
-    if missing:
-        raise UserError(f"{path}: checkpoint lacks '{missing[0]}'")
+    version = payload.get("version")
+    if type(version) is not int or (version != VERSION and version not in _MIGRATIONS):
+        raise UserError(
+            f"{path}: checkpoint version {version}, this kdasr reads {min(_MIGRATIONS)} to {VERSION}"
+        )
+    for key, kind in _REQUIRED.items():
+        if key not in payload:
+            raise UserError(f"{path}: checkpoint lacks '{key}'")
+        if type(payload[key]) not in (kind, *_ALSO.get(key, ())):
+            raise UserError(f"{path}: '{key}' is {payload[key]!r:.40}; expected {_KIND[kind]}")
+    if payload["train_steps"] < 0:
+        raise UserError(f"{path}: 'train_steps' is {payload['train_steps']}; expected 0 or more")
+    while payload["version"] != VERSION:
+        payload = _MIGRATIONS[payload["version"]](payload)
     return payload
+
+
+def _check_digests(path: Path) -> None:
+    """torch writes a checksum for each tensor and does not look at it: flipped bits would be other weights.
+
+    Raises:
+        zipfile.BadZipFile: a tensor, or the archive, is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)
+
+
+def _name_the_encoder(payload: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 to 2: the options of the encoder say of which type it is; there was one type."""
+    model_config = payload["model_config"]
+    if isinstance(model_config.get("encoder"), dict):  # a language model has none
+        model_config = {**model_config, "encoder": {"type": FIRST_TYPE, **model_config["encoder"]}}
+    return {**payload, "version": 2, "model_config": model_config}
+
+
+_MIGRATIONS = {1: _name_the_encoder}
+"""By the version that each takes; it gives the next one."""
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy `state` into `module`.
 
     Raises:
-        UserError: another architecture; names the first tensor that is missing, unknown or of another shape.
+        UserError: another architecture; names the first tensor that is missing, unknown or of another shape
+            or kind. Or weights that are not finite.
     """
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in state:
             raise UserError(f"{source}: another architecture: it has no '{name}' {tuple(tensor.shape)}")
+        if not isinstance(state[name], Tensor):
+            raise UserError(f"{source}: '{name}' is {state[name]!r:.40}; expected a tensor")
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"{source}: another architecture: '{name}' is {tuple(state[name].shape)} there "
                 f"and {tuple(tensor.shape)} in this model"
             )
+        found = state[name]
+        if found.is_complex() or found.is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{source}: '{name}' holds {found.dtype}; expected {tensor.dtype}")
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise UserError(f"{source}: '{name}' holds values that are not finite (nan or infinity)")
     for name, tensor in state.items():
         if name not in own:
-            raise UserError(
-                f"{source}: another architecture: its '{name}' {tuple(tensor.shape)} is not in this model"
-            )
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ""
+            raise UserError(f"{source}: another architecture: its '{name}' {shape} is not in this model")
     module.load_state_dict(dict(state))
 
 
@@ -141,7 +192,13 @@ def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
     if "encoder" not in payload["model_config"]:
         raise UserError(f"{path}: no recogniser; is it a language model? Those go with --lm")
     config = build_config(TransducerConfig, payload["model_config"], source=f"{path}: model_config")
-    model = build_transducer(config)
+    layers = getattr(config.encoder, "num_layers", 0)
+    if layers > len(payload["model"]):  # each has weights; to build them all would fill the memory first
+        raise UserError(f"{path}: another architecture: {layers} layers, {len(payload['model'])} weights")
+    try:
+        model = build_transducer(config)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path}: no model can be built of its model_config: {first_line(error)}") from error
     load_weights(model, payload["model"], source=str(path))
     return model.eval(), payload
 
@@ -163,10 +220,14 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Any]:
         payload = load_checkpoint(path)
         state: dict[str, Tensor] = payload["model"]
         if not sums:
-            sums = {name: tensor.double() for name, tensor in state.items() if tensor.is_floating_point()}
+            sums = {
+                name: tensor.double()
+                for name, tensor in state.items()
+                if isinstance(tensor, Tensor) and tensor.is_floating_point()
+            }
             continue
         for name, total in sums.items():
-            if name not in state or state[name].shape != total.shape:
+            if name not in state or not isinstance(state[name], Tensor) or state[name].shape != total.shape:
                 raise UserError(f"{path}: '{name}' differs from {paths[0]}; average one system's checkpoints")
             total += state[name].double()
     last: dict[str, Tensor] = payload["model"]
@@ -244,13 +305,26 @@ def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bo
     return Bundle(
         model=model,
         tokenizer=tokenizer,
-        context=Context(**payload["context"]),
+        context=_context(payload["context"], path),
         name=payload["system"],
         train_steps=payload["train_steps"],
         path=path,
         calibration=found.confidence,
         blank_penalty=found.blank_penalty,
     )
+
+
+def _context(stored: Mapping[str, Any], path: Path) -> Context:
+    """
+    Raises:
+        UserError: no context that there is.
+    """
+    try:
+        if {type(value) for value in stored.values()} - {int}:
+            raise ValueError("expected whole numbers of frames")
+        return Context(**stored)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: 'context' is {stored}: {error}") from None
 
 
 def calibration_file(checkpoint: Path) -> Path:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from kdasr.common.choices import schema_for
 from kdasr.common.configio import Override, build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
@@ -136,15 +137,22 @@ def load_any_experiment(
 def _layers(path: Path, system: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all systems of a recipe file share, and what one of them changes."""
     shared = load_yaml(path)
-    systems = shared.pop("systems", {})
+    systems = shared.pop("systems", None) or {}
     shared.pop("results", None)
+    if not isinstance(systems, dict):
+        raise UserError(f"{path}: systems: expected a mapping from names to options")
     layer: dict[str, Any] = {}
     if system is not None:
         if system not in systems:
-            raise UserError(f"{path}: no system '{system}'; there are: {', '.join(systems) or 'none'}")
-        layer = {"name": system, **(systems[system] or {})}
+            raise UserError(
+                f"{path}: no system '{system}'; there are: {', '.join(map(str, systems)) or 'none'}"
+            )
+        changes = systems[system] or {}
+        if not isinstance(changes, dict):
+            raise UserError(f"{path}: systems.{system}: expected a mapping of options")
+        layer = {"name": system, **changes}
     elif systems:
-        raise UserError(f"{path}: name one of its systems: {', '.join(systems)}")
+        raise UserError(f"{path}: name one of its systems: {', '.join(map(str, systems))}")
     return shared, layer
 
 
@@ -162,6 +170,11 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         UserError: naming the option.
     """
     _check_stages(config.stages, list(known_terms()), source)
+    for context in config.contexts:
+        try:
+            config.model.encoder.check_context(context)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
     for stage in config.stages:
         needs_teacher = needing(Need.TEACHER, stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
@@ -257,7 +270,7 @@ def identity_of(schema: type, options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         value = options[name]
         nested = is_dataclass(declared.type) and isinstance(value, Mapping)
-        kept[name] = identity_of(declared.type, value) if nested else value
+        kept[name] = identity_of(schema_for(declared.type, value), value) if nested else value
     return kept
 
 

@@ -69,6 +69,7 @@ def with_unpaired(
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        num_frames=config.model.geometry.num_frames,
     )
     assert isinstance(system.train_batches, TrainLoader)
     accumulate = config.training.optim.accumulate
@@ -127,7 +128,7 @@ def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[s
             len(cuts),
         )
     transcripts = {name: system.tokenizer.normalize(text) for name, text in transcripts.items()}
-    cuts, _ = report_unusable(cuts, system.tokenizer, config.data)
+    cuts, _ = report_unusable(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
     if len(cuts) == 0:
         raise UserError(f"{folder}: no usable utterance in {', '.join(config.unpaired.parts)}")
     return cuts, transcripts
@@ -176,7 +177,7 @@ def _guesses(
     made_by = f"{proposal.fingerprint()}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
     if fabric.is_global_zero and not path.is_file():
         logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
-        batches = valid_batches(cuts, system.tokenizer, config.data)
+        batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
         save_guesses(path, first_guesses(proposal, batches, fabric.device, search), made_by)
     fabric.barrier()
     return load_guesses(path, [cut.id for cut in cuts], made_by)

@@ -118,8 +118,9 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         word_times=config.objective.rnnt.is_restricted,
+        num_frames=model.geometry.num_frames,
     )
-    dev_batches = valid_batches(dev_cuts, tokenizer, config.data)
+    dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
     limit = config.training.max_valid_batches or None

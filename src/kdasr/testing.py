@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from kdasr.data.batch import Batch
-from kdasr.models.transducer.config import EncoderConfig, PredictorConfig, TransducerConfig
+from kdasr.models.encoders.tiny import tiny_encoder
+from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
 
 if TYPE_CHECKING:
     from lhotse import CutSet, Features
@@ -32,9 +33,7 @@ def tiny_config(vocab_size: int = 11) -> TransducerConfig:
     """A transducer that runs in milliseconds: 2 layers, 16 wide, no dropout."""
     return TransducerConfig(
         vocab_size=vocab_size,
-        encoder=EncoderConfig(
-            num_layers=2, dim=16, num_heads=2, ffn_dim=32, conv_kernel=5, subsampling_channels=4, dropout=0.0
-        ),
+        encoder=tiny_encoder(),
         predictor=PredictorConfig(dim=16),
         joiner_dim=16,
     )

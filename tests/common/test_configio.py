@@ -131,3 +131,14 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
     path.write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(UserError, match=r"evil\.yaml"):
         load_yaml(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]: x\n", "{a: 1}: x\n", "a: 2024-13-45\n", "a: 0x_\n", "&a [*a]: 1\n"]
+)
+def test_what_the_yaml_loader_stumbles_over_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"odd\.yaml: not valid YAML") as caught:
+        load_yaml(path)
+    assert "\n" not in str(caught.value)

@@ -7,15 +7,17 @@ import torch
 
 from kdasr.data.config import DataConfig
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.usable import num_encoder_frames, report_unusable
-from kdasr.nn.subsampling import subsampled_length
-from kdasr.testing import dummy_cuts
+from kdasr.data.usable import report_unusable
+from kdasr.testing import dummy_cuts, tiny_config
+
+num_encoder_frames = tiny_config().geometry.num_frames
 
 
 def test_encoder_frames_are_those_of_the_front_end() -> None:
     assert [num_encoder_frames(4 * count + 3) for count in range(5)] == [0, 1, 2, 3, 4]
     lens = torch.arange(60)
-    assert [num_encoder_frames(length) for length in lens.tolist()] == subsampled_length(lens).tolist()
+    # Two convolutions of 3 frames with stride 2, without padding.
+    assert num_encoder_frames(lens).tolist() == [max(0, ((n - 1) // 2 - 1) // 2) for n in lens.tolist()]
 
 
 def test_each_reason_is_counted_and_named(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
@@ -27,10 +29,10 @@ def test_each_reason_is_counted_and_named(tokenizer: Tokenizer, caplog: pytest.L
     cuts[5].supervisions[0].text = "ONE <blk> TWO"
     config = DataConfig(min_seconds=0.3, max_seconds=0.9)
     with caplog.at_level(logging.WARNING, logger="kdasr"):
-        usable, unusable = report_unusable(cuts, tokenizer, config)  # type: ignore[arg-type]
+        usable, unusable = report_unusable(cuts, tokenizer, config, num_encoder_frames)  # type: ignore[arg-type]
     assert (len(usable), len(unusable)) == (0, 6)
     with caplog.at_level(logging.WARNING, logger="kdasr"):
-        usable, unusable = report_unusable(cuts, tokenizer, DataConfig(min_seconds=0.3))  # type: ignore[arg-type]
+        usable, unusable = report_unusable(cuts, tokenizer, DataConfig(min_seconds=0.3), num_encoder_frames)  # type: ignore[arg-type]
     assert [cut.id for cut in usable] == ["cut-0000", "cut-0003", "cut-0004"]
     assert {item.id: item.reason.partition(" (")[0] for item in unusable} == {
         cuts[1].id: "shorter than 0.3 s",
@@ -48,7 +50,7 @@ def test_as_many_pieces_as_frames_is_the_limit(tokenizer: Tokenizer) -> None:
     outcomes = {}
     for count in range(1, 14):
         cut.supervisions[0].text = " ".join(["ONE"] * count)
-        usable, _ = report_unusable([cut], tokenizer, DataConfig())  # type: ignore[arg-type]
+        usable, _ = report_unusable([cut], tokenizer, DataConfig(), num_encoder_frames)  # type: ignore[arg-type]
         outcomes[len(tokenizer.encode(cut.supervisions[0].text))] = len(usable) == 1
     assert 12 in outcomes
     assert outcomes == {pieces: pieces <= 12 for pieces in outcomes}

@@ -1,5 +1,7 @@
 """Teachers with other numbers and rates of frames, and averages of several."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,7 +52,9 @@ class Resampled:
     ) -> None:
         self.teacher, self.shorter, self.step, self.bare = teacher, shorter, step, bare
         self.vocab_size, self.num_features = teacher.vocab_size, teacher.num_features
-        self.hidden_dims = teacher.hidden_dims
+        own = teacher.geometry
+        layers = tuple(replace(layer, stride=layer.stride * step) for layer in own.hidden)
+        self.geometry = replace(own, stride=own.stride * step, hidden=layers)
 
     def encode(self, batch: Batch) -> TeacherOutput:
         output = self.teacher.encode(batch)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
 from kdasr.losses.hidden import hidden_mse
+from kdasr.models.encoders.base import Geometry, HiddenLayer
 
 # Shapes: B utterances, T frames, D width.
 
@@ -18,7 +20,8 @@ def _layers(seed: int) -> list[Tensor]:
 
 
 def _term(shift: int) -> HiddenTerm:
-    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), [6, 6], [6, 6])
+    encoder = Geometry(dim=6, stride=4, overlap=3, hidden=(HiddenLayer(6, 4), HiddenLayer(6, 4)))
+    return HiddenTerm(HiddenConfig(shift=shift, layer_weights=[1.0, 0.5]), encoder, encoder)
 
 
 def test_without_a_shift_frames_are_their_own_partners() -> None:
@@ -48,3 +51,29 @@ def test_a_student_that_is_its_teacher_some_frames_later_or_earlier_has_nothing_
 @pytest.mark.parametrize("shift", [-20, -9, 9, 20])
 def test_utterances_shorter_than_the_shift_have_no_partners(shift: int) -> None:
     assert torch.equal(_term(shift).compare(_layers(1), _layers(2), LENS_B), torch.zeros(4))
+
+
+FAST, OWN = HiddenLayer(6, 2), HiddenLayer(6, 4)
+
+
+def _encoder(*layers: HiddenLayer) -> Geometry:
+    return Geometry(dim=6, stride=4, overlap=3, hidden=layers)
+
+
+def test_layers_of_another_rate_are_left_out_unless_they_are_named() -> None:
+    student, teacher = _encoder(FAST, OWN, OWN, FAST), _encoder(OWN, FAST)
+    term = HiddenTerm(HiddenConfig(), student, teacher)
+    assert (term.student_layers, term.teacher_layers) == ([1, 2], [0, 0])
+    with pytest.raises(UserError, match=r"objective\.hidden\.layers: layer 3 has another frame rate"):
+        HiddenTerm(HiddenConfig(layers=[3]), student, teacher)
+    with pytest.raises(UserError, match=r"objective\.hidden\.teacher_layers: layer 1 has another frame rate"):
+        HiddenTerm(HiddenConfig(layers=[1], teacher_layers=[1]), student, teacher)
+
+
+@pytest.mark.parametrize("encoders", [([OWN], [FAST]), ([FAST], [OWN]), ([FAST], [])])
+def test_without_layers_of_its_rate_only_hidden_mse_is_refused(
+    encoders: tuple[list[HiddenLayer], ...],
+) -> None:
+    term = HiddenTerm(HiddenConfig(), *(_encoder(*layers) for layers in encoders))
+    with pytest.raises(UserError, match="no layer has the frame rate of its encoder's output"):
+        term.compare([torch.zeros(1, 2, 6)], [torch.zeros(1, 2, 6)], torch.tensor([2]))

@@ -326,12 +326,12 @@ def test_buffers_tie_pieces_to_their_words_where_times_are_known() -> None:
 def test_the_windows_of_pieces_are_their_words_and_the_buffers() -> None:
     batch = replace(dummy_batch(1, max_tokens=2), word_times_BS2=torch.tensor([[[0.30, 0.5], [0.5, 1.0]]]))
     cpu = torch.device("cpu")
-    both = lattice._windows(RnntConfig(left_buffer=0.1, right_buffer=0.2), batch, cpu)
+    both = lattice._windows(RnntConfig(left_buffer=0.1, right_buffer=0.2), batch, 0.04, cpu)
     # A frame is 40 ms: 0.2 s is in frame 5, 0.7 s in frame 17, 0.4 s in frame 10, 1.2 s in frame 30.
     assert both is not None and both.tolist() == [[[5, 18], [10, 31]]]
-    left = lattice._windows(RnntConfig(left_buffer=0.0), batch, cpu)
+    left = lattice._windows(RnntConfig(left_buffer=0.0), batch, 0.04, cpu)
     assert left is not None and left[0, :, 0].tolist() == [7, 12] and left[0, :, 1].min() > 10_000
-    assert lattice._windows(RnntConfig(), batch, cpu) is None
+    assert lattice._windows(RnntConfig(), batch, 0.04, cpu) is None
 
 
 def test_fast_emit_is_refused_where_k2_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def _spread_pieces(model: Transducer) -> None:
     heard, silent = bursts(8.0, seed=99), np.zeros(32000, dtype=np.float32)
     hidden = []
     for wave_N in (heard, silent):
-        features_BTF = torch.from_numpy(whole_features(16000, wave_N))[None]
+        features_BTF = torch.from_numpy(whole_features(16000, wave_N, model.geometry))[None]
         encoded = model.encode(features_BTF, torch.tensor([features_BTF.shape[1]]), context).encoded_BTD
         predicted = model.joiner.project_predictor(model.predictor(torch.randint(0, size, (1, 200))))
         hidden.append(

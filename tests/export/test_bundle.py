@@ -331,3 +331,32 @@ def test_the_calibration_goes_with_the_bundle(copy: Path, student) -> None:
     (copy / "manifest.json").write_text(json.dumps({**manifest, "calibration": "none"}))
     with pytest.raises(UserError, match=r"manifest\.json: calibration 'none'"):
         load_exported(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("blank_penalty", value) for value in ("1", [], True, float("nan"), float("inf"))),
+        *(("normalization", value) for value in (3, [], {})),
+        *((name, -1) for name in ("params", "train_steps")),
+    ],
+)
+def test_a_fact_that_cannot_be_true_is_named(copy: Path, name: str, value: object) -> None:
+    rewrite(copy, **{name: value})
+    with pytest.raises(UserError, match=rf"manifest\.json: '{name}' is "):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "joiner.onnx"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, None, "other"])
+def test_a_graph_that_cannot_be_run_is_named(copy: Path, name: str, content: bytes | str | None) -> None:
+    """Its digest is right: it was damaged before the manifest was written, or made by another program."""
+    path, digests = copy / name, open_bundle(copy).manifest["files"]
+    if content == "other":
+        shutil.copy(copy / ("joiner.onnx" if name == "decoder.onnx" else "decoder.onnx"), path)
+    else:
+        path.write_bytes(path.read_bytes()[:-50] if content is None else content)
+    rewrite(copy, files={**digests, name: sha256(path)})
+    with pytest.raises(UserError, match=name.replace(".", r"\.")) as caught:
+        load_exported(copy)
+    assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ from kdasr.nn.context import Context
 from kdasr.streaming.features import whole_features
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.stream import Stream
+from kdasr.testing import tiny_config
 
 
 def emitted(recognizer: StreamingRecognizer, stream: Stream) -> list[tuple[str, int]]:
@@ -20,7 +21,7 @@ def emitted(recognizer: StreamingRecognizer, stream: Stream) -> list[tuple[str, 
 
 
 def test_zero_samples_have_the_features_that_fill_up_windows() -> None:
-    silent = whole_features(16000, np.zeros(8000, dtype=np.float32))
+    silent = whole_features(16000, np.zeros(8000, dtype=np.float32), tiny_config().geometry)
     assert np.allclose(silent, LOWEST_LOG_ENERGY, atol=1e-6)
 
 

@@ -55,7 +55,7 @@ def test_readme_names_the_version_for_the_pinned_torch(setup_k2: ModuleType) -> 
     pinned = re.search(r"^torch==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
     version = f"{setup_k2.K2_VERSION}+cpu.torch{pinned[1]}"
-    assert version in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert version in (ROOT / "docs" / "k2.md").read_text(encoding="utf-8")
 
 
 def test_torch_stays_as_it_is(setup_k2: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,6 @@ def test_impossible_contexts_are_refused(values):
         Context(*values)
 
 
-def test_lookahead_is_chunk_and_right():
-    assert Context(left=32, chunk=6, right=2).lookahead_seconds == pytest.approx(0.32)
-
-
 @pytest.mark.parametrize(
     ("context", "num_frames", "expected"),
     [

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdasr.models.encoders.conformer import ConformerLayer
-from kdasr.models.transducer.config import EncoderConfig
+from kdasr.models.encoders.conformer import ConformerConfig, ConformerLayer
 from kdasr.nn.attention import ChunkedSelfAttention
 from kdasr.nn.blocks import main_frames, plan_blocks, to_blocks
 from kdasr.nn.context import Context
@@ -43,7 +42,7 @@ def convolution_case() -> LayerCase:
 
 
 def conformer_case() -> LayerCase:
-    config = EncoderConfig(dim=DIM, num_heads=HEADS, ffn_dim=12, conv_kernel=KERNEL, dropout=0.0)
+    config = ConformerConfig(dim=DIM, num_heads=HEADS, ffn_dim=12, conv_kernel=KERNEL, dropout=0.0)
     layer = ConformerLayer(config)
     return LayerCase(layer, lambda batch_size, left: layer.init_state(batch_size, left, LIKE))
 

@@ -104,7 +104,7 @@ def test_the_exported_student_says_the_same_when_it_is_made_to_speak(
 def blank_lead(system: Bundle, wave_N: np.ndarray) -> float:
     """By how much the blank's logit leads at the start, in the median of all frames."""
     model = system.model
-    features_BTF = torch.from_numpy(whole_features(16000, wave_N)).unsqueeze(0)
+    features_BTF = torch.from_numpy(whole_features(16000, wave_N, model.geometry)).unsqueeze(0)
     lens_B = torch.tensor([features_BTF.shape[1]])
     encoded = model.joiner.project_encoder(model.encode(features_BTF, lens_B, system.context).encoded_BTD)
     start = model.joiner.project_predictor(model.predictor.step(model.predictor.start_context(1)))

@@ -15,6 +15,8 @@ import yaml
 
 from kdasr.nn.context import Context
 from kdasr.streaming.first_token import first_token_parts
+from kdasr.streaming.windows import Windows
+from kdasr.testing import tiny_config
 
 TEXT = """the river house open seven quiet morning carry letter window under mountain paper yellow
 market before children walk stone evening story garden little answer winter bridge"""
@@ -257,10 +259,11 @@ def _utterance(
             delays.append(1000 * (tokens[-1]["shown"] - end))
     measured = bool(tokens) and mode == "streaming"
     context = Context(32, 8) if system.chunked else Context.full()
+    windows = Windows(context, tiny_config().geometry)
     parts = None
     if measured:
         first = tokens[0]
-        parts = asdict(first_token_parts(first["frame"], first["shown"], first["wall"], ref[0][1], context))
+        parts = asdict(first_token_parts(first["frame"], first["shown"], first["wall"], ref[0][1], windows))
     return {
         "id": id,
         "duration": duration,

@@ -79,7 +79,7 @@ def test_characters_are_compared_where_words_are_not_separated(tmp_path: Path) -
 
 
 def test_capitals_alone_are_shown_in_lower_case() -> None:
-    tokens, words = [ShownToken("▁I", 3, 0.64)], [ShownWord("I", 0.64, 0)]
+    tokens, words = [ShownToken("▁I", 0.14, 0.64)], [ShownWord("I", 0.64, 0)]
     for ref, shown in (("I", "i"), ("I am", "I"), ("Iİ", "I")):
         (label,) = token_labels(replace(_utterance(tokens, words), ref=ref))
         assert label.runs == [(shown, False)]
@@ -124,10 +124,10 @@ def _utterance(tokens: list[ShownToken], words: list[ShownWord]) -> Utterance:
 
 def test_tokens_shown_together_are_one_label_and_wrong_words_are_marked() -> None:
     tokens = [
-        ShownToken("▁RI", 3, 0.64),
-        ShownToken("VER", 6, 0.64),
-        ShownToken("▁HOU", 12, 0.64),
-        ShownToken("SE", 20, 0.96),
+        ShownToken("▁RI", 0.14, 0.64),
+        ShownToken("VER", 0.26, 0.64),
+        ShownToken("▁HOU", 0.5, 0.64),
+        ShownToken("SE", 0.82, 0.96),
     ]
     labels = token_labels(_utterance(tokens, [ShownWord("RIVER", 0.64, 0), ShownWord("HOUSE", 0.96, None)]))
     assert [(label.time, label.runs) for label in labels] == [

@@ -17,6 +17,10 @@ from kdasr.testing import tiny_config
 PIECES = ["<blk>", "<sos/eos>", "<unk>", "\u2581A", "B", "\u2581CD", "E", "\u2581", "F", "\u2581GH", "I"]
 
 
+GEOMETRY = tiny_config().geometry
+"""Of its encoder: a frame per 40 ms, in windows with three feature frames more."""
+
+
 class PieceTable:
     """Stands for a tokenizer where only the names of pieces matter."""
 
@@ -41,7 +45,7 @@ def bursts(seconds: float, seed: int = 0, rate: int = 16000) -> NDArray[np.float
 def _spread_pieces(model: Transducer) -> None:
     """Whiten the joiner's hidden units on some audio, so that a random model emits all kinds of pieces."""
     vocab_size = model.config.vocab_size
-    features = torch.from_numpy(whole_features(16000, bursts(8.0, seed=99)))[None]
+    features = torch.from_numpy(whole_features(16000, bursts(8.0, seed=99), model.geometry))[None]
     lens = torch.tensor([features.shape[1]])
     encoded_BTD = model.eval().encode(features, lens, Context(left=8, chunk=4)).encoded_BTD
     predicted = model.joiner.project_predictor(model.predictor(torch.randint(0, vocab_size, (1, 200))))

@@ -9,10 +9,11 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from streaming_helpers import bursts
+from streaming_helpers import GEOMETRY, bursts
 
 from kdasr.common.errors import UserError
 from kdasr.data.features import compute_features
+from kdasr.models.encoders.base import Geometry
 from kdasr.streaming.audio import check_samples, load_audio
 from kdasr.streaming.features import OnlineFeatures, fbank_options, samples_for_frame, whole_features
 from kdasr.streaming.resample import StreamingResampler, resample
@@ -32,26 +33,30 @@ def test_online_features_equal_lhotse_on_the_whole_wave(num_samples: int) -> Non
     np.testing.assert_allclose(np.stack(frames), expected_TF, atol=2e-3, rtol=0)
     # With silence after it, frames that reach beyond the end differ: mirrored speech there, silence here.
     inner = (num_samples - 280) // 160 + 1
-    padded_TF = whole_features(16000, wave)
+    padded_TF = whole_features(16000, wave, GEOMETRY)
     np.testing.assert_allclose(padded_TF[:inner], expected_TF[:inner], atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("num_frames", range(1, 10))
 @pytest.mark.parametrize("tail_seconds", [0.0, 0.1])
-def test_silence_at_the_end_is_just_enough(num_frames: int, tail_seconds: float) -> None:
-    features = OnlineFeatures(tail_seconds)
+@pytest.mark.parametrize(("stride", "overlap"), [(4, 3), (2, 5), (8, 0), (4, 13)])
+def test_silence_at_the_end_is_just_enough(
+    num_frames: int, tail_seconds: float, stride: int, overlap: int
+) -> None:
+    geometry = Geometry(dim=1, stride=stride, overlap=overlap, hidden=())
+    features = OnlineFeatures(geometry, tail_seconds)
     features.accept(16000, bursts(1.0)[: 160 * num_frames])
     features.finish()
     frames = features.total_encoder_frames
-    assert frames is not None and features.num_ready == 4 * frames + 3
+    assert frames is not None and features.num_ready == stride * frames + overlap
     with_tail = num_frames + round(tail_seconds / 0.01)
-    assert 4 * (frames - 1) < with_tail <= 4 * frames
+    assert stride * (frames - 1) < with_tail <= stride * frames
 
 
 def test_a_frame_is_known_with_its_last_sample_and_not_before() -> None:
     wave = bursts(1.0)
     for frame in (0, 7, 40):
-        features = OnlineFeatures()
+        features = OnlineFeatures(GEOMETRY)
         features.accept(16000, wave[: samples_for_frame(frame) - 1])
         assert features.num_ready == frame
         features.accept(16000, wave[:1])
@@ -59,7 +64,7 @@ def test_a_frame_is_known_with_its_last_sample_and_not_before() -> None:
 
 
 def test_discarding_forgets_frames_and_keeps_their_numbers() -> None:
-    features = OnlineFeatures()
+    features = OnlineFeatures(GEOMETRY)
     features.accept(16000, bursts(1.0))
     kept = features.window(40, 60).copy()
     features.discard(40)
@@ -144,12 +149,12 @@ def test_bare_samples_and_impossible_rates_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [0, -1, 999, 768001, 16000.5, np.nan, np.inf, "16000", None, True])
 def test_what_is_no_sample_rate_is_refused(rate: Any) -> None:
     with pytest.raises(UserError, match=r"sample rate .*: expected a whole number of Hz"):
-        OnlineFeatures().accept(rate, bursts(0.1))
+        OnlineFeatures(GEOMETRY).accept(rate, bursts(0.1))
 
 
 @pytest.mark.parametrize("rate", [16000.0, np.int32(16000), np.float32(16000)])
 def test_a_rate_may_be_of_any_numeric_type(rate: Any) -> None:
-    features = OnlineFeatures()
+    features = OnlineFeatures(GEOMETRY)
     features.accept(rate, bursts(0.1))
     features.accept(16000, bursts(0.1))
     assert features.num_samples == 3200
@@ -159,7 +164,7 @@ def test_a_rate_that_failed_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -
     def too_large(*_: object) -> None:
         raise MemoryError
 
-    features = OnlineFeatures()
+    features = OnlineFeatures(GEOMETRY)
     with monkeypatch.context() as patch:
         patch.setattr(StreamingResampler, "_filter", too_large)
         with pytest.raises(MemoryError):

@@ -106,7 +106,9 @@ def test_the_penalty_with_the_fewest_errors_is_chosen_with_pauses_in_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Too sure of the blank by 1.2; from 2 on, pauses have words."""
-    monkeypatch.setattr("kdasr.streaming.calibrate.AFTERWARDS", Pause(2.0, "silence"))  # noise is a tone here
+    silence = Pause(2.0, "silence")  # noise is a tone here
+    monkeypatch.setattr("kdasr.streaming.calibrate.AFTERWARDS", silence)
+    monkeypatch.setattr("kdasr.streaming.calibrate.GAPS", (silence,))
     spotter = make_spotter(Context(left=8, chunk=4))
     spotter.model.joiner.forward = lambda encoded, predicted: _sure_of_blank(encoded + predicted)
     words = [[0, 1], [2, 3, 1]]
@@ -116,7 +118,7 @@ def test_the_penalty_with_the_fewest_errors_is_chosen_with_pauses_in_view(
         for number, (tones, wave) in enumerate(zip(words, waves, strict=True))
     ]
     found = measure(spotter, recordings)
-    assert found["blank_penalty"] == 1.5 and (found["words"], found["wrong"]) == (5, 0)
+    assert found["blank_penalty"] == 1.5 and (found["words"], found["wrong"]) == (10, 0)
     rates = {entry["blank_penalty"]: entry["wer"] for entry in found["penalties"]}
     assert rates[1.0] == 100.0 and rates[1.5] == 0.0 and rates[2.0] > 0.0
 

@@ -106,7 +106,9 @@ def test_a_perfect_recogniser_makes_no_error_and_its_words_keep_their_times(tmp_
     ]  # fmt: skip
     pieces = [tokenizer.piece(index) for index in tokenizer.encode(text)]
     tokens = [Token(0, piece, frame, 2.0, -0.1, -0.1) for frame, piece in enumerate(pieces)]
-    record = make_record(recording, Simulation(Result(tokens, is_final=True), None, 0.1), None)
+    record = make_record(
+        recording, Simulation(Result(tokens, is_final=True, frame_seconds=0.04), None, 0.1), None
+    )
     summary = summarise_records([record])
     assert (summary["wer"], summary["cer"], summary["measure"]) == (0.0, 0.0, "wer")
     assert (summary["num_words"], summary["num_chars"]) == (4, len("CAFÉ 1 No x..."))

@@ -41,11 +41,13 @@ QUICK = EndpointRules(
     [(1.2, 30, 31), (2.4, 60, 61), (0.32, 7, 8), (1.0, 24, 25), (0.5, 12, 13)],
 )
 def test_a_rule_holds_from_this_many_silent_frames_on(seconds: float, not_yet: int, enough: int) -> None:
+    # Encoder frames of 40 ms; the rules count feature frames.
+    not_yet, enough = 4 * not_yet, 4 * enough
     first = EndpointRules(rule1_min_trailing_silence=seconds)
     assert not first.is_endpoint(not_yet, not_yet) and first.is_endpoint(enough, enough)
     second = EndpointRules(rule1_min_trailing_silence=9.0, rule2_min_trailing_silence=seconds)
-    assert not second.is_endpoint(not_yet, 99) and second.is_endpoint(enough, 99)
-    assert not second.is_endpoint(99, 99)  # nothing was said
+    assert not second.is_endpoint(not_yet, 396) and second.is_endpoint(enough, 396)
+    assert not second.is_endpoint(396, 396)  # nothing was said
     third = EndpointRules(rule3_min_utterance_length=seconds)
     assert not third.is_endpoint(0, not_yet) and third.is_endpoint(0, enough)
 
@@ -176,12 +178,17 @@ def test_word_times_of_a_joined_stream_are_those_of_the_single_ones(
 
 def test_a_word_is_not_joined_across_segments() -> None:
     first, second = (
-        Result([Token(5, "\u2581CD", 3, 0.3, -0.1, 0.0), Token(4, "B", 4, 0.3, -0.1, 0.0)], True),
+        Result(
+            [Token(5, "\u2581CD", 3, 0.3, -0.1, 0.0), Token(4, "B", 4, 0.3, -0.1, 0.0)],
+            True,
+            frame_seconds=0.04,
+        ),
         Result(
             [Token(6, "E", 90, 4.0, -0.1, 0.0), Token(3, "\u2581A", 95, 4.2, -0.1, 0.0)],
             True,
             segment=1,
             start=3.2,
+            frame_seconds=0.04,
         ),
     )
     assert join_segments([first, second]).text == "CDB E A"

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from experiment_folder import invoke, prepare_part, write_experiment
-from streaming_helpers import bursts
+from streaming_helpers import GEOMETRY, bursts
 
 from kdasr.cli.decode import command as decode
 from kdasr.cli.decode import parse_context
@@ -24,6 +24,7 @@ from kdasr.streaming.latency import RefWord
 from kdasr.streaming.result import Result as Recognised
 from kdasr.streaming.result import Token
 from kdasr.streaming.simulate import Simulation
+from kdasr.streaming.windows import Windows
 from kdasr.testing import write_corpus
 
 
@@ -278,9 +279,9 @@ def test_contexts_on_the_command_line() -> None:
 
 def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     tokens = [Token(3, "\u2581A", 5, 0.5, -0.25, -0.125)]
-    simulation = Simulation(Recognised(tokens, is_final=True), [0.6], 0.1)
+    simulation = Simulation(Recognised(tokens, is_final=True, frame_seconds=0.04), [0.6], 0.1)
     speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
-    full = Context.full()
+    full = Windows(Context.full(), GEOMETRY)
     timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation, full)
     untimed = make_record(Recording("untimed", speech, ["A"], []), simulation, full)
     spoken = {"word": "A", "start": 0.2, "end": 0.24, "confidence": round(math.exp(-0.125), 4)}

@@ -5,7 +5,7 @@ from math import ceil
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tone_spotter import WORDS, make_spotter, spoken
+from tone_spotter import WORDS, Spotter, make_spotter, spoken
 
 from kdasr.common.errors import UserError
 from kdasr.decoding.search import BeamOptions, SearchOptions
@@ -51,7 +51,7 @@ def _recall(results: list[Result], part: Part) -> float:
 @pytest.mark.parametrize("search", [None, BeamOptions()], ids=["greedy", "beam"])
 def test_the_last_word_is_heard_streamed_as_whole(context: Context, search: SearchOptions | None) -> None:
     part = _part()
-    for tail_seconds in (None, 0.0, flush_seconds(context) - 0.04):
+    for tail_seconds in (None, 0.0, flush_seconds(context, Spotter().geometry) - 0.04):
         engine = make_spotter(context, tail_seconds=tail_seconds, search=search)
         streamed = [_streamed(engine, wave) for _, wave in part]
         whole = recognise_offline(engine, [wave for _, wave in part])
@@ -79,10 +79,11 @@ def test_no_more_silence_is_decoded_than_the_context_needs(context: Context) -> 
 
 
 def test_silence_at_the_end_may_be_chosen() -> None:
-    assert flush_seconds(Context(8, 4)) == pytest.approx(0.12)
-    assert flush_seconds(Context(8, 4, 2)) == pytest.approx(0.2)
-    assert flush_seconds(Context.full()) == pytest.approx(0.08)
-    assert make_spotter(Context(8, 4)).tail_seconds == flush_seconds(Context(8, 4))
+    geometry = Spotter().geometry
+    assert flush_seconds(Context(8, 4), geometry) == pytest.approx(0.12)
+    assert flush_seconds(Context(8, 4, 2), geometry) == pytest.approx(0.2)
+    assert flush_seconds(Context.full(), geometry) == pytest.approx(0.08)
+    assert make_spotter(Context(8, 4)).tail_seconds == flush_seconds(Context(8, 4), geometry)
     assert make_spotter(Context(8, 4), tail_seconds=0.5).tail_seconds == 0.5
     with pytest.raises(UserError, match="tail_seconds -1"):
         make_spotter(Context(8, 4), tail_seconds=-1.0)

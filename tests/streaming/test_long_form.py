@@ -15,7 +15,7 @@ from tone_spotter import WORDS, make_spotter, spoken
 
 from kdasr.common.errors import UserError
 from kdasr.decoding.wer import count_errors, word_errors
-from kdasr.nn.context import FRAME_SECONDS, Context
+from kdasr.nn.context import Context
 from kdasr.streaming.endpoint import EndpointRules
 from kdasr.streaming.evaluate import Recording
 from kdasr.streaming.joining import Pause, pauses
@@ -25,6 +25,7 @@ from kdasr.streaming.long_form_run import STREAMS, LongForm, RecordFile, decode_
 from kdasr.streaming.long_form_summary import summarise_streams
 from kdasr.streaming.result import Result, Token
 
+FRAME_SECONDS = 0.04
 KINDS = ("sub", "ins", "del", "words")
 
 
@@ -103,7 +104,7 @@ def result(*words: tuple[str, float]) -> Result:
         Token(place, f"\u2581{word}", round(at / FRAME_SECONDS), at + 0.2, -0.1, -0.1)
         for place, (word, at) in enumerate(words)
     ]
-    return Result(tokens, is_final=True)
+    return Result(tokens, is_final=True, frame_seconds=FRAME_SECONDS)
 
 
 def errors(record: dict[str, Any]) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kdasr.models.encoders.base import Geometry
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, MIN_FRAMES, subsampled_length
 from kdasr.streaming.parts import Parts
@@ -44,6 +45,7 @@ class Spotter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.geometry = Geometry(dim=len(PIECES), stride=FACTOR, overlap=MIN_FRAMES - FACTOR, hidden=())
         self.encoder, self.predictor, self.joiner = _Encoder(), nn.Module(), _Joiner()
         self.weight = nn.Parameter(torch.zeros(1))
         self.predictor.start_context = lambda size, device: torch.tensor([[-1, 0]]).repeat(size, 1)

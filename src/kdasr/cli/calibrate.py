@@ -41,11 +41,11 @@ def command(
 ) -> None:
     """Choose the blank penalty and calibrate the confidence of words on dev parts.
 
-    EXP is a system's folder or a checkpoint file. Recognises the parts, each utterance with a pause after it,
-    under several blank penalties, and takes the one with the fewest errors. Then fits confidences so that 0.9
-    means that nine words in ten are right. Writes EXP/calibration.json, which is used from then on whenever
-    the checkpoint is: by stream, decode, export (the penalty becomes part of the exported joiner) and from
-    Python; not by training. Done before with the same checkpoint and parts, it is left as it is.
+    EXP is a system's folder or a checkpoint file. Recognises the parts, each utterance by itself and in a
+    stream, under several blank penalties, and takes the one with the fewest errors. Then fits confidences so
+    that 0.9 means that nine words in ten are right. Writes EXP/calibration.json, which is used from then on
+    whenever the checkpoint is: by stream, decode, export (the penalty becomes part of the exported joiner)
+    and from Python; not by training. Done before with the same checkpoint and parts, it is left as it is.
     """
     import torch
 
@@ -86,11 +86,12 @@ def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any],
 
     from kdasr.data.fingerprint import audio_fingerprint
     from kdasr.data.folder import load_cuts
+    from kdasr.streaming.joining import in_order
 
     cuts = list(islice(load_cuts(data, part), max_utterances))
     if not cuts:
         raise UserError(f"{data}: part '{part}' holds no utterances")
-    return cuts, audio_fingerprint(cuts)
+    return in_order(cuts), audio_fingerprint(cuts)
 
 
 def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ _MIN_WIDTH = 100
 )
 @click.option(
     "--context",
-    help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (frames of 40 ms).",
+    help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (encoder frames).",
 )
 @int8_option
 @search_options

@@ -80,6 +80,7 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
         "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
+        "frame_seconds": run.recognizer.geometry.frame_seconds,
         "checkpoint": str(run.bundle.path),
         **settings,
     }
@@ -100,7 +101,8 @@ def _decode_gains(
     for gain in file.missing(run.gains):
         recordings = sound_recordings(cuts, _loader(run), bad=[])
         entry = decode_at_gain(run.recognizer, recordings, gain, offline=run.mode == "offline")
-        log.info("%s at %+g dB: WER %s", folder, gain, "-" if entry["wer"] is None else f"{entry['wer']:.2%}")
+        rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
+        log.info("%s at %+g dB: WER %s", folder, gain, rate)
         file.add(entry)
 
 
@@ -234,9 +236,9 @@ def _records(
 
     if run.force:
         forget(folder)
-    context = run.recognizer.context if run.mode == "streaming" else None
+    windows = run.recognizer.windows if run.mode == "streaming" else None
     journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, _loader(run), decode, context, journal, run.max_bad.at_once)
+    records, bad = decode_cuts(cuts, _loader(run), decode, windows, journal, run.max_bad.at_once)
     return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 

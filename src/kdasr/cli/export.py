@@ -177,6 +177,8 @@ def _read_cuts(path: Path) -> list["Cut"]:
     from lhotse import CutSet
     from lhotse.cut import Cut
 
+    from kdasr.data.cut_check import check_cuts
+
     try:
         found = CutSet.from_file(path)  # None of an empty file; else it is read only as it is used
         cuts = [] if found is None else list(found)
@@ -187,4 +189,5 @@ def _read_cuts(path: Path) -> list["Cut"]:
         raise UserError(f"{path}: no utterances in it")
     if not all(isinstance(cut, Cut) for cut in cuts):
         raise UserError(f"{path}: not a manifest of cuts, but of other things ({type(cuts[0]).__name__})")
+    check_cuts(cuts, path)
     return cuts

@@ -1,6 +1,7 @@
 """Typed configuration from YAML: defaults in dataclasses, differences in files, typos refused."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -8,9 +9,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdasr.common.choices import Choice
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
-from kdasr.common.ranges import ANYTHING, Declared, check_ranges, declared_at
+from kdasr.common.ranges import ANYTHING, Declared, check_ranges, declared_at, declared_fields
 
 ConfigT = TypeVar("ConfigT")
 Override = str | tuple[str, Any]
@@ -28,7 +30,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such configuration file")
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        # The loader passes on what it meets in a value: a date that no calendar has, a list as a key, ...
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(value).__name__}")
@@ -41,9 +44,13 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "expected the name of an option", key.start_mark
+                )
             if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if key.tag != "tag:yaml.org,2002:merge":
                 names.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -57,7 +64,8 @@ def build_config(
     """Merge `layers` (later ones win) and `overrides` (`a.b=c`, `list.0.d=e`) over the defaults of `schema`.
 
     The value of a text is taken as it stands, to its end, unless it is quoted; any other value is YAML. Lists
-    are replaced as a whole. Returns an instance of the dataclass `schema`, nested dataclasses included.
+    are replaced as a whole, and so is a section whose `type` is another one than before (see
+    `kdasr.common.choices`). Returns an instance of the dataclass `schema`, nested dataclasses included.
 
     Raises:
         UserError: an unknown key, a value of the wrong type, or one out of the range that is declared
@@ -66,7 +74,7 @@ def build_config(
     try:
         merged = OmegaConf.structured(schema)
         for layer in layers:
-            merged = OmegaConf.merge(merged, OmegaConf.create(dict(layer)))
+            merged = _merge(merged, schema, layer, source)
         for override in overrides:
             merged = _override(merged, schema, override, source)
         check_ranges(
@@ -101,7 +109,28 @@ def _override(config: Any, schema: type, override: Override, source: str) -> Any
         return config
     for name in reversed(names):
         value = {name: value}
-    return OmegaConf.merge(config, OmegaConf.create(value))
+    return _merge(config, schema, value, source)
+
+
+def _merge(config: Any, schema: type, layer: Mapping[str, Any], source: str) -> Any:
+    """`config` with the options of a layer."""
+    try:
+        _choose_kinds(config, schema, layer)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return OmegaConf.merge(config, OmegaConf.create(dict(layer)))
+
+
+def _choose_kinds(config: Any, schema: type, layer: Mapping[str, Any], key: str = "") -> None:
+    """Replace each section of which the layer names another kind by that kind with its defaults."""
+    for name, declared in declared_fields(schema).items():
+        section, path = layer.get(name), f"{key}.{name}" if key else name
+        if not is_dataclass(declared.type) or not isinstance(section, Mapping):
+            continue
+        if not issubclass(declared.type, Choice):  # type: ignore[arg-type]
+            _choose_kinds(config[name], declared.type, section, path)  # type: ignore[arg-type]
+        elif section.get("type", config[name].type) != config[name].type:
+            config[name] = OmegaConf.structured(declared.type.kind_of(section, path))  # type: ignore[union-attr]
 
 
 def read_value(text: str, declared: Declared = ANYTHING) -> Any:
@@ -131,11 +160,13 @@ def read_value(text: str, declared: Declared = ANYTHING) -> Any:
 def _first_refused(schema: type, layers: Sequence[Mapping[str, Any]]) -> str | None:
     """The dotted name of the first option that does not fit; some of OmegaConf's errors do not say."""
 
+    start = OmegaConf.structured(schema)
+
     def fits(path: list[str], value: Any) -> bool:
         for name in reversed(path):
             value = {name: value}
         try:
-            OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(value))
+            OmegaConf.merge(start, OmegaConf.create(value))
         except OmegaConfBaseException:
             return False
         return True
@@ -147,8 +178,14 @@ def _first_refused(schema: type, layers: Sequence[Mapping[str, Any]]) -> str | N
                     return search([*path, name], inner)
         return path
 
-    found = (search([], layer) for layer in layers)
-    return next((".".join(path) for path in found if path), None)
+    for layer in layers:
+        try:
+            _choose_kinds(start, schema, layer)
+        except UserError:
+            continue  # refused elsewhere, with a better message
+        if path := search([], layer):
+            return ".".join(path)
+    return None
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

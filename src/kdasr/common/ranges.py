@@ -18,6 +18,7 @@ from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from kdasr.common.choices import Choice, schema_for
 from kdasr.common.errors import UserError
 
 
@@ -156,7 +157,7 @@ def declared_at(schema: type, key: str) -> Declared:
     declared = Declared(schema, False, ())
     for name in key.split("."):
         if is_dataclass(declared.type):
-            declared = declared_fields(declared.type).get(name, ANYTHING)  # type: ignore[arg-type]
+            declared = _options_of_all_kinds(declared.type).get(name, ANYTHING)  # type: ignore[arg-type]
         elif declared.inner is None:
             declared = ANYTHING
         else:
@@ -164,6 +165,17 @@ def declared_at(schema: type, key: str) -> Declared:
             inner = Declared.of(declared.inner)
             declared = inner._replace(constraints=inner.constraints + kept)
     return declared
+
+
+def _options_of_all_kinds(schema: type) -> dict[str, Declared]:
+    """`declared_fields`; of a section that comes in kinds, those of all kinds together."""
+    if not issubclass(schema, Choice):
+        return declared_fields(schema)
+    return {
+        name: declared
+        for kind in reversed(schema.kinds().values())
+        for name, declared in declared_fields(kind).items()
+    }
 
 
 def check_options(config: Any, key: str) -> None:
@@ -196,7 +208,7 @@ def check_ranges(schema: type, values: Mapping[str, Any], source: str = "", key:
             if is_dataclass(declared.inner) and isinstance(item, Mapping):
                 check_ranges(declared.inner, item, source, f"{path}.{step}")  # type: ignore[arg-type]
         if is_dataclass(declared.type):
-            check_ranges(declared.type, values[name], source, path)  # type: ignore[arg-type]
+            check_ranges(schema_for(declared.type, values[name], path), values[name], source, path)
 
 
 def _check_value(declared: Declared, value: Any, source: str, path: str) -> None:
@@ -224,13 +236,14 @@ def _entries(value: Any) -> list[tuple[str, Any]]:
 def options_of(schema: type, key: str = "") -> Iterator[tuple[str, Declared]]:
     """All options of a configuration class and of the classes within it, by dotted names.
 
-    An item of a list is named `0`, a value of a mapping `*`.
+    An item of a list is named `0`, a value of a mapping `*`. Of a section that comes in kinds, those of the
+    default kind.
     """
     for name, declared in declared_fields(schema).items():
         path = f"{key}.{name}" if key else name
         yield path, declared
         if is_dataclass(declared.type):
-            yield from options_of(declared.type, path)  # type: ignore[arg-type]
+            yield from options_of(schema_for(declared.type, {}), path)
         elif is_dataclass(declared.inner):
             step = "0" if get_origin(declared.type) is list else "*"
             yield from options_of(declared.inner, f"{path}.{step}")  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def read_alignments(file: Path) -> dict[str, list[AlignmentItem]]:
     Raises:
         UserError: a line in another form.
     """
-    alignments = {}
+    alignments: dict[str, list[AlignmentItem]] = {}
     for number, line in enumerate(text_lines(file), start=1):
         if not line.strip():
             continue
@@ -75,9 +75,9 @@ def read_alignments(file: Path) -> dict[str, list[AlignmentItem]]:
             words = quoted_words.replace('"', "").split(",")
             ends = [float(end) for end in quoted_ends.replace('"', "").split(",")]
             places = zip(words, [0.0, *ends[:-1]], ends, strict=True) if len(words) == len(ends) else ()
-            alignments[name] = [
-                AlignmentItem(word, start, round(end - start, 8)) for word, start, end in places
-            ]
+            items = [AlignmentItem(word, start, round(end - start, 8)) for word, start, end in places]
+            if alignments.setdefault(name, items) != items:
+                raise ValueError(f"utterance '{name}' is there twice, with other words or times")
         except ValueError as error:
             raise UserError(
                 f"{file}, line {number}: not in the LibriSpeech-Alignments text form: {error}"

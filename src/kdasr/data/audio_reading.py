@@ -3,6 +3,7 @@
 # Shapes: N samples, C channels.
 
 import errno
+import hashlib
 import io
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.data.ogg import fault_in_ogg
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
@@ -23,8 +25,6 @@ FORMATS = "flac, wav, ogg, opus, mp3, aiff, au, caf, w64 and sph"
 _AT_THE_END = 39
 """libsndfile's code where a flac without a length ends as it should; within a frame it has another one."""
 _BLOCK = 1 << 16
-_LARGEST_PAGE = 65307
-"""Bytes of an ogg page."""
 _NO_LENGTH = 1 << 60
 
 
@@ -101,6 +101,9 @@ def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
         samples_NC = np.concatenate(blocks)
         if len(samples_NC) < file.frames < _NO_LENGTH:
             raise AudioError(path, "ends early")
+        fault = fault_in_digest(path, samples_NC)
+        if fault is not None:
+            raise AudioError(path, fault)
         return samples_NC, file.samplerate
 
 
@@ -111,6 +114,9 @@ def read_header(path: Path) -> AudioHeader:
         AudioError: as `read_audio`, or no samples.
     """
     try:
+        fault = _fault_in_ogg_file(path) if path.is_file() else None
+        if fault is not None:
+            raise AudioError(path, fault)
         with open_audio(path) as file:
             rate, channels, frames = file.samplerate, file.channels, file.frames
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
@@ -125,7 +131,7 @@ def read_header(path: Path) -> AudioHeader:
             if known:
                 try:
                     file.seek(frames - 1)
-                    complete = len(file.read(1)) == 1 and not (riff_is_cut(path) or _ogg_is_cut(path))
+                    complete = len(file.read(1)) == 1 and not riff_is_cut(path)
                 except soundfile.SoundFileError:
                     complete = False
                 if not complete:
@@ -163,6 +169,25 @@ def fault_in_samples(samples: NDArray[np.floating]) -> str | None:
     return None
 
 
+def fault_in_digest(path: Path, samples_NC: NDArray[np.floating]) -> str | None:
+    """Why samples (N, C) are not those whose MD5 digest a 16-bit flac begins with; None if they are.
+
+    libsndfile does not look at it. A damaged header may say that there are fewer samples, or others. Nothing
+    is said of other formats, of other widths, and of a flac without a digest (zeros, from a stream).
+    """
+    with path.open("rb") as file:
+        head = file.read(42)
+    if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F != 0:
+        return None
+    digest, bits = head[26:42], ((head[20] & 1) << 4 | head[21] >> 4) + 1
+    if bits != 16 or not any(digest):
+        return None
+    integers = np.rint(samples_NC * np.float32(32768)).astype("<i2")
+    if hashlib.md5(integers.tobytes(), usedforsecurity=False).digest() == digest:
+        return None
+    return "its samples are not those that its MD5 digest is of: damaged"
+
+
 def riff_is_cut(path: Path) -> bool:
     """Whether a wav is shorter than its header says; libsndfile takes what is there without a word.
 
@@ -174,18 +199,10 @@ def riff_is_cut(path: Path) -> bool:
     return head[:4] == b"RIFF" and 0 < size < 0x7FFFF000 and path.stat().st_size < size + 8
 
 
-def _ogg_is_cut(path: Path) -> bool:
-    """Whether an ogg file ends within a page, or with one that is not marked as the last one."""
+def _fault_in_ogg_file(path: Path) -> str | None:
     with path.open("rb") as file:
-        if file.read(4) != b"OggS":
-            return False
-        file.seek(max(0, path.stat().st_size - _LARGEST_PAGE))
-        tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or not page[5] & 4:
-        return True
-    lengths = page[27 : 27 + page[26]]  # of the pieces in the page
-    return len(page) < 27 + page[26] + sum(lengths)
+        head = file.read(4)
+        return fault_in_ogg(head + file.read()) if head == b"OggS" else None
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.batch import Batch
 from kdasr.data.channel_augment import AudioTransform
@@ -30,7 +31,6 @@ from kdasr.data.word_times import aligned_words, times_of_pieces
 
 HISTORY = 8
 """Pieces before an utterance that a batch holds; a predictor uses as many of them as its context has."""
-_NOTHING, _BLANK = -1, 0
 
 
 class Plan(NamedTuple):
@@ -178,7 +178,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         config = self._config.join if self._config is not None else None
         if config is None or not config.enabled or config.history == 0.0:
             return None
-        start = [_NOTHING] * (HISTORY - 1) + [_BLANK]
+        start = [NO_PIECE] * (HISTORY - 1) + [BLANK_ID]
         chance_B = torch.rand(len(joined), generator=generator)
         others_B = torch.randint(len(joined), (len(joined),), generator=generator)
         rows = []

@@ -14,6 +14,7 @@ from lhotse.cut import MonoCut
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_samples
 from kdasr.data.bad import BadUtterance
@@ -25,7 +26,6 @@ log = get_logger(__name__)
 
 SAMPLE_RATE = 16000
 NUM_MEL_BINS = 80
-FRAME_SHIFT_SECONDS = 0.01
 FRAME_SHIFT_SAMPLES = 160
 FRAME_LENGTH_SAMPLES = 400
 LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
@@ -43,7 +43,7 @@ def feature_extractor() -> Fbank:
         FbankConfig(
             sampling_rate=SAMPLE_RATE,
             num_mel_bins=NUM_MEL_BINS,
-            frame_length=FRAME_LENGTH_SAMPLES / SAMPLE_RATE,
+            frame_length=FRAME_LENGTH_SECONDS,
             frame_shift=FRAME_SHIFT_SECONDS,
             high_freq=-400.0,
             dither=0.0,

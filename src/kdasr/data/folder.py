@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet
+from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.common.logging import get_logger
+from kdasr.data.cut_check import check_cuts
 
 log = get_logger(__name__)
 
@@ -18,12 +20,19 @@ VERSION = 1
 
 
 def load_record(data_dir: Path) -> dict[str, Any] | None:
-    """The content of `prepare.json`, or None when there is none of this version."""
+    """The content of `prepare.json`, or None when there is none of this version.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = Path(data_dir) / RECORD
     if not path.is_file():
         return None
-    record = read_json(path)
-    return record if record.get("version") == VERSION else None
+    try:
+        record = read_json(path)
+    except ValueError:
+        raise UserError(f"{path}: damaged: remove it and run `kdasr prepare`") from None
+    return record if isinstance(record, dict) and record.get("version") == VERSION else None
 
 
 def cuts_path(data_dir: Path, part: str) -> Path:
@@ -51,7 +60,7 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         raise UserError(
             f"{data_dir}: part '{part}' is not prepared; there are: {', '.join(record['parts']) or 'none'}"
         )
-    cuts = CutSet.from_jsonl(cuts_path(data_dir, part)).to_eager()
+    cuts = _read(cuts_path(data_dir, part))
     for cut in cuts:
         for source in cut.recording.sources:
             source.source = str(data_dir / source.source)
@@ -66,6 +75,23 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         )
     if not Path(first.recording.sources[0].source).is_file():
         log.warning("%s: the audio of '%s' is gone", first.recording.sources[0].source, part)
+    return cuts
+
+
+def _read(path: Path) -> CutSet:
+    """
+    Raises:
+        UserError: the file is damaged, in whatever way.
+    """
+    try:
+        cuts = CutSet.from_jsonl(path).to_eager()
+        other = next((type(cut).__name__ for cut in cuts if not isinstance(cut, MonoCut)), None)
+    except Exception as error:  # gzip, JSON and Lhotse each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged ({reason}): remove it and run `kdasr prepare`") from None
+    if other is not None:
+        raise UserError(f"{path}: holds a {other}, not utterances: remove it and run `kdasr prepare`")
+    check_cuts(cuts, path)
     return cuts
 
 

@@ -23,7 +23,7 @@ from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
 from kdasr.data.reported import Reported, raising
 from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.usable import Unusable, report_unusable
+from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
 from kdasr.data.word_times import aligned_words
 
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
@@ -48,10 +48,12 @@ class TrainLoader(BatchStream[Batch]):
         rank: int = 0,
         world_size: int = 1,
         word_times: bool = False,
+        num_frames: NumFrames = every_frame,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
-        `word_times`: batches say when the words of their pieces are spoken.
+        `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
+        trains; an utterance with fewer frames than pieces is unusable.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -59,7 +61,8 @@ class TrainLoader(BatchStream[Batch]):
         """
         super().__init__()
         check_join_config(config.join)
-        cuts, _ = report_unusable(select_speeds(cuts, config.speed_perturbation), tokenizer, config)
+        cuts = select_speeds(cuts, config.speed_perturbation)
+        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames)
         if len(cuts) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
         if not word_times:
@@ -136,8 +139,10 @@ class _Plans:
 class ValidBatches:
     """Batches in a fixed order without augmentation; can be iterated again and again."""
 
-    def __init__(self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> None:
-        cuts, _ = report_unusable(cuts, tokenizer, config)
+    def __init__(
+        self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+    ) -> None:
+        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames)
         stored = all(cut.has_features for cut in cuts)
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
@@ -152,13 +157,15 @@ class ValidBatches:
             yield batch
 
 
-def valid_batches(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> ValidBatches:
+def valid_batches(
+    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+) -> ValidBatches:
     """The usable cuts in batches of at most `config.max_duration` seconds, padding included.
 
     Utterances of similar length share a batch; the batches come in a fixed shuffled order, so that the
     first few of them are a fair sample.
     """
-    return ValidBatches(cuts, tokenizer, config)
+    return ValidBatches(cuts, tokenizer, config, num_frames)
 
 
 def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:

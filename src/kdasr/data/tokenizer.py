@@ -10,6 +10,7 @@ import sentencepiece
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path, write_text
+from kdasr.common.special_pieces import BLANK_ID, SOS_EOS_ID, UNK_ID
 from kdasr.data.text_normalization import WORD_START, TextNormalizer, one_space
 
 __all__ = ["WORD_START", "Tokenizer", "train_tokenizer"]
@@ -22,9 +23,9 @@ TABLE_NAME = "tokens.txt"
 class Tokenizer:
     """A trained SentencePiece unigram model (Kudo 2018). Picklable, so that loader workers can hold it."""
 
-    blank_id = 0
-    sos_eos_id = 1
-    unk_id = 2
+    blank_id = BLANK_ID
+    sos_eos_id = SOS_EOS_ID
+    unk_id = UNK_ID
 
     def __init__(self, model: bytes, model_path: Path) -> None:
         """`model` is the serialised model, `model_path` where it came from.

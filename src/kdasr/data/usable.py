@@ -1,6 +1,7 @@
 """Which utterances a transducer can be trained on; the others are reported, never dropped in silence."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lhotse import CutSet
@@ -15,6 +16,15 @@ from kdasr.data.tokenizer import Tokenizer
 log = get_logger(__name__)
 
 
+NumFrames = Callable[[int], int]
+"""How many frames a model's encoder makes of so many feature frames (10 ms)."""
+
+
+def every_frame(num_features: int) -> int:
+    """Of a model that is not known: it has no more frames than there are feature frames."""
+    return num_features
+
+
 class Unusable(NamedTuple):
     """A cut that is left out, and why."""
 
@@ -22,17 +32,14 @@ class Unusable(NamedTuple):
     reason: str
 
 
-def num_encoder_frames(num_frames: int) -> int:
-    """Encoder frames after the front end's two unpadded 3x3 convolutions of stride 2."""
-    return max(0, ((num_frames - 1) // 2 - 1) // 2)
-
-
 def cut_text(cut: MonoCut) -> str:
     """The transcript of a cut; empty when it has none."""
     return (cut.supervisions[0].text or "") if cut.supervisions else ""
 
 
-def report_unusable(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> tuple[CutSet, list[Unusable]]:
+def report_unusable(
+    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+) -> tuple[CutSet, list[Unusable]]:
     """Split off the utterances that are too short, too long, or have fewer encoder frames than pieces, and
     those with a piece in their transcript that is no text, such as `<blk>`.
 
@@ -46,7 +53,7 @@ def report_unusable(cuts: CutSet, tokenizer: Tokenizer, config: DataConfig) -> t
     special = {tokenizer.blank_id, tokenizer.sos_eos_id}
     for cut in cuts:
         pieces = tokenizer.encode(cut_text(cut))
-        frames = num_encoder_frames(num_feature_frames(round(cut.duration * SAMPLE_RATE)))
+        frames = num_frames(num_feature_frames(round(cut.duration * SAMPLE_RATE)))
         if cut.duration < config.min_seconds:
             kind, value = f"shorter than {config.min_seconds:g} s", f"{cut.duration:.2f} s"
         elif cut.duration > config.max_seconds:

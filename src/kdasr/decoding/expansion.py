@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.special_pieces import BLANK_ID, UNK_ID
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.contexts import Context, PredictorCache
 from kdasr.decoding.fusion import Fused, LanguageModel, advance_fusion
-from kdasr.decoding.hypothesis import BLANK_ID, UNK_ID, Emission
+from kdasr.decoding.hypothesis import Emission
 
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from kdasr.decoding.hypothesis import SOS_EOS_ID
+from kdasr.common.special_pieces import SOS_EOS_ID
 from kdasr.nn.streaming import select_states, stack_states
 
 

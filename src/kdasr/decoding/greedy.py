@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from kdasr.decoding.hypothesis import BLANK_ID, UNK_ID, Hypothesis
+from kdasr.common.special_pieces import BLANK_ID, UNK_ID
+from kdasr.decoding.hypothesis import Hypothesis
 
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer

@@ -4,11 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-BLANK_ID = 0
-SOS_EOS_ID = 1
-UNK_ID = 2
-"""`<unk>` in every tokenizer of this toolkit. Like sherpa's decoders, the searches treat it as blank."""
-
 
 @dataclass
 class Hypothesis:
@@ -17,7 +12,7 @@ class Hypothesis:
     tokens: list[int] = field(default_factory=list)
     """Piece ids, blanks left out."""
     frames: list[int] = field(default_factory=list)
-    """Encoder frame (40 ms each) of each piece, counted from the first frame that was searched."""
+    """Encoder frame of each piece, counted from the first frame that was searched."""
     log_probs: list[float] = field(default_factory=list, compare=False)
     """Natural logarithm of what the model gave each piece at its frame, after penalty and temperature."""
     log_confidences: list[float] = field(default_factory=list, compare=False)

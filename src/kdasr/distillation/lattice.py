@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
+from kdasr.common.special_pieces import BLANK_ID
 from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
 from kdasr.losses.joiner import Joint
@@ -24,9 +25,9 @@ from kdasr.losses.path_kl import PathTerm
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput
-from kdasr.nn.context import FRAME_SECONDS, MOST_FRAMES
+from kdasr.nn.context import MOST_FRAMES
 
-BLANK = 0
+BLANK = BLANK_ID
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class LatticeBuilder:
         """
         functions = self._functions(batch.tokens_BS, output.encoded_BTD.shape[1])
         boundary_B4 = _boundary(batch.token_lens_B, output.lens_B)
-        windows_BS2 = _windows(self.config, batch, output.encoded_BTD.device)
+        windows_BS2 = _windows(self.config, batch, model.geometry.frame_seconds, output.encoded_BTD.device)
         restricted = {} if windows_BS2 is None else {"windows": windows_BS2}
         with torch.set_grad_enabled(train_simple and torch.is_grad_enabled()):
             simple_B, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
@@ -172,14 +173,14 @@ class LatticeBuilder:
         return self.config.delay_penalty if warm else 0.0
 
 
-def _windows(config: RnntConfig, batch: Batch, device: torch.device) -> Tensor | None:
+def _windows(config: RnntConfig, batch: Batch, frame_seconds: float, device: torch.device) -> Tensor | None:
     """First and one past the last frame of each piece; None where nothing is restricted."""
     if not config.is_restricted or batch.word_times_BS2 is None:
         return None
     begin_BS, end_BS = batch.word_times_BS2.to(device).unbind(-1)
     left = torch.inf if config.left_buffer is None else config.left_buffer
     right = torch.inf if config.right_buffer is None else config.right_buffer
-    frames_BS2 = torch.stack((begin_BS - left, end_BS + right), dim=-1) / FRAME_SECONDS
+    frames_BS2 = torch.stack((begin_BS - left, end_BS + right), dim=-1) / frame_seconds
     return (frames_BS2.clamp(0, MOST_FRAMES).floor() + torch.tensor([0, 1], device=device)).long()
 
 

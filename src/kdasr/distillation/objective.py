@@ -31,8 +31,7 @@ from kdasr.distillation.terms.base import (
 from kdasr.distillation.terms.rnnt import is_warm
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
-from kdasr.nn.context import FRAME_SECONDS, Context
-from kdasr.nn.subsampling import subsampled_length
+from kdasr.nn.context import Context
 
 
 class Objective(StepObjective):
@@ -63,6 +62,7 @@ class Objective(StepObjective):
         super().__init__()
         check_options(config, "objective")
         self.config = config
+        self.geometry = student.geometry
         self.teacher = teacher
         self.teachers = [one for one in (teacher, *more_teachers) if one is not None]
         for one in self.teachers:
@@ -78,7 +78,7 @@ class Objective(StepObjective):
 
     def count(self, batch: Batch) -> Denominators:
         """Encoder frames and utterances."""
-        return Denominators(float(subsampled_length(batch.feature_lens_B).sum()), float(len(batch)))
+        return Denominators(float(self.geometry.num_frames(batch.feature_lens_B).sum()), float(len(batch)))
 
     def forward(self, model: Transducer, inputs: StepInput) -> Losses:
         """Compute the terms that have a weight.
@@ -115,7 +115,8 @@ class Objective(StepObjective):
         output, teacher = student(inputs.context), None
         if needing(Need.TEACHER, inputs.loss_weights):
             answers = [one.encode(batch) for one in self.teachers]
-            teacher = AlignedTeacher(answers, output.encoded_BTD.shape[1], output.lens_B, FRAME_SECONDS)
+            num_frames, frame_seconds = output.encoded_BTD.shape[1], model.geometry.frame_seconds
+            teacher = AlignedTeacher(answers, num_frames, output.lens_B, frame_seconds)
         second = student(Context.full()) if needing(Need.SECOND_CONTEXT, inputs.loss_weights) else None
         return Given(model, batch, output, inputs.step, inputs.loss_weights, teacher, second)
 

@@ -14,7 +14,7 @@ from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.labels import Labels
 from kdasr.distillation.lattice import LatticeBuilder
 from kdasr.distillation.terms.rnnt import is_warm, rnnt_term
-from kdasr.models.encoders.conformer import EncoderOutput
+from kdasr.models.encoders.base import EncoderOutput
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 
 

@@ -27,7 +27,6 @@ from kdasr.distillation.proposals import ProposalModel
 from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.subsampling import subsampled_length
 
 
 class Decoder(Protocol):
@@ -81,7 +80,7 @@ class SemiSupervisedObjective(StepObjective):
         if batch.paired:
             return self.paired(model, inputs)
         frames, utterances = inputs.denominators or (
-            max(float(subsampled_length(batch.feature_lens_B).sum()), 1.0),
+            max(float(model.geometry.num_frames(batch.feature_lens_B).sum()), 1.0),
             float(len(batch)),
         )
         labels = self._label(batch)

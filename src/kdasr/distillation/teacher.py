@@ -12,9 +12,10 @@ from torch import Tensor
 from kdasr.data.batch import Batch
 from kdasr.distillation.lattice import joint_of
 from kdasr.losses.joiner import NodeLogits
+from kdasr.models.encoders.base import Geometry
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
-from kdasr.nn.context import FRAME_SECONDS, Context
+from kdasr.nn.context import Context
 
 
 class TeacherFrames(NamedTuple):
@@ -59,8 +60,8 @@ class Teacher(Protocol):
         ...
 
     @property
-    def hidden_dims(self) -> Sequence[int]:
-        """Width of each hidden layer that it shows; empty: none."""
+    def geometry(self) -> Geometry:
+        """Its frame rate, and width and rate of each hidden layer that it shows."""
         ...
 
     def encode(self, batch: Batch) -> TeacherOutput:
@@ -95,9 +96,9 @@ class TransducerTeacher:
         return self.config.num_features
 
     @property
-    def hidden_dims(self) -> Sequence[int]:
+    def geometry(self) -> Geometry:
         """See `Teacher`."""
-        return [self.config.encoder.dim] * self.config.encoder.num_layers
+        return self.model.geometry
 
     def to(self, device: torch.device | str) -> "TransducerTeacher":
         """Move the model."""
@@ -111,10 +112,13 @@ class TransducerTeacher:
         if next(self.model.parameters()).device != device:
             self.to(device)
         encoded = self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
-        hidden = [TeacherFrames(layer_BTD, encoded.lens_B, FRAME_SECONDS) for layer_BTD in encoded.hidden]
-        encoded_BTD, lens_B = encoded.encoded_BTD, encoded.lens_B
+        encoded_BTD, lens_B, hidden = encoded.encoded_BTD, encoded.lens_B, []
+        for layer, layer_BTD in zip(self.geometry.hidden, encoded.hidden, strict=True):
+            # As much audio as the encoded frames cover.
+            layer_lens_B = (lens_B * self.geometry.stride // layer.stride).clamp(max=layer_BTD.shape[1])
+            hidden.append(TeacherFrames(layer_BTD, layer_lens_B, layer.frame_seconds))
         nodes = partial(self._nodes, encoded_BTD, batch)
-        return TeacherOutput(hidden, lens_B, encoded_BTD.shape[1], FRAME_SECONDS, nodes)
+        return TeacherOutput(hidden, lens_B, encoded_BTD.shape[1], self.geometry.frame_seconds, nodes)
 
     @torch.no_grad()
     def _nodes(self, encoded_BTD: Tensor, batch: Batch) -> NodeLogits:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from kdasr.common.errors import UserError
 from kdasr.export.bundle import MANIFEST, BundleFolder
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 
 
 class GraphShapes(NamedTuple):
@@ -40,7 +39,7 @@ def check_agreement(bundle: BundleFolder, encoder: GraphShapes, joiner: GraphSha
     chunk = encoder.outputs[0][1]
     # A cache cannot be empty: without a left context it has one frame, which nobody sees.
     for what, found, expected in (
-        ("feature frames per window", window, FACTOR * context.window_frames + EXTRA_FRAMES),
+        ("feature frames per window", window, bundle.geometry.window_features(context.window_frames)),
         ("encoder frames per chunk", chunk, context.chunk),
         ("rows of the attention cache", attention[1], 2 * max(1, context.left)),
     ):

@@ -27,6 +27,7 @@ from kdasr.export.card import collect_facts, write_card
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
 from kdasr.export.parity import Parity, measure_parity
 from kdasr.export.runtime import OnnxTransducer
+from kdasr.models.encoders.conformer import ConformerEncoder
 
 log = get_logger(__name__)
 
@@ -44,9 +45,9 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         int8: also quantise.
 
     Raises:
-        UserError: a system with full context; a package of the `export` extra is missing; `out` holds other
-            things or cannot be written; the graphs differ from the model; or the disk is full. `out` is as it
-            was.
+        UserError: a system with full context, or with an encoder that has no export; a package of the
+            `export` extra is missing; `out` holds other things or cannot be written; the graphs differ from
+            the model; or the disk is full. `out` is as it was.
     """
     out = Path(out).resolve()
     _require_packages()
@@ -54,6 +55,11 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         raise UserError(
             f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
             "export a student with a chunked context"
+        )
+    if not isinstance(system.model.encoder, ConformerEncoder):
+        raise UserError(
+            f"{system.path}: '{system.name}' has an encoder of type '{system.model.encoder.config.type}'; "
+            "only those of type 'conformer' can be exported"
         )
     with _writing_to(out):
         _check_target(out)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.lines import text_lines
+from kdasr.models.encoders.base import Geometry
+from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.nn.context import Context
 
 FORMAT = "kdasr-bundle"
@@ -20,6 +23,8 @@ CARD = "README.md"
 TOKENS = "tokens.txt"
 GRAPHS = ("encoder", "decoder", "joiner")
 _REQUIRED = {"context": dict, "system": str, "params": int, "train_steps": int, "files": dict}
+_OPTIONAL = {"blank_penalty": 0.0, "normalization": ""}
+"""What may be missing, as in bundles of earlier versions, and a value of its type."""
 _KIND = {dict: "an object", str: "a text", int: "a whole number"}
 
 
@@ -39,6 +44,11 @@ class BundleFolder:
     def context(self) -> Context:
         """The context that the graphs were exported under."""
         return Context(**self.manifest["context"])
+
+    @property
+    def geometry(self) -> Geometry:
+        """Rates of the exported encoder, which is a conformer; its widths are not in the manifest."""
+        return ConformerConfig().geometry
 
     @property
     def calibration(self) -> Calibration | None:
@@ -131,9 +141,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, of whatever version; None when there is none."""
     try:
         manifest = read_json(folder / MANIFEST)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
@@ -147,6 +161,17 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         if not isinstance(value, expected) or isinstance(value, bool):
             fault = f"has no '{name}'" if name not in manifest else f"'{name}' is {value!r:.40}"
             raise UserError(f"{path}: {fault}; expected {_KIND[expected]}: export again")
+    for name, example in _OPTIONAL.items():
+        value = manifest.get(name, example)
+        is_right = (
+            isfinite(value) if _is_number(value) and _is_number(example) else type(value) is type(example)
+        )
+        if not is_right:
+            kind = "a finite number" if _is_number(example) else "a text"
+            raise UserError(f"{path}: '{name}' is {value!r:.40}; expected {kind}: export again")
+    for name in ("params", "train_steps"):
+        if manifest[name] < 0:
+            raise UserError(f"{path}: '{name}' is {manifest[name]}; expected 0 or more: export again")
     context = manifest["context"]
     try:
         if set(context) != {"left", "chunk", "right"} or {type(value) for value in context.values()} != {int}:

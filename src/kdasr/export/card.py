@@ -13,8 +13,6 @@ from kdasr.common.files import read_json, sha256
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.parity import TOLERANCE, Parity
-from kdasr.nn.context import FRAME_SECONDS
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 from kdasr.streaming.features import samples_for_frame
 from kdasr.streaming.flush import flush_seconds
 
@@ -28,7 +26,8 @@ def collect_facts(system: Bundle) -> Facts:
     """
     folder = system.path.parent.parent
     config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
-    window = FACTOR * system.context.window_frames + EXTRA_FRAMES
+    geometry = system.model.geometry
+    window, frame_ms = geometry.window_features(system.context.window_frames), 1000 * geometry.frame_seconds
     return {
         "system": system.name,
         "params": system.model.num_inference_params,
@@ -40,8 +39,8 @@ def collect_facts(system: Bundle) -> Facts:
         "normalization": system.tokenizer.normalization,
         "training_data": _training_data(config.get("data", {})),
         "latency_ms": {
-            "chunk": round(1000 * FRAME_SECONDS * system.context.chunk),
-            "lookahead": round(1000 * FRAME_SECONDS * system.context.right),
+            "chunk": round(frame_ms * system.context.chunk),
+            "lookahead": round(frame_ms * system.context.right),
             "first_output": 1000 * samples_for_frame(window - 1) / SAMPLE_RATE,
             "first_output_sherpa_onnx": 1000 * samples_for_frame(window) / SAMPLE_RATE,
         },
@@ -60,7 +59,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         "",
         "| | |",
         "|---|---|",
-        f"| context | {system.context} (frames of 40 ms) |",
+        f"| context | {system.context} (frames of {1000 * system.model.geometry.frame_seconds:g} ms) |",
         f"| latency | chunks of {latency['chunk']} ms, look-ahead {latency['lookahead']} ms; pieces of the "
         f"first chunk need {latency['first_output']:.1f} ms of audio, in sherpa-onnx "
         f"{latency['first_output_sherpa_onnx']:.1f} ms |",
@@ -110,7 +109,7 @@ def _training_data(data: Mapping[str, Any]) -> str:
 def _results(folder: Path, system: Bundle) -> list[Facts]:
     """Whole parts decoded with this checkpoint alone: no phrases to favour, no language model."""
     found = []
-    digest, tail = sha256(system.path), flush_seconds(system.context)
+    digest, tail = sha256(system.path), flush_seconds(system.context, system.model.geometry)
     for path in sorted(folder.glob("decode/*/*/summary.json")):
         summary = _read(path)
         if summary.get("checkpoint_sha256") != digest or summary.get("context") != str(system.context):

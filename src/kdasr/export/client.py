@@ -24,14 +24,14 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import FRAME_SHIFT_SAMPLES, SAMPLE_RATE
 from kdasr.data.tokenizer import WORD_START
 from kdasr.export.bundle import GRAPHS, BundleFolder
-from kdasr.nn.context import FRAME_SECONDS, Context
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
+from kdasr.models.encoders.base import Geometry
+from kdasr.nn.context import Context
 
 Samples = NDArray[np.float32]
 
 
 class Emission(NamedTuple):
-    """A piece and the encoder frame (40 ms) at which it was emitted."""
+    """A piece and the encoder frame at which it was emitted."""
 
     piece: str
     frame: int
@@ -46,13 +46,13 @@ class Segment:
     num_windows: int
 
 
-def with_tail(samples_N: Samples, context: Context, extra_frames: int = 0) -> Samples:
+def with_tail(samples_N: Samples, context: Context, geometry: Geometry, extra_frames: int = 0) -> Samples:
     """Append the zero samples that let every frame of `samples_N` be decoded: as many frames as a window has.
 
     The last window that is needed starts before the last frame of `samples_N`, and is decoded when more
     frames are there than it has. More silence (`extra_frames`) does no harm, less loses words.
     """
-    frames = FACTOR * context.window_frames + EXTRA_FRAMES + extra_frames
+    frames = geometry.window_features(context.window_frames) + extra_frames
     return np.concatenate([samples_N, np.zeros(frames * FRAME_SHIFT_SAMPLES, dtype=np.float32)])
 
 
@@ -73,7 +73,7 @@ class SherpaClient:
             import sherpa_onnx
         except ImportError:
             raise UserError("sherpa-onnx is not installed: pip install 'kdasr[export]'") from None
-        self.context = bundle.context
+        self.context, self.geometry = bundle.context, bundle.geometry
         graphs = {name: str(bundle.graph(name, int8)) for name in GRAPHS}
         self._recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
             tokens=str(bundle.tokens), **graphs, num_threads=1, **options
@@ -117,13 +117,13 @@ class SherpaClient:
 
     def _fed_stream(self, samples_N: Samples) -> Any:
         stream = self._recognizer.create_stream()
-        stream.accept_waveform(SAMPLE_RATE, with_tail(samples_N, self.context))
+        stream.accept_waveform(SAMPLE_RATE, with_tail(samples_N, self.context, self.geometry))
         stream.input_finished()
         return stream
 
     def _emissions(self, stream: Any) -> list[Emission]:
         result = self._recognizer.get_result_all(stream)
-        frames = [round(seconds / FRAME_SECONDS) for seconds in result.timestamps]
+        frames = [round(seconds / self.geometry.frame_seconds) for seconds in result.timestamps]
         # It shows the mark at the start of a word as a space.
         pieces = [piece.replace(" ", WORD_START) for piece in result.tokens]
         return [Emission(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]

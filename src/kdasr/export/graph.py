@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from kdasr.common.errors import UserError
 from kdasr.export.layers import Affine, FrontEndGraph, LayerGraph, rotate_halves
-from kdasr.models.encoders.conformer import ConformerLayer
+from kdasr.models.encoders.conformer import ConformerEncoder, ConformerLayer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.rotary import rotary_tables
@@ -46,7 +46,9 @@ class EncoderGraph(nn.Module):
         """
         super().__init__()
         assert not context.is_full
-        config = model.encoder.config
+        encoder = model.encoder
+        assert isinstance(encoder, ConformerEncoder)
+        config = encoder.config
         if config.conv_kernel < 3:
             raise UserError(f"model.encoder.conv_kernel is {config.conv_kernel}; exporting needs at least 3")
         # A state tensor cannot be empty: without a left context it has one frame, which nobody sees.
@@ -54,9 +56,9 @@ class EncoderGraph(nn.Module):
         context = replace(context, left=context.left + unseen)
         self.context = context
         self.dim, self.heads, self.reach = config.dim, config.num_heads, config.conv_kernel // 2
-        self.front_end = FrontEndGraph(model.encoder)
+        self.front_end = FrontEndGraph(encoder)
         self.layers = nn.ModuleList(
-            LayerGraph(cast(ConformerLayer, layer), context) for layer in model.encoder.layers
+            LayerGraph(cast(ConformerLayer, layer), context) for layer in encoder.layers
         )
         self.project = Affine.of(model.joiner.encoder_projection)
         # Feature frames that a stream must have processed for a key to be filled; the window's always are.

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.features import FRAME_SHIFT_SAMPLES, SAMPLE_RATE
 from kdasr.export.runtime import OnnxTransducer
+from kdasr.models.encoders.base import Geometry
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.streaming import split_state, stack_states
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 from kdasr.streaming.features import whole_features
 
 TOLERANCE = 1e-4
@@ -59,16 +59,17 @@ class Parity:
 @torch.inference_mode()
 def measure_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
     """Compare every chunk of some streams of different ages in one batch, and the two small graphs."""
-    context = graphs.context
-    waves = [_noise(seed, context) for seed in range(_STREAMS)]
-    streams = [torch.from_numpy(whole_features(SAMPLE_RATE, wave_N)) for wave_N in waves]
+    context, geometry = graphs.context, model.geometry
+    waves = [_noise(seed, context, geometry) for seed in range(_STREAMS)]
+    streams = [torch.from_numpy(whole_features(SAMPLE_RATE, wave_N, geometry)) for wave_N in waves]
     both: tuple[Any, Any] = model, graphs
     states = [split_state(each.encoder.init_state(_STREAMS, context)) for each in both]
     outputs: list[list[Tensor]] = [[], []]
     for turn in range(_num_turns(context) + _STREAMS - 1):
         # Each stream joins one turn after the one before it, so that ages differ within a batch.
         active = [index for index in range(_STREAMS) if 0 <= turn - index < _num_turns(context)]
-        windows_BWF = torch.stack([_window(streams[index], turn - index, context) for index in active])
+        windows = [_window(streams[index], turn - index, context, geometry) for index in active]
+        windows_BWF = torch.stack(windows)
         for each, own_states, own_outputs in zip(both, states, outputs, strict=True):
             state = stack_states([own_states[index] for index in active])
             encoded_BCD, _, state = each.encode_chunk(windows_BWF, state, context)
@@ -110,15 +111,15 @@ def _num_turns(context: Context) -> int:
     return 2 * -(-context.left // context.chunk) + 4
 
 
-def _window(features_TF: Tensor, number: int, context: Context) -> Tensor:
-    start = FACTOR * context.chunk * number
-    return features_TF[start : start + FACTOR * context.window_frames + EXTRA_FRAMES]
+def _window(features_TF: Tensor, number: int, context: Context, geometry: Geometry) -> Tensor:
+    start = geometry.stride * context.chunk * number
+    return features_TF[start : start + geometry.window_features(context.window_frames)]
 
 
-def _noise(seed: int, context: Context) -> np.ndarray:
+def _noise(seed: int, context: Context, geometry: Geometry) -> np.ndarray:
     """Noise that swells from silence to full scale and back, enough of it for all chunks."""
-    frames = FACTOR * (context.chunk * _num_turns(context) + context.right) + EXTRA_FRAMES
-    count = frames * SAMPLE_RATE // 100
+    frames = geometry.window_features(context.chunk * _num_turns(context) + context.right)
+    count = frames * FRAME_SHIFT_SAMPLES
     generator = np.random.default_rng(seed)
     loudness = np.clip(np.sin(2 * np.pi * np.arange(count) / SAMPLE_RATE + seed), 0, 1) ** 2
     return (loudness * np.clip(generator.normal(0, 0.3, count), -1, 1)).astype(np.float32)

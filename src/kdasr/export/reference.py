@@ -13,10 +13,16 @@ _UNREACHED_FRAMES = 8
 
 def decode_windows(recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int) -> Stream:
     """Our recogniser's stream after the first windows of a recording and the client's tail."""
-    stream = recognizer.create_stream()
-    stream.accept_waveform(SAMPLE_RATE, with_tail(samples_N, recognizer.context, _UNREACHED_FRAMES))
+    stream = _fed_stream(recognizer, samples_N)
     for _ in range(num_windows):
         recognizer.decode_streams([stream])
+    return stream
+
+
+def _fed_stream(recognizer: StreamingRecognizer, samples_N: Samples) -> Stream:
+    stream = recognizer.create_stream()
+    padded_N = with_tail(samples_N, recognizer.context, recognizer.geometry, _UNREACHED_FRAMES)
+    stream.accept_waveform(SAMPLE_RATE, padded_N)
     return stream
 
 
@@ -31,8 +37,7 @@ def decode_segments(recognizer: StreamingRecognizer, samples_N: Samples, num_win
     With `EndpointRules(keep_predictor=True)` a segment begins as sherpa-onnx's does: with a new encoder
     state, on features that go on, and with the predictor where the last one left it.
     """
-    stream = recognizer.create_stream()
-    stream.accept_waveform(SAMPLE_RATE, with_tail(samples_N, recognizer.context, _UNREACHED_FRAMES))
+    stream = _fed_stream(recognizer, samples_N)
     segments, begin = [], 0
     for window in range(1, num_windows + 1):
         recognizer.decode_streams([stream])

@@ -13,6 +13,7 @@ recognizer = StreamingRecognizer(load_exported("exp/demo/two-stage/export"))
 # V pieces, X rows.
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,13 +22,14 @@ from torch import Tensor
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
+from kdasr.common.failures import first_line
 from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
-from kdasr.models.predictor import NOTHING
+from kdasr.models.encoders.base import Geometry, StepOutput
+from kdasr.models.predictor import start_context
 from kdasr.nn.context import Context
-from kdasr.nn.subsampling import FACTOR, subsampled_length
 
 
 class OnnxState(NamedTuple):
@@ -59,9 +61,13 @@ class OnnxTransducer:
                 manifest's context or for the pieces.
         """
         encoder, decoder, joiner = (OnnxGraph(bundle.graph(name, int8), threads) for name in GRAPHS)
+        decoder.check_ranks([2], [2])
+        joiner.check_ranks([2, 2], [2])
         check_agreement(bundle, encoder.shapes, joiner.shapes, int8)
         self.context = bundle.context
-        self.encoder = OnnxEncoder(encoder, self.context)
+        width = encoder.shapes.outputs[0][2]
+        self.geometry = replace(bundle.geometry, dim=width, hidden=())
+        self.encoder = OnnxEncoder(encoder, self.context, self.geometry)
         self.predictor = OnnxPredictor(decoder)
         self.joiner = OnnxJoiner(joiner, int8)
         self.num_inference_params: int = bundle.manifest["params"]
@@ -102,17 +108,18 @@ class OnnxTransducer:
         state: OnnxState,
         context: Context,
         feature_lens_B: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, OnnxState]:
-        """Encode one window of each stream, projected to the joiner. See `ConformerEncoder.step`."""
+    ) -> StepOutput:
+        """Encode one window of each stream, projected to the joiner. See `Encoder.step`."""
         return self.encoder.step(features_BWF, state, context, feature_lens_B)
 
 
 class OnnxEncoder:
     """The encoder's graph with the encoder's streaming interface."""
 
-    def __init__(self, graph: "OnnxGraph", context: Context) -> None:
+    def __init__(self, graph: "OnnxGraph", context: Context, geometry: Geometry) -> None:
         self._graph = graph
         self._context = context
+        self._geometry = geometry
         features, attention, convolution, _ = graph.shapes.inputs
         self._window_features = features[1]
         self._state_shapes = [(shape[0], shape[1], shape[3]) for shape in (attention, convolution)]
@@ -135,7 +142,7 @@ class OnnxEncoder:
 
     def step(
         self, features_BWF: Tensor, state: OnnxState, context: Context, feature_lens_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, OnnxState]:
+    ) -> StepOutput:
         """Encoded frames (B, C, J), how many are valid (B,), and the state for the next window."""
         self._check_context(context)
         expected = self._window_features
@@ -147,16 +154,16 @@ class OnnxEncoder:
         if feature_lens_B is not None:
             beyond_BW = torch.arange(expected) >= feature_lens_B[:, None]
             features_BWF = features_BWF.masked_fill(beyond_BW[:, :, None], LOWEST_LOG_ENERGY)
-            lens_B = subsampled_length(feature_lens_B).clamp(max=context.chunk)
+            lens_B = self._geometry.num_frames(feature_lens_B).clamp(max=context.chunk)
         encoded_BCJ, attention, convolution = self._graph(
             features_BWF,
             state.attention_BLAD.permute(1, 2, 0, 3),
             state.convolution_BLRD.permute(1, 2, 0, 3),
-            FACTOR * state.processed_B,
+            self._geometry.stride * state.processed_B,
         )
         # Views: streams are split off along dimension 0, wherever it lies in memory.
         caches = attention.permute(2, 0, 1, 3), convolution.permute(2, 0, 1, 3)
-        return encoded_BCJ, lens_B, OnnxState(state.processed_B + context.chunk, *caches)
+        return StepOutput(encoded_BCJ, lens_B, OnnxState(state.processed_B + context.chunk, *caches))
 
     def _check_context(self, context: Context) -> None:
         if context != self._context:
@@ -172,9 +179,7 @@ class OnnxPredictor:
 
     def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """The context (B, K) before any piece."""
-        context_BK = torch.full((batch_size, self.context_size), NOTHING, dtype=torch.int64, device=device)
-        context_BK[:, -1] = 0
-        return context_BK
+        return start_context(batch_size, self.context_size, device)
 
     def step(self, context_BK: Tensor) -> Tensor:
         """Predict after the last K pieces of each stream: (B, K) to (B, J)."""
@@ -279,8 +284,9 @@ class OnnxGraph:
     def __init__(self, path: Path, threads: int) -> None:
         """
         Raises:
-            UserError: onnxruntime is not installed.
+            UserError: onnxruntime is not installed, or the file is no graph that it can run.
         """
+        self._path = path
         try:
             import onnxruntime
         except ImportError:
@@ -289,12 +295,33 @@ class OnnxGraph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
+        except Exception as error:  # each of onnxruntime's failures is a class of its own
+            raise UserError(
+                f"{path}: onnxruntime cannot run it ({first_line(error)}): export again"
+            ) from None
         self._names = [entry.name for entry in self._session.get_inputs()]
         entries = self._session.get_inputs(), self._session.get_outputs()
         self.shapes = GraphShapes(*([entry.shape for entry in ends] for ends in entries))
 
+    def check_ranks(self, inputs: list[int], outputs: list[int]) -> None:
+        """
+        Raises:
+            UserError: inputs or outputs are not so many, or of other numbers of dimensions.
+        """
+        found = [[len(shape) for shape in shapes] for shapes in (self.shapes.inputs, self.shapes.outputs)]
+        if found != [inputs, outputs]:
+            raise UserError(f"{self._path}: dimensions {found}, expected {[inputs, outputs]}: export again")
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
-        outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        try:
+            outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self._path}: onnxruntime cannot run it ({first_line(error)})") from None
         return [torch.from_numpy(output) for output in outputs]

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdasr.common.special_pieces import BLANK_ID
 from kdasr.losses.precision import as_float
 
 
 def ctc_loss(
-    logits_BTV: Tensor, lens_B: Tensor, tokens_BS: Tensor, token_lens_B: Tensor, blank: int = 0
+    logits_BTV: Tensor, lens_B: Tensor, tokens_BS: Tensor, token_lens_B: Tensor, blank: int = BLANK_ID
 ) -> Tensor:
     """CTC loss of each utterance.
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from kdasr.common.special_pieces import BLANK_ID
 from kdasr.nn.linear import Linear
 
 
@@ -22,7 +23,7 @@ class Joiner(nn.Module):
     def penalise_blank(self, penalty: float) -> None:
         """Subtract `penalty` from the blank's logit for good; more than one call adds up."""
         with torch.no_grad():
-            self.output.bias[0] -= penalty
+            self.output.bias[BLANK_ID] -= penalty
 
     def project_encoder(self, encoded: Tensor) -> Tensor:
         """(..., encoder_dim) to (..., joiner_dim)."""
@@ -33,5 +34,5 @@ class Joiner(nn.Module):
         return self.predictor_projection(predicted)
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Logits over the vocabulary (unnormalised, blank is 0) of projected inputs that broadcast."""
+        """Logits over the vocabulary (unnormalised) of projected inputs that broadcast."""
         return self.output(torch.tanh(encoded + predicted))

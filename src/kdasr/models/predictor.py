@@ -6,16 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.nn.linear import Linear
 
-NOTHING = -1
-"""An id that embeds to zero: what stands before the blank that starts every utterance."""
+
+def start_context(batch_size: int, context_size: int, device: torch.device | str | None = None) -> Tensor:
+    """The last K pieces (B, K) before any piece: a blank, and nothing before it."""
+    context_BK = torch.full((batch_size, context_size), NO_PIECE, dtype=torch.int64, device=device)
+    context_BK[:, -1] = BLANK_ID
+    return context_BK
 
 
 class StatelessPredictor(nn.Module):
     """An embedding of the last K pieces and one layer over them (Ghodsi et al. 2020).
 
-    The start context is K - 1 times -1, then blank (id 0), in training as in decoding; sherpa-onnx uses the
+    The start context is K - 1 times -1, then blank, in training as in decoding; sherpa-onnx uses the
     same.
 
     In training a share `context_noise` of the pieces in the context is replaced by random ones. A transducer
@@ -32,9 +37,7 @@ class StatelessPredictor(nn.Module):
 
     def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """The context (B, K) before any piece."""
-        context_BK = torch.full((batch_size, self.context_size), NOTHING, dtype=torch.int64, device=device)
-        context_BK[:, -1] = 0
-        return context_BK
+        return start_context(batch_size, self.context_size, device)
 
     def forward(self, tokens_BS: Tensor, history_BH: Tensor | None = None) -> Tensor:
         """Predict before and after each piece: (B, S) to (B, S + 1, D).
@@ -44,7 +47,7 @@ class StatelessPredictor(nn.Module):
         start_BK = self.start_context(tokens_BS.shape[0], tokens_BS.device)
         if history_BH is not None:
             # A history that is shorter than the context follows nothing.
-            before_BK = torch.full_like(start_BK, NOTHING)
+            before_BK = torch.full_like(start_BK, NO_PIECE)
             start_BK = torch.cat([before_BK, history_BH], dim=1)[:, -self.context_size :]
         embedded_BPD = self._embed(torch.cat([start_BK, self._noisy(tokens_BS)], dim=1))
         num_outputs = tokens_BS.shape[1] + 1

@@ -5,17 +5,14 @@ from typing import Annotated, ClassVar
 
 from kdasr.common.ranges import between
 
-FRAME_SECONDS = 0.04
-"""Duration of one encoder frame: four feature frames of 10 ms."""
-
 UNLIMITED = -1
 MOST_FRAMES = 100_000
-"""Over an hour. Streaming sets memory aside for every frame of a context before it hears the first."""
+"""Over half an hour. Streaming sets memory aside for every frame of a context before it hears the first."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Attention and convolution context, in encoder frames of 40 ms.
+    """Attention and convolution context, in frames of the encoder.
 
     The utterance is cut into chunks. A frame sees its own chunk, `left` frames before the chunk and
     `right` frames after it. The right context is recomputed with each chunk (it is a copy, as in
@@ -55,11 +52,6 @@ class Context:
         """Encoder frames computed at once: a chunk and its look-ahead. Chunked contexts only."""
         assert not self.is_full
         return self.chunk + self.right
-
-    @property
-    def lookahead_seconds(self) -> float:
-        """Audio that a chunk's first frame waits for: the chunk and its right context."""
-        return self.window_frames * FRAME_SECONDS
 
     def __str__(self) -> str:
         return "full" if self.is_full else f"left={self.left} chunk={self.chunk} right={self.right}"

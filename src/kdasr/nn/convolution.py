@@ -1,4 +1,4 @@
-"""The conformer's convolution module with a dynamic chunk convolution."""
+"""The convolution module of an encoder layer, with a dynamic chunk convolution."""
 
 # Shapes: B streams, N blocks, W frames per block, H = kernel // 2 frames of left context, P = H + W,
 # X = B * N, D width.

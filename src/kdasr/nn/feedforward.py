@@ -1,4 +1,4 @@
-"""The conformer's feed-forward module."""
+"""The feed-forward module of an encoder layer."""
 
 from torch import Tensor, nn
 from torch.nn import functional

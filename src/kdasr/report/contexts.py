@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdasr.common.files import write_json
-from kdasr.nn.context import FRAME_SECONDS
 from kdasr.report.experiment import SystemRecord
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.results import ResultRow, part_names, result_rows
@@ -50,10 +49,10 @@ def write_contexts_json(rows: Sequence[ResultRow], path: Path) -> None:
     write_json(path, [row.as_json() for row in rows])
 
 
-def waiting_ms(context: str) -> tuple[float, float]:
-    """Chunk and right context of `left=32 chunk=8 right=0`, in ms."""
-    frames = dict(re.findall(r"(\w+)=(\d+)", context))
-    return tuple(1000 * FRAME_SECONDS * int(frames.get(name, 0)) for name in ("chunk", "right"))  # type: ignore[return-value]
+def waiting_ms(row: ResultRow) -> tuple[float, float]:
+    """Chunk and right context of a row under `left=32 chunk=8 right=0`, in ms."""
+    frames = dict(re.findall(r"(\w+)=(\d+)", row.context))
+    return tuple(row.frame_ms * int(frames.get(name, 0)) for name in ("chunk", "right"))  # type: ignore[return-value]
 
 
 def context_table(rows: Sequence[ResultRow]) -> ContextTable | None:
@@ -61,11 +60,11 @@ def context_table(rows: Sequence[ResultRow]) -> ContextTable | None:
     if not rows:
         return None
     parts = part_names(rows)
-    keys = dict.fromkeys((row.system, row.context) for row in rows)
+    keys = {(row.system, row.context): waiting_ms(row) for row in rows}
     found = {(row.system, row.context, row.part): row for row in rows}
     lines = [
-        ContextLine(system, *waiting_ms(context), [found.get((system, context, part)) for part in parts])
-        for system, context in keys
+        ContextLine(system, *waiting, [found.get((system, context, part)) for part in parts])
+        for (system, context), waiting in keys.items()
     ]
     return ContextTable(parts, sorted(lines, key=lambda line: (line.system, line.chunk_ms + line.right_ms)))
 
@@ -82,7 +81,7 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
         for axes, part in zip(panels, parts, strict=True):
             for name in names:
                 points = [row for row in measured if (row.part, row.system) == (part, name)]
-                _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row.context))), styles[name])
+                _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row))), styles[name])
             axes.set(title=part, xlabel="mean first-token latency, ms")
         panels[0].set_ylabel(f"{rate_name(row.measure for row in measured)}, %")
         panels[0].set_ylim(0, 1.08 * max(row.error_rate.high for row in measured))
@@ -118,7 +117,7 @@ def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
             alpha=0.6,
         )
         axes.annotate(
-            f"{number(waiting_ms(row.context)[0])} ms",
+            f"{number(waiting_ms(row)[0])} ms",
             (latency, row.error_rate.estimate),
             xytext=(6, 6),
             textcoords="offset points",

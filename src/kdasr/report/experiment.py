@@ -19,6 +19,8 @@ SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
 MODES = ("streaming", "offline")
 """Decoding modes, the preferred one first."""
 
+_FORMER_FRAME_SECONDS = 0.04
+"""Of decodings that do not say how long an encoder frame is: every encoder had this rate."""
 _SYSTEM_MARKS = ("decode", "checkpoints", "metrics.jsonl", "config.yaml")
 
 
@@ -36,8 +38,8 @@ class ShownToken:
     """A recognised piece."""
 
     piece: str
-    frame: int
-    """Encoder frame of emission, 40 ms each."""
+    emitted: float
+    """Seconds of audio in the middle of the encoder frame of emission."""
     shown: float
     """Seconds of audio that had arrived when the piece could be shown."""
 
@@ -231,7 +233,7 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
     utterances: dict[str, Utterance] = {}
     for number, row in _json_lines(path):
         try:
-            utterance = _utterance(row)
+            utterance = _utterance(row, frame_seconds_of(summary))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}, line {number}: not a decoded utterance ({error!r})") from None
         if utterance.id in utterances:
@@ -245,6 +247,11 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
     gains = folder / "gain.json"
     found = _read_mapping(gains).get("results") or [] if gains.is_file() else []
     return DecodedPart(folder.name, mode, folder, summary, _comparable(utterances, mode), found)
+
+
+def frame_seconds_of(summary: Mapping[str, Any]) -> float:
+    """Duration of an encoder frame of the decoding that a `summary.json` is of."""
+    return float(summary.get("frame_seconds") or _FORMER_FRAME_SECONDS)
 
 
 def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Utterance]:
@@ -269,7 +276,7 @@ def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Uttera
     }
 
 
-def _utterance(row: Mapping[str, Any]) -> Utterance:
+def _utterance(row: Mapping[str, Any], frame_seconds: float) -> Utterance:
     errors = row["errors"]
     characters = row.get("char_errors") or _character_errors(str(row["ref"]), str(row["hyp"]))
     return Utterance(
@@ -287,7 +294,10 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         finalisation_ms=row.get("finalisation_ms"),
         first_token_parts_ms=row.get("first_token_parts_ms"),
         ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
-        tokens=tuple(ShownToken(t["piece"], t["frame"], t["shown"]) for t in row.get("tokens") or ()),
+        tokens=tuple(
+            ShownToken(t["piece"], (t["frame"] + 0.5) * frame_seconds, t["shown"])
+            for t in row.get("tokens") or ()
+        ),
         words=tuple(
             ShownWord(w["word"], w["shown"], w.get("ref_index"), w.get("confidence"))
             for w in row.get("words") or ()

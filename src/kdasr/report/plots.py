@@ -112,7 +112,7 @@ def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], sty
         for (name, part), v in values.items()
     )
     caption = (
-        "Algorithmic first-token latency, a histogram per system in steps of one encoder frame (40 ms). "
+        "Algorithmic first-token latency, a histogram per system in steps of 40 ms. "
         "Full tick: median; dotted tick: 90th percentile. Further left is better. The "
         "outermost bars hold what lies beyond the axis; a whole distribution beyond it is given in words."
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
 from kdasr.report.confidence import Confidence, confidence_of
-from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance
+from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance, frame_seconds_of
 
 Summary = dict[str, float | int | None]
 
@@ -39,6 +39,8 @@ class ResultRow:
     onset: str
     confidence: Confidence | None
     """Of its words; None where they have none."""
+    frame_ms: float
+    """Duration of an encoder frame."""
     blank_penalty: float = 0.0
     """Chosen on dev by `kdasr calibrate`, part of the model."""
     gains: Sequence[Mapping[str, Any]] = ()
@@ -155,6 +157,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         context=str(summary.get("context", "")),
         onset=str(summary.get("onset") or ""),
         confidence=confidence_of(decoded),
+        frame_ms=1000 * frame_seconds_of(summary),
         blank_penalty=float(summary.get("calibrated_blank_penalty") or 0.0),
         gains=decoded.gains,
     )

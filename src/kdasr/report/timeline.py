@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdasr.nn.context import FRAME_SECONDS
+from kdasr.common.feature_frames import FRAME_SHIFT_SECONDS
 from kdasr.report.examples import Example
 from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord, Utterance
 from kdasr.report.plots import WIDTH, Plot
@@ -119,7 +119,7 @@ def _system_lane(name: str, utterance: Utterance, style: SystemStyle) -> Lane:
     detail = f"{utterance.num_errors} error{'' if utterance.num_errors == 1 else 's'}"
     if latency is not None:
         detail += f", {number(latency)} ms"
-    marks = [(token.frame + 0.5) * FRAME_SECONDS for token in utterance.tokens]
+    marks = [token.emitted for token in utterance.tokens]
     return Lane(name, detail, style.colour.light, token_labels(utterance), marks=marks)
 
 
@@ -245,7 +245,7 @@ def _draw_spectrogram(
         features_TF.T,
         origin="lower",
         aspect="auto",
-        extent=(0, frames * 0.01, 0, bins),
+        extent=(0, frames * FRAME_SHIFT_SECONDS, 0, bins),
         cmap="gray_r",
         vmin=low,
         vmax=max(high, low + 1e-3),

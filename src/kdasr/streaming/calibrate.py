@@ -3,12 +3,13 @@ confidence in its words may be believed.
 
 A transducer that is unsure emits nothing, so that most errors in noise are deletions. A penalty on the
 blank's logit takes that back; too large a one makes it hear words where there are none, which is why
-recordings are followed by a pause here.
+recordings are followed by a pause here. In a stream that goes on more words are deleted than in single
+utterances, so both count.
 """
 
 # Shapes: N samples.
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +33,11 @@ FEW = 20
 """Words of a kind; from fewer, a calibration is a guess."""
 PENALTIES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 AFTERWARDS = Pause(2.0, "quiet")
-"""What follows each recording."""
+"""What follows each recording by itself."""
+GAPS = (Pause(0.3, "quiet"), Pause(), Pause(3.0, "quiet"), Pause(1.0, "quiet"))
+"""What follows the recordings of a stream, in turn."""
+STREAM_SECONDS = 30.0
+"""Length of a stream at most, if it has more than one recording."""
 
 Recognised = tuple[list[str], Sequence[Word]]
 """The words of a transcript, and those that were recognised."""
@@ -42,12 +47,14 @@ def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) 
     """Choose the blank penalty with the fewest errors, and fit the map from raw confidence to the share of
     words that are right under it.
 
-    Recordings are recognised whole by greedy search, which gives the words and confidences of streams under
-    the same context. A recognised word is right when it is aligned to the same word of the transcript.
+    Each recording is recognised by itself and, under a chunked context, once more in a stream with others; by
+    greedy search and without chunks, which gives the words and confidences of streams under the same context.
+    A recognised word is right when it is aligned to the same word of the transcript.
 
     Args:
         recognizer: without a calibration, and with the weights as training left them.
-        recordings: with transcripts; not those that anything is tested on.
+        recordings: with transcripts, in the order in which they were spoken; not those that anything is
+            tested on.
 
     Returns:
         `blank_penalty`, the least of those with the fewest errors, and the error rates of all `penalties`
@@ -83,19 +90,37 @@ def _recognise(
         penalty: build_search(recognizer.model, GreedyOptions(blank_penalty=penalty)) for penalty in PENALTIES
     }
     found: dict[float, list[Recognised]] = {penalty: [] for penalty in PENALTIES}
-    count = 0
-    for batch in batches_of(recordings):
-        waves = []
-        for recording in batch:
-            waves.append(np.concatenate([recording.samples_N[:], AFTERWARDS.samples([count])]))
-            count += 1
-        encoded = encode_recordings(recognizer, waves)
+    for batch in batches_of(_heard(recordings, in_streams=not recognizer.context.is_full)):
+        encoded = encode_recordings(recognizer, [recording.samples_N[:] for recording in batch])
         for penalty, search in searches.items():
             results = search_encoded(recognizer, search, encoded)
             found[penalty] += [
                 (recording.ref, result.words) for recording, result in zip(batch, results, strict=True)
             ]
     return found
+
+
+def _heard(recordings: Iterable[Recording], in_streams: bool) -> Iterator[Recording]:
+    """Each recording with a pause after it, and once more in a stream of its neighbors."""
+    stream: list[Recording] = []
+    for number, recording in enumerate(recordings):
+        yield _joined([recording], [AFTERWARDS], number)
+        if stream and sum(other.duration for other in stream) + recording.duration > STREAM_SECONDS:
+            yield _joined(stream, GAPS, number)
+            stream = []
+        if in_streams:
+            stream.append(recording)
+    if stream:
+        yield _joined(stream, GAPS, -1)
+
+
+def _joined(recordings: Sequence[Recording], pauses: Sequence[Pause], seed: int) -> Recording:
+    """Some recordings as one, each followed by one of the pauses in turn."""
+    parts = []
+    for index, recording in enumerate(recordings):
+        parts += [recording.samples_N[:], pauses[index % len(pauses)].samples([seed + 1, index])]
+    words = [word for recording in recordings for word in recording.ref]
+    return Recording(recordings[0].id, np.concatenate(parts), words, [])
 
 
 def _error_rates(recognised: Iterable[Recognised]) -> dict[str, float]:

@@ -18,8 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.data.features import FRAME_SHIFT_SECONDS
-from kdasr.streaming.features import SUBSAMPLING
+from kdasr.common.feature_frames import FRAME_SHIFT_SECONDS
 
 KEEP_PREDICTOR = False
 """Whether a reset leaves the last pieces in the predictor's context; docs/streaming.md says why not."""
@@ -50,19 +49,17 @@ class EndpointRules:
                 raise UserError(f"{name} {value}: expected seconds, above 0 and at most {LONGEST:g}")
 
     def is_endpoint(self, trailing_frames: int, length_frames: int) -> bool:
-        """Whether a segment of `length_frames` encoder frames has ended, when the last `trailing_frames` of
-        them emitted nothing."""
-        length = SUBSAMPLING * length_frames
-        return self.is_silent(trailing_frames, length_frames) or length >= _feature_frames(
+        """Whether a segment has ended that is `length_frames` feature frames (10 ms) long, when the last
+        `trailing_frames` of them emitted nothing."""
+        return self.is_silent(trailing_frames, length_frames) or length_frames >= _feature_frames(
             self.rule3_min_utterance_length
         )
 
     def is_silent(self, trailing_frames: int, length_frames: int) -> bool:
         """Whether it has ended by silence: rule 1 or rule 2."""
-        trailing, length = SUBSAMPLING * trailing_frames, SUBSAMPLING * length_frames
-        if trailing >= _feature_frames(self.rule1_min_trailing_silence):
+        if trailing_frames >= _feature_frames(self.rule1_min_trailing_silence):
             return True
-        return length > trailing >= _feature_frames(self.rule2_min_trailing_silence)
+        return length_frames > trailing_frames >= _feature_frames(self.rule2_min_trailing_silence)
 
 
 @lru_cache

@@ -28,7 +28,6 @@ from kdasr.decoding.wer import (
     write_errs,
     write_recogs,
 )
-from kdasr.nn.context import Context
 from kdasr.streaming.audio import check_samples
 from kdasr.streaming.first_token import first_token_parts
 from kdasr.streaming.latency import RefWord, energy_onset, first_visible, measure, word_shown
@@ -36,6 +35,7 @@ from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.simulate import Simulation, simulate, simulate_together
 from kdasr.streaming.sources import FileSource, SampleSource, blocks
+from kdasr.streaming.windows import Windows
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -179,10 +179,10 @@ def _offline_batch(
         yield recording, Simulation(result, [recording.duration + compute] * len(result.tokens), compute)
 
 
-def make_record(recording: Recording, simulation: Simulation, context: Context | None) -> Record:
+def make_record(recording: Recording, simulation: Simulation, windows: Windows | None) -> Record:
     """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset.
 
-    `context`: of the stream; None for a recording recognised whole, where nothing waits for a chunk.
+    `windows`: of the stream; None for a recording recognised whole, where nothing waits for a chunk.
     """
     tokens, words, wall = simulation.result.tokens, simulation.result.words, simulation.wall
     shown = [token.shown for token in tokens]
@@ -193,8 +193,8 @@ def make_record(recording: Recording, simulation: Simulation, context: Context |
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
     first = first_visible([token.piece for token in tokens])
-    if first < len(tokens) and begin is not None and context is not None and wall is not None:
-        parts = first_token_parts(tokens[first].frame, shown[first], wall[first], begin, context)
+    if first < len(tokens) and begin is not None and windows is not None and wall is not None:
+        parts = first_token_parts(tokens[first].frame, shown[first], wall[first], begin, windows)
         first_parts = {name: _rounded(value) for name, value in asdict(parts).items()}
     latency = measure(words, shown, wall, recording.ref_words, pairs, onset, first)
     ref_index = {pair.hyp: pair.ref for pair in pairs if pair.correct}

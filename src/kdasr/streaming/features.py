@@ -1,12 +1,12 @@
 """Log-mel features of a stream from raw samples, and how much silence ends it.
 
-The front end turns 4C + 3 feature frames into C encoder frames, so that a signal of F frames, taken as it
-is, would leave up to three frames unseen and show its last few only to the edge of the last encoder frame.
-At the end of input just enough zero samples are appended for every feature frame to lie in the four frames
-that some encoder frame stands for: ceil(F / 4) encoder frames, 3 to 6 feature frames (30 to 60 ms) of
-silence. A right context needs none: a chunk at the end sees less of it, in streaming as in whole-utterance
-computation. Every path to a model, streaming or offline, goes through this class, so that both see the same
-frames.
+An encoder turns `stride` C + `overlap` feature frames into C encoder frames, so that a signal of F frames,
+taken as it is, would leave up to `overlap` frames unseen and show its last few only to the edge of the last
+encoder frame. At the end of input just enough zero samples are appended for every feature frame to lie in the
+`stride` frames that some encoder frame stands for: ceil(F / `stride`) encoder frames, and `overlap` to
+`overlap + stride - 1` feature frames of silence. A right context needs none: a chunk at the end sees less of
+it, in streaming as in whole-utterance computation. Every path to a model, streaming or offline, goes through
+this class, so that both see the same frames.
 
 Shapes: T feature frames (10 ms), F mel bins.
 """
@@ -18,17 +18,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
-from kdasr.data.features import FRAME_SHIFT_SECONDS, NUM_MEL_BINS, SAMPLE_RATE
+from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
+from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.data.signal_check import SignalMeter
-from kdasr.nn.context import FRAME_SECONDS
+from kdasr.models.encoders.base import Geometry
 from kdasr.streaming.audio import check_rate, check_samples
 from kdasr.streaming.resample import StreamingResampler
 
-SUBSAMPLING = round(FRAME_SECONDS / FRAME_SHIFT_SECONDS)
-OVERLAP = 3
-"""Feature frames that the front end needs beyond four per encoder frame."""
 _SHIFT = round(SAMPLE_RATE * FRAME_SHIFT_SECONDS)
-_WINDOW = round(SAMPLE_RATE * 0.025)
+_WINDOW = round(SAMPLE_RATE * FRAME_LENGTH_SECONDS)
 _BLOCK = 10 * SAMPLE_RATE
 
 
@@ -46,7 +44,7 @@ def fbank_options() -> knf.FbankOptions:
     options = knf.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     options.frame_opts.frame_shift_ms = 1000 * FRAME_SHIFT_SECONDS
-    options.frame_opts.frame_length_ms = 25.0
+    options.frame_opts.frame_length_ms = 1000 * FRAME_LENGTH_SECONDS
     options.frame_opts.window_type = "povey"
     options.frame_opts.preemph_coeff = 0.97
     options.frame_opts.remove_dc_offset = True
@@ -61,12 +59,16 @@ def fbank_options() -> knf.FbankOptions:
 class OnlineFeatures:
     """Takes samples at any rate, in packets of any size; gives feature frames as they become known."""
 
-    def __init__(self, tail_seconds: float = 0.0, meter: SignalMeter | None = None) -> None:
+    def __init__(
+        self, geometry: Geometry, tail_seconds: float = 0.0, meter: SignalMeter | None = None
+    ) -> None:
         """
         Args:
+            geometry: of the encoder that they are for.
             tail_seconds: silence at the end beyond what the front end needs, for models that emit late.
             meter: measures the samples, as they are at 16 kHz.
         """
+        self._geometry = geometry
         self._meter = meter
         self._fbank = knf.OnlineFbank(fbank_options())
         # Rounded first: 0.28 / 0.01 is a little more than 28.
@@ -109,8 +111,8 @@ class OnlineFeatures:
         if num_frames == 0:
             self.total_encoder_frames = 0
             return
-        self.total_encoder_frames = ceil((num_frames + self._tail_frames) / SUBSAMPLING)
-        padding = SUBSAMPLING * self.total_encoder_frames + OVERLAP - num_frames
+        self.total_encoder_frames = ceil((num_frames + self._tail_frames) / self._geometry.stride)
+        padding = self._geometry.window_features(self.total_encoder_frames) - num_frames
         self._fbank.accept_waveform(SAMPLE_RATE, [0.0] * (padding * _SHIFT))
         self._fbank.input_finished()
         assert self.num_ready == num_frames + padding
@@ -145,9 +147,11 @@ class OnlineFeatures:
             self._meter.add(samples)
 
 
-def whole_features(sample_rate: int, samples: ArrayLike, tail_seconds: float = 0.0) -> NDArray[np.float32]:
+def whole_features(
+    sample_rate: int, samples: ArrayLike, geometry: Geometry, tail_seconds: float = 0.0
+) -> NDArray[np.float32]:
     """Features of a whole signal with the silence at its end, (T, F): what a stream of it would have seen."""
-    features = OnlineFeatures(tail_seconds)
+    features = OnlineFeatures(geometry, tail_seconds)
     features.accept(sample_rate, samples)
     features.finish()
     if not features.total_encoder_frames:

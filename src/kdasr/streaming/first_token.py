@@ -2,7 +2,7 @@
 
 The parts follow the token's way to the screen, and add up to the wall-clock latency exactly:
 
-- model delay: from the onset of the first word to the end of the encoder frame (40 ms) in which the model
+- model delay: from the onset of the first word to the end of the encoder frame in which the model
   emits; what training can change. Negative where the model emits before the word is known to have begun.
 - front end: what must be heard after that frame to compute its features (the overlap of the convolutions and
   half an analysis window).
@@ -17,9 +17,7 @@ A stream that ends earlier cuts the waiting short: what is never waited for coun
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kdasr.data.features import SAMPLE_RATE
-from kdasr.nn.context import FRAME_SECONDS, Context
-from kdasr.streaming.features import OVERLAP, SUBSAMPLING, samples_for_frame
+from kdasr.streaming.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class FirstTokenParts:
 
 
 def first_token_parts(
-    frame: int, shown: float, wall: float, onset: float, context: Context
+    frame: int, shown: float, wall: float, onset: float, windows: Windows
 ) -> FirstTokenParts:
     """The parts of one utterance's first-token latency.
 
@@ -44,20 +42,16 @@ def first_token_parts(
         shown: seconds of audio that had arrived when the token could be shown.
         wall: the same with compute and queueing.
         onset: seconds at which the first word begins.
-        context: the encoder's.
+        windows: of the stream.
     """
-    emitted = (frame + 1) * FRAME_SECONDS
+    context, heard = windows.context, windows.heard_seconds
+    emitted = (frame + 1) * windows.geometry.frame_seconds
     if context.is_full:
-        waits = [_heard(frame), shown, shown]
+        waits = [heard(frame), shown, shown]
     else:
         last = (frame // context.chunk + 1) * context.chunk - 1
-        waits = [_heard(frame), _heard(last), _heard(last + context.right)]
+        waits = [heard(frame), heard(last), heard(last + context.right)]
     # The input may end before any of these.
     times = [onset, *(min(end, shown) for end in (emitted, *waits)), shown]
     times.append(wall)
     return FirstTokenParts(*(1000.0 * (end - begin) for begin, end in pairwise(times)))
-
-
-def _heard(frame: int) -> float:
-    """Seconds of audio that an encoder frame needs."""
-    return samples_for_frame(SUBSAMPLING * frame + SUBSAMPLING + OVERLAP - 1) / SAMPLE_RATE

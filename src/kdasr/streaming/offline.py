@@ -14,7 +14,7 @@ from torch import Tensor
 from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.search import Search
-from kdasr.streaming.features import OVERLAP, SUBSAMPLING, whole_features
+from kdasr.streaming.features import whole_features
 from kdasr.streaming.recognizer import StreamingRecognizer
 from kdasr.streaming.result import Alternative, Result, Token
 
@@ -75,7 +75,14 @@ def search_encoded(
         ]
         listed = search.nbest(state, nbest, final=True) if nbest else []
         alternatives = [Alternative(recognizer.text(entry.tokens), entry.score) for entry in listed]
-        results.append(Result(tokens, is_final=True, nbest=alternatives, calibration=recognizer.calibration))
+        result = Result(
+            tokens,
+            is_final=True,
+            nbest=alternatives,
+            calibration=recognizer.calibration,
+            frame_seconds=recognizer.geometry.frame_seconds,
+        )
+        results.append(result)
     return results
 
 
@@ -84,16 +91,18 @@ def encode_recordings(
     recognizer: StreamingRecognizer, waves: Sequence[NDArray[np.float32]]
 ) -> EncodedRecordings:
     """Encode whole recordings (16 kHz), at least one, in one batch; (B, T, D) and lengths (B,)."""
-    features = [whole_features(SAMPLE_RATE, wave, recognizer.tail_seconds) for wave in waves]
-    # A batch of nothing but empty recordings still needs one window for the front end.
-    width = max(SUBSAMPLING + OVERLAP, *(len(frames) for frames in features))
+    geometry = recognizer.geometry
+    features = [whole_features(SAMPLE_RATE, wave, geometry, recognizer.tail_seconds) for wave in waves]
+    # A batch of nothing but empty recordings still needs one window for the encoder.
+    width = max(geometry.window_features(1), *(len(frames) for frames in features))
     features_BTF = np.zeros((len(features), width, NUM_MEL_BINS), dtype=np.float32)
     for row, frames in enumerate(features):
         features_BTF[row, : len(frames)] = frames
     device = next(recognizer.model.parameters()).device
+    feature_lens_B = torch.tensor([len(frames) for frames in features])
     encoded = recognizer.model.encode(
-        torch.from_numpy(features_BTF).to(device),
-        torch.tensor([len(frames) for frames in features]),
-        recognizer.context,
+        torch.from_numpy(features_BTF).to(device), feature_lens_B, recognizer.context
     )
-    return EncodedRecordings(waves, encoded.encoded_BTD, encoded.lens_B)
+    # What an encoder gives beyond the frames of a stream stands for nothing but silence.
+    lens_B = encoded.lens_B.minimum(geometry.streamed_frames(feature_lens_B))
+    return EncodedRecordings(waves, encoded.encoded_BTD, lens_B)

@@ -14,7 +14,7 @@ from kdasr.streaming.simulate import Simulation
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
-    from kdasr.nn.context import Context
+    from kdasr.streaming.windows import Windows
 
 log = get_logger(__name__)
 
@@ -91,7 +91,7 @@ def decode_cuts(
     cuts: Sequence["MonoCut"],
     load: Load,
     decode: Decode,
-    context: "Context | None",
+    windows: "Windows | None",
     journal: Journal,
     stop_at_bad: bool = False,
 ) -> tuple[list[Record], list[BadUtterance]]:
@@ -101,7 +101,7 @@ def decode_cuts(
         cuts: all of the part.
         load: makes a recording of a cut (`load_recording`).
         decode: how.
-        context: see `make_record`.
+        windows: see `make_record`.
         journal: gets the records of each batch at once.
         stop_at_bad: take no further recordings after one whose audio cannot be used.
 
@@ -114,7 +114,7 @@ def decode_cuts(
     bad: list[BadUtterance] = []
     waiting = [cut for cut in cuts if cut.id not in done]
     for batch in decode(sound_recordings(waiting, load, bad, stop_at_bad)):
-        journal.append([make_record(recording, simulation, context) for recording, simulation in batch])
+        journal.append([make_record(recording, simulation, windows) for recording, simulation in batch])
     place = {cut.id: index for index, cut in enumerate(cuts)}
     return sorted(journal.records, key=lambda record: place[record["id"]]), bad
 

@@ -18,10 +18,9 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.hypothesis import Hypothesis, NBest
 from kdasr.decoding.search import SearchOptions, build_search
-from kdasr.models.encoders.conformer import EncoderState
-from kdasr.nn.context import FRAME_SECONDS, Context
+from kdasr.models.encoders.base import EncoderState
+from kdasr.nn.context import Context
 from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.features import SUBSAMPLING
 from kdasr.streaming.flush import flush_seconds
 from kdasr.streaming.parts import Recognisable
 from kdasr.streaming.pool import Slot, StatePool
@@ -96,14 +95,17 @@ class StreamingRecognizer:
         self.tokenizer = bundle.tokenizer
         self.context = context or bundle.context
         self.calibration = bundle.calibration
-        self.tail_seconds = flush_seconds(self.context) if tail_seconds is None else tail_seconds
+        self.geometry = self.model.geometry
+        if tail_seconds is None:
+            tail_seconds = flush_seconds(self.context, self.geometry)
+        self.tail_seconds = tail_seconds
         self.search = build_search(self.model, search, language_model)
         self.biasing = biasing
         self.endpoints = endpoints
         self._check_endpoints()
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
-        self._windows = Windows(self.context)
+        self.windows = Windows(self.context, self.geometry)
         self._check_biasing(biasing)
         self.search.initial_state(biasing)  # refuses what the search cannot do before there is any audio
 
@@ -146,11 +148,11 @@ class StreamingRecognizer:
         self._check_biasing(biasing)
         biasing = biasing or self.biasing
         state = self.search.initial_state(biasing)
-        return Stream(slot, state, self.tail_seconds, owner=self, biasing=biasing)
+        return Stream(slot, state, self.geometry, self.tail_seconds, owner=self, biasing=biasing)
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether `decode_streams` has something to do for this stream."""
-        return self._windows.is_ready(stream)
+        return self.windows.is_ready(stream)
 
     def decode_streams(self, streams: Sequence[Stream]) -> None:
         """Decode the next window of each stream, all in one batch, however old each of them is.
@@ -246,9 +248,10 @@ class StreamingRecognizer:
             list(stream.tokens),
             is_final=self._is_final(stream),
             segment=stream.segment,
-            start=round(stream.segment_start * FRAME_SECONDS, 4),
+            start=round(stream.segment_start * self.geometry.frame_seconds, 4),
             goes_on=stream.goes_on,
             calibration=self.calibration,
+            frame_seconds=self.geometry.frame_seconds,
             nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
         )
 
@@ -270,11 +273,11 @@ class StreamingRecognizer:
 
     def samples_needed(self, stream: Stream) -> int | None:
         """Samples (16 kHz) that the next window still waits for; None: it waits for the end of input."""
-        return self._windows.samples_needed(stream)
+        return self.windows.samples_needed(stream)
 
     @torch.inference_mode()
     def _decode(self, streams: Sequence[Stream]) -> None:
-        features_BWF, feature_lens_B = self._windows.collect(streams)
+        features_BWF, feature_lens_B = self.windows.collect(streams)
         slots = [stream.slot for stream in streams if stream.slot is not None]
         encoded_BCD, lens_B, encoder_state = self._encode(
             features_BWF.to(self._device), feature_lens_B, slots
@@ -294,7 +297,7 @@ class StreamingRecognizer:
             stream.search_state = state
             stream.num_decoded = num_decoded
             stream.num_trailing_blanks = trailing
-            stream.features.discard(SUBSAMPLING * num_decoded)
+            stream.features.discard(self.windows.begin(stream))
             stream.tokens[start:] = tokens
 
     def _encode(
@@ -303,7 +306,9 @@ class StreamingRecognizer:
         """Encoded frames (B, C, D), how many are valid (B,), and the states after them, not yet stored."""
         if self._pool is None:
             encoded = self.model.encode(features_BWF, feature_lens_B, self.context)
-            return encoded.encoded_BTD, encoded.lens_B, None
+            # Of a whole utterance, an encoder may give more frames: they stand for nothing but silence.
+            lens_B = encoded.lens_B.minimum(self.geometry.streamed_frames(feature_lens_B))
+            return encoded.encoded_BTD, lens_B, None
         all_full = bool((feature_lens_B == features_BWF.shape[1]).all())
         lens = None if all_full else feature_lens_B
         return self.model.encode_chunk(features_BWF, self._pool.gather(slots), self.context, lens)
@@ -334,25 +339,29 @@ class StreamingRecognizer:
 
     def _is_cut(self, stream: Stream) -> bool:
         """Whether a reset comes in the middle of speech and forgets nothing."""
-        length = stream.num_decoded - stream.segment_start
+        length, stride = stream.num_decoded - stream.segment_start, self.geometry.stride
         return (
             self.endpoints is not None
             and not self.endpoints.keep_predictor
-            and self.endpoints.is_endpoint(stream.num_trailing_blanks, length)
-            and not self.endpoints.is_silent(stream.num_trailing_blanks, length)
+            and self._has_ended(stream.num_trailing_blanks, length)
+            and not self.endpoints.is_silent(stream.num_trailing_blanks * stride, length * stride)
         )
 
     def _has_ended(self, trailing_frames: int, length_frames: int) -> bool:
-        return self.endpoints is not None and self.endpoints.is_endpoint(trailing_frames, length_frames)
+        stride = self.geometry.stride
+        return self.endpoints is not None and self.endpoints.is_endpoint(
+            trailing_frames * stride, length_frames * stride
+        )
 
     def _is_final(self, stream: Stream) -> bool:
         return (stream.is_finished and not self.is_ready(stream)) or self.is_endpoint(stream)
 
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
-        tokens, shown = [], self._windows.shown_at(stream)
+        tokens, shown = [], self.windows.shown_at(stream)
         for place, item in enumerate(best.emissions, start):
-            new = Token.of(item, self.tokenizer.piece(item.token), stream.segment_start + item.frame, shown)
+            frame = stream.segment_start + item.frame
+            new = Token.of(item, self.tokenizer.piece(item.token), frame, shown)
             old = stream.tokens[place] if place < len(stream.tokens) else None
             if old is not None and old.id == new.id:
                 new = replace(new, shown=old.shown)

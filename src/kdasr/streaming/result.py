@@ -8,7 +8,6 @@ from kdasr.common.calibration import Calibration
 from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.confidence import word_probability
 from kdasr.decoding.hypothesis import Emission
-from kdasr.nn.context import FRAME_SECONDS
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Token:
     id: int
     piece: str
     frame: int
-    """Encoder frame (40 ms each) at which it was emitted, counted from the start of the stream."""
+    """Encoder frame at which it was emitted, counted from the start of the stream."""
     shown: float
     """Audio seconds that must have arrived before it can be shown: up to the last sample of the window after
     which this piece stood at this place of the displayed result and has stayed there ever since, or the end
@@ -91,6 +90,8 @@ class Result:
     """Indices of tokens that begin another segment than the token before them: no word goes across."""
     calibration: Calibration | None = field(default=None, compare=False)
     """Of the words' confidences."""
+    frame_seconds: float = field(kw_only=True)
+    """Duration of an encoder frame."""
 
     @property
     def pieces(self) -> list[str]:
@@ -112,8 +113,8 @@ class Result:
         raw = word_probability([token.log_confidence for token in tokens])
         return Word(
             **vars(span),
-            start=round(FRAME_SECONDS * tokens[0].frame, 4),
-            end=round(FRAME_SECONDS * (tokens[-1].frame + 1), 4),
+            start=round(self.frame_seconds * tokens[0].frame, 4),
+            end=round(self.frame_seconds * (tokens[-1].frame + 1), 4),
             confidence=raw if self.calibration is None else self.calibration(raw),
         )
 
@@ -128,8 +129,12 @@ def join_segments(segments: Sequence[Result]) -> Result:
     ends = accumulate(len(segment.tokens) for segment in segments)
     breaks = [end for end, following in zip(ends, segments[1:], strict=False) if not following.goes_on]
     tokens = [token for segment in segments for token in segment.tokens]
-    calibration = segments[0].calibration if segments else None
-    return Result(tokens, is_final=True, breaks=tuple(breaks), calibration=calibration)
+    calibration, frame_seconds = (
+        (segments[0].calibration, segments[0].frame_seconds) if segments else (None, 0.0)
+    )
+    return Result(
+        tokens, is_final=True, breaks=tuple(breaks), calibration=calibration, frame_seconds=frame_seconds
+    )
 
 
 def join_words(pieces: Sequence[str]) -> str:

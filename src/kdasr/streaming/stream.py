@@ -9,6 +9,7 @@ from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.signal_check import SignalMeter
 from kdasr.decoding.biasing import BiasingGraph
+from kdasr.models.encoders.base import Geometry
 from kdasr.streaming.features import OnlineFeatures
 from kdasr.streaming.pool import Slot
 from kdasr.streaming.result import Token
@@ -26,13 +27,14 @@ class Stream:
         self,
         slot: Slot | None,
         search_state: Any,
+        geometry: Geometry,
         tail_seconds: float,
         owner: Any,
         biasing: BiasingGraph | None = None,
     ) -> None:
         self.signal = SignalMeter()
         """What came in, measured; see `faults`."""
-        self.features = OnlineFeatures(tail_seconds, self.signal)
+        self.features = OnlineFeatures(geometry, tail_seconds, self.signal)
         self.owner = owner
         """The recogniser that made it."""
         self.biasing = biasing

@@ -19,7 +19,6 @@ from kdasr.decoding.wer import character_errors, word_errors
 from kdasr.distillation.step import StepInput, StepObjective, TrainBatch
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.subsampling import subsampled_length
 from kdasr.training.module import TrainingModule
 from kdasr.training.validation import WARM, Validation, sum_over_batches
 
@@ -92,7 +91,7 @@ def _batch_sums(
     if not bool(finite_B.all()):
         bad = [name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good]
         logger.warning("dev utterances whose loss is not finite, left out of it: %s", " ".join(bad))
-    frames_B = subsampled_length(batch.feature_lens_B)
+    frames_B = module.model.geometry.num_frames(batch.feature_lens_B)
     frames, utterances = float(frames_B[finite_B].sum()), float(finite_B.sum())
     sums = {}
     for name in losses.terms:

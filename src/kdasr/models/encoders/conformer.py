@@ -3,20 +3,70 @@
 # Shapes: B streams or utterances, T feature frames (10 ms), F features, U encoder frames (40 ms), D width,
 # N blocks, W frames per block (chunk and look-ahead), C frames per chunk.
 
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
-from kdasr.models.transducer.config import EncoderConfig
+from kdasr.common.ranges import at_least, between
+from kdasr.models.encoders.base import (
+    Encoder,
+    EncoderConfig,
+    EncoderOutput,
+    Geometry,
+    HiddenLayer,
+    StepOutput,
+)
 from kdasr.nn.attention import AttentionState, ChunkedSelfAttention
 from kdasr.nn.blocks import BlockPlan, clip_context, main_frames, plan_blocks, to_blocks
 from kdasr.nn.context import Context
 from kdasr.nn.convolution import ChunkedConvolution, ConvolutionState
 from kdasr.nn.dropout import Dropout
 from kdasr.nn.feedforward import FeedForward
-from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR, ConvSubsampling, FeatureNorm, subsampled_length
+from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR, MIN_FRAMES, ConvSubsampling, FeatureNorm
+
+
+@dataclass
+class ConformerConfig(EncoderConfig):
+    """A conformer (Gulati et al. 2020) on a 4x convolutional front end."""
+
+    type: str = "conformer"
+    num_layers: Annotated[int, at_least(1)] = 4
+    dim: Annotated[int, at_least(2)] = 128
+    num_heads: Annotated[int, at_least(1)] = 4
+    ffn_dim: Annotated[int, at_least(1)] = 512
+    """Inner width of each of the two half-step feed-forward modules."""
+    conv_kernel: Annotated[int, at_least(1)] = 15
+    """Depthwise kernel, odd; half of it looks back, half ahead within the chunk."""
+    subsampling_channels: Annotated[int, at_least(1)] = 32
+    dropout: Annotated[float, between(0, 1, below=True)] = 0.1
+
+    @property
+    def geometry(self) -> Geometry:
+        """A frame per four feature frames; windows overlap by three, as nothing is padded."""
+        layers = (HiddenLayer(self.dim, FACTOR),) * self.num_layers
+        return Geometry(dim=self.dim, stride=FACTOR, overlap=EXTRA_FRAMES, hidden=layers)
+
+    def check(self, num_features: int) -> None:
+        """
+        Raises:
+            UserError: naming the option and its value.
+        """
+        if num_features < MIN_FRAMES:
+            raise UserError(f"option 'model.num_features' is {num_features}; expected at least {MIN_FRAMES}")
+        if self.dim % (2 * self.num_heads):
+            raise UserError(
+                f"model.encoder.dim is {self.dim}; it must be a multiple of twice model.encoder.num_heads "
+                f"({self.num_heads}), for heads of an even width"
+            )
+        if self.conv_kernel % 2 == 0:
+            raise UserError(f"model.encoder.conv_kernel is {self.conv_kernel}; it must be odd")
+
+    def build(self, num_features: int) -> "ConformerEncoder":
+        """A freshly initialized conformer."""
+        return ConformerEncoder(self, num_features)
 
 
 class LayerState(NamedTuple):
@@ -26,7 +76,7 @@ class LayerState(NamedTuple):
     convolution: ConvolutionState
 
 
-class EncoderState(NamedTuple):
+class ConformerState(NamedTuple):
     """What the encoder remembers of each stream; dimension 0 of every tensor is the stream."""
 
     processed_B: Tensor
@@ -34,20 +84,10 @@ class EncoderState(NamedTuple):
     layers: tuple[LayerState, ...]
 
 
-class EncoderOutput(NamedTuple):
-    """Encoded utterances. Frames beyond the lengths hold arbitrary finite values."""
-
-    encoded_BTD: Tensor
-    lens_B: Tensor
-    """Encoder frames of each utterance, int64, on the CPU."""
-    hidden: list[Tensor]
-    """Output of every layer, (B, U, D); the last one is the encoded utterance."""
-
-
 class ConformerLayer(nn.Module):
     """Half a feed-forward step, attention, convolution, half a feed-forward step; each normalised first."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
         dim = config.dim
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(5))
@@ -74,39 +114,33 @@ class ConformerLayer(nn.Module):
         return self.norms[4](x_BNWD), LayerState(attention, convolution)
 
 
-class ConformerEncoder(nn.Module):
-    """Front end and conformer layers. The context is an argument of each call, not part of the model."""
+class ConformerEncoder(Encoder):
+    """Front end and conformer layers."""
 
-    def __init__(self, config: EncoderConfig, num_features: int) -> None:
-        super().__init__()
-        self.config = config
+    config: ConformerConfig
+
+    def __init__(self, config: ConformerConfig, num_features: int) -> None:
+        super().__init__(config)
         self.feature_norm = FeatureNorm(num_features)
         self.subsampling = ConvSubsampling(num_features, config.subsampling_channels, config.dim)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_layers))
 
+    def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
+        """Normalize features by these."""
+        self.feature_norm.set_stats(mean_F, std_F)
+
     def init_state(
         self, batch_size: int, context: Context, device: torch.device | str | None = None
-    ) -> EncoderState:
-        """The state of streams that have seen nothing.
-
-        Raises:
-            UserError: the context is full; a stream needs chunks.
-        """
-        if context.is_full:
-            raise UserError("streaming needs a chunked context; the full context has no chunks")
+    ) -> ConformerState:
+        """The state of streams that have seen nothing. See `Encoder.init_state`."""
+        self.check_stream(context)
         return self._zero_state(batch_size, context.left, device)
 
     def forward(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
-        """Encode whole utterances.
-
-        Args:
-            features_BTF: raw log-mel energies, padded with anything finite.
-            feature_lens_B: valid feature frames.
-            context: what each frame may look at.
-        """
+        """Encode whole utterances. See `Encoder.forward`."""
         x_BUD = self._front_end(features_BTF)
-        lens_B = subsampled_length(feature_lens_B.cpu())
+        lens_B = self.geometry.num_frames(feature_lens_B.cpu())
         num_frames = x_BUD.shape[1]
         if num_frames == 0:
             return EncoderOutput(x_BUD, lens_B, [x_BUD for _ in self.layers])
@@ -119,52 +153,34 @@ class ConformerEncoder(nn.Module):
     def step(
         self,
         features_BWF: Tensor,
-        state: EncoderState,
+        state: ConformerState,
         context: Context,
         feature_lens_B: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, EncoderState]:
-        """Encode one window of each stream.
-
-        Args:
-            features_BWF: 4 (chunk + right) + 3 feature frames; the stream's next window starts 4 * chunk
-                feature frames later.
-            state: from `init_state` or from the previous step. Streams of any age may share a batch.
-            context: the chunked context of the state.
-            feature_lens_B: valid feature frames of each window, fewer only where the stream ends; None: all.
-
-        Returns:
-            Encoded frames (B, C, D), how many of them are valid (B,), and the state for the next window.
-
-        Raises:
-            UserError: a window of another size.
-        """
-        expected = FACTOR * context.window_frames + EXTRA_FRAMES
-        if features_BWF.shape[1] != expected:
-            raise UserError(
-                f"a window under '{context}' has {expected} feature frames, not {features_BWF.shape[1]}"
-            )
+    ) -> StepOutput:
+        """Encode one window of each stream. See `Encoder.step`."""
+        self.check_window(features_BWF, context)
         x_BWD = self._front_end(features_BWF)
         if feature_lens_B is None:
             lens_B = torch.full_like(state.processed_B, context.window_frames)
         else:
-            lens_B = subsampled_length(feature_lens_B.to(x_BWD.device))
+            lens_B = self.geometry.num_frames(feature_lens_B.to(x_BWD.device))
         blocks, state = self._run_layers(x_BWD.unsqueeze(1), lens_B, state, context.chunk)
-        return main_frames(blocks[-1], context.chunk), lens_B.clamp(max=context.chunk), state
+        return StepOutput(main_frames(blocks[-1], context.chunk), lens_B.clamp(max=context.chunk), state)
 
     def _front_end(self, features_BTF: Tensor) -> Tensor:
         return self.dropout(self.subsampling(self.feature_norm(features_BTF)))
 
-    def _zero_state(self, batch_size: int, left: int, device: torch.device | str | None) -> EncoderState:
+    def _zero_state(self, batch_size: int, left: int, device: torch.device | str | None) -> ConformerState:
         like = self.feature_norm.mean_F.new_empty(0, device=device)
         layers = (cast(ConformerLayer, layer) for layer in self.layers)
-        return EncoderState(
+        return ConformerState(
             torch.zeros(batch_size, dtype=torch.int64, device=like.device),
             tuple(layer.init_state(batch_size, left, like) for layer in layers),
         )
 
     def _run_layers(
-        self, x_BNWD: Tensor, lens_B: Tensor, state: EncoderState, chunk: int
-    ) -> tuple[list[Tensor], EncoderState]:
+        self, x_BNWD: Tensor, lens_B: Tensor, state: ConformerState, chunk: int
+    ) -> tuple[list[Tensor], ConformerState]:
         """Every layer's blocks, and the state after them."""
         left = state.layers[0].attention.keys_BLD.shape[1]
         head_dim = self.config.dim // self.config.num_heads
@@ -176,4 +192,4 @@ class ConformerEncoder(nn.Module):
             layer_states.append(new_state)
         # The caches take whole chunks. A shorter one ends its stream, so its count is never read again.
         processed_B = state.processed_B + x_BNWD.shape[1] * chunk
-        return outputs, EncoderState(processed_B, tuple(layer_states))
+        return outputs, ConformerState(processed_B, tuple(layer_states))

@@ -22,14 +22,7 @@ def check_transducer_config(config: TransducerConfig) -> None:
     Raises:
         UserError: naming the option and its value.
     """
-    encoder = config.encoder
     check_options(config, "model")
     if config.vocab_size < 1:
         raise UserError(f"model.vocab_size is {config.vocab_size}; it must be at least 1")
-    if encoder.dim % (2 * encoder.num_heads):
-        raise UserError(
-            f"model.encoder.dim is {encoder.dim}; it must be a multiple of twice model.encoder.num_heads "
-            f"({encoder.num_heads}), for heads of an even width"
-        )
-    if encoder.conv_kernel % 2 == 0:
-        raise UserError(f"model.encoder.conv_kernel is {encoder.conv_kernel}; it must be odd")
+    config.encoder.check(config.num_features)

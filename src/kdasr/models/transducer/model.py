@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
-from kdasr.models.encoders.conformer import ConformerEncoder, EncoderOutput, EncoderState
+from kdasr.models.encoders.base import EncoderOutput, EncoderState, Geometry, StepOutput
 from kdasr.models.joiner import Joiner
 from kdasr.models.predictor import StatelessPredictor
 from kdasr.models.transducer.config import TransducerConfig
@@ -29,7 +29,7 @@ class TransducerOutput(NamedTuple):
 
 
 class Transducer(nn.Module):
-    """A transducer (Graves 2012) with a conformer encoder and a stateless predictor.
+    """A transducer (Graves 2012) with a stateless predictor, and the encoder that the configuration names.
 
     Teacher and student are this class under different contexts. Build it with `build_transducer`, which
     checks the configuration.
@@ -38,8 +38,8 @@ class Transducer(nn.Module):
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
         self.config = config
-        encoder_dim, predictor_dim = config.encoder.dim, config.predictor.dim
-        self.encoder = ConformerEncoder(config.encoder, config.num_features)
+        encoder_dim, predictor_dim = config.geometry.dim, config.predictor.dim
+        self.encoder = config.encoder.build(config.num_features)
         self.predictor = StatelessPredictor(
             config.vocab_size, predictor_dim, config.predictor.context_size, config.predictor.context_noise
         )
@@ -47,6 +47,11 @@ class Transducer(nn.Module):
         self.simple_am = Linear(encoder_dim, config.vocab_size)
         self.simple_lm = Linear(predictor_dim, config.vocab_size)
         self.ctc_head = Linear(encoder_dim, config.vocab_size)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Widths and rates of the encoder."""
+        return self.encoder.geometry
 
     @property
     def num_inference_params(self) -> int:
@@ -66,10 +71,10 @@ class Transducer(nn.Module):
                     f"feature {name} has shape {tuple(stats_F.shape)}; the model takes "
                     f"{self.config.num_features} features"
                 )
-        self.encoder.feature_norm.set_stats(mean_F, std_F)
+        self.encoder.set_feature_stats(mean_F, std_F)
 
     def encode(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
-        """Encode whole utterances of raw log-mel energies. See `ConformerEncoder.forward`."""
+        """Encode whole utterances of raw log-mel energies. See `Encoder.forward`."""
         return self.encoder(features_BTF, feature_lens_B, context)
 
     def encode_chunk(
@@ -78,8 +83,8 @@ class Transducer(nn.Module):
         state: EncoderState,
         context: Context,
         feature_lens_B: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, EncoderState]:
-        """Encode one window of each stream. See `ConformerEncoder.step`."""
+    ) -> StepOutput:
+        """Encode one window of each stream. See `Encoder.step`."""
         return self.encoder.step(features_BWF, state, context, feature_lens_B)
 
     def forward(

@@ -1,0 +1,4 @@
+"""When feature frames are: the unit in which audio is counted between samples and encoder frames."""
+
+FRAME_SHIFT_SECONDS = 0.01
+FRAME_LENGTH_SECONDS = 0.025

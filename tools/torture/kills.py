@@ -1,0 +1,231 @@
+"""Commands that are killed at random times and run again, against the same commands undisturbed."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+TIMED = {
+    *("rtf", "compute_seconds", "wall", "wall_mean", "seconds", "real_time", "time"),
+    *("first_token_wall_ms", "first_token_parts_ms", "step_seconds", "data_seconds"),
+    *("samples_per_second", "audio_hours_per_second", "peak_memory_mb"),
+}
+"""Keys of JSON that hold measured times."""
+NOT_COMPARED = ("tensorboard", ".log", "environment.json", ".html", ".png", ".partial", "export/README.md")
+"""Logs, dates, pictures with times in them; and what a finished run leaves to no one."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is run in a folder that holds what it needs, and where its results go."""
+
+    name: str
+    arguments: tuple[str, ...]
+    results: str
+    processes: int = 1
+
+    @property
+    def line(self) -> list[str]:
+        """The whole command line."""
+        if self.processes == 1:
+            return [sys.executable, "-m", "kdasr", *self.arguments]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
+        return [sys.executable, *launcher, "-m", "kdasr", *self.arguments]
+
+
+def train(system: str, folder: str | None = None, processes: int = 1) -> Command:
+    """Train a system of the tiny configuration."""
+    exp = f"exp/{folder or system}"
+    parts = ("data.dir=data", "data.train_parts=[train-clean-100]", "data.dev_parts=[dev-clean]")
+    overrides = [word for part in parts for word in ("--override", part)]
+    arguments = ("train", "--config", "conf.yaml", "--system", system, "--exp", exp, *overrides)
+    return Command(f"train {folder or system}", arguments, exp, processes)
+
+
+PARTS = "train-clean-100 dev-clean test-clean"
+DECODE = ("decode", "exp/two-stage", "--data", "data", "--parts", "test-clean")
+COMMANDS = (
+    Command(
+        "prepare",
+        ("prepare", "--corpus-dir", "corpus/LibriSpeech", "--alignments-dir", "corpus/LibriSpeech-Alignments",
+         "--parts", PARTS, "--config", "conf.yaml", "--out", "data", "--jobs", "1"),
+        "data",
+    ),
+    Command("tokens", ("tokens", "--data", "data", "--config", "conf.yaml"), "data"),
+    train("teacher"),
+    train("two-stage"),
+    train("streaming", "two-processes", processes=2),
+    Command("average", ("average", "exp/two-stage"), "exp/two-stage"),
+    Command(
+        "calibrate",
+        ("calibrate", "exp/two-stage", "--data", "data", "--parts", "dev-clean"),
+        "exp/two-stage",
+    ),
+    Command("decode", (*DECODE, "--streams", "4"), "exp/two-stage/decode"),
+    Command("decode --long-form", (*DECODE, "--long-form", "--minutes", "0.5"), "exp/two-stage/decode"),
+    Command("export", ("export", "exp/two-stage", "--out", "exp/two-stage/export"), "exp/two-stage/export"),
+    Command("report", ("report", "exp", "--data", "data"), "exp/report"),
+)  # fmt: skip
+
+
+@dataclass
+class Reference:
+    """What an undisturbed run of a command takes and leaves."""
+
+    command: Command
+    run: Path
+    """Where it ran and runs again, as some results hold their own path."""
+    before: Path
+    """A copy of that folder as the command finds it."""
+    seconds: float
+    results: dict[str, str]
+    """Digest of each result file."""
+
+
+def prepare_references(folder: Path, config: Path, size: str = "tiny") -> list[Reference]:
+    """Run all commands once, one after another, each in a copy of the folder that the one before left."""
+    current = folder / "run"
+    current.mkdir(parents=True)
+    shutil.copy(config, current / "conf.yaml")
+    _run(Command("corpus", ("corpus", "synthetic", "--size", size, "--out", "corpus"), "corpus"), current)
+    references = []
+    for number, command in enumerate(COMMANDS):
+        before = folder / f"before-{number}"
+        copy_folder(current, before)
+        started = time.monotonic()
+        _run(command, current)
+        seconds = time.monotonic() - started
+        references.append(Reference(command, current, before, seconds, digests(current, command.results)))
+    return references
+
+
+def kill_and_resume(reference: Reference, draws: Random, kills: int) -> str:
+    """Kill the command `kills` times, then let it end. Returns what is wrong with the results, or nothing."""
+    work = reference.run
+    shutil.rmtree(work, ignore_errors=True)
+    copy_folder(reference.before, work)
+    for _ in range(kills):
+        process = start(reference.command, work)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Start-up takes most of the time of a tiny run: later is likelier.
+            process.wait(timeout=reference.seconds * (1 - 0.8 * draws.random() ** 2))
+        _kill(process)
+    output, status = finish(start(reference.command, work))
+    if status:
+        return f"status {status}: {output.strip().splitlines()[-1:]}"
+    if "Traceback" in output:
+        return "a traceback"
+    return compare(reference.results, digests(work, reference.command.results))
+
+
+def compare(expected: dict[str, str], found: dict[str, str]) -> str:
+    """The first result that differs, or nothing."""
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            state = (
+                "missing"
+                if name not in found
+                else "not there without kills"
+                if name not in expected
+                else "other"
+            )
+            return f"{name}: {state}"
+    return ""
+
+
+def start(command: Command, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command.line,
+        cwd=folder,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process and all that it has started, wherever they have moved since."""
+    for pid in [process.pid, *_descendants(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in parents.items() if its_parent == parent]
+    return found[1:]
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 300.0) -> tuple[str, int]:
+    """Output and status of a process that is left alone; one that hangs is killed."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return f"no end after {seconds:g} s", -1
+    return output, process.returncode
+
+
+def _run(command: Command, folder: Path) -> None:
+    output, status = finish(start(command, folder))
+    if status:
+        raise RuntimeError(f"{command.name} fails undisturbed:\n{output}")
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder; times of change are kept, by which audio is known."""
+    shutil.copytree(source, target, symlinks=True)
+
+
+def digests(work: Path, results: str) -> dict[str, str]:
+    """Of all results of a run in the folder `work`, without measured times."""
+    found, folder = {}, work / results
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(part in f"{folder.name}/{name}" for part in NOT_COMPARED):
+            found[name] = hashlib.sha256(_content(path)).hexdigest()
+    return found
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix == ".pt":
+        payload = torch.load(path, weights_only=True)
+        weights = [(name, tensor.numpy().tobytes()) for name, tensor in sorted(payload["model"].items())]
+        return repr((weights, payload.get("train_steps"))).encode()
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    if path.suffix == ".json":
+        return json.dumps(_untimed(json.loads(content)), sort_keys=True).encode()
+    if path.suffix == ".jsonl":
+        return "\n".join(json.dumps(_untimed(json.loads(line))) for line in content.splitlines()).encode()
+    return content
+
+
+def _untimed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _untimed(item) for key, item in value.items() if key not in TIMED}
+    if isinstance(value, list):
+        return [_untimed(item) for item in value]
+    return value
