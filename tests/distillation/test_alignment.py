@@ -101,7 +101,9 @@ def test_a_teacher_of_other_frames_teaches_nearly_the_same(options: dict[str, in
     expected = compute(plain(), node_weights="both", shift=1).terms
     found = compute(Resampled(plain(), bare=bare, **options), node_weights="both", shift=1).terms
     for name in ("hidden_mse", "output_kl", "path_kl"):
-        assert found[name] != expected[name]
+        # With the shift of one frame, output_kl never looks at the teacher's last frame.
+        unseen = name == "output_kl" and options == {"shorter": 1}
+        assert bool(found[name] == expected[name]) == unseen
         torch.testing.assert_close(found[name], expected[name], rtol=0.3, atol=0.05)
 
 
