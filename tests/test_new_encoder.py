@@ -23,9 +23,10 @@ from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import at_least
 from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
-from kdasr.distillation.config import ObjectiveConfig
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.step import StepInput
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.experiment import load_experiment
 from kdasr.models.encoders.base import (
     Encoder,
@@ -42,7 +43,7 @@ from kdasr.nn.streaming import select_states, split_state, stack_states
 from kdasr.streaming.offline import recognise_offline
 from kdasr.streaming.parts import Parts
 from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.testing import SAMPLE_RATE, tiny_model, tone, write_corpus
+from kdasr.testing import SAMPLE_RATE, dummy_batch, tiny_model, tone, write_corpus
 
 HISTORY = 3
 
@@ -286,12 +287,34 @@ def test_words_that_take_too_many_pieces_are_counted_in_its_frames(recipe: Path)
     assert [geometry.num_frames(length) for length in (12, 13, 20, 21, 101)] == [0, 1, 1, 2, 12]
 
 
-def test_a_teacher_with_another_frame_rate_is_refused() -> None:
-    student = TransducerConfig(vocab_size=11, encoder=CausalConfig())
-    with pytest.raises(
-        UserError, match="teacher's encoder has a frame per 40 ms, the student's one per 80 ms"
-    ):
-        Objective(ObjectiveConfig(), student, Teacher(tiny_model(), Context.full()))
+def test_a_teacher_with_twice_the_frames_teaches_it() -> None:
+    """Each frame of 80 ms is compared with the teacher's frame of 40 ms that covers its middle."""
+    config = TransducerConfig(vocab_size=11, encoder=CausalConfig(width=16), joiner_dim=16)
+    student, batch = build_transducer(config), dummy_batch()
+    teacher = TransducerTeacher(tiny_model(), Context.full())
+    objective = Objective(ObjectiveConfig(), config, teacher)
+    terms = {"rnnt": 1.0, "hidden_mse": 1.0, "output_kl": 1.0, "path_kl": 1.0}
+    losses = objective(student, StepInput(batch, loss_weights=terms, context=CONTEXT, step=1000))
+    losses.total.backward()
+    assert all(value.isfinite() for value in losses.terms.values())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in student.parameters())
+    assert objective.count(batch).frames == sum((n - 5) // 8 for n in batch.feature_lens_B.tolist())
+
+    own = student.encode(batch.features_BTF, batch.feature_lens_B, CONTEXT)
+    taught = teacher.encode(batch).hidden[1]
+    assert taught.frame_seconds == pytest.approx(0.04)
+    for row, length in enumerate(own.lens_B.tolist()):
+        partners = [min(2 * frame + 1, int(taught.lens_B[row]) - 1) for frame in range(length)]
+        error = own.hidden[1][row, :length] - taught.values_BTD[row, partners]
+        found = losses.per_utterance["hidden_mse"][row]
+        torch.testing.assert_close(found, error.square().mean().detach())
+
+
+def test_a_layer_of_another_rate_is_handed_on_with_its_frames() -> None:
+    config = TransducerConfig(vocab_size=11, encoder=CausalConfig())
+    first, second = TransducerTeacher(build_transducer(config), Context.full()).encode(dummy_batch()).hidden
+    assert (first.frame_seconds, second.frame_seconds) == pytest.approx((0.04, 0.08))
+    assert torch.equal(first.lens_B, 2 * second.lens_B) and bool((second.lens_B > 0).all())
 
 
 class Pieces:

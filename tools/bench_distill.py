@@ -19,7 +19,8 @@ import torch
 from benchmarking import compare_processes, print_rows, run_benchmark
 
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.step import StepInput
+from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.experiment import load_experiment
 from kdasr.losses import nodes
 from kdasr.models.transducer.build import build_transducer
@@ -46,17 +47,18 @@ def step_row(size: str) -> dict[str, Any]:
     config.model.vocab_size = config.data.vocab_size
     torch.manual_seed(0)
     student, teacher = build_transducer(config.model), build_transducer(config.model)
-    objective = Objective(config.objective, config.model, Teacher(teacher, Context.full()))
+    objective = Objective(config.objective, config.model, TransducerTeacher(teacher, Context.full()))
     batch = dummy_batch(8, config.data.vocab_size, max_frames=760, max_tokens=30)
 
     def step(loss_weights: dict[str, float]) -> None:
         student.zero_grad()
         context = Context(left=32, chunk=8, right=0)
-        objective(student, batch, loss_weights=loss_weights, context=context, step=10000).total.backward()
+        inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=10000)
+        objective(student, inputs).total.backward()
 
     def teach() -> None:
         assert objective.teacher is not None
-        objective.teacher.joint(objective.teacher.encode(batch).encoded_BTD, batch.tokens_BS)
+        objective.teacher.encode(batch).nodes()
 
     parts: list[Callable[[], None]] = [lambda: step(PLAIN), lambda: step({**PLAIN, "output_kl": 0.3}), teach]
     for part in parts:

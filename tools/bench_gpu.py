@@ -84,8 +84,8 @@ class Case:
 
     def stage_two(self, ranges: torch.Tensor) -> torch.Tensor:
         term = PowerKl(self.teacher, RULE, FORM, self.valid(ranges), by_occupation=True)
-        losses = joint_losses(self.student, self.symbols, ranges, 0, self.boundary, term=term)
-        return losses.rnnt_B.sum() + losses.term_B.sum()
+        losses = joint_losses(self.student, self.symbols, ranges, 0, self.boundary, nodes=[term])
+        return losses.rnnt_B.sum() + losses.nodes[0].value_B.sum()
 
     def straightforward(self, ranges: torch.Tensor) -> torch.Tensor:
         rnnt_B, kl_B = stage_two_losses(

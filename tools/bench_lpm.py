@@ -24,11 +24,13 @@ from kdasr.data.batch import Batch
 from kdasr.data.config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.loader import valid_batches
-from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig
+from kdasr.distillation.config import LabelConfig, RnntConfig
 from kdasr.distillation.labels import Labeller, label_search
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.prior_matching import tiled_nll, weighted_sums
 from kdasr.distillation.proposals import ProposalModel, first_guesses
+from kdasr.distillation.step import StepInput
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.nn.context import Context
 from kdasr.results.config import load_recipe
 from kdasr.streaming.language_model import load_language_model
@@ -76,7 +78,7 @@ def measure(
 
     def supervised(batch: Batch) -> None:
         student.zero_grad()
-        losses = objective(student, batch, loss_weights={"rnnt": 1.0}, context=CONTEXT, step=STEP)
+        losses = objective(student, StepInput(batch, loss_weights={"rnnt": 1.0}, context=CONTEXT, step=STEP))
         losses.total.backward()
 
     def learn(batch: Batch, labels: Any) -> None:

@@ -110,8 +110,8 @@ def stage_two(name: str, x: Inputs) -> None:
     else:
         valid = torch.ones_like(x.ranges, dtype=torch.bool)
         term = PowerKl(teacher, rule, form, valid, by_occupation=True)
-        losses = joint_losses(student, x.symbols, x.ranges, BLANK, x.boundary, term=term)
-        rnnt_B, kl_B = losses.rnnt_B, losses.term_B
+        losses = joint_losses(student, x.symbols, x.ranges, BLANK, x.boundary, nodes=[term])
+        rnnt_B, kl_B = losses.rnnt_B, losses.nodes[0].value_B
     (rnnt_B.sum() + 0.3 * kl_B.sum()).backward()
 
 

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -12,7 +13,9 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
 from kdasr.data.config import DataConfig
 from kdasr.data.text import TextConfig
-from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig, StageConfig, UnpairedConfig
+from kdasr.distillation.config import StageConfig, UnpairedConfig
+from kdasr.distillation.terms import ObjectiveConfig, objective_schema
+from kdasr.distillation.terms.base import Need, known_terms, needing
 from kdasr.models.language_model import LanguageModelConfig
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.nn.context import Context
@@ -50,6 +53,20 @@ class ExperimentConfig:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
         for stage in self.stages:
             stage.loss_weights = stage.loss_weights or dict(DEFAULT_LOSS_WEIGHTS)
+
+
+def experiment_schema() -> type[ExperimentConfig]:
+    """`ExperimentConfig`; with the settings of terms that were registered since, a subclass of it."""
+    objective = objective_schema()
+    return ExperimentConfig if objective is ObjectiveConfig else _experiment_schema(objective)  # type: ignore[arg-type]
+
+
+@cache
+def _experiment_schema(objective: type) -> type[ExperimentConfig]:
+    entry = ("objective", objective, field(default_factory=objective))
+    return make_dataclass(
+        "ExperimentConfig", [entry], bases=(ExperimentConfig,), namespace={"__module__": __name__}
+    )
 
 
 @dataclass
@@ -96,7 +113,7 @@ def load_experiment(
     Raises:
         UserError: no such file or system, an unknown key, a wrong type, an unknown loss term.
     """
-    config = build_config(ExperimentConfig, *_layers(path, system), overrides=overrides, source=str(path))
+    config = build_config(experiment_schema(), *_layers(path, system), overrides=overrides, source=str(path))
     check_experiment(config, source=str(path))
     return config
 
@@ -152,18 +169,16 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     Raises:
         UserError: naming the option.
     """
-    _check_stages(config.stages, TERM_NAMES, source)
+    _check_stages(config.stages, list(known_terms()), source)
     for context in config.contexts:
         try:
             config.model.encoder.check_context(context)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
     for stage in config.stages:
-        needs_teacher = TEACHER_TERMS & set(stage.loss_weights)
+        needs_teacher = needing(Need.TEACHER, stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
-            raise UserError(
-                f"{source}: stage '{stage.name}' has {sorted(needs_teacher)} but no objective.teacher"
-            )
+            raise UserError(f"{source}: stage '{stage.name}' has {needs_teacher} but no objective.teacher")
         if stage.plateau_patience > 0 and "hidden_mse" not in stage.loss_weights:
             raise UserError(
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
@@ -268,5 +283,5 @@ def load_saved_experiment(exp_dir: Path) -> AnyExperiment:
     path = exp_dir / CONFIG
     saved = load_yaml(path)
     if _kind(saved, source=str(path)) is None:
-        return build_config(ExperimentConfig, saved, source=str(path))
+        return build_config(experiment_schema(), saved, source=str(path))
     return build_config(LanguageModelExperiment, saved, source=str(path))

@@ -24,7 +24,8 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.streaming.language_model import load_sentence_scorer
 from kdasr.training.stage import resolve_reference
 from kdasr.training.trainer import System
-from kdasr.training.validation import Validation, validate_model
+from kdasr.training.transducer import validate_model
+from kdasr.training.validation import Validation
 
 logger = get_logger(__name__)
 

@@ -28,9 +28,9 @@ from kdasr.data.same_data import check_same_data, describe_data, describe_text
 from kdasr.data.text import EncodedText, text_sources, transcript_sources
 from kdasr.data.text_loader import TextLoader, valid_text_batches
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.distillation.config import TEACHER_TERMS
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms.base import Need, needing
 from kdasr.experiment import (
     AnyExperiment,
     ExperimentConfig,
@@ -52,7 +52,7 @@ from kdasr.training.resume import saved_progress, seed_everything, share_out
 from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
 from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
-from kdasr.training.validation import validate_model
+from kdasr.training.transducer import validate_model, validate_transducer
 
 logger = get_logger(__name__)
 
@@ -106,7 +106,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     seed_everything(config.seed, rank=0)
     model = _build_model(config, tokenizer)
     bundle = _load_teacher(config, exp_dir, tokenizer)
-    teacher = Teacher(bundle.model, bundle.context).to(fabric.device) if bundle else None
+    teacher = TransducerTeacher(bundle.model, bundle.context).to(fabric.device) if bundle else None
     objective = Objective(config.objective, model.config, teacher)
     train_cuts = _load_parts(config, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
@@ -136,6 +136,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         tokenizer=tokenizer,
         train_batches=batches,
         valid_batches=lambda: islice(dev_batches, limit),
+        validate=validate_transducer,
         teacher_path=str(bundle.path.resolve()) if bundle else "",
         teacher_sha256=sha256(bundle.path) if bundle else "",
     )
@@ -190,7 +191,7 @@ def plain_students(folder: Path, context: Context) -> dict[str, float]:
             continue
         terms = {name for stage in saved.stages for name in stage.loss_weights}
         wer = last_dev_wer(path.parent)
-        if wer is not None and not terms & TEACHER_TERMS:
+        if wer is not None and not needing(Need.TEACHER, terms):
             found[path.parent.name] = wer
     return found
 
@@ -290,7 +291,7 @@ def _vocab_size(configured: int, tokenizer: Tokenizer) -> int:
 
 def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> Bundle | None:
     """The teacher, when a stage has a term that needs one. A resumed run keeps the one it began with."""
-    needed = TEACHER_TERMS & {name for stage in config.stages for name in stage.loss_weights}
+    needed = needing(Need.TEACHER, {name for stage in config.stages for name in stage.loss_weights})
     if not needed or config.objective.teacher is None:
         return None
     bundle = load_bundle(teacher_checkpoint(config.objective.teacher, exp_dir), as_trained=True)

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from kdasr.common.errors import UserError
-from kdasr.distillation.config import HiddenConfig
-from kdasr.distillation.hidden_term import HiddenTerm
+from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
 from kdasr.losses.hidden import hidden_mse
 from kdasr.models.encoders.base import Geometry, HiddenLayer
 
@@ -27,7 +26,9 @@ def _term(shift: int) -> HiddenTerm:
 
 def test_without_a_shift_frames_are_their_own_partners() -> None:
     student, teacher = _layers(1), _layers(2)
-    assert torch.equal(_term(0)(student, teacher, LENS_B), hidden_mse(student, teacher, LENS_B, [1.0, 0.5]))
+    assert torch.equal(
+        _term(0).compare(student, teacher, LENS_B), hidden_mse(student, teacher, LENS_B, [1.0, 0.5])
+    )
 
 
 @pytest.mark.parametrize("shift", [-3, -1, 1, 2, 3])
@@ -42,14 +43,14 @@ def test_a_student_that_is_its_teacher_some_frames_later_or_earlier_has_nothing_
                 if 0 <= frame - shift < length:
                     moved_BTD[row, frame] = layer_BTD[row, frame - shift]
         student.append(moved_BTD)
-    assert torch.equal(_term(shift)(student, teacher, LENS_B), torch.zeros(4))
-    assert bool((_term(shift + 1)(student, teacher, LENS_B)[0] > 0.1).all())
-    assert bool((_term(0)(student, teacher, LENS_B)[:2] > 0.1).all())
+    assert torch.equal(_term(shift).compare(student, teacher, LENS_B), torch.zeros(4))
+    assert bool((_term(shift + 1).compare(student, teacher, LENS_B)[0] > 0.1).all())
+    assert bool((_term(0).compare(student, teacher, LENS_B)[:2] > 0.1).all())
 
 
 @pytest.mark.parametrize("shift", [-20, -9, 9, 20])
 def test_utterances_shorter_than_the_shift_have_no_partners(shift: int) -> None:
-    assert torch.equal(_term(shift)(_layers(1), _layers(2), LENS_B), torch.zeros(4))
+    assert torch.equal(_term(shift).compare(_layers(1), _layers(2), LENS_B), torch.zeros(4))
 
 
 FAST, OWN = HiddenLayer(6, 2), HiddenLayer(6, 4)
@@ -75,4 +76,4 @@ def test_without_layers_of_its_rate_only_hidden_mse_is_refused(
 ) -> None:
     term = HiddenTerm(HiddenConfig(), *(_encoder(*layers) for layers in encoders))
     with pytest.raises(UserError, match="no layer has the frame rate of its encoder's output"):
-        term([torch.zeros(1, 2, 6)], [torch.zeros(1, 2, 6)], torch.tensor([2]))
+        term.compare([torch.zeros(1, 2, 6)], [torch.zeros(1, 2, 6)], torch.tensor([2]))

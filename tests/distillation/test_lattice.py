@@ -1,8 +1,8 @@
 import torch
 
 from kdasr.distillation.config import RnntConfig
-from kdasr.distillation.hidden_term import partner_layer
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
+from kdasr.distillation.terms.hidden_mse import partner_layer
 from kdasr.losses.teacher_band import teacher_band
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_model
@@ -47,7 +47,10 @@ def test_the_joint_gives_the_joiners_logits() -> None:
 def test_occupation_counts_the_nodes_of_a_path() -> None:
     """A regular path leaves T nodes by blanks and S by symbols."""
     builder, lattice = build_lattice()
-    occupation = builder.evaluate(lattice, warm=True, term=None).occupation_BTK
+    occupation = builder.evaluate(
+        lattice,
+        warm=True,
+    ).occupation_BTK
     steps = (lattice.boundary_B4[:, 2] + lattice.boundary_B4[:, 3]).float()
     torch.testing.assert_close(occupation.sum((1, 2)), steps)
 
@@ -58,14 +61,23 @@ def test_delay_penalty_is_paid_by_frame_for_each_piece() -> None:
     plain, penalised = (
         LatticeBuilder(RnntConfig(backend="native", delay_penalty=penalty)) for penalty in (0.0, 1e-3)
     )
-    before, after = (builder.evaluate(lattice, warm=True, term=None).rnnt_B for builder in (plain, penalised))
+    before, after = (
+        builder.evaluate(
+            lattice,
+            warm=True,
+        ).rnnt_B
+        for builder in (plain, penalised)
+    )
     band = teacher_band(lattice.joint, lattice.tokens_BS, lattice.ranges_BTK, 0, lattice.boundary_B4)
     emits_BT = band.totals().symbol_grad_BTK.sum(2)
     early_BT = (lattice.boundary_B4[:, 3:4] - 1) / 2 - torch.arange(emits_BT.shape[1])
     expected_B = -(emits_BT * early_BT).sum(1)
     assert (expected_B.abs() > 1).any()
     torch.testing.assert_close((after - before) / 1e-3, expected_B, rtol=0.02, atol=0.05)
-    cold = penalised.evaluate(lattice, warm=False, term=None).rnnt_B
+    cold = penalised.evaluate(
+        lattice,
+        warm=False,
+    ).rnnt_B
     assert torch.equal(cold, before)
 
 

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.distillation import lattice
-from kdasr.distillation.config import HiddenConfig, ObjectiveConfig, OutputConfig, RnntConfig
-from kdasr.distillation.objective import Losses, Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.config import RnntConfig
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.step import Denominators, Losses, StepInput
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
+from kdasr.distillation.terms.output_kl import OutputConfig
 from kdasr.losses.node_weights import NODE_WEIGHTS
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.models.transducer.build import build_transducer
@@ -39,7 +43,7 @@ def make_objective(
     config = ObjectiveConfig(
         rnnt=rnnt or native(), hidden=hidden or HiddenConfig(), output=output or OutputConfig()
     )
-    frozen = Teacher(teacher or tiny_model(seed=1), Context.full())
+    frozen = TransducerTeacher(teacher or tiny_model(seed=1), Context.full())
     return Objective(config, student or tiny_config(), frozen)
 
 
@@ -51,7 +55,7 @@ def compute(
     step: int = 1000,
     context: Context = STREAMING,
 ) -> Losses:
-    return objective(model, batch, loss_weights=weights or ALL_TERMS, context=context, step=step)
+    return objective(model, StepInput(batch, loss_weights=weights or ALL_TERMS, context=context, step=step))
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -156,8 +160,10 @@ def test_total_is_the_weighted_sum_of_the_normalised_terms() -> None:
 def test_denominators_of_a_joint_batch() -> None:
     objective, model, batch = make_objective(), tiny_model(), dummy_batch()
     alone = compute(objective, model, batch)
+    together = Denominators(500.0, 12.0)
     joint = objective(
-        model, batch, loss_weights=ALL_TERMS, context=STREAMING, step=1000, frames=500.0, utterances=12.0
+        model,
+        StepInput(batch, loss_weights=ALL_TERMS, context=STREAMING, step=1000, denominators=together),
     )
     torch.testing.assert_close(joint.terms["rnnt"], alone.per_utterance["rnnt"].sum() / 500)
     torch.testing.assert_close(joint.terms["output_kl"], alone.per_utterance["output_kl"].sum() / 12)
@@ -251,7 +257,7 @@ def test_adapters_between_widths_learn() -> None:
 
 def test_a_deeper_teacher_is_followed_at_equal_depth() -> None:
     objective = make_objective(teacher=other_teacher(num_layers=5, dim=16))
-    assert objective.hidden is not None
+    assert isinstance(objective.hidden, HiddenTerm)
     assert objective.hidden.student_layers == [0, 1]
     assert objective.hidden.teacher_layers == [1, 4]
     chosen = make_objective(
@@ -263,7 +269,7 @@ def test_a_deeper_teacher_is_followed_at_equal_depth() -> None:
     output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, STREAMING)
     taught = chosen.teacher.encode(batch)
     first = int(output.lens_B[0])
-    expected = 0.5 * (output.hidden[1][0, :first] - taught.hidden[3][0, :first]).square().mean()
+    expected = 0.5 * (output.hidden[1][0, :first] - taught.hidden[3].values_BTD[0, :first]).square().mean()
     losses = compute(chosen, model, batch, {"hidden_mse": 1.0})
     torch.testing.assert_close(losses.per_utterance["hidden_mse"][0], expected.detach())
 

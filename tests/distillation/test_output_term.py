@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdasr.distillation.config import CLASSES, OutputConfig, RnntConfig
+from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
-from kdasr.distillation.output_term import OutputTerm
+from kdasr.distillation.terms.output_kl import CLASSES, OutputConfig, OutputTerm
 from kdasr.losses.joiner import Joint
 from kdasr.losses.node_weights import NODE_WEIGHTS
 from kdasr.nn.context import Context
@@ -23,8 +23,8 @@ def build(seed: int) -> PrunedLattice:
 
 def divergence(config: OutputConfig, lattice: PrunedLattice, teacher: Joint) -> Tensor:
     with torch.no_grad():
-        term = OutputTerm(config, "regular")(lattice, teacher)
-        return BUILDER.evaluate(lattice, warm=True, term=term).term_B
+        term = OutputTerm(config, "regular").on_nodes(lattice, teacher)
+        return BUILDER.evaluate(lattice, warm=True, nodes=[term]).nodes[0].value_B
 
 
 def early_by(student: PrunedLattice, frames: int) -> Joint:

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import ObjectiveConfig, PathConfig, RnntConfig
-from kdasr.distillation.objective import Losses, Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.config import RnntConfig
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.step import Losses, StepInput
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.distillation.terms.path_kl import PathConfig
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -29,7 +32,7 @@ def make_objective(
         rnnt=RnntConfig(**({"backend": "native", "warmup_steps": 0, "prune_range": 3} | rnnt)),  # type: ignore[arg-type]
         path=path or PathConfig(),
     )
-    return Objective(config, tiny_config(), Teacher(teacher or tiny_model(seed=1), Context.full()))
+    return Objective(config, tiny_config(), TransducerTeacher(teacher or tiny_model(seed=1), Context.full()))
 
 
 def compute(
@@ -39,7 +42,7 @@ def compute(
     weights: dict[str, float] = ALONE,
     context: Context = STREAMING,
 ) -> Losses:
-    return objective(model, batch, loss_weights=weights, context=context, step=10)
+    return objective(model, StepInput(batch, loss_weights=weights, context=context, step=10))
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

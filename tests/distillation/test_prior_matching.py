@@ -5,11 +5,13 @@ import torch
 from torch import Tensor
 
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import ObjectiveConfig, RnntConfig
+from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.labels import Labels
 from kdasr.distillation.lattice import LatticeBuilder
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.prior_matching import nothing_to_learn, tiled_nll, weighted_sums
+from kdasr.distillation.step import Denominators, StepInput
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
@@ -48,7 +50,16 @@ def supervised(model: Transducer, batch: Batch, rows: list[int], labels: Labels,
     )
     objective = Objective(ObjectiveConfig(rnnt=RNNT), tiny_config(), None)
     weights = {"rnnt": 1.0}
-    return objective(model, paired, loss_weights=weights, context=CONTEXT, step=step, frames=1.0).total
+    return objective(
+        model,
+        StepInput(
+            paired,
+            loss_weights=weights,
+            context=CONTEXT,
+            step=step,
+            denominators=Denominators(1.0, 1.0),
+        ),
+    ).total
 
 
 @pytest.mark.parametrize("step", [50, 1000])

@@ -10,13 +10,15 @@ import torch
 from kdasr.common.errors import UserError
 from kdasr.data.config import SpecAugmentConfig
 from kdasr.decoding.expansion import BeamOptions
-from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig, UnpairedConfig
+from kdasr.distillation.config import LabelConfig, RnntConfig, UnpairedConfig
 from kdasr.distillation.labels import FirstGuess, Labeller, Labels, Proposal
 from kdasr.distillation.lattice import LatticeBuilder
-from kdasr.distillation.objective import Losses, Objective
+from kdasr.distillation.objective import Objective
 from kdasr.distillation.prior_matching import tiled_nll
 from kdasr.distillation.proposals import ProposalModel
 from kdasr.distillation.semi_supervised import SemiSupervisedObjective, UnpairedParts
+from kdasr.distillation.step import Denominators, Losses, StepInput
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
@@ -74,7 +76,8 @@ def make_objective(
 
 def compute(objective: torch.nn.Module, model: Transducer, batch: Any, **options: Any) -> Losses:
     weights = {"rnnt": 1.0, "ctc": 0.3}
-    return objective(model, batch, loss_weights=weights, context=CONTEXT, step=50, **options)
+    inputs = StepInput(batch, loss_weights=weights, context=CONTEXT, step=50, **options)
+    return objective(model, inputs)
 
 
 def test_a_paired_batch_has_the_supervised_loss() -> None:
@@ -97,7 +100,9 @@ def test_an_unpaired_batch_has_the_weighted_loss_of_its_labels(normalize: str) -
     assert losses.per_utterance["lpm"].tolist() == pytest.approx(expected)
     assert float(losses.terms["lpm"]) == pytest.approx(mean)
     assert float(losses.total.detach()) == pytest.approx(0.2 * mean)
-    joint = compute(make_objective(normalize=normalize), model, UNPAIRED, frames=2.0 * frames, utterances=6.0)
+    joint = compute(
+        make_objective(normalize=normalize), model, UNPAIRED, denominators=Denominators(2.0 * frames, 6.0)
+    )
     assert float(joint.terms["lpm"]) == pytest.approx(mean / 2)
 
 

@@ -33,4 +33,4 @@ def evaluate(
     **options,
 ) -> JointLosses:
     path = PathKl(teacher_band(teacher, SYMBOLS, ranges, 0, BOUNDARY, rnnt_type), form)
-    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, rnnt_type=rnnt_type, path=path, **options)
+    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, rnnt_type=rnnt_type, paths=[path], **options)

@@ -68,14 +68,14 @@ def test_divergence_is_that_of_summed_probabilities(form: KlForm, by_occupation:
     student, teacher = random_joint(), random_joint(1)
     ranges = ranges_of(student)
     term = CollapsedKl(teacher, FIXED, form, valid_nodes(ranges), by_occupation, NEXT)
-    ours = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
+    ours = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
     weights = valid_nodes(ranges).double() * (ours.occupation_BTK if by_occupation else 1.0)
     weights /= weights.sum((1, 2), keepdim=True)
     symbols = torch.nn.functional.pad(SYMBOLS, (0, 1)).gather(1, ranges.flatten(1)).view_as(ranges)
     collapsed = [three_classes(joiner_logits(joint, ranges), symbols) for joint in (student, teacher)]
     theirs = power_kl(*collapsed, weights, torch.full_like(weights, 0.6), form)
-    torch.testing.assert_close(ours.term_B, theirs)
-    grads = torch.autograd.grad(ours.term_B.sum(), student)
+    torch.testing.assert_close(ours.nodes[0].value_B, theirs)
+    grads = torch.autograd.grad(ours.nodes[0].value_B.sum(), student)
     torch.testing.assert_close(grads, torch.autograd.grad(theirs.sum(), student))
 
 
@@ -85,8 +85,8 @@ def test_gradients_by_finite_differences() -> None:
 
     def total(*tensors: Tensor) -> Tensor:
         term = CollapsedKl(teacher, FIXED, form, valid_nodes(ranges), False, NEXT)
-        losses = joint_losses(Joint(*tensors), SYMBOLS, ranges, 0, BOUNDARY, term=term)
-        return losses.rnnt_B + 0.7 * losses.term_B
+        losses = joint_losses(Joint(*tensors), SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
+        return losses.rnnt_B + 0.7 * losses.nodes[0].value_B
 
     assert torch.autograd.gradcheck(total, tuple(random_joint()))
 

@@ -93,9 +93,10 @@ def test_a_divergence_on_the_same_nodes_is_left_alone() -> None:
     ranges = ranges_of(student)
     term = PowerKl(teacher, PowerRule("fixed"), KlForm(), valid_nodes(ranges), by_occupation=True)
     plain, fast = (
-        joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term, fast_emit=amount)
+        joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term], fast_emit=amount)
         for amount in (0.0, 0.5)
     )
     torch.testing.assert_close(
-        torch.autograd.grad(fast.term_B.sum(), student), torch.autograd.grad(plain.term_B.sum(), student)
+        torch.autograd.grad(fast.nodes[0].value_B.sum(), student),
+        torch.autograd.grad(plain.nodes[0].value_B.sum(), student),
     )

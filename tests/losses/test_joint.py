@@ -28,7 +28,7 @@ def evaluate(
 ) -> tuple[JointLosses, Tensor]:
     ranges = ranges_of(student)
     term = PowerKl(teacher, rule, form, valid_nodes(ranges), by_occupation)
-    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term, **options), ranges
+    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term], **options), ranges
 
 
 @pytest.fixture(autouse=True)
@@ -71,18 +71,20 @@ def test_divergence_is_that_of_whole_tensors(form: KlForm, by_occupation: bool, 
         torch.full_like(weights, FIXED.exponent),
         form,
     )
-    torch.testing.assert_close(ours.term_B, theirs)
-    grads = torch.autograd.grad(ours.term_B.sum(), student)
+    torch.testing.assert_close(ours.nodes[0].value_B, theirs)
+    grads = torch.autograd.grad(ours.nodes[0].value_B.sum(), student)
     torch.testing.assert_close(grads, torch.autograd.grad(theirs.sum(), student))
-    torch.testing.assert_close(ours.exponent_B, torch.full((3,), 0.6, dtype=torch.float64))
+    torch.testing.assert_close(ours.nodes[0].exponent_B, torch.full((3,), 0.6, dtype=torch.float64))
 
 
 def test_both_losses_share_the_backward_pass() -> None:
     student, teacher = random_joint(), random_joint(1)
     losses, _ = evaluate(student, teacher, KlForm())
-    both = torch.autograd.grad((2 * losses.rnnt_B + 3 * losses.term_B).sum(), student, retain_graph=True)
+    both = torch.autograd.grad(
+        (2 * losses.rnnt_B + 3 * losses.nodes[0].value_B).sum(), student, retain_graph=True
+    )
     rnnt = torch.autograd.grad(losses.rnnt_B.sum(), student, retain_graph=True)
-    kl = torch.autograd.grad(losses.term_B.sum(), student)
+    kl = torch.autograd.grad(losses.nodes[0].value_B.sum(), student)
     torch.testing.assert_close(both, tuple(2 * a + 3 * b for a, b in zip(rnnt, kl, strict=True)))
 
 
@@ -90,8 +92,8 @@ def test_zero_for_the_teacher_itself() -> None:
     student = random_joint()
     for form in (KlForm(), KlForm(direction="reverse"), KlForm(direction="symmetric")):
         losses, _ = evaluate(student, Joint(*(x.detach() for x in student)), form)
-        torch.testing.assert_close(losses.term_B, torch.zeros(3, dtype=torch.float64))
-        for grad in torch.autograd.grad(losses.term_B.sum(), student):
+        torch.testing.assert_close(losses.nodes[0].value_B, torch.zeros(3, dtype=torch.float64))
+        for grad in torch.autograd.grad(losses.nodes[0].value_B.sum(), student):
             torch.testing.assert_close(grad, torch.zeros_like(grad))
 
 
@@ -116,8 +118,10 @@ def test_rules_see_the_teachers_nodes(rule: str, granularity: str) -> None:
     expected = power_kl(
         joiner_logits(student, ranges), joiner_logits(teacher, ranges), weights, exponents, KlForm()
     )
-    torch.testing.assert_close(losses.term_B, expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(losses.exponent_B, (weights * exponents).sum((1, 2)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses.nodes[0].value_B, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        losses.nodes[0].exponent_B, (weights * exponents).sum((1, 2)), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_gradients_by_finite_differences() -> None:
@@ -127,8 +131,8 @@ def test_gradients_by_finite_differences() -> None:
 
     def total(*tensors: Tensor) -> Tensor:
         term = PowerKl(teacher, FIXED, KlForm(direction="symmetric"), valid_nodes(ranges), False)
-        losses = joint_losses(Joint(*tensors), SYMBOLS, ranges, 0, BOUNDARY, term=term)
-        return losses.rnnt_B + 0.7 * losses.term_B
+        losses = joint_losses(Joint(*tensors), SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
+        return losses.rnnt_B + 0.7 * losses.nodes[0].value_B
 
     assert torch.autograd.gradcheck(total, tuple(random_joint()))
 
@@ -141,9 +145,11 @@ def test_padding_does_not_matter() -> None:
     noisy = student._replace(am_BTD=am.requires_grad_(), lm_BSD=lm.requires_grad_())
     noisy_ranges = ranges.clone()
     term = PowerKl(teacher, FIXED, KlForm(), valid_nodes(ranges), True)
-    losses = joint_losses(noisy, SYMBOLS, noisy_ranges, 0, BOUNDARY, term=term)
-    torch.testing.assert_close((losses.rnnt_B, losses.term_B), (expected.rnnt_B, expected.term_B))
-    (losses.rnnt_B + losses.term_B).sum().backward()
+    losses = joint_losses(noisy, SYMBOLS, noisy_ranges, 0, BOUNDARY, nodes=[term])
+    torch.testing.assert_close(
+        (losses.rnnt_B, losses.nodes[0].value_B), (expected.rnnt_B, expected.nodes[0].value_B)
+    )
+    (losses.rnnt_B + losses.nodes[0].value_B).sum().backward()
     assert am.grad is not None and not am.grad[1, 5:].any() and am.grad[1, :5].all(1).any()
     assert lm.grad is not None and not lm.grad[1, 3:].any()
 
@@ -156,12 +162,12 @@ def test_half_precision_inputs_give_float32_losses() -> None:
     term = PowerKl(half_teacher, FIXED, KlForm(), valid_nodes(ranges), True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = joint_losses(
-            Joint(am, lm, exact.weight_VD, exact.bias_V), SYMBOLS, ranges, 0, BOUNDARY, term=term
+            Joint(am, lm, exact.weight_VD, exact.bias_V), SYMBOLS, ranges, 0, BOUNDARY, nodes=[term]
         )
-    assert losses.rnnt_B.dtype == losses.term_B.dtype == torch.float32
+    assert losses.rnnt_B.dtype == losses.nodes[0].value_B.dtype == torch.float32
     torch.testing.assert_close(losses.rnnt_B, expected.rnnt_B, rtol=0.02, atol=0.05)
-    torch.testing.assert_close(losses.term_B, expected.term_B, rtol=0.05, atol=0.01)
-    (losses.rnnt_B + losses.term_B).sum().backward()
+    torch.testing.assert_close(losses.nodes[0].value_B, expected.nodes[0].value_B, rtol=0.05, atol=0.01)
+    (losses.rnnt_B + losses.nodes[0].value_B).sum().backward()
     assert am.grad is not None and am.grad.dtype == torch.bfloat16
     assert exact.weight_VD.grad is not None and exact.weight_VD.grad.dtype == torch.float32
 
@@ -184,10 +190,10 @@ def test_utterances_without_frames(num_frames: int) -> None:
     ranges = torch.arange(3).expand(3, num_frames, 3)
     nothing = torch.zeros(3, num_frames, 3, dtype=torch.bool)
     term = PowerKl(teacher, FIXED, KlForm(), nothing, True)
-    losses = joint_losses(student, SYMBOLS, ranges, 0, boundary, term=term)
+    losses = joint_losses(student, SYMBOLS, ranges, 0, boundary, nodes=[term])
     assert losses.rnnt_B.tolist() == [torch.inf, torch.inf, 0.0]
-    assert losses.term_B.tolist() == [0.0] * 3
-    (losses.rnnt_B + losses.term_B).sum().backward()
+    assert losses.nodes[0].value_B.tolist() == [0.0] * 3
+    (losses.rnnt_B + losses.nodes[0].value_B).sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -252,8 +258,8 @@ def test_nan_passes_through_to_the_losses_of_its_utterance(which: str, direction
     )
     with torch.no_grad():
         term = PowerKl(teacher, FIXED, KlForm(direction=direction), valid_nodes(ranges), True)
-        losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
-    assert losses.term_B.isnan().tolist() == [False, True, False]
+        losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
+    assert losses.nodes[0].value_B.isnan().tolist() == [False, True, False]
     assert losses.rnnt_B.isnan().tolist() == [False, which == "student", False]
 
 
@@ -261,11 +267,13 @@ def test_nan_passes_through_to_the_losses_of_its_utterance(which: str, direction
 def test_only_the_tensors_that_require_a_gradient_get_one(needed: str) -> None:
     everything, teacher = random_joint(), random_joint(1)
     losses, ranges = evaluate(everything, teacher, KlForm())
-    expected = torch.autograd.grad((losses.rnnt_B + losses.term_B).sum(), getattr(everything, needed))
+    expected = torch.autograd.grad(
+        (losses.rnnt_B + losses.nodes[0].value_B).sum(), getattr(everything, needed)
+    )
     student = Joint(*(x.detach().requires_grad_(name == needed) for name, x in everything._asdict().items()))
     term = PowerKl(teacher, FIXED, KlForm(), valid_nodes(ranges), True)
-    losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
-    (losses.rnnt_B + losses.term_B).sum().backward()
+    losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
+    (losses.rnnt_B + losses.nodes[0].value_B).sum().backward()
     torch.testing.assert_close(getattr(student, needed).grad, *expected)
 
 
@@ -275,15 +283,18 @@ def test_without_gradient_the_losses_are_the_same_and_nothing_is_kept() -> None:
     with torch.no_grad():
         losses, _ = evaluate(student, teacher, KlForm())
         alone = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY)
-    torch.testing.assert_close(tuple(losses), tuple(x.detach() for x in expected))
+    for found, other in zip(losses.nodes[0], expected.nodes[0], strict=True):
+        torch.testing.assert_close(found, other.detach())
+    torch.testing.assert_close(losses.rnnt_B, expected.rnnt_B.detach())
+    torch.testing.assert_close(losses.occupation_BTK, expected.occupation_BTK)
     torch.testing.assert_close(alone.rnnt_B, expected.rnnt_B.detach())
-    assert alone.occupation_BTK is None and losses.term_B.grad_fn is None
+    assert alone.occupation_BTK is None and losses.nodes[0].value_B.grad_fn is None
 
 
 def test_backward_under_autocast_is_that_without() -> None:
     student, teacher = random_joint(dtype=torch.float32), random_joint(1, torch.float32)
     losses, _ = evaluate(student, teacher, KlForm())
-    total = (losses.rnnt_B + losses.term_B).sum()
+    total = (losses.rnnt_B + losses.nodes[0].value_B).sum()
     expected = torch.autograd.grad(total, student, retain_graph=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(torch.autograd.grad(total, student), expected)

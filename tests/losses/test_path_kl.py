@@ -92,11 +92,11 @@ def test_values_and_gradients_are_those_of_all_paths(form: PathForm, rnnt_type: 
     possible = torch.tensor(counts) > 0
     assert max(counts) > 1
     losses = evaluate(student, teacher, form, ranges, rnnt_type)
-    torch.testing.assert_close(losses.path_B[possible], theirs[possible])
-    assert not losses.path_B[~possible].any() and losses.rnnt_B[~possible].isinf().all()
+    torch.testing.assert_close(losses.paths[0][possible], theirs[possible])
+    assert not losses.paths[0][~possible].any() and losses.rnnt_B[~possible].isinf().all()
     scale = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     torch.testing.assert_close(
-        torch.autograd.grad((losses.path_B * scale).sum(), student),
+        torch.autograd.grad((losses.paths[0] * scale).sum(), student),
         torch.autograd.grad((theirs * scale)[possible].sum(), student),
     )
 
@@ -116,8 +116,8 @@ def test_the_lists_of_paths_are_complete() -> None:
 def test_nothing_to_learn_from_oneself(ranges: Tensor, rnnt_type: str) -> None:
     student = random_joint()
     losses = evaluate(student, student, ranges=ranges, rnnt_type=rnnt_type)
-    torch.testing.assert_close(losses.path_B, torch.zeros_like(losses.path_B))
-    for grad in torch.autograd.grad(losses.path_B.sum(), student):
+    torch.testing.assert_close(losses.paths[0], torch.zeros_like(losses.paths[0]))
+    for grad in torch.autograd.grad(losses.paths[0].sum(), student):
         torch.testing.assert_close(grad, torch.zeros_like(grad))
 
 
@@ -125,15 +125,15 @@ def test_nothing_to_learn_from_oneself(ranges: Tensor, rnnt_type: str) -> None:
 def test_never_negative(exponent: float) -> None:
     for seed in range(10):
         losses = evaluate(random_joint(seed), random_joint(100 + seed), PathForm("both", exponent), PRUNED)
-        assert (losses.path_B[:2] > 1e-6).all()
+        assert (losses.paths[0][:2] > 1e-6).all()
         # A transcript without pieces has one path only.
-        torch.testing.assert_close(losses.path_B[2], torch.zeros_like(losses.path_B[2]))
+        torch.testing.assert_close(losses.paths[0][2], torch.zeros_like(losses.paths[0][2]))
 
 
 def test_the_students_total_is_the_transducer_loss() -> None:
     student, teacher = random_joint(), random_joint(1)
     both, cross = (evaluate(student, teacher, PathForm(name), PRUNED) for name in ("both", "teacher"))
-    torch.testing.assert_close(cross.path_B, both.path_B + both.rnnt_B)
+    torch.testing.assert_close(cross.paths[0], both.paths[0] + both.rnnt_B)
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
@@ -142,9 +142,10 @@ def test_a_delay_penalty_and_fast_emit_are_the_losss_own(normalize: str) -> None
     plain = evaluate(student, teacher, PathForm(normalize))
     tilted = evaluate(student, teacher, PathForm(normalize), delay_penalty=0.5, fast_emit=0.5)
     assert (tilted.rnnt_B[:2] - plain.rnnt_B[:2]).abs().min() > 0.01
-    torch.testing.assert_close(tilted.path_B, plain.path_B)
+    torch.testing.assert_close(tilted.paths[0], plain.paths[0])
     torch.testing.assert_close(
-        torch.autograd.grad(tilted.path_B.sum(), student), torch.autograd.grad(plain.path_B.sum(), student)
+        torch.autograd.grad(tilted.paths[0].sum(), student),
+        torch.autograd.grad(plain.paths[0].sum(), student),
     )
 
 
@@ -154,7 +155,7 @@ def test_gradients_by_finite_differences(normalize: str) -> None:
 
     def total(*tensors: Tensor) -> Tensor:
         losses = evaluate(Joint(*tensors), teacher, PathForm(normalize), PRUNED)
-        return losses.path_B + 0.3 * losses.rnnt_B
+        return losses.paths[0] + 0.3 * losses.rnnt_B
 
     assert torch.autograd.gradcheck(total, tuple(random_joint()), fast_mode=True)
 
@@ -172,8 +173,8 @@ def test_a_constant_of_a_frame_in_the_teachers_logits_changes_nothing(normalize:
     difference = joiner_logits(lifted, FULL) - joiner_logits(teacher, FULL)
     torch.testing.assert_close(difference, 4 * constant.tanh()[:, :, None].expand_as(difference))
     torch.testing.assert_close(
-        evaluate(student, lifted, PathForm(normalize)).path_B,
-        evaluate(student, teacher, PathForm(normalize)).path_B,
+        evaluate(student, lifted, PathForm(normalize)).paths[0],
+        evaluate(student, teacher, PathForm(normalize)).paths[0],
     )
 
 
@@ -188,7 +189,7 @@ def test_a_full_range_is_the_unpruned_lattice(normalize: str) -> None:
     symbols = torch.randint(1, 7, (2, 8), generator=generator)
     ranges = torch.arange(9).expand(2, 20, 9)
     path = PathKl(teacher_band(teacher, symbols, ranges, 0), PathForm(normalize))
-    ours = joint_losses(student, symbols, ranges, 0, path=path).path_B
+    ours = joint_losses(student, symbols, ranges, 0, paths=[path]).paths[0]
 
     nodes = torch.nn.functional.pad(symbols, (0, 1))[:, None, :].expand(2, 20, 9)
     totals, arcs = [], []
@@ -214,11 +215,11 @@ def test_all_losses_share_the_backward_pass(normalize: str, keep_logits: bool) -
     inside = (torch.arange(4) < BOUNDARY[:, 3:4])[:, :, None] & (BOUNDARY[:, 2, None, None] >= PRUNED)
     term = PowerKl(teacher, PowerRule("fixed"), KlForm(), inside, True)
     form = PathForm(normalize)
-    losses = evaluate(student, teacher, form, PRUNED, term=term, keep_logits=keep_logits)
+    losses = evaluate(student, teacher, form, PRUNED, nodes=[term], keep_logits=keep_logits)
     alone = evaluate(student, teacher, form, PRUNED)
-    torch.testing.assert_close(losses.path_B, alone.path_B)
-    three = (losses.rnnt_B, losses.term_B, losses.path_B)
+    torch.testing.assert_close(losses.paths[0], alone.paths[0])
+    three = (losses.rnnt_B, losses.nodes[0].value_B, losses.paths[0])
     each = [torch.autograd.grad(x.sum(), student, retain_graph=True) for x in three]
-    torch.testing.assert_close(each[2], torch.autograd.grad(alone.path_B.sum(), student))
+    torch.testing.assert_close(each[2], torch.autograd.grad(alone.paths[0].sum(), student))
     together = torch.autograd.grad((2 * three[0] + 3 * three[1] + 5 * three[2]).sum(), student)
     torch.testing.assert_close(together, tuple(2 * a + 3 * b + 5 * c for a, b, c in zip(*each, strict=True)))

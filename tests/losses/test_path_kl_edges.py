@@ -31,8 +31,10 @@ def test_padding_does_not_matter(normalize: str) -> None:
     expected = evaluate(student, teacher, PathForm(normalize))
     noisy = padded(student, 5.0)
     losses = evaluate(noisy, padded(teacher, -3.0), PathForm(normalize))
-    torch.testing.assert_close(losses.path_B, expected.path_B)
-    ours, theirs = (torch.autograd.grad(x.path_B.sum(), y) for x, y in ((losses, noisy), (expected, student)))
+    torch.testing.assert_close(losses.paths[0], expected.paths[0])
+    ours, theirs = (
+        torch.autograd.grad(x.paths[0].sum(), y) for x, y in ((losses, noisy), (expected, student))
+    )
     assert not ours[0][1, 3:].any() and not ours[1][1, 3:].any() and not ours[1][2, 1:].any()
     torch.testing.assert_close(ours, theirs)
 
@@ -43,8 +45,8 @@ def test_utterances_without_a_path_count_nothing(normalize: str) -> None:
     beyond = torch.arange(2).expand(3, 4, 2)  # states 2 and 3 are never reached
     losses = evaluate(student, teacher, PathForm(normalize), beyond)
     assert losses.rnnt_B.isposinf().tolist() == [True, True, False]
-    assert losses.path_B[:2].tolist() == [0.0, 0.0]
-    (losses.rnnt_B + losses.path_B).sum().backward()
+    assert losses.paths[0][:2].tolist() == [0.0, 0.0]
+    (losses.rnnt_B + losses.paths[0]).sum().backward()
     assert student.am_BTD.grad is not None
     assert not student.am_BTD.grad[:2].any() and student.am_BTD.grad[2].any()
 
@@ -60,8 +62,8 @@ def test_a_teacher_that_cannot_say_the_transcript_teaches_nothing(normalize: str
     """The student has paths there, the teacher has none: the first utterance's third piece is 4."""
     student, teacher = random_joint(), random_joint(1)
     losses = evaluate(student, without_class(teacher, 4), PathForm(normalize))
-    assert losses.path_B[0] == 0.0 and losses.path_B[1] != 0.0
-    (am_grad,) = torch.autograd.grad(losses.path_B.sum(), student.am_BTD)
+    assert losses.paths[0][0] == 0.0 and losses.paths[0][1] != 0.0
+    (am_grad,) = torch.autograd.grad(losses.paths[0].sum(), student.am_BTD)
     assert not am_grad[0].any() and am_grad[1].any() and am_grad.isfinite().all()
 
 
@@ -69,8 +71,8 @@ def test_a_teacher_that_cannot_say_the_transcript_teaches_nothing(normalize: str
 def test_a_student_that_cannot_follow_costs_inf_and_no_nan(normalize: str) -> None:
     student, teacher = without_class(random_joint(), 4), random_joint(1)
     losses = evaluate(student, teacher, PathForm(normalize))
-    assert losses.path_B[0] == torch.inf and losses.path_B[1].isfinite()
-    for grad in torch.autograd.grad(losses.path_B.sum(), student):
+    assert losses.paths[0][0] == torch.inf and losses.paths[0][1].isfinite()
+    for grad in torch.autograd.grad(losses.paths[0].sum(), student):
         assert grad.isfinite().all()
 
 
@@ -79,8 +81,8 @@ def test_a_class_that_neither_knows_matters_only_where_it_is_said(normalize: str
     """4 is in the first transcript, and in the padding of the others."""
     student, teacher = random_joint(), random_joint(1)
     losses = evaluate(without_class(student, 4), without_class(teacher, 4), PathForm(normalize))
-    assert losses.path_B[0] == 0.0
-    assert losses.path_B[1:].isfinite().all() and losses.path_B[1] != 0.0
+    assert losses.paths[0][0] == 0.0
+    assert losses.paths[0][1:].isfinite().all() and losses.paths[0][1] != 0.0
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
@@ -92,7 +94,7 @@ def test_nan_passes_through_to_the_losses_of_its_utterance(which: str, normalize
     joints[which] = joints[which]._replace(am_BTD=ill)
     with torch.no_grad():
         losses = evaluate(joints["student"], joints["teacher"], PathForm(normalize))
-    assert losses.path_B.isnan().tolist() == [False, True, False]
+    assert losses.paths[0].isnan().tolist() == [False, True, False]
     assert losses.rnnt_B.isnan().tolist() == [False, which == "student", False]
 
 
@@ -102,7 +104,7 @@ def test_without_gradient_the_value_is_the_same(normalize: str) -> None:
     expected = evaluate(student, teacher, PathForm(normalize), delay_penalty=0.2)
     with torch.no_grad():
         losses = evaluate(student, teacher, PathForm(normalize), delay_penalty=0.2)
-    torch.testing.assert_close(losses.path_B, expected.path_B.detach())
+    torch.testing.assert_close(losses.paths[0], expected.paths[0].detach())
     assert losses.occupation_BTK is None
 
 
@@ -115,9 +117,9 @@ def test_utterances_without_frames(num_frames: int) -> None:
     ranges = FULL[:, :num_frames]
     for normalize in NORMALIZE:
         path = PathKl(teacher_band(teacher, SYMBOLS, ranges, 0, boundary), PathForm(normalize))
-        losses = joint_losses(student, SYMBOLS, ranges, 0, boundary, path=path)
-        assert losses.path_B.tolist() == [0.0] * 3
-        losses.path_B.sum().backward()
+        losses = joint_losses(student, SYMBOLS, ranges, 0, boundary, paths=[path])
+        assert losses.paths[0].tolist() == [0.0] * 3
+        losses.paths[0].sum().backward()
 
 
 def test_half_precision_inputs_give_float32() -> None:
@@ -129,8 +131,8 @@ def test_half_precision_inputs_give_float32() -> None:
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = evaluate(half_student, half_teacher, ranges=PRUNED)
-    assert losses.path_B.dtype == torch.float32
-    torch.testing.assert_close(losses.path_B, expected.path_B, rtol=0.1, atol=0.05)
+    assert losses.paths[0].dtype == torch.float32
+    torch.testing.assert_close(losses.paths[0], expected.paths[0], rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -150,4 +152,4 @@ def test_impossible_forms_are_named(options: dict[str, object], message: str) ->
 def test_a_teacher_on_another_band_is_named() -> None:
     path = PathKl(teacher_band(random_joint(1), SYMBOLS, FULL, 0, BOUNDARY), PathForm())
     with pytest.raises(ValueError, match=r"path \(3, 4, 4\): expected a teacher on ranges \(3, 4, 3\)"):
-        joint_losses(random_joint(), SYMBOLS, PRUNED, 0, BOUNDARY, path=path)
+        joint_losses(random_joint(), SYMBOLS, PRUNED, 0, BOUNDARY, paths=[path])

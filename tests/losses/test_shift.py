@@ -14,11 +14,11 @@ LENS = BOUNDARY[:, 3]
 
 def learn(student: Joint, teacher: Joint, shift: int) -> JointLosses:
     ranges = ranges_of(student)
-    moved, inside = shifted(teacher, LENS, shift)
+    moved, inside = shifted(teacher, LENS, shift, 7)
     term = PowerKl(
         moved, PowerRule("fixed"), KlForm(), valid_nodes(ranges) & inside[:, :, None], by_occupation=True
     )
-    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term)
+    return joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term])
 
 
 def late_by(teacher: Joint, frames: int) -> Joint:
@@ -40,16 +40,16 @@ def test_a_student_late_by_the_shift_has_nothing_to_learn(shift: int) -> None:
     teacher = detached(random_joint())
     student = late_by(teacher, shift)
     losses = learn(student, teacher, shift)
-    torch.testing.assert_close(losses.term_B, torch.zeros(3, dtype=torch.float64))
-    (grad,) = torch.autograd.grad(losses.term_B.sum(), [student.am_BTD])
+    torch.testing.assert_close(losses.nodes[0].value_B, torch.zeros(3, dtype=torch.float64))
+    (grad,) = torch.autograd.grad(losses.nodes[0].value_B.sum(), [student.am_BTD])
     torch.testing.assert_close(grad, torch.zeros_like(grad))
     for other in {-3, -1, 0, 2} - {shift}:
-        assert (learn(student, teacher, other).term_B > 0.01).all(), other
+        assert (learn(student, teacher, other).nodes[0].value_B > 0.01).all(), other
 
 
 def weights_of(shift: int, lens: Tensor = LENS) -> Tensor:
     ranges = ranges_of(random_joint())
-    moved, inside = shifted(detached(random_joint(1)), lens, shift)
+    moved, inside = shifted(detached(random_joint(1)), lens, shift, 7)
     base = valid_nodes(ranges) & inside[:, :, None]
     return PowerKl(moved, PowerRule(), KlForm(), base, False).weigh(torch.ones(ranges.shape))
 
@@ -69,8 +69,8 @@ def test_utterances_not_longer_than_the_shift_do_not_count(shift: int) -> None:
     torch.testing.assert_close(weights_BTK.sum((1, 2)), torch.tensor([1.0, 0.0, 0.0]))
     student = random_joint()
     losses = learn(student, detached(random_joint(1)), shift)
-    assert losses.term_B[0] > 0 and not losses.term_B[1:].any()
-    (grad,) = torch.autograd.grad(losses.term_B.sum(), [student.am_BTD])
+    assert losses.nodes[0].value_B[0] > 0 and not losses.nodes[0].value_B[1:].any()
+    (grad,) = torch.autograd.grad(losses.nodes[0].value_B.sum(), [student.am_BTD])
     assert grad[0].any() and not grad[1:].any()
 
 
@@ -81,14 +81,14 @@ def test_padding_of_the_teacher_does_not_matter() -> None:
     for shift in (-2, 2):
         expected = learn(student, teacher, shift)
         torch.testing.assert_close(
-            learn(student, teacher._replace(am_BTD=am_BTD), shift).term_B, expected.term_B
+            learn(student, teacher._replace(am_BTD=am_BTD), shift).nodes[0].value_B, expected.nodes[0].value_B
         )
 
 
 def test_every_frame_holds_something_of_its_utterance() -> None:
     teacher = random_joint(1)
     for shift, nearest in ((2, [0, 0, 0, 1, 2]), (-3, [3, 4, 4, 4, 4])):
-        moved, _ = shifted(teacher, LENS, shift)
+        moved, _ = shifted(teacher, LENS, shift, 7)
         torch.testing.assert_close(moved.am_BTD[1, :5], teacher.am_BTD[1, nearest])
-    empty, inside = shifted(teacher._replace(am_BTD=teacher.am_BTD[:, :0]), torch.zeros(3), 1)
+    empty, inside = shifted(teacher._replace(am_BTD=teacher.am_BTD[:, :0]), torch.zeros(3), 1, 0)
     assert empty.am_BTD.shape == (3, 0, 4) and inside.shape == (3, 0)

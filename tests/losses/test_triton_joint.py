@@ -36,10 +36,13 @@ def losses_and_gradients(
     if collapsed:
         symbols = NextSymbols.of(SYMBOLS, BOUNDARY[:, 2], blank=0)
         term = CollapsedKl(teacher, rule, KlForm(), valid, by_occupation=True, symbols=symbols)
-    losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, term=term, keep_logits=keep_logits)
-    total = (0.5 * simple + losses.rnnt_B + 2 * losses.term_B).sum()
+    losses = joint_losses(student, SYMBOLS, ranges, 0, BOUNDARY, nodes=[term], keep_logits=keep_logits)
+    total = (0.5 * simple + losses.rnnt_B + 2 * losses.nodes[0].value_B).sum()
     gradients = torch.autograd.grad(total, student)
-    return [x.detach() for x in (simple, losses.rnnt_B, losses.term_B, losses.exponent_B, *gradients)]
+    return [
+        x.detach()
+        for x in (simple, losses.rnnt_B, losses.nodes[0].value_B, losses.nodes[0].exponent_B, *gradients)
+    ]
 
 
 def with_kernels(*arguments: object) -> list[Tensor]:

@@ -26,8 +26,8 @@ def losses_and_gradients(tensors: list[Tensor], normalize: str) -> list[Tensor]:
     """The divergence, and the gradients of its sum."""
     student, teacher = Joint(*(x.clone().requires_grad_() for x in tensors[:4])), Joint(*tensors[4:])
     path = PathKl(teacher_band(teacher, SYMBOLS, RANGES, 0, BOUNDARY), PathForm(normalize))
-    losses = joint_losses(student, SYMBOLS, RANGES, 0, BOUNDARY, path=path)
-    return [losses.path_B.detach(), *torch.autograd.grad(losses.path_B.sum(), student)]
+    losses = joint_losses(student, SYMBOLS, RANGES, 0, BOUNDARY, paths=[path])
+    return [losses.paths[0].detach(), *torch.autograd.grad(losses.paths[0].sum(), student)]
 
 
 def as_on_a_gpu(tensors: list[Tensor], normalize: str) -> list[Tensor]:

@@ -9,9 +9,9 @@ import torch
 import yaml
 from tiny_system import CHUNKED, fit, small_config, small_model, tiny_system, trainer_config
 
-from kdasr.distillation.config import TEACHER_TERMS
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms.base import Need, needing
 from kdasr.experiment import load_experiment
 from kdasr.nn.context import Context
 
@@ -74,7 +74,7 @@ systems:
 def test_every_stage_of_a_method_trains_on_its_terms(tmp_path: Path, method: str) -> None:
     (tmp_path / "methods.yaml").write_text(RECIPE)
     config = load_experiment(tmp_path / "methods.yaml", method)
-    teacher = Teacher(small_model(seed=7), Context.full())
+    teacher = TransducerTeacher(small_model(seed=7), Context.full())
     model = small_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     system = tiny_system(
@@ -93,7 +93,7 @@ def test_every_stage_of_a_method_trains_on_its_terms(tmp_path: Path, method: str
         assert logged
         for row in logged:
             assert all(math.isfinite(row["terms"][name]) for name in stage.loss_weights)
-            assert not TEACHER_TERMS & set(row["terms"]) - set(stage.loss_weights)
+            assert not set(needing(Need.TEACHER, row["terms"])) - set(stage.loss_weights)
     after = model.state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(after[name], before[name])}
     assert "encoder" in moved and ("joiner" in moved or method == "hidden-only")

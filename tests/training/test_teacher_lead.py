@@ -9,13 +9,13 @@ from lightning_fabric import Fabric
 from kdasr.data.config import DataConfig
 from kdasr.data.loader import valid_batches
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.distillation.config import ObjectiveConfig
 from kdasr.distillation.objective import Objective
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_cuts, tiny_model
 from kdasr.training.module import TrainingModule
 from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
-from kdasr.training.validation import validate, validate_model
+from kdasr.training.transducer import validate_model, validate_transducer
 
 
 def test_a_model_is_measured_as_in_validation_and_keeps_its_mode(tokenizer: Tokenizer) -> None:
@@ -23,7 +23,7 @@ def test_a_model_is_measured_as_in_validation_and_keeps_its_mode(tokenizer: Toke
     context, fabric = Context(left=8, chunk=4), Fabric(accelerator="cpu", devices=1)
     batches = valid_batches(dummy_cuts(8), tokenizer, DataConfig(max_duration=8.0))
     module = TrainingModule(model, Objective(ObjectiveConfig(), model.config, None))
-    expected = validate(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
+    expected = validate_transducer(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
     assert expected is not None and expected.criterion > 0
     for training in (True, False):
         model.train(training)

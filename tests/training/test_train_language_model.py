@@ -17,13 +17,14 @@ from kdasr.data.text import EncodedText, TextSource
 from kdasr.data.text_loader import TextBatch, TextLoader, valid_text_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
+from kdasr.distillation.step import StepInput
 from kdasr.models.language_model import LanguageModelConfig, TransformerLanguageModel
 from kdasr.nn.context import Context
 from kdasr.testing import random_text
 from kdasr.training.devices import make_fabric
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.language_model import LanguageModelObjective, validate_language_model
-from kdasr.training.module import Denominators, TrainingModule
+from kdasr.training.module import TrainingModule
 from kdasr.training.trainer import System
 
 SENTENCES = [random_text(5, seed) for seed in range(20)]
@@ -184,11 +185,10 @@ def test_accumulated_batches_are_one_joint_batch(tokenizer: Tokenizer) -> None:
     gradients = []
     for batches in (whole, parts):
         model.zero_grad()
-        frames = Denominators.of(batches, model).frames
+        joint = TrainingModule(model, objective).count(batches)
         for batch in batches:
-            losses = objective(
-                model, batch, loss_weights=LOSS, context=Context.full(), step=0, frames=frames, utterances=1.0
-            )
+            inputs = StepInput(batch, loss_weights=LOSS, context=Context.full(), step=0, denominators=joint)
+            losses = objective(model, inputs)
             losses.total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)

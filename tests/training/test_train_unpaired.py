@@ -28,11 +28,12 @@ from kdasr.data.unpaired import InterleavedBatches
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.greedy import greedy_search
 from kdasr.decoding.wer import word_errors
-from kdasr.distillation.config import LabelConfig, ObjectiveConfig, RnntConfig, StageConfig, UnpairedConfig
+from kdasr.distillation.config import LabelConfig, RnntConfig, StageConfig, UnpairedConfig
 from kdasr.distillation.labels import Labeller
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.proposals import ProposalModel, first_guesses
 from kdasr.distillation.semi_supervised import SemiSupervisedObjective, UnpairedParts
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.semi_supervised import update_when_better

@@ -149,7 +149,7 @@ def test_a_dev_utterance_whose_loss_is_not_finite_is_named_and_left_out(
     """The results are those without it; one that is too short for its pieces still counts in the WER."""
     messages: list[str] = []
     monkeypatch.setattr(
-        "kdasr.training.validation.logger.warning", lambda text, *values: messages.append(text % values)
+        "kdasr.training.transducer.logger.warning", lambda text, *values: messages.append(text % values)
     )
     spoilt, clean = random_batch(100), random_batch(100).select([0, 2])
     if kind == "not a number":

@@ -9,9 +9,10 @@ from tiny_system import random_batch, small_model, small_objective
 from kdasr.data.tokenizer import train_tokenizer
 from kdasr.decoding.hypothesis import Hypothesis
 from kdasr.nn.context import Context
-from kdasr.training import validation
+from kdasr.training import transducer
 from kdasr.training.module import TrainingModule
-from kdasr.training.validation import Validation, validate
+from kdasr.training.transducer import validate_transducer as validate
+from kdasr.training.validation import Validation
 
 ODD = ["CAFE\u0301 \uff11\uff12", "Nº 5\u2026", "a\u200bb\u0085c"]
 CHINESE = ["今天天气很好", "我们去公园 好吗", "开灯"]
@@ -24,7 +25,7 @@ def measure(texts: list[str], said: list[str], folder: Path, monkeypatch: pytest
     batch.texts = texts
     pieces = [tuple(tokenizer.encode(text)) for text in said]
     hypotheses = [Hypothesis(list(row), list(range(len(row)))) for row in pieces]
-    monkeypatch.setattr(validation, "greedy_search", lambda *_: hypotheses)
+    monkeypatch.setattr(transducer, "greedy_search", lambda *_: hypotheses)
     fabric = Fabric(accelerator="cpu", devices=1)
     module = TrainingModule(small_model(), small_objective())
     found = validate(fabric, module, [batch], tokenizer, Context.full(), {"rnnt": 1.0})

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import ObjectiveConfig, RnntConfig, StageConfig
+from kdasr.distillation.config import RnntConfig, StageConfig
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.teacher import Teacher
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
@@ -23,6 +24,7 @@ from kdasr.training.config import OptimConfig, TrainerConfig
 from kdasr.training.devices import make_fabric
 from kdasr.training.resume import seed_everything
 from kdasr.training.trainer import System, Trainer
+from kdasr.training.transducer import validate_transducer
 
 VOCAB = 11
 # Children start from a server that has imported everything (from the installed package; it does not see
@@ -120,7 +122,7 @@ def small_model(seed: int = 0, dim: int = 16, dropout: float = 0.0) -> Transduce
 
 
 def small_objective(with_teacher: bool = False) -> Objective:
-    teacher = Teacher(small_model(seed=7, dim=12), Context.full()) if with_teacher else None
+    teacher = TransducerTeacher(small_model(seed=7, dim=12), Context.full()) if with_teacher else None
     torch.manual_seed(3)
     return Objective(ObjectiveConfig(rnnt=RnntConfig(warmup_steps=4)), small_config(), teacher)
 
@@ -139,6 +141,7 @@ def tiny_system(exp_dir: Path, **changes: Any) -> System:
         objective=small_objective(),
         tokenizer=Letters(),  # type: ignore[arg-type]
         train_batches=RandomBatches(),
+        validate=validate_transducer,
         valid_batches=lambda: [random_batch(100), random_batch(101, (44, 40))],
     )
     return replace(system, **changes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -72,3 +73,29 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def longest_seconds(self) -> float:
+        """Audio of the longest utterance."""
+        return int(self.feature_lens_B.max()) / 100
+
+    @property
+    def longest_pieces(self) -> int:
+        """Pieces of the longest transcript."""
+        return int(self.token_lens_B.max())
+
+    @property
+    def max_splits(self) -> int:
+        """Into how many parts `split` can divide the batch."""
+        return len(self)
+
+    @property
+    def smaller_by(self) -> str:
+        """The options that, lowered, make batches smaller."""
+        return "data.max_seconds or data.max_duration"
+
+    def split(self, count: int) -> list["Batch"]:
+        """Up to `count` parts of whole utterances."""
+        count = min(count, len(self))
+        bounds = [round(index * len(self) / count) for index in range(count + 1)]
+        return [self.select(range(start, end)) for start, end in pairwise(bounds)]

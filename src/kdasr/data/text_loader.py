@@ -43,6 +43,30 @@ class TextBatch:
         """The same batch with pieces on `device`; lengths stay on the CPU."""
         return replace(self, tokens_BS=self.tokens_BS.to(device, non_blocking=True))
 
+    @property
+    def longest_seconds(self) -> float:
+        """Text has no audio."""
+        return 0.0
+
+    @property
+    def longest_pieces(self) -> int:
+        """Pieces of the longest sentence."""
+        return int(self.token_lens_B.max())
+
+    @property
+    def max_splits(self) -> int:
+        """Text stays in one part."""
+        return 1
+
+    @property
+    def smaller_by(self) -> str:
+        """The option that, lowered, makes batches smaller."""
+        return "data.batch_pieces"
+
+    def split(self, count: int) -> list["TextBatch"]:
+        """The batch itself."""
+        return [self]
+
     def __len__(self) -> int:
         return len(self.ids)
 

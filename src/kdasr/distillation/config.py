@@ -5,17 +5,9 @@ from typing import Annotated
 
 from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
 from kdasr.decoding.expansion import MAX_PENALTY
-from kdasr.losses.kl import DIRECTIONS, SIDES
-from kdasr.losses.node_weights import NODE_WEIGHTS
-from kdasr.losses.path_kl import NORMALIZE
-from kdasr.losses.power import GRANULARITIES, RULES
 from kdasr.losses.pruned_rnnt.backend import BACKENDS
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 
-TERM_NAMES = ("rnnt", "ctc", "hidden_mse", "output_kl", "path_kl")
-TEACHER_TERMS = frozenset({"hidden_mse", "output_kl", "path_kl"})
-"""Terms that need a teacher."""
-CLASSES = ("full", "collapsed")
 WEIGHTS = ("prior", "uniform", "confidence")
 NORMALIZERS = ("frames", "utterances")
 UPDATES = ("better", "never")
@@ -58,64 +50,6 @@ class RnntConfig:
     def is_restricted(self) -> bool:
         """Whether pieces are tied to the times of their words."""
         return self.left_buffer is not None or self.right_buffer is not None
-
-
-@dataclass
-class HiddenConfig:
-    """Mean squared error between hidden layers of student and teacher."""
-
-    layers: Annotated[list[int], at_least(0), Items()] = field(default_factory=list)
-    """Student's encoder layers, counted from 0; empty: all."""
-    teacher_layers: Annotated[list[int], at_least(0), Items(unique=False)] = field(default_factory=list)
-    """The teacher's partner of each student layer; empty: the same relative depth."""
-    layer_weights: Annotated[list[float], at_least(0), Items(unique=False)] = field(default_factory=list)
-    """Empty: 1 each."""
-    shift: Annotated[int, between(-1000, 1000)] = 0
-    """Encoder frames: the student's frame t is compared with the teacher's frame t - shift. Above 0 the
-    student may know so much later what the teacher knows from the future."""
-
-
-@dataclass
-class OutputConfig:
-    """KL divergence between output distributions on the student's pruned lattice."""
-
-    rule: Annotated[str, OneOf(*RULES)] = "entropy"
-    """Exponent of the power transform: fixed | entropy | confidence."""
-    exponent: Annotated[float, between(0, 1, above=True)] = 0.7
-    """`fixed`: the exponent; `confidence`: the smallest exponent."""
-    entropy_floor: Annotated[float, at_least(0)] = 0.5
-    """`entropy`: raise the target's entropy to this many nats."""
-    granularity: Annotated[str, OneOf(*GRANULARITIES)] = "node"
-    """node | utterance: one exponent per lattice node or per utterance."""
-    sides: Annotated[str, OneOf(*SIDES)] = "both"
-    """target | both: whether the student's distribution is transformed too."""
-    direction: Annotated[str, OneOf(*DIRECTIONS)] = "forward"
-    """forward KL(teacher || student) | reverse | symmetric."""
-    temperature_squared: bool = True
-    """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
-    classes: Annotated[str, OneOf(*CLASSES)] = "full"
-    """full: all pieces and blank; collapsed: the node's next piece, blank and the rest (Panchapagesan et al.
-    2021, arXiv 2011.06110), which the exponent then applies to."""
-    shift: Annotated[int, between(-1000, 1000)] = 0
-    """Encoder frames: the target at frame t is what the teacher says at t - shift. Above 0 the student may be
-    so much later than the teacher, below 0 it is to be earlier; frames without a target do not count."""
-    node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "occupation"
-    """uniform | occupation (the student's) | teacher_occupation | both (their product) | nonblank (the
-    teacher's 1 - P(blank)): weight of a lattice node in the mean. The last three take a pass of the teacher's
-    joiner over all nodes."""
-
-
-@dataclass
-class PathConfig:
-    """Divergence between the paths of teacher and student through the student's pruned lattice."""
-
-    normalize: Annotated[str, OneOf(*NORMALIZE)] = "both"
-    """Whose probabilities are divided by their sum over the band's paths. both: KL of alignments alone, 0 for
-    equal ones; teacher: the same plus the student's transducer loss; none: the sum of Chang et al. (ICLR
-    2023, arXiv 2312.10087), where an utterance weighs as much as the teacher finds the student's paths
-    probable."""
-    exponent: Annotated[float, above(0)] = 1.0
-    """Power of the teacher's path probabilities: below 1 smooths its alignments, above 1 sharpens them."""
 
 
 @dataclass
@@ -194,12 +128,13 @@ class StageConfig:
 
 
 @dataclass
-class ObjectiveConfig:
-    """Settings of every term; which ones count is a stage's `loss_weights`."""
+class ObjectiveOptions:
+    """Settings of the objective and of every term; which ones count is a stage's `loss_weights`.
+
+    `kdasr.distillation.terms.ObjectiveConfig` has them all: each term with settings adds a section.
+    """
 
     rnnt: RnntConfig = field(default_factory=RnntConfig)
-    hidden: HiddenConfig = field(default_factory=HiddenConfig)
-    output: OutputConfig = field(default_factory=OutputConfig)
-    path: PathConfig = field(default_factory=PathConfig)
+    """Of the lattice that several terms share, and of the term `rnnt`."""
     teacher: Annotated[str | None, MAY_MOVE] = None
-    """The teacher's experiment folder or checkpoint; needed by `hidden_mse`, `output_kl` and `path_kl`."""
+    """The teacher's experiment folder or checkpoint; for terms that need one."""

@@ -6,6 +6,7 @@ joiner runs on those only.
 Shapes: B utterances, T encoder frames, S pieces, K states kept per frame, V pieces, D widths.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from kdasr.distillation.config import RnntConfig
 from kdasr.losses.joiner import Joint
 from kdasr.losses.joint import JointLosses, joint_losses
 from kdasr.losses.nodes import NodeTerm
-from kdasr.losses.path_kl import PathKl
+from kdasr.losses.path_kl import PathTerm
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput
@@ -120,9 +121,14 @@ class LatticeBuilder:
         return PrunedLattice(simple_B, ranges_BTK, boundary_B4, batch.tokens_BS, windows_BS2, joint)
 
     def evaluate(
-        self, lattice: PrunedLattice, *, warm: bool, term: NodeTerm | None, path: PathKl | None = None
+        self,
+        lattice: PrunedLattice,
+        *,
+        warm: bool,
+        nodes: Sequence[NodeTerm] = (),
+        paths: Sequence[PathTerm] = (),
     ) -> JointLosses:
-        """The pruned loss in nats, and divergences on the same nodes and paths.
+        """The pruned loss in nats, and divergences between nodes and between paths of the same lattice.
 
         k2's own pruned loss takes logits, so with that backend they are made for it, whole; divergences run
         on the native evaluation beside it.
@@ -130,7 +136,7 @@ class LatticeBuilder:
         penalty = self._delay_penalty(warm)
         functions = self._functions(lattice.tokens_BS, lattice.ranges_BTK.shape[1])
         losses = None
-        if functions.name == "native" or term is not None or path is not None:
+        if functions.name == "native" or nodes or paths:
             losses = joint_losses(
                 lattice.joint,
                 lattice.tokens_BS,
@@ -141,8 +147,8 @@ class LatticeBuilder:
                 windows=lattice.windows_BS2,
                 delay_penalty=penalty,
                 fast_emit=self.config.fast_emit if warm else 0.0,
-                term=term,
-                path=path,
+                nodes=nodes,
+                paths=paths,
                 keep_logits=self.config.keep_logits,
             )
             if functions.name == "native":
@@ -157,8 +163,7 @@ class LatticeBuilder:
             delay_penalty=penalty,
             reduction="none",
         )
-        zeros = torch.zeros_like(rnnt_B)
-        return losses._replace(rnnt_B=rnnt_B) if losses else JointLosses(rnnt_B, zeros, zeros, zeros, zeros)
+        return losses._replace(rnnt_B=rnnt_B) if losses else JointLosses(rnnt_B)
 
     def _functions(self, tokens_BS: Tensor, num_frames: int) -> Backend:
         # k2 asserts on a batch whose transcripts are all empty, and on one with more tokens than frames.

@@ -2,93 +2,86 @@
 
 # Shapes: B utterances.
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import TEACHER_TERMS, TERM_NAMES, ObjectiveConfig
-from kdasr.distillation.hidden_term import HiddenTerm
+from kdasr.distillation.alignment import AlignedTeacher
+from kdasr.distillation.config import ObjectiveOptions
 from kdasr.distillation.lattice import LatticeBuilder
-from kdasr.distillation.output_term import OutputTerm
-from kdasr.distillation.path_term import PathTerm
+from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective
 from kdasr.distillation.teacher import Teacher
-from kdasr.distillation.transducer_term import is_warm, rnnt_term
-from kdasr.losses.ctc import ctc_loss
-from kdasr.losses.kl import PowerKl
-from kdasr.losses.path_kl import PathKl
-from kdasr.models.encoders.base import EncoderOutput
+from kdasr.distillation.terms.base import (
+    Found,
+    Given,
+    LatticeTerm,
+    Need,
+    Setup,
+    Term,
+    Unit,
+    known_terms,
+    needing,
+    section_of,
+)
+from kdasr.distillation.terms.rnnt import is_warm
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 from kdasr.nn.context import Context
 
-FRAME_TERMS = frozenset({"rnnt", "ctc", "rnnt_simple", "rnnt_pruned", "path_kl"})
-"""Terms in nats per encoder frame; the others are means over utterances."""
 
-
-@dataclass
-class Losses:
-    """One batch's losses."""
-
-    total: Tensor
-    """Scalar: the terms that have a weight, times it."""
-    terms: dict[str, Tensor]
-    """Detached scalars. `rnnt`, `ctc` and `path_kl` (and the parts `rnnt_simple`, `rnnt_pruned`) in nats per
-    encoder frame; `hidden_mse`, `output_kl` (and the mean exponent `kl_exponent`) as means over
-    utterances."""
-    per_utterance: dict[str, Tensor]
-    """The same before normalisation, `(B,)`, detached: to name the utterance whose loss is not finite."""
-
-
-class Objective(nn.Module):
+class Objective(StepObjective):
     """Computes the losses of a student on a batch.
 
-    Its parameters are the projections of `hidden_mse` between different widths; the teacher is no part of
-    it, neither of its parameters nor of its state dict.
+    Its parameters are those of its terms, such as the projections of `hidden_mse` between different widths;
+    teachers are no part of it, neither of its parameters nor of its state dict.
     """
 
-    def __init__(self, config: ObjectiveConfig, student: TransducerConfig, teacher: Teacher | None) -> None:
+    def __init__(
+        self,
+        config: ObjectiveOptions,
+        student: TransducerConfig,
+        teacher: Teacher | None,
+        more_teachers: Sequence[Teacher] = (),
+    ) -> None:
         """
+        Args:
+            config: settings of the terms.
+            student: its sizes.
+            teacher: for terms that need one.
+            more_teachers: their output distributions are averaged with the teacher's.
+
         Raises:
-            UserError: an unknown name or impossible number in `config`, or a teacher with other pieces, other
-                features or another frame rate than the student.
+            UserError: an unknown name or impossible number in `config`, or a teacher with other pieces or
+                other features than the student.
         """
         super().__init__()
         check_options(config, "objective")
         self.config = config
+        self.geometry = student.geometry
         self.teacher = teacher
+        self.teachers = [one for one in (teacher, *more_teachers) if one is not None]
+        for one in self.teachers:
+            _check_teacher(student, one)
         self.lattices = LatticeBuilder(config.rnnt)
-        self.output = OutputTerm(config.output, config.rnnt.rnnt_type)
-        self.path = PathTerm(config.path, config.rnnt.rnnt_type)
-        self.hidden: HiddenTerm | None = None
-        if teacher is not None:
-            _check_teacher(student, teacher.config)
-            self.hidden = HiddenTerm(config.hidden, student.geometry, teacher.config.geometry)
+        self.terms: dict[str, Term] = {}
+        for name, kind in known_terms().items():
+            if Need.TEACHER in kind.needs and teacher is None:
+                continue
+            options = getattr(config, section_of(kind), None) or (kind.settings() if kind.settings else None)
+            self.terms[name] = kind.build(Setup(options, config.rnnt, student, teacher))
+            self.add_module(section_of(kind), self.terms[name])
 
-    def forward(
-        self,
-        model: Transducer,
-        batch: Batch,
-        *,
-        loss_weights: dict[str, float],
-        context: Context,
-        step: int,
-        frames: float | None = None,
-        utterances: float | None = None,
-    ) -> Losses:
+    def count(self, batch: Batch) -> Denominators:
+        """Encoder frames and utterances."""
+        return Denominators(float(self.geometry.num_frames(batch.feature_lens_B).sum()), float(len(batch)))
+
+    def forward(self, model: Transducer, inputs: StepInput) -> Losses:
         """Compute the terms that have a weight.
-
-        Args:
-            model: the student.
-            batch: features and pieces on the model's device.
-            loss_weights: term name -> weight; a weight of 0 computes the term for the log only.
-            context: the student's encoder context.
-            step: optimizer steps since the student began from scratch; drives the warm-up of `rnnt`.
-            frames: what `rnnt`, `ctc` and `path_kl` are divided by; None: the batch's encoder frames.
-            utterances: what the other terms are divided by; None: the batch's size.
 
         Returns:
             The losses, float32. Utterances that no path fits have an infinite `rnnt` and no gradient.
@@ -96,75 +89,86 @@ class Objective(nn.Module):
         Raises:
             UserError: an unknown term, or one that needs a teacher where there is none.
         """
-        self._check_terms(loss_weights)
-        output = model(batch.features_BTF, batch.feature_lens_B, batch.tokens_BS, context, batch.history_BH)
+        self._check_terms(inputs.loss_weights)
+        given = self._given(model, inputs)
+        wanted = [term for name, term in self.terms.items() if name in inputs.loss_weights]
+        on_lattice = [term for term in wanted if isinstance(term, LatticeTerm)]
+        others = [term for term in wanted if not isinstance(term, LatticeTerm)]
+        # First those that need the teacher: its hidden layers are not needed later.
+        others.sort(key=lambda term: Need.TEACHER not in term.needs)
+        computed = [(term, term(given)) for term in others]
         values: dict[str, Tensor] = {}
-        taught = self.teacher.encode(batch) if self.teacher and TEACHER_TERMS & set(loss_weights) else None
-        if "hidden_mse" in loss_weights:
-            assert taught is not None and self.hidden is not None
-            values["hidden_mse"] = self.hidden(output.hidden, taught.hidden, output.lens_B)
-        if "ctc" in loss_weights:
-            logits_BTV = model.ctc_head(output.encoded_BTD)
-            values["ctc"] = ctc_loss(logits_BTV, output.lens_B, batch.tokens_BS, batch.token_lens_B)
-        if {"rnnt", "output_kl", "path_kl"} & set(loss_weights):
-            values |= self._lattice_terms(model, batch, output, taught, loss_weights, step)
-        return _weigh(
-            values,
-            loss_weights,
-            frames=max(float(output.lens_B.sum()), 1.0) if frames is None else frames,
-            utterances=float(len(batch)) if utterances is None else utterances,
-        )
+        per_frame: set[str] = set()
+        for term, found in [*computed, *self._on_lattice(on_lattice, given)]:
+            values |= found
+            per_frame |= set(found) if term.unit is Unit.FRAME else set()
+        own = Denominators(max(float(given.output.lens_B.sum()), 1.0), float(len(inputs.batch)))
+        return _weigh(values, inputs.loss_weights, inputs.denominators or own, frozenset(per_frame))
 
-    def _lattice_terms(
-        self,
-        model: Transducer,
-        batch: Batch,
-        output: TransducerOutput,
-        taught: EncoderOutput | None,
-        loss_weights: dict[str, float],
-        step: int,
-    ) -> dict[str, Tensor]:
-        """`rnnt`, `output_kl` and `path_kl`, which share the pruned lattice and its logits."""
-        rnnt = self.config.rnnt
-        warm = is_warm(rnnt, step)
+    def _given(self, model: Transducer, inputs: StepInput) -> Given:
+        batch: Batch = inputs.batch
+
+        def student(context: Context) -> TransducerOutput:
+            features = batch.features_BTF, batch.feature_lens_B
+            return cast(TransducerOutput, model(*features, batch.tokens_BS, context, batch.history_BH))
+
+        output, teacher = student(inputs.context), None
+        if needing(Need.TEACHER, inputs.loss_weights):
+            answers = [one.encode(batch) for one in self.teachers]
+            num_frames, frame_seconds = output.encoded_BTD.shape[1], model.geometry.frame_seconds
+            teacher = AlignedTeacher(answers, num_frames, output.lens_B, frame_seconds)
+        second = student(Context.full()) if needing(Need.SECOND_CONTEXT, inputs.loss_weights) else None
+        return Given(model, batch, output, inputs.step, inputs.loss_weights, teacher, second)
+
+    def _on_lattice(
+        self, terms: Sequence[LatticeTerm], given: Given
+    ) -> list[tuple[Term, Mapping[str, Tensor]]]:
+        """The values of terms that share the pruned lattice and one pass over the student's logits on it."""
+        if not terms:
+            return []
+        warm = is_warm(self.config.rnnt, given.step)
+        train_simple = any(term.trains_simple and given.loss_weights[term.name] for term in terms)
         lattice = self.lattices.build(
-            model, output, batch, train_simple=bool(loss_weights.get("rnnt")), warm=warm
+            given.model, given.output, given.batch, train_simple=train_simple, warm=warm
         )
-        term: PowerKl | None = None
-        path: PathKl | None = None
-        if {"output_kl", "path_kl"} & set(loss_weights):
-            assert taught is not None and self.teacher is not None
-            joint = self.teacher.joint(taught.encoded_BTD, batch)
-            term = self.output(lattice, joint) if "output_kl" in loss_weights else None
-            path = self.path(lattice, joint) if "path_kl" in loss_weights else None
-        losses = self.lattices.evaluate(lattice, warm=warm, term=term, path=path)
-        values: dict[str, Tensor] = {}
-        if "rnnt" in loss_weights:
-            values["rnnt"] = rnnt_term(rnnt, step, lattice.simple_B, losses.rnnt_B)
-            values["rnnt_simple"] = lattice.simple_B
-            values["rnnt_pruned"] = losses.rnnt_B
-        if term is not None:
-            values["output_kl"], values["kl_exponent"] = losses.term_B, losses.exponent_B
-        if path is not None:
-            values["path_kl"] = losses.path_B
+        wanted = [term.prepare(lattice, given) for term in terms]
+        losses = self.lattices.evaluate(
+            lattice,
+            warm=warm,
+            nodes=[one.nodes for one in wanted if one.nodes is not None],
+            paths=[one.path for one in wanted if one.path is not None],
+        )
+        nodes, paths = iter(losses.nodes), iter(losses.paths)
+        values: list[tuple[Term, Mapping[str, Tensor]]] = []
+        for term, one in zip(terms, wanted, strict=True):
+            found = Found(
+                lattice,
+                losses.rnnt_B,
+                None if one.nodes is None else next(nodes),
+                None if one.path is None else next(paths),
+            )
+            values.append((term, term.collect(found, given)))
         return values
 
     def _check_terms(self, loss_weights: dict[str, float]) -> None:
-        unknown = set(loss_weights) - set(TERM_NAMES)
-        if unknown or not loss_weights:
+        known = known_terms()
+        if set(loss_weights) - set(known) or not loss_weights:
             raise UserError(
-                f"loss_weights {sorted(loss_weights)}: expected one or more of {', '.join(TERM_NAMES)}"
+                f"loss_weights {sorted(loss_weights)}: expected one or more of {', '.join(known)}"
             )
-        needs_teacher = TEACHER_TERMS & set(loss_weights)
+        needs_teacher = needing(Need.TEACHER, loss_weights)
         if needs_teacher and self.teacher is None:
-            raise UserError(f"loss_weights has {sorted(needs_teacher)}, but there is no teacher")
+            raise UserError(f"loss_weights has {needs_teacher}, but there is no teacher")
 
 
 def _weigh(
-    values: dict[str, Tensor], loss_weights: dict[str, float], *, frames: float, utterances: float
+    values: dict[str, Tensor],
+    loss_weights: dict[str, float],
+    denominators: Denominators,
+    per_frame: frozenset[str],
 ) -> Losses:
     terms = {
-        name: value_B.sum() / (frames if name in FRAME_TERMS else utterances)
+        name: value_B.sum() / (denominators.frames if name in per_frame else denominators.utterances)
         for name, value_B in values.items()
     }
     weighed = [weight * terms[name] for name, weight in loss_weights.items() if weight != 0.0]
@@ -172,10 +176,11 @@ def _weigh(
         total=torch.stack(weighed).sum() if weighed else next(iter(terms.values())) * 0.0,
         terms={name: term.detach() for name, term in terms.items()},
         per_utterance={name: value_B.detach() for name, value_B in values.items()},
+        per_frame=per_frame,
     )
 
 
-def _check_teacher(student: TransducerConfig, teacher: TransducerConfig) -> None:
+def _check_teacher(student: TransducerConfig, teacher: Teacher) -> None:
     for name in ("vocab_size", "num_features"):
         own, other = getattr(student, name), getattr(teacher, name)
         if own != other:
@@ -183,9 +188,3 @@ def _check_teacher(student: TransducerConfig, teacher: TransducerConfig) -> None
                 f"the teacher's {name} is {other}, the student's is {own}: "
                 "both need the same tokenizer and features"
             )
-    own_ms, other_ms = (round(1000 * each.geometry.frame_seconds) for each in (student, teacher))
-    if own_ms != other_ms:
-        raise UserError(
-            f"the teacher's encoder has a frame per {other_ms} ms, the student's one per {own_ms} ms: "
-            "both need the same rate"
-        )

@@ -13,7 +13,7 @@ from kdasr.data.batch import Batch
 from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.labels import Labels
 from kdasr.distillation.lattice import LatticeBuilder
-from kdasr.distillation.transducer_term import is_warm, rnnt_term
+from kdasr.distillation.terms.rnnt import is_warm, rnnt_term
 from kdasr.models.encoders.base import EncoderOutput
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 
@@ -49,7 +49,7 @@ def tiled_nll(
     hypotheses = _as_batch(tokens_NS, token_lens_N)
     warm = is_warm(config, step)
     lattice = lattices.build(model, output, hypotheses, train_simple=True, warm=warm)
-    pruned_N = lattices.evaluate(lattice, warm=warm, term=None).rnnt_B
+    pruned_N = lattices.evaluate(lattice, warm=warm).rnnt_B
     return rnnt_term(config, step, lattice.simple_B, pruned_N)
 
 

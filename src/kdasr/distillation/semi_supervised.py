@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdasr.common.ranges import check_options
 from kdasr.data.augment import spec_augment
@@ -21,9 +21,10 @@ from kdasr.data.text_normalization import split_words
 from kdasr.decoding.wer import word_errors
 from kdasr.distillation.config import UnpairedConfig
 from kdasr.distillation.labels import Labeller, Labels, label_search
-from kdasr.distillation.objective import Losses, Objective
+from kdasr.distillation.objective import Objective
 from kdasr.distillation.prior_matching import nothing_to_learn, tiled_nll, weighted_sums
 from kdasr.distillation.proposals import ProposalModel
+from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 
@@ -48,7 +49,7 @@ class UnpairedParts:
     """Those of utterances that have one, normalised as the pieces are; for the log alone."""
 
 
-class SemiSupervisedObjective(nn.Module):
+class SemiSupervisedObjective(StepObjective):
     """In the place of a transducer's `Objective`; its state dict holds the proposal model."""
 
     def __init__(self, paired: Objective, parts: UnpairedParts) -> None:
@@ -62,17 +63,11 @@ class SemiSupervisedObjective(nn.Module):
         self.proposal = parts.proposal
         self.parts = parts
 
-    def forward(
-        self,
-        model: Transducer,
-        batch: Batch,
-        *,
-        loss_weights: dict[str, float],
-        context: Context,
-        step: int,
-        frames: float | None = None,
-        utterances: float | None = None,
-    ) -> Losses:
+    def count(self, batch: Batch) -> Denominators:
+        """See `Objective.count`."""
+        return self.paired.count(batch)
+
+    def forward(self, model: Transducer, inputs: StepInput) -> Losses:
         """The losses of a batch; see `Objective.forward`, whose terms paired batches have.
 
         An unpaired batch has `lpm`, in the unit of `unpaired.normalize`, and means over its utterances:
@@ -81,26 +76,20 @@ class SemiSupervisedObjective(nn.Module):
         known, `label_errors` (word errors of the labels, weighted) and `label_words` (of the transcripts),
         both of utterances with labels only: their ratio is the labels' word error rate.
         """
+        batch: Batch = inputs.batch
         if batch.paired:
-            return self.paired(
-                model,
-                batch,
-                loss_weights=loss_weights,
-                context=context,
-                step=step,
-                frames=frames,
-                utterances=utterances,
-            )
-        utterances = float(len(batch)) if utterances is None else utterances
+            return self.paired(model, inputs)
+        frames, utterances = inputs.denominators or (
+            max(float(model.geometry.num_frames(batch.feature_lens_B).sum()), 1.0),
+            float(len(batch)),
+        )
         labels = self._label(batch)
-        loss_B = self._loss(model, batch, labels, context, step)
-        if frames is None:
-            frames = max(float(model.geometry.num_frames(batch.feature_lens_B).sum()), 1.0)
+        loss_B = self._loss(model, batch, labels, inputs.context, inputs.step)
         loss = loss_B.sum() / (frames if self.parts.config.normalize == "frames" else utterances)
         terms = {"lpm": loss.detach()}
         for name, total in self._statistics(labels, batch).items():
             terms[name] = torch.tensor(total / utterances, device=loss.device)
-        return Losses(self.parts.config.weight * loss, terms, per_utterance={"lpm": loss_B.detach()})
+        return Losses(self.parts.config.weight * loss, terms, {"lpm": loss_B.detach()})
 
     def _label(self, batch: Batch) -> Labels:
         search = label_search(self.parts.config.labels)

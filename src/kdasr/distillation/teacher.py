@@ -1,21 +1,76 @@
-"""The frozen teacher."""
+"""What can teach: a protocol, and a frozen transducer."""
 
-# Shapes: B utterances, T frames, S pieces, D width.
+# Shapes: B utterances, T the teacher's frames, S pieces, D width, N lattice nodes, V classes.
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from kdasr.data.batch import Batch
 from kdasr.distillation.lattice import joint_of
-from kdasr.losses.joiner import Joint
-from kdasr.models.encoders.base import EncoderOutput
+from kdasr.losses.joiner import NodeLogits
+from kdasr.models.encoders.base import Geometry
 from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 
 
-class Teacher:
+class TeacherFrames(NamedTuple):
+    """Frames of a batch at some rate. Those beyond the lengths hold anything finite."""
+
+    values_BTD: Tensor
+    lens_B: Tensor
+    """Valid frames, int64, on the CPU."""
+    frame_seconds: float
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher says of one batch."""
+
+    hidden: Sequence[TeacherFrames]
+    """Each hidden layer, with its rate."""
+    lens_B: Tensor
+    """Valid frames of its output, int64, on the CPU."""
+    num_frames: int
+    """Frames of its output per utterance, padding included: T."""
+    frame_seconds: float
+    """Duration of a frame of its output."""
+    nodes: Callable[[], NodeLogits]
+    """Gives its logits at nodes: rows of its flattened (B, T) frames and of the flattened (B, S + 1) states.
+    Not called where no term asks for them."""
+
+
+class Teacher(Protocol):
     """A trained model that only answers: no dropout, no gradient.
+
+    Frames may be more or fewer than the student's: `kdasr.distillation.alignment` puts both together.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Its pieces, blank included; the student's are the same."""
+        ...
+
+    @property
+    def num_features(self) -> int:
+        """Features per frame; the student hears the same."""
+        ...
+
+    @property
+    def geometry(self) -> Geometry:
+        """Its frame rate, and width and rate of each hidden layer that it shows."""
+        ...
+
+    def encode(self, batch: Batch) -> TeacherOutput:
+        """What it says of a batch, on the batch's device."""
+        ...
+
+
+class TransducerTeacher:
+    """A transducer of this toolkit, in a context of its own.
 
     A plain class on purpose: as an attribute of a module it is neither trained, nor saved, nor synchronised
     between processes. The model is frozen in place, so it must not be the one that trains.
@@ -30,20 +85,43 @@ class Teacher:
         """The model's sizes."""
         return self.model.config
 
-    def to(self, device: torch.device | str) -> "Teacher":
+    @property
+    def vocab_size(self) -> int:
+        """See `Teacher`."""
+        return self.config.vocab_size
+
+    @property
+    def num_features(self) -> int:
+        """See `Teacher`."""
+        return self.config.num_features
+
+    @property
+    def geometry(self) -> Geometry:
+        """See `Teacher`."""
+        return self.model.geometry
+
+    def to(self, device: torch.device | str) -> "TransducerTeacher":
         """Move the model."""
         self.model.to(device)
         return self
 
     @torch.no_grad()
-    def encode(self, batch: Batch) -> EncoderOutput:
+    def encode(self, batch: Batch) -> TeacherOutput:
         """Encoder layers of a batch, in the teacher's own context, on the batch's device."""
         device = batch.features_BTF.device
         if next(self.model.parameters()).device != device:
             self.to(device)
-        return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
+        encoded = self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
+        encoded_BTD, lens_B, hidden = encoded.encoded_BTD, encoded.lens_B, []
+        for layer, layer_BTD in zip(self.geometry.hidden, encoded.hidden, strict=True):
+            # As much audio as the encoded frames cover.
+            layer_lens_B = (lens_B * self.geometry.stride // layer.stride).clamp(max=layer_BTD.shape[1])
+            hidden.append(TeacherFrames(layer_BTD, layer_lens_B, layer.frame_seconds))
+        nodes = partial(self._nodes, encoded_BTD, batch)
+        return TeacherOutput(hidden, lens_B, encoded_BTD.shape[1], self.geometry.frame_seconds, nodes)
 
     @torch.no_grad()
-    def joint(self, encoded_BTD: Tensor, batch: Batch) -> Joint:
-        """The joiner and its inputs, projected, for the pieces of a batch."""
-        return joint_of(self.model, encoded_BTD, self.model.predictor(batch.tokens_BS, batch.history_BH))
+    def _nodes(self, encoded_BTD: Tensor, batch: Batch) -> NodeLogits:
+        """The joiner and its inputs, projected."""
+        predicted_BSD = self.model.predictor(batch.tokens_BS, batch.history_BH)
+        return joint_of(self.model, encoded_BTD, predicted_BSD)

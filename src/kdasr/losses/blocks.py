@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint, check_joint
+from kdasr.losses.joiner import Joint, NodeLogits, check_joint
 from kdasr.losses.kernels import node_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import node_log_probs, softmax_to_gradient_
@@ -78,13 +78,22 @@ def plan_of(
     check_names(rnnt_type, "none")
     check_ranges(ranges, symbols.shape[-1])
     check_joint(joint, ranges)
+    num_states, num_classes = joint.lm_BSD.shape[1], joint.weight_VD.shape[0]
+    check_symbols(symbols, len(ranges), num_classes, termination_symbol, num_states)
+    return plan_of_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
+
+
+def plan_of_nodes(
+    symbols: Tensor, ranges: Tensor, termination_symbol: int, boundary: Tensor | None, rnnt_type: str
+) -> Plan:
+    """`plan_of` for logits of which nothing is known: S + 1 states for S symbols."""
+    check_names(rnnt_type, "none")
+    check_ranges(ranges, symbols.shape[-1])
     batch, num_frames, _ = ranges.shape
-    num_states = joint.lm_BSD.shape[1]
-    check_symbols(symbols, batch, joint.weight_VD.shape[0], termination_symbol, num_states)
     check_boundary(boundary, batch, symbols.shape[1], num_frames, from_origin=True)
     ranges = ranges.long()
-    boundary = None if boundary is None else boundary.to(joint.am_BTD.device).long()
-    frames_F, states_FK = valid_frames(ranges, boundary, num_states)
+    boundary = None if boundary is None else boundary.to(ranges.device).long()
+    frames_F, states_FK = valid_frames(ranges, boundary, symbols.shape[1] + 1)
     symbols_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
     return Plan(
         frames_F=frames_F,
@@ -145,12 +154,13 @@ class Block:
         return kernels.node_gradient_(logits_RV, symbols_R, plan.blank, self.normalizers_R, symbol_R, blank_R)
 
 
-def score_nodes(student: Joint, plan: Plan) -> tuple[Tensor, Tensor, list[Block]]:
+def score_nodes(logits: NodeLogits, plan: Plan) -> tuple[Tensor, Tensor, list[Block]]:
     """Log-probabilities of the nodes' symbols and blanks `(F, K)`, and the blocks if they are kept."""
     kept: list[Block] = []
-    scores = [as_float(student.am_BTD.new_zeros((2, 0)))]
+    like = logits.am_BTD if isinstance(logits, Joint) else torch.zeros(0, device=plan.frames_F.device)
+    scores = [as_float(like.new_zeros((2, 0)))]
     for block in plan.blocks():
-        logits_RV = student.logits_of(*plan.rows(block))
+        logits_RV = logits.logits_of(*plan.rows(block))
         scored, px_R, py_R = Block.scored(logits_RV, plan, block)
         scores.append(torch.stack((px_R, py_R)))
         if plan.keep_logits:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.losses.joiner import Joint
+from kdasr.losses.joiner import NodeLogits
 from kdasr.losses.kl import KlForm, PowerKl
 from kdasr.losses.nodes import Nodes, NodeValues
 from kdasr.losses.power import PowerRule
@@ -70,11 +70,11 @@ class NextSymbols(NamedTuple):
 
 
 class _CollapsedTeacher(NamedTuple):
-    joint: Joint
+    logits: NodeLogits
     symbols: NextSymbols
 
     def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
-        logits_NV = self.joint.logits_of(frames_N, states_N)
+        logits_NV = self.logits.logits_of(frames_N, states_N)
         return collapse(logits_NV, self.symbols.flat_S[states_N], self.symbols.blank)
 
 
@@ -87,7 +87,7 @@ class CollapsedKl(PowerKl):
 
     def __init__(
         self,
-        teacher: Joint,
+        teacher: NodeLogits,
         rule: PowerRule,
         form: KlForm,
         base_BTK: Tensor,

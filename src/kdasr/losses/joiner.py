@@ -2,13 +2,21 @@
 
 # Shapes: B utterances, S symbols, T frames, V classes, D joiner width, N lattice nodes.
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from kdasr.losses.precision import as_float
 from kdasr.nn.linear import linear_product
+
+
+class NodeLogits(Protocol):
+    """Distributions at lattice nodes; `Joint` is one."""
+
+    def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of nodes, `(N, classes)`, without gradient."""
+        ...
 
 
 class Joint(NamedTuple):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdasr.losses.joiner import NodeLogits
 from kdasr.losses.kernels import node_kernels
-from kdasr.losses.nodes import NodeLogits, Nodes, NodeValues
+from kdasr.losses.nodes import Nodes, NodeValues
 from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
 
 SIDES = ("target", "both")

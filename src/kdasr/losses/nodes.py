@@ -43,14 +43,6 @@ class NodeValues(NamedTuple):
     """How far the target was smoothed: 1 not at all."""
 
 
-class NodeLogits(Protocol):
-    """Gives a divergence its target; `kdasr.losses.joiner.Joint` does."""
-
-    def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of nodes, `(N, classes)`, without gradient."""
-        ...
-
-
 class NodeTerm(Protocol):
     """A divergence between the student's distribution at lattice nodes and a target, with its gradient."""
 

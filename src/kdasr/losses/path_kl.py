@@ -24,7 +24,7 @@ Shapes: B utterances, T frames, K states kept per frame.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -64,8 +64,27 @@ class PathValues(NamedTuple):
     """The same by its blank score."""
 
 
+class PathTerm(Protocol):
+    """A divergence of a student's paths through its pruned lattice, with its gradient by the student's arcs;
+    `PathKl` is one."""
+
+    @property
+    def band_shape(self) -> tuple[int, ...]:
+        """`(B, T, K)`, of the band that its target is on."""
+        ...
+
+    @property
+    def needs_totals(self) -> bool:
+        """Whether `evaluate` needs the student's own recursion."""
+        ...
+
+    def evaluate(self, student: BandScores, totals: BandTotals | None, with_gradient: bool) -> PathValues:
+        """The divergence; see `PathKl.evaluate`."""
+        ...
+
+
 class PathKl:
-    """The divergence of a student's paths from a teacher's."""
+    """The divergence of a student's paths from a teacher's; a `PathTerm`."""
 
     def __init__(self, teacher: BandScores, form: PathForm) -> None:
         """
@@ -74,6 +93,11 @@ class PathKl:
             form: which divergence.
         """
         self.teacher, self.form = teacher, form
+
+    @property
+    def band_shape(self) -> tuple[int, ...]:
+        """`(B, T, K)`, of the band that the teacher's scores are on."""
+        return tuple(self.teacher.ranges_BTK.shape)
 
     @property
     def needs_totals(self) -> bool:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdasr.losses.blocks import plan_of, score_nodes
-from kdasr.losses.joiner import Joint
+from kdasr.losses.blocks import plan_of, plan_of_nodes, score_nodes
+from kdasr.losses.joiner import Joint, NodeLogits
 from kdasr.losses.pruned_rnnt.band import BandTotals, band_totals
 
 
@@ -45,20 +45,20 @@ class BandScores(NamedTuple):
 
 @torch.no_grad()
 def teacher_band(
-    teacher: Joint,
+    teacher: NodeLogits,
     symbols: Tensor,
     ranges: Tensor,
     termination_symbol: int,
     boundary: Tensor | None = None,
     rnnt_type: str = "regular",
 ) -> BandScores:
-    """Evaluate a teacher's joiner on a student's band.
+    """Evaluate a teacher on a student's band.
 
     The logits exist for one block of nodes at a time. `totals().occupation_BTK` of the result is the
     probability that the teacher's paths leave each node, given the transcript and the band.
 
     Args:
-        teacher: the joiner and its projected inputs, of the student's frames and states.
+        teacher: its logits at nodes of the student's frames and states.
         symbols: `(B, S)` int64, without a start symbol.
         ranges: `(B, T, K)`, the student's, from `get_rnnt_prune_ranges`.
         termination_symbol: the blank's class.
@@ -72,8 +72,11 @@ def teacher_band(
     Raises:
         ValueError: as `joint_losses`.
     """
-    with torch.autocast(device_type=teacher.am_BTD.device.type, enabled=False):
-        plan = plan_of(teacher, symbols, ranges, termination_symbol, boundary, rnnt_type)
+    with torch.autocast(device_type=ranges.device.type, enabled=False):
+        if isinstance(teacher, Joint):
+            plan = plan_of(teacher, symbols, ranges, termination_symbol, boundary, rnnt_type)
+        else:
+            plan = plan_of_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
         symbol_FK, blank_FK, _ = score_nodes(teacher, plan)
         scores = plan.spread(symbol_FK), plan.spread(blank_FK)
     return BandScores(*scores, plan.ranges_BTK, plan.boundary, plan.num_symbols, rnnt_type)

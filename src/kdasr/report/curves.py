@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from kdasr.distillation.config import TERM_NAMES
+from kdasr.distillation.terms import known_terms
 from kdasr.report.experiment import MetricsRow, SystemRecord
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.style import Styles, SystemStyle, figure_style
@@ -21,14 +21,9 @@ MAX_POINTS = 300
 
 MAX_PANELS = 12
 
-PANEL_TITLES = {
+MEASURE_TITLES = {
     "wer": "dev WER, %",
     "cer": "dev CER, %",
-    "rnnt": "transducer loss (rnnt), nats per frame",
-    "ctc": "CTC loss (ctc), nats per frame",
-    "hidden_mse": "hidden states (hidden_mse)",
-    "output_kl": "output KL (output_kl)",
-    "path_kl": "path KL (path_kl)",
     "total": "weighted total",
 }
 
@@ -39,6 +34,7 @@ def training_plot(systems: Sequence[SystemRecord], styles: Styles) -> Plot | Non
     measures = _measures(logged)
     if not measures:
         return None
+    titles = MEASURE_TITLES | {name: term.title for name, term in known_terms().items()}
     columns = min(3, len(measures))
     lines = math.ceil(len(measures) / columns)
     with figure_style():
@@ -48,7 +44,7 @@ def training_plot(systems: Sequence[SystemRecord], styles: Styles) -> Plot | Non
             for system in logged:
                 _curve(axes, system, measure, styles[system.name])
             _limits(axes, logged, measure)
-            axes.set_title(PANEL_TITLES.get(measure, measure))
+            axes.set_title(titles.get(measure, measure))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(labelbottom=True)
         for axes in panels[len(measures) :]:
@@ -77,7 +73,7 @@ def _handle(name: str, style: SystemStyle) -> Line2D:
 def _measures(systems: Sequence[SystemRecord]) -> list[str]:
     """Dev WER and CER, the known terms, then whatever else was logged."""
     seen = {name for system in systems for row in system.metrics for name in row.values}
-    known = [name for name in ("wer", "cer", *TERM_NAMES, "total") if name in seen]
+    known = [name for name in ("wer", "cer", *known_terms(), "total") if name in seen]
     return (known + sorted(seen - set(known)))[:MAX_PANELS]
 
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line, is_killed_worker, is_out_of_memory
 from kdasr.data.audio_files import quote
-from kdasr.data.batch import Batch
+from kdasr.distillation.step import TrainBatch
 from kdasr.training.config import TrainerConfig
-from kdasr.training.module import AnyBatch
 
 
 class AccidentError(UserError):
@@ -17,7 +15,7 @@ class AccidentError(UserError):
 
 
 @contextmanager
-def naming_accidents(batches: Sequence[AnyBatch], config: TrainerConfig, what: str) -> Iterator[None]:
+def naming_accidents(batches: Sequence[TrainBatch], config: TrainerConfig, what: str) -> Iterator[None]:
     """Turn accidents within the block into an `AccidentError` that names them, and what to change.
 
     Args:
@@ -42,28 +40,21 @@ def naming_accidents(batches: Sequence[AnyBatch], config: TrainerConfig, what: s
         raise
 
 
-def pieces_of(batch: AnyBatch, count: int) -> list[AnyBatch]:
-    """A batch in up to `count` pieces of whole utterances; text stays in one."""
-    if count == 1 or not isinstance(batch, Batch):
-        return [batch]
-    count = min(count, len(batch))
-    bounds = [round(index * len(batch) / count) for index in range(count + 1)]
-    return [batch.select(range(start, end)) for start, end in pairwise(bounds)]
+def pieces_of(batch: TrainBatch, count: int) -> list[TrainBatch]:
+    """A batch in up to `count` pieces, as far as it can be divided."""
+    return list(batch.split(count)) if min(count, batch.max_splits) > 1 else [batch]
 
 
-def _describe(batches: Sequence[AnyBatch]) -> str:
+def _describe(batches: Sequence[TrainBatch]) -> str:
     ids = [name for batch in batches for name in batch.ids]
-    audio = [batch for batch in batches if isinstance(batch, Batch)]
-    longest = max((int(batch.feature_lens_B.max()) for batch in audio), default=0) / 100
-    tokens = max((int(batch.token_lens_B.max()) for batch in batches), default=0)
-    length = f"the longest of {longest:.1f} s and {tokens} pieces" if audio else f"up to {tokens} pieces"
+    longest = max((batch.longest_seconds for batch in batches), default=0.0)
+    tokens = max((batch.longest_pieces for batch in batches), default=0)
+    length = f"the longest of {longest:.1f} s and {tokens} pieces" if longest else f"up to {tokens} pieces"
     return f"{len(ids)} utterances, {length} ({quote(ids)})"
 
 
-def _remedy(batches: Sequence[AnyBatch], config: TrainerConfig) -> str:
-    if not any(isinstance(batch, Batch) for batch in batches):
-        return "lower data.batch_pieces, which is another run"
-    largest = max(len(batch) for batch in batches)
-    if config.split_batches < largest:
+def _remedy(batches: Sequence[TrainBatch], config: TrainerConfig) -> str:
+    if config.split_batches < max((batch.max_splits for batch in batches), default=1):
         return f"raise training.split_batches, now {config.split_batches}: the same model in less memory"
-    return "lower data.max_seconds or data.max_duration, which is another run"
+    options = batches[0].smaller_by if batches else "the size of a batch"
+    return f"lower {options}, which is another run"

@@ -6,14 +6,13 @@ from math import exp, inf
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from kdasr.data.text_loader import TextBatch
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.distillation.objective import Losses
+from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective, TrainBatch
 from kdasr.models.language_model import TransformerLanguageModel
 from kdasr.nn.context import Context
-from kdasr.training.module import AnyBatch, TrainingModule
+from kdasr.training.module import TrainingModule
 from kdasr.training.validation import Validation, sum_over_batches
 
 # Shapes: B sentences.
@@ -22,44 +21,30 @@ TERM = "nll"
 """The only term: negative log-likelihood, in nats per prediction (pieces and ends)."""
 
 
-class LanguageModelObjective(nn.Module):
+class LanguageModelObjective(StepObjective):
     """Negative log-likelihood of sentences, in the place of a transducer's `Objective`."""
 
-    def forward(
-        self,
-        model: TransformerLanguageModel,
-        batch: TextBatch,
-        *,
-        loss_weights: dict[str, float],
-        context: Context,
-        step: int,
-        frames: float | None = None,
-        utterances: float | None = None,
-    ) -> Losses:
-        """The loss of a batch.
+    def count(self, batch: TextBatch) -> Denominators:
+        """Predictions (pieces and ends) and sentences."""
+        return Denominators(float(batch.num_predictions), float(len(batch)))
 
-        Args:
-            model: the model.
-            batch: pieces on its device.
-            loss_weights: the weight of `nll`.
-            context: of no concern here, as are `step` and `utterances`.
-            step: see `context`.
-            frames: what the sum over sentences is divided by; None: the batch's predictions.
-            utterances: see `context`.
-        """
+    def forward(self, model: TransformerLanguageModel, inputs: StepInput) -> Losses:
+        """The loss of a batch; neither context nor step matters."""
+        batch: TextBatch = inputs.batch
         nll_B = -model.log_probs(batch.tokens_BS, batch.token_lens_B)
-        mean = nll_B.sum() / (batch.num_predictions if frames is None else frames)
+        mean = nll_B.sum() / (inputs.denominators or self.count(batch)).frames
         return Losses(
-            total=loss_weights[TERM] * mean,
+            total=inputs.loss_weights[TERM] * mean,
             terms={TERM: mean.detach()},
             per_utterance={TERM: nll_B.detach()},
+            per_frame=frozenset({TERM}),
         )
 
 
 def validate_language_model(
     fabric: Fabric,
     module: TrainingModule,
-    batches: Iterable[AnyBatch],
+    batches: Iterable[TrainBatch],
     tokenizer: Tokenizer,
     context: Context,
     loss_weights: dict[str, float],
@@ -82,7 +67,7 @@ def validate_language_model(
     )
 
 
-def _batch_sums(fabric: Fabric, module: TrainingModule, batch: AnyBatch) -> dict[str, float]:
+def _batch_sums(fabric: Fabric, module: TrainingModule, batch: TrainBatch) -> dict[str, float]:
     assert isinstance(batch, TextBatch) and isinstance(module.model, TransformerLanguageModel)
     with fabric.autocast():
         log_probs_B = module.model.log_probs(batch.tokens_BS, batch.token_lens_B)

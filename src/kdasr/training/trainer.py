@@ -16,13 +16,14 @@ from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.config import StageConfig
+from kdasr.distillation.step import StepObjective, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
 from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
 from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
-from kdasr.training.module import AnyBatch, AnyModel, TrainingModule, sample_context
+from kdasr.training.module import TrainingModule, sample_context
 from kdasr.training.resume import (
     Progress,
     gather,
@@ -35,7 +36,7 @@ from kdasr.training.resume import (
     truncate_metrics,
 )
 from kdasr.training.update import StepResult, Updater
-from kdasr.training.validation import WARM, Validate, Validation, validate
+from kdasr.training.validation import WARM, Validate, Validation
 
 logger = get_logger(__name__)
 
@@ -43,9 +44,9 @@ logger = get_logger(__name__)
 class BatchSource(Protocol):
     """An endless stream of batches that can be put back to where it was."""
 
-    def __next__(self) -> AnyBatch: ...
+    def __next__(self) -> TrainBatch: ...
 
-    def __iter__(self) -> Iterator[AnyBatch]: ...
+    def __iter__(self) -> Iterator[TrainBatch]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -62,12 +63,13 @@ class System:
     contexts: list[Context]
     stages: list[StageConfig]
     config: TrainerConfig
-    model: AnyModel
-    objective: nn.Module
+    model: nn.Module
+    """With its sizes, a dataclass, as `config`."""
+    objective: StepObjective
     tokenizer: Tokenizer
     train_batches: BatchSource
-    valid_batches: Callable[[], Iterable[AnyBatch]]
-    validate: Validate = validate
+    valid_batches: Callable[[], Iterable[TrainBatch]]
+    validate: Validate
     at_start: Callable[[Fabric], None] | None = None
     """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation], None] | None = None
@@ -207,7 +209,7 @@ class Trainer:
     def train_step(self) -> None:
         """Make one optimizer step, or skip one when its loss or gradient is not finite."""
         started, progress = time.perf_counter(), self.progress
-        batches: list[AnyBatch] = []
+        batches: list[TrainBatch] = []
         self._before_step = self.system.train_batches.state_dict(), rng_state()
         with naming_accidents(batches, self.config, f"step {progress.step + 1}"):
             for _ in range(self.config.optim.accumulate):
@@ -230,7 +232,7 @@ class Trainer:
         self.meter.add(values, sum(batch.audio_seconds for batch in batches), seconds)
         self.display.advance()
 
-    def _skip(self, batches: list[AnyBatch], result: StepResult) -> None:
+    def _skip(self, batches: list[TrainBatch], result: StepResult) -> None:
         """Say which utterances and which term were not finite, and give up after too many in a row.
 
         Raises:
@@ -288,7 +290,7 @@ class Trainer:
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
         alone = self.fabric.world_size == 1
-        current: list[AnyBatch] = []
+        current: list[TrainBatch] = []
         with naming_accidents(current, self.config, "validation"):
             return self.system.validate(
                 self.fabric,
@@ -300,7 +302,7 @@ class Trainer:
                 should_stop=lambda: alone and self.stop.asked,
             )
 
-    def _dev_batches(self, current: list[AnyBatch]) -> Iterator[AnyBatch]:
+    def _dev_batches(self, current: list[TrainBatch]) -> Iterator[TrainBatch]:
         """The dev batches in pieces; `current` holds the one that is worked on."""
         for batch in self.system.valid_batches():
             for part in pieces_of(batch, self.config.split_batches):

@@ -9,9 +9,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from kdasr.distillation.config import StageConfig
+from kdasr.distillation.step import Denominators, StepInput, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training.config import OptimConfig
-from kdasr.training.module import AnyBatch, AnyModel, Denominators, StepInput, TrainingModule
+from kdasr.training.module import TrainingModule
 from kdasr.training.optim import (
     build_optimizer,
     gradient_norm,
@@ -35,7 +36,7 @@ class StepResult:
         """Terms that are not finite."""
         return [name for name, value in self.terms.items() if not bool(torch.isfinite(value))]
 
-    def bad_ids(self, batches: Sequence[AnyBatch]) -> list[str]:
+    def bad_ids(self, batches: Sequence[TrainBatch]) -> list[str]:
         """Utterances with a term that is not finite."""
         ids = []
         for batch, terms in zip(batches, self.per_utterance, strict=True):
@@ -53,13 +54,13 @@ class Updater:
         self._fabric = fabric
         self._stage = stage
         self._config = config
-        self._model = module.model
+        self._own = module
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._module, self.optimizer = fabric.setup(
             module, build_optimizer(module.named_parameters(), config)
         )
 
-    def gradients(self, batches: Sequence[AnyBatch], context: Context, step: int) -> StepResult:
+    def gradients(self, batches: Sequence[TrainBatch], context: Context, step: int) -> StepResult:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
 
         Args:
@@ -67,7 +68,7 @@ class Updater:
             context: of the student's encoder.
             step: for the warm-up of the loss.
         """
-        denominators = joint_denominators(self._fabric, batches, self._model)
+        denominators = joint_denominators(self._fabric, self._own.count(batches))
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         per_utterance: list[dict[str, Tensor]] = []
@@ -111,9 +112,8 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def joint_denominators(fabric: Fabric, batches: Sequence[AnyBatch], model: AnyModel) -> Denominators:
-    """The sums over all processes, divided by the number of processes: see `Denominators`."""
-    own = Denominators.of(batches, model)
+def joint_denominators(fabric: Fabric, own: Denominators) -> Denominators:
+    """The sums of all processes' `own`, divided by the number of processes: see `Denominators`."""
     if fabric.world_size == 1:
         return own
     mean = fabric.all_reduce(torch.tensor(own, dtype=torch.float64, device=fabric.device), reduce_op="mean")

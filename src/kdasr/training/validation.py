@@ -1,31 +1,19 @@
-"""Dev losses by term, and WER and CER by greedy search, offline, under the context of decoding."""
+"""What is measured on dev batches, for any kind of system."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
-from math import nan
 from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
-from kdasr.common.logging import get_logger
-from kdasr.data.batch import Batch
-from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.decoding.greedy import greedy_search
-from kdasr.decoding.measure import Writing
-from kdasr.decoding.wer import character_errors, word_errors
-from kdasr.distillation.objective import FRAME_TERMS
-from kdasr.models.transducer.model import Transducer
+from kdasr.distillation.step import TrainBatch
 from kdasr.nn.context import Context
-from kdasr.training.module import AnyBatch, Denominators, StepInput, TrainingModule
+from kdasr.training.module import TrainingModule
 from kdasr.training.resume import gather, rng_state, set_rng_state
-
-logger = get_logger(__name__)
 
 WARM = 10**9
 """A step after every warm-up: dev losses stay comparable from the first validation to the last."""
@@ -50,13 +38,14 @@ class Validation:
 
 
 class Validate(Protocol):
-    """How the systems of one kind are measured on dev batches: `validate`, for transducers."""
+    """How the systems of one kind are measured on dev batches, such as
+    `kdasr.training.transducer.validate_transducer`."""
 
     def __call__(
         self,
         fabric: Fabric,
         module: TrainingModule,
-        batches: Iterable[AnyBatch],
+        batches: Iterable[TrainBatch],
         tokenizer: Tokenizer,
         context: Context,
         loss_weights: dict[str, float],
@@ -64,54 +53,12 @@ class Validate(Protocol):
     ) -> Validation | None: ...
 
 
-def validate(
-    fabric: Fabric,
-    module: TrainingModule,
-    batches: Iterable[AnyBatch],
-    tokenizer: Tokenizer,
-    context: Context,
-    loss_weights: dict[str, float],
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Validation | None:
-    """Evaluate on all of `batches`, shared out among the processes. Changes no random state.
-
-    Returns:
-        The results, the same on every process; None when `should_stop` said so on the way.
-    """
-    measure = partial(
-        _batch_sums, fabric, module, tokenizer=tokenizer, context=context, loss_weights=loss_weights
-    )
-    sums = sum_over_batches(fabric, module, batches, measure, should_stop)
-    return None if sums is None else _summarise(sums, loss_weights)
-
-
-def validate_model(
-    fabric: Fabric,
-    model: Transducer,
-    objective: nn.Module,
-    batches: Iterable[AnyBatch],
-    tokenizer: Tokenizer,
-    context: Context,
-) -> Validation:
-    """`validate` for a model that is not being trained: the transducer loss and the scores.
-
-    The modes of `model` and of `objective` stay as they were.
-    """
-    modes = model.training, objective.training
-    module = TrainingModule(model, objective)
-    measured = validate(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
-    assert measured is not None  # nobody asks it to stop
-    model.train(modes[0])
-    objective.train(modes[1])
-    return measured
-
-
 @torch.no_grad()
 def sum_over_batches(
     fabric: Fabric,
     module: TrainingModule,
-    batches: Iterable[AnyBatch],
-    measure: Callable[[AnyBatch], Mapping[str, float]],
+    batches: Iterable[TrainBatch],
+    measure: Callable[[TrainBatch], Mapping[str, float]],
     should_stop: Callable[[], bool],
 ) -> Mapping[str, float] | None:
     """Add up what `measure` says of each batch, shared out among the processes. Changes no random state.
@@ -133,56 +80,6 @@ def sum_over_batches(
     return _reduce(fabric, sums)
 
 
-def _batch_sums(
-    fabric: Fabric,
-    module: TrainingModule,
-    batch: AnyBatch,
-    tokenizer: Tokenizer,
-    context: Context,
-    loss_weights: dict[str, float],
-) -> dict[str, float]:
-    """What a batch adds: every term times its denominator, the denominators, errors and words.
-
-    An utterance with a term that is not finite would make that of the whole dev part so, at every validation:
-    it is named, and counts in no term; nor in the word errors if what is encoded of it is not finite either.
-    """
-    assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
-    own = Denominators.of([batch], module.model)
-    inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
-    with fabric.autocast():
-        losses = module(inputs)
-        encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, context)
-        hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
-    finite_B = torch.stack([value_B.isfinite() for value_B in losses.per_utterance.values()]).all(dim=0).cpu()
-    if not bool(finite_B.all()):
-        bad = [name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good]
-        logger.warning("dev utterances whose loss is not finite, left out of it: %s", " ".join(bad))
-    frames_B = module.model.geometry.num_frames(batch.feature_lens_B)
-    sums = {"frames": float(frames_B[finite_B].sum()), "utterances": float(finite_B.sum())}
-    for name in losses.terms:
-        sums[f"term {name}"] = float(losses.per_utterance[name].cpu()[finite_B].double().sum())
-    heard_B = encoded.encoded_BTD.isfinite().flatten(1).all(dim=1).tolist()
-    for text, hypothesis, heard in zip(batch.texts, hypotheses, heard_B, strict=True):
-        if not heard:
-            continue
-        for name, value in _score(tokenizer.normalize(text), tokenizer.decode(hypothesis.tokens)).items():
-            sums[name] = sums.get(name, 0.0) + value
-    return sums
-
-
-def _score(ref: str, hyp: str) -> dict[str, int]:
-    """Errors and lengths of an utterance in words and in characters, and what tells which of them count."""
-    ref_words, hyp_words = split_words(ref), split_words(hyp)
-    words, characters = word_errors(ref_words, hyp_words), character_errors(ref_words, hyp_words)
-    return {
-        "errors": words.total,
-        "words": words.words,
-        "char_errors": characters.total,
-        "chars": characters.words,
-        **asdict(Writing.of([ref])),
-    }
-
-
 def _reduce(fabric: Fabric, sums: Mapping[str, float]) -> Mapping[str, float]:
     """Add up the sums of all processes; one that had no batch knows no names and adds zeros."""
     if fabric.world_size == 1:
@@ -191,18 +88,3 @@ def _reduce(fabric: Fabric, sums: Mapping[str, float]) -> Mapping[str, float]:
     for part in gather(fabric, dict(sums)):
         total.update(part)
     return total
-
-
-def _summarise(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Validation:
-    terms = {}
-    for name in (key.removeprefix("term ") for key in sums if key.startswith("term ")):
-        count = sums["frames"] if name in FRAME_TERMS else sums["utterances"]
-        terms[name] = sums[f"term {name}"] / count if count else nan
-    total = sum(weight * terms[name] for name, weight in loss_weights.items())
-    scores = {
-        "wer": 100.0 * sums.get("errors", 0.0) / max(sums.get("words", 0.0), 1.0),
-        "cer": 100.0 * sums.get("char_errors", 0.0) / max(sums.get("chars", 0.0), 1.0),
-    }
-    writing = Writing(**{entry.name: int(sums.get(entry.name, 0)) for entry in fields(Writing)})
-    scores = {writing.measure: scores[writing.measure], **scores}
-    return Validation(total=total, terms=terms, scores=scores)

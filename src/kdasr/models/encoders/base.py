@@ -40,6 +40,11 @@ class HiddenLayer:
     stride: int
     """Feature frames per frame of this layer."""
 
+    @property
+    def frame_seconds(self) -> float:
+        """Duration of a frame of this layer."""
+        return self.stride * FRAME_SHIFT_SECONDS
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -1,8 +1,11 @@
 """`rnnt`: the simple and the pruned transducer loss, with the warm-up of their weights."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from kdasr.distillation.config import RnntConfig
+from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Unit, register
 
 
 def is_warm(config: RnntConfig, step: int) -> bool:
@@ -26,3 +29,31 @@ def rnnt_term(config: RnntConfig, step: int, simple_B: Tensor, pruned_B: Tensor)
     """The transducer loss of each utterance in nats, `(B,)`."""
     simple_scale, pruned_scale = warmup_scales(config, step)
     return simple_scale * simple_B + pruned_scale * pruned_B
+
+
+@register
+class RnntTerm(LatticeTerm):
+    """Pruned RNN-T (Kuang et al. 2022); also logs its two parts, `rnnt_simple` and `rnnt_pruned`."""
+
+    name = "rnnt"
+    title = "transducer loss (rnnt), nats per frame"
+    unit = Unit.FRAME
+    needs = frozenset({Need.TEXT})
+    settings = RnntConfig
+    place = 0
+    trains_simple = True
+
+    def __init__(self, config: RnntConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def build(cls, setup: Setup) -> "RnntTerm":
+        """With the settings of the lattice, which are its own."""
+        return cls(setup.rnnt)
+
+    def collect(self, found: Found, given: Given) -> Mapping[str, Tensor]:
+        """The loss in nats."""
+        simple_B = found.lattice.simple_B
+        loss_B = rnnt_term(self.config, given.step, simple_B, found.rnnt_B)
+        return {"rnnt": loss_B, "rnnt_simple": simple_B, "rnnt_pruned": found.rnnt_B}

@@ -2,18 +2,44 @@
 
 # Shapes: B utterances, T encoder frames, D widths.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
-from kdasr.distillation.config import HiddenConfig
+from kdasr.common.ranges import Items, at_least, between
+from kdasr.distillation.terms.base import Given, Need, Setup, Term, register
 from kdasr.losses.hidden import hidden_mse
 from kdasr.models.encoders.base import Geometry
 
 
-class HiddenTerm(nn.Module):
+@dataclass
+class HiddenConfig:
+    """Mean squared error between hidden layers of student and teacher."""
+
+    layers: Annotated[list[int], at_least(0), Items()] = field(default_factory=list)
+    """Student's encoder layers, counted from 0; empty: all."""
+    teacher_layers: Annotated[list[int], at_least(0), Items(unique=False)] = field(default_factory=list)
+    """The teacher's partner of each student layer; empty: the same relative depth."""
+    layer_weights: Annotated[list[float], at_least(0), Items(unique=False)] = field(default_factory=list)
+    """Empty: 1 each."""
+    shift: Annotated[int, between(-1000, 1000)] = 0
+    """Encoder frames: the student's frame t is compared with the teacher's frame t - shift. Above 0 the
+    student may know so much later what the teacher knows from the future."""
+
+
+@register
+class HiddenTerm(Term):
     """First stage of Tang et al. 2023 (arXiv 2306.15171): the student's layers follow the teacher's."""
+
+    name = "hidden_mse"
+    title = "hidden states (hidden_mse)"
+    needs = frozenset({Need.TEACHER})
+    settings = HiddenConfig
+    section = "hidden"
+    place = 2
 
     def __init__(self, config: HiddenConfig, student: Geometry, teacher: Geometry) -> None:
         """Layers are those of the output's rate unless the configuration names them; none if there are none.
@@ -45,18 +71,34 @@ class HiddenTerm(nn.Module):
         if any(own.dim != other.dim for own, other in pairs):
             self.adapters.extend(nn.Linear(own.dim, other.dim) for own, other in pairs)
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], lens_B: Tensor) -> Tensor:
-        """Error of each utterance, `(B,)`, from all encoder layers of both; frames without a partner are left
-        out of the mean.
+    @classmethod
+    def build(cls, setup: Setup) -> "HiddenTerm":
+        """Between the layers of an objective's student and teacher."""
+        assert setup.teacher is not None
+        return cls(setup.options, setup.student.geometry, setup.teacher.geometry)
 
-        Raises UserError where no layer of one encoder has the rate of its output.
+    def forward(self, given: Given) -> Mapping[str, Tensor]:
+        """Mean squared error, summed over layer pairs with their weights.
+
+        Raises:
+            UserError: see `compare` and `AlignedTeacher.hidden`.
+        """
+        assert given.teacher is not None
+        teacher = [given.teacher.hidden(layer) for layer in self.teacher_layers]
+        return {"hidden_mse": self.compare(given.output.hidden, teacher, given.output.lens_B)}
+
+    def compare(self, student: Sequence[Tensor], partners: Sequence[Tensor], lens_B: Tensor) -> Tensor:
+        """Error of each utterance, `(B,)`, from all encoder layers of the student, and the teacher's partners
+        of the compared ones, on the student's frames; frames without a partner are left out of the mean.
+
+        Raises:
+            UserError: no layer of one encoder has the rate of its output.
         """
         if not self.student_layers:
             raise UserError("hidden_mse: no layer has the frame rate of its encoder's output")
         chosen = [student[layer] for layer in self.student_layers]
         if len(self.adapters) > 0:
             chosen = [adapter(layer) for adapter, layer in zip(self.adapters, chosen, strict=True)]
-        partners = [teacher[layer] for layer in self.teacher_layers]
         begin, lead = max(self.shift, 0), max(-self.shift, 0)
         if self.shift != 0:
             num_pairs = max(chosen[0].shape[1] - begin - lead, 0)

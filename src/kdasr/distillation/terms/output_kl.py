@@ -1,0 +1,122 @@
+"""`output_kl`: the student's output distributions follow the teacher's, on the student's pruned lattice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+from kdasr.common.ranges import OneOf, at_least, between
+from kdasr.distillation.lattice import BLANK, PrunedLattice
+from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Wanted, register
+from kdasr.losses.collapsed import CollapsedKl, NextSymbols
+from kdasr.losses.joiner import NodeLogits
+from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.node_weights import BY_STUDENT, BY_TEACHER, NODE_WEIGHTS, teacher_weights
+from kdasr.losses.power import GRANULARITIES, RULES, PowerRule
+from kdasr.losses.shift import shifted
+from kdasr.losses.teacher_band import teacher_band
+
+CLASSES = ("full", "collapsed")
+
+
+@dataclass
+class OutputConfig:
+    """KL divergence between output distributions on the student's pruned lattice."""
+
+    rule: Annotated[str, OneOf(*RULES)] = "entropy"
+    """Exponent of the power transform: fixed | entropy | confidence."""
+    exponent: Annotated[float, between(0, 1, above=True)] = 0.7
+    """`fixed`: the exponent; `confidence`: the smallest exponent."""
+    entropy_floor: Annotated[float, at_least(0)] = 0.5
+    """`entropy`: raise the target's entropy to this many nats."""
+    granularity: Annotated[str, OneOf(*GRANULARITIES)] = "node"
+    """node | utterance: one exponent per lattice node or per utterance."""
+    sides: Annotated[str, OneOf(*SIDES)] = "both"
+    """target | both: whether the student's distribution is transformed too."""
+    direction: Annotated[str, OneOf(*DIRECTIONS)] = "forward"
+    """forward KL(teacher || student) | reverse | symmetric."""
+    temperature_squared: bool = True
+    """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
+    classes: Annotated[str, OneOf(*CLASSES)] = "full"
+    """full: all pieces and blank; collapsed: the node's next piece, blank and the rest (Panchapagesan et al.
+    2021, arXiv 2011.06110), which the exponent then applies to."""
+    shift: Annotated[int, between(-1000, 1000)] = 0
+    """Encoder frames: the target at frame t is what the teacher says at t - shift. Above 0 the student may be
+    so much later than the teacher, below 0 it is to be earlier; frames without a target do not count."""
+    node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "occupation"
+    """uniform | occupation (the student's) | teacher_occupation | both (their product) | nonblank (the
+    teacher's 1 - P(blank)): weight of a lattice node in the mean. The last three take a pass of the teacher's
+    joiner over all nodes."""
+
+
+@register
+class OutputTerm(LatticeTerm):
+    """Second stage of Tang et al. 2023 (arXiv 2306.15171), with a choice of how. Also logs the mean exponent,
+    `kl_exponent`."""
+
+    name = "output_kl"
+    title = "output KL (output_kl)"
+    needs = frozenset({Need.TEXT, Need.TEACHER})
+    settings = OutputConfig
+    section = "output"
+    place = 3
+
+    def __init__(self, config: OutputConfig, rnnt_type: str) -> None:
+        """
+        Args:
+            config: the term's settings.
+            rnnt_type: the lattice's, for the teacher's occupation.
+
+        Raises:
+            UserError: a name or number that no rule knows.
+        """
+        super().__init__()
+        try:
+            self.rule = PowerRule(config.rule, config.exponent, config.entropy_floor, config.granularity)
+            self.form = KlForm(config.sides, config.direction, config.temperature_squared)
+        except ValueError as error:
+            raise UserError(f"objective.output.{error}") from None
+        self.config, self.rnnt_type = config, rnnt_type
+
+    @classmethod
+    def build(cls, setup: Setup) -> "OutputTerm":
+        """On an objective's lattice."""
+        return cls(setup.options, setup.rnnt.rnnt_type)
+
+    def prepare(self, lattice: PrunedLattice, given: Given) -> Wanted:
+        """Its divergence between nodes."""
+        assert given.teacher is not None
+        return Wanted(nodes=self.on_nodes(lattice, given.teacher.nodes()))
+
+    def collect(self, found: Found, given: Given) -> Mapping[str, Tensor]:
+        """Means over each utterance's nodes."""
+        assert found.nodes is not None
+        return {"output_kl": found.nodes.value_B, "kl_exponent": found.nodes.exponent_B}
+
+    def on_nodes(self, lattice: PrunedLattice, teacher: NodeLogits) -> PowerKl:
+        """What to evaluate on the nodes of a lattice: a mean over each utterance's nodes."""
+        base_BTK = lattice.valid
+        if self.config.shift != 0:
+            teacher, inside_BT = shifted(
+                teacher,
+                lattice.boundary_B4[:, 3],
+                self.config.shift,
+                lattice.ranges_BTK.shape[1],
+                lattice.ranges_BTK.device,
+            )
+            base_BTK = base_BTK & inside_BT[:, :, None]
+        if self.config.node_weights in BY_TEACHER:
+            base_BTK = self._weights_of(teacher, lattice, base_BTK)
+        by_occupation = self.config.node_weights in BY_STUDENT
+        if self.config.classes == "full":
+            return PowerKl(teacher, self.rule, self.form, base_BTK, by_occupation)
+        symbols = NextSymbols.of(lattice.tokens_BS, lattice.boundary_B4[:, 2], BLANK)
+        return CollapsedKl(teacher, self.rule, self.form, base_BTK, by_occupation, symbols)
+
+    def _weights_of(self, teacher: NodeLogits, lattice: PrunedLattice, valid_BTK: Tensor) -> Tensor:
+        band = teacher_band(
+            teacher, lattice.tokens_BS, lattice.ranges_BTK, BLANK, lattice.boundary_B4, self.rnnt_type
+        )
+        return teacher_weights(self.config.node_weights, band, valid_BTK)

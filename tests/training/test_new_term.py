@@ -1,0 +1,172 @@
+"""A new term is one file: this one trains two that the toolkit does not have, and reports them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import torch
+from tiny_system import fit, random_batch, small_config, small_model, tiny_system
+from torch import Tensor
+
+from kdasr.common.errors import UserError
+from kdasr.common.ranges import above
+from kdasr.distillation.lattice import PrunedLattice
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.step import StepInput
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms.base import (
+    Found,
+    Given,
+    LatticeTerm,
+    Need,
+    Setup,
+    Term,
+    Unit,
+    Wanted,
+    register,
+    unregister,
+)
+from kdasr.experiment import load_experiment
+from kdasr.losses.nodes import Nodes, NodeValues
+from kdasr.nn.context import Context
+from kdasr.report.curves import training_plot
+from kdasr.report.experiment import SystemRecord, read_metrics
+from kdasr.report.style import system_styles
+
+# Shapes: B utterances, T encoder frames, K states kept per frame, D width, N nodes, V pieces.
+
+
+@dataclass
+class ModesConfig:
+    scale: Annotated[float, above(0)] = 1.0
+
+
+class ModesTerm(Term):
+    """The student's output under its own context against that under the full one."""
+
+    name = "modes"
+    title = "two contexts (modes)"
+    unit = Unit.FRAME
+    needs = frozenset({Need.SECOND_CONTEXT})
+    settings = ModesConfig
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.offset = torch.nn.Parameter(torch.zeros(1))
+
+    @classmethod
+    def build(cls, setup: Setup) -> "ModesTerm":
+        return cls(setup.options.scale)
+
+    def forward(self, given: Given) -> Mapping[str, Tensor]:
+        assert given.second is not None
+        gap_BTD = given.output.encoded_BTD - given.second.encoded_BTD + self.offset
+        inside_BT = torch.arange(gap_BTD.shape[1]) < given.output.lens_B[:, None]
+        error_BT = gap_BTD.square().mean(2).masked_fill(~inside_BT, 0.0)
+        return {"modes": self.scale * error_BT.sum(1)}
+
+
+class Confidence:
+    """A divergence between nodes: minus the entropy of the student's distribution."""
+
+    def __init__(self, lattice: PrunedLattice) -> None:
+        self.valid_BTK = lattice.valid
+
+    def weigh(self, occupation_BTK: Tensor) -> Tensor:
+        weights_BTK = self.valid_BTK.to(occupation_BTK.dtype)
+        return weights_BTK / weights_BTK.sum((1, 2), keepdim=True)
+
+    def begin(self, nodes: Nodes) -> None: ...
+
+    def evaluate(self, student_NV: Tensor, nodes: Nodes, with_gradient: bool) -> NodeValues:
+        with torch.enable_grad():
+            logits_NV = student_NV.detach().requires_grad_()
+            log_probs_NV = logits_NV.log_softmax(1)
+            value_N = (log_probs_NV.exp() * log_probs_NV).sum(1)
+            (gradient_NV,) = torch.autograd.grad((value_N * nodes.weights_N).sum(), logits_NV)
+        return NodeValues(value_N.detach(), gradient_NV, torch.ones_like(nodes.weights_N))
+
+
+class ConfidenceTerm(LatticeTerm):
+    name = "confidence"
+    title = "confidence (confidence), nats"
+    needs = frozenset({Need.TEXT})
+
+    def prepare(self, lattice: PrunedLattice, given: Given) -> Wanted:
+        return Wanted(nodes=Confidence(lattice))
+
+    def collect(self, found: Found, given: Given) -> Mapping[str, Tensor]:
+        assert found.nodes is not None
+        return {"confidence": found.nodes.value_B}
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    terms = [ModesTerm, ConfidenceTerm]
+    for term in terms:
+        register(term)
+    yield
+    for term in terms:
+        unregister(term.name)
+
+
+RECIPE = """
+contexts: [{left: 4, chunk: 4, right: 0}]
+objective: {teacher: teacher, rnnt: {backend: native, warmup_steps: 1}, modes: {scale: 2.0}}
+stages:
+  - name: only
+    num_steps: 4
+    loss_weights: {rnnt: 1.0, modes: 0.5, confidence: 0.1, output_kl: 0.2, path_kl: 0.1}
+"""
+
+
+def test_a_new_term_trains_is_logged_and_has_its_plot(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    config = load_experiment(tmp_path / "recipe.yaml")
+    teacher = TransducerTeacher(small_model(seed=7), Context.full())
+    objective = Objective(config.objective, small_config(), teacher)
+    system = tiny_system(
+        tmp_path / "exp", contexts=config.contexts, stages=config.stages, objective=objective
+    )
+    fit(system)
+    assert objective.state_dict()["modes.offset"].any(), "its parameters train"
+    rows = [json.loads(line) for line in (tmp_path / "exp" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "valid"}
+    assert all({"modes", "confidence", "output_kl", "path_kl"} <= set(row["terms"]) for row in rows)
+    record = SystemRecord("toy", tmp_path / "exp", {}, {}, read_metrics(tmp_path / "exp" / "metrics.jsonl"))
+    plot = training_plot([record], system_styles(["toy"]))
+    assert plot is not None
+    titles = [axes.get_title(loc="left") for axes in plot.figure.axes]
+    assert {"two contexts (modes)", "confidence (confidence), nats", "path KL (path_kl)"} <= set(titles)
+
+
+def test_settings_of_a_new_term_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    with pytest.raises(UserError, match=r"objective\.modes\.scale' is -1"):
+        load_experiment(tmp_path / "recipe.yaml", overrides=["objective.modes.scale=-1"])
+    with pytest.raises(ValueError, match="'modes'"):
+        register(ModesTerm)
+
+
+def test_lattice_terms_together_are_their_sum() -> None:
+    weights = {"rnnt": 1.0, "confidence": 0.3, "output_kl": 0.5, "path_kl": 0.2}
+    teacher = TransducerTeacher(small_model(seed=7), Context.full())
+    from kdasr.distillation.terms import ObjectiveConfig
+
+    objective, model = Objective(ObjectiveConfig(), small_config(), teacher), small_model()
+
+    def gradient(loss_weights: dict[str, float]) -> Tensor:
+        model.zero_grad()
+        inputs = StepInput(
+            random_batch(3), loss_weights=loss_weights, context=Context(left=4, chunk=4), step=1000
+        )
+        objective(model, inputs).total.backward()
+        return torch.cat([p.grad.flatten() for p in model.encoder.parameters() if p.grad is not None])
+
+    one_by_one = sum(gradient({name: weight}) for name, weight in weights.items())
+    torch.testing.assert_close(gradient(weights), one_by_one, rtol=1e-4, atol=1e-6)
+    assert gradient({"confidence": 1.0}).abs().max() > 1e-4
