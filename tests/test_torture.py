@@ -25,7 +25,7 @@ def test_damaged_files_are_refused_in_one_line_or_read_right(kinds: list[Kind]) 
     tallies = [damage(kind, TRIES, SEED) for kind in kinds]
     assert [fault for tally in tallies for fault in tally.faults] == []
     assert sum(tally.tries for tally in tallies) == TRIES * len(kinds) > 100
-    assert all(tally.outcomes["refused"] for tally in tallies)
+    assert sum(tally.outcomes["refused"] for tally in tallies) > TRIES * len(kinds) / 2
 
 
 def test_the_campaign_notices_what_is_wrong(kinds: list[Kind]) -> None:
