@@ -1,7 +1,6 @@
 """Checkpoints: one dictionary of plain values and tensors per file, read and written without pickle."""
 
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -39,7 +38,6 @@ _REQUIRED = {
     **{"model_config": dict, "model": dict, "context": dict},
     **{"tokenizer_fingerprint": str, "system": str, "train_steps": int},
 }
-_ALSO = {"model": (OrderedDict,)}
 _KIND = {dict: "a mapping", str: "a text", int: "a whole number"}
 
 
@@ -115,7 +113,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     for key, kind in _REQUIRED.items():
         if key not in payload:
             raise UserError(f"{path}: checkpoint lacks '{key}'")
-        if type(payload[key]) not in (kind, *_ALSO.get(key, ())):
+        if not isinstance(payload[key], kind) or isinstance(payload[key], bool):
             raise UserError(f"{path}: '{key}' is {payload[key]!r:.40}; expected {_KIND[kind]}")
     if payload["train_steps"] < 0:
         raise UserError(f"{path}: 'train_steps' is {payload['train_steps']}; expected 0 or more")

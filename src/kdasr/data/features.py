@@ -14,6 +14,7 @@ from lhotse.cut import MonoCut
 from torch import Tensor
 
 from kdasr.common.errors import UserError
+from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_samples
@@ -136,7 +137,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     except MemoryError:
         raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
     except Exception as error:  # every audio backend raises its own kind
-        raise AudioError(source, f"cannot be decoded ({_first_line(error)}): copy it again") from error
+        raise AudioError(source, f"cannot be decoded ({first_line(error)}): copy it again") from error
     assert samples is not None
     fault = fault_in_samples(samples)
     if fault is not None:
@@ -214,7 +215,3 @@ def store_features(
             )
         )
     return manifests, stats, bad
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

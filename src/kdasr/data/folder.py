@@ -7,6 +7,7 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
+from kdasr.common.failures import first_line
 from kdasr.common.files import read_json
 from kdasr.common.logging import get_logger
 from kdasr.data.cut_check import check_cuts
@@ -87,8 +88,7 @@ def _read(path: Path) -> CutSet:
         cuts = CutSet.from_jsonl(path).to_eager()
         other = next((type(cut).__name__ for cut in cuts if not isinstance(cut, MonoCut)), None)
     except Exception as error:  # gzip, JSON and Lhotse each have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged ({reason}): remove it and run `kdasr prepare`") from None
+        raise UserError(f"{path}: damaged ({first_line(error)}): remove it and run `kdasr prepare`") from None
     if other is not None:
         raise UserError(f"{path}: holds a {other}, not utterances: remove it and run `kdasr prepare`")
     check_cuts(cuts, path)
