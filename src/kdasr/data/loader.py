@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.batch import Batch
+from kdasr.data.batch import MASKED, Batch
 from kdasr.data.batch_maker import BatchMaker, Plan
 from kdasr.data.batch_stream import BatchStream
 from kdasr.data.data_config import DataConfig
@@ -49,11 +49,13 @@ class TrainLoader(BatchStream[Batch]):
         world_size: int = 1,
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
+        teacher_features: str = MASKED,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
-        trains; an utterance with fewer frames than pieces is unusable.
+        trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
+        `TEACHER_FEATURES`.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -78,7 +80,13 @@ class TrainLoader(BatchStream[Batch]):
         self._seed, self._rank, self._world_size = seed, rank, world_size
         strategy, transform = train_strategy(self._cuts, config)
         self._dataset = BatchMaker(
-            strategy, tokenizer, transform=transform, config=config, seed=(seed, rank), word_times=word_times
+            strategy,
+            tokenizer,
+            transform=transform,
+            config=config,
+            seed=(seed, rank),
+            word_times=word_times,
+            teacher_features=teacher_features,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -115,10 +123,11 @@ class TrainLoader(BatchStream[Batch]):
 
     def _sampler(self, epoch: int) -> DynamicBucketingSampler:
         """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
-        cuts, config = self._cuts, self._config
+        config, shuffled = self._config, list(self._cuts)
+        # All of them, not the window that a sampler keeps: parts, speakers and speeds lie one after another.
+        random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
+        cuts = CutSet.from_cuts(shuffled)
         if config.join.enabled:
-            shuffled = list(cuts)
-            random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
             cuts = CutSet(JoinedCuts(shuffled, config.join, (self._seed, epoch)))
             config = replace(config, num_buckets=min(config.num_buckets, len(shuffled)))
         sampler = _sampler(cuts, config, self._seed, self._rank, self._world_size)
