@@ -114,7 +114,7 @@ class Objective(StepObjective):
 
         output, teacher = student(inputs.context), None
         if needing(Need.TEACHER, inputs.loss_weights):
-            answers = [one.encode(batch) for one in self.teachers]
+            answers = [one.encode(batch.for_teacher()) for one in self.teachers]
             num_frames, frame_seconds = output.encoded_BTD.shape[1], model.geometry.frame_seconds
             teacher = AlignedTeacher(answers, num_frames, output.lens_B, frame_seconds)
         second = student(Context.full()) if needing(Need.SECOND_CONTEXT, inputs.loss_weights) else None

@@ -119,6 +119,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         world_size=fabric.world_size,
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
+        teacher_features=config.objective.teacher_features if teachers else "masked",
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
