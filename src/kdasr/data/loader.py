@@ -1,5 +1,6 @@
 """Batches for training and validation: Lhotse samples, this file makes it exactly resumable."""
 
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -151,7 +152,9 @@ class ValidBatches:
     def __init__(
         self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
     ) -> None:
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames)
+        # The checkpoint is chosen by all of them, however long.
+        anything = replace(config, min_seconds=0.0, max_seconds=math.inf)
+        cuts, _ = report_unusable(cuts, tokenizer, anything, num_frames, for_training=False)
         stored = all(cut.has_features for cut in cuts)
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
