@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from lhotse import CutSet
-from lhotse.cut import MonoCut
+from lhotse.cut import MixedCut, MonoCut
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader
 
@@ -30,6 +31,9 @@ from kdasr.data.word_times import aligned_words
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
 
 log = get_logger(__name__)
+
+COPY = re.compile(r"_dup\d+$")
+"""The end of the ids of Lhotse's copies."""
 
 
 class TrainLoader(BatchStream[Batch]):
@@ -77,6 +81,7 @@ class TrainLoader(BatchStream[Batch]):
                 "right_buffer need: prepare the data with alignments, or leave both out"
             )
         self._cuts = cuts
+        self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
         strategy, transform = train_strategy(self._cuts, config)
@@ -119,8 +124,14 @@ class TrainLoader(BatchStream[Batch]):
         while True:
             for index, cuts in enumerate(self._sampler(epoch)):
                 if index > last:
-                    yield Plan(epoch, index, cuts)
+                    yield Plan(epoch, index, CutSet.from_cuts(map(self._with_own_id, cuts)))
             epoch, last = epoch + 1, -1
+
+    def _with_own_id(self, cut: MonoCut | MixedCut) -> MonoCut | MixedCut:
+        """Without the suffix that Lhotse gives a cut which serves several processes at the end of an epoch:
+        labels are found by ids."""
+        own, found, _ = cut.id.rpartition("_dup") if COPY.search(cut.id) else (cut.id, "", "")
+        return cut.with_id(own) if found and cut.id.rpartition("+")[2] not in self._named_like_copies else cut
 
     def _sampler(self, epoch: int) -> DynamicBucketingSampler:
         """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
