@@ -232,10 +232,13 @@ def test_noise_lies_under_speech_at_its_level() -> None:
     assert float(louder) == pytest.approx(1.0001, abs=2e-4)  # 40 dB above the noise
 
 
-def test_a_share_of_the_joined_utterances_lies_in_noise(cuts: CutSet, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("option", ["bed", "own_bed"])
+def test_a_share_of_the_joined_utterances_lies_in_noise(
+    cuts: CutSet, tokenizer: Tokenizer, option: str
+) -> None:
+    plain = replace(JOIN, silence=1.0, background=0.0)
     clean, noisy = (
-        first_epoch(loader(cuts, tokenizer, join=replace(JOIN, silence=1.0, background=0.0, bed=bed)))
-        for bed in (0.0, 0.5)
+        first_epoch(loader(cuts, tokenizer, join=join)) for join in (plain, replace(plain, **{option: 0.5}))
     )
     changed = {
         name: not torch.equal(one_TF, two_TF)
@@ -247,13 +250,16 @@ def test_a_share_of_the_joined_utterances_lies_in_noise(cuts: CutSet, tokenizer:
     assert not any(noise for name, noise in changed.items() if not spoken(name))
 
 
+@pytest.mark.parametrize("option", ["bed", "own_bed"])
 @pytest.mark.parametrize("heard", ["masked", "unmasked", "clean"])
 def test_a_teacher_hears_speech_without_masks_or_noise(
-    cuts: CutSet, tokenizer: Tokenizer, heard: str
+    cuts: CutSet, tokenizer: Tokenizer, heard: str, option: str
 ) -> None:
     join = replace(JOIN, silence=1.0, background=0.0)
     masks = SpecAugmentConfig(num_time_masks=2, max_time_fraction=0.3)
-    config = DataConfig(max_duration=20.0, num_buckets=2, spec_augment=masks, join=replace(join, bed=1.0))
+    config = DataConfig(
+        max_duration=20.0, num_buckets=2, spec_augment=masks, join=replace(join, **{option: 1.0})
+    )
     noisy = first_epoch(TrainLoader(cuts, tokenizer, config, seed=0, word_times=True, teacher_features=heard))
     clean = first_epoch(loader(cuts, tokenizer, join=join))
     for batch, other in zip(noisy, clean, strict=True):

@@ -21,7 +21,7 @@ from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.batch import MASKED, UNMASKED, Batch
 from kdasr.data.channel_augment import AudioTransform
-from kdasr.data.data_config import DataConfig
+from kdasr.data.data_config import DataConfig, JoinConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
 from kdasr.data.join import segments_of
 from kdasr.data.pauses import BACKGROUND, background_frames, noise_under, pause_features, with_gain
@@ -136,9 +136,26 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
                 unmasked_UTF = with_gain(unmasked_UTF, gain_U[:, None, None])
         each = zip(cuts, features_UTF, unmasked_UTF, lens_U.tolist(), strict=True)
         return [
-            _Utterance(cut, masked[:length], self._tokenizer.encode(cut_text(cut)), unmasked[:length])
+            self._in_own_noise(
+                _Utterance(cut, masked[:length], self._tokenizer.encode(cut_text(cut)), unmasked[:length]),
+                generator,
+            )
             for cut, masked, unmasked, length in each
         ]
+
+    def _in_own_noise(self, utterance: _Utterance, generator: torch.Generator) -> _Utterance:
+        """The utterance, some of them in a noise that ends with it."""
+        config = self._config.join if self._config is not None else None
+        if config is None or not config.enabled or config.own_bed == 0.0 or not len(utterance.features_TF):
+            return utterance
+        chance, place = torch.rand(2, generator=generator).tolist()
+        if chance < config.own_bed:
+            own_TF = utterance.features_TF
+            noise_TF = noise_under(len(own_TF), [own_TF], _snr_db(config, place), generator)
+            utterance.features_TF = torch.logaddexp(own_TF, noise_TF)
+            if self._teacher_features == UNMASKED:
+                utterance.unmasked_TF = torch.logaddexp(utterance.unmasked_TF, noise_TF)
+        return utterance
 
     def _in_noise(self, item: _Joined, generator: torch.Generator) -> _Joined:
         """The joined utterance, some of them in one noise from the first frame to the last."""
@@ -147,10 +164,9 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             return item
         chance, place = torch.rand(2, generator=generator).tolist()
         if chance < config.bed:
-            snr_db = config.bed_snr_db[0] + place * (config.bed_snr_db[1] - config.bed_snr_db[0])
             speech = [utterance.features_TF for utterance in item.utterances]
             whole_TF = torch.cat(item.parts)
-            noise_TF = noise_under(len(whole_TF), speech, snr_db, generator)
+            noise_TF = noise_under(len(whole_TF), speech, _snr_db(config, place), generator)
             item.parts = [torch.logaddexp(whole_TF, noise_TF)]
             if self._teacher_features == UNMASKED:
                 item.unmasked = [torch.logaddexp(torch.cat(item.unmasked), noise_TF)]
@@ -200,6 +216,12 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             pieces = joined[other].pieces if chance < config.history else []
             rows.append([*start, *pieces][-HISTORY:])
         return torch.tensor(rows, dtype=torch.int64)
+
+
+def _snr_db(config: JoinConfig, place: float) -> float:
+    """Between the lowest level (`place` 0) and the highest (1)."""
+    lowest, highest = config.bed_snr_db
+    return lowest + place * (highest - lowest)
 
 
 def _assemble(
