@@ -235,17 +235,17 @@ class _Pool(Generic[JobT]):
         job, log = running.job, running.log
         problem = f"with status {status}" if status else self.record.end(job)
         shown = log is not None and job.name in self.options.show
-        if not problem:
-            minutes, seconds = divmod(round(time.monotonic() - running.started), 60)
-            self.say(f"finished {job.name} in {minutes}:{seconds:02d}  [{_clock()}]")
-        elif log is None:
-            self.say(f"{job.name} failed {problem}")
+        if problem:
+            text = f"{job.name} failed {problem}"
+            if log is not None:
+                text += f"; {'its log' if shown else 'the end of its log'}, {log}:"
         else:
-            which = f"its log, {log}" if shown else f"the end of {log}"
-            self.say(f"{job.name} failed {problem}; {which}:")
+            minutes, seconds = divmod(round(time.monotonic() - running.started), 60)
+            text = f"finished {job.name} in {minutes}:{seconds:02d}  [{_clock()}]"
         if log is not None and (shown or problem):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            self.say("\n".join(f"    {line}" for line in (lines if shown else lines[-TAIL_LINES:])))
+            text += "".join(f"\n    {line}" for line in (lines if shown else lines[-TAIL_LINES:]))
+        self.say(text)
         return not problem
 
     def show_progress(self) -> None:

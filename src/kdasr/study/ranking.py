@@ -65,7 +65,7 @@ class Ranking:
 
 
 def rank(
-    runs: Mapping[str, Mapping[str, Mapping[int, TrainedRun]]], against: str, seeds: Sequence[int]
+    runs: Mapping[str, Mapping[str, dict[int, TrainedRun]]], against: str, seeds: Sequence[int]
 ) -> Ranking | None:
     """Rank rows by their errors on all dev parts together; None if `against` is not among them.
 
