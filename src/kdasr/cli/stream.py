@@ -107,7 +107,10 @@ def command(
     options = parse_search(language_model=lm_use, **search)
     lengths = [check_audio(file) for file in files]
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
-    move_to(bundle.model, device)
+    try:
+        move_to(bundle.model, device)
+    except UserError as error:
+        raise UserError(f"{error} (a sound device is --mic-device)" if mic else str(error)) from None
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     if recognizer.context.is_full and not asked:
         rules = None  # all is heard at the end
