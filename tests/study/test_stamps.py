@@ -13,6 +13,8 @@ from kdasr.common.errors import UserError
 from kdasr.common.job_runner import Outcome, Stopped
 from kdasr.study.stamps import StampedJob, Stamps, run_stamped
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def job(name: str, *scripts: str, **options: Any) -> StampedJob:
     """A job whose commands are shell scripts."""
@@ -157,7 +159,7 @@ def interrupt_when(path: Path, number: int) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, number: int) -> None:
     folder, running = tmp_path / "row", tmp_path / "running"
     saved = folder / "checkpoint"
@@ -167,7 +169,7 @@ def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, numbe
         "for i in $(seq 400); do sleep 0.05; done; exit 1"
     )
     jobs = [job("row", script, folder=folder), job("next", "true", needs=["row"])]
-    usual = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    usual = [signal.getsignal(number) for number in STOPS]
     thread = interrupt_when(running, number)
     with pytest.raises(Stopped) as stopped:
         run_stamped(jobs, tmp_path, 2)
@@ -180,7 +182,7 @@ def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, numbe
     assert run_stamped(jobs, tmp_path, 2).finished == ["row", "next"]
     assert not (tmp_path / "replaced").exists()
     assert Stamps(tmp_path / "stamps").id_of("row") == begun.id
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == usual
+    assert [signal.getsignal(number) for number in STOPS] == usual
 
 
 def test_a_job_that_was_begun_with_other_settings_does_not_go_on(tmp_path: Path) -> None:

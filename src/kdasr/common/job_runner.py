@@ -128,7 +128,7 @@ def run_jobs(
         say: receives a line per event.
 
     Raises:
-        Stopped: SIGINT or SIGTERM. The running jobs were told to stop and have ended; a second signal
+        Stopped: SIGINT, SIGTERM or SIGHUP. The running jobs were told to stop and have ended; a second signal
             kills them.
     """
     with StopRequest().listening() as stop:

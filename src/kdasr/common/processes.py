@@ -65,7 +65,7 @@ class Process:
 
 
 class StopRequest:
-    """Whether SIGINT or SIGTERM has asked for a stop, and how urgently."""
+    """Whether SIGINT, SIGTERM or a closed terminal (SIGHUP) has asked for a stop, and how urgently."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -80,8 +80,8 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Take both signals within the block."""
-        with handling_stops(self._on_signal):
+        """Take the signals within the block."""
+        with handling_stops(self._on_signal, signal.SIGHUP):
             yield self
 
 
