@@ -61,6 +61,10 @@ class JoinConfig:
     """Longest joined utterance, pauses included; a single one may be longer."""
     pause: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 4.0])
     """Shortest and longest pause between two utterances. The mean lies at a quarter."""
+    jitter: Annotated[float, between(0, 10)] = 0.5
+    """Before an utterance without a lead: a pause of up to so many seconds, all lengths alike likely. A stream
+    is cut into chunks wherever words happen to stand; without it a model learns where in their chunks the words
+    of its training utterances stand. As long as a chunk or longer."""
     lead: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 2.0])
     """The same before the first utterance, for half of all joined ones; the others have none."""
     trail: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 3.0])
