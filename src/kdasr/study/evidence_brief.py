@@ -1,4 +1,4 @@
-"""The evidence as a document shows it: what a reader decides by, and the names of CSV files with all the rest."""
+"""The evidence as a document shows it: what a reader decides by, and the names of the CSV files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,9 +64,8 @@ class BriefTables:
         table = [["row", "against", *heads]]
         pairs = dict.fromkeys((line["row"], line["against"]) for line in lines)
         for row, against in sorted(pairs, key=lambda pair: self.rows.index(pair[0])):
-            by_part = {
-                line["part"]: line for line in lines if (line["row"], line["against"]) == (row, against)
-            }
+            pair = [line for line in lines if (line["row"], line["against"]) == (row, against)]
+            by_part = {line["part"]: line for line in pair}
             cells = [f"`{row}`", f"`{against}`"]
             for part in self.parts:
                 line = by_part.get(part, {})
@@ -82,9 +81,9 @@ class BriefTables:
 def brief(evidence: Evidence, name: str, folder: str) -> list[str]:
     """The short tables, then a line of links to the CSV files of `write_csv`.
 
-    The parts are the test parts, or where none was decoded the dev parts. Comparisons are those of the shipped
-    row and of rows that are compared with more than the baselines; without any, of every row that is neither
-    the bound nor a baseline nor what both start from.
+    The parts are the test parts, or where none was decoded the dev parts. Comparisons are those of the
+    shipped row and of rows that are compared with more than the baselines; without any, of every row that is
+    neither the bound nor a baseline nor what both start from.
     """
     found = records(evidence)
     test = [part for part in evidence.parts if part.startswith("test")]

@@ -1,7 +1,7 @@
-"""The evidence as records of strings: the lines of the CSV files beside a document, and of its short tables.
+"""The evidence as records of strings: lines of the CSV files beside a document, and of its short tables.
 
-Numbers are rounded as in the tables of `results.md`, with a hyphen as minus sign, a point, and no separator of
-thousands. An empty string stands for what was not measured.
+Numbers are rounded as in the tables of `results.md`, with a hyphen as minus sign, a point, and no separator
+of thousands. An empty string stands for what was not measured.
 """
 
 import csv

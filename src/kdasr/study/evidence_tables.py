@@ -133,8 +133,8 @@ def _how(evidence: Evidence) -> str:
     return (
         f"Seeds {seeds}{' (some rows have the first of them only)' if evidence.fewer else ''}. Students that "
         "are compared have equal steps, counted after the model that they start from. WER is that of all "
-        "seeds together. Latencies are means over seeds of the mean over utterances. Brackets: 95 % bootstrap "
-        f"intervals over utterances and seeds, paired where rows are compared.{latency}"
+        "seeds together. Latencies are means over seeds of the mean over utterances. Brackets: 95 % "
+        f"bootstrap intervals over utterances and seeds, paired where rows are compared.{latency}"
     )
 
 

@@ -7,8 +7,9 @@ from kdasr.common.files import write_json, write_text
 from kdasr.report.style import save_png
 from kdasr.study.driver import collect
 from kdasr.study.evidence import Evidence
-from kdasr.study.evidence_brief import brief, write_csv
+from kdasr.study.evidence_brief import brief, links, write_csv
 from kdasr.study.evidence_plot import evidence_plot
+from kdasr.study.evidence_records import records
 from kdasr.study.evidence_tables import (
     bound_note,
     fill_section,
@@ -54,7 +55,7 @@ def write_results(planner: Planner, stage: str, command: str, document: Path | N
     if plot:
         save_png(plot.figure, planner.exp / PICTURE)
         yield f"{planner.exp / PICTURE}"
-    further = _with_language_model(planner, decodings, tables)
+    further = _with_language_model(planner, decodings, lambda found: [*tables(found), missing_note(found)])
     content = markdown(evidence, command, PICTURE if plot else None, further)
     write_text(planner.exp / "results.md", content + "\n")
     yield f"{planner.exp / 'results.md'}"
@@ -74,9 +75,11 @@ def write_results(planner: Planner, stage: str, command: str, document: Path | N
 
 
 def _section(planner: Planner, decodings: Mapping[str, Evidence], command: str, picture: str | None) -> str:
-    """What a document says: the short tables of each decoding."""
+    """What a document says: the short tables, and where those with a language model are."""
     name, evidence = planner.recipe.path.stem, decodings[""]
-    further = _with_language_model(planner, decodings, lambda found: brief(found, name + WITH_LM, CSV_FOLDER))
+    further = _with_language_model(
+        planner, decodings, lambda found: [links(records(found), name + WITH_LM, CSV_FOLDER)]
+    )
     blocks = [*opening(evidence, command, picture), *brief(evidence, name, CSV_FOLDER)]
     blocks += [bound_note(evidence), missing_note(evidence), *further]
     return "\n\n".join(block for block in blocks if block)
@@ -113,4 +116,4 @@ def _with_language_model(
         f"fusion (scale {options.scale:g}, blank penalty {options.blank_penalty:g}), in every row."
     )
     found = decodings[WITH_LM]
-    return ["#### With a language model in decoding", how, *shown(found), missing_note(found)]
+    return ["#### With a language model in decoding", how, *shown(found)]
