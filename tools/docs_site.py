@@ -1,6 +1,6 @@
 """mkdocs hooks: the site has the layout of the repository, so a relative link works on both.
 
-mkdocs reads one folder, `docs/`; README, CONTRIBUTING and `egs/` lie beside it. Each document is given to mkdocs
+mkdocs reads one folder, `docs/`; README, CONTRIBUTING and `egs/` lie beside it. Each document is given to it
 under its path in the repository, and each file that a document links to (a configuration, a source file) is
 copied to the same place. A page per package of `kdasr` lists what its docstrings say.
 """
