@@ -78,6 +78,9 @@ class JoinConfig:
     alone would tell a model that where there is noise nobody speaks."""
     bed_snr_db: Annotated[list[float], between(-20, 100), RANGE] = field(default_factory=lambda: [10.0, 50.0])
     """Lowest and highest level of the softest utterance above that noise, in dB."""
+    own_bed: Annotated[float, between(0, 1)] = 0.0
+    """Probability that an utterance lies in a noise of its own, of the same levels: where the speaker
+    changes, the noise often changes too."""
     empty: Annotated[float, between(0, 1)] = 0.03
     """Stretches of nothing but pause, which must give no piece, per joined utterance."""
     history: Annotated[float, between(0, 1)] = 0.3
