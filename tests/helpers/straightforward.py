@@ -1,4 +1,4 @@
-"""The stage-two loss written the short way, by autograd: a peer for benchmarks and tests."""
+"""The stage-two loss written the short way, by autograd: a slow reference for tests and benchmarks."""
 
 # Shapes: B utterances, S symbols, T frames, K states of the pruned band, V classes, D joiner width.
 
