@@ -118,6 +118,8 @@ class DataConfig:
     num_workers: Annotated[int, at_least(0), MAY_CHANGE] = 0
     min_seconds: Annotated[float, at_least(0)] = 0.3
     max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
+    max_bad: Annotated[str, MAY_CHANGE] = "1%"
+    """Utterances that may turn out to be unreadable on the way, a share or a number; they are left out."""
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     channel: ChannelConfig = field(default_factory=ChannelConfig)

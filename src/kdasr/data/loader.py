@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.data.bad import MaxBad
 from kdasr.data.batch import MASKED, Batch
 from kdasr.data.batch_maker import BatchMaker, Plan
 from kdasr.data.batch_stream import BatchStream
@@ -23,7 +24,7 @@ from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
 from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
-from kdasr.data.reported import Reported, raising
+from kdasr.data.reported import BadAudio, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
 from kdasr.data.word_times import aligned_words
@@ -81,6 +82,7 @@ class TrainLoader(BatchStream[Batch]):
                 "right_buffer need: prepare the data with alignments, or leave both out"
             )
         self._cuts = cuts
+        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
         self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
@@ -116,7 +118,7 @@ class TrainLoader(BatchStream[Batch]):
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
         )
-        return raising(iter(loader))
+        return good_ones(iter(loader), self._bad_audio)
 
     def plans(self) -> Iterator[Plan]:
         """The endless sequence of batch contents after the current position."""
@@ -141,7 +143,9 @@ class TrainLoader(BatchStream[Batch]):
         cuts = CutSet.from_cuts(shuffled)
         if config.join.enabled:
             cuts = CutSet(JoinedCuts(shuffled, config.join, (self._seed, epoch)))
-            config = replace(config, num_buckets=min(config.num_buckets, len(shuffled)))
+            # Lhotse wants at least a cut per bucket; of joined ones there are at least so many.
+            fewest = max(1, len(shuffled) // config.join.max_utterances)
+            config = replace(config, num_buckets=min(config.num_buckets, fewest))
         sampler = _sampler(cuts, config, self._seed, self._rank, self._world_size)
         sampler.set_epoch(epoch)
         return sampler
@@ -167,6 +171,7 @@ class ValidBatches:
         anything = replace(config, min_seconds=0.0, max_seconds=math.inf)
         cuts, _ = report_unusable(cuts, tokenizer, anything, num_frames, for_training=False)
         stored = all(cut.has_features for cut in cuts)
+        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
             Plan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
@@ -176,7 +181,8 @@ class ValidBatches:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        for _, _, batch in raising(self._dataset[plan] for plan in self._plans):
+        made = (self._dataset[plan] for plan in self._plans)
+        for _, _, batch in good_ones(made, self._bad_audio):
             yield batch
 
 
