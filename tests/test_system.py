@@ -20,7 +20,8 @@ from kdasr.cli.main import cli, main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.config import StageConfig
 from kdasr.experiment import ExperimentConfig, load_saved_experiment
 from kdasr.nn.context import Context

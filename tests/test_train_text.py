@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 from kdasr.checkpoint import load_checkpoint
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
-from kdasr.data.synthetic.plan import lm_sentences, make_plan
-from kdasr.data.synthetic.sizes import SIZES
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokens import prepare_tokens
+from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
+from kdasr.corpora.synthetic.sizes import SIZES
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.experiment import LanguageModelExperiment, load_any_experiment
 from kdasr.streaming.language_model import load_language_model

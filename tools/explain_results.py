@@ -18,7 +18,7 @@ import numpy as np
 
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
-from kdasr.data.synthetic.lookahead import homophone_pairs
+from kdasr.corpora.synthetic.lookahead import homophone_pairs
 from kdasr.report.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
 from kdasr.streaming.result import group_words
 

@@ -19,7 +19,7 @@ from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import store_features
 from kdasr.data.folder import load_cuts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.testing import tone, write_corpus
 
 TRAIN, DEV = "train-clean-100", "dev-clean"

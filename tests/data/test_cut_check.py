@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.data.alignments import read_alignments
+from kdasr.corpora.librispeech_alignments import read_alignments
 from kdasr.data.folder import cuts_path, load_cuts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.testing import write_corpus
 
 PART = "train-clean-100"

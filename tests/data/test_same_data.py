@@ -10,7 +10,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
 from kdasr.data.config import DataConfig, NoiseConfig
 from kdasr.data.folder import load_cuts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.same_data import check_same_data, describe_cuts, describe_data, describe_text
 from kdasr.data.text import EncodedText, TextSource
 from kdasr.data.tokenizer import Tokenizer

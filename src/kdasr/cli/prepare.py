@@ -66,7 +66,7 @@ def command(
     """
     from kdasr.data.bad import MaxBad
     from kdasr.data.config import DataConfig
-    from kdasr.data.prepare import PrepareOptions, prepare_corpus
+    from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.experiment import load_data_config
 
     setup_logging()

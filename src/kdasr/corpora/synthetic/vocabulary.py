@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from kdasr.data.synthetic.homophones import homophone_sets
-from kdasr.data.synthetic.inflection import base, past, plural, present_participle, third_person
-from kdasr.data.synthetic.rules import RULES
-from kdasr.data.synthetic.words import CLOSED, MODIFIERS, NOUNS, UNCOUNTABLE, VERBS
+from kdasr.corpora.synthetic.homophones import homophone_sets
+from kdasr.corpora.synthetic.inflection import base, past, plural, present_participle, third_person
+from kdasr.corpora.synthetic.rules import RULES
+from kdasr.corpora.synthetic.words import CLOSED, MODIFIERS, NOUNS, UNCOUNTABLE, VERBS
 
 
 @dataclass(frozen=True)

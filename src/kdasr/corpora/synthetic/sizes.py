@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from kdasr.data.synthetic.acoustics import CLEAN, OTHER, Surroundings
-from kdasr.data.synthetic.bursts import Bursts
-from kdasr.data.synthetic.company import COMPANY
-from kdasr.data.synthetic.lookahead import RESULTS
-from kdasr.data.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
-from kdasr.data.synthetic.voices import VoiceRange
+from kdasr.corpora.synthetic.acoustics import CLEAN, OTHER, Surroundings
+from kdasr.corpora.synthetic.bursts import Bursts
+from kdasr.corpora.synthetic.company import COMPANY
+from kdasr.corpora.synthetic.lookahead import RESULTS
+from kdasr.corpora.synthetic.vocabulary import DEMO, TINY, Vocabulary, large_vocabulary
+from kdasr.corpora.synthetic.voices import VoiceRange
 
 LARGE = large_vocabulary()
 

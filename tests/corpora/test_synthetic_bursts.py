@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kdasr.data.synthetic.acoustics import Surroundings, apply_surroundings, reverberate, room_response
-from kdasr.data.synthetic.bursts import Bursts, add_bursts
-from kdasr.data.synthetic.noise import add_noise, coloured_noise
-from kdasr.data.synthetic.plan import Utterance, make_plan
-from kdasr.data.synthetic.render import Renderer
-from kdasr.data.synthetic.sizes import SIZES
+from kdasr.corpora.synthetic.acoustics import Surroundings, apply_surroundings, reverberate, room_response
+from kdasr.corpora.synthetic.bursts import Bursts, add_bursts
+from kdasr.corpora.synthetic.noise import add_noise, coloured_noise
+from kdasr.corpora.synthetic.plan import Utterance, make_plan
+from kdasr.corpora.synthetic.render import Renderer
+from kdasr.corpora.synthetic.sizes import SIZES
 
 WORD, GAP = 6400, 1600
 """Samples: words of 0.4 s, 0.1 s apart."""

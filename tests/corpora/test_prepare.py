@@ -20,7 +20,8 @@ from kdasr.data import part_features, prepare
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import compute_features, store_features
 from kdasr.data.folder import load_cuts, train_parts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokens import prepare_tokens
 from kdasr.testing import tone, write_corpus
 
 TRAIN, DEV = "train-clean-100", "dev-clean"

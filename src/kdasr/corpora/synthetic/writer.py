@@ -5,8 +5,8 @@ from pathlib import Path
 
 from kdasr.common.files import atomic_path, write_text
 from kdasr.data.audio_reading import write_flac
-from kdasr.data.synthetic.plan import Chapter, Plan, lm_sentences
-from kdasr.data.synthetic.render import SAMPLE_RATE, Rendered, Renderer
+from kdasr.corpora.synthetic.plan import Chapter, Plan, lm_sentences
+from kdasr.corpora.synthetic.render import SAMPLE_RATE, Rendered, Renderer
 
 AUDIO_FOLDER = "LibriSpeech"
 ALIGNMENT_FOLDER = "LibriSpeech-Alignments"

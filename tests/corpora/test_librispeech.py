@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from kdasr.common.errors import UserError
-from kdasr.data.corpus_check import find_alignments, find_corpus, list_part
+from kdasr.corpora.librispeech import find_alignments, find_corpus, list_part
 from kdasr.testing import tone, write_corpus
 
 PART = "dev-clean"

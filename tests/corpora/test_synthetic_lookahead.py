@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kdasr.data.synthetic.alignment import transcript
-from kdasr.data.synthetic.espeak import Synthesizer
-from kdasr.data.synthetic.grammar import Grammar
-from kdasr.data.synthetic.lookahead import RESULTS, homophone_pairs
-from kdasr.data.synthetic.voices import SEEN_ACCENTS
+from kdasr.corpora.synthetic.alignment import transcript
+from kdasr.corpora.synthetic.espeak import Synthesizer
+from kdasr.corpora.synthetic.grammar import Grammar
+from kdasr.corpora.synthetic.lookahead import RESULTS, homophone_pairs
+from kdasr.corpora.synthetic.voices import SEEN_ACCENTS
 
 PAIRS = homophone_pairs()
 

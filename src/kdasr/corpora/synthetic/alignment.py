@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdasr.data.synthetic.espeak import Speech
+from kdasr.corpora.synthetic.espeak import Speech
 
 # Shapes: N samples.
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.data.synthetic.acoustics import reverberate, room_response
-from kdasr.data.synthetic.alignment import WordSpan, align_words, transcript
-from kdasr.data.synthetic.espeak import Speech, Synthesizer, Voice, WordEvent
-from kdasr.data.synthetic.noise import active_power, add_noise, coloured_noise
-from kdasr.data.synthetic.voices import (
+from kdasr.corpora.synthetic.acoustics import reverberate, room_response
+from kdasr.corpora.synthetic.alignment import WordSpan, align_words, transcript
+from kdasr.corpora.synthetic.espeak import Speech, Synthesizer, Voice, WordEvent
+from kdasr.corpora.synthetic.noise import active_power, add_noise, coloured_noise
+from kdasr.corpora.synthetic.voices import (
     FEMALE_VARIANTS,
     MALE_VARIANTS,
     SEEN_ACCENTS,

@@ -13,13 +13,13 @@ from lhotse.recipes import prepare_librispeech
 from kdasr.cli.corpus import command
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
-from kdasr.data.synthetic.alignment import transcript
-from kdasr.data.synthetic.corpus import Summary, generate_corpus
-from kdasr.data.synthetic.plan import PARTS, Utterance, make_plan
-from kdasr.data.synthetic.render import Rendered, Renderer, TimedWord
-from kdasr.data.synthetic.sizes import SIZES, PartSize
-from kdasr.data.synthetic.voices import Speaker
-from kdasr.data.synthetic.writer import alignment_line
+from kdasr.corpora.synthetic.alignment import transcript
+from kdasr.corpora.synthetic.corpus import Summary, generate_corpus
+from kdasr.corpora.synthetic.plan import PARTS, Utterance, make_plan
+from kdasr.corpora.synthetic.render import Rendered, Renderer, TimedWord
+from kdasr.corpora.synthetic.sizes import SIZES, PartSize
+from kdasr.corpora.synthetic.voices import Speaker
+from kdasr.corpora.synthetic.writer import alignment_line
 
 MICRO = replace(
     SIZES["demo"],

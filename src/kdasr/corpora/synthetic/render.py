@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from kdasr.data.synthetic.acoustics import apply_surroundings
-from kdasr.data.synthetic.alignment import align_words
-from kdasr.data.synthetic.espeak import Synthesizer, Voice
-from kdasr.data.synthetic.grammar import Grammar
-from kdasr.data.synthetic.noise import Samples, active_power
-from kdasr.data.synthetic.plan import Utterance
-from kdasr.data.synthetic.seeds import generator
-from kdasr.data.synthetic.sizes import Size
-from kdasr.data.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
+from kdasr.corpora.synthetic.acoustics import apply_surroundings
+from kdasr.corpora.synthetic.alignment import align_words
+from kdasr.corpora.synthetic.espeak import Synthesizer, Voice
+from kdasr.corpora.synthetic.grammar import Grammar
+from kdasr.corpora.synthetic.noise import Samples, active_power
+from kdasr.corpora.synthetic.plan import Utterance
+from kdasr.corpora.synthetic.seeds import generator
+from kdasr.corpora.synthetic.sizes import Size
+from kdasr.corpora.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
 
 # Shapes: N samples.
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.data.synthetic.alignment import transcript
-from kdasr.data.synthetic.espeak import Synthesizer
-from kdasr.data.synthetic.grammar import Grammar
-from kdasr.data.synthetic.homophones import homophone_sets
-from kdasr.data.synthetic.inflection import past, plural, present_participle, third_person, with_article
-from kdasr.data.synthetic.plan import PARTS, TRAIN_PARTS, Plan, draw_speakers, lm_sentences, make_plan
-from kdasr.data.synthetic.sizes import LARGE, SIZES, PartSize
-from kdasr.data.synthetic.vocabulary import DEMO, Vocabulary
-from kdasr.data.synthetic.voices import SEEN_ACCENTS
+from kdasr.corpora.synthetic.alignment import transcript
+from kdasr.corpora.synthetic.espeak import Synthesizer
+from kdasr.corpora.synthetic.grammar import Grammar
+from kdasr.corpora.synthetic.homophones import homophone_sets
+from kdasr.corpora.synthetic.inflection import past, plural, present_participle, third_person, with_article
+from kdasr.corpora.synthetic.plan import PARTS, TRAIN_PARTS, Plan, draw_speakers, lm_sentences, make_plan
+from kdasr.corpora.synthetic.sizes import LARGE, SIZES, PartSize
+from kdasr.corpora.synthetic.vocabulary import DEMO, Vocabulary
+from kdasr.corpora.synthetic.voices import SEEN_ACCENTS
 
 
 def _draw(vocabulary: Vocabulary, count: int) -> list[list[str]]:

@@ -5,7 +5,7 @@ stand before the one can stand before the other, equally often; what follows dif
 a preposition, after the modifier a noun. A recogniser that shows a word at once can only guess.
 """
 
-from kdasr.data.synthetic.vocabulary import DEMO, Vocabulary
+from kdasr.corpora.synthetic.vocabulary import DEMO, Vocabulary
 
 PEOPLE_PAIRS = """
     night knight / dear deer / bored board / lone loan / pale pail / great grate / male mail / bolder boulder

@@ -1,55 +1,99 @@
-"""What a folder in LibriSpeech's layout holds, and what it lacks, before anything is computed."""
+"""LibriSpeech's layout: `<part>/<speaker>/<chapter>/`, audio beside `*.trans.txt`.
+
+What a folder in this layout holds, and what it lacks, before anything is computed.
+"""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from kdasr.common.errors import UserError
 from kdasr.common.folders import FoundFiles, find_files
 from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
-from kdasr.data.audio_files import AudioFiles, AudioHeader, is_audio, quote, read_headers
+from kdasr.corpora.audio_choice import AudioFiles
+from kdasr.corpora.audio_part import AudioPart, Utterance, Words, warn_of
+from kdasr.corpora.base import Location, Place, Reading, register
+from kdasr.corpora.librispeech_alignments import read_all
+from kdasr.data.audio_files import is_audio, quote, read_headers
+from kdasr.data.audio_reading import AudioHeader
 from kdasr.data.bad import BadUtterance
 from kdasr.data.fingerprint import fingerprints
 
 log = get_logger(__name__)
 
 TRANSCRIPT_SUFFIX = ".trans.txt"
+_UTTERANCE_ID = re.compile(r"(.+-.+)-(\d+)")
+"""`speaker-chapter-number`."""
 
 
-class Utterance(NamedTuple):
-    """One line of a `*.trans.txt` file and the audio it belongs to."""
+@register
+class LibriSpeech:
+    """A folder in this layout: LibriSpeech itself, the synthetic corpus, or anybody's."""
 
-    id: str
-    text: str
-    audio: Path
-    header: AudioHeader
-    alignment: Path | None
-    """The file with the word times of its chapter, where there is one."""
+    name: ClassVar[str] = "librispeech"
+
+    def __init__(self, corpus_dir: Path, alignments_dir: Path, parts: Sequence[str]) -> None:
+        """The folders that hold the parts; see `find_corpus` and `find_alignments`."""
+        self.corpus_dir, self.alignments_dir = corpus_dir, alignments_dir
+        self._parts = list(parts)
+
+    @classmethod
+    def open(cls, location: Location, parts: Sequence[str]) -> "LibriSpeech":
+        """
+        Raises:
+            UserError: no parts are named, or what `find_corpus` and `find_alignments` raise.
+        """
+        if not parts:
+            raise UserError("--parts: name at least one part, such as 'train-clean-100 dev-clean'")
+        corpus_dir = find_corpus(location.folder(cls.name), list(parts)).resolve()
+        alignments_dir = find_alignments(location.alignments_dir, corpus_dir, list(parts)).resolve()
+        return cls(corpus_dir, alignments_dir, parts)
+
+    def parts(self) -> list[str]:
+        """Those that were named."""
+        return self._parts
+
+    def settings(self) -> dict[str, Any]:
+        """Both folders."""
+        return {"corpus_dir": str(self.corpus_dir), "alignments_dir": str(self.alignments_dir)}
+
+    def check(self, part: str, reading: Reading) -> "PartListing":
+        """See `list_part`."""
+        return list_part(self.corpus_dir, self.alignments_dir, part, reading.jobs, reading.keep_empty)
+
+    @staticmethod
+    def place(utterance_id: str) -> Place | None:
+        """The chapter of an utterance, and its number in it."""
+        found = _UTTERANCE_ID.fullmatch(utterance_id)
+        return Place(found[1], float(found[2])) if found else None
 
 
 @dataclass
-class PartListing:
+class PartListing(AudioPart):
     """The usable content of one part, and what was missing."""
 
-    name: str
-    utterances: list[Utterance]
-    missing_audio: list[str] = field(default_factory=list)
-    """Ids with a transcript and no audio."""
     missing_text: list[str] = field(default_factory=list)
     """Ids with audio and no transcript."""
     elsewhere: list[Path] = field(default_factory=list)
     """Audio in other folders that bears an id of `missing_audio`; not taken for it."""
     unused: list[Path] = field(default_factory=list)
     """Audio that bears the id of an utterance that has its own."""
-    bad: list[BadUtterance] = field(default_factory=list)
-    """Utterances whose audio is empty, truncated or not audio."""
-    empty: list[str] = field(default_factory=list)
-    """Ids with an empty transcript."""
-    fingerprint: str = ""
-    """Changes with the transcripts, the alignments and the audio files (see `fingerprint`)."""
+
+    def notes(self) -> dict[str, Any]:
+        """What is missing, and what is not used."""
+        return {
+            **super().notes(),
+            "missing_text": self.missing_text,
+            "unused_audio": [str(path) for path in (*self.elsewhere, *self.unused)],
+        }
+
+    def word_times(self) -> dict[str, Words]:
+        """Those of the alignment files; see `kdasr.corpora.librispeech_alignments`."""
+        return read_all({item.alignment for item in self.utterances if item.alignment is not None})
 
 
 def find_corpus(corpus_dir: Path, parts: list[str]) -> Path:
@@ -118,7 +162,7 @@ def list_part(
         broken = f"; links that lead nowhere: {quote(content.broken)}" if content.broken else ""
         raise UserError(f"{folder}: no transcripts (<speaker>-<chapter>.trans.txt) in this part{broken}")
     _log_content(part, content, len(audio), len(transcripts))
-    listing = PartListing(part, [])
+    listing = PartListing(part)
     found = _match(transcripts, audio, listing)
     listing.empty = sorted(item.id for item in found if not item.text)
     if not keep_empty:
@@ -147,7 +191,7 @@ def list_part(
         if isinstance(header, str):
             listing.bad.append(BadUtterance(item.id, str(item.audio), header))
         else:
-            listing.utterances.append(Utterance(item.id, item.text, item.audio, header, alignment_file))
+            listing.utterances.append(_utterance(item, header, alignment_file))
         digest.update(f"{item.id} {item.audio.relative_to(folder)} ".encode() + audio_print)
     listing.utterances.sort(key=lambda utterance: utterance.id)
     listing.fingerprint = digest.hexdigest()
@@ -164,7 +208,7 @@ def _match(transcripts: list[Path], audio: AudioFiles, listing: PartListing) -> 
             if utterance_id in seen:
                 raise UserError(f"{file}: utterance '{utterance_id}' is also in {seen[utterance_id]}")
             seen[utterance_id] = file
-            path, others = audio.choose(utterance_id, file.parent)
+            path, others = audio.choose(utterance_id, file.parent, _folder_of(utterance_id))
             if path is None:
                 listing.missing_audio.append(utterance_id)
                 listing.elsewhere += others
@@ -173,6 +217,17 @@ def _match(transcripts: list[Path], audio: AudioFiles, listing: PartListing) -> 
                 found.append(_Found(utterance_id, text, path, file))
     listing.missing_text = audio.without(seen)
     return found
+
+
+def _folder_of(utterance_id: str) -> Path | None:
+    """`<speaker>/<chapter>`, where an id says both."""
+    speaker_and_chapter = utterance_id.split("-")[:-1]
+    return Path(*speaker_and_chapter) if len(speaker_and_chapter) > 1 else None
+
+
+def _utterance(found: _Found, header: AudioHeader, alignment: Path | None) -> Utterance:
+    speaker = found.id.partition("-")[0]
+    return Utterance(found.id, found.text, found.audio, header, speaker, alignment=alignment)
 
 
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:
@@ -198,15 +253,14 @@ def _log_content(part: str, content: FoundFiles, num_audio: int, num_transcripts
 
 
 def _warn(listing: PartListing, keep_empty: bool) -> None:
-    for what, names in (
-        (f"empty transcript(s), {'kept' if keep_empty else 'left out'}", listing.empty),
-        ("transcript(s) without audio, left out", listing.missing_audio),
-        (
-            "audio file(s) with the id of such a transcript, but in another folder than it, not used",
-            listing.elsewhere,
-        ),
-        ("more audio file(s) with the id of an utterance that has its own, not used", listing.unused),
-        ("audio file(s) without transcript, left out", listing.missing_text),
-    ):
-        if names:
-            log.warning("%s: %d %s: %s", listing.name, len(names), what, quote(names))
+    warn_of(
+        listing.name,
+        {
+            f"empty transcript(s), {'kept' if keep_empty else 'left out'}": listing.empty,
+            "transcript(s) without audio, left out": listing.missing_audio,
+            "audio file(s) with the id of such a transcript, but in another folder than it, not used":
+                listing.elsewhere,
+            "more audio file(s) with the id of an utterance that has its own, not used": listing.unused,
+            "audio file(s) without transcript, left out": listing.missing_text,
+        },
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdasr.data.synthetic.espeak import Voice
+from kdasr.corpora.synthetic.espeak import Voice
 
 SEEN_ACCENTS = ("en-US", "en", "en-GB-x-rp", "en-US-nyc", "en-GB-x-gbclan")
 """Accents of the training and the clean parts."""

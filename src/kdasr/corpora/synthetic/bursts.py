@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdasr.data.synthetic.noise import Samples, coloured_noise
+from kdasr.corpora.synthetic.noise import Samples, coloured_noise
 
 # Shapes: N samples.
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import signal
 
-from kdasr.data.synthetic.bursts import Bursts, add_bursts
-from kdasr.data.synthetic.noise import Samples, add_noise, coloured_noise
+from kdasr.corpora.synthetic.bursts import Bursts, add_bursts
+from kdasr.corpora.synthetic.noise import Samples, add_noise, coloured_noise
 
 # Shapes: N samples.
 

@@ -14,10 +14,10 @@ import soundfile
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
-from kdasr.data.synthetic import writer
-from kdasr.data.synthetic.plan import Chapter, Plan, make_plan
-from kdasr.data.synthetic.render import Renderer
-from kdasr.data.synthetic.sizes import Size
+from kdasr.corpora.synthetic import writer
+from kdasr.corpora.synthetic.plan import Chapter, Plan, make_plan
+from kdasr.corpora.synthetic.render import Renderer
+from kdasr.corpora.synthetic.sizes import Size
 
 DONE_FILE = "corpus.json"
 STARTED_FILE = "corpus.partial.json"

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdasr.common.errors import UserError
-from kdasr.data.synthetic.alignment import transcript
-from kdasr.data.synthetic.grammar import Grammar
-from kdasr.data.synthetic.seeds import generator
-from kdasr.data.synthetic.sizes import PartSize, Size
-from kdasr.data.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
+from kdasr.corpora.synthetic.alignment import transcript
+from kdasr.corpora.synthetic.grammar import Grammar
+from kdasr.corpora.synthetic.seeds import generator
+from kdasr.corpora.synthetic.sizes import PartSize, Size
+from kdasr.corpora.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
 
 TRAIN_PARTS = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_PARTS, "dev-clean", "dev-other", "test-clean", "test-other")

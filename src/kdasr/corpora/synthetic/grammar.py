@@ -6,9 +6,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from kdasr.data.synthetic.inflection import with_article
-from kdasr.data.synthetic.seeds import generator
-from kdasr.data.synthetic.vocabulary import Vocabulary
+from kdasr.corpora.synthetic.inflection import with_article
+from kdasr.corpora.synthetic.seeds import generator
+from kdasr.corpora.synthetic.vocabulary import Vocabulary
 
 _SLOT = re.compile(r"\{([\w:]+)\}")
 _TRIES = 20  # draws of a word that the sentence does not hold yet

@@ -5,9 +5,9 @@ which only some may follow the word before. A recogniser of an hour of speech mi
 knows which words there are and which of them go together.
 """
 
-from kdasr.data.synthetic.inflection import base, past, plural
-from kdasr.data.synthetic.vocabulary import DEMO, Vocabulary
-from kdasr.data.synthetic.words import MODIFIERS, NOUNS, VERBS
+from kdasr.corpora.synthetic.inflection import base, past, plural
+from kdasr.corpora.synthetic.vocabulary import DEMO, Vocabulary
+from kdasr.corpora.synthetic.words import MODIFIERS, NOUNS, VERBS
 
 
 def _company_vocabulary() -> Vocabulary:
