@@ -15,10 +15,10 @@ from kdasr.checkpoint import load_checkpoint
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
-from kdasr.data.tokens import prepare_tokens
 from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
 from kdasr.corpora.synthetic.sizes import SIZES
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.tokens import prepare_tokens
 from kdasr.experiment import LanguageModelExperiment, load_any_experiment
 from kdasr.streaming.language_model import load_language_model
 from kdasr.testing import random_text, write_corpus

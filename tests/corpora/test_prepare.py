@@ -16,11 +16,11 @@ from lhotse.recipes import prepare_librispeech
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data import part_features, prepare
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import compute_features, store_features
 from kdasr.data.folder import load_cuts, train_parts
-from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
 from kdasr.testing import tone, write_corpus
 

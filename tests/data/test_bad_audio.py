@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import store_features
 from kdasr.data.folder import load_cuts
-from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.testing import tone, write_corpus
 
 TRAIN, DEV = "train-clean-100", "dev-clean"

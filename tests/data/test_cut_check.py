@@ -11,8 +11,8 @@ import pytest
 
 from kdasr.common.errors import UserError
 from kdasr.corpora.librispeech_alignments import read_alignments
-from kdasr.data.folder import cuts_path, load_cuts
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.folder import cuts_path, load_cuts
 from kdasr.testing import write_corpus
 
 PART = "train-clean-100"

@@ -8,9 +8,9 @@ import soundfile
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.config import DataConfig, NoiseConfig
 from kdasr.data.folder import load_cuts
-from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.same_data import check_same_data, describe_cuts, describe_data, describe_text
 from kdasr.data.text import EncodedText, TextSource
 from kdasr.data.tokenizer import Tokenizer

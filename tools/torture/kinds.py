@@ -22,11 +22,11 @@ import yaml
 
 from kdasr.checkpoint import load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
-from kdasr.corpora.librispeech_alignments import part_alignments
-from kdasr.data.audio_reading import read_audio, read_header
 from kdasr.corpora.librispeech import list_part
-from kdasr.data.folder import load_cuts
+from kdasr.corpora.librispeech_alignments import part_alignments
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.audio_reading import read_audio, read_header
+from kdasr.data.folder import load_cuts
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
 from kdasr.experiment import load_experiment
 from kdasr.export.build import export_bundle

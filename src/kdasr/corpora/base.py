@@ -89,9 +89,9 @@ class Part(Protocol):
     def cuts(self, converted_dir: Path, jobs: int) -> "PartCuts":
         """One cut per utterance, in a fixed order.
 
-        Each cut has one supervision (text; speaker and language where they are known; `alignment["word"]` where
-        there are word times) and a recording of one channel at 16 kHz in a file. Audio of another kind is
-        converted into `converted_dir`, unless it is there already.
+        Each cut has one supervision (text; speaker and language where they are known; `alignment["word"]`
+        where there are word times) and a recording of one channel at 16 kHz in a file. Audio of another kind
+        is converted into `converted_dir`, unless it is there already.
 
         Raises:
             UserError: something that `check` could not see.

@@ -163,8 +163,8 @@ class CutsCheck:
         self._log()
         if not self._files and not self._bad:
             raise UserError(
-                f"{self._part}: no utterance with a transcript: {len(self._untold)} cuts without supervision, "
-                f"{len(self._empty)} with an empty text"
+                f"{self._part}: no utterance with a transcript: {len(self._untold)} cuts without "
+                f"supervision, {len(self._empty)} with an empty text"
             )
         return Checked(
             headers={file: header for file, header in headers.items() if not isinstance(header, str)},
@@ -195,7 +195,7 @@ class CutsCheck:
             )  # fmt: skip
         if self._overlapping:
             log.warning(
-                "%s: %d supervision(s) overlap another one of their cut: two people are heard, one is written",
+                "%s: %d supervision(s) overlap another one of their cut: two speak, one is written",
                 part, self._overlapping,
             )  # fmt: skip
         warn_of(
@@ -203,8 +203,8 @@ class CutsCheck:
             {
                 f"cut(s) without supervision, {what}": self._untold,
                 f"empty transcript(s), {what}": self._empty,
-                "utterance(s) are copies at another speed already; with --speed they would be perturbed again, "
-                "give --speed 1": self._copies,
+                "utterance(s) are copies at another speed already: give --speed 1, or they are perturbed "
+                "twice": self._copies,
             },
         )
 

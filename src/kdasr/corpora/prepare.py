@@ -66,8 +66,8 @@ class PrepareOptions:
     cuts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """Manifests and folders of cuts, by part."""
     normalize: str | None = None
-    """How text is written before it is cut into pieces (see `kdasr.data.text_rules`). None: as the data folder
-    says, and in a new one as it is."""
+    """How text is written before it is cut into pieces (see `kdasr.data.text_rules`). None: as the data
+    folder says, and in a new one as it is."""
 
     def open(self) -> Corpus:
         """The corpus, for the parts that are asked for.

@@ -1,4 +1,4 @@
-"""Folders in Lhotse's Shar format: shards of cuts, `cuts.*.jsonl.gz`, and of their audio, `recording.*.tar`."""
+"""Folders in Lhotse's Shar format: shards of cuts (`cuts.*.jsonl.gz`) and audio (`recording.*.tar`)."""
 
 import tarfile
 from collections.abc import Iterator

@@ -16,8 +16,8 @@ from kdasr.data.folder import find_manifest, load_record, recorded_normalization
 from kdasr.data.staging import Staged
 from kdasr.data.text_normalization import one_space
 from kdasr.data.text_rules import NONE
-from kdasr.data.tokenizer import Tokenizer, train_tokenizer, write_tokenizer
 from kdasr.data.token_table import read_model
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer, write_tokenizer
 
 log = get_logger(__name__)
 

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from kdasr.common.files import atomic_path, write_text
-from kdasr.data.audio_reading import write_flac
 from kdasr.corpora.synthetic.plan import Chapter, Plan, lm_sentences
 from kdasr.corpora.synthetic.render import SAMPLE_RATE, Rendered, Renderer
+from kdasr.data.audio_reading import write_flac
 
 AUDIO_FOLDER = "LibriSpeech"
 ALIGNMENT_FOLDER = "LibriSpeech-Alignments"
