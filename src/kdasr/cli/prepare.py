@@ -77,14 +77,16 @@ def command(
 ) -> None:
     """Check a corpus and write manifests and features.
 
-    A corpus is a folder in LibriSpeech's layout (--corpus-dir), or Lhotse cuts of any recipe (--cuts). What is missing is said before anything is computed. Parts that are already prepared with the same
+    A corpus is a folder in LibriSpeech's layout (--corpus-dir), or Lhotse cuts of any recipe (--cuts).
+
+    What is missing is said before anything is computed. Parts that are already prepared with the same
     settings from the same files are skipped; an interrupted part goes on where it was. Audio that cannot be
     decoded, or holds samples that are not finite, costs its utterance: OUT/bad-<part>.tsv lists them.
     """
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.bad import MaxBad
-    from kdasr.data.config import DataConfig
-    from kdasr.experiment import load_data_config, load_text_config
+    from kdasr.data.data_config import DataConfig
+    from kdasr.experiment.config import load_data_config, load_text_config
 
     setup_logging()
     if corpus_dir is None and not cuts:

@@ -41,10 +41,10 @@ def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | N
     not be named.
     """
     from kdasr.data.folder import load_record, recorded_normalization
-    from kdasr.data.lm_text import write_unknown_lines
-    from kdasr.data.text import transcript_sources
     from kdasr.data.text_normalization import TextNormalizer
     from kdasr.data.tokenizer import MODEL_NAME, Tokenizer
+    from kdasr.language_model.normalized_text import write_unknown_lines
+    from kdasr.language_model.text import transcript_sources
 
     setup_logging()
     names = parts.replace(",", " ").split()

@@ -48,9 +48,9 @@ def command(
     Text is normalised as the data folder was prepared for (`kdasr prepare --normalize`). Writes
     tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
     """
-    from kdasr.data.config import TranscriptConfig
+    from kdasr.data.data_config import TranscriptConfig
     from kdasr.data.tokens import Pieces, adopt_pieces, check_tokens, train_pieces
-    from kdasr.experiment import load_data_config, load_text_config
+    from kdasr.experiment.config import load_data_config, load_text_config
 
     setup_logging()
     text = TranscriptConfig() if config_path is None else load_text_config(config_path)

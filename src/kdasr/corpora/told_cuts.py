@@ -94,7 +94,7 @@ def recordings_of(cut: Cut) -> list[Recording]:
 def find_files(cut: Cut, beside: Path) -> tuple[list[Path], str | None]:
     """The audio files of a cut, and what is wrong with its sources.
 
-    A relative path holds from the current directory, as in Lhotse; else from the folder of the manifest, and the
+    A relative path holds from the current directory, as in Lhotse; else from the folder of the manifest. The
     cut is changed to say so.
     """
     files = []

@@ -139,7 +139,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
 
 
 def load_cut_channels(cut: Cut) -> NDArray[np.float32]:
-    """The samples of a cut of any kind, (N, C) float32, at its own rate; raises as `load_cut_samples` does."""
+    """The samples of a cut of any kind, (N, C) float32, at its own rate; raises as `load_cut_samples`."""
     require_audio(cut)
     source = _source(cut)
     try:

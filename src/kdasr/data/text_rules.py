@@ -1,8 +1,8 @@
 """How text is written before it is cut into pieces: the setting `text.normalize`.
 
 A rule is a function from text to text, known by a name. It is applied by the tokenizer, and so to all text
-that is trained on, scored, searched for or counted (see `kdasr.data.tokenizer`); cuts keep theirs. A rule must
-treat a word the same alone and among others, since the words of an alignment are written one by one.
+that is trained on, scored, searched for or counted (see `kdasr.data.tokenizer`); cuts keep theirs. A rule
+must treat a word the same alone and among others: the words of an alignment are written one by one.
 
 A further rule is a function here, or anywhere else that is imported, under `@register_rule(name)`.
 """
@@ -17,7 +17,7 @@ Rule = Callable[[str], str]
 NONE = "none"
 """The rule that leaves text as it is."""
 APOSTROPHES = "'\u2018\u2019\u02bc\uff07"
-"""What stands for an apostrophe within a word: the typewriter's, both quotes, the letter, the full-width one."""
+"""What stands for one within a word: the typewriter's, both quotes, the letter, the full-width one."""
 _RULES: dict[str, Rule] = {}
 
 

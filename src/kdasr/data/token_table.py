@@ -16,8 +16,8 @@ def read_model(source: Path) -> bytes:
     """A serialised SentencePiece model: the file itself, or one of the characters that a `tokens.txt` lists.
 
     Raises:
-        UserError: no such file, other special pieces than ours, or a table of longer pieces, which does not say
-            how text is cut into them; the message says what is needed.
+        UserError: no such file, other special pieces than ours, or a table of longer pieces, which does not
+            say how text is cut into them; the message says what is needed.
     """
     if source.is_dir():
         source = source / MODEL_NAME

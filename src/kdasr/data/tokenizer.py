@@ -20,7 +20,7 @@ BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 MODEL_NAME = "bpe.model"
 TABLE_NAME = "tokens.txt"
 RULE_NAME = "text.json"
-"""Beside the model, where text is normalised by a rule: `{"normalize": NAME}` (see `kdasr.data.text_rules`)."""
+"""Beside the model, where there is a rule of `kdasr.data.text_rules`: `{"normalize": NAME}`."""
 MODEL_TYPES = ("unigram", "bpe", "char")
 _MANY = 1 << 20
 """More than there are characters."""
@@ -58,8 +58,8 @@ class Tokenizer:
         special = [self.piece(index) for index in range(min(3, self.vocab_size))]
         if special != _SPECIAL or self._processor.unk_id() != UNK_ID:
             raise UserError(
-                f"{model_path}: pieces 0 to 2 are {special}, expected {_SPECIAL} (0 is the blank, 2 stands for "
-                "unknown characters): train it with `kdasr tokens`, or with SentencePiece's "
+                f"{model_path}: pieces 0 to 2 are {special}, expected {_SPECIAL} (0 is the blank, 2 stands "
+                "for unknown characters): train it with `kdasr tokens`, or with SentencePiece's "
                 f"user_defined_symbols={BLANK},{SOS_EOS} unk_id=2 bos_id=-1 eos_id=-1"
             )
 

@@ -122,8 +122,8 @@ def check_tokens(data_dir: Path, tokenizer: Tokenizer, wanted: str | None) -> No
     recorded = recorded_normalization(load_record(data_dir))
     if tokenizer.rule != recorded:
         raise UserError(
-            f"{tokenizer.model_path.parent}: made with text.normalize {tokenizer.rule}, {data_dir} was prepared "
-            f"with {recorded}: run `kdasr tokens` again"
+            f"{tokenizer.model_path.parent}: made with text.normalize {tokenizer.rule}, {data_dir} was "
+            f"prepared with {recorded}: run `kdasr tokens` again"
         )
     if wanted is not None and wanted != recorded:
         raise UserError(
