@@ -23,7 +23,6 @@ import yaml
 from kdasr.checkpoint import load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.corpora.librispeech import list_part
-from kdasr.corpora.librispeech_alignments import part_alignments
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.audio_reading import read_audio, read_header
 from kdasr.data.folder import load_cuts
@@ -97,7 +96,7 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
         Kind(
             "alignment",
             folder / "alignments" / chapter / "100-1.alignment.txt",
-            lambda: _words(part_alignments(listing())),
+            lambda: _words(listing().alignments()),
             _alignment_says,
             OF_TEXT,
         ),

@@ -1,4 +1,4 @@
-"""`kdasr prepare`: check a corpus, then write manifests and features."""
+"""`kdasr prepare`: check a corpus of any kind, then write manifests and features."""
 
 from pathlib import Path
 

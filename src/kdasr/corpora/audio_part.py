@@ -72,15 +72,19 @@ class AudioPart:
         """
         return {item.id: item.alignment for item in self.utterances if item.alignment is not None}
 
+    def alignments(self) -> dict[str, list[AlignmentItem]]:
+        """The word times that can be true; see `sound_alignments`."""
+        seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in self.utterances}
+        texts = {item.id: item.text for item in self.utterances}
+        return sound_alignments(self.name, self.word_times(), texts, seconds)
+
     def cuts(self, converted_dir: Path, jobs: int) -> PartCuts:
         """One cut per utterance, in the order of `utterances`. Word times lose the silences.
 
         Audio at another rate than 16 kHz, with several channels, or in another format than flac and wav is
         converted.
         """
-        seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in self.utterances}
-        texts = {item.id: item.text for item in self.utterances}
-        alignments = sound_alignments(self.name, self.word_times(), texts, seconds)
+        alignments = self.alignments()
         recordings = {utterance.id: _recording(utterance) for utterance in self.utterances}
         bad: list[BadUtterance] = []
         for converted in convert_all(self.name, self._to_convert(), converted_dir, jobs):

@@ -162,7 +162,7 @@ class CutPart:
         """The cut of an utterance, of its converted recording if it has one."""
         custom = kept_custom(item.cut)
         if converted is None:
-            return one_of(item.cut, _words(item.cut), custom)
+            return one_of(item.cut, item.words, custom)
         origin = recordings_of(item.cut)[0].id
         if origin in self.found.shared and "chapter" not in custom:
             custom |= {"chapter": origin, "position": getattr(item.cut, "start", 0.0)}
@@ -177,7 +177,7 @@ class CutPart:
             for supervision in item.cut.supervisions
         ]
         cut = MonoCut(item.cut.id, 0.0, converted.duration, 0, supervisions=supervisions, recording=converted)
-        return one_of(cut, _words(item.cut), custom)
+        return one_of(cut, item.words, custom)
 
     def _with_word_times(self, cuts: list[MonoCut]) -> list[MonoCut]:
         """The cuts, with the word times that can be true alone, and without silences."""
@@ -192,11 +192,6 @@ class CutPart:
             words = sound.get(cut.id)
             cut.supervisions[0].alignment = None if words is None else {"word": spoken(words)}
         return cuts
-
-
-def _words(cut: Cut) -> list | None:
-    alignment = cut.supervisions[0].alignment if cut.supervisions else None
-    return (alignment or {}).get("word")
 
 
 def _is_whole_file(cut: Cut) -> bool:

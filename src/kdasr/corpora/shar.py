@@ -93,7 +93,7 @@ def load_shard(shard: Shard) -> Iterator[Cut]:
     if shard.audio is not None:
         fields[AUDIO] = [str(shard.audio.resolve())]
     try:
-        yield from CutSet.from_shar(fields=fields)  # type: ignore[arg-type]
+        yield from CutSet.from_shar(fields=fields)
     except UserError:
         raise
     except Exception as error:  # tarfile, Lhotse and JSON each have their own

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut, MixedCut, MonoCut, MultiCut
+from lhotse.supervision import AlignmentItem
 from lhotse.utils import fastcopy
 
 from kdasr.data.cut_check import TOLERANCE, fault_in_cut
@@ -26,6 +27,8 @@ class ToldUtterance(NamedTuple):
     """It is one of several of a longer cut."""
     fault: str | None
     """Why it cannot be used."""
+    words: list[AlignmentItem] | None = None
+    """Its word times, from the begin of `cut`."""
 
     @property
     def text(self) -> str:
@@ -46,7 +49,8 @@ def utterances_of(cut: Cut) -> Iterator[ToldUtterance]:
         cut = cut.drop_features()
     supervisions = cut.supervisions
     if len(supervisions) < 2:
-        yield ToldUtterance(_named(cut), False, None)
+        words = words_of(supervisions[0], cut) if supervisions else None
+        yield ToldUtterance(_named(cut), False, None, words)
         return
     for supervision in supervisions:
         fault = _fault_in_place(supervision, cut)
@@ -55,8 +59,33 @@ def utterances_of(cut: Cut) -> Iterator[ToldUtterance]:
     sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
     if sound:
         whole = cut.filter_supervisions(lambda item: item in sound)
-        for piece in whole.trim_to_supervisions(keep_overlapping=False):
-            yield ToldUtterance(_named(piece), True, None)
+        pieces = whole.trim_to_supervisions(keep_overlapping=False)
+        for supervision, piece in zip(sound, pieces, strict=True):
+            words = words_of(supervision, cut)
+            yield ToldUtterance(_named(piece), True, None, _moved(words, -supervision.start))
+
+
+def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] | None:
+    """The word times of a supervision, from the begin of its cut; None if it has none.
+
+    Lhotse leaves the times of an alignment as they are when it trims a cut: they may count from the begin of
+    the recording. Of the two readings the one is taken that is closer to the times of the supervision.
+    """
+    words = (supervision.alignment or {}).get("word")
+    if not words:
+        return None
+
+    def distance(offset: float) -> float:
+        begin, end = words[0].start + offset, words[-1].start + words[-1].duration + offset
+        return abs(begin - supervision.start) + abs(end - supervision.end)
+
+    return _moved(words, min((0.0, -getattr(cut, "start", 0.0)), key=distance))
+
+
+def _moved(words: list[AlignmentItem] | None, offset: float) -> list[AlignmentItem] | None:
+    if words is None or not offset:
+        return words
+    return [item._replace(start=round(item.start + offset, 8)) for item in words]
 
 
 def fault_in_any(cut: Cut) -> str | None:
@@ -97,7 +126,7 @@ def find_files(cut: Cut, beside: Path) -> tuple[list[Path], str | None]:
     A relative path holds from the current directory, as in Lhotse; else from the folder of the manifest. The
     cut is changed to say so.
     """
-    files = []
+    files: list[Path] = []
     for recording in recordings_of(cut):
         for source in recording.sources:
             if source.type == "url":

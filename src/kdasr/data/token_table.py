@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -63,7 +64,9 @@ def _model_of(pieces: list[str], path: Path) -> bytes:
             f"{path}: {len(longer)} pieces have several characters, such as '{longer[0]}': only their "
             "SentencePiece model says how text is cut into them: give that (bpe.model)"
         )
-    from sentencepiece import sentencepiece_model_pb2 as proto
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2
 
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
