@@ -56,7 +56,7 @@ def test_the_folder_holds_what_was_promised(prepared: Path) -> None:
     for part in (TRAIN, DEV):
         assert (data / f"cuts_{part}.jsonl.gz").is_file()
         for kind in ("recordings", "supervisions"):
-            assert (data / "manifests" / f"librispeech_{kind}_{part}.jsonl.gz").is_file()
+            assert (data / "manifests" / f"{kind}_{part}.jsonl.gz").is_file()
     stats = read_json(data / "feature_stats.json")
     assert [len(stats[key]) for key in ("mean", "std")] == [80, 80]
     assert not list(data.rglob("*partial*"))
@@ -379,6 +379,29 @@ def test_tokens_are_trained_once_on_the_training_transcripts(root: Path) -> None
         prepare_tokens(root / "data", 5000)
     assert prepare_tokens(root / "data", 18).fingerprint == tokenizer.fingerprint
     assert prepare_tokens(root / "data", 19).vocab_size == 19
+
+
+def test_a_folder_of_an_earlier_version_is_read_as_it_is(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its manifests have the name of a corpus before theirs."""
+    prepare_corpus(options(root))
+    tokens = prepare_tokens(root / "data", 18).model_path.read_bytes()
+    shutil.rmtree(root / "data" / "tokens")
+    manifests = root / "data" / "manifests"
+    for path in list(manifests.iterdir()):
+        path.rename(path.with_name(f"librispeech_{path.name}"))
+    old = sorted(path.name for path in manifests.iterdir())
+    with caplog.at_level(logging.INFO, logger="kdasr"):
+        prepare_corpus(options(root))
+    assert caplog.text.count("already prepared") == 2
+    assert sorted(path.name for path in manifests.iterdir()) == old
+    assert prepare_tokens(root / "data", 18).model_path.read_bytes() == tokens
+    prepare_corpus(options(root, parts=[TRAIN], speeds=(1.0,)))
+    names = [f"{kind}_{part}.jsonl.gz" for kind in ("recordings", "supervisions") for part in (DEV, TRAIN)]
+    assert {path.name for path in manifests.iterdir()} == {
+        *(f"librispeech_{name}" for name in names if DEV in name), *(name for name in names if TRAIN in name),
+    }  # fmt: skip
 
 
 def test_what_normalisation_changes_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:

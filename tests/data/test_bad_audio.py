@@ -104,7 +104,7 @@ def content(root: Path) -> list[Any]:
             stored = cut.load_features().tobytes() if cut.has_features else b""
             found.append((cut.id, cut.duration, cut.supervisions[0].text, stored))
         for kind in ("recordings", "supervisions"):
-            with gzip.open(root / "data" / "manifests" / f"librispeech_{kind}_{part}.jsonl.gz", "rt") as file:
+            with gzip.open(root / "data" / "manifests" / f"{kind}_{part}.jsonl.gz", "rt") as file:
                 found.append([json.loads(line)["id"] for line in file])
     return found
 

@@ -205,15 +205,16 @@ def open_corpus(name: str, location: Location, parts: Sequence[str]) -> Corpus:
     return known[name].open(location, parts)
 
 
-def place_of(cut: MonoCut) -> Place | None:
-    """Where a cut stands in what it is of; None if nothing says so.
+def place_told(cut: MonoCut) -> Place | None:
+    """Where a cut stands in what it is of, by its `custom` fields `chapter` and `position`; None without them."""
+    custom = getattr(cut, "custom", None) or {}
+    if custom.get("chapter") is None:
+        return None
+    return Place(str(custom["chapter"]), float(custom.get("position") or 0.0))
 
-    Its `custom` fields `chapter` and `position` say so, else its id, if it is one of a corpus that
-    `TellsPlaces`.
-    """
-    custom = cut.custom or {}
-    if custom.get("chapter") is not None:
-        return Place(str(custom["chapter"]), float(custom.get("position") or 0.0))
+
+def place_by_id(cut: MonoCut) -> Place | None:
+    """The same by its id, if it is one of a corpus that `TellsPlaces`."""
     for corpus in known_corpora().values():
         tell = getattr(corpus, "place", None)
         if tell is not None and (found := tell(cut.id)) is not None:

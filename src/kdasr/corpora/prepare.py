@@ -144,16 +144,22 @@ def _report_bad(part: Part, bad: Sequence[BadUtterance], options: PrepareOptions
     return report_bad(part.name, bad, total, options.max_bad, options.out_dir / f"bad-{part.name}.tsv")
 
 
-def _check_parts(options: PrepareOptions, names: Sequence[str]) -> None:
+def _check_train_parts(options: PrepareOptions, names: Sequence[str]) -> None:
     unknown = set(options.train_parts or ()) - set(names)
     if unknown:
         raise UserError(f"--train-parts: not among the parts: {', '.join(sorted(unknown))}")
+
+
+def _check_parts(options: PrepareOptions, names: Sequence[str]) -> None:
+    _check_train_parts(options, names)
     for name in names:
         if not _PART_NAME.fullmatch(name):
             raise UserError(f"part '{name}': a name has letters, digits, '.', '_', '+' and '-' only")
 
 
 def _check_options(options: PrepareOptions) -> None:
+    if options.parts:
+        _check_train_parts(options, options.parts)
     if options.normalize is not None:
         check_rule(options.normalize, "text.normalize")
     wrong = [speed for speed in options.speeds if not 0.5 <= speed <= 2.0]
