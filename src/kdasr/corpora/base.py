@@ -206,7 +206,7 @@ def open_corpus(name: str, location: Location, parts: Sequence[str]) -> Corpus:
 
 
 def place_told(cut: MonoCut) -> Place | None:
-    """Where a cut stands in what it is of, by its `custom` fields `chapter` and `position`; None without them."""
+    """Where a cut stands in what it is of, by its `custom` fields `chapter` and `position`; None without."""
     custom = getattr(cut, "custom", None) or {}
     if custom.get("chapter") is None:
         return None

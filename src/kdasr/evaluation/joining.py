@@ -102,9 +102,9 @@ def pauses(gaps: Sequence[float], noises: Sequence[str] = NOISES) -> list[Pause]
 def in_order(cuts: Sequence["MonoCut"]) -> list["MonoCut"]:
     """The cuts as they were spoken: those of a chapter, a recording or a speaker together and in their order.
 
-    A chapter is told by `custom` fields of the cut, a recording by several cuts of it, a chapter also by an id
-    (see `kdasr.corpora.base`), and a speaker by the supervision. Groups are in the order in which they first
-    appear.
+    A chapter is told by `custom` fields of the cut, a recording by several cuts of it, a chapter also by an
+    id (see `kdasr.corpora.base`), and a speaker by the supervision. Groups are in the order in which they
+    first appear.
     """
     recordings = [getattr(cut, "recording_id", cut.id) for cut in cuts]  # a mixture has none
     shared = Counter(recordings)
