@@ -193,13 +193,25 @@ def _import_this_folder() -> None:
             import_module(f"{__package__}.{module.name}")
 
 
-def open_corpus(name: str, location: Location, parts: Sequence[str]) -> Corpus:
-    """A corpus of the kind `name`; see `Corpus.open`.
+class Takes(Protocol):
+    """A corpus that needs not be named where its place tells its kind."""
+
+    @staticmethod
+    def takes(location: Location) -> bool:
+        """Whether a place is one of this kind, where no kind is named."""
+        ...
+
+
+def open_corpus(name: str | None, location: Location, parts: Sequence[str]) -> Corpus:
+    """A corpus of the kind `name`, or of the one that `Takes` such a place; see `Corpus.open`.
 
     Raises:
         UserError: there is no such kind; see also there.
     """
     known = known_corpora()
+    if name is None:
+        found = (key for key, corpus in known.items() if hasattr(corpus, "takes") and corpus.takes(location))
+        name = next(found, "")
     if name not in known:
         raise UserError(f"--corpus {name}: no such kind of corpus; known: {', '.join(known)}")
     return known[name].open(location, parts)

@@ -43,6 +43,11 @@ class LhotseCuts:
         """`places` are the manifests and folders of each part."""
         self._places = {part: [path.resolve() for path in paths] for part, paths in places.items()}
 
+    @staticmethod
+    def takes(location: Location) -> bool:
+        """Wherever there are cuts."""
+        return bool(location.cuts)
+
     @classmethod
     def open(cls, location: Location, parts: Sequence[str]) -> "LhotseCuts":
         """

@@ -41,6 +41,11 @@ class LibriSpeech:
         self.corpus_dir, self.alignments_dir = corpus_dir, alignments_dir
         self._parts = list(parts)
 
+    @staticmethod
+    def takes(location: Location) -> bool:
+        """Any folder."""
+        return location.corpus_dir is not None
+
     @classmethod
     def open(cls, location: Location, parts: Sequence[str]) -> "LibriSpeech":
         """

@@ -36,8 +36,6 @@ from kdasr.data.text_rules import check_rule
 log = get_logger(__name__)
 
 STATS = "feature_stats.json"
-CUTS, FOLDER = "cuts", "librispeech"
-"""The kind of corpus where none is named: with `cuts`, and without."""
 _PART_NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -62,7 +60,7 @@ class PrepareOptions:
     keep_empty: bool = False
     """Keep utterances with an empty transcript."""
     corpus: str | None = None
-    """The kind of corpus. None: `cuts` where there are some, else a folder in LibriSpeech's layout."""
+    """The kind of corpus. None: that which takes such a place."""
     cuts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """Manifests and folders of cuts, by part."""
     normalize: str | None = None
@@ -76,7 +74,7 @@ class PrepareOptions:
             UserError: there is no such corpus or part.
         """
         location = Location(self.corpus_dir, self.alignments_dir, self.cuts)
-        return open_corpus(self.corpus or (CUTS if self.cuts else FOLDER), location, self.parts)
+        return open_corpus(self.corpus, location, self.parts)
 
     def speeds_of(self, part: str) -> list[float]:
         """Speeds of one part; evaluation parts are never perturbed."""
