@@ -64,6 +64,7 @@ def at(*path: str | int) -> Callable[[dict, Any], None]:
         (at("id"), (3, None, [])),
         (at("recording"), (None,)),
         (at("features", "storage_path"), (None, 3, [])),
+        (at("features", "storage_type"), ("memory_raw",)),  # Lhotse would unpickle it
     ],
 )
 def test_what_cannot_be_true_is_named(data: Path, place: Callable, values: tuple) -> None:

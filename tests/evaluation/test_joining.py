@@ -102,8 +102,12 @@ def cut(id: str, recording: str = "", start: float = 0.0, speaker: str | None = 
         ([cut("x", "tape", 9.0), cut("7-2-0000"), cut("y", "tape", 1.5)], [2, 0, 1]),
         ([cut("a", speaker="s"), cut("b", speaker="t"), cut("c", speaker="s"), cut("d")], [0, 2, 1, 3]),
         (
-            [cut("7-2-0001", chapter="x", position=2), cut("7-2-0000"), cut("y", "t", 1.0, chapter="x")]
-            + [cut("z", "t", 0.5, chapter="x", position=1)],
+            [
+                cut("7-2-0001", chapter="x", position=2),
+                cut("7-2-0000"),
+                cut("y", "t", 1.0, chapter="x"),
+                cut("z", "t", 0.5, chapter="x", position=1),
+            ],
             [2, 3, 0, 1],
         ),
     ],
