@@ -16,8 +16,9 @@ from lhotse.recipes import prepare_librispeech
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
+from kdasr.corpora import prepare
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
-from kdasr.data import part_features, prepare
+from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import compute_features, store_features
 from kdasr.data.folder import load_cuts, train_parts
