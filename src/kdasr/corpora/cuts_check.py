@@ -67,6 +67,7 @@ class Checked:
     """Recordings with several utterances."""
     bad: list[BadUtterance]
     empty: list[str]
+    """Utterances with an empty text, or no supervision at all."""
     untold: list[str]
     """Cuts without supervision."""
     fingerprint: str
@@ -171,7 +172,7 @@ class CutsCheck:
             kept=kept,
             shared={name for name, count in self._recordings.items() if count > 1},
             bad=self._bad,
-            empty=sorted(self._empty),
+            empty=sorted(self._empty + self._untold),
             untold=sorted(self._untold),
             fingerprint=self._digest.hexdigest(),
         )

@@ -58,7 +58,8 @@ def utterances_of(cut: Cut) -> Iterator[ToldUtterance]:
             yield ToldUtterance(_alone(cut, supervision), True, fault)
     sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
     if sound:
-        whole = cut.filter_supervisions(lambda item: item in sound)
+        wanted = {(item.id, item.start, item.duration) for item in sound}
+        whole = cut.filter_supervisions(lambda item: (item.id, item.start, item.duration) in wanted)
         pieces = whole.trim_to_supervisions(keep_overlapping=False)
         for supervision, piece in zip(sound, pieces, strict=True):
             words = words_of(supervision, cut)
