@@ -14,6 +14,7 @@ from kdasr.data.text_normalization import TextNormalizer
 from kdasr.data.text_rules import known_rules, register_rule, rule_named
 from kdasr.data.token_table import read_model
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from kdasr.export.runtime import PieceTable
 from kdasr.recognition.result import join_words
 
 ALPHABET = "aBß'’ʼ\uff07İΣς.-,!?$€%«»“ 9\u0301\u200bﬁ…はन्ा\u2581\n"
@@ -91,6 +92,14 @@ def test_the_rule_is_part_of_a_tokenizer(spoken: Tokenizer, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"text\.json: no rule 'shouted'"):
         Tokenizer.load(tmp_path)
     assert TextNormalizer(written="upper")("ﬁn") == "FIN"
+
+
+def test_an_export_knows_the_rule(spoken: Tokenizer) -> None:
+    pieces = PieceTable(["<blk>"], spoken.normalization, spoken.rule)
+    assert (pieces.normalization, pieces.rule) == (spoken.normalization, "words")
+    assert pieces.normalize("“ﬁn”, Don’t!") == spoken.normalize("“ﬁn”, Don’t!") == "fin don't"
+    with pytest.raises(UserError, match="no rule 'shouted'"):
+        PieceTable(["<blk>"], "shouted, nmt_nfkc", "shouted")
 
 
 def table(path: Path, *pieces: str) -> Path:
