@@ -192,8 +192,8 @@ def test_what_is_wrong_with_it_is_named(folder: Path, tmp_path: Path) -> None:
     where = ("--out", tmp_path / "data")
     for arguments, message in [
         (("--corpus", "tapes", "--corpus-dir", folder / "corpus"), "known: cuts, librispeech, tables"),
-        (("--corpus", "tables"), "what is to be prepared"),
-        (("--corpus", "tables", "--cuts", "dev=a"), "--corpus tables: give its folder as --corpus-dir"),
+        ((), "what is to be prepared? Give --corpus-dir, or --cuts PART=FILE_OR_FOLDER"),
+        (("--corpus", "tables"), "--corpus tables: give its folder as --corpus-dir"),
         (("--corpus", "tables", "--corpus-dir", folder / "x"), "x: no such corpus folder"),
         (("--corpus", "tables", "--corpus-dir", folder / "corpus", "--parts", "test"), "no table of 'test'"),
         (("--corpus-dir", folder / "corpus", "--cuts", "dev=a"), "--corpus-dir and --cuts: give one of them"),

@@ -89,7 +89,7 @@ def command(
     from kdasr.experiment.config import load_data_config, load_text_config
 
     setup_logging()
-    if corpus_dir is None and not cuts:
+    if corpus is None and corpus_dir is None and not cuts:
         raise UserError("what is to be prepared? Give --corpus-dir, or --cuts PART=FILE_OR_FOLDER")
     if corpus_dir is not None and cuts:
         raise UserError("--corpus-dir and --cuts: give one of them")
