@@ -19,7 +19,8 @@ from torch import Tensor
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher

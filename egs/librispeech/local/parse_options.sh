@@ -20,7 +20,7 @@ parse_options() {
         [[ $# -ge 2 ]] || die "--override needs a value"
         overrides+=(--override "$2")
         shift 2 ;;
-      --corpus | --size | --conf | --corpus-dir | --alignments-dir | --parts | --data | --exp | --vocab-size | \
+      --corpus | --size | --conf | --corpus-dir | --alignments-dir | --parts | --cuts | --data | --exp | --vocab-size | \
         --systems | --long-form | --gain-db | --seed | --jobs | --stage | --stop-stage)
         [[ $# -ge 2 ]] || die "$1 needs a value"
         local variable=${1#--}

@@ -98,6 +98,17 @@ class GainConfig:
 
 
 @dataclass
+class TranscriptConfig:
+    """How transcripts are written, and which pieces they are cut into."""
+
+    normalize: str | None = None
+    """The rule by which all text is written before it is cut into pieces: `none`, `upper`, `lower`, `words`,
+    or another one of `kdasr.data.text_rules`. None: that of the data folder."""
+    model_type: Annotated[str, OneOf("unigram", "bpe", "char")] = "unigram"
+    """Of the SentencePiece model. `char` has all characters of the transcripts, and no `data.vocab_size`."""
+
+
+@dataclass
 class DataConfig:
     """Prepared data and the batches made of it."""
 
