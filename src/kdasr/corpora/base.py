@@ -210,8 +210,8 @@ def open_corpus(name: str | None, location: Location, parts: Sequence[str]) -> C
     """
     known = known_corpora()
     if name is None:
-        found = (key for key, corpus in known.items() if hasattr(corpus, "takes") and corpus.takes(location))
-        name = next(found, "")
+        takes = {key: getattr(corpus, "takes", None) for key, corpus in known.items()}
+        name = next((key for key, take in takes.items() if take is not None and take(location)), "")
     if name not in known:
         raise UserError(f"--corpus {name}: no such kind of corpus; known: {', '.join(known)}")
     return known[name].open(location, parts)
