@@ -49,7 +49,7 @@ systems="teacher streaming streaming-init two-stage"
 seed=1 jobs=1 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
 overrides=() all_contexts=() dry_run=()
-takes --corpus --size --conf --corpus-dir --alignments-dir --parts --data --exp --vocab-size --systems --long-form \
+takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --systems --long-form \
   --gain-db --seed --jobs --stage --stop-stage
 collects overrides --override
 flags all_contexts --all-contexts

@@ -98,7 +98,8 @@ class PartListing(AudioPart):
 
     def word_times(self) -> dict[str, Words]:
         """Those of the alignment files; see `kdasr.corpora.librispeech_alignments`."""
-        return read_all({item.alignment for item in self.utterances if item.alignment is not None})
+        files = {item.alignment for item in self.utterances if item.alignment is not None}
+        return dict(read_all(files))
 
 
 def find_corpus(corpus_dir: Path, parts: list[str]) -> Path:
