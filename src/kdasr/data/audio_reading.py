@@ -170,20 +170,22 @@ def fault_in_samples(samples: NDArray[np.floating]) -> str | None:
 
 
 def fault_in_digest(path: Path, samples_NC: NDArray[np.floating]) -> str | None:
-    """Why samples (N, C) are not those whose MD5 digest a 16-bit flac begins with; None if they are.
+    """Why samples (N, C) are not those whose MD5 digest a flac begins with; None if they are.
 
     libsndfile does not look at it. A damaged header may say that there are fewer samples, or others. Nothing
-    is said of other formats, of other widths, and of a flac without a digest (zeros, from a stream).
+    is said of other formats, of other widths than 16 and 24 bits, and of a flac without a digest (zeros, from
+    a stream).
     """
     with path.open("rb") as file:
         head = file.read(42)
     if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F != 0:
         return None
     digest, bits = head[26:42], ((head[20] & 1) << 4 | head[21] >> 4) + 1
-    if bits != 16 or not any(digest):
+    if bits not in (16, 24) or not any(digest):
         return None
-    integers = np.rint(samples_NC * np.float32(32768)).astype("<i2")
-    if hashlib.md5(integers.tobytes(), usedforsecurity=False).digest() == digest:
+    integers = np.rint(samples_NC * np.float32(1 << (bits - 1))).astype("<i4")
+    content = integers[..., np.newaxis].view(np.uint8)[..., : bits // 8].tobytes()
+    if hashlib.md5(content, usedforsecurity=False).digest() == digest:
         return None
     return "its samples are not those that its MD5 digest is of: damaged"
 

@@ -3,13 +3,14 @@
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from lhotse import Fbank, FbankConfig, Features, NumpyFilesWriter
+from lhotse.augmentation import AudioTransform
 from lhotse.cut import MonoCut
 from torch import Tensor
 
@@ -17,11 +18,11 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
 from kdasr.common.logging import get_logger
-from kdasr.data.audio_reading import AudioError, fault_in_samples
+from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 
-# Shapes: N samples, T feature frames (10 ms), F mel bins.
+# Shapes: N samples, C channels, T feature frames (10 ms), F mel bins.
 
 log = get_logger(__name__)
 
@@ -29,6 +30,8 @@ SAMPLE_RATE = 16000
 NUM_MEL_BINS = 80
 FRAME_SHIFT_SAMPLES = 160
 FRAME_LENGTH_SAMPLES = 400
+_WHOLE = 1e-3
+"""Seconds by which the duration of a cut of a whole recording may differ: Lhotse reads all of it then."""
 LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
 """Log energy of digital silence: Kaldi's features have this floor, and so have ours."""
 
@@ -132,6 +135,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     """
     require_audio(cut)
     source = _source(cut)
+    cut, digest = _with_digest(cut)
     try:
         samples = cut.load_audio()
     except MemoryError:
@@ -139,13 +143,51 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     except Exception as error:  # every audio backend raises its own kind
         raise AudioError(source, f"cannot be decoded ({first_line(error)}): copy it again") from error
     assert samples is not None
-    fault = fault_in_samples(samples)
+    fault = fault_in_samples(samples) or digest.fault
     if fault is not None:
         raise AudioError(source, fault)
     mono, cancelled = mix_down(samples.T)
     if cancelled:
         log.warning("%s: %s", cut.id, cancelled)
     return torch.from_numpy(mono)
+
+
+@dataclass
+class _Digest(AudioTransform):
+    """Changes nothing: notes what a file says against the samples that were read of it.
+
+    As the first transform of a recording it hears them before their speed is changed, so that an utterance is
+    bad in all of its copies or in none.
+    """
+
+    path: str = ""
+    """Empty: there is nothing to compare."""
+    fault: str | None = None
+
+    def __call__(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        if self.path:
+            self.fault = fault_in_digest(Path(self.path), samples.T)
+        return samples
+
+    def reverse_timestamps(
+        self, offset: float, duration: float | None, sampling_rate: int
+    ) -> tuple[float, float | None]:
+        return offset, duration
+
+
+def _with_digest(cut: MonoCut) -> tuple[MonoCut, _Digest]:
+    """The cut with a `_Digest`, which looks at the samples where the cut is the whole of one file."""
+    recording = getattr(cut, "recording", None)  # a mixture has none
+    digest = _Digest()
+    if recording is None or len(recording.sources) != 1 or recording.sources[0].type != "file":
+        return cut, digest
+    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    is_whole = cut.start == 0 and abs(cut.duration - recording.duration) < _WHOLE
+    if is_whole and len(channels) == recording.num_channels:
+        digest.path = str(recording.sources[0].source)
+        transforms = [digest, *(recording.transforms or [])]
+        cut = replace(cut, recording=replace(recording, transforms=transforms))
+    return cut, digest
 
 
 def _source(cut: MonoCut) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSet
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, read_json, sha256, write_json
+from kdasr.common.files import atomic_path, read_object, sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.bad import BadUtterance, MaxBad, ids_of, report_bad
@@ -24,7 +24,7 @@ from kdasr.data.librispeech import part_cuts, part_manifests
 from kdasr.data.part_features import check_part, settings_key, store_part
 from kdasr.data.staging import Staged, Workers
 from kdasr.data.text_normalization import one_space
-from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.data.tokenizer import RECORD_NAME, Tokenizer, train_tokenizer
 
 log = get_logger(__name__)
 
@@ -265,12 +265,14 @@ def prepare_tokens(data_dir: Path, vocab_size: int, *, at_most: bool = False) ->
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     settings = {"vocab_size": vocab_size, "at_most": at_most, "parts": parts, "texts_sha256": digest}
     out_dir = Path(data_dir) / "tokens"
-    if (out_dir / "tokens.json").is_file() and read_json(out_dir / "tokens.json") == settings:
+    record = out_dir / RECORD_NAME
+    if record.is_file() and settings.items() <= read_object(record).items():
         log.info("%s: already trained with %d pieces", out_dir, vocab_size)
         return Tokenizer.load(out_dir)
     with Staged(out_dir) as staged:
-        made = train_tokenizer(texts, vocab_size, staged.partial, at_most=at_most).vocab_size
-        write_json(staged.partial / "tokens.json", settings)
+        trained = train_tokenizer(texts, vocab_size, staged.partial, at_most=at_most)
+        made = trained.vocab_size
+        write_json(staged.partial / RECORD_NAME, {**settings, "model_sha256": trained.fingerprint})
         staged.publish()
     tokenizer = Tokenizer.load(out_dir)
     log.info("%s: %d pieces from %d transcripts", out_dir, made, len(texts))

@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, write_text
+from kdasr.common.files import atomic_path, read_object, write_text
 from kdasr.common.special_pieces import BLANK_ID, SOS_EOS_ID, UNK_ID
 from kdasr.data.text_normalization import WORD_START, TextNormalizer, one_space
 
@@ -18,6 +18,8 @@ __all__ = ["WORD_START", "Tokenizer", "train_tokenizer"]
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 MODEL_NAME = "bpe.model"
 TABLE_NAME = "tokens.txt"
+RECORD_NAME = "tokens.json"
+"""What `kdasr tokens` made the model of, and the digest of the model."""
 
 
 class Tokenizer:
@@ -31,17 +33,18 @@ class Tokenizer:
         """`model` is the serialised model, `model_path` where it came from.
 
         Raises:
-            UserError: not a SentencePiece model, or one with other special ids.
+            UserError: not a SentencePiece model, a damaged one, or one with other special ids.
         """
         self.model_path = model_path
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except RuntimeError:
-            raise UserError(f"{model_path}: not a SentencePiece model") from None
-        self._normalizer = TextNormalizer(model)
-        special = [self.piece(index) for index in range(min(3, self.vocab_size))]
+            self._normalizer = TextNormalizer(model)
+            pieces = [self.piece(index) for index in range(self.vocab_size)]
+        except (RuntimeError, UnicodeDecodeError):
+            raise UserError(f"{model_path}: not a SentencePiece model, or a damaged one") from None
+        special = pieces[:3]
         if special != [BLANK, SOS_EOS, UNK]:
             raise UserError(
                 f"{model_path}: pieces 0 to 2 are {special}, expected {[BLANK, SOS_EOS, UNK]}: "
@@ -49,18 +52,31 @@ class Tokenizer:
             )
 
     @classmethod
-    def load(cls, path: Path | str) -> "Tokenizer":
+    def load(cls, path: Path | str, fingerprint: str | None = None, belongs_to: str = "") -> "Tokenizer":
         """Read a `bpe.model` file, or the one in a folder.
 
+        Args:
+            path: the file or the folder.
+            fingerprint: of the file that is expected, if that is known. It is compared before SentencePiece,
+                which checks little of what it is given, sees the file.
+            belongs_to: the model that knows the fingerprint, for the message.
+
         Raises:
-            UserError: no such file, or not a model of this kind.
+            UserError: no such file, another than expected, not a model of this kind, or not the one that
+                `tokens.json` beside it describes.
         """
         path = Path(path)
         if path.is_dir():
             path = path / MODEL_NAME
         if not path.is_file():
             raise UserError(f"{path}: no tokenizer model: run `kdasr tokens`")
-        return cls(path.read_bytes(), path)
+        content = path.read_bytes()
+        if fingerprint is not None and hashlib.sha256(content).hexdigest() != fingerprint:
+            raise UserError(
+                f"{path}: these tokens do not match the model {belongs_to}, which was trained with others"
+            )
+        _check_record(path, content)
+        return cls(content, path)
 
     @property
     def vocab_size(self) -> int:
@@ -126,12 +142,30 @@ def train_tokenizer(
     except RuntimeError as error:
         raise UserError(f"vocabulary of {vocab_size} pieces: {_reason(str(error))}") from None
     out_dir = Path(out_dir)
-    tokenizer = Tokenizer(model.getvalue(), out_dir / MODEL_NAME)
+    content = model.getvalue()
+    tokenizer = Tokenizer(content, out_dir / MODEL_NAME)
     table = "".join(f"{tokenizer.piece(index)} {index}\n" for index in range(tokenizer.vocab_size))
     write_text(out_dir / TABLE_NAME, table)
     with atomic_path(out_dir / MODEL_NAME) as temporary:
-        temporary.write_bytes(model.getvalue())
+        temporary.write_bytes(content)
     return tokenizer
+
+
+def _check_record(path: Path, content: bytes) -> None:
+    """Where `tokens.json` lies beside the model, as `kdasr tokens` leaves them, it says which model it is.
+
+    Raises:
+        UserError: another one, or a damaged one.
+    """
+    record = path.with_name(RECORD_NAME)
+    if not record.is_file():
+        return
+    known = read_object(record).get("model_sha256")
+    if known is not None and known != hashlib.sha256(content).hexdigest():
+        raise UserError(
+            f"{path}: damaged, or not the model that {RECORD_NAME} describes: remove the folder and run "
+            "`kdasr tokens`"
+        )
 
 
 def _reason(message: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdasr.common.files import read_json
+from kdasr.common.files import read_object
 from kdasr.study.evidence import Evidence
 from kdasr.study.plan import Planner
 from kdasr.study.planned_run import Run
@@ -125,7 +125,7 @@ def dev_wer(planner: Planner, run: Run) -> float:
     """Word error rate in percent of a decoded run on all dev parts together."""
     mode = "offline" if run.offline else "streaming"
     folder = run.folder / "decode" / mode
-    summaries = [read_json(folder / part / "summary.json") for part in planner.recipe.parts("dev")]
+    summaries = [read_object(folder / part / "summary.json") for part in planner.recipe.parts("dev")]
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
 
