@@ -320,15 +320,6 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved: Path, place: float) -> None
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize(("option", "size"), [("num_layers", 2**31 - 1), ("ffn_dim", 2**48)])
-def test_a_model_that_no_memory_holds_is_named(tmp_path: Path, option: str, size: int) -> None:
-    content = payload()
-    content["model_config"]["encoder"][option] = size
-    save_checkpoint(tmp_path / "model.pt", content)
-    with pytest.raises(UserError, match=r"model\.pt: (another architecture|no model)"):
-        load_model(tmp_path / "model.pt")
-
-
 @pytest.mark.parametrize(
     "key",
     [
@@ -337,10 +328,10 @@ def test_a_model_that_no_memory_holds_is_named(tmp_path: Path, option: str, size
         "joiner_dim",
         "predictor.context_size",
         "encoder.num_layers",
-        "encoder.dim",
+        "encoder.ffn_dim",
     ],
 )
-@pytest.mark.parametrize("value", [900, 500_000, 10**9, 10**20])
+@pytest.mark.parametrize("value", [900, 500_000, 10**9, 2**48, 10**20])
 def test_a_size_that_is_not_the_weights_is_named(tmp_path: Path, key: str, value: int) -> None:
     """Before the memory for it is asked for: 500,000 features take 4 GB."""
     content = payload()

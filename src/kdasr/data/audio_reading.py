@@ -13,6 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.data.mp3 import fault_in_mp3, is_mp3
 from kdasr.data.ogg import fault_in_ogg
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -114,7 +115,7 @@ def read_header(path: Path) -> AudioHeader:
         AudioError: as `read_audio`, or no samples.
     """
     try:
-        fault = _fault_in_ogg_file(path) if path.is_file() else None
+        fault = fault_in_file(path) if path.is_file() else None
         if fault is not None:
             raise AudioError(path, fault)
         with open_audio(path) as file:
@@ -131,7 +132,7 @@ def read_header(path: Path) -> AudioHeader:
             if known:
                 try:
                     file.seek(frames - 1)
-                    complete = len(file.read(1)) == 1 and not riff_is_cut(path)
+                    complete = len(file.read(1)) == 1
                 except soundfile.SoundFileError:
                     complete = False
                 if not complete:
@@ -190,21 +191,23 @@ def fault_in_digest(path: Path, samples_NC: NDArray[np.floating]) -> str | None:
     return "its samples are not those that its MD5 digest is of: damaged"
 
 
-def riff_is_cut(path: Path) -> bool:
-    """Whether a wav is shorter than its header says; libsndfile takes what is there without a word.
+def fault_in_file(path: Path) -> str | None:
+    """What the container of a file (wav, ogg, mp3) says against it, and no decoder does; None if nothing.
 
-    Programs that write to a pipe do not know the length, and say the largest one there is.
+    A wav is cut when it is shorter than its header says; programs that write to a pipe do not know the
+    length, and say the largest one there is.
+
+    Raises:
+        OSError: it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(8)
-    size = int.from_bytes(head[4:8], "little")
-    return head[:4] == b"RIFF" and 0 < size < 0x7FFFF000 and path.stat().st_size < size + 8
-
-
-def _fault_in_ogg_file(path: Path) -> str | None:
-    with path.open("rb") as file:
-        head = file.read(4)
-        return fault_in_ogg(head + file.read()) if head == b"OggS" else None
+        if head[:4] == b"RIFF":
+            size = int.from_bytes(head[4:8], "little")
+            return "ends early" if 0 < size < 0x7FFFF000 and path.stat().st_size < size + 8 else None
+        if head[:4] == b"OggS":
+            return fault_in_ogg(head + file.read())
+        return fault_in_mp3(head + file.read()) if is_mp3(head) else None
 
 
 def _open(path: Path) -> soundfile.SoundFile:
