@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kdasr.common.errors import UserError
 from kdasr.data.mp3 import fault_in_mp3, is_mp3
 from kdasr.data.ogg import fault_in_ogg
+from kdasr.data.wav import fault_in_wav
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
@@ -194,17 +195,13 @@ def fault_in_digest(path: Path, samples_NC: NDArray[np.floating]) -> str | None:
 def fault_in_file(path: Path) -> str | None:
     """What the container of a file (wav, ogg, mp3) says against it, and no decoder does; None if nothing.
 
-    A wav is cut when it is shorter than its header says; programs that write to a pipe do not know the
-    length, and say the largest one there is.
-
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(8)
         if head[:4] == b"RIFF":
-            size = int.from_bytes(head[4:8], "little")
-            return "ends early" if 0 < size < 0x7FFFF000 and path.stat().st_size < size + 8 else None
+            return fault_in_wav(file, path.stat().st_size)
         if head[:4] == b"OggS":
             return fault_in_ogg(head + file.read())
         return fault_in_mp3(head + file.read()) if is_mp3(head) else None

@@ -18,7 +18,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
 from kdasr.common.logging import get_logger
-from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples
+from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 
@@ -141,7 +141,7 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     except MemoryError:
         raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
     except Exception as error:  # every audio backend raises its own kind
-        raise AudioError(source, f"cannot be decoded ({first_line(error)}): copy it again") from error
+        raise AudioError(source, f"cannot be decoded ({_reason(source, error)}): copy it again") from error
     assert samples is not None
     fault = fault_in_samples(samples) or digest.fault
     if fault is not None:
@@ -188,6 +188,15 @@ def _with_digest(cut: MonoCut) -> tuple[MonoCut, _Digest]:
         transforms = [digest, *(recording.transforms or [])]
         cut = replace(cut, recording=replace(recording, transforms=transforms))
     return cut, digest
+
+
+def _reason(source: str, error: Exception) -> str:
+    """What libsndfile says of a file; Lhotse tries several decoders, and says what each of them says."""
+    try:
+        read_audio(Path(source))
+    except AudioError as known:
+        return known.reason
+    return first_line(error)
 
 
 def _source(cut: MonoCut) -> str:

@@ -63,9 +63,10 @@ def _fault_by_its_own_account(content: bytes, start: int, first: _Header, count:
     if content[marker : marker + 4] not in (b"Info", b"Xing"):
         return "damaged: its first frame is not what its encoder wrote" if is_extended else None
     flags = _number(content, marker + 4, 4)
-    if flags & 1 and (told := _number(content, marker + 8, 4)) not in (count - 1, count):
+    told = _number(content, marker + 8, 4) if flags & 1 else count - 1
+    if told != count - 1 and (is_extended or told != count):  # some old encoders count their own frame
         return "ends early" if count - 1 < told else f"has {count - 1} frames, its header says {told}"
-    if flags != 15 or not is_extended:
+    if not is_extended:
         return None
     size, music, tag = (_number(content, extension + at, width) for at, width in ((28, 4), (32, 2), (34, 2)))
     if tag and tag != _checksum(content[start : extension + 34]):

@@ -1,0 +1,46 @@
+"""Whether a wav file is whole: libsndfile takes what is there, or what the header says, without a word."""
+
+from typing import BinaryIO
+
+_UNKNOWN = 0x7FFFF000
+"""Bytes: programs that write to a pipe do not know the length, and say 0 or more than this."""
+
+
+def fault_in_wav(file: BinaryIO, size: int) -> str | None:
+    """Why a file of `size` bytes that begins with `RIFF` is not one whole row of chunks; None if it is.
+
+    Nothing is said of what was written to a pipe.
+    """
+    file.seek(4)
+    if not 0 < (told := _number(file)) < _UNKNOWN:
+        return None
+    if size < told + 8:
+        return "ends early"
+    place = 12
+    while place + 8 <= size:
+        file.seek(place)
+        name = file.read(4)
+        length = _number(file)
+        if name == b"\0\0\0\0":
+            return None  # it was filled up
+        if name == b"RIFF":
+            return "damaged: another wav follows, which would not be heard"
+        if not all(32 <= byte < 127 for byte in name):
+            return "damaged: it holds more than the samples that its header tells of"
+        if name == b"data" and not 0 < length < _UNKNOWN:
+            return None
+        if name == b"data" and place + 8 + length > size:
+            return "ends early"
+        place += 8 + length
+        place += _is_padded(file, place) if length % 2 else 0
+    return None
+
+
+def _is_padded(file: BinaryIO, place: int) -> bool:
+    """Whether a zero follows a chunk of odd length, as it has to; some programs forget it."""
+    file.seek(place)
+    return file.read(1) == b"\0"
+
+
+def _number(file: BinaryIO) -> int:
+    return int.from_bytes(file.read(4), "little")
