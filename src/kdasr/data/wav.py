@@ -21,17 +21,20 @@ def fault_in_wav(file: BinaryIO, size: int) -> str | None:
         file.seek(place)
         name = file.read(4)
         length = _number(file)
-        if name == b"\0\0\0\0":
-            return None  # it was filled up
-        if name == b"RIFF":
-            return "damaged: another wav follows, which would not be heard"
-        if not all(32 <= byte < 127 for byte in name):
-            return "damaged: it holds more than the samples that its header tells of"
+        end = place + 8 + length
         if name == b"data" and not 0 < length < _UNKNOWN:
             return None
-        if name == b"data" and place + 8 + length > size:
+        if name == b"data" and end > size:
             return "ends early"
-        place += 8 + length
+        if name == b"RIFF":
+            return "damaged: another wav follows, which would not be heard"
+        if name[:3] in (b"ID3", b"TAG"):
+            return None
+        if end > size or not all(32 <= byte < 127 for byte in name):
+            file.seek(place)
+            filled_up = not file.read().strip(b"\0")
+            return None if filled_up else "damaged: it holds more than the samples that its header tells of"
+        place = end
         place += _is_padded(file, place) if length % 2 else 0
     return None
 
