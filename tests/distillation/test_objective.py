@@ -85,6 +85,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(
 ) -> None:
     output = OutputConfig(
         rule=rule,
+        exponent=0.7,
         granularity=granularity,
         direction=direction,
         node_weights=node_weights,
@@ -133,7 +134,7 @@ def padded_differently(batch: Batch) -> Batch:
     ids=str,
 )
 def test_padding_is_ignored(node_weights: str, options: dict[str, object]) -> None:
-    output = OutputConfig(node_weights=node_weights, entropy_floor=1.5, **options)  # type: ignore[arg-type]
+    output = OutputConfig("entropy", node_weights=node_weights, entropy_floor=1.5, **options)  # type: ignore[arg-type]
     objective, batch = make_objective(output, teacher=confident_teacher()), dummy_batch()
     results = []
     for version in (batch, padded_differently(batch)):
@@ -412,6 +413,7 @@ def test_an_utterance_that_does_not_fit_shows_and_does_not_spoil_the_gradient() 
         ({"rnnt": native(rnnt_type="fast")}, "rnnt_type' is fast"),
         ({"rnnt": RnntConfig(backend="cuda")}, "backend' is cuda"),
         ({"output": OutputConfig(rule="magic")}, "objective.output.rule' is magic"),
+        ({"output": OutputConfig("confidence")}, "objective.output.exponent is 1, which smooths nothing"),
         ({"output": OutputConfig(exponent=2.0)}, "objective.output.exponent' is 2.0"),
         ({"output": OutputConfig(node_weights="some")}, "node_weights' is some"),
         ({"output": OutputConfig(classes="two")}, "classes' is two; expected one of full, collapsed"),

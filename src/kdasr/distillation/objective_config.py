@@ -138,3 +138,6 @@ class ObjectiveOptions:
     """Of the lattice that several terms share, and of the term `rnnt`."""
     teacher: Annotated[str | None, MAY_MOVE] = None
     """The teacher's experiment folder or checkpoint; for terms that need one."""
+    more_teachers: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
+    """Further teachers, over the same pieces: output distributions are the mean of all. Hidden states are
+    those of `teacher` alone."""
