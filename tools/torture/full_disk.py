@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from random import Random
 
-from torture.kills import Reference, compare, digests
+from torture.kills import Reference, compare, digests, what_is_said
 from torture.processes import Running
 
 ROOM = 1 << 20
@@ -35,11 +35,11 @@ def fill_and_resume(reference: Reference, draws: Random) -> str:
         shutil.copytree(reference.before, work, symlinks=True, dirs_exist_ok=True)
         output, status = Running(reference.command, work).finish()
         if status and "Traceback" in output:
-            return f"a traceback: {output.strip().splitlines()[-1]}"
+            return f"a traceback: {what_is_said(output)}"
         subprocess.run(["mount", "-o", f"remount,size={4 * after + (1 << 30)}", str(work)], check=True)
         output, status = Running(reference.command, work).finish()
         if status:
-            return f"with room again: status {status}: {output.strip().splitlines()[-1:]}"
+            return f"with room again: status {status}: {what_is_said(output)}"
         return compare(reference.results, digests(work, reference.command.results))
     except OSError as error:
         return "" if error.errno == 28 else str(error)  # too small for what the command needs

@@ -107,10 +107,17 @@ def kill_and_resume(reference: Reference, draws: Random, kills: int) -> str:
         process.kill()
     output, status = Running(reference.command, work).finish()
     if status:
-        return f"status {status}: {output.strip().splitlines()[-1:]}"
+        return f"status {status}: {what_is_said(output)}"
     if "Traceback" in output:
-        return "a traceback"
+        return f"a traceback: {what_is_said(output)}"
     return compare(reference.results, digests(work, reference.command.results))
+
+
+def what_is_said(output: str) -> str:
+    """The lines of an output that tell what went wrong; of several processes each has its own."""
+    lines = [line.strip() for line in output.strip().split("\n")]
+    telling = [line for line in lines if "kdasr: error:" in line or "Error: " in line]
+    return " / ".join(dict.fromkeys(telling))[:1000] or " / ".join(lines[-3:])
 
 
 def compare(expected: dict[str, str], found: dict[str, str]) -> str:
