@@ -17,7 +17,8 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 """In Hz by the version and the index in a header."""
 _AT_THE_END = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
 """What may follow the last frame."""
-_ENCODERS = (b"LAME", b"Lav", b"L3.9", b"GOGO")
+_LAME = (b"LAME", b"L3.9")
+"""Encoders that write checksums of the frames and of their own header. Others fill those fields otherwise."""
 _EXTENSION = 120
 """Bytes from the word `Info` or `Xing` to LAME's extension, where all fields before it are there."""
 
@@ -59,7 +60,7 @@ def _fault_by_its_own_account(content: bytes, start: int, first: _Header, count:
     """What the frame without sound says against a row of `count` frames, of which it is the first."""
     marker = start + first.marker
     extension = marker + _EXTENSION
-    is_extended = content[extension : extension + 9].startswith(_ENCODERS)
+    is_extended = content.startswith(_LAME, extension)
     if content[marker : marker + 4] not in (b"Info", b"Xing"):
         return "damaged: its first frame is not what its encoder wrote" if is_extended else None
     flags = _number(content, marker + 4, 4)
