@@ -61,6 +61,7 @@ def at(*path: str | int) -> Callable[[dict, Any], None]:
         (at("supervisions", 0, "text"), (3, [], {"a": 1})),
         (at("supervisions", 0, "alignment"), (3, {"word": [["ONE", "x", 1.0]]}, {"word": 3})),
         (at("channel"), (7, "x", None)),
+        (at("recording", "channel_ids"), (True, 0.5, [], [7], "x")),
         (at("id"), (3, None, [])),
         (at("recording"), (None,)),
         (at("features", "storage_path"), (None, 3, [])),

@@ -1,20 +1,19 @@
 """Commands in processes of their own, which can be killed.
 
-Most are forked from a process that has all modules loaded (Python's fork server), so that a kill meets the
-work of a command and seldom its imports. Those of several processes are launched as a user launches them.
+They are forked from a process that has all modules loaded (Python's fork server), so that a kill meets the
+work of a command and seldom its imports. Processes that train together find each other as torchrun lets them.
 """
 
 import contextlib
 import os
 import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver, get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -36,49 +35,33 @@ class Running:
     """A command that has been started in a folder."""
 
     def __init__(self, command: Command, folder: Path) -> None:
+        _warm_up()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process: BaseProcess | subprocess.Popen[bytes]
-        if command.processes == 1:
-            _warm_up()
-            # Its file is opened anew there: descriptors of this process mean nothing to a forked one.
-            path = f"/proc/{os.getpid()}/fd/{self._output.fileno()}"
-            arguments = (command.arguments, str(folder), path)
-            self._process = get_context("forkserver").Process(target=_run_here, args=arguments)
-            self._process.start()
-            assert self._process.pid is not None
-            self._pid = self._process.pid
-        else:
-            launcher = [
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                f"--nproc-per-node={command.processes}",
-            ]
-            line = [sys.executable, *launcher, "-m", "kdasr", *command.arguments]
-            self._process = subprocess.Popen(
-                line,
-                cwd=folder,
-                env={**os.environ, **ENVIRONMENT},
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self._pid = self._process.pid
+        # The file is opened anew there: descriptors of this process mean nothing to a forked one.
+        path = f"/proc/{os.getpid()}/fd/{self._output.fileno()}"
+        fork = get_context("forkserver")
+        self._processes = [
+            fork.Process(target=_run_here, args=(command.arguments, str(folder), path, variables))
+            for variables in _ranks(command.processes)
+        ]
+        for process in self._processes:
+            process.start()
 
     def wait(self, seconds: float) -> int | None:
         """Its status after at most so long; None while it runs."""
-        if isinstance(self._process, BaseProcess):
-            self._process.join(seconds)
-            return self._process.exitcode
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(seconds)
-        return None
+        end = time.monotonic() + seconds
+        for process in self._processes:
+            process.join(max(0.0, end - time.monotonic()))
+        states = [process.exitcode for process in self._processes]
+        return None if None in states else next((state for state in states if state), 0)
 
     def kill(self) -> None:
         """Kill it and all that it has started, wherever they have moved since."""
-        for pid in [self._pid, *_descendants(self._pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process in self._processes:
+            assert process.pid is not None
+            for pid in [process.pid, *_descendants(process.pid)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.wait(60.0)
 
     def finish(self, seconds: float = LONGEST) -> tuple[str, int]:
@@ -86,9 +69,22 @@ class Running:
         status = self.wait(seconds)
         if status is None:
             self.kill()
-            return f"no end after {seconds:g} s", -1
         self._output.seek(0)
-        return self._output.read().decode(errors="replace"), status
+        output = self._output.read().decode(errors="replace")
+        if status is None:
+            return f"{output}\nError: no end after {seconds:g} s", -1
+        return output, status
+
+
+def _ranks(count: int) -> list[dict[str, str]]:
+    """The variables by which each of so many processes finds the others; none for a single one."""
+    if count == 1:
+        return [{}]
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}", "WORLD_SIZE": f"{count}"}
+    shared |= {"LOCAL_WORLD_SIZE": f"{count}", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "torture"}
+    return [{**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(count)]
 
 
 @cache
@@ -104,8 +100,9 @@ def _warm_up() -> None:
         os.environ |= before
 
 
-def _run_here(arguments: tuple[str, ...], folder: str, output: str) -> None:
+def _run_here(arguments: tuple[str, ...], folder: str, output: str, variables: dict[str, str]) -> None:
     """The command line, in a process that does nothing else."""
+    os.environ |= variables
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.setsid()
     for descriptor in (1, 2):

@@ -135,9 +135,9 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
     """
     require_audio(cut)
     source = _source(cut)
-    cut, digest = _with_digest(cut)
     try:
-        samples = cut.load_audio()
+        whole, digest = _with_digest(cut)
+        samples = whole.load_audio()
     except MemoryError:
         raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
     except Exception as error:  # every audio backend raises its own kind

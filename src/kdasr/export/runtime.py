@@ -24,7 +24,7 @@ from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.data.features import LOWEST_LOG_ENERGY
-from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
+from kdasr.data.text_normalization import DEFAULT_RULE, RULES, WORD_START, TextNormalizer
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.encoders.base import Geometry, StepOutput
@@ -218,10 +218,7 @@ class PieceTable:
         SentencePiece does not have under its name, `identity` normalises white space alone.
         """
         self._pieces = pieces
-        try:
-            self._normalizer = TextNormalizer(rule=normalization)
-        except RuntimeError:
-            self._normalizer = TextNormalizer(rule="identity")
+        self._normalizer = TextNormalizer(rule=normalization if normalization in RULES else "identity")
         self.normalization = self._normalizer.name
 
     @property
