@@ -1,6 +1,7 @@
 """Damaged files, one after another in a child process, which may crash."""
 
 import multiprocessing
+import os
 import resource
 import signal
 from collections import Counter
@@ -83,6 +84,7 @@ def _try_all(
     first, last, seed = span
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _hang)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there
     for number in range(first, last):
         mutation, content = _damaged(kind, whole, seed, number)
         kind.path.write_bytes(content)
