@@ -7,8 +7,9 @@ import pytest
 import sentencepiece
 
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.data.tokens import prepare_tokens
 from kdasr.testing import random_text, write_corpus
 
 TEXTS = [random_text(4, seed) for seed in range(50)]

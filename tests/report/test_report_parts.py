@@ -10,7 +10,7 @@ import soundfile
 from fake_experiment import SYSTEMS, write_experiment, write_part, write_training
 
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.report.contexts import context_rows, context_table, contexts_plot
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import Example, choose_examples, load_spectrograms

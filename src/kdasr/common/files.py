@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -68,6 +69,13 @@ def _open_temporary(target: Path) -> tuple[int, str]:
             raise
         os.close(handle)
     return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+
+
+def safe_name(text: str) -> str:
+    """A file name for any text: the text itself where it can be one, else with what replaces the rest."""
+    if re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", text) and len(text.encode()) <= 150:
+        return text
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', text)[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def write_text(target: Path, text: str) -> None:

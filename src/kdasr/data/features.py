@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from lhotse import Fbank, FbankConfig, Features, NumpyFilesWriter
 from lhotse.augmentation import AudioTransform
-from lhotse.cut import MonoCut
+from lhotse.cut import Cut, MonoCut
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
+from kdasr.common.files import safe_name
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
@@ -133,23 +135,28 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
             message names the file.
         UserError: out of memory.
     """
+    mono, cancelled = mix_down(load_cut_channels(cut))
+    if cancelled:
+        log.warning("%s: %s", cut.id, cancelled)
+    return torch.from_numpy(mono)
+
+
+def load_cut_channels(cut: Cut) -> NDArray[np.float32]:
+    """The samples of a cut of any kind, (N, C) float32, at its own rate; raises as `load_cut_samples`."""
     require_audio(cut)
     source = _source(cut)
     try:
         whole, digest = _with_digest(cut)
-        samples = whole.load_audio()
+        samples_CN = whole.load_audio()
     except MemoryError:
         raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
     except Exception as error:  # every audio backend raises its own kind
         raise AudioError(source, f"cannot be decoded ({_reason(source, error)}): copy it again") from error
-    assert samples is not None
-    fault = fault_in_samples(samples) or digest.fault
+    assert samples_CN is not None
+    fault = fault_in_samples(samples_CN) or digest.fault
     if fault is not None:
         raise AudioError(source, fault)
-    mono, cancelled = mix_down(samples.T)
-    if cancelled:
-        log.warning("%s: %s", cut.id, cancelled)
-    return torch.from_numpy(mono)
+    return samples_CN.T
 
 
 @dataclass
@@ -175,10 +182,10 @@ class _Digest(AudioTransform):
         return offset, duration
 
 
-def _with_digest(cut: MonoCut) -> tuple[MonoCut, _Digest]:
+def _with_digest(cut: Cut) -> tuple[Cut, _Digest]:
     """The cut with a `_Digest`, which looks at the samples where the cut is the whole of one file."""
-    recording = getattr(cut, "recording", None)  # a mixture has none
     digest = _Digest()
+    recording = getattr(cut, "recording", None)  # a mixture has none
     if recording is None or len(recording.sources) != 1 or recording.sources[0].type != "file":
         return cut, digest
     channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
@@ -199,13 +206,13 @@ def _reason(source: str, error: Exception) -> str:
     return first_line(error)
 
 
-def _source(cut: MonoCut) -> str:
+def _source(cut: Cut) -> str:
     """The first file of a cut; its id where it has none."""
     sources = getattr(getattr(cut, "recording", None), "sources", [])
     return sources[0].source if sources and sources[0].type == "file" else cut.id
 
 
-def require_audio(cut: MonoCut) -> None:
+def require_audio(cut: Cut) -> None:
     """Refuse a cut whose audio is not there.
 
     Raises:
@@ -246,9 +253,8 @@ def store_features(
             manifests.append(None)
             continue
         stats.add(features_TF)
-        key = writer.write(
-            f"{zlib.crc32(cut.id.encode()) % 100:02d}-{cut.id}", features_TF.astype(np.float16)
-        )
+        name = f"{zlib.crc32(cut.id.encode()) % 100:02d}-{safe_name(cut.id)}"
+        key = writer.write(name, features_TF.astype(np.float16))
         manifests.append(
             Features(
                 type=feature_extractor().name,

@@ -24,7 +24,7 @@ CARD = "README.md"
 TOKENS = "tokens.txt"
 GRAPHS = ("encoder", "decoder", "joiner")
 _REQUIRED = {"context": dict, "system": str, "params": int, "train_steps": int, "files": dict}
-_OPTIONAL = {"blank_penalty": 0.0, "normalization": ""}
+_OPTIONAL = {"blank_penalty": 0.0, "normalization": "", "normalize": ""}
 """What may be missing, as in bundles of earlier versions, and a value of its type."""
 _KIND = {dict: "an object", str: "a text", int: "a whole number"}
 
@@ -171,7 +171,7 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
             kind = "a finite number" if _is_number(example) else "a text"
             raise UserError(f"{path}: '{name}' is {value!r:.40}; expected {kind}: export again")
     rule = manifest.get("normalization", OWN_RULE)
-    if rule not in (*RULES, OWN_RULE, "user_defined", ""):
+    if rule.removeprefix(f"{manifest.get('normalize')}, ") not in (*RULES, OWN_RULE, "user_defined", ""):
         raise UserError(
             f"{path}: 'normalization' is {rule!r:.40}; expected one of {', '.join(RULES)}: export again"
         )
