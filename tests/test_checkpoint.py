@@ -320,10 +320,35 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved: Path, place: float) -> None
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize(("option", "size"), [("num_layers", 2**31 - 1), ("ffn_dim", 2**48)])
-def test_a_model_that_no_memory_holds_is_named(tmp_path: Path, option: str, size: int) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        "vocab_size",
+        "num_features",
+        "joiner_dim",
+        "predictor.context_size",
+        "encoder.num_layers",
+        "encoder.ffn_dim",
+    ],
+)
+@pytest.mark.parametrize("value", [900, 500_000, 10**9, 2**48, 10**20])
+def test_a_size_that_is_not_the_weights_is_named(tmp_path: Path, key: str, value: int) -> None:
+    """Before the memory for it is asked for: 500,000 features take 4 GB."""
     content = payload()
-    content["model_config"]["encoder"][option] = size
+    *sections, name = key.split(".")
+    holder = content["model_config"]
+    for section in sections:
+        holder = holder[section]
+    holder[name] = value
     save_checkpoint(tmp_path / "model.pt", content)
-    with pytest.raises(UserError, match=r"model\.pt: (another architecture|no model)"):
+    with pytest.raises(UserError, match=rf"model\.pt: (another architecture|model_config.*{name})"):
         load_model(tmp_path / "model.pt")
+
+
+def test_an_average_has_no_part_that_is_not_finite(tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", float("nan"))):
+        content = payload()
+        content["model"]["joiner.output.bias"][0] = value
+        save_checkpoint(tmp_path / f"{name}.pt", content)
+    with pytest.raises(UserError, match=r"two\.pt: 'joiner\.output\.bias' holds values that are not finite"):
+        average_checkpoints([tmp_path / "one.pt", tmp_path / "two.pt"])

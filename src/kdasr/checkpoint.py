@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -153,6 +154,12 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
         UserError: another architecture; names the first tensor that is missing, unknown or of another shape
             or kind. Or weights that are not finite.
     """
+    _check_shapes(module, state, source)
+    _check_finite(state, source)
+    module.load_state_dict(dict(state))
+
+
+def _check_shapes(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in state:
@@ -167,13 +174,10 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
         found = state[name]
         if found.is_complex() or found.is_floating_point() != tensor.is_floating_point():
             raise UserError(f"{source}: '{name}' holds {found.dtype}; expected {tensor.dtype}")
-        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-            raise UserError(f"{source}: '{name}' holds values that are not finite (nan or infinity)")
     for name, tensor in state.items():
         if name not in own:
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ""
             raise UserError(f"{source}: another architecture: its '{name}' {shape} is not in this model")
-    module.load_state_dict(dict(state))
 
 
 def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
@@ -194,6 +198,9 @@ def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
     if layers > len(payload["model"]):  # each has weights; to build them all would fill the memory first
         raise UserError(f"{path}: another architecture: {layers} layers, {len(payload['model'])} weights")
     try:
+        # First without memory: sizes of another model may need more than there is.
+        with suppress(RuntimeError), torch.device("meta"):  # some encoder may compute while it is built
+            _check_shapes(build_transducer(config), payload["model"], source=str(path))
         model = build_transducer(config)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: no model can be built of its model_config: {first_line(error)}") from error
@@ -208,7 +215,7 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Any]:
     last one. The result holds no resume state.
 
     Raises:
-        UserError: no paths, or checkpoints of different architectures.
+        UserError: no paths, checkpoints of different architectures, or weights that are not finite.
     """
     if not paths:
         raise UserError("no checkpoints to average")
@@ -217,15 +224,12 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         payload = load_checkpoint(path)
         state: dict[str, Tensor] = payload["model"]
+        _check_finite(state, path)
         if not sums:
-            sums = {
-                name: tensor.double()
-                for name, tensor in state.items()
-                if isinstance(tensor, Tensor) and tensor.is_floating_point()
-            }
+            sums = {name: tensor.double() for name, tensor in state.items() if tensor.is_floating_point()}
             continue
         for name, total in sums.items():
-            if name not in state or not isinstance(state[name], Tensor) or state[name].shape != total.shape:
+            if name not in state or state[name].shape != total.shape:
                 raise UserError(f"{path}: '{name}' differs from {paths[0]}; average one system's checkpoints")
             total += state[name].double()
     last: dict[str, Tensor] = payload["model"]
@@ -235,6 +239,14 @@ def average_checkpoints(paths: Sequence[Path]) -> dict[str, Any]:
     }
     kept = {key: value for key, value in payload.items() if key != "trainer"}
     return {**kept, "model": averaged, "averaged_from": [Path(path).name for path in paths]}
+
+
+def _check_finite(state: Mapping[str, Tensor], source: Path | str) -> None:
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{source}: '{name}' is {tensor!r:.40}; expected a tensor")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{source}: '{name}' holds values that are not finite (nan or infinity)")
 
 
 def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
@@ -288,11 +300,7 @@ def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bo
     path = find_checkpoint(Path(exp_dir), checkpoint)
     tokens = tokens_folder(path)
     model, payload = load_model(path)
-    tokenizer = Tokenizer.load(tokens)
-    if tokenizer.fingerprint != payload["tokenizer_fingerprint"]:
-        raise UserError(
-            f"{tokens}: these tokens do not match the model {path}, which was trained with others"
-        )
+    tokenizer = Tokenizer.load(tokens, payload["tokenizer_fingerprint"], str(path))
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(
             f"{tokens}: {tokenizer.vocab_size} pieces, but the model {path} has {model.config.vocab_size}"

@@ -1,9 +1,11 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from kdasr.common.files import atomic_path, read_json, write_json, write_text
+from kdasr.common.errors import UserError
+from kdasr.common.files import atomic_path, read_json, read_object, write_json, write_text
 
 
 def test_success_replaces_the_target_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -50,3 +52,44 @@ def test_json_comes_back(tmp_path: Path) -> None:
 def test_files_can_be_read_by_others(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "x")
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff", b"[" * 100_000, b'{"a": 1}{"a": 1}'])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "some.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"some\.json: not JSON") as caught:
+        read_json(tmp_path / "some.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"text"'])
+def test_json_of_another_kind_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "some.json").write_text(content)
+    with pytest.raises(UserError, match=r"some\.json: expected a JSON object"):
+        read_object(tmp_path / "some.json")
+
+
+def test_what_a_kill_leaves_is_taken_for_the_next_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    write_text(target, "old")
+    pid = os.fork()
+    if not pid:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half of something longer")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+    write_text(target, "new")
+    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    with atomic_path(target) as one:
+        one.write_text("one")
+        with atomic_path(target) as two:
+            assert one != two
+            two.write_text("two")
+        assert target.read_text() == "two"
+        write_text(target, "three")
+    assert target.read_text() == "one" and list(tmp_path.iterdir()) == [target]

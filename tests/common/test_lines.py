@@ -29,3 +29,10 @@ def test_files_are_utf8_with_or_without_a_mark(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"text\.txt: not UTF-8 text"):
         text_lines(file)
+
+
+def test_what_a_crash_leaves_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"one 1\ntwo \0\0\0\0\nfour 4\n")
+    with pytest.raises(UserError, match=r"text\.txt, line 2: a NUL character"):
+        text_lines(file)

@@ -58,6 +58,9 @@ def spoil(folder: Path, kind: str, name: str = NAME) -> Path:
         content[len(content) // 2] ^= 0xFF
         content[len(content) // 2 + 1] ^= 0xFF
         (path := good).write_bytes(bytes(content))
+    elif kind == "shortened":  # of the 36 bits of the header that hold the number of samples
+        content[24:26] = (int.from_bytes(content[24:26]) // 2).to_bytes(2)
+        (path := good).write_bytes(bytes(content))
     elif kind == "truncated":
         (path := good).write_bytes(bytes(content[:-50]))
     else:
@@ -72,6 +75,7 @@ KINDS = {
     "stereo nan": "holds samples that are not finite",
     "damaged": "cannot be decoded",
     "truncated": "ends early",
+    "shortened": "not those that its MD5 digest is of",
     "m4a": ".m4a is not read here",
 }
 

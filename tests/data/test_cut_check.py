@@ -61,6 +61,7 @@ def at(*path: str | int) -> Callable[[dict, Any], None]:
         (at("supervisions", 0, "text"), (3, [], {"a": 1})),
         (at("supervisions", 0, "alignment"), (3, {"word": [["ONE", "x", 1.0]]}, {"word": 3})),
         (at("channel"), (7, "x", None)),
+        (at("recording", "channel_ids"), (True, 0.5, [], [7], "x")),
         (at("id"), (3, None, [])),
         (at("recording"), (None,)),
         (at("features", "storage_path"), (None, 3, [])),
@@ -101,12 +102,26 @@ def test_a_damaged_record_is_named(data: Path) -> None:
     record = data / "prepare.json"
     content = record.read_bytes()
     try:
-        for damaged in (b"", content[:-5], b"\xff"):
+        other = [b"[]", b"5", b'{"version": 1}', b'{"version": 1, "parts": {"train-clean-100": 5}}']
+        for damaged in (b"", content[:-5], b"\xff", *other):
             record.write_bytes(damaged)
-            with pytest.raises(UserError, match=r"prepare\.json: damaged"):
+            with pytest.raises(UserError, match=r"prepare\.json: .*: remove it and run `kdasr prepare`"):
                 load_cuts(data, PART)
     finally:
         record.write_bytes(content)
+
+
+def test_a_manifest_that_was_changed_is_used_and_named(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = cuts_path(data, PART)
+    content = path.read_bytes()
+    try:
+        load_cuts(data, PART)
+        assert not caplog.records
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows_of(path)[1:]).encode()))
+        assert len(load_cuts(data, PART)) == 5
+        assert "cuts_train-clean-100.jsonl.gz: not as `kdasr prepare` left it" in caplog.text
+    finally:
+        path.write_bytes(content)
 
 
 def test_two_alignments_of_one_utterance_have_to_be_the_same(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import pytest
 import sentencepiece
 
 from kdasr.common.errors import UserError
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
-from kdasr.testing import random_text
+from kdasr.data.tokens import prepare_tokens
+from kdasr.testing import random_text, write_corpus
 
 TEXTS = [random_text(4, seed) for seed in range(50)]
 
@@ -102,3 +104,20 @@ def test_at_most_makes_fewer_pieces_where_the_text_does_not_fill_the_size(tmp_pa
     tokenizer = train_tokenizer(texts, 5000, tmp_path / "soft", at_most=True)
     assert 10 < tokenizer.vocab_size < 5000
     assert tokenizer.decode(tokenizer.encode("ONE THREE")) == "ONE THREE"
+
+
+def test_a_model_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:
+    """SentencePiece reads a model with a flipped bit, and makes other pieces of it or dies."""
+    write_corpus(tmp_path / "corpus")
+    prepare_corpus(PrepareOptions(tmp_path / "corpus", tmp_path / "data", ["train-clean-100"], speeds=[1.0]))
+    for _ in range(2):  # the second time it is known
+        folder = prepare_tokens(tmp_path / "data", 20, at_most=True).model_path.parent
+        Tokenizer.load(folder)
+    content = bytearray((folder / "bpe.model").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "bpe.model").write_bytes(content)
+    with pytest.raises(UserError, match=r"bpe\.model: damaged, or not the model that tokens\.json describes"):
+        Tokenizer.load(folder)
+    (folder / "tokens.json").write_text("[]")
+    with pytest.raises(UserError, match=r"tokens\.json: expected a JSON object"):
+        Tokenizer.load(folder)

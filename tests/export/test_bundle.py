@@ -337,7 +337,7 @@ def test_the_calibration_goes_with_the_bundle(copy: Path, student) -> None:
     ("name", "value"),
     [
         *(("blank_penalty", value) for value in ("1", [], True, float("nan"), float("inf"))),
-        *(("normalization", value) for value in (3, [], {})),
+        *(("normalization", value) for value in (3, [], {}, "nmt_n\u0301fkc", "nkfc")),
         *((name, -1) for name in ("params", "train_steps")),
     ],
 )

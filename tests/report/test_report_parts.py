@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from fake_experiment import SYSTEMS, write_experiment, write_part, write_training
 
 from kdasr.common.errors import UserError
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.report.contexts import context_rows, context_table, contexts_plot
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import Example, choose_examples, load_spectrograms
@@ -29,6 +32,7 @@ from kdasr.report.status import collect_notes
 from kdasr.report.style import system_styles
 from kdasr.report.timeline import Label, Lane, _place, token_labels
 from kdasr.report.wording import headline
+from kdasr.testing import write_corpus
 
 
 def _row(split: str, step: int, value: float) -> str:
@@ -120,6 +124,19 @@ def test_examples_follow_their_rule(tmp_path: Path) -> None:
 def test_spectrograms_of_a_folder_that_is_not_data_are_left_out_with_a_note(tmp_path: Path) -> None:
     found, notes = load_spectrograms(tmp_path, [Example("test-clean", "u", "")])
     assert not found and len(notes) == 1 and "test-clean" in notes[0] and str(tmp_path) in notes[0]
+
+
+def test_spectrograms_without_frames_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", ("test-clean",))
+    soundfile.write(corpus / "test-clean" / "100" / "1" / "100-1-0000.flac", np.zeros(10), 16000)
+    prepare_corpus(PrepareOptions(corpus, tmp_path / "data", ["test-clean"]))
+    examples = [Example("test-clean", f"100-1-000{index}", "") for index in range(2)]
+    found, notes = load_spectrograms(tmp_path / "data", examples)
+    assert list(found) == [("test-clean", "100-1-0001")] and not notes
+    (stored,) = (tmp_path / "data").rglob("*100-1-0001.npy")
+    stored.write_bytes(stored.read_bytes()[:50])
+    found, notes = load_spectrograms(tmp_path / "data", examples)
+    assert not found and "Spectrograms of test-clean are left out" in notes[0] and "\n" not in notes[0]
 
 
 def _utterance(tokens: list[ShownToken], words: list[ShownWord]) -> Utterance:

@@ -5,7 +5,8 @@ import logging
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +40,7 @@ def main(seed: int, minutes: float, damages: int, kills: int, disks: int, jobs: 
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name)
-        rows = _damages(folder / "damage", damages, seed, end)
+        rows = _damages(folder / "damage", (damages, seed), jobs, end)
         with ThreadPoolExecutor(jobs) as pool:
             wanted = range(jobs if kills or disks else 0)
             sets = list(pool.map(lambda job: prepare_references(folder / f"job-{job}", CONFIG), wanted))
@@ -56,12 +57,24 @@ def main(seed: int, minutes: float, damages: int, kills: int, disks: int, jobs: 
     sys.exit(bool(faults))
 
 
-def _damages(folder: Path, tries: int, seed: int, end: float) -> list[dict[str, Any]]:
-    if not tries:
+def _damages(folder: Path, counts: tuple[int, int], jobs: int, end: float) -> list[dict[str, Any]]:
+    """The kinds of files are shared out to processes, each of which has files of its own."""
+    if not counts[0]:
         return []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+        shares = [
+            pool.submit(_damage_share, folder / f"{job}", counts, (job, jobs), end) for job in range(jobs)
+        ]
+        return [row for share in shares for row in share.result()]
+
+
+def _damage_share(
+    folder: Path, counts: tuple[int, int], share: tuple[int, int], end: float
+) -> list[dict[str, Any]]:
     folder.mkdir(parents=True)
+    (tries, seed), (job, jobs) = counts, share
     rows = []
-    for kind in make_kinds(folder, CONFIG):
+    for kind in make_kinds(folder, CONFIG)[job::jobs]:
         if time.monotonic() > end:
             click.echo(f"no time left for damaged files of kind {kind.name}")
             continue

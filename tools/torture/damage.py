@@ -1,6 +1,7 @@
 """Damaged files, one after another in a child process, which may crash."""
 
 import multiprocessing
+import os
 import resource
 import signal
 from collections import Counter
@@ -12,8 +13,8 @@ from typing import Any
 from kdasr.common.errors import UserError
 from torture.kinds import Kind
 
-SECONDS = 20
-"""For one file; more is a hang."""
+SECONDS, PATIENCE = 20, 600
+"""For one file: of a processor, and by the clock of a machine that is busy otherwise. More is a hang."""
 MEMORY = 12 << 30
 """Bytes of address space; a header that claims more must not be believed."""
 REFUSED, RIGHT = "refused", "right"
@@ -82,12 +83,16 @@ def _try_all(
     """The damages of a span: first, last and seed."""
     first, last, seed = span
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _hang)
+    for clock in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(clock, _hang)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there
     for number in range(first, last):
         mutation, content = _damaged(kind, whole, seed, number)
         kind.path.write_bytes(content)
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(PATIENCE)
         outcome, what = _try(kind, content, expected)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         good = outcome in (REFUSED, RIGHT)
         results.send((outcome, "" if good else f"{kind.name} {number} ({mutation}): {outcome}: {what}"))

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 from random import Random
 
-from torture.kills import Reference, compare, digests, finish, start
+from torture.kills import Reference, compare, digests, what_is_said
+from torture.processes import Running
 
 ROOM = 1 << 20
 """Bytes; the size of a small file system grows by whole pages anyhow."""
@@ -32,13 +33,13 @@ def fill_and_resume(reference: Reference, draws: Random) -> str:
         return f"cannot mount: status {status}"
     try:
         shutil.copytree(reference.before, work, symlinks=True, dirs_exist_ok=True)
-        output, status = finish(start(reference.command, work))
+        output, status = Running(reference.command, work).finish()
         if status and "Traceback" in output:
-            return f"a traceback: {output.strip().splitlines()[-1]}"
+            return f"a traceback: {what_is_said(output)}"
         subprocess.run(["mount", "-o", f"remount,size={4 * after + (1 << 30)}", str(work)], check=True)
-        output, status = finish(start(reference.command, work))
+        output, status = Running(reference.command, work).finish()
         if status:
-            return f"with room again: status {status}: {output.strip().splitlines()[-1:]}"
+            return f"with room again: status {status}: {what_is_said(output)}"
         return compare(reference.results, digests(work, reference.command.results))
     except OSError as error:
         return "" if error.errno == 28 else str(error)  # too small for what the command needs

@@ -1,15 +1,10 @@
 """Commands that are killed at random times and run again, against the same commands undisturbed."""
 
-import contextlib
 import gzip
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,44 +12,32 @@ from typing import Any
 
 import torch
 
+from torture.processes import Command, Running, run
+
 TIMED = {
     *("rtf", "compute_seconds", "wall", "wall_mean", "seconds", "real_time", "time"),
     *("first_token_wall_ms", "first_token_parts_ms", "step_seconds", "data_seconds"),
     *("samples_per_second", "audio_hours_per_second", "peak_memory_mb"),
 }
 """Keys of JSON that hold measured times."""
-NOT_COMPARED = ("tensorboard", ".log", "environment.json", ".html", ".png", ".partial", "export/README.md")
-"""Logs, dates, pictures with times in them; and what a finished run leaves to no one."""
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+NOT_COMPARED = ("tensorboard", ".log", "environment.json", ".html", ".png", "export/README.md")
+"""Logs, dates, pictures with times in them."""
 
 
-@dataclass(frozen=True)
-class Command:
-    """What is run in a folder that holds what it needs, and where its results go."""
-
-    name: str
-    arguments: tuple[str, ...]
-    results: str
-    processes: int = 1
-
-    @property
-    def line(self) -> list[str]:
-        """The whole command line."""
-        if self.processes == 1:
-            return [sys.executable, "-m", "kdasr", *self.arguments]
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
-        return [sys.executable, *launcher, "-m", "kdasr", *self.arguments]
-
-
-def train(system: str, folder: str | None = None, processes: int = 1) -> Command:
-    """Train a system of the tiny configuration."""
+def train(system: str, folder: str | None = None, *, processes: int = 1, also: Sequence[str] = ()) -> Command:
+    """Train a system of the tiny configuration; `also` are further overrides."""
     exp = f"exp/{folder or system}"
-    parts = ("data.dir=data", "data.train_parts=[train-clean-100]", "data.dev_parts=[dev-clean]")
+    parts = ("data.dir=data", "data.train_parts=[train-clean-100]", "data.dev_parts=[dev-clean]", *also)
     overrides = [word for part in parts for word in ("--override", part)]
     arguments = ("train", "--config", "conf.yaml", "--system", system, "--exp", exp, *overrides)
     return Command(f"train {folder or system}", arguments, exp, processes)
 
 
+LABELS = (
+    "unpaired.parts=[test-clean]", "unpaired.proposal=teacher", "unpaired.ratio=1", "unpaired.labels.beam=2",
+    "unpaired.labels.weights=confidence",
+)  # fmt: skip
+"""Speech whose labels the teacher proposes first, and the student itself later."""
 PARTS = "train-clean-100 dev-clean test-clean"
 DECODE = ("decode", "exp/two-stage", "--data", "data", "--parts", "test-clean")
 COMMANDS = (
@@ -68,6 +51,8 @@ COMMANDS = (
     train("teacher"),
     train("two-stage"),
     train("streaming", "two-processes", processes=2),
+    train("two-stage", "both-stages-two-processes", processes=2),
+    train("streaming", "labels", also=LABELS),
     Command("average", ("average", "exp/two-stage"), "exp/two-stage"),
     Command(
         "calibrate",
@@ -100,14 +85,12 @@ def prepare_references(folder: Path, config: Path, size: str = "tiny") -> list[R
     current = folder / "run"
     current.mkdir(parents=True)
     shutil.copy(config, current / "conf.yaml")
-    _run(Command("corpus", ("corpus", "synthetic", "--size", size, "--out", "corpus"), "corpus"), current)
+    run(Command("corpus", ("corpus", "synthetic", "--size", size, "--out", "corpus"), "corpus"), current)
     references = []
     for number, command in enumerate(COMMANDS):
         before = folder / f"before-{number}"
         copy_folder(current, before)
-        started = time.monotonic()
-        _run(command, current)
-        seconds = time.monotonic() - started
+        seconds = run(command, current)
         references.append(Reference(command, current, before, seconds, digests(current, command.results)))
     return references
 
@@ -118,17 +101,23 @@ def kill_and_resume(reference: Reference, draws: Random, kills: int) -> str:
     shutil.rmtree(work, ignore_errors=True)
     copy_folder(reference.before, work)
     for _ in range(kills):
-        process = start(reference.command, work)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # Start-up takes most of the time of a tiny run: later is likelier.
-            process.wait(timeout=reference.seconds * (1 - 0.8 * draws.random() ** 2))
-        _kill(process)
-    output, status = finish(start(reference.command, work))
+        process = Running(reference.command, work)
+        # Start-up takes much of the time of a tiny run: later is likelier.
+        process.wait(reference.seconds * (1 - 0.8 * draws.random() ** 2))
+        process.kill()
+    output, status = Running(reference.command, work).finish()
     if status:
-        return f"status {status}: {output.strip().splitlines()[-1:]}"
+        return f"status {status}: {what_is_said(output)}"
     if "Traceback" in output:
-        return "a traceback"
+        return f"a traceback: {what_is_said(output)}"
     return compare(reference.results, digests(work, reference.command.results))
+
+
+def what_is_said(output: str) -> str:
+    """The lines of an output that tell what went wrong; of several processes each has its own."""
+    lines = [line.strip() for line in output.strip().split("\n")]
+    telling = [line for line in lines if "kdasr: error:" in line or "Error: " in line]
+    return " / ".join(dict.fromkeys(telling))[:1000] or " / ".join(lines[-3:])
 
 
 def compare(expected: dict[str, str], found: dict[str, str]) -> str:
@@ -144,53 +133,6 @@ def compare(expected: dict[str, str], found: dict[str, str]) -> str:
             )
             return f"{name}: {state}"
     return ""
-
-
-def start(command: Command, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command.line,
-        cwd=folder,
-        env={**os.environ, **ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process and all that it has started, wherever they have moved since."""
-    for pid in [process.pid, *_descendants(process.pid)]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
-
-
-def _descendants(pid: int) -> list[int]:
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for parent in found:
-        found += [child for child, its_parent in parents.items() if its_parent == parent]
-    return found[1:]
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 300.0) -> tuple[str, int]:
-    """Output and status of a process that is left alone; one that hangs is killed."""
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        return f"no end after {seconds:g} s", -1
-    return output, process.returncode
-
-
-def _run(command: Command, folder: Path) -> None:
-    output, status = finish(start(command, folder))
-    if status:
-        raise RuntimeError(f"{command.name} fails undisturbed:\n{output}")
 
 
 def copy_folder(source: Path, target: Path) -> None:

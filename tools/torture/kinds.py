@@ -3,20 +3,17 @@
 # Shapes: N samples.
 
 import gzip
-import io
 import json
 import math
 import re
-import struct
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io.wavfile
 import soundfile
 import yaml
 
@@ -24,7 +21,6 @@ from kdasr.checkpoint import load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.corpora.librispeech import list_part
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
-from kdasr.data.audio_reading import read_audio, read_header
 from kdasr.data.folder import load_cuts
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
 from kdasr.experiment.config import load_experiment
@@ -35,6 +31,7 @@ from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import simulate
 from kdasr.testing import tiny_model, tiny_tokenizer, tone, write_corpus
 from torture.mutations import OF_BYTES, OF_TEXT, Mutation
+from torture.sounds import flac_says, sound, wav_says
 from torture.structured import OF_VALUES, facts, facts_say, recordings, recordings_say, signed
 
 PART = "dev-clean"
@@ -70,9 +67,6 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
     write_corpus(corpus, [PART], alignments_dir=folder / "alignments")
     prepare_corpus(PrepareOptions(corpus_dir=corpus, out_dir=data, parts=[PART]))
     chapter = Path(PART) / "100" / "1"
-    sound_N = (tone(1.0, seed=1) * 20000).astype(np.int16)
-    soundfile.write(folder / "sound.wav", sound_N, 16000)
-    soundfile.write(folder / "sound.flac", sound_N, 16000)
     (folder / "conf.yaml").write_bytes(config.read_bytes())
     (folder / "phrases.txt").write_text("ALPHA BRAVO\t2.5\nCHARLIE\nDELTA ECHO\t0.5\n")
     wave_N = tone(1.2, seed=3)
@@ -83,8 +77,7 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
 
     listing = lambda: list_part(corpus, folder / "alignments", PART)  # noqa: E731
     return [
-        Kind("wav", folder / "sound.wav", lambda: _sound(folder / "sound.wav"), _wav_says, OF_BYTES),
-        Kind("flac", folder / "sound.flac", lambda: _sound(folder / "sound.flac"), _flac_says, OF_BYTES),
+        *_kinds_of_sound(folder),
         Kind("cuts", data / f"cuts_{PART}.jsonl.gz", lambda: _cuts(data), _cuts_say, OF_BYTES),
         Kind(
             "transcript",
@@ -141,6 +134,18 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
             lambda content, value: True,  # its digest says that it is meant
             OF_BYTES,
         ),
+    ]
+
+
+def _kinds_of_sound(folder: Path) -> list[Kind]:
+    """Ogg and mp3 have checksums: their damage shows."""
+    sound_N = (tone(1.0, seed=1) * 20000).astype(np.int16)
+    says = {"wav": wav_says, "flac": flac_says, "ogg": only_the_same, "mp3": only_the_same}
+    for suffix in says:
+        soundfile.write(folder / f"sound.{suffix}", sound_N, 16000)
+    paths = {suffix: folder / f"sound.{suffix}" for suffix in says}
+    return [
+        Kind(suffix, path, partial(sound, path), says[suffix], OF_BYTES) for suffix, path in paths.items()
     ]
 
 
@@ -205,43 +210,6 @@ def _weights(model: Any) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _sound(path: Path) -> tuple[int, bytes]:
-    """As `kdasr prepare` reads it: header and last sample first, then all of it."""
-    read_header(path)
-    samples_NC, rate = read_audio(path)
-    return rate, samples_NC.tobytes()
-
-
-def _wav_says(content: bytes, value: Any) -> bool:
-    """Samples are 16-bit numbers after the header, as many as it says; another header is read by scipy."""
-    rate, found = value
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what scipy warns of is not whole
-            told, samples = scipy.io.wavfile.read(io.BytesIO(content))
-    except Exception:
-        # No PCM of 16 bits by its header: another codec's samples. Else there is nothing that may be read.
-        return len(content) > 36 and struct.unpack("<HHIIHH", content[20:36])[::5] != (1, 16)
-    if samples.dtype != np.int16:
-        return True
-    return (told, (samples / np.float32(32768)).tobytes()) == (rate, found)
-
-
-def _flac_says(content: bytes, value: Any) -> bool:
-    """STREAMINFO has the MD5 of the samples: those of 16 bits and one channel must have it."""
-    rate, found = value
-    if content[:4] != b"fLaC" or len(content) < 42:
-        return False
-    packed = int.from_bytes(content[18:26], "big")
-    told_rate, bits = packed >> 44, ((packed >> 36) & 31) + 1
-    if bits != 16 or (packed >> 41) & 7:
-        return True
-    import hashlib
-
-    samples = (np.frombuffer(found, dtype=np.float32) * 32768).astype("<i2")
-    return told_rate == rate and hashlib.md5(samples.tobytes()).digest() == content[26:42]
 
 
 def _cuts(data: Path) -> list[tuple[str, float, str]]:

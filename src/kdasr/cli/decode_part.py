@@ -174,11 +174,11 @@ def _settings(run: DecodeRun, part: str, cuts: list["MonoCut"]) -> dict[str, Any
 
 def _finished(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
     """The summary of an earlier run with these settings; None when the part has to be decoded."""
-    from kdasr.common.files import read_json
+    from kdasr.common.files import read_object
 
     if not (folder / "summary.json").is_file() or force:
         return None
-    summary = read_json(folder / "summary.json")
+    summary = read_object(folder / "summary.json")
     earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
     if earlier == settings:
         log.info("%s: already decoded, --force to do it again", folder)

@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and telling them apart."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,13 +11,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from kdasr.common.errors import UserError
+from kdasr.common.failures import first_line
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it replaces `target`, on failure it is removed.
 
     The file is flushed to the disk before the replacement, so a full disk or a kill leaves the
-    previous `target` as it was.
+    previous `target` as it was. What a kill has left of the temporary file is taken for the next one of this
+    `target`, so that such files do not pile up.
 
     Raises:
         OSError: what the writer raised (for example, no space left on the device); it names `target`.
@@ -24,11 +29,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     target = Path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        handle, name = _open_temporary(target)
     except OSError as error:
         error.filename = str(target)
         raise
-    os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
@@ -42,6 +46,29 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, name):
             error.filename = str(target)
         raise
+    finally:
+        os.close(handle)
+
+
+def _open_temporary(target: Path) -> tuple[int, str]:
+    """An empty file beside `target`, locked while its handle is open.
+
+    It is always the same one, unless somebody else is writing `target` now, or the file system has no locks.
+    """
+    name = str(target.with_name(f".{target.name}.0.partial"))
+    with suppress(OSError):
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Before the lock was ours, another writer may have moved this very file to `target`.
+            if os.path.samestat(os.fstat(handle), os.stat(name)):  # noqa: PTH116
+                os.truncate(handle, 0)
+                return handle, name
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
 
 
 def safe_name(text: str) -> str:
@@ -63,8 +90,30 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON value."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read one JSON value.
+
+    Raises:
+        UserError: damaged, or something else than JSON; names the file.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({first_line(error)}): damaged, or another file") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        UserError: damaged, or another kind of value; names the file.
+        OSError: it cannot be read.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {value!r:.40}: damaged, or another file")
+    return value
 
 
 def sha256(path: Path) -> str:

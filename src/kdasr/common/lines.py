@@ -22,10 +22,15 @@ def text_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, of which a byte order mark is no part.
 
     Raises:
-        UserError: not UTF-8 text; names the file.
+        UserError: not UTF-8 text, or text with NUL characters, which a crash leaves in the place of what was
+            written last; names the file.
         OSError: the file cannot be read.
     """
+    content = path.read_bytes()
+    if b"\0" in content:
+        number = content[: content.index(b"\0")].count(b"\n") + 1
+        raise UserError(f"{path}, line {number}: a NUL character: damaged, or not UTF-8 text")
     try:
-        return split_lines(path.read_bytes().decode("utf-8-sig"))
+        return split_lines(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None

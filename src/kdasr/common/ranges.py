@@ -52,6 +52,11 @@ def at_least(lowest: float, *, infinite: bool = False) -> Range:
     return Range(lowest, infinite=infinite)
 
 
+MOST_LAYERS = 1000
+LARGEST_SIZE = 1_000_000
+"""Of a layer or a vocabulary. A larger one is a slip or damage, and ends in an overflow or without memory."""
+
+
 def above(lowest: float, *, infinite: bool = False) -> Range:
     """More than `lowest`."""
     return Range(lowest, above=True, infinite=infinite)

@@ -13,7 +13,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.data.mp3 import fault_in_mp3, is_mp3
 from kdasr.data.ogg import fault_in_ogg
+from kdasr.data.wav import fault_in_wav
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
@@ -114,7 +116,7 @@ def read_header(path: Path) -> AudioHeader:
         AudioError: as `read_audio`, or no samples.
     """
     try:
-        fault = _fault_in_ogg_file(path) if path.is_file() else None
+        fault = fault_in_file(path) if path.is_file() else None
         if fault is not None:
             raise AudioError(path, fault)
         with open_audio(path) as file:
@@ -131,7 +133,7 @@ def read_header(path: Path) -> AudioHeader:
             if known:
                 try:
                     file.seek(frames - 1)
-                    complete = len(file.read(1)) == 1 and not riff_is_cut(path)
+                    complete = len(file.read(1)) == 1
                 except soundfile.SoundFileError:
                     complete = False
                 if not complete:
@@ -170,39 +172,39 @@ def fault_in_samples(samples: NDArray[np.floating]) -> str | None:
 
 
 def fault_in_digest(path: Path, samples_NC: NDArray[np.floating]) -> str | None:
-    """Why samples (N, C) are not those whose MD5 digest a 16-bit flac begins with; None if they are.
+    """Why samples (N, C) are not those whose MD5 digest a flac begins with; None if they are.
 
     libsndfile does not look at it. A damaged header may say that there are fewer samples, or others. Nothing
-    is said of other formats, of other widths, and of a flac without a digest (zeros, from a stream).
+    is said of other formats, of other widths than 16 and 24 bits, and of a flac without a digest (zeros, from
+    a stream).
     """
     with path.open("rb") as file:
         head = file.read(42)
     if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F != 0:
         return None
     digest, bits = head[26:42], ((head[20] & 1) << 4 | head[21] >> 4) + 1
-    if bits != 16 or not any(digest):
+    if bits not in (16, 24) or not any(digest):
         return None
-    integers = np.rint(samples_NC * np.float32(32768)).astype("<i2")
-    if hashlib.md5(integers.tobytes(), usedforsecurity=False).digest() == digest:
+    integers = np.rint(samples_NC * np.float32(1 << (bits - 1))).astype("<i4")
+    content = integers[..., np.newaxis].view(np.uint8)[..., : bits // 8].tobytes()
+    if hashlib.md5(content, usedforsecurity=False).digest() == digest:
         return None
     return "its samples are not those that its MD5 digest is of: damaged"
 
 
-def riff_is_cut(path: Path) -> bool:
-    """Whether a wav is shorter than its header says; libsndfile takes what is there without a word.
+def fault_in_file(path: Path) -> str | None:
+    """What the container of a file (wav, ogg, mp3) says against it, and no decoder does; None if nothing.
 
-    Programs that write to a pipe do not know the length, and say the largest one there is.
+    Raises:
+        OSError: it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(8)
-    size = int.from_bytes(head[4:8], "little")
-    return head[:4] == b"RIFF" and 0 < size < 0x7FFFF000 and path.stat().st_size < size + 8
-
-
-def _fault_in_ogg_file(path: Path) -> str | None:
-    with path.open("rb") as file:
-        head = file.read(4)
-        return fault_in_ogg(head + file.read()) if head == b"OggS" else None
+        if head[:4] == b"RIFF":
+            return fault_in_wav(file, path.stat().st_size)
+        if head[:4] == b"OggS":
+            return fault_in_ogg(head + file.read())
+        return fault_in_mp3(head + file.read()) if is_mp3(head) else None
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -76,10 +76,11 @@ def _fault_in_recording(cut: MonoCut) -> str | None:
             return "its audio is what a shell command prints, which is not run here"
         if not isinstance(source.source, str | bytes) or not isinstance(source.channels, list):
             return f"a source of its recording is {source.source!r:.40}"
+    known = sorted(channel for item in recording.sources for channel in item.channels)
+    if not isinstance(recording.channel_ids, list) or sorted(recording.channel_ids) != known:
+        return f"its recording has channels {recording.channel_ids!r:.40}, its files have {known}"
     channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
-    if not set(map(repr, channels)) <= {
-        repr(channel) for item in recording.sources for channel in item.channels
-    }:
+    if not set(map(repr, channels)) <= set(map(repr, known)):
         return f"channel {cut.channel!r:.40} is not in its recording"
     return None
 

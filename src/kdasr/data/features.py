@@ -3,13 +3,14 @@
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from lhotse import Fbank, FbankConfig, Features, NumpyFilesWriter
+from lhotse.augmentation import AudioTransform
 from lhotse.cut import Cut, MonoCut
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +20,7 @@ from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
 from kdasr.common.files import safe_name
 from kdasr.common.logging import get_logger
-from kdasr.data.audio_reading import AudioError, fault_in_samples
+from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 
@@ -31,6 +32,8 @@ SAMPLE_RATE = 16000
 NUM_MEL_BINS = 80
 FRAME_SHIFT_SAMPLES = 160
 FRAME_LENGTH_SAMPLES = 400
+_WHOLE = 1e-3
+"""Seconds by which the duration of a cut of a whole recording may differ: Lhotse reads all of it then."""
 LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
 """Log energy of digital silence: Kaldi's features have this floor, and so have ours."""
 
@@ -143,16 +146,64 @@ def load_cut_channels(cut: Cut) -> NDArray[np.float32]:
     require_audio(cut)
     source = _source(cut)
     try:
-        samples_CN = cut.load_audio()
+        whole, digest = _with_digest(cut)
+        samples_CN = whole.load_audio()
     except MemoryError:
         raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
     except Exception as error:  # every audio backend raises its own kind
-        raise AudioError(source, f"cannot be decoded ({first_line(error)}): copy it again") from error
+        raise AudioError(source, f"cannot be decoded ({_reason(source, error)}): copy it again") from error
     assert samples_CN is not None
-    fault = fault_in_samples(samples_CN)
+    fault = fault_in_samples(samples_CN) or digest.fault
     if fault is not None:
         raise AudioError(source, fault)
     return samples_CN.T
+
+
+@dataclass
+class _Digest(AudioTransform):
+    """Changes nothing: notes what a file says against the samples that were read of it.
+
+    As the first transform of a recording it hears them before their speed is changed, so that an utterance is
+    bad in all of its copies or in none.
+    """
+
+    path: str = ""
+    """Empty: there is nothing to compare."""
+    fault: str | None = None
+
+    def __call__(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        if self.path:
+            self.fault = fault_in_digest(Path(self.path), samples.T)
+        return samples
+
+    def reverse_timestamps(
+        self, offset: float, duration: float | None, sampling_rate: int
+    ) -> tuple[float, float | None]:
+        return offset, duration
+
+
+def _with_digest(cut: Cut) -> tuple[Cut, _Digest]:
+    """The cut with a `_Digest`, which looks at the samples where the cut is the whole of one file."""
+    digest = _Digest()
+    recording = getattr(cut, "recording", None)  # a mixture has none
+    if recording is None or len(recording.sources) != 1 or recording.sources[0].type != "file":
+        return cut, digest
+    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    is_whole = cut.start == 0 and abs(cut.duration - recording.duration) < _WHOLE
+    if is_whole and len(channels) == recording.num_channels:
+        digest.path = str(recording.sources[0].source)
+        transforms = [digest, *(recording.transforms or [])]
+        cut = replace(cut, recording=replace(recording, transforms=transforms))
+    return cut, digest
+
+
+def _reason(source: str, error: Exception) -> str:
+    """What libsndfile says of a file; Lhotse tries several decoders, and says what each of them says."""
+    try:
+        read_audio(Path(source))
+    except AudioError as known:
+        return known.reason
+    return first_line(error)
 
 
 def _source(cut: Cut) -> str:

@@ -10,7 +10,7 @@ from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
-from kdasr.common.files import read_json
+from kdasr.common.files import read_object, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.cut_check import check_cuts
 from kdasr.data.text_rules import NONE
@@ -33,10 +33,24 @@ def load_record(data_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = read_json(path)
-    except ValueError:
-        raise UserError(f"{path}: damaged: remove it and run `kdasr prepare`") from None
-    return record if isinstance(record, dict) and record.get("version") == VERSION else None
+        record = read_object(path)
+    except UserError as error:
+        raise UserError(f"{error}: remove it and run `kdasr prepare`") from None
+    if record.get("version") != VERSION:
+        return None
+    parts = record.get("parts")
+    if not isinstance(parts, dict) or not all(map(_is_entry, parts.values())):
+        raise UserError(f"{path}: damaged 'parts': remove it and run `kdasr prepare`")
+    return record
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it can be what `kdasr prepare` wrote of a part."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("settings"), dict)
+        and isinstance(entry.get("written", {}), dict)
+    )
 
 
 def cuts_path(data_dir: Path, part: str) -> Path:
@@ -75,8 +89,8 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
     """The cuts of a prepared part, with paths that hold from the current directory.
 
     Raises:
-        UserError: the part has not been prepared, and the message names those that have; or it is empty, or
-            its features are gone.
+        UserError: the part has not been prepared, and the message names those that have; or it is empty or
+            damaged, or its features are gone.
     """
     data_dir = Path(data_dir)
     record = load_record(data_dir)
@@ -86,7 +100,11 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         raise UserError(
             f"{data_dir}: part '{part}' is not prepared; there are: {', '.join(record['parts']) or 'none'}"
         )
-    cuts = _read(cuts_path(data_dir, part))
+    path = cuts_path(data_dir, part)
+    cuts = _read(path)
+    known = record["parts"][part].get("written", {}).get("cuts_sha256")
+    if known is not None and known != sha256(path):
+        log.warning("%s: not as `kdasr prepare` left it", path)
     for cut in cuts:
         for source in cut.recording.sources:
             source.source = str(data_dir / source.source)
@@ -94,7 +112,7 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
             cut.features.storage_path = str(data_dir / cut.features.storage_path)
     first = next(iter(cuts), None)
     if first is None:
-        raise UserError(f"{cuts_path(data_dir, part)}: no utterances: remove it and run `kdasr prepare`")
+        raise UserError(f"{path}: no utterances: remove it and run `kdasr prepare`")
     if first.features is not None and not Path(first.features.storage_path).is_dir():
         raise UserError(
             f"{first.features.storage_path}: the features of '{part}' are gone: run `kdasr prepare`"

@@ -8,7 +8,7 @@ from typing import Any
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_object, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.augment import NoiseMixer
 from kdasr.data.data_config import DataConfig
@@ -80,7 +80,7 @@ def check_same_data(exp_dir: Path, found: Mapping[str, Description], source: str
     if not path.is_file():
         write_json(path, found)
         return
-    began = read_json(path)
+    began = read_object(path)
     for name, now in found.items():
         difference = _difference(began.get(name, now), now)
         if difference is not None:

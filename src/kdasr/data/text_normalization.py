@@ -20,6 +20,12 @@ DEFAULT_RULE = "nmt_nfkc"
 """SentencePiece's own default, which `kdasr tokens` uses (NFKC of Unicode, with some of Moses's rules)."""
 
 
+RULES = (DEFAULT_RULE, "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
+"""Those that SentencePiece has under a name."""
+OWN_RULE = "custom"
+"""Of a model with a rule of its own, or that does not say which it has."""
+
+
 class TextNormalizer:
     """What a tokenizer does to text before it cuts it into pieces. Picklable."""
 
@@ -41,7 +47,7 @@ class TextNormalizer:
         else:
             self._normalizer = sentencepiece.SentencePieceNormalizer(rule_name=rule)
         self.name = _rule_name(self._normalizer.serialized_normalizer_spec())
-        """Of the rule, for messages and results; `custom` when the model does not say."""
+        """Of the rule, for messages and results: one of `RULES`, or `OWN_RULE`; after that of `written`."""
         if written != NONE:
             self.name = f"{written}, {self.name}"
 
@@ -71,5 +77,6 @@ def split_words(text: str) -> list[str]:
 def _rule_name(spec: bytes) -> str:
     """The first field (a string, number 1) of a serialised `NormalizerSpec`."""
     if len(spec) < 2 or spec[0] != 0x0A or spec[1] >= 0x80:
-        return "custom"
-    return spec[2 : 2 + spec[1]].decode(errors="replace") or "custom"
+        return OWN_RULE
+    name = spec[2 : 2 + spec[1]].decode(errors="replace")
+    return name if name in RULES else OWN_RULE

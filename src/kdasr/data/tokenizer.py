@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, read_json, write_json, write_text
+from kdasr.common.files import atomic_path, read_json, read_object, write_json, write_text
 from kdasr.common.special_pieces import BLANK_ID, SOS_EOS_ID, UNK_ID
 from kdasr.data.text_normalization import WORD_START, TextNormalizer, one_space
 from kdasr.data.text_rules import NONE, check_rule, rule_named
@@ -19,6 +19,8 @@ __all__ = ["WORD_START", "Tokenizer", "train_tokenizer"]
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 MODEL_NAME = "bpe.model"
 TABLE_NAME = "tokens.txt"
+RECORD_NAME = "tokens.json"
+"""What `kdasr tokens` made the model of, and the digest of the model."""
 RULE_NAME = "text.json"
 """Beside the model, where there is a rule of `kdasr.data.text_rules`: `{"normalize": NAME}`."""
 MODEL_TYPES = ("unigram", "bpe", "char")
@@ -41,21 +43,21 @@ class Tokenizer:
         """`model` is the serialised model, `model_path` where it came from, `normalize` the name of the rule.
 
         Raises:
-            UserError: not a SentencePiece model, one with other special ids, or no such rule.
+            UserError: not a SentencePiece model, a damaged one, one with other special ids, or no such rule.
         """
         check_rule(normalize, str(model_path.with_name(RULE_NAME)))
         self.model_path = model_path
         self.rule = normalize
         """By which text is written before it is cut into pieces: `text.normalize`."""
-        told = b"" if normalize == NONE else b"\n" + normalize.encode()
-        self.fingerprint = hashlib.sha256(model + told).hexdigest()
+        self.fingerprint = _fingerprint(model, normalize)
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except RuntimeError:
-            raise UserError(f"{model_path}: not a SentencePiece model") from None
-        self._normalizer = TextNormalizer(model, written=normalize)
-        special = [self.piece(index) for index in range(min(3, self.vocab_size))]
+            self._normalizer = TextNormalizer(model, written=normalize)
+            pieces = [self.piece(index) for index in range(self.vocab_size)]
+        except (RuntimeError, UnicodeDecodeError):
+            raise UserError(f"{model_path}: not a SentencePiece model, or a damaged one") from None
+        special = pieces[:3]
         if special != _SPECIAL or self._processor.unk_id() != UNK_ID:
             raise UserError(
                 f"{model_path}: pieces 0 to 2 are {special}, expected {_SPECIAL} (0 is the blank, 2 stands "
@@ -64,18 +66,31 @@ class Tokenizer:
             )
 
     @classmethod
-    def load(cls, path: Path | str) -> "Tokenizer":
+    def load(cls, path: Path | str, fingerprint: str | None = None, belongs_to: str = "") -> "Tokenizer":
         """Read a `bpe.model` file, or the one in a folder.
 
+        Args:
+            path: the file or the folder.
+            fingerprint: of the file that is expected, if that is known. It is compared before SentencePiece,
+                which checks little of what it is given, sees the file.
+            belongs_to: the model that knows the fingerprint, for the message.
+
         Raises:
-            UserError: no such file, or not a model of this kind.
+            UserError: no such file, another than expected, not a model of this kind, or not the one that
+                `tokens.json` beside it describes.
         """
         path = Path(path)
         if path.is_dir():
             path = path / MODEL_NAME
         if not path.is_file():
             raise UserError(f"{path}: no tokenizer model: run `kdasr tokens`")
-        return cls(path.read_bytes(), path, read_rule(path.parent))
+        content, rule = path.read_bytes(), read_rule(path.parent)
+        if fingerprint is not None and _fingerprint(content, rule) != fingerprint:
+            raise UserError(
+                f"{path}: these tokens do not match the model {belongs_to}, which was trained with others"
+            )
+        _check_record(path, content)
+        return cls(content, path, rule)
 
     @property
     def vocab_size(self) -> int:
@@ -190,6 +205,28 @@ def write_tokenizer(model: bytes, out_dir: Path, normalize: str = NONE) -> Token
 def copy_tokenizer(tokenizer: Tokenizer, out_dir: Path) -> None:
     """Write the files of a tokenizer into another folder."""
     write_tokenizer(tokenizer.model_path.read_bytes(), out_dir, tokenizer.rule)
+
+
+def _fingerprint(model: bytes, normalize: str) -> str:
+    told = b"" if normalize == NONE else b"\n" + normalize.encode()
+    return hashlib.sha256(model + told).hexdigest()
+
+
+def _check_record(path: Path, content: bytes) -> None:
+    """Where `tokens.json` lies beside the model, as `kdasr tokens` leaves them, it says which model it is.
+
+    Raises:
+        UserError: another one, or a damaged one.
+    """
+    record = path.with_name(RECORD_NAME)
+    if not record.is_file():
+        return
+    known = read_object(record).get("model_sha256")
+    if known is not None and known != hashlib.sha256(content).hexdigest():
+        raise UserError(
+            f"{path}: damaged, or not the model that {RECORD_NAME} describes: remove the folder and run "
+            "`kdasr tokens`"
+        )
 
 
 def _reason(message: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from lhotse import SupervisionSet
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.folder import find_manifest, load_record, recorded_normalization, train_parts
@@ -17,7 +17,7 @@ from kdasr.data.staging import Staged
 from kdasr.data.text_normalization import one_space
 from kdasr.data.text_rules import NONE
 from kdasr.data.token_table import read_model
-from kdasr.data.tokenizer import Tokenizer, train_tokenizer, write_tokenizer
+from kdasr.data.tokenizer import RECORD_NAME, Tokenizer, train_tokenizer, write_tokenizer
 
 log = get_logger(__name__)
 
@@ -151,11 +151,15 @@ def _publish(
 ) -> tuple[Tokenizer, bool]:
     """The tokenizer of some settings in `tokens/`, and whether it was made now."""
     out_dir = Path(data_dir) / "tokens"
-    if (out_dir / "tokens.json").is_file() and read_json(out_dir / "tokens.json") == settings:
-        return Tokenizer.load(out_dir), False
+    record = out_dir / RECORD_NAME
+    if record.is_file():
+        earlier = read_object(record)
+        earlier.pop("model_sha256", None)
+        if earlier == settings:
+            return Tokenizer.load(out_dir), False
     with Staged(out_dir) as staged:
-        make(staged.partial)
-        write_json(staged.partial / "tokens.json", settings)
+        digest = sha256(make(staged.partial).model_path)
+        write_json(staged.partial / RECORD_NAME, {**settings, "model_sha256": digest})
         staged.publish()
     return Tokenizer.load(out_dir), True
 

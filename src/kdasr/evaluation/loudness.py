@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_object, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.signal_check import SignalReport
@@ -80,7 +80,7 @@ class GainFile:
         """
         self._path = folder / GAIN_FILE
         self._settings = settings
-        known = read_json(self._path) if self._path.is_file() else {}
+        known = read_object(self._path) if self._path.is_file() else {}
         entries = known.get("results", [])
         if anew or known.get("settings") != settings:
             self._path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from kdasr.checkpoint import (
 )
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
-from kdasr.common.files import read_json, sha256, write_json
+from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.same_data import check_same_data, describe_data
@@ -271,12 +271,16 @@ def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     path = Path(config.data.dir) / "feature_stats.json"
     if not path.is_file():
         raise UserError(f"{path}: no feature statistics: run `kdasr prepare`")
-    stats = read_json(path)
-    if not np.isfinite([stats["mean"], stats["std"]]).all():
+    stats = read_object(path)
+    try:
+        values = np.asarray([stats["mean"], stats["std"]], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: damaged: expected 'mean' and 'std' of each bin: prepare again") from None
+    if not np.isfinite(values).all():
         raise UserError(
             f"{path}: holds numbers that are not finite: run `kdasr prepare` again, into a new folder"
         )
-    model.set_feature_stats(torch.tensor(stats["mean"]), torch.tensor(stats["std"]))
+    model.set_feature_stats(*torch.tensor(values, dtype=torch.float32))
     return model
 
 

@@ -11,6 +11,7 @@ from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.lines import text_lines
+from kdasr.data.text_normalization import OWN_RULE, RULES
 from kdasr.models.encoders.base import Geometry
 from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.nn.context import Context
@@ -169,6 +170,11 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         if not is_right:
             kind = "a finite number" if _is_number(example) else "a text"
             raise UserError(f"{path}: '{name}' is {value!r:.40}; expected {kind}: export again")
+    rule = manifest.get("normalization", OWN_RULE)
+    if rule.removeprefix(f"{manifest.get('normalize')}, ") not in (*RULES, OWN_RULE, "user_defined", ""):
+        raise UserError(
+            f"{path}: 'normalization' is {rule!r:.40}; expected one of {', '.join(RULES)}: export again"
+        )
     for name in ("params", "train_steps"):
         if manifest[name] < 0:
             raise UserError(f"{path}: '{name}' is {manifest[name]}; expected 0 or more: export again")

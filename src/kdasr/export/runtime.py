@@ -24,7 +24,7 @@ from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.data.features import LOWEST_LOG_ENERGY
-from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
+from kdasr.data.text_normalization import DEFAULT_RULE, RULES, WORD_START, TextNormalizer
 from kdasr.data.text_rules import NONE
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
@@ -226,11 +226,8 @@ class PieceTable:
             UserError: no such rule.
         """
         self._pieces = pieces
-        sentencepiece_rule = normalization.removeprefix(f"{normalize}, ")
-        try:
-            self._normalizer = TextNormalizer(rule=sentencepiece_rule, written=normalize)
-        except RuntimeError:
-            self._normalizer = TextNormalizer(rule="identity", written=normalize)
+        rule = normalization.removeprefix(f"{normalize}, ")
+        self._normalizer = TextNormalizer(rule=rule if rule in RULES else "identity", written=normalize)
         self.rule = normalize
         self.normalization = self._normalizer.name
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdasr.common.errors import UserError
-from kdasr.common.ranges import at_least, between, check_options
+from kdasr.common.ranges import LARGEST_SIZE, MOST_LAYERS, between, check_options
 from kdasr.nn.causal_attention import CausalSelfAttention, CausalState
 from kdasr.nn.dropout import Dropout
 from kdasr.nn.feedforward import FeedForward
@@ -31,14 +31,14 @@ NO_PIECES = (0, 2)
 class LanguageModelConfig:
     """Sizes of a language model. Checkpoints carry this."""
 
-    vocab_size: Annotated[int, at_least(0)] = 0
+    vocab_size: Annotated[int, between(0, LARGEST_SIZE)] = 0
     """Pieces, blank included; filled in from the tokenizer."""
-    num_layers: Annotated[int, at_least(1)] = 4
-    dim: Annotated[int, at_least(2)] = 256
-    num_heads: Annotated[int, at_least(1)] = 4
-    ffn_dim: Annotated[int, at_least(1)] = 1024
+    num_layers: Annotated[int, between(1, MOST_LAYERS)] = 4
+    dim: Annotated[int, between(2, LARGEST_SIZE)] = 256
+    num_heads: Annotated[int, between(1, LARGEST_SIZE)] = 4
+    ffn_dim: Annotated[int, between(1, LARGEST_SIZE)] = 1024
     dropout: Annotated[float, between(0, 1, below=True)] = 0.1
-    context: Annotated[int, at_least(1)] = 128
+    context: Annotated[int, between(1, LARGEST_SIZE)] = 128
     """Each layer sees the newest place and those before it, so many in all. What a hypothesis carries
     through a beam search is proportional to it: 8 * num_layers * (context - 1) * dim bytes."""
 

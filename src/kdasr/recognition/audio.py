@@ -13,6 +13,7 @@ from kdasr.data.audio_reading import (
     HIGHEST_RATE,
     LOWEST_RATE,
     AudioError,
+    fault_in_file,
     fault_in_samples,
     open_audio,
     read_block,
@@ -28,7 +29,8 @@ class AudioFile:
     """A sound file of any format that libsndfile knows, read in blocks; channels are averaged.
 
     Of channels that cancel each other the loudest is taken (see `ChannelMixer` and `fault`).
-    However long the file, only one block of it is in memory.
+    However long the file, only one block of it is decoded at a time. A wav, ogg or mp3 that is not whole is
+    named in the log, and read as far as it can be.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -44,6 +46,8 @@ class AudioFile:
         except UserError:
             self.close()
             raise
+        if fault := fault_in_file(self.path):
+            log.warning("%s: %s", self.path, fault)
 
     def read(self, count: int) -> Samples:
         """The next `count` samples, or as many as are left: mono, float32.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdasr.common.errors import UserError
+from kdasr.common.failures import first_line
 from kdasr.report.experiment import SystemRecord
 
 # Shapes: T feature frames (10 ms), F mel bins.
@@ -101,7 +101,7 @@ def _unique(examples: Sequence[Example]) -> list[Example]:
 def load_spectrograms(
     data_dir: Path | None, examples: Sequence[Example]
 ) -> tuple[Mapping[tuple[str, str], np.ndarray], list[str]]:
-    """Log-mel features (T, F) of the examples that are found, and a note about each problem."""
+    """Log-mel features (T, F) of the examples that are found and have any, and a note about each problem."""
     if data_dir is None or not data_dir.is_dir():
         where = "no data folder was given (--data)" if data_dir is None else f"{data_dir} does not exist here"
         return {}, [f"Spectrograms are left out: {where}."]
@@ -111,21 +111,19 @@ def load_spectrograms(
         wanted = {example.id for example in examples if example.part == part}
         try:
             found |= {(part, id): features for id, features in _part_features(data_dir, part, wanted).items()}
-        except (UserError, OSError) as error:
-            notes.append(f"Spectrograms of {part} are left out: {error}.")
+        except (ValueError, OSError, EOFError) as error:  # of features that are damaged, too
+            notes.append(f"Spectrograms of {part} are left out: {first_line(error)}.")
             continue
         missing = sorted(wanted - {id for key, id in found if key == part})
         if missing:
             notes.append(f"No spectrogram of {', '.join(missing)}: not in {part} of {data_dir}.")
-    return found, notes
+    return {key: features_TF for key, features_TF in found.items() if len(features_TF)}, notes
 
 
 def _part_features(data_dir: Path, part: str, wanted: set[str]) -> dict[str, np.ndarray]:
     """Stored features of the wanted cuts, or features of their audio."""
     # Lhotse and torch load in seconds; a report without spectrograms does not wait for them.
-    import torch
-
-    from kdasr.data.features import SAMPLE_RATE, compute_features
+    from kdasr.data.features import compute_features, load_cut_samples
     from kdasr.data.loader import load_cuts
 
     features: dict[str, np.ndarray] = {}
@@ -135,8 +133,7 @@ def _part_features(data_dir: Path, part: str, wanted: set[str]) -> dict[str, np.
         if cut.has_features:
             features[cut.id] = np.asarray(cut.load_features())
         else:
-            samples = torch.from_numpy(cut.resample(SAMPLE_RATE).load_audio()[0])
-            features[cut.id] = compute_features(samples).numpy()
+            features[cut.id] = compute_features(load_cut_samples(cut)).numpy()
         if len(features) == len(wanted):
             break
     return features

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json
+from kdasr.common.files import read_object
 from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.wer import character_errors
@@ -215,12 +215,12 @@ def read_system(folder: Path, name: str) -> SystemRecord:
         name=name,
         folder=folder,
         config=load_yaml(config_path) if config_path.is_file() else {},
-        environment=_read_mapping(environment_path) if environment_path.is_file() else {},
+        environment=read_object(environment_path) if environment_path.is_file() else {},
         metrics=read_metrics(folder / "metrics.jsonl"),
         parts=_read_parts(folder / "decode"),
         contexts=[_read_parts(other) for other in sorted(folder.glob("contexts/*"))],
         long_form={
-            path.parent.name: _read_mapping(path)
+            path.parent.name: read_object(path)
             for path in sorted(folder.glob("decode/long-form/*/summary.json"))
         },
     )
@@ -243,7 +243,7 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
     Raises:
         UserError: a file is not as `kdasr decode` writes it, or the two files contradict each other.
     """
-    summary = _read_mapping(folder / "summary.json")
+    summary = read_object(folder / "summary.json")
     path = folder / "utterances.jsonl"
     utterances: dict[str, Utterance] = {}
     for number, row in _json_lines(path):
@@ -260,7 +260,7 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
             "decode this part again"
         )
     gains = folder / "gain.json"
-    found = _read_mapping(gains).get("results") or [] if gains.is_file() else []
+    found = read_object(gains).get("results") or [] if gains.is_file() else []
     return DecodedPart(folder.name, mode, folder, summary, _comparable(utterances, mode), found)
 
 
@@ -362,13 +362,3 @@ def _json_lines(path: Path, *, allow_cut: bool = False) -> Iterator[tuple[int, d
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
         yield number, row
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        value = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
-    return value

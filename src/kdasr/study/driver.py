@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdasr.common.files import read_json
+from kdasr.common.files import read_object
 from kdasr.common.job_runner import Outcome, Say
 from kdasr.study.evidence import Evidence
 from kdasr.study.jobs import STAGES, Study
@@ -124,7 +124,7 @@ def dev_wer(study: Study, run: Run) -> float:
     """Word error rate in percent of a decoded run on all dev parts together."""
     mode = "offline" if run.offline else "streaming"
     folder = run.folder / "decode" / mode
-    summaries = [read_json(folder / part / "summary.json") for part in study.recipe.parts("dev")]
+    summaries = [read_object(folder / part / "summary.json") for part in study.recipe.parts("dev")]
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
 

@@ -70,7 +70,7 @@ class Stamps:
             return None
         try:
             return Stamp(**read_json(path))
-        except (TypeError, json.JSONDecodeError):
+        except (TypeError, ValueError):
             raise UserError(f"{path}: not a stamp; remove it to run that job again") from None
 
     def write(self, job: StampedJob, id: str, finished: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import soundfile
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import read_json, read_object, write_json
 from kdasr.corpora.synthetic import writer
 from kdasr.corpora.synthetic.plan import Chapter, Plan, make_plan
 from kdasr.corpora.synthetic.render import Renderer
@@ -93,8 +93,11 @@ def _finished(out: Path, size: Size) -> dict[str, Any]:
     Raises:
         UserError: its parts are not those of the size.
     """
-    record: dict[str, Any] = read_json(out / DONE_FILE)
-    found = {part: entry["utterances"] for part, entry in record["parts"].items()}
+    record = read_object(out / DONE_FILE)
+    try:
+        found = {part: entry["utterances"] for part, entry in record["parts"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{out / DONE_FILE}: damaged: remove the folder") from None
     wanted = {part: counts.num_utterances for part, counts in size.parts.items()}
     if found != wanted:
         raise UserError(

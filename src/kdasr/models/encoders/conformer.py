@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
-from kdasr.common.ranges import at_least, between
+from kdasr.common.ranges import LARGEST_SIZE, MOST_LAYERS, between
 from kdasr.models.encoders.base import (
     Encoder,
     EncoderConfig,
@@ -33,14 +33,14 @@ class ConformerConfig(EncoderConfig):
     """A conformer (Gulati et al. 2020) on a 4x convolutional front end."""
 
     type: str = "conformer"
-    num_layers: Annotated[int, at_least(1)] = 4
-    dim: Annotated[int, at_least(2)] = 128
-    num_heads: Annotated[int, at_least(1)] = 4
-    ffn_dim: Annotated[int, at_least(1)] = 512
+    num_layers: Annotated[int, between(1, MOST_LAYERS)] = 4
+    dim: Annotated[int, between(2, LARGEST_SIZE)] = 128
+    num_heads: Annotated[int, between(1, LARGEST_SIZE)] = 4
+    ffn_dim: Annotated[int, between(1, LARGEST_SIZE)] = 512
     """Inner width of each of the two half-step feed-forward modules."""
-    conv_kernel: Annotated[int, at_least(1)] = 15
+    conv_kernel: Annotated[int, between(1, LARGEST_SIZE)] = 15
     """Depthwise kernel, odd; half of it looks back, half ahead within the chunk."""
-    subsampling_channels: Annotated[int, at_least(1)] = 32
+    subsampling_channels: Annotated[int, between(1, LARGEST_SIZE)] = 32
     dropout: Annotated[float, between(0, 1, below=True)] = 0.1
 
     @property
