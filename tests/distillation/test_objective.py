@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.distillation import lattice
-from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.objective import Objective
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.step import Denominators, Losses, StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
 from kdasr.distillation.terms.output_kl import OutputConfig
-from kdasr.losses.node_weights import NODE_WEIGHTS
+from kdasr.losses.lattice.node_weights import NODE_WEIGHTS
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
 from kdasr.testing import dummy_batch, tiny_config, tiny_model

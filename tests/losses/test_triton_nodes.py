@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter, compile_kernel
 
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, power_kl_with_gradient
-from kdasr.losses.power import PowerRule, node_exponents
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, power_kl_with_gradient
+from kdasr.losses.lattice.power import PowerRule, node_exponents
 
 pytest.importorskip("triton")
 
-MODULE = "kdasr.losses.triton_nodes"
+MODULE = "kdasr.losses.lattice.triton_nodes"
 FORMS = [KlForm(*form) for form in product(SIDES, DIRECTIONS, (True, False))]
 RULES = [
     PowerRule("fixed", exponent=0.6),

@@ -16,7 +16,7 @@ from kdasr.common.errors import UserError
 from kdasr.serving.metrics import CONTENT_TYPE
 from kdasr.serving.service import Service
 from kdasr.serving.sockets import serve_sherpa, serve_v1
-from kdasr.streaming.audio import Samples
+from kdasr.recognition.audio import Samples
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; "

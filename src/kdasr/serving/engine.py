@@ -21,7 +21,7 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.serving.lane import Arrivals, Lane, ServedModel, Update
 from kdasr.serving.limits import Limits
 from kdasr.serving.metrics import Metrics
-from kdasr.streaming.audio import Samples
+from kdasr.recognition.audio import Samples
 
 log = get_logger(__name__)
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.synthetic.espeak import Synthesizer, Voice
-from kdasr.streaming.audio import Samples
-from kdasr.streaming.resample import resample
+from kdasr.recognition.audio import Samples
+from kdasr.recognition.resample import resample
 
 SENTENCES = ("Many captains repaired two yellow baskets.", "Two silver flowers.")
 """In the demo's vocabulary."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.decoding.biasing import BiasingGraph
-from kdasr.streaming.audio import Samples
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.result import Result
+from kdasr.recognition.audio import Samples
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.result import Result
 
 LONGEST_OFFLINE = 60.0
 """Seconds after which a model with full context answers, when nothing else has ended the segment."""

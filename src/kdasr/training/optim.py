@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from kdasr.distillation.config import StageConfig
-from kdasr.training.config import OptimConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.muon import MuonWithAdamW, is_hidden_matrix
+from kdasr.training.training_config import OptimConfig
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> Optimizer:

@@ -17,7 +17,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
 from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
-from kdasr.training.config import TrainerConfig
+from kdasr.training.training_config import TrainerConfig
 
 logger = get_logger(__name__)
 

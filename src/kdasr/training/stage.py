@@ -9,7 +9,7 @@ from torch import nn
 from kdasr.checkpoint import FOLDER, find_checkpoint, load_checkpoint, load_weights
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.resume import Progress, saved_progress
 
 

@@ -15,12 +15,11 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import StepObjective, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
 from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
-from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import TrainingModule, sample_context
@@ -35,6 +34,7 @@ from kdasr.training.resume import (
     set_rng_state,
     truncate_metrics,
 )
+from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validate, Validation
 

@@ -10,13 +10,13 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import OneOf, at_least, between
 from kdasr.distillation.lattice import BLANK, PrunedLattice
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Wanted, register
-from kdasr.losses.collapsed import CollapsedKl, NextSymbols
-from kdasr.losses.joiner import NodeLogits
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
-from kdasr.losses.node_weights import BY_STUDENT, BY_TEACHER, NODE_WEIGHTS, teacher_weights
-from kdasr.losses.power import GRANULARITIES, RULES, PowerRule
-from kdasr.losses.shift import shifted
-from kdasr.losses.teacher_band import teacher_band
+from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
+from kdasr.losses.lattice.joiner import NodeLogits
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.lattice.node_weights import BY_STUDENT, BY_TEACHER, NODE_WEIGHTS, teacher_weights
+from kdasr.losses.lattice.power import GRANULARITIES, RULES, PowerRule
+from kdasr.losses.lattice.shift import shifted
+from kdasr.losses.lattice.teacher_band import teacher_band
 
 CLASSES = ("full", "collapsed")
 
