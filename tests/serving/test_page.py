@@ -24,7 +24,10 @@ AUDIO = np.concatenate(
     [spoken([2, 0], [16000, 32000]), np.zeros(30000, np.float32), spoken([1, 3], [8000, 24000])]
 )
 TEXT = [f"{WORDS[2]} {WORDS[0]}", f"{WORDS[1]} {WORDS[3]}"]
-LINES = "[...document.querySelectorAll('.text')].map((t) => [...t.querySelectorAll('p')].map((p) => [...p.querySelectorAll('span')].map((s) => s.textContent).join(' ')))"
+LINES = (
+    "[...document.querySelectorAll('.text')].map((t) => [...t.querySelectorAll('p')].map("
+    "(p) => [...p.querySelectorAll('span')].map((s) => s.textContent).join(' ')))"
+)
 
 
 def example() -> tuple[NDArray[np.float32], int]:

@@ -22,7 +22,7 @@ from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 
 CONTEXT = Context(left=8, chunk=4)
-RULES = EndpointRules(rule2_min_trailing_silence=0.4, rule3_min_utterance_length=2.0)
+RULES = EndpointRules(rule2_min_trailing_silence=0.3, rule3_min_utterance_length=1.2)
 
 
 def talk(seed: int, seconds: float = 2.5) -> NDArray[np.float32]:

@@ -164,8 +164,8 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
 
 
 def _example(path: Path | None) -> "Example":
-    from kdasr.serving.example import example_speech
     from kdasr.recognition.audio import check_audio, load_audio
+    from kdasr.serving.example import example_speech
 
     if path is None:
         return example_speech

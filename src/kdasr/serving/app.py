@@ -13,10 +13,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, WebSocketRoute
 
 from kdasr.common.errors import UserError
+from kdasr.recognition.audio import Samples
 from kdasr.serving.metrics import CONTENT_TYPE
 from kdasr.serving.service import Service
 from kdasr.serving.sockets import serve_sherpa, serve_v1
-from kdasr.recognition.audio import Samples
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; "

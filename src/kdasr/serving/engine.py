@@ -18,10 +18,10 @@ from typing import Any
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.decoding.biasing import BiasingGraph
+from kdasr.recognition.audio import Samples
 from kdasr.serving.lane import Arrivals, Lane, ServedModel, Update
 from kdasr.serving.limits import Limits
 from kdasr.serving.metrics import Metrics
-from kdasr.recognition.audio import Samples
 
 log = get_logger(__name__)
 

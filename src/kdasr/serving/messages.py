@@ -15,9 +15,9 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.biasing import DEFAULT_BOOST, LARGEST_BOOST, Phrase
+from kdasr.recognition.audio import check_rate
 from kdasr.serving.lane import Update
 from kdasr.serving.limits import Limits
-from kdasr.recognition.audio import check_rate
 
 UNSUPPORTED, INVALID, POLICY, TOO_BIG, INTERNAL = 1003, 1007, 1008, 1009, 1011
 """Codes with which a WebSocket is closed (RFC 6455, section 7.4.1)."""
