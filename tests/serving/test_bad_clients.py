@@ -55,6 +55,7 @@ BAD = {
     "wrong type": ("/v1", ['{"type": "end"}'], "no_start", 1007),
     "unknown key": ("/v1", ['{"type": "start", "rate": 1}'], "bad_start", 1007),
     "rate": ("/v1", ['{"type": "start", "sample_rate": 1e999}'], "bad_start", 1007),
+    "odd rate": ("/v1", ['{"type": "start", "sample_rate": 191999}'], "bad_start", 1007),
     "boolean rate": ("/v1", ['{"type": "start", "sample_rate": true}'], "bad_start", 1007),
     "format": ("/v1", ['{"type": "start", "format": ["int16"]}'], "bad_start", 1007),
     "model": ("/v1", ['{"type": "start", "models": ["other"]}'], "bad_start", 1007),

@@ -22,6 +22,7 @@ from kdasr.serving.limits import Limits
 UNSUPPORTED, INVALID, POLICY, TOO_BIG, INTERNAL = 1003, 1007, 1008, 1009, 1011
 """Codes with which a WebSocket is closed (RFC 6455, section 7.4.1)."""
 
+LOWEST_RATE, HIGHEST_RATE, RATE_STEP = 8_000, 192_000, 25
 SAMPLE_FORMATS = {"float32": "<f4", "int16": "<i2"}
 
 
@@ -113,11 +114,26 @@ def parse_start(message: Mapping[str, Any], models: Sequence[str], limits: Limit
         raise MessageError(
             "bad_start", f"format {_cut(sample_format)}: expected {' or '.join(SAMPLE_FORMATS)}"
         )
+    return Start(
+        _rate(message.get("sample_rate", SAMPLE_RATE)),
+        sample_format,
+        _phrases(message.get("phrases", []), limits),
+        _models(message, models),
+    )
+
+
+def _rate(given: Any) -> int:
+    """A rate of microphones and files; of others, the converter's filter may take seconds to compute."""
     try:
-        rate = check_rate(_no_bool(message.get("sample_rate", SAMPLE_RATE)), "sample_rate")
+        rate = check_rate(_no_bool(given), "sample_rate")
     except UserError as error:
         raise MessageError("bad_start", str(error)) from None
-    return Start(rate, sample_format, _phrases(message.get("phrases", []), limits), _models(message, models))
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE or rate % RATE_STEP:
+        raise MessageError(
+            "bad_start",
+            f"sample_rate {rate}: expected {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz, a multiple of {RATE_STEP}",
+        )
+    return rate
 
 
 def _models(message: Mapping[str, Any], known: Sequence[str]) -> tuple[str, ...]:
