@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +15,28 @@ import soundfile
 import websockets
 from experiment_folder import run, write_experiment
 from numpy.typing import NDArray
-from serving_helpers import Served, as_sherpa, of_sherpa, recognised, serving, sherpa_stream, v1_stream
+from serving_helpers import (
+    Served,
+    as_sherpa,
+    of_sherpa,
+    received,
+    recognised,
+    send,
+    serving,
+    sherpa_stream,
+    v1_stream,
+)
 from streaming_helpers import bursts, make_recognizer
 from tone_spotter import WORDS, make_spotter, spoken
 
+from kdasr.cli.serve import command as serve_command
 from kdasr.cli.stream import command as stream_command
+from kdasr.decoding.biasing import BiasingGraph, Phrase
 from kdasr.decoding.search import BeamOptions
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.serving.server import Address, listen
 
 CONTEXT = Context(left=8, chunk=4)
 RULES = EndpointRules(rule2_min_trailing_silence=0.3, rule3_min_utterance_length=1.2)
@@ -70,6 +87,52 @@ def test_served_equals_kdasr_stream(tmp_path: Path) -> None:
     assert [tuple(word[key] for key in keys) for final in finals for word in final["words"]] == [
         tuple(word[key] for key in keys) for line in expected for word in line["words"]
     ]
+
+
+def test_phrases_bias_the_stream_that_sent_them(tmp_path: Path) -> None:
+    folder, audio = write_experiment(tmp_path / "exp"), bursts(3.0, 5)
+    recognizer = StreamingRecognizer.load(folder, search=BeamOptions(beam=3))
+    graph = BiasingGraph.from_phrases([Phrase("SEVEN", 8.0), Phrase("TEN")], recognizer.tokenizer)
+    stream = recognizer.create_stream(graph)
+    stream.accept_waveform(16000, audio)
+    stream.input_finished()
+    recognizer.decode_all([stream])
+    expected, plain = recognizer.result(stream).text, recognised(recognizer, audio)[0].text
+    assert expected != plain
+    with serving(recognizer) as served:
+        finals, _ = v1_stream(served, audio, phrases=[{"text": "SEVEN", "boost": 8}, "TEN"])
+        assert [final["text"] for final in finals] == [expected]
+        assert [final["text"] for final in v1_stream(served, audio)[0]] == [plain]
+
+
+def test_command_serves_until_sigterm_and_sends_the_last_words(tmp_path: Path) -> None:
+    folder, audio = write_experiment(tmp_path / "exp"), bursts(1.5, 5)
+    with listen(Address(port=0)) as free:
+        port = free.getsockname()[1]
+
+    def client() -> list[Any]:
+        served = Served(None, port, None)  # type: ignore[arg-type]
+        while True:
+            try:
+                socket = served.connect()
+                break
+            except OSError:
+                time.sleep(0.05)
+        with socket:
+            send(socket, audio)
+            while not json.loads(socket.recv(60))["text"]:
+                pass
+            os.kill(os.getpid(), signal.SIGTERM)
+            return received(socket)[0]
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(client)
+        output = run(serve_command, folder, "--port", port).output
+        messages = future.result(60)
+    assert f"student: http://127.0.0.1:{port}/ (this machine alone can connect)" in output
+    recognizer = StreamingRecognizer.load(folder, endpoints=EndpointRules())
+    assert messages[-1] == "Done!"
+    assert messages[-2]["text"] == recognised(recognizer, audio)[-1].text
 
 
 def test_clients_at_once_equal_one_by_one() -> None:

@@ -77,7 +77,12 @@ class Job:
         """Whether a round would do something for it."""
         if self.is_closed:
             return False
-        return bool(self.waiting) or self.is_finished or any(lane.is_ready for lane in self.lanes)
+        return bool(self.waiting) or self.is_finished or self.is_behind
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a lane has something to decode or to report before it takes more audio."""
+        return any(lane.is_ready or lane.is_silent_end for lane in self.lanes)
 
 
 class Engine:
@@ -160,7 +165,7 @@ class Engine:
 
     def _feed(self, job: Job) -> list[tuple[Job, Event]]:
         """Take a block of a job's audio, unless what it has taken is not decoded yet."""
-        if any(lane.is_ready for lane in job.lanes):
+        if job.is_behind:
             return []
         if job.waiting:
             samples, block = job.waiting.popleft(), round(_BLOCK_SECONDS * job.rate)
