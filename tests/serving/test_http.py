@@ -41,7 +41,7 @@ def test_page_asks_nobody_but_its_server() -> None:
 
 
 def test_health_and_metrics_count_streams() -> None:
-    audio = spoken([1, 3], [4000, 20000])
+    audio = spoken([1, 3], [4000, 6000])
     models = {"student": make_spotter(CONTEXT), 'the "other"': make_spotter(Context.full())}
     with serving(models, max_streams=3) as served:
         v1_stream(served, audio)

@@ -114,13 +114,13 @@ def test_command_serves_until_sigterm_and_sends_the_last_words(tmp_path: Path) -
         served = Served(None, port, None)  # type: ignore[arg-type]
         while True:
             try:
-                socket = served.connect()
+                socket = served.start_v1()
                 break
             except OSError:
                 time.sleep(0.05)
         with socket:
             send(socket, audio)
-            while not json.loads(socket.recv(60))["text"]:
+            while not json.loads(socket.recv(60)).get("text"):
                 pass
             os.kill(os.getpid(), signal.SIGTERM)
             return received(socket)[0]
@@ -131,8 +131,10 @@ def test_command_serves_until_sigterm_and_sends_the_last_words(tmp_path: Path) -
         messages = future.result(60)
     assert f"student: http://127.0.0.1:{port}/ (this machine alone can connect)" in output
     recognizer = StreamingRecognizer.load(folder, endpoints=EndpointRules())
-    assert messages[-1] == "Done!"
-    assert messages[-2]["text"] == recognised(recognizer, audio)[-1].text
+    heard = audio[: round(16000 * messages[-1]["models"][0]["audio"])]
+    assert messages[-1]["reason"] == "shutdown"
+    assert messages[-2]["type"] == "final"
+    assert messages[-2]["text"] == recognised(recognizer, heard)[-1].text
 
 
 def test_clients_at_once_equal_one_by_one() -> None:
@@ -171,7 +173,7 @@ async def _sherpa_client(port: int, samples: NDArray[np.float32]) -> str:
 
 def test_sherpas_client_gets_its_words() -> None:
     recognizer = make_spotter(CONTEXT)
-    audio = spoken([2, 0, 1], [8000, 24000, 40000])
+    audio = spoken([2, 0, 1], [8000, 4000, 6000])
     with serving(recognizer) as served:
         last = json.loads(asyncio.run(_sherpa_client(served.port, audio)))
     assert last["text"] == " ".join([WORDS[2], WORDS[0], WORDS[1]])
@@ -191,7 +193,7 @@ def test_offline_model_answers_at_the_endpoints_of_the_other() -> None:
         "student": make_spotter(CONTEXT, endpoints=EndpointRules()),
         "teacher": make_spotter(Context.full()),
     }
-    audio = np.concatenate([spoken([2, 0], [8000, 24000]), np.zeros(32000, np.float32), spoken([1], [8000])])
+    audio = np.concatenate([spoken([2, 0], [8000, 4000]), np.zeros(32000, np.float32), spoken([1], [8000])])
     with serving(models) as served:
         finals, end = v1_stream(served, audio, models=["student", "teacher"])
     assert _words(finals, "student") == [f"{WORDS[2]} {WORDS[0]}", WORDS[1]]
