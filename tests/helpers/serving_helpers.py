@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,16 +35,17 @@ class Served:
     stop: Any
     """Asks it to stop, as a signal would."""
 
-    def connect(self, path: str = "/", **options: Any) -> ClientConnection:
-        """A WebSocket to it."""
+    def connect(self, path: str = "/", **options: Any) -> AbstractContextManager[ClientConnection]:
+        """A WebSocket to it, to be used as a context."""
         return connect(f"ws://127.0.0.1:{self.port}{path}", open_timeout=PATIENCE, max_size=None, **options)
 
-    def start_v1(self, **start: Any) -> ClientConnection:
+    @contextmanager
+    def start_v1(self, **start: Any) -> Iterator[ClientConnection]:
         """A stream on `/v1` whose start message was accepted."""
-        socket = self.connect("/v1")
-        socket.send(json.dumps({"type": "start", **start}))
-        assert json.loads(socket.recv(PATIENCE))["type"] == "ready"
-        return socket
+        with self.connect("/v1") as socket:
+            socket.send(json.dumps({"type": "start", **start}))
+            assert json.loads(socket.recv(PATIENCE))["type"] == "ready"
+            yield socket
 
 
 def _no_example() -> tuple[Samples, int]:

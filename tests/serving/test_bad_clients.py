@@ -150,8 +150,8 @@ def test_beyond_max_streams_is_503_until_a_place_is_free() -> None:
     with serving(make_spotter(CONTEXT), max_streams=2, retry_seconds=7) as server:
         with server.connect() as first, server.connect("/v1"):
             for path in ("/", "/v1"):
-                with pytest.raises(InvalidStatus) as refused:
-                    server.connect(path)
+                with pytest.raises(InvalidStatus) as refused, server.connect(path):
+                    pass
                 assert refused.value.response.status_code == 503
                 assert refused.value.response.headers["Retry-After"] == "7"
                 assert json.loads(refused.value.response.body)["code"] == "full"
@@ -207,8 +207,8 @@ def test_stopping_server_finishes_its_streams_and_takes_no_new_ones() -> None:
             while json.loads(socket.recv(PATIENCE)).get("text") != f"{WORDS[1]} {WORDS[3]}":
                 pass
         server.service.is_draining = True
-        with pytest.raises(InvalidStatus) as refused:
-            server.connect()
+        with pytest.raises(InvalidStatus) as refused, server.connect():
+            pass
         assert refused.value.response.status_code == 503
         server.stop()
         theirs, code = received(sherpa)

@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import websockets
 from experiment_folder import run, write_experiment
 from numpy.typing import NDArray
 from serving_helpers import (
+    PATIENCE,
     Served,
     as_sherpa,
     of_sherpa,
@@ -110,25 +113,24 @@ def test_command_serves_until_sigterm_and_sends_the_last_words(tmp_path: Path) -
     with listen(Address(port=0)) as free:
         port = free.getsockname()[1]
 
+    def listens() -> bool:
+        with closing(socket.socket()) as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     def client() -> list[Any]:
-        served = Served(None, port, None)  # type: ignore[arg-type]
-        while True:
-            try:
-                socket = served.start_v1()
-                break
-            except OSError:
-                time.sleep(0.05)
-        with socket:
-            send(socket, audio)
-            while not json.loads(socket.recv(60)).get("text"):
+        while not listens():
+            time.sleep(0.05)
+        with Served(None, port, None).start_v1() as stream:  # type: ignore[arg-type]
+            send(stream, audio)
+            while not json.loads(stream.recv(PATIENCE)).get("text"):
                 pass
             os.kill(os.getpid(), signal.SIGTERM)
-            return received(socket)[0]
+            return received(stream)[0]
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(client)
         output = run(serve_command, folder, "--port", port).output
-        messages = future.result(60)
+        messages = future.result(PATIENCE)
     assert f"student: http://127.0.0.1:{port}/ (this machine alone can connect)" in output
     recognizer = StreamingRecognizer.load(folder, endpoints=EndpointRules())
     heard = audio[: round(16000 * messages[-1]["models"][0]["audio"])]
@@ -153,20 +155,20 @@ def test_clients_at_once_equal_one_by_one() -> None:
 async def _sherpa_client(port: int, samples: NDArray[np.float32]) -> str:
     """The order of messages of sherpa-onnx's example client: samples while results come in, then `Done`."""
     last = ""
-    async with websockets.connect(f"ws://127.0.0.1:{port}") as socket:
+    async with websockets.connect(f"ws://127.0.0.1:{port}") as connection:
 
         async def receive() -> None:
             nonlocal last
-            async for message in socket:
+            async for message in connection:
                 if message == "Done!":
                     return
                 last = str(message)
 
         receiver = asyncio.create_task(receive())
         for start in range(0, len(samples), 8000):
-            await socket.send(samples[start : start + 8000].tobytes())
+            await connection.send(samples[start : start + 8000].tobytes())
             await asyncio.sleep(0.001)
-        await socket.send("Done")
+        await connection.send("Done")
         await receiver
     return last
 
