@@ -70,7 +70,7 @@ class Tab:
         deadline = time.monotonic() + PATIENCE
         while not self.run(script):
             assert time.monotonic() < deadline, f"never true: {script}; {self.run('document.body.innerText')}"
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def upload(self, selector: str, path: Path) -> None:
         """Choose a file."""
