@@ -20,7 +20,7 @@ import triton
 from benchmarking import print_rows, run_benchmark
 from straightforward import stage_two_losses
 
-from kdasr.losses import kernels
+from kdasr.losses.lattice import kernels
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.lattice.kl import KlForm, PowerKl

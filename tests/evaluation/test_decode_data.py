@@ -18,13 +18,13 @@ from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream_command
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import train_tokenizer
+from kdasr.evaluation import loudness
 from kdasr.evaluation.evaluate import load_recording, make_record, summarise_records
 from kdasr.evaluation.wer import character_errors
 from kdasr.recognition.audio import load_audio
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result, Token
 from kdasr.recognition.simulate import Simulation
-from kdasr.streaming import loudness
 from kdasr.testing import dummy_cuts, tone, write_corpus
 
 PART = "test-clean"

@@ -13,9 +13,9 @@ from experiment_folder import prepare_part, write_experiment
 
 from kdasr.cli.decode import command as decode
 from kdasr.common.errors import UserError
+from kdasr.evaluation import part_run
 from kdasr.evaluation.evaluate import make_record
 from kdasr.evaluation.part_run import PARTIAL, Journal
-from kdasr.streaming import part_run
 from kdasr.testing import write_corpus
 
 PART = "test-clean"

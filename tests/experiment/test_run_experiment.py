@@ -163,6 +163,28 @@ def test_a_calibrated_teacher_teaches_as_it_was_trained(teacher: Path, recipe: P
         assert torch.equal(values, weights[1][name]), name
 
 
+def test_the_mean_of_a_teacher_and_itself_teaches_as_it_does(
+    teacher: Path, recipe: Path, tmp_path: Path
+) -> None:
+    alone, twice, twin = recipe.parent / "alone", recipe.parent / "twice", copy_of(teacher, tmp_path / "twin")
+    use = ("--override", f"objective.teacher={teacher}")
+    assert train(recipe, "student", *use, exp=alone).exit_code == 0
+    more = (*use, "--override", f"objective.more_teachers=[{twin}]")
+    assert train(recipe, "student", *more, "--until-stage", "hidden", exp=twice).exit_code == 0
+    # It goes on with the same two, wherever the second one lies now.
+    twin.rename(tmp_path / "moved")
+    moved = (*use, "--override", f"objective.more_teachers=[{tmp_path / 'moved'}]")
+    own, other = (find_checkpoint(folder).read_bytes() for folder in (tmp_path / "moved", alone))
+    find_checkpoint(tmp_path / "moved").write_bytes(other)
+    assert "objective.more_teachers" in refusal(train(recipe, "student", *moved, exp=twice))
+    find_checkpoint(tmp_path / "moved").write_bytes(own)
+    assert train(recipe, "student", *moved, exp=twice).exit_code == 0
+    one, two = (load_checkpoint(exp / "checkpoints" / "last.pt") for exp in (alone, twice))
+    for name, values in one["model"].items():
+        torch.testing.assert_close(two["model"][name], values, atol=1e-5, rtol=1e-4)
+    assert [Path(file).parts[-3] for file, _ in two["trainer"]["progress"]["more_teachers"]] == ["moved"]
+
+
 def test_average_takes_the_last_checkpoints_of_the_final_stage(teacher: Path) -> None:
     result = kdasr("average", teacher, "--last", 2)
     assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_node
 from straightforward import entropy_exponents, joiner_logits, power_kl
 from torch import Tensor
 
-from kdasr.losses import blocks
+from kdasr.losses.lattice import blocks
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import JointLosses, joint_losses
 from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl

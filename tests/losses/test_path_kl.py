@@ -8,7 +8,8 @@ from path_lattice import BOUNDARY, FULL, NARROW, PRUNED, SYMBOLS, evaluate, rand
 from straightforward import joiner_logits
 from torch import Tensor
 
-from kdasr.losses import blocks, pruned_rnnt
+from kdasr.losses import pruned_rnnt
+from kdasr.losses.lattice import blocks
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.lattice.kl import KlForm, PowerKl

@@ -6,7 +6,7 @@ import pytest
 import torch
 from path_lattice import BOUNDARY, FULL, PRUNED, SYMBOLS, evaluate, random_joint
 
-from kdasr.losses import blocks
+from kdasr.losses.lattice import blocks
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.lattice.path_kl import NORMALIZE, PathForm, PathKl

@@ -5,7 +5,7 @@ import torch
 from straightforward import joiner_logits
 from torch import Tensor
 
-from kdasr.losses import blocks
+from kdasr.losses.lattice import blocks
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES

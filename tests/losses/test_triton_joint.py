@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter
 
-from kdasr.losses import blocks, kl
+from kdasr.losses.lattice import blocks, kl
 from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses

@@ -206,7 +206,7 @@ def test_what_the_kernels_would_misread_is_refused(interpreted: Interpreter) -> 
     ],
 )
 def test_compiles_for_a_gpu(logits: str, num_classes: int, rules: list[tuple[str, str]]) -> None:
-    from kdasr.losses import triton_nodes
+    from kdasr.losses.lattice import triton_nodes
 
     block = triton_nodes._block(num_classes)
     num_warps = block.pop("num_warps")

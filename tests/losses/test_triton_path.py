@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter
 
-from kdasr.losses import blocks
+from kdasr.losses.lattice import blocks
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.lattice.path_kl import NORMALIZE, PathForm, PathKl

@@ -195,7 +195,7 @@ def test_a_second_call_calls_nothing_and_a_changed_row_is_trained_again(tmp_path
     assert calls(tmp_path) == before
     rows = {
         "teacher": {}, "streaming": {}, "streaming-init": {"system": "streaming", "init": "teacher"},
-        "two-stage": {"init": "teacher", "settings": {"objective.output.rule": "fixed"}},
+        "two-stage": {"init": "teacher", "settings": {"objective.output.rule": "entropy"}},
     }  # fmt: skip
     changed = planner(tmp_path, rows=rows)
     plan = describe_plan(changed, Options(stage="test"))

@@ -36,23 +36,23 @@ def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound(
 
 def test_settings_of_a_row_are_on_top_of_its_system(tmp_path: Path) -> None:
     rows = ROWS | {
-        "fixed": {
+        "smoothed": {
             "system": "two-stage",
             "settings": {
-                "objective": {"output": {"rule": "fixed"}},
+                "objective": {"output": {"rule": "entropy"}},
                 "stages.1.loss_weights": {"output_kl": 0.1},
             },
         }
     }
     systems = load_recipe(write_recipe(tmp_path / "conf.yaml", rows=rows)).systems
-    changed, usual = systems["fixed"], systems["two-stage"]
+    changed, usual = systems["smoothed"], systems["two-stage"]
     everywhere = load_recipe(
         tmp_path / "conf.yaml", ["model.joiner_dim=8", "objective.output.rule=confidence"]
     )
     assert {system.model.joiner_dim for system in everywhere.systems.values()} == {8}
     assert everywhere.systems["two-stage"].objective.output.rule == "confidence"
-    assert everywhere.systems["fixed"].objective.output.rule == "fixed"
-    assert changed.objective.output.rule == "fixed" != usual.objective.output.rule
+    assert everywhere.systems["smoothed"].objective.output.rule == "entropy"
+    assert changed.objective.output.rule == "entropy" != usual.objective.output.rule
     assert changed.objective.teacher == usual.objective.teacher == "teacher"
     assert changed.stages[1].loss_weights == {"output_kl": 0.1}
     assert changed.stages[0] == usual.stages[0]

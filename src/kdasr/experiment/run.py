@@ -42,13 +42,12 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
-from kdasr.losses.pruned_rnnt.backend import choose_backend
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
-from kdasr.training.resume import saved_progress, seed_everything, share_out
+from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
 from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
 from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
@@ -105,9 +104,9 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     config = replace(config, training=share_out(config.training, exp_dir, fabric))
     seed_everything(config.seed, rank=0)
     model = _build_model(config, tokenizer)
-    bundle = _load_teacher(config, exp_dir, tokenizer)
-    teacher = TransducerTeacher(bundle.model, bundle.context).to(fabric.device) if bundle else None
-    objective = Objective(config.objective, model.config, teacher)
+    bundles = _load_teachers(config, exp_dir, tokenizer)
+    teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
+    objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
     train_cuts = _load_parts(config, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
     batches = TrainLoader(
@@ -119,6 +118,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         world_size=fabric.world_size,
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
+        teacher_features=config.objective.teacher_features if teachers else "masked",
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
@@ -137,12 +137,11 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         train_batches=batches,
         valid_batches=lambda: islice(dev_batches, limit),
         validate=validate_transducer,
-        teacher_path=str(bundle.path.resolve()) if bundle else "",
-        teacher_sha256=sha256(bundle.path) if bundle else "",
+        teachers=[TeacherFile(str(bundle.path.resolve()), sha256(bundle.path)) for bundle in bundles],
     )
-    if bundle is not None:
-        system.at_start = _compare_with_teacher(system, objective, config, bundle)
-    backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
+    if bundles:
+        system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
+    backend = objective.lattices.backend_name if fabric.is_global_zero else ""
     data = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
@@ -289,19 +288,22 @@ def _vocab_size(configured: int, tokenizer: Tokenizer) -> int:
     return tokenizer.vocab_size
 
 
-def _load_teacher(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> Bundle | None:
-    """The teacher, when a stage has a term that needs one. A resumed run keeps the one it began with."""
+def _load_teachers(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> list[Bundle]:
+    """The teachers, when a stage has a term that needs one. A resumed run keeps those it began with."""
     needed = needing(Need.TEACHER, {name for stage in config.stages for name in stage.loss_weights})
     if not needed or config.objective.teacher is None:
-        return None
-    bundle = load_bundle(teacher_checkpoint(config.objective.teacher, exp_dir), as_trained=True)
-    if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise UserError(
-            f"objective.teacher: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "
-            "teacher and student need the same"
-        )
-    logger.info("teacher: %s (%s), context %s", bundle.name, bundle.path, bundle.context)
-    return bundle
+        return []
+    bundles = []
+    for number, reference in enumerate([config.objective.teacher, *config.objective.more_teachers]):
+        bundle = load_bundle(teacher_checkpoint(reference, exp_dir, number), as_trained=True)
+        if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"objective.{'more_teachers' if number else 'teacher'}: {bundle.path} was trained with other "
+                f"tokens than {config.data.dir}/tokens; teacher and student need the same"
+            )
+        logger.info("teacher: %s (%s), context %s", bundle.name, bundle.path, bundle.context)
+        bundles.append(bundle)
+    return bundles
 
 
 def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:

@@ -25,10 +25,10 @@ CLASSES = ("full", "collapsed")
 class OutputConfig:
     """KL divergence between output distributions on the student's pruned lattice."""
 
-    rule: Annotated[str, OneOf(*RULES)] = "entropy"
+    rule: Annotated[str, OneOf(*RULES)] = "fixed"
     """Exponent of the power transform: fixed | entropy | confidence."""
-    exponent: Annotated[float, between(0, 1, above=True)] = 0.7
-    """`fixed`: the exponent; `confidence`: the smallest exponent."""
+    exponent: Annotated[float, between(0, 1, above=True)] = 1.0
+    """`fixed`: the exponent; `confidence`: the smallest one, such as 0.7."""
     entropy_floor: Annotated[float, at_least(0)] = 0.5
     """`entropy`: raise the target's entropy to this many nats."""
     granularity: Annotated[str, OneOf(*GRANULARITIES)] = "node"
@@ -73,6 +73,11 @@ class OutputTerm(LatticeTerm):
             UserError: a name or number that no rule knows.
         """
         super().__init__()
+        if config.rule == "confidence" and config.exponent == 1.0:
+            raise UserError(
+                "objective.output.exponent is 1, which smooths nothing; `rule: confidence` needs the least, "
+                "such as 0.7"
+            )
         try:
             self.rule = PowerRule(config.rule, config.exponent, config.entropy_floor, config.granularity)
             self.form = KlForm(config.sides, config.direction, config.temperature_squared)
