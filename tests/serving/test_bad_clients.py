@@ -165,20 +165,19 @@ def test_beyond_max_streams_is_503_until_a_place_is_free() -> None:
 
 def test_failing_stream_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     recognizer = make_spotter(CONTEXT)
-    encode = recognizer.model.encode_chunk
+    decode = recognizer.decode_streams
 
-    def failing(features: Any, *rest: Any) -> Any:
-        if bool((features > 5.0).any()):
+    def failing(streams: Any) -> None:
+        if any(stream.seconds > 3 for stream in streams):
             raise RuntimeError("a fault of the model")
-        return encode(features, *rest)
+        decode(streams)
 
-    monkeypatch.setattr(recognizer.model, "encode_chunk", failing)
+    monkeypatch.setattr(recognizer, "decode_streams", failing)
     audio = spoken([1, 3], [4000, 6000])
-    loud = np.random.default_rng(0).uniform(-1, 1, 32000).astype(np.float32)
     with serving(recognizer) as server, ThreadPoolExecutor(5) as pool:
         good = [pool.submit(sherpa_stream, server, audio, 800) for _ in range(4)]
         with server.connect() as socket:
-            send(socket, loud, 800)
+            send(socket, np.zeros(64000, np.float32), 800)
             answers, code = received(socket)
         assert [future.result()[-1]["text"] for future in good] == [f"{WORDS[1]} {WORDS[3]}"] * 4
     assert (answers[-1]["code"], code) == ("internal", 1011)

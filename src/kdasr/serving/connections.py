@@ -39,6 +39,18 @@ class HttpConnection(H11Protocol):
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """Ended with its stream, even if the client takes nothing any more."""
 
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on; a text that is no UTF-8 ends the connection, and is no error of the server's."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.fail(1007, "no UTF-8")
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
     async def run_asgi(self) -> None:
         try:
             await super().run_asgi()
