@@ -219,7 +219,7 @@ def test_stopping_server_finishes_its_streams_and_takes_no_new_ones() -> None:
 
 def test_audio_that_comes_too_fast_waits_at_the_client() -> None:
     recognizer = make_recognizer(CONTEXT, endpoints=EndpointRules())
-    audio = np.tile(bursts(2.0, 7), 10)
+    audio = np.tile(bursts(2.0, 7), 4)
     most = 0.0
     with serving(recognizer, max_queue_seconds=1.0) as server:
         add = server.service.metrics.add_chunk

@@ -21,7 +21,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 AUDIO = np.concatenate(
-    [spoken([2, 0], [6000, 8000]), np.zeros(30000, np.float32), spoken([1, 3], [5000, 7000])]
+    [
+        spoken([2, 0], [6000, 8000]),
+        np.zeros(30000, np.float32),
+        spoken([1, 3], [5000, 7000]),
+        np.zeros(8000, np.float32),
+    ]
 )
 TEXT = [f"{WORDS[2]} {WORDS[0]}", f"{WORDS[1]} {WORDS[3]}"]
 LINES = (
