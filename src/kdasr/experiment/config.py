@@ -11,7 +11,8 @@ from kdasr.common.choices import schema_for
 from kdasr.common.configio import Override, build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
-from kdasr.data.data_config import DataConfig
+from kdasr.data.data_config import DataConfig, TranscriptConfig
+from kdasr.data.text_rules import check_rule
 from kdasr.distillation.objective_config import StageConfig, UnpairedConfig
 from kdasr.distillation.terms import ObjectiveConfig, objective_schema
 from kdasr.distillation.terms.base import Need, known_terms, needing
@@ -30,6 +31,18 @@ LANGUAGE_MODEL = "language_model"
 
 
 @dataclass
+class ReportConfig:
+    """Which systems of a recipe play which part in a report: its section `report`, shared by all systems."""
+
+    teacher: Annotated[str, MAY_CHANGE] = ""
+    """The system that hears the whole utterance, from which the others learn."""
+    baselines: Annotated[list[str], Items(), MAY_CHANGE] = field(default_factory=list)
+    """The systems that every other student is compared with, and each of them with those before it."""
+    method: Annotated[str, MAY_CHANGE] = ""
+    """The system that the recipe is about."""
+
+
+@dataclass
 class ExperimentConfig:
     """Everything that determines one system (a teacher, a baseline, a student)."""
 
@@ -41,6 +54,7 @@ class ExperimentConfig:
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
     validation and decoding."""
     data: DataConfig = field(default_factory=DataConfig)
+    text: TranscriptConfig = field(default_factory=TranscriptConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     unpaired: UnpairedConfig = field(default_factory=UnpairedConfig)
@@ -48,6 +62,7 @@ class ExperimentConfig:
     stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
         default_factory=lambda: [StageConfig()]
     )
+    report: Annotated[ReportConfig, MAY_CHANGE] = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
@@ -99,6 +114,27 @@ def load_data_config(path: Path) -> DataConfig:
     """
     section = load_yaml(path).get("data") or {}
     return build_config(DataConfig, section, source=f"{path}: data")
+
+
+def load_roles(path: Path) -> ReportConfig:
+    """Read the `report` section of a recipe file.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type.
+    """
+    return build_config(ReportConfig, load_yaml(path).get("report") or {}, source=f"{path}: report")
+
+
+def load_text_config(path: Path) -> TranscriptConfig:
+    """Read the `text` section that the systems of a recipe file share.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type, no such rule.
+    """
+    section = load_yaml(path).get("text") or {}
+    config = build_config(TranscriptConfig, section, source=f"{path}: text")
+    _check_text(config, str(path))
+    return config
 
 
 def load_experiment(
@@ -170,6 +206,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         UserError: naming the option.
     """
     _check_stages(config.stages, list(known_terms()), source)
+    _check_text(config.text, source)
     for context in config.contexts:
         try:
             config.model.encoder.check_context(context)
@@ -184,6 +221,11 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
                 "but no hidden_mse in its loss_weights"
             )
+
+
+def _check_text(config: TranscriptConfig, source: str) -> None:
+    if config.normalize is not None:
+        check_rule(config.normalize, f"{source}: text.normalize")
 
 
 def _check_language_model(config: LanguageModelExperiment, source: str) -> None:

@@ -10,7 +10,7 @@ from kdasr.evaluation.statistics import Interval
 from kdasr.report.wording import NOTHING, number, signed, verdict
 from kdasr.study.evidence import Evidence, MeanResult, SeedComparison
 from kdasr.study.ranking import Ranking
-from kdasr.study.trained_run import settled
+from kdasr.study.trained_run import SCRATCH, TEACHER, settled
 
 
 def write_summary(evidence: Evidence, path: Path) -> None:
@@ -30,7 +30,7 @@ def summary(evidence: Evidence) -> dict[str, Any]:
         "means": [mean.as_json() for mean in evidence.means],
         "ranking": [entry.as_json() for entry in ranking.rows] if ranking else [],
         "tuned": evidence.tuned,
-        "bound": evidence.bound,
+        "bound": evidence.topline,
         "baselines": evidence.baselines,
         "seeds": evidence.seeds,
         "incomplete": evidence.incomplete(),
@@ -74,19 +74,24 @@ def markdown(
         picture: the plot's path as the document links to it.
         further: blocks that stand at the end.
     """
+    blocks = [*opening(evidence, command, picture), *tables(evidence)]
+    blocks += [topline_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def opening(evidence: Evidence, command: str, picture: str | None = None) -> list[str]:
+    """What stands before the tables: the command, how to read the numbers, the picture."""
     blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
     if picture:
         blocks.append(f"![Word error rate against first-token latency]({picture})")
-    blocks += tables(evidence)
-    blocks += [_bound_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
-    return "\n\n".join(block for block in blocks if block)
+    return blocks
 
 
 def tables(evidence: Evidence) -> list[str]:
     """A table per test part (dev, if there is none), then one per baseline; after them those of dev parts.
 
     The latter only where rows have been chosen among on the dev parts; one ranking of all rows, where one of
-    them is shipped.
+    them is recommended.
     """
     test = [part for part in evidence.parts if part.startswith("test")]
     dev = [part for part in evidence.parts if part not in test]
@@ -111,7 +116,7 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
     for baseline in dict.fromkeys([*evidence.baselines, *others]):
         against = [comparison for comparison in found if comparison.baseline == baseline]
         if against:
-            blocks.append(_comparison_table(baseline, against, evidence.bound))
+            blocks.append(_comparison_table(baseline, against, evidence.topline))
     return blocks
 
 
@@ -120,22 +125,22 @@ def _how(evidence: Evidence) -> str:
     means = evidence.means
     offline = {mean.row for mean in means if mean.first_token_ms is None}
     if means and offline == {mean.row for mean in means}:
-        latency = " All are decoded in whole utterances, so there are no latencies."
-    elif evidence.bound in offline:
-        latency = f" `{evidence.bound}` is decoded in whole utterances, so it has no latency."
+        latency = " All rows are decoded in whole utterances, so there are no latencies."
+    elif evidence.topline in offline:
+        latency = f" `{evidence.topline}` is decoded in whole utterances, so it has no latency."
     else:
         latency = ""
     return (
-        f"Seeds {seeds}{', or the first ones of them' if evidence.fewer else ''}; students that are compared "
-        "have equal steps, counted after what they start from. WER is that of all seeds together, latencies "
-        "are means over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over "
-        f"utterances and seeds, paired where rows are compared.{latency}"
+        f"Seeds {seeds}{' (some rows have the first of them only)' if evidence.fewer else ''}. Students that "
+        "are compared have equal steps, counted after the model that they start from. WER is that of all "
+        "seeds together. Latencies are means over seeds of the mean over utterances. Brackets: 95 % "
+        f"bootstrap intervals over utterances and seeds, paired where rows are compared.{latency}"
     )
 
 
 def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> str:
     lines = [
-        f"{part} ({_sizes(part, evidence)})",
+        f"{part} ({sizes(part, evidence)})",
         "",
         "| row | starts from | steps | seeds | WER % (95 %) | WER by seed | first token, ms "
         "| emission delay, ms | finalisation, ms |",
@@ -147,7 +152,7 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
         ]
         cells = (
             _name(mean.row, evidence),
-            {"scratch": "random weights", "teacher": evidence.bound}.get(mean.init, mean.init),
+            {SCRATCH: "random weights", TEACHER: evidence.topline}.get(mean.init, mean.init),
             number(mean.steps),
             str(mean.num_seeds),
             _interval(mean.wer, 2),
@@ -161,11 +166,12 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
 
 
 def _name(row: str, evidence: Evidence) -> str:
-    role = " (bound)" if row == evidence.bound else " (baseline)" if row in evidence.baselines else ""
+    role = " (topline)" if row == evidence.topline else " (baseline)" if row in evidence.baselines else ""
     return f"`{row}`{role}"
 
 
-def _sizes(part: str, evidence: Evidence) -> str:
+def sizes(part: str, evidence: Evidence) -> str:
+    """How many utterances and words a part has."""
     run = next(run for run in evidence.runs if part in run.parts)
     utterances = run.parts[part].utterances.values()
     words = sum(utterance.num_words for utterance in utterances)
@@ -177,12 +183,12 @@ def _interval(interval: Interval, digits: int) -> str:
     return f"{number(interval.estimate, digits)} ({low} to {high})"
 
 
-def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], bound: str) -> str:
+def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], topline: str) -> str:
     lines = [
         f"Against `{baseline}`, the same seeds and utterances; positive is better:",
         "",
         "| row | part | fewer word errors, % (95 %) | | first token earlier, ms (95 %) | "
-        f"| gap to `{bound}` closed (95 %) |",
+        f"| gap to `{topline}` closed (95 %) |",
         "|---|---|---|---|---|---|---|",
     ]
     for found in comparisons:
@@ -200,20 +206,20 @@ def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], boun
 
 
 def _ranking_table(ranking: Ranking, evidence: Evidence) -> str:
-    shipped, parts = evidence.shipped, " | ".join(f"{part}, WER %" for part in ranking.parts)
+    reference, parts = evidence.rank_against, " | ".join(f"{part}, WER %" for part in ranking.parts)
     seeds = ", ".join(str(seed) for seed in ranking.seeds)
     lines = [
         f"All rows that stream on the dev parts together ({number(ranking.num_utterances)} utterances, "
         f"{number(ranking.num_words)} words; seeds {seeds}, which every row has), lowest WER first. Settings "
-        f"were chosen here. The last columns are against `{shipped}`, the row that is shipped; positive is "
+        f"were chosen here. The last columns are against `{reference}`, the row that is shipped; positive is "
         "better:",
         "",
-        f"| row | steps | WER % (95 %) | {parts} | first token, ms | fewer word errors than `{shipped}`, % "
+        f"| row | steps | WER % (95 %) | {parts} | first token, ms | fewer word errors than `{reference}`, % "
         "(95 %) | | first token earlier, ms (95 %) | |",
         f"|{'---|' * (8 + len(ranking.parts))}",
     ]
     for entry in ranking.rows:
-        ours = entry.row == shipped
+        ours = entry.row == reference
         cells = (
             f"**`{entry.row}`**" if ours else _name(entry.row, evidence),
             number(entry.steps),
@@ -241,15 +247,16 @@ def finite_estimate(interval: Interval) -> bool:
     return interval.estimate == interval.estimate
 
 
-def _bound_note(evidence: Evidence) -> str:
+def topline_note(evidence: Evidence) -> str:
+    """How far the dev WER of the topline moved at the end of its training; empty if it was not logged."""
     spans = [
         f"{number(span[0], 1)} to {number(span[1], 1)} (seed {run.info.seed})"
         for run in evidence.runs
-        if run.info.row == evidence.bound and (span := settled(run))
+        if run.info.row == evidence.topline and (span := settled(run))
     ]
     if not spans:
         return ""
-    return f"Dev WER % of `{evidence.bound}` over the last quarter of its steps: {', '.join(spans)}."
+    return f"Dev WER % of `{evidence.topline}` over the last quarter of its steps: {', '.join(spans)}."
 
 
 def _tuning_note(evidence: Evidence) -> str:
