@@ -26,7 +26,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 16
 
@@ -109,7 +109,7 @@ report: setup
 	$(RUN) --stage 11 --stop-stage 11
 
 # Every benchmark prints ratios against a peer measured in the same run, and writes them to exp/bench/.
-bench: bench-loss bench-distill bench-stream
+bench: bench-loss bench-distill bench-stream bench-serve
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_encoder.py --out exp/bench/encoder.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_corpus.py --out exp/bench/corpus.json
 
@@ -125,6 +125,10 @@ bench-distill: setup
 bench-stream: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_stream.py
 	OMP_NUM_THREADS=1 $(BIN)/python tools/stream_memory.py exp/demo/two-stage
+
+# On the demo's exported student: what the server costs beside the recogniser in it.
+bench-serve: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_serve.py
 
 # Needs the demo and its language model.
 bench-lpm: setup

@@ -22,6 +22,7 @@ VERBS = {
     "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",
     "stream": "Recognise audio files chunk by chunk, printing partial results.",
+    "serve": "Serve live streams to sherpa-onnx's clients and to a web page with a microphone.",
     "jobs": "Run a list of jobs, several side by side, each with a log.",
     "report": "Tables, plots and one HTML page from experiment folders.",
     "info": "Versions, devices and the loss backend in use.",

@@ -44,6 +44,14 @@ class _TailSeconds(click.ParamType):
         return click.FloatRange(min=0).convert(value, param, ctx)
 
 
+_NBEST = click.option(
+    "--nbest",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="List so many hypotheses with their scores; beam search only.",
+)
+
 _OPTIONS = (
     click.option(
         "--tail-seconds",
@@ -66,13 +74,7 @@ _OPTIONS = (
         show_default=True,
         help="Hypotheses per stream; beam search only.",
     ),
-    click.option(
-        "--nbest",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="List so many hypotheses with their scores; beam search only.",
-    ),
+    _NBEST,
     click.option(
         "--blank-penalty",
         type=float,
@@ -117,6 +119,14 @@ def search_options(command: CommandT) -> CommandT:
     """Give a command the options; it gets them as keyword arguments, for `build_recognizer`."""
     for option in reversed(_OPTIONS):
         command = option(command)
+    return command
+
+
+def live_search_options(command: CommandT) -> CommandT:
+    """The same without `--nbest`, which a server has no use for."""
+    for option in reversed(_OPTIONS):
+        if option is not _NBEST:
+            command = option(command)
     return command
 
 

@@ -1,0 +1,173 @@
+"""`kdasr serve`: live streams for sherpa-onnx's clients, for programs and for a web page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
+from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.search_options import (
+    build_recognizer,
+    live_search_options,
+    parse_language_model,
+    parse_search,
+)
+from kdasr.common.errors import UserError
+
+if TYPE_CHECKING:
+    from kdasr.serving.app import Example
+    from kdasr.serving.lane import ServedModel
+
+
+@click.command(name="serve")
+@click.argument("exp", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: all.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=6006,
+    show_default=True,
+    help="0: any that is free.",
+)
+@click.option(
+    "--max-streams", type=click.IntRange(min=1), default=100, show_default=True, help="Beyond them: HTTP 503."
+)
+@click.option("--compare", type=click.Path(path_type=Path), help="A second system, beside EXP on the page.")
+@click.option(
+    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+@int8_option
+@live_search_options
+@endpoint_options("yes")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Streams decoded at a time.",
+)
+@click.option(
+    "--max-message-size",
+    type=click.IntRange(min=1024),
+    default=1 << 20,
+    show_default=True,
+    help="Bytes of one message.",
+)
+@click.option(
+    "--max-queue-seconds",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    help="Audio of a stream that may wait; then no more is read from its client.",
+)
+@click.option(
+    "--idle-seconds",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="A stream without audio for so long is finished.",
+)
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    help="Let pages of this origin (https://example.org, or *) open streams, besides the server's own.",
+)
+@click.option(
+    "--certificate", type=click.Path(path_type=Path), help="PEM file, for TLS: https and wss alone."
+)
+@click.option("--key", type=click.Path(path_type=Path), help="PEM file with the certificate's private key.")
+@click.option(
+    "--example",
+    type=click.Path(path_type=Path),
+    help="Audio file of the page's example instead of a synthesised one.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
+def command(
+    exp: Path,
+    host: str,
+    port: int,
+    compare: Path | None,
+    allow_origin: tuple[str, ...],
+    certificate: Path | None,
+    key: Path | None,
+    example: Path | None,
+    max_streams: int,
+    max_batch: int,
+    max_message_size: int,
+    max_queue_seconds: float,
+    idle_seconds: float,
+    **recognition: Any,
+) -> None:
+    """Serve live streams of EXP: a system's folder, a checkpoint file, or a folder that `kdasr export` wrote.
+
+    A page with a microphone is at http://HOST:PORT/; clients of sherpa-onnx's streaming server connect to
+    ws://HOST:PORT. Without --host, only this machine can connect. docs/serving.md describes the protocols.
+    """
+    try:
+        from kdasr.serving.app import build_app
+        from kdasr.serving.server import Address, serve
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'kdasr[serve]'") from None
+    from kdasr.serving.limits import Limits
+    from kdasr.serving.service import Origins, Service
+
+    if key is not None and certificate is None:
+        raise UserError("--key needs --certificate")
+    address = Address(host, port, certificate, key)
+    limits = Limits(
+        max_streams=max_streams,
+        max_batch=max_batch,
+        max_message_bytes=max_message_size,
+        max_queue_seconds=max_queue_seconds,
+        idle_seconds=idle_seconds,
+    )
+    shown = _example(example)
+    models = _load(exp, compare, recognition)
+    service = Service(models, limits, Origins(allow_origin, address.is_local))
+    serve(build_app(service, shown), service, address, lambda url: _announce(url, service, address.is_local))
+
+
+def _announce(url: str, service: Any, is_local: bool) -> None:
+    names = " and ".join(model.name for model in service.models)
+    reach = "this machine alone can connect" if is_local else "anyone who reaches this address can connect"
+    click.echo(f"{names}: {url} ({reach}); Ctrl-C finishes the streams and stops")
+
+
+def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[ServedModel]":
+    """The models, with the options of `kdasr stream`."""
+    from kdasr.export.bundle import MANIFEST
+    from kdasr.serving.lane import ServedModel
+
+    lm_use = parse_language_model(options.pop("lm"), options.pop("lm_scale"), options.pop("rescore"))
+    rules = take_endpoints(options, default=True)
+    tail_seconds, biasing = options.pop("tail_seconds"), options.pop("biasing")
+    checkpoint, int8, threads = options.pop("checkpoint"), options.pop("int8"), options.pop("threads")
+    search = parse_search(language_model=lm_use, **options)
+    models: list[ServedModel] = []
+    for path in [exp] if compare is None else [exp, compare]:
+        is_exported = (path / MANIFEST).is_file()
+        bundle = load_recognisable(
+            path,
+            "auto" if is_exported and compare else checkpoint,
+            int8=int8 and (is_exported or compare is None),
+            threads=threads,
+        )
+        recognizer = build_recognizer(bundle, None, tail_seconds, search, biasing, lm_use)
+        if not recognizer.context.is_full:
+            recognizer = recognizer.with_endpoints(rules)
+        taken = bundle.name in [model.name for model in models]
+        models.append(ServedModel(f"{bundle.name} ({path})" if taken else bundle.name, recognizer))
+    return models
+
+
+def _example(path: Path | None) -> "Example":
+    from kdasr.recognition.audio import check_audio, load_audio
+    from kdasr.serving.example import example_speech
+
+    if path is None:
+        return example_speech
+    check_audio(path)
+    return lambda: load_audio(path)

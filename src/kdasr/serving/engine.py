@@ -1,0 +1,264 @@
+"""One thread that decodes the streams of all clients, a batch of their chunks at a time.
+
+The event loop hands audio over and gets updates back; it never waits for a model. The thread owns every
+recogniser stream, so none of them needs a lock. In each round every stream that has a chunk is decoded by
+one, so that a client who sends an hour at once does not delay those who speak.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.decoding.biasing import BiasingGraph
+from kdasr.recognition.audio import Samples
+from kdasr.serving.lane import Arrivals, Lane, ServedModel, Update
+from kdasr.serving.limits import Limits
+from kdasr.serving.metrics import Metrics
+
+log = get_logger(__name__)
+
+_BLOCK_SECONDS = 0.5
+"""Audio of one stream that is taken at a time: features are computed between the rounds, for all in turn."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stream that cannot go on."""
+
+    code: str
+    message: str
+    is_ours: bool = False
+    """Whether the client is not to blame."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Audio, in seconds, that no longer waits."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stream whose end was reported; the figures of each model."""
+
+    figures: list[dict[str, Any]]
+
+
+Event = Update | Failure | Taken | Ended
+
+
+@dataclass(eq=False)
+class Job:
+    """One client's audio on its way through the models."""
+
+    models: Sequence[ServedModel]
+    rate: int
+    listener: Callable[[Event], None]
+    """Called in the event loop."""
+    biasing: dict[str, BiasingGraph] = field(default_factory=dict)
+    """By model."""
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    lanes: list[Lane] = field(default_factory=list)
+    waiting: deque[Samples] = field(default_factory=deque)
+    is_finished: bool = False
+    is_closed: bool = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a round would do something for it."""
+        if self.is_closed:
+            return False
+        return bool(self.waiting) or self.is_finished or self.is_behind
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a lane has something to decode or to report before it takes more audio."""
+        return any(lane.is_ready or lane.is_silent_end for lane in self.lanes)
+
+
+class Engine:
+    """The thread and its inbox. Methods without an underscore are the event loop's, and never block."""
+
+    def __init__(self, models: Sequence[ServedModel], limits: Limits, metrics: Metrics) -> None:
+        self.models = list(models)
+        self._limits, self._metrics = limits, metrics
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._active: dict[Job, None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="kdasr-decoding", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to decode; `loop` gets the updates."""
+        self._loop = loop
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread; streams that are left are dropped."""
+        self._inbox.put(None)
+        self._thread.join(timeout)
+
+    def open(self, job: Job) -> None:
+        """Create the streams of a job; a failure is reported to its listener."""
+        self._inbox.put(lambda: self._open(job))
+
+    def push(self, job: Job, samples: Samples) -> None:
+        """Give a job some audio at its rate."""
+        now = time.monotonic()
+        self._inbox.put(lambda: self._push(job, samples, now))
+
+    def finish(self, job: Job) -> None:
+        """No more audio comes; the job ends when all of it is decoded."""
+        self._inbox.put(lambda: self._finish(job))
+
+    def close(self, job: Job) -> None:
+        """Drop a job, whatever is left of it. It hears nothing more."""
+        self._inbox.put(lambda: self._close(job))
+
+    def _run(self) -> None:
+        while self._take_inbox():
+            for work in (self._feed, self._ends):
+                self._post([event for job in list(self._active) for event in self._guarded(job, work)])
+            for batch in self._batches():
+                self._post(self._decode(batch))
+            self._active = {job: None for job in self._active if job.has_work}
+
+    def _take_inbox(self) -> bool:
+        """Do what is asked for; wait when there is nothing else to do. False: stop."""
+        while True:
+            try:
+                task = self._inbox.get(block=not self._active)
+            except queue.Empty:
+                return True
+            if task is None:
+                return False
+            task()
+
+    def _open(self, job: Job) -> None:
+        try:
+            job.lanes = [Lane(model, job.arrivals, job.biasing.get(model.name)) for model in job.models]
+        except Exception as error:
+            self._fail(job, error)
+
+    def _push(self, job: Job, samples: Samples, now: float) -> None:
+        if not job.is_closed:
+            job.arrivals.add(len(samples) / job.rate, now)
+            job.waiting.append(samples)
+            self._active[job] = None
+
+    def _finish(self, job: Job) -> None:
+        job.is_finished = True
+        self._active[job] = None
+
+    def _close(self, job: Job) -> None:
+        job.is_closed = True
+        job.lanes, job.waiting = [], deque()
+        self._active.pop(job, None)
+
+    def _feed(self, job: Job) -> list[tuple[Job, Event]]:
+        """Take a block of a job's audio, unless what it has taken is not decoded yet."""
+        if job.is_behind:
+            return []
+        if job.waiting:
+            samples, block = job.waiting.popleft(), round(_BLOCK_SECONDS * job.rate)
+            if len(samples) > block:
+                job.waiting.appendleft(samples[block:])
+            for lane in job.lanes:
+                lane.accept(job.rate, samples[:block])
+            return [(job, Taken(len(samples[:block]) / job.rate))]
+        if job.is_finished:
+            for lane in job.lanes:
+                lane.finish()
+        return []
+
+    def _batches(self) -> Iterator[list[tuple[Job, Lane]]]:
+        """All chunks that are ready, in batches of one model each."""
+        for model in self.models:
+            ready = [
+                (job, lane)
+                for job in self._active
+                for lane in job.lanes
+                if lane.model is model and lane.is_ready
+            ]
+            for start in range(0, len(ready), self._limits.max_batch):
+                yield ready[start : start + self._limits.max_batch]
+
+    def _decode(self, batch: list[tuple[Job, Lane]]) -> list[tuple[Job, Event]]:
+        """Decode one chunk of each. One that fails takes no other with it."""
+        started = time.perf_counter()
+        try:
+            for _, lane in batch:
+                lane.begin_chunk()
+            batch[0][1].recognizer.decode_streams([lane.stream for _, lane in batch])
+        except Exception as error:
+            if len(batch) > 1:
+                return [event for entry in batch for event in self._decode([entry])]
+            self._fail(batch[0][0], error)
+            return []
+        seconds = (time.perf_counter() - started) / len(batch)
+        events: list[tuple[Job, Event]] = []
+        for job, lane in batch:
+            events += self._guarded(job, partial(self._reports, lane, seconds))
+        return events
+
+    def _reports(self, lane: Lane, seconds: float, job: Job) -> list[tuple[Job, Event]]:
+        return [self._report(job, lane, seconds)]
+
+    def _report(self, job: Job, lane: Lane, seconds: float) -> tuple[Job, Event]:
+        update = lane.report(seconds)
+        if seconds:
+            self._metrics.add_chunk(update)
+        if update.is_final and update.result.tokens and not lane.model.is_offline:
+            for other in job.lanes:
+                if other.model.is_offline:
+                    other.cut()
+        return job, update
+
+    def _ends(self, job: Job) -> list[tuple[Job, Event]]:
+        """Reports of what has ended with nothing left to decode, and the end of the job."""
+        events = [self._report(job, lane, 0.0) for lane in job.lanes if lane.is_silent_end]
+        if job.is_finished and job.lanes and all(lane.is_done for lane in job.lanes):
+            events.append((job, Ended([lane.figures() for lane in job.lanes])))
+            self._close(job)
+        return events
+
+    def _guarded(self, job: Job, work: Callable[[Job], list[tuple[Job, Event]]]) -> list[tuple[Job, Event]]:
+        """What `work` reports; should it fail, its job alone ends."""
+        if job.is_closed:
+            return []
+        try:
+            return work(job)
+        except Exception as error:
+            self._fail(job, error)
+            return []
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End a job that cannot go on. What the user has done is told; what we have done is logged."""
+        was_open = bool(job.lanes)
+        self._close(job)
+        if isinstance(error, UserError):
+            failure = Failure("bad_samples" if was_open else "bad_start", str(error))
+        else:
+            log.error("a stream failed", exc_info=error)
+            failure = Failure("internal", "the server failed on this stream", is_ours=True)
+        self._post([(job, failure)])
+
+    def _post(self, events: list[tuple[Job, Event]]) -> None:
+        if events and self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(_deliver, events)
+            except RuntimeError:  # the loop is closed: nobody listens any more
+                log.debug("%d events after the end of the event loop", len(events))
+
+
+def _deliver(events: list[tuple[Job, Event]]) -> None:
+    for job, event in events:
+        job.listener(event)

@@ -1,0 +1,243 @@
+"""One model's hearing of one client's audio, with the wall time at which each piece was first shown."""
+
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.decoding.biasing import BiasingGraph
+from kdasr.recognition.audio import Samples
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.result import Result
+
+LONGEST_OFFLINE = 60.0
+"""Seconds after which a model with full context answers, when nothing else has ended the segment."""
+_REMEMBERED = 60.0
+_MERGED = 0.01
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A recogniser under the name by which clients know it."""
+
+    name: str
+    recognizer: StreamingRecognizer
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it hears a whole utterance before it answers: a teacher."""
+        return self.recognizer.context.is_full
+
+    @property
+    def chunk_seconds(self) -> float | None:
+        """Audio per decoded chunk; None: the whole utterance."""
+        if self.is_offline:
+            return None
+        return round(self.recognizer.context.chunk * self.recognizer.geometry.frame_seconds, 4)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a model says after one more chunk. Times in seconds."""
+
+    model: str
+    result: Result
+    """Of the segment; its times count from `offset`."""
+    offset: float
+    segment: int
+    num_settled: int
+    """Leading pieces that nothing can change any more."""
+    is_final: bool
+    """Whether the segment is over."""
+    is_eof: bool
+    """Whether the stream is."""
+    is_changed: bool
+    """Whether a piece differs from the last update."""
+    latencies: list[float]
+    """Of each piece: from the arrival of the last sample of its frame to the moment when it was shown first,
+    queue and computing included."""
+    audio: float
+    """Received."""
+    decoded: float
+    """Decoded, in audio time."""
+    chunk_latency: float
+    """From when the chunk could have been decoded to when it was."""
+    step: float
+    """Audio that the chunk has decoded."""
+    compute: float
+    """Its share of the computing of its batch, which is shared equally among the streams in it."""
+    rtf: float
+    """Computing so far over audio decoded so far."""
+
+
+class Arrivals:
+    """When which part of a stream's audio arrived."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = [0.0]
+        self._times: list[float] = [time.monotonic()]
+
+    @property
+    def seconds(self) -> float:
+        """Audio that arrived so far."""
+        return self._ends[-1]
+
+    def add(self, seconds: float, now: float) -> None:
+        """So much audio arrived at `now` (`time.monotonic`). Crumbs are joined; what is old is forgotten."""
+        end = self._ends[-1] + seconds
+        if len(self._ends) > 1 and end - self._ends[-2] < _MERGED:
+            self._ends[-1], self._times[-1] = end, now
+            return
+        self._ends.append(end)
+        self._times.append(now)
+        if len(self._ends) > 2 * _REMEMBERED / _MERGED:
+            keep = bisect_left(self._ends, end - _REMEMBERED)
+            del self._ends[:keep], self._times[:keep]
+
+    def at(self, seconds: float) -> float:
+        """When the audio up to here had arrived."""
+        return self._times[min(bisect_left(self._ends, seconds - 1e-6), len(self._times) - 1)]
+
+
+@dataclass
+class _Shown:
+    """The pieces of the last update, as (id, audio time), and their latencies."""
+
+    pieces: list[tuple[int, float]] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+
+class Lane:
+    """A stream of one recogniser; used by the engine's thread alone."""
+
+    def __init__(self, model: ServedModel, arrivals: Arrivals, biasing: BiasingGraph | None = None) -> None:
+        """
+        Raises:
+            UserError: biasing that the model cannot do.
+        """
+        self.model, self.recognizer = model, model.recognizer
+        self._arrivals, self._biasing = arrivals, biasing
+        self.stream = self.recognizer.create_stream(biasing)
+        self._offset, self._segment = 0.0, 0
+        self._shown = _Shown()
+        self._reported, self._reported_at = 0.0, time.monotonic()
+        self._closed_at = 0.0
+        self._needed = 0.0
+        self.compute_seconds = 0.0
+        self._is_last = False
+        self.is_done = False
+        """Whether the end of the input was decoded and reported."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a chunk to decode."""
+        return not self.is_done and self.recognizer.is_ready(self.stream)
+
+    @property
+    def is_silent_end(self) -> bool:
+        """Whether the input has ended, or was cut, with nothing left to decode, and that was not reported."""
+        return self.stream.is_finished and not self.is_done and not self.recognizer.is_ready(self.stream)
+
+    @property
+    def decoded_seconds(self) -> float:
+        """Audio decoded so far."""
+        frames = self.stream.num_decoded * self.recognizer.geometry.frame_seconds
+        return self._offset + min(frames, self.stream.seconds)
+
+    def accept(self, rate: int, samples: Samples) -> None:
+        """Take some audio.
+
+        Raises:
+            UserError: unusable samples.
+        """
+        self.stream.accept_waveform(rate, samples)
+        if self.model.is_offline and self.stream.seconds >= LONGEST_OFFLINE:
+            self.cut()
+
+    def finish(self) -> None:
+        """The input has ended."""
+        self._is_last = True
+        self._close()
+
+    def cut(self) -> None:
+        """Let a model with full context answer now: somebody else has heard that the utterance is over."""
+        if self.stream.seconds:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.stream.is_finished:
+            self.stream.input_finished(warn=False)
+            self._closed_at = time.monotonic()
+
+    def begin_chunk(self) -> None:
+        """Note which audio the next chunk needs; before it is decoded."""
+        self._needed = self._offset + self.recognizer.windows.shown_at(self.stream)
+
+    def report(self, compute_seconds: float) -> Update:
+        """What the model says now that a chunk was decoded, or the input has ended; begins the next segment.
+
+        `compute_seconds`: its share of the computing.
+        """
+        now, stream = time.monotonic(), self.stream
+        self.compute_seconds += compute_seconds
+        result = self.recognizer.result(stream)
+        is_eof = self._is_last and not self.recognizer.is_ready(stream)
+        is_changed = self._compare(result, now)
+        decoded = self.decoded_seconds
+        update = Update(
+            model=self.model.name,
+            result=result,
+            offset=round(self._offset, 4),
+            segment=self._segment + result.segment,
+            num_settled=self.recognizer.search.num_settled(stream.search_state),
+            is_final=result.is_final,
+            is_eof=is_eof,
+            is_changed=is_changed,
+            latencies=list(self._shown.latencies),
+            audio=self._arrivals.seconds,
+            decoded=decoded,
+            chunk_latency=now - max(self._reported_at, self._closed_at, self._arrivals.at(self._needed)),
+            step=decoded - self._reported,
+            compute=compute_seconds,
+            rtf=self.compute_seconds / max(decoded, 1e-3),
+        )
+        self._reported, self._reported_at = decoded, now
+        self.is_done = is_eof
+        if result.is_final and not is_eof:
+            self._begin_segment(result)
+        return update
+
+    def _begin_segment(self, result: Result) -> None:
+        self._shown = _Shown()
+        if not self.stream.is_finished:
+            self.recognizer.reset(self.stream)
+            return
+        self._offset += self.stream.features.num_samples / SAMPLE_RATE
+        self._segment += result.segment + bool(result.tokens)
+        self.stream = self.recognizer.create_stream(self._biasing)
+        self._closed_at = 0.0
+
+    def _compare(self, result: Result, now: float) -> bool:
+        """Give the pieces that are new their latency; whether there are any, or fewer than before."""
+        old, new = self._shown, _Shown()
+        for place, token in enumerate(result.tokens):
+            piece = (token.id, token.shown)
+            if place < len(old.pieces) and old.pieces[place] == piece:
+                latency = old.latencies[place]
+            else:
+                end = self._offset + (token.frame + 1) * result.frame_seconds
+                latency = now - self._arrivals.at(end)
+            new.pieces.append(piece)
+            new.latencies.append(latency)
+        self._shown = new
+        return old.pieces != new.pieces
+
+    def figures(self) -> dict[str, object]:
+        """What the stream was like, for its end."""
+        return {
+            "model": self.model.name,
+            "audio": round(self._arrivals.seconds, 3),
+            "compute": round(self.compute_seconds, 4),
+            "rtf": round(self.compute_seconds / max(self._arrivals.seconds, 1e-3), 4),
+            "faults": self.stream.faults,
+        }

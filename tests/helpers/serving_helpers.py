@@ -1,0 +1,149 @@
+"""A server in a thread of the test's process, and clients of it."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from kdasr.common.errors import UserError
+from kdasr.recognition.audio import Samples
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.result import Result
+from kdasr.serving.app import Example, build_app
+from kdasr.serving.lane import ServedModel
+from kdasr.serving.limits import Limits
+from kdasr.serving.server import Address, listen, make_server
+from kdasr.serving.service import Service
+
+PATIENCE = 60.0
+"""Seconds that a test waits for what must come; a loaded machine is slow, a broken server never answers."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs."""
+
+    service: Service
+    port: int
+    stop: Any
+    """Asks it to stop, as a signal would."""
+
+    def connect(self, path: str = "/", **options: Any) -> AbstractContextManager[ClientConnection]:
+        """A WebSocket to it, to be used as a context."""
+        return connect(f"ws://127.0.0.1:{self.port}{path}", open_timeout=PATIENCE, max_size=None, **options)
+
+    @contextmanager
+    def start_v1(self, **start: Any) -> Iterator[ClientConnection]:
+        """A stream on `/v1` whose start message was accepted."""
+        with self.connect("/v1") as socket:
+            socket.send(json.dumps({"type": "start", **start}))
+            assert json.loads(socket.recv(PATIENCE))["type"] == "ready"
+            yield socket
+
+
+def _no_example() -> tuple[Samples, int]:
+    raise UserError("no example in this test")
+
+
+@contextmanager
+def serving(
+    models: StreamingRecognizer | dict[str, StreamingRecognizer],
+    example: Example = _no_example,
+    **limits: Any,
+) -> Iterator[Served]:
+    """Serve recognisers by name (one alone is `model`) on a free port."""
+    named = models if isinstance(models, dict) else {"model": models}
+    service = Service([ServedModel(name, entry) for name, entry in named.items()], Limits(**limits))
+    started = threading.Event()
+    with listen(Address(port=0)) as listening:
+        port = listening.getsockname()[1]
+        server = make_server(build_app(service, example), service, Address(port=port), started.set)
+
+        def stop() -> None:
+            server.should_exit = True
+
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            assert started.wait(PATIENCE)
+            yield Served(service, port, stop)
+        finally:
+            stop()
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "the server does not stop"
+
+
+def send(socket: ClientConnection, samples: NDArray[Any], packet: int = 1600) -> None:
+    """Send samples a packet at a time."""
+    for start in range(0, len(samples), packet):
+        socket.send(samples[start : start + packet].tobytes())
+
+
+def received(socket: ClientConnection) -> tuple[list[Any], int]:
+    """What comes until the connection ends, JSON decoded where it is JSON, and the close code."""
+    messages = []
+    try:
+        while True:
+            text = socket.recv(PATIENCE)
+            messages.append(text if text == "Done!" else json.loads(text))
+    except ConnectionClosed as closed:
+        return messages, closed.rcvd.code if closed.rcvd else 1006
+
+
+def sherpa_stream(served: Served, samples: NDArray[np.float32], packet: int = 1600) -> list[dict[str, Any]]:
+    """The final results of a stream on `/`, which must end as sherpa-onnx's server ends it."""
+    with served.connect() as socket:
+        send(socket, samples, packet)
+        socket.send("Done")
+        messages, code = received(socket)
+    assert messages.pop() == "Done!"
+    assert code == 1000
+    assert [message["is_eof"] for message in messages] == [False] * (len(messages) - 1) + [True]
+    return [message for message in messages if message["is_final"]]
+
+
+def v1_stream(
+    served: Served, samples: NDArray[Any], packet: int = 1600, **start: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The final messages of a stream on `/v1`, and its end message."""
+    with served.start_v1(**start) as socket:
+        send(socket, samples, packet)
+        socket.send('{"type": "end"}')
+        messages, code = received(socket)
+    assert code == 1000, messages
+    return [message for message in messages if message["type"] == "final"], messages[-1]
+
+
+def recognised(recognizer: StreamingRecognizer, samples: NDArray[Any], rate: int = 16000) -> list[Result]:
+    """The segments that the recogniser itself hears, without a server."""
+    stream = recognizer.create_stream()
+    stream.accept_waveform(rate, samples)
+    stream.input_finished()
+    return [result for _, result in recognizer.decode_segments([stream])]
+
+
+def as_sherpa(segments: Sequence[Result]) -> list[tuple[str, int, list[str], list[float], float]]:
+    """Text, number, tokens, timestamps and start of segments, as a client on `/` should get them."""
+    return [
+        (
+            result.text,
+            result.segment,
+            [piece.replace("\u2581", " ") for piece in result.pieces],
+            [round(result.frame_seconds * token.frame - result.start, 4) for token in result.tokens],
+            result.start,
+        )
+        for result in segments
+    ]
+
+
+def of_sherpa(finals: Sequence[dict[str, Any]]) -> list[tuple[str, int, list[str], list[float], float]]:
+    """The same of what a client got; a segment without a word does not count."""
+    keys = ("text", "segment", "tokens", "timestamps", "start_time")
+    return [tuple(final[key] for key in keys) for final in finals if final["tokens"]]  # type: ignore[misc]
