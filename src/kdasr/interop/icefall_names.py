@@ -51,7 +51,7 @@ def icefall_name(name: str, factors: list[int]) -> str:
 
     Args:
         name: as in the encoder's `named_parameters`.
-        factors: `downsampling_factor` of every stack; a stack that downsamples has its layers one step deeper.
+        factors: `downsampling_factor` of every stack; one that downsamples has its layers one step deeper.
     """
     head, _, rest = name.partition(".")
     if head == "front_end":

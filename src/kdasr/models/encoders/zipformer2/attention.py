@@ -1,7 +1,7 @@
 """Attention weights that are computed once per layer, and the modules that use them."""
 
 # Shapes: B streams or utterances, N blocks, W frames of a block, L frames before it, K = L + W,
-# R = K + W - 1 relative positions, H heads, Q width of a query, P width of a position, S share of a head in it,
+# R = K + W - 1 relative positions, H heads, Q width of a query, P width of a position, S width of its query,
 # V width of a value, D width.
 
 import torch
@@ -71,10 +71,10 @@ SCORE_PENALTY = (25.0, 1e-4)
 
 
 def by_key(scores: Tensor) -> Tensor:
-    """Scores of distances (..., W, R) to scores of keys (..., W, K): query i and key j are at place j - i + W - 1.
+    """Scores of distances (..., W, R) to scores of keys (..., W, K).
 
-    Laid out in a row, the scores of the next query begin one place earlier each time, so a row of R - 1 is cut
-    from them.
+    Those of query i and key j are at place j - i + W - 1, one place earlier for each next query: as in rows
+    of R - 1 places that are cut from all the scores in one row.
     """
     num_queries, num_places = scores.shape[-2:]
     num_keys = num_places - num_queries + 1
