@@ -60,14 +60,19 @@ class AttentionWeights(nn.Module):
             positions_HSR = self.project_positions(positions_RP).t().unflatten(0, (self.num_heads, -1))
             scores = scores + by_key(pos_query_BNHWS @ positions_HSR)
         if self.training and by_chance(PENALTY_PROBABILITY):
-            scores = shape_gradient(scores, lambda x, grad: penalized_gradient(x, grad, *SCORE_PENALTY))
+            penalty = SCORE_PENALTY / len(x_BNWD)
+            scores = shape_gradient(
+                scores, lambda x, grad: penalized_gradient(x, grad, LARGEST_SCORE, penalty)
+            )
         scores = scores.masked_fill(frames.hidden_BN11K, HIDDEN_SCORE)
         return scores.softmax(dim=-1), cache_BLD
 
 
 PENALTY_PROBABILITY = 0.1
-SCORE_PENALTY = (25.0, 1e-4)
-"""Scores above the first number are pulled back with the second as gradient."""
+LARGEST_SCORE = 25.0
+"""Scores that are larger are pulled back."""
+SCORE_PENALTY = 1e-4
+"""The gradient that does it, for losses that are sums over the utterances of a batch; ours are means."""
 
 
 def by_key(scores: Tensor) -> Tensor:
