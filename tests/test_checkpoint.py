@@ -26,7 +26,7 @@ from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kdasr.system", "torch.utils.tensorboard"])
+processes.set_forkserver_preload(["kdasr.experiment.run", "torch.utils.tensorboard"])
 
 
 def payload(seed: int = 0, vocab_size: int = 24, fingerprint: str = "pieces") -> dict[str, Any]:

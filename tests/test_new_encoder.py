@@ -27,7 +27,7 @@ from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
-from kdasr.experiment import load_experiment
+from kdasr.experiment.config import load_experiment
 from kdasr.models.encoders.base import (
     Encoder,
     EncoderConfig,
@@ -37,12 +37,12 @@ from kdasr.models.encoders.base import (
     StepOutput,
 )
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.streaming import select_states, split_state, stack_states
-from kdasr.streaming.offline import recognise_offline
-from kdasr.streaming.parts import Parts
-from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.recognition.offline import recognise_offline
+from kdasr.recognition.recognisable import Parts
+from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.testing import SAMPLE_RATE, dummy_batch, tiny_model, tone, write_corpus
 
 HISTORY = 3

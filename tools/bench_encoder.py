@@ -10,7 +10,7 @@ from benchmarking import paired_ratio, run_benchmark
 
 from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 
 SECONDS = [4, 16, 64]

@@ -20,11 +20,11 @@ import triton
 from benchmarking import print_rows, run_benchmark
 from straightforward import stage_two_losses
 
-from kdasr.losses import kernels
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
-from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.power import PowerRule
+from kdasr.losses.lattice import kernels
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
+from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.power import PowerRule
 from kdasr.losses.pruned_rnnt import get_rnnt_prune_ranges, rnnt_loss_smoothed
 
 SHAPES = [(64, 400, 100, 500), (32, 1000, 250, 5000)]

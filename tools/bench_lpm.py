@@ -21,19 +21,19 @@ from lhotse import CutSet
 from kdasr.checkpoint import load_bundle
 from kdasr.common.files import write_json
 from kdasr.data.batch import Batch
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.loader import valid_batches
-from kdasr.distillation.config import LabelConfig, RnntConfig
-from kdasr.distillation.labels import Labeller, label_search
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.prior_matching import tiled_nll, weighted_sums
-from kdasr.distillation.proposals import ProposalModel, first_guesses
+from kdasr.distillation.objective_config import LabelConfig, RnntConfig
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.language_model.scorer import load_language_model
 from kdasr.nn.context import Context
-from kdasr.results.config import load_recipe
-from kdasr.streaming.language_model import load_language_model
+from kdasr.self_training.labels import Labeller, label_search
+from kdasr.self_training.prior_matching import tiled_nll, weighted_sums
+from kdasr.self_training.proposals import ProposalModel, first_guesses
+from kdasr.study.recipe import load_recipe
 
 PART = "train-clean-360"
 RECIPE, ROW = Path("egs/librispeech/conf/lpm/lpm.yaml"), "lpm"

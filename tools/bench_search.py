@@ -19,8 +19,8 @@ from torch import Tensor
 from kdasr.checkpoint import load_bundle
 from kdasr.common.files import write_json
 from kdasr.decoding.search import BeamOptions, GreedyOptions, Search, build_search
-from kdasr.streaming.features import whole_features
-from kdasr.streaming.parts import Recognisable
+from kdasr.recognition.features import whole_features
+from kdasr.recognition.recognisable import Recognisable
 
 # Shapes: B streams, T frames, D encoder width.
 

@@ -27,7 +27,7 @@ from kdasr.checkpoint import load_bundle
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.runtime import load_exported
-from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.recognition.recognizer import StreamingRecognizer
 
 BATCHES = (16, 64)
 ROUNDS = 2

@@ -22,16 +22,16 @@ import torch
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import load_cuts, valid_batches
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.expansion import BeamOptions
-from kdasr.decoding.wer import word_errors
-from kdasr.distillation.labels import FirstGuess, Labeller, Labels, Proposal, label_search
-from kdasr.distillation.proposals import ProposalModel, first_guesses
-from kdasr.results.config import load_recipe
-from kdasr.streaming.language_model import load_sentence_scorer
+from kdasr.evaluation.wer import word_errors
+from kdasr.language_model.scorer import load_sentence_scorer
+from kdasr.self_training.labels import FirstGuess, Labeller, Labels, Proposal, label_search
+from kdasr.self_training.proposals import ProposalModel, first_guesses
+from kdasr.study.recipe import load_recipe
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from kdasr.checkpoint import Bundle, load_bundle
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.loader import load_cuts
 from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
-from kdasr.decoding.wer import ErrorCounts, word_errors
-from kdasr.streaming.evaluate import Recording, load_recording
-from kdasr.streaming.features import OnlineFeatures
-from kdasr.streaming.flush import flush_seconds
+from kdasr.evaluation.evaluate import Recording, load_recording
+from kdasr.evaluation.wer import ErrorCounts, word_errors
+from kdasr.recognition.features import OnlineFeatures
+from kdasr.recognition.flush import flush_seconds
 
 NOISE_DB = -60.0
 GAPS = (0.0, 0.3, 1.0, 3.0)

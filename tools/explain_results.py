@@ -19,8 +19,8 @@ import numpy as np
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
 from kdasr.data.synthetic.lookahead import homophone_pairs
-from kdasr.report.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
-from kdasr.streaming.result import group_words
+from kdasr.recognition.result import group_words
+from kdasr.study.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
 
 FRAME_SECONDS = 0.04
 """Of an encoder frame of the systems that it explains."""

@@ -17,13 +17,13 @@ import torch
 from kdasr.checkpoint import load_bundle
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
-from kdasr.decoding.statistics import paired_bootstrap_wer
-from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.evaluate import Recording, load_recording
-from kdasr.streaming.joining import Pause, in_order
-from kdasr.streaming.long_form import Placed, placed, score_stream
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.simulate import simulate_together
+from kdasr.evaluation.evaluate import Recording, load_recording
+from kdasr.evaluation.joining import Pause, in_order
+from kdasr.evaluation.long_form import Placed, placed, score_stream
+from kdasr.evaluation.statistics import paired_bootstrap_wer
+from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.simulate import simulate_together
 
 # Shapes: N samples at 16 kHz, R rounds, U utterances of a round.
 

@@ -69,8 +69,8 @@ def pruned_of(functions: Any, x: Inputs, logits: Any, ranges: Any) -> Any:
 
 def whole_kdasr(x: Inputs, keep_logits: bool = True) -> None:
     from kdasr.losses import pruned_rnnt
-    from kdasr.losses.joiner import Joint
-    from kdasr.losses.joint import joint_losses
+    from kdasr.losses.lattice.joiner import Joint
+    from kdasr.losses.lattice.joint import joint_losses
 
     simple, ranges = simple_and_ranges(pruned_rnnt, x)
     joint = Joint(x.project_am(x.encoded), x.project_lm(x.predicted), x.output.weight, x.output.bias)
@@ -96,10 +96,10 @@ def whole_torchaudio(x: Inputs) -> None:
 def stage_two(name: str, x: Inputs) -> None:
     from straightforward import stage_two_losses
 
-    from kdasr.losses.joiner import Joint
-    from kdasr.losses.joint import joint_losses
-    from kdasr.losses.kl import KlForm, PowerKl
-    from kdasr.losses.power import PowerRule
+    from kdasr.losses.lattice.joiner import Joint
+    from kdasr.losses.lattice.joint import joint_losses
+    from kdasr.losses.lattice.kl import KlForm, PowerKl
+    from kdasr.losses.lattice.power import PowerRule
 
     student = Joint(x.encoded, x.predicted, x.output.weight, x.output.bias)
     with torch.no_grad():

@@ -5,9 +5,9 @@
 import torch
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.kl import KlForm
-from kdasr.losses.power import PowerRule, node_exponents
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.kl import KlForm
+from kdasr.losses.lattice.power import PowerRule, node_exponents
 from kdasr.losses.pruned_rnnt import do_rnnt_pruning
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 

@@ -24,11 +24,11 @@ from kdasr.checkpoint import load_bundle
 from kdasr.decoding.search import BeamOptions, GreedyOptions
 from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
-from kdasr.streaming.features import whole_features
-from kdasr.streaming.parts import Parts, Recognisable
-from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.recognition.features import whole_features
+from kdasr.recognition.recognisable import Parts, Recognisable
+from kdasr.recognition.recognizer import StreamingRecognizer
 
 MIB = 1 << 20
 SAMPLE_RATE = 16000

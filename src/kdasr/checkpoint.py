@@ -19,8 +19,8 @@ from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 
 log = get_logger(__name__)

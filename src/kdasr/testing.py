@@ -15,7 +15,7 @@ import torch
 
 from kdasr.data.batch import Batch
 from kdasr.models.encoders.tiny import tiny_encoder
-from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 
 if TYPE_CHECKING:
     from lhotse import CutSet, Features

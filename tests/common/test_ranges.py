@@ -21,8 +21,8 @@ from kdasr.common.ranges import (
     check_ranges,
     options_of,
 )
-from kdasr.experiment import ExperimentConfig, LanguageModelExperiment
-from kdasr.results.config import ResultsConfig
+from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
+from kdasr.study.recipe import ResultsConfig
 
 ROOTS = (ExperimentConfig, LanguageModelExperiment, ResultsConfig)
 OPTIONS = [(root, path, declared) for root in ROOTS for path, declared in options_of(root)]

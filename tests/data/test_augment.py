@@ -10,7 +10,7 @@ import torch
 
 from kdasr.common.errors import UserError
 from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
-from kdasr.data.config import NoiseConfig, SpecAugmentConfig
+from kdasr.data.data_config import NoiseConfig, SpecAugmentConfig
 from kdasr.testing import dummy_batch, tone
 
 CONFIG = SpecAugmentConfig(num_time_masks=2, max_time_fraction=0.1, num_freq_masks=2, max_freq_bins=20)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kdasr.common.errors import UserError
 from kdasr.data.augment import generator_for
 from kdasr.data.channel_augment import CODECS, AudioChain, ChannelAugment, through_channel
-from kdasr.data.config import ChannelConfig, DataConfig
+from kdasr.data.data_config import ChannelConfig, DataConfig
 from kdasr.data.loading import on_the_fly, train_strategy
 from kdasr.testing import dummy_cuts
 

@@ -15,7 +15,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.special_pieces import NO_PIECE
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import HISTORY
-from kdasr.data.config import DataConfig, GainConfig, JoinConfig, SpecAugmentConfig
+from kdasr.data.data_config import DataConfig, GainConfig, JoinConfig, SpecAugmentConfig
 from kdasr.data.features import LOWEST_LOG_ENERGY, compute_features
 from kdasr.data.join import JoinedCuts, segments_of
 from kdasr.data.loader import TrainLoader

@@ -14,7 +14,7 @@ from lhotse import CutSet
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.data.config import DataConfig, NoiseConfig, SpecAugmentConfig
+from kdasr.data.data_config import DataConfig, NoiseConfig, SpecAugmentConfig
 from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.testing import dummy_cuts, tone

@@ -8,12 +8,12 @@ import soundfile
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
-from kdasr.data.config import DataConfig, NoiseConfig
+from kdasr.data.data_config import DataConfig, NoiseConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.prepare import PrepareOptions, prepare_corpus
-from kdasr.data.same_data import check_same_data, describe_cuts, describe_data, describe_text
-from kdasr.data.text import EncodedText, TextSource
+from kdasr.data.same_data import check_same_data, describe_cuts, describe_data
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.language_model.text import EncodedText, TextSource
 from kdasr.testing import dummy_cuts, tone, write_corpus
 
 PART = "train-clean-100"
@@ -56,7 +56,7 @@ def test_texts_lengths_and_order_count() -> None:
 def test_sentences_and_noise_are_known_by_their_content(tokenizer: Tokenizer, tmp_path: Path) -> None:
     texts = [EncodedText([TextSource(name, lines)], tokenizer, 50) for name, lines in (
         ("a", ["ONE TWO", "SIX"]), ("b", ["ONE TWO", "SIX"]), ("c", ["ONE", "TWO SIX"]))]  # fmt: skip
-    one, same, other = map(describe_text, texts)
+    one, same, other = (text.description() for text in texts)
     assert one == same != other and one["sentences"] == other["sentences"] == 2
     found = []
     for folder in (tmp_path / "x", tmp_path / "y"):

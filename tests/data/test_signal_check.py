@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdasr.data.channels import ChannelMixer, mix_down
 from kdasr.data.signal_check import SignalMeter, measure_signal
-from kdasr.streaming.resample import resample
+from kdasr.recognition.resample import resample
 
 Samples = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.data.stream import BatchStream
+from kdasr.data.batch_stream import BatchStream
 
 
 class Numbers(BatchStream[int]):

@@ -9,10 +9,10 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdasr.data.text import EncodedText, TextSource
 from kdasr.data.text_normalization import TextNormalizer, split_words
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
-from kdasr.streaming.result import join_words
+from kdasr.language_model.text import EncodedText, TextSource
+from kdasr.recognition.result import join_words
 
 ALPHABET = "AbeC1.\u0301\uff21\uff11º…ﬁßıİÉ中。\u200b\u00a0\u3000\u0085\u2028\x0b\x0c\t\u00ad\ufeff\u2581 "
 """Letters, and what normalisation turns into others, drops, or takes for a space."""

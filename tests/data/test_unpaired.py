@@ -8,7 +8,7 @@ from lhotse import CutSet
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import TrainLoader
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import report_unusable
 from kdasr.testing import dummy_cuts, tiny_config

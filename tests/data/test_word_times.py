@@ -11,7 +11,7 @@ from lhotse.cut import MonoCut
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.errors import UserError
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import ANYWHERE, aligned_words, fault_in_word_times, times_of_pieces

@@ -9,7 +9,7 @@ from kdasr.decoding.beam import BeamOptions, BeamSearch, BeamState, beam_search
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.hypothesis import NBest
 from kdasr.decoding.rescoring import RescoringSearch, rescore
-from kdasr.models.language_model import LanguageModelConfig, TransformerLanguageModel
+from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
 
 VOCAB = 5
 EVERYTHING = VOCAB**4

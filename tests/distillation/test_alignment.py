@@ -14,8 +14,8 @@ from kdasr.distillation.step import Losses, StepInput
 from kdasr.distillation.teacher import TeacherFrames, TeacherOutput, TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.distillation.terms.output_kl import OutputConfig
-from kdasr.losses.joiner import Joint, NodeLogits
-from kdasr.losses.shift import MovedLogits, at_frames
+from kdasr.losses.lattice.joiner import Joint, NodeLogits
+from kdasr.losses.lattice.shift import MovedLogits, at_frames
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
 

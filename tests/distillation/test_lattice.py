@@ -1,9 +1,9 @@
 import torch
 
-from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.terms.hidden_mse import partner_layer
-from kdasr.losses.teacher_band import teacher_band
+from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_model
 

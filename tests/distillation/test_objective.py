@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.distillation import lattice
-from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.objective import Objective
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.step import Denominators, Losses, StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
 from kdasr.distillation.terms.output_kl import OutputConfig
-from kdasr.losses.node_weights import NODE_WEIGHTS
+from kdasr.losses.lattice.node_weights import NODE_WEIGHTS
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
@@ -85,6 +85,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(
 ) -> None:
     output = OutputConfig(
         rule=rule,
+        exponent=0.7,
         granularity=granularity,
         direction=direction,
         node_weights=node_weights,
@@ -133,7 +134,7 @@ def padded_differently(batch: Batch) -> Batch:
     ids=str,
 )
 def test_padding_is_ignored(node_weights: str, options: dict[str, object]) -> None:
-    output = OutputConfig(node_weights=node_weights, entropy_floor=1.5, **options)  # type: ignore[arg-type]
+    output = OutputConfig("entropy", node_weights=node_weights, entropy_floor=1.5, **options)  # type: ignore[arg-type]
     objective, batch = make_objective(output, teacher=confident_teacher()), dummy_batch()
     results = []
     for version in (batch, padded_differently(batch)):
@@ -412,6 +413,7 @@ def test_an_utterance_that_does_not_fit_shows_and_does_not_spoil_the_gradient() 
         ({"rnnt": native(rnnt_type="fast")}, "rnnt_type' is fast"),
         ({"rnnt": RnntConfig(backend="cuda")}, "backend' is cuda"),
         ({"output": OutputConfig(rule="magic")}, "objective.output.rule' is magic"),
+        ({"output": OutputConfig("confidence")}, "objective.output.exponent is 1, which smooths nothing"),
         ({"output": OutputConfig(exponent=2.0)}, "objective.output.exponent' is 2.0"),
         ({"output": OutputConfig(node_weights="some")}, "node_weights' is some"),
         ({"output": OutputConfig(classes="two")}, "classes' is two; expected one of full, collapsed"),

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.terms.output_kl import CLASSES, OutputConfig, OutputTerm
-from kdasr.losses.joiner import Joint
-from kdasr.losses.node_weights import NODE_WEIGHTS
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.node_weights import NODE_WEIGHTS
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_model
 

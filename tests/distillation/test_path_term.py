@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.objective import Objective
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.step import Losses, StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig

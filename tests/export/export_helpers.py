@@ -13,7 +13,7 @@ from kdasr.common.configio import config_to_dict
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.streaming.features import whole_features
+from kdasr.recognition.features import whole_features
 from kdasr.testing import tiny_config, tiny_tokenizer
 
 

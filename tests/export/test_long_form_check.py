@@ -8,10 +8,10 @@ from export_helpers import bursts, save_student, write_cuts
 
 from kdasr.cli.export import command
 from kdasr.common.errors import UserError
+from kdasr.evaluation.joining import Pause
+from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export.check import Spoken
 from kdasr.export.check_long_form import compare_long_form
-from kdasr.streaming.joining import Pause
-from kdasr.streaming.long_form_run import LongForm
 
 UTTERANCES = [Spoken(f"7-2-000{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
 PAUSES = [Pause(), Pause(3.0, "quiet"), Pause(3.0, "silence")]

@@ -10,9 +10,9 @@ from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.export.runtime import OnnxTransducer, load_exported
 from kdasr.nn.context import Context
-from kdasr.streaming.features import whole_features
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.stream import Stream
+from kdasr.recognition.features import whole_features
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.stream import Stream
 from kdasr.testing import tiny_config
 
 

@@ -18,8 +18,8 @@ from kdasr.export.client import Emission, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context
-from kdasr.streaming.endpoint import RULES, EndpointRules
-from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.recognition.endpoint import RULES, EndpointRules
+from kdasr.recognition.recognizer import StreamingRecognizer
 
 UTTERANCES = [Spoken(f"utterance-{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
 WAYS = [

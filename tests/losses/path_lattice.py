@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import JointLosses, joint_losses
-from kdasr.losses.path_kl import PathForm, PathKl
-from kdasr.losses.teacher_band import teacher_band
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import JointLosses, joint_losses
+from kdasr.losses.lattice.path_kl import PathForm, PathKl
+from kdasr.losses.lattice.teacher_band import teacher_band
 
 SYMBOLS = torch.tensor([[1, 2, 4], [3, 1, 2], [4, 4, 4]])
 BOUNDARY = torch.tensor([[0, 0, 3, 4], [0, 0, 2, 3], [0, 0, 0, 4]])

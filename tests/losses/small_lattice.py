@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdasr.losses import pruned_rnnt
-from kdasr.losses.joiner import Joint
+from kdasr.losses.lattice.joiner import Joint
 
 SYMBOLS = torch.tensor([[1, 2, 2, 4], [3, 1, 0, 0], [0, 0, 0, 0]])
 BOUNDARY = torch.tensor([[0, 0, 4, 7], [0, 0, 2, 5], [0, 0, 0, 6]])

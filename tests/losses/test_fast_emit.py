@@ -6,10 +6,10 @@ from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_node
 from straightforward import joiner_logits
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
-from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.power import PowerRule
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
+from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.power import PowerRule
 
 RNNT_TYPES = ["regular", "modified", "constrained"]
 

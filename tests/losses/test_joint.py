@@ -8,11 +8,11 @@ from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_node
 from straightforward import entropy_exponents, joiner_logits, power_kl
 from torch import Tensor
 
-from kdasr.losses import blocks
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import JointLosses, joint_losses
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
-from kdasr.losses.power import PowerRule, node_exponents, utterance_exponents
+from kdasr.losses.lattice import blocks
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import JointLosses, joint_losses
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.lattice.power import PowerRule, node_exponents, utterance_exponents
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
 
 FIXED = PowerRule("fixed", exponent=0.6)

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl, power_kl_with_gradient
-from kdasr.losses.nodes import Nodes
-from kdasr.losses.power import PowerRule
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl, power_kl_with_gradient
+from kdasr.losses.lattice.nodes import Nodes
+from kdasr.losses.lattice.power import PowerRule
 
 FORMS = [KlForm(*form) for form in product(SIDES, DIRECTIONS, (True, False))]
 

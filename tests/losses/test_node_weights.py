@@ -6,12 +6,12 @@ from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_node
 from straightforward import joiner_logits
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.node_weights import BY_TEACHER, teacher_weights
-from kdasr.losses.power import PowerRule
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.node_weights import BY_TEACHER, teacher_weights
+from kdasr.losses.lattice.power import PowerRule
+from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
-from kdasr.losses.teacher_band import teacher_band
 
 RANGES = ranges_of(random_joint())
 VALID = valid_nodes(RANGES)

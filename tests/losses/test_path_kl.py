@@ -8,15 +8,16 @@ from path_lattice import BOUNDARY, FULL, NARROW, PRUNED, SYMBOLS, evaluate, rand
 from straightforward import joiner_logits
 from torch import Tensor
 
-from kdasr.losses import blocks, pruned_rnnt
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
-from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.path_kl import NORMALIZE, PathForm, PathKl
-from kdasr.losses.power import PowerRule
+from kdasr.losses import pruned_rnnt
+from kdasr.losses.lattice import blocks
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
+from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.path_kl import NORMALIZE, PathForm, PathKl
+from kdasr.losses.lattice.power import PowerRule
+from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.losses.pruned_rnnt.arcs import node_log_probs
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
-from kdasr.losses.teacher_band import teacher_band
 
 BANDS = pytest.mark.parametrize("ranges", [FULL, PRUNED, NARROW], ids=["full", "pruned", "narrow"])
 FORMS = [

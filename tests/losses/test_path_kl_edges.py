@@ -6,11 +6,11 @@ import pytest
 import torch
 from path_lattice import BOUNDARY, FULL, PRUNED, SYMBOLS, evaluate, random_joint
 
-from kdasr.losses import blocks
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
-from kdasr.losses.path_kl import NORMALIZE, PathForm, PathKl
-from kdasr.losses.teacher_band import teacher_band
+from kdasr.losses.lattice import blocks
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
+from kdasr.losses.lattice.path_kl import NORMALIZE, PathForm, PathKl
+from kdasr.losses.lattice.teacher_band import teacher_band
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdasr.losses.power import MIN_EXPONENT, PowerRule, node_exponents, utterance_exponents
+from kdasr.losses.lattice.power import MIN_EXPONENT, PowerRule, node_exponents, utterance_exponents
 
 
 def log_probs(scale: float, seed: int = 0, vocab: int = 40) -> Tensor:

@@ -3,11 +3,11 @@ import torch
 from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_nodes
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import JointLosses, joint_losses
-from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.power import PowerRule
-from kdasr.losses.shift import shifted
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import JointLosses, joint_losses
+from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.power import PowerRule
+from kdasr.losses.lattice.shift import shifted
 
 LENS = BOUNDARY[:, 3]
 

@@ -5,11 +5,11 @@ import torch
 from straightforward import joiner_logits
 from torch import Tensor
 
-from kdasr.losses import blocks
-from kdasr.losses.joiner import Joint
+from kdasr.losses.lattice import blocks
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
-from kdasr.losses.teacher_band import teacher_band
 
 SYMBOLS = torch.tensor([[1, 2, 4], [3, 1, 2]])
 BOUNDARY = torch.tensor([[0, 0, 3, 5], [0, 0, 2, 4]])

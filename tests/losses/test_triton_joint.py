@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter
 
-from kdasr.losses import blocks, kl
-from kdasr.losses.collapsed import CollapsedKl, NextSymbols
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
-from kdasr.losses.kl import KlForm, PowerKl
-from kdasr.losses.power import PowerRule
+from kdasr.losses.lattice import blocks, kl
+from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
+from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.power import PowerRule
 from kdasr.losses.pruned_rnnt import get_rnnt_prune_ranges, recursion, rnnt_loss_simple
 
 pytest.importorskip("triton")
@@ -47,7 +47,7 @@ def losses_and_gradients(
 
 def with_kernels(*arguments: object) -> list[Tensor]:
     """The same through the kernels, as on a GPU."""
-    nodes = import_module("kdasr.losses.triton_nodes")
+    nodes = import_module("kdasr.losses.lattice.triton_nodes")
     columns = import_module("kdasr.losses.pruned_rnnt.triton_recursion")
     with (
         patch.object(blocks, "node_kernels", lambda _: nodes),

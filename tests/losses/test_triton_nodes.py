@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter, compile_kernel
 
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, power_kl_with_gradient
-from kdasr.losses.power import PowerRule, node_exponents
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, power_kl_with_gradient
+from kdasr.losses.lattice.power import PowerRule, node_exponents
 
 pytest.importorskip("triton")
 
-MODULE = "kdasr.losses.triton_nodes"
+MODULE = "kdasr.losses.lattice.triton_nodes"
 FORMS = [KlForm(*form) for form in product(SIDES, DIRECTIONS, (True, False))]
 RULES = [
     PowerRule("fixed", exponent=0.6),
@@ -206,7 +206,7 @@ def test_what_the_kernels_would_misread_is_refused(interpreted: Interpreter) -> 
     ],
 )
 def test_compiles_for_a_gpu(logits: str, num_classes: int, rules: list[tuple[str, str]]) -> None:
-    from kdasr.losses import triton_nodes
+    from kdasr.losses.lattice import triton_nodes
 
     block = triton_nodes._block(num_classes)
     num_warps = block.pop("num_warps")

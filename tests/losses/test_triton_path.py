@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from triton_without_gpu import Interpreter
 
-from kdasr.losses import blocks
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
-from kdasr.losses.path_kl import NORMALIZE, PathForm, PathKl
+from kdasr.losses.lattice import blocks
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
+from kdasr.losses.lattice.path_kl import NORMALIZE, PathForm, PathKl
+from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.losses.pruned_rnnt import recursion
-from kdasr.losses.teacher_band import teacher_band
 
 pytest.importorskip("triton")
 
@@ -32,7 +32,7 @@ def losses_and_gradients(tensors: list[Tensor], normalize: str) -> list[Tensor]:
 
 def as_on_a_gpu(tensors: list[Tensor], normalize: str) -> list[Tensor]:
     """The same through the kernels, which also get the nodes of padding frames."""
-    nodes = import_module("kdasr.losses.triton_nodes")
+    nodes = import_module("kdasr.losses.lattice.triton_nodes")
     columns = import_module("kdasr.losses.pruned_rnnt.triton_recursion")
     valid_frames = blocks.valid_frames
     with (

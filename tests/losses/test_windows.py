@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import joint_losses
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.pruned_rnnt.simple import rnnt_loss_smoothed
 
 B, S, T, V, D = 2, 3, 6, 5, 4

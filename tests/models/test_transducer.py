@@ -8,7 +8,7 @@ import torch
 from kdasr.common.configio import build_config, config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kdasr.data.config import SpecAugmentConfig
-from kdasr.experiment import ExperimentConfig, load_experiment
+from kdasr.data.data_config import SpecAugmentConfig
+from kdasr.experiment.config import ExperimentConfig, load_experiment
 from kdasr.models.transducer.build import build_transducer
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"

@@ -20,8 +20,8 @@ from kdasr.decoding.search import GreedyOptions
 from kdasr.export.bundle import open_bundle
 from kdasr.export.client import SherpaClient
 from kdasr.export.reference import decode_windows, emissions_of
-from kdasr.streaming.features import whole_features
-from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.recognition.features import whole_features
+from kdasr.recognition.recognizer import StreamingRecognizer
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "librispeech" / "run.sh"

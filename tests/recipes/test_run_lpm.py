@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdasr.distillation.labels import label_search
-from kdasr.results.config import load_recipe
+from kdasr.self_training.labels import label_search
+from kdasr.study.recipe import load_recipe
 
 EGS = Path(__file__).parents[2] / "egs" / "librispeech"
 FILES = sorted((EGS / "conf" / "lpm").glob("*.yaml"))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from kdasr.evaluation.first_token import first_token_parts
 from kdasr.nn.context import Context
-from kdasr.streaming.first_token import first_token_parts
-from kdasr.streaming.windows import Windows
+from kdasr.recognition.windows import Windows
 from kdasr.testing import tiny_config
 
 TEXT = """the river house open seven quiet morning carry letter window under mountain paper yellow

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kdasr.decoding.statistics import Interval
+from kdasr.evaluation.statistics import Interval
 from kdasr.report.results import Comparison
 from kdasr.report.wording import headline, number, signed, verdict
 

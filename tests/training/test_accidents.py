@@ -14,7 +14,7 @@ from tiny_system import RandomBatches, fit, random_batch, tiny_system, trainer_c
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.data.batch_maker import BatchMaker
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.testing import dummy_cuts

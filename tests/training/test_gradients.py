@@ -21,12 +21,12 @@ from torch import Tensor
 
 from kdasr.checkpoint import load_checkpoint
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import StageConfig
-from kdasr.training.config import TrainerConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.devices import make_fabric
 from kdasr.training.module import TrainingModule, sample_context
 from kdasr.training.resume import batches_per_process
 from kdasr.training.trainer import System
+from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import Updater
 
 # All kinds of denominators: frames (rnnt, ctc) and utterances (hidden_mse, output_kl).
@@ -172,7 +172,7 @@ class Shared(RandomBatches):
 
 
 def two_stages(exp_dir: Path, rank: int, world_size: int) -> System:
-    """Two batches per step in all; what `kdasr.system` does with `accumulate`."""
+    """Two batches per step in all; what `kdasr.experiment.run` does with `accumulate`."""
     stages = [StageConfig(name=name, num_steps=3, loss_weights={"rnnt": 1.0}) for name in ("a", "b")]
     accumulate = batches_per_process(exp_dir, 2 // world_size, world_size)
     config = trainer_config(accumulate=accumulate)

@@ -29,8 +29,8 @@ from kdasr.distillation.terms.base import (
     register,
     unregister,
 )
-from kdasr.experiment import load_experiment
-from kdasr.losses.nodes import Nodes, NodeValues
+from kdasr.experiment.config import load_experiment
+from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.nn.context import Context
 from kdasr.report.curves import training_plot
 from kdasr.report.experiment import SystemRecord, read_metrics

@@ -7,8 +7,7 @@ from torch import nn
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
-from kdasr.distillation.config import StageConfig
-from kdasr.training.config import OptimConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.optim import (
     build_optimizer,
     gradient_norm,
@@ -16,6 +15,7 @@ from kdasr.training.optim import (
     scheduled_learning_rate,
     set_learning_rate,
 )
+from kdasr.training.training_config import OptimConfig
 
 
 def factors(decay: str, warmup: int = 10, steps: int = 110, final: float = 0.1) -> list[float]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdasr.distillation.config import StageConfig
-from kdasr.training.config import OptimConfig
+from kdasr.distillation.objective_config import StageConfig
+from kdasr.training.training_config import OptimConfig
 from kdasr.training.optim import build_optimizer, eden_factor, scheduled_learning_rate
 from kdasr.training.scaled_adam import ScaledAdam
 

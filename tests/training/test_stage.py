@@ -7,7 +7,7 @@ from tiny_system import TWO_TERMS, VOCAB, fit, small_config, small_model, tiny_s
 
 from kdasr.checkpoint import load_checkpoint, save_checkpoint
 from kdasr.common.errors import UserError
-from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.training.stage import freeze, initial_checkpoint, stages_until

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lightning_fabric import Fabric
 
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective import Objective

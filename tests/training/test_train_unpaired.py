@@ -23,20 +23,20 @@ from tiny_system import (
 )
 
 from kdasr.checkpoint import load_checkpoint
-from kdasr.data.config import SpecAugmentConfig
+from kdasr.data.data_config import SpecAugmentConfig
 from kdasr.data.unpaired import InterleavedBatches
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.greedy import greedy_search
-from kdasr.decoding.wer import word_errors
-from kdasr.distillation.config import LabelConfig, RnntConfig, StageConfig, UnpairedConfig
-from kdasr.distillation.labels import Labeller
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.proposals import ProposalModel, first_guesses
-from kdasr.distillation.semi_supervised import SemiSupervisedObjective, UnpairedParts
+from kdasr.distillation.objective_config import LabelConfig, RnntConfig, StageConfig, UnpairedConfig
 from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.evaluation.wer import word_errors
+from kdasr.experiment.semi_supervised import update_when_better
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.semi_supervised import update_when_better
+from kdasr.self_training.labels import Labeller
+from kdasr.self_training.proposals import ProposalModel, first_guesses
+from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.metrics import Meter
 from kdasr.training.trainer import System

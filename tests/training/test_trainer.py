@@ -19,7 +19,7 @@ from tiny_system import (
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.resume import Progress
 from kdasr.training.stage import reached_plateau, update_best
 from kdasr.training.trainer import System

@@ -28,12 +28,12 @@ from kdasr.data.corpus_check import list_part
 from kdasr.data.folder import load_cuts
 from kdasr.data.prepare import PrepareOptions, prepare_corpus
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
-from kdasr.experiment import load_experiment
+from kdasr.experiment.config import load_experiment
 from kdasr.export.build import export_bundle
 from kdasr.export.bundle import open_bundle
 from kdasr.export.runtime import load_exported
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.simulate import simulate
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.simulate import simulate
 from kdasr.testing import tiny_model, tiny_tokenizer, tone, write_corpus
 from torture.mutations import OF_BYTES, OF_TEXT, Mutation
 from torture.structured import OF_VALUES, facts, facts_say, recordings, recordings_say, signed

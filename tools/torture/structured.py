@@ -24,8 +24,8 @@ from kdasr.common.files import read_json, write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.streaming.evaluate import load_recording
-from kdasr.streaming.part_run import sound_recordings
+from kdasr.evaluation.evaluate import load_recording
+from kdasr.evaluation.part_run import sound_recordings
 from torture.mutations import SEPARATORS, Mutation
 
 NUMBERS = (math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e30, 10**20, 2**31, 0.5, True)

@@ -15,7 +15,7 @@ def command(exp_dir: Path, count: int) -> None:
     prefers averaged.pt to best.pt.
     """
     # Imported here, so that --help does not wait for torch.
-    from kdasr.system import average
+    from kdasr.experiment.run import average
 
     paths = average(exp_dir, count)
     click.echo(f"averaged {len(paths)} checkpoints into {exp_dir / 'checkpoints' / 'averaged.pt'}:")

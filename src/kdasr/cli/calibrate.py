@@ -86,7 +86,7 @@ def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any],
 
     from kdasr.data.fingerprint import audio_fingerprint
     from kdasr.data.folder import load_cuts
-    from kdasr.streaming.joining import in_order
+    from kdasr.evaluation.joining import in_order
 
     cuts = list(islice(load_cuts(data, part), max_utterances))
     if not cuts:
@@ -102,10 +102,10 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
     from kdasr.checkpoint import load_bundle
     from kdasr.cli.recognisable import move_to
     from kdasr.common.logging import console
-    from kdasr.streaming.calibrate import calibrate
-    from kdasr.streaming.evaluate import load_recording
-    from kdasr.streaming.part_run import sound_recordings
-    from kdasr.streaming.recognizer import StreamingRecognizer
+    from kdasr.evaluation.calibrate import calibrate
+    from kdasr.evaluation.evaluate import load_recording
+    from kdasr.evaluation.part_run import sound_recordings
+    from kdasr.recognition.recognizer import StreamingRecognizer
 
     bundle = load_bundle(checkpoint, as_trained=True)
     move_to(bundle.model, device)

@@ -127,7 +127,7 @@ def command(
     summary.json.
     """
     from kdasr.data.bad import MaxBad
-    from kdasr.streaming.loudness import parse_gains
+    from kdasr.evaluation.loudness import parse_gains
 
     setup_logging()
     names = list(dict.fromkeys(parts.replace(",", " ").split()))

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from kdasr.checkpoint import Bundle
     from kdasr.data.bad import BadUtterance, MaxBad
-    from kdasr.streaming.endpoint import EndpointRules
-    from kdasr.streaming.evaluate import Record, Recording
-    from kdasr.streaming.long_form_run import LongForm
-    from kdasr.streaming.recognizer import StreamingRecognizer
-    from kdasr.streaming.simulate import Simulation
+    from kdasr.evaluation.evaluate import Record, Recording
+    from kdasr.evaluation.long_form_run import LongForm
+    from kdasr.recognition.endpoint import EndpointRules
+    from kdasr.recognition.recognizer import StreamingRecognizer
+    from kdasr.recognition.simulate import Simulation
 
 log = get_logger(__name__)
 
@@ -54,9 +54,9 @@ class DecodeRun:
 def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
     """Decode the utterances of a part one by one; returns its summary."""
     from kdasr.data.word_times import warn_of_word_times
-    from kdasr.streaming.evaluate import summarise_records, write_part
-    from kdasr.streaming.loudness import signal_summary
-    from kdasr.streaming.part_run import forget
+    from kdasr.evaluation.evaluate import summarise_records, write_part
+    from kdasr.evaluation.loudness import signal_summary
+    from kdasr.evaluation.part_run import forget
 
     folder = run.out / run.mode / part
     cuts = _load_cuts(run, part)
@@ -94,8 +94,8 @@ def _decode_gains(
     run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any], summary: dict[str, Any]
 ) -> None:
     """Add to `gain.json` what is not measured yet."""
-    from kdasr.streaming.loudness import GainFile, decode_at_gain
-    from kdasr.streaming.part_run import sound_recordings
+    from kdasr.evaluation.loudness import GainFile, decode_at_gain
+    from kdasr.evaluation.part_run import sound_recordings
 
     file = GainFile(folder, settings, summary, anew=run.force)
     for gain in file.missing(run.gains):
@@ -110,9 +110,9 @@ def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
     """Decode the utterances of a part joined into streams; returns its summary."""
     from kdasr.common.files import write_json
     from kdasr.data.bad import report_bad
-    from kdasr.streaming.joining import in_order
-    from kdasr.streaming.long_form_run import SUMMARY, decode_long_form, forget
-    from kdasr.streaming.part_run import sound_cuts
+    from kdasr.evaluation.joining import in_order
+    from kdasr.evaluation.long_form_run import SUMMARY, decode_long_form, forget
+    from kdasr.evaluation.part_run import sound_cuts
 
     assert run.long_form is not None and run.endpoints is not None
     folder = long_form_folder(run.out, part)
@@ -211,7 +211,7 @@ def _load_cuts(run: DecodeRun, part: str) -> list["MonoCut"]:
 
 def _loader(run: DecodeRun) -> "Callable[[MonoCut], Recording]":
     """What makes a recording of a cut, its words normalised as the system's pieces are."""
-    from kdasr.streaming.evaluate import load_recording
+    from kdasr.evaluation.evaluate import load_recording
 
     return partial(load_recording, tokenizer=run.bundle.tokenizer)
 
@@ -223,8 +223,8 @@ def _records(
     from rich.progress import track
 
     from kdasr.data.bad import report_bad
-    from kdasr.streaming.evaluate import decode_offline, decode_streaming
-    from kdasr.streaming.part_run import Journal, decode_cuts, forget
+    from kdasr.evaluation.evaluate import decode_offline, decode_streaming
+    from kdasr.evaluation.part_run import Journal, decode_cuts, forget
 
     label = f"{run.bundle.name} {part} ({run.mode})"
 

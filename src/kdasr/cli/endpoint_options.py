@@ -8,7 +8,7 @@ import click
 from kdasr.cli.search_options import needs
 
 if TYPE_CHECKING:
-    from kdasr.streaming.endpoint import EndpointRules
+    from kdasr.recognition.endpoint import EndpointRules
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -75,7 +75,7 @@ def take_endpoints(options: dict[str, Any], default: bool) -> "EndpointRules | N
     Raises:
         UserError: rules without endpoints, or seconds that are none.
     """
-    from kdasr.streaming.endpoint import EndpointRules
+    from kdasr.recognition.endpoint import EndpointRules
 
     wanted = options.pop("endpoints")
     rules = {name: options.pop(name) for name in _NAMES}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
     from kdasr.data.tokenizer import Tokenizer
+    from kdasr.evaluation.long_form_run import LongForm
     from kdasr.export.check import Spoken
-    from kdasr.streaming.long_form_run import LongForm
 
 _SHOWN_DIFFERENCES = 5
 
@@ -158,9 +158,9 @@ def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
         UserError: no such manifest, another kind of file, nothing in it, or audio that cannot be read.
     """
     from kdasr.data.folder import cuts_path, load_cuts, load_record
+    from kdasr.evaluation.evaluate import load_recording
+    from kdasr.evaluation.joining import in_order
     from kdasr.export.check import Spoken
-    from kdasr.streaming.evaluate import load_recording
-    from kdasr.streaming.joining import in_order
 
     if not path.is_file():
         raise UserError(f"{path}: no such manifest of cuts")

@@ -12,7 +12,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import console, get_logger
 
 if TYPE_CHECKING:
-    from kdasr.streaming.long_form_run import LongForm
+    from kdasr.evaluation.long_form_run import LongForm
 
 log = get_logger(__name__)
 
@@ -67,8 +67,8 @@ def parse_long_form(long_form: bool, minutes: float, gaps: str, gap_noise: str) 
     Raises:
         UserError: options that need `--long-form`; gaps or minutes that are no numbers or out of range.
     """
-    from kdasr.streaming.joining import NOISES, check_minutes, parse_gaps, pauses
-    from kdasr.streaming.long_form_run import LongForm
+    from kdasr.evaluation.joining import NOISES, check_minutes, parse_gaps, pauses
+    from kdasr.evaluation.long_form_run import LongForm
 
     if not long_form:
         needs("--long-form", "minutes", "gaps", "gap_noise")

@@ -65,9 +65,9 @@ def command(
     decoded, or holds samples that are not finite, costs its utterance: OUT/bad-<part>.tsv lists them.
     """
     from kdasr.data.bad import MaxBad
-    from kdasr.data.config import DataConfig
+    from kdasr.data.data_config import DataConfig
     from kdasr.data.prepare import PrepareOptions, prepare_corpus
-    from kdasr.experiment import load_data_config
+    from kdasr.experiment.config import load_data_config
 
     setup_logging()
     recipe = DataConfig() if config_path is None else load_data_config(config_path)

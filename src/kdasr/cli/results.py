@@ -63,12 +63,12 @@ def command(
     # Imported here, so that --help does not wait for them.
     import shlex
 
-    from kdasr.report.evidence_tables import around_section
-    from kdasr.results.config import load_recipe
-    from kdasr.results.driver import Options, carry_out, describe_plan
-    from kdasr.results.plan import Planner
-    from kdasr.results.runner import Stopped
-    from kdasr.results.write import write_results
+    from kdasr.study.driver import Options, carry_out, describe_plan
+    from kdasr.study.evidence_tables import around_section
+    from kdasr.study.plan import Planner
+    from kdasr.study.recipe import load_recipe
+    from kdasr.study.runner import Stopped
+    from kdasr.study.write import write_results
 
     # Absolute, or another spelling of the same folder would be other data and train everything again.
     planner = Planner(load_recipe(conf, overrides), data.absolute(), exp)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdasr.checkpoint import Bundle
     from kdasr.decoding.search import SearchOptions
     from kdasr.nn.context import Context
-    from kdasr.streaming.recognizer import StreamingRecognizer
+    from kdasr.recognition.recognizer import StreamingRecognizer
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -184,8 +184,8 @@ def build_recognizer(
     from kdasr.decoding.beam import BeamSearch
     from kdasr.decoding.biasing import BiasingGraph, read_phrases
     from kdasr.decoding.rescoring import RescoringSearch
-    from kdasr.streaming.language_model import load_language_model, load_sentence_scorer
-    from kdasr.streaming.recognizer import StreamingRecognizer
+    from kdasr.language_model.scorer import load_language_model, load_sentence_scorer
+    from kdasr.recognition.recognizer import StreamingRecognizer
 
     graph = BiasingGraph.from_phrases(read_phrases(biasing), bundle.tokenizer) if biasing else None
     parts: dict[str, Any] = {

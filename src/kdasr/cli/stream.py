@@ -19,15 +19,15 @@ from kdasr.cli.search_options import (
 from kdasr.cli.stream_output import Output, Style
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import WORD_START
-from kdasr.streaming.result import join_words
+from kdasr.recognition.result import join_words
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kdasr.streaming.audio import AudioFile
-    from kdasr.streaming.recognizer import StreamingRecognizer
-    from kdasr.streaming.result import Result
+    from kdasr.recognition.audio import AudioFile
+    from kdasr.recognition.recognizer import StreamingRecognizer
+    from kdasr.recognition.result import Result
 
 SHOWN_PIECES = 200
 """Of a partial result, the last so many pieces."""
@@ -90,7 +90,7 @@ def command(
     one result unless asked for, because rule 3 cuts speech without a pause in the middle of a word.
     """
     from kdasr.cli.decode import parse_context
-    from kdasr.streaming.audio import AudioFile, check_audio
+    from kdasr.recognition.audio import AudioFile, check_audio
 
     if bool(files) == mic:
         raise UserError("name files to recognise, or --mic for the microphone (not both)")
@@ -190,7 +190,7 @@ def _hear(session: _Session, audio: "AudioFile", packet_ms: int, realtime: bool)
 
 def _listen(session: _Session, device: str | int | None) -> None:
     """Feed what the microphone hears until the user interrupts."""
-    from kdasr.streaming.microphone import microphone
+    from kdasr.recognition.microphone import microphone
 
     packets = microphone(device)
     try:

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from kdasr.streaming.result import Result
+    from kdasr.recognition.result import Result
 
 
 @dataclass(frozen=True)

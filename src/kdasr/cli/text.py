@@ -39,9 +39,9 @@ def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | N
     shorter than the run goes when it is a transcript. The transcripts of training parts that stay paired need
     not be named.
     """
-    from kdasr.data.lm_text import write_unknown_lines
-    from kdasr.data.text import transcript_sources
     from kdasr.data.tokenizer import MODEL_NAME, Tokenizer
+    from kdasr.language_model.normalized_text import write_unknown_lines
+    from kdasr.language_model.text import transcript_sources
 
     setup_logging()
     names = parts.replace(",", " ").split()

@@ -29,7 +29,7 @@ def command(data_dir: Path, vocab_size: int | None, config_path: Path | None) ->
     Writes tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
     """
     from kdasr.data.prepare import prepare_tokens
-    from kdasr.experiment import load_data_config
+    from kdasr.experiment.config import load_data_config
 
     setup_logging()
     # A recipe's size is meant for its usual corpus; a smaller one may not fill it.

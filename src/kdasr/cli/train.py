@@ -38,8 +38,8 @@ def command(
     Several processes: torchrun --nproc-per-node N --no-python kdasr train ...
     """
     # Imported here, so that --help does not wait for torch.
-    from kdasr.experiment import load_any_experiment
-    from kdasr.system import train
+    from kdasr.experiment.config import load_any_experiment
+    from kdasr.experiment.run import train
     from kdasr.training.interrupt import INTERRUPT_EXIT_STATUS, TrainingInterrupted
 
     config = load_any_experiment(config_path, system, overrides)

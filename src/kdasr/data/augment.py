@@ -12,7 +12,7 @@ from kdasr.common.folders import find_files
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import is_audio, quote
 from kdasr.data.channels import mix_down
-from kdasr.data.config import NoiseConfig, SpecAugmentConfig
+from kdasr.data.data_config import NoiseConfig, SpecAugmentConfig
 from kdasr.data.features import SAMPLE_RATE
 
 # Shapes: B utterances, T feature frames, F mel bins, M masks, N samples.

@@ -21,7 +21,7 @@ from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.batch import Batch
 from kdasr.data.channel_augment import AudioTransform
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
 from kdasr.data.join import segments_of
 from kdasr.data.pauses import BACKGROUND, background_frames, in_noise, pause_features, with_gain

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.data.augment import generator_for
-from kdasr.data.config import ChannelConfig
+from kdasr.data.data_config import ChannelConfig
 from kdasr.data.features import SAMPLE_RATE
 
 Samples = NDArray[np.float32]

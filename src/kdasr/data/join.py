@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from lhotse.cut import MixedCut, MixTrack, MonoCut, PaddingCut
 
 from kdasr.common.errors import UserError
-from kdasr.data.config import JoinConfig
+from kdasr.data.data_config import JoinConfig
 from kdasr.data.features import (
     FRAME_SHIFT_SAMPLES,
     FRAME_SHIFT_SECONDS,

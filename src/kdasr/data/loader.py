@@ -16,12 +16,12 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import BatchMaker, Plan
-from kdasr.data.config import DataConfig
+from kdasr.data.batch_stream import BatchStream
+from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
 from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
 from kdasr.data.reported import Reported, raising
-from kdasr.data.stream import BatchStream
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
 from kdasr.data.word_times import aligned_words

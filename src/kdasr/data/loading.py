@@ -11,7 +11,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.augment import NoiseMixer
 from kdasr.data.channel_augment import AudioChain, AudioTransform, ChannelAugment
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.features import feature_extractor
 
 # Shapes: B utterances, T feature frames, F mel bins.

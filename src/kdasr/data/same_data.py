@@ -11,10 +11,9 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.augment import NoiseMixer
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.features import SAMPLE_RATE, FeatureStats
 from kdasr.data.folder import load_record
-from kdasr.data.text import EncodedText
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 
@@ -47,11 +46,6 @@ def describe_cuts(cuts: Iterable[MonoCut], data_dir: Path, parts: Sequence[str] 
     for part in parts:
         stats.merge(FeatureStats.from_json(entries[part]["stats"]))
     return found | ({"mean": stats.summary()["mean"]} if stats.num_frames else {})
-
-
-def describe_text(text: EncodedText) -> Description:
-    """The pieces of some sentences in their order."""
-    return {"sentences": len(text), "digest": text.digest()}
 
 
 def describe_files(files: Sequence[Path], root: Path) -> Description:

@@ -9,7 +9,7 @@ from lhotse.cut import MonoCut
 
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
-from kdasr.data.config import DataConfig
+from kdasr.data.data_config import DataConfig
 from kdasr.data.features import SAMPLE_RATE, num_feature_frames
 from kdasr.data.tokenizer import Tokenizer
 

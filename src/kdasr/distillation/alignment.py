@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.distillation.teacher import TeacherOutput
-from kdasr.losses.joiner import NodeLogits
-from kdasr.losses.shift import at_frames
+from kdasr.losses.lattice.joiner import NodeLogits
+from kdasr.losses.lattice.shift import at_frames
 
 MOST_APART = 4
 """Frames, of the longer kind, by which the ends of an utterance may differ between teacher and student."""

@@ -17,11 +17,11 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
 from kdasr.common.special_pieces import BLANK_ID
 from kdasr.data.batch import Batch
-from kdasr.distillation.config import RnntConfig
-from kdasr.losses.joiner import Joint
-from kdasr.losses.joint import JointLosses, joint_losses
-from kdasr.losses.nodes import NodeTerm
-from kdasr.losses.path_kl import PathTerm
+from kdasr.distillation.objective_config import RnntConfig
+from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joint import JointLosses, joint_losses
+from kdasr.losses.lattice.nodes import NodeTerm
+from kdasr.losses.lattice.path_kl import PathTerm
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
 from kdasr.models.transducer.model import Transducer, TransducerOutput

@@ -12,8 +12,8 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
 from kdasr.data.batch import Batch
 from kdasr.distillation.alignment import AlignedTeacher
-from kdasr.distillation.config import ObjectiveOptions
 from kdasr.distillation.lattice import LatticeBuilder
+from kdasr.distillation.objective_config import ObjectiveOptions
 from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective
 from kdasr.distillation.teacher import Teacher
 from kdasr.distillation.terms.base import (
@@ -29,8 +29,8 @@ from kdasr.distillation.terms.base import (
     section_of,
 )
 from kdasr.distillation.terms.rnnt import is_warm
-from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer, TransducerOutput
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kdasr.data.batch import Batch
 from kdasr.distillation.lattice import joint_of
-from kdasr.losses.joiner import NodeLogits
+from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.models.encoders.base import Geometry
-from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 
 

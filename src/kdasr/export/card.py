@@ -13,8 +13,8 @@ from kdasr.common.files import read_json, sha256
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.parity import TOLERANCE, Parity
-from kdasr.streaming.features import samples_for_frame
-from kdasr.streaming.flush import flush_seconds
+from kdasr.recognition.features import samples_for_frame
+from kdasr.recognition.flush import flush_seconds
 
 Facts = dict[str, Any]
 

@@ -13,15 +13,15 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.hypothesis import NBest
-from kdasr.decoding.wer import ErrorCounts, word_errors
+from kdasr.evaluation.wer import ErrorCounts, word_errors
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import Emission, Samples, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
-from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.parts import Recognisable
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.result import join_words
-from kdasr.streaming.stream import Stream
+from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.recognisable import Recognisable
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.result import join_words
+from kdasr.recognition.stream import Stream
 
 PAUSES = (0.3, 2.6, 6.0)
 """Seconds of silence between the utterances of one stream: too short for an endpoint, long enough for one

@@ -4,16 +4,16 @@
 
 from collections.abc import Iterator, Sequence
 
+from kdasr.evaluation.joining import Pause, join, plan_streams
+from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.check import Comparison, Spoken, check_utterances
 from kdasr.export.client import Samples, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
-from kdasr.streaming.endpoint import EndpointRules
-from kdasr.streaming.joining import Pause, join, plan_streams
-from kdasr.streaming.long_form_run import LongForm
-from kdasr.streaming.parts import Recognisable
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.sources import Piece
+from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.recognisable import Recognisable
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.sources import Piece
 
 
 def compare_long_form(

@@ -17,7 +17,7 @@ from kdasr.models.encoders.base import Geometry
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.streaming import split_state, stack_states
-from kdasr.streaming.features import whole_features
+from kdasr.recognition.features import whole_features
 
 TOLERANCE = 1e-4
 """Largest difference of a float32 output."""

@@ -4,8 +4,8 @@
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.client import Emission, Samples, Segment, with_tail
-from kdasr.streaming.recognizer import StreamingRecognizer
-from kdasr.streaming.stream import Stream
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.stream import Stream
 
 _UNREACHED_FRAMES = 8
 """Silence beyond the client's: the client knows where its input ends and so has its last frames earlier."""

@@ -2,7 +2,7 @@
 
 ```python
 from kdasr.export.runtime import load_exported
-from kdasr.streaming.recognizer import StreamingRecognizer
+from kdasr.recognition.recognizer import StreamingRecognizer
 
 recognizer = StreamingRecognizer(load_exported("exp/demo/two-stage/export"))
 ```

@@ -11,7 +11,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import split_words
-from kdasr.decoding.wer import character_errors
+from kdasr.evaluation.wer import character_errors
 
 SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
 """The four systems of the recipe, in the order of every table and plot."""

@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdasr.decoding.statistics import Interval, bootstrap_wer, paired_bootstrap, relative_reduction, summarise
+from kdasr.evaluation.statistics import (
+    Interval,
+    bootstrap_wer,
+    paired_bootstrap,
+    relative_reduction,
+    summarise,
+)
 from kdasr.report.confidence import Confidence, confidence_of
 from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance, frame_seconds_of
 

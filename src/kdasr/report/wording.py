@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from kdasr.decoding.statistics import Interval
+from kdasr.evaluation.statistics import Interval
 from kdasr.report.results import Comparison
 
 NOTHING = "–"

@@ -7,7 +7,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line, is_killed_worker, is_out_of_memory
 from kdasr.data.audio_files import quote
 from kdasr.distillation.step import TrainBatch
-from kdasr.training.config import TrainerConfig
+from kdasr.training.training_config import TrainerConfig
 
 
 class AccidentError(UserError):

@@ -8,7 +8,7 @@ from lightning_fabric.strategies import DDPStrategy
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
-from kdasr.training.config import TrainerConfig
+from kdasr.training.training_config import TrainerConfig
 
 
 def make_fabric(config: TrainerConfig) -> Fabric:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from kdasr.distillation.config import StageConfig
-from kdasr.training.config import OptimConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.muon import MuonWithAdamW, is_hidden_matrix
 from kdasr.training.scaled_adam import ScaledAdam
+from kdasr.training.training_config import OptimConfig
 
 EDEN_START = 0.1
 """Share of the peak that Eden's warm-up begins with."""

@@ -3,9 +3,9 @@
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,16 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
 from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
-from kdasr.training.config import TrainerConfig
+from kdasr.training.training_config import TrainerConfig
 
 logger = get_logger(__name__)
+
+
+class TeacherFile(NamedTuple):
+    """A checkpoint that a run learns from."""
+
+    path: str
+    sha256: str
 
 
 @dataclass
@@ -53,8 +60,16 @@ class Progress:
     """The teacher's checkpoint file. A resume takes the same one, even if a better one has appeared."""
     teacher_sha256: str = ""
     """Its digest, by which it is known where it has moved; empty in runs from before there was one."""
+    more_teachers: list[tuple[str, str]] = field(default_factory=list)
+    """File and digest of each further teacher."""
     batches_per_step: int = 0
     """Of all processes together. 0 in runs from before it was kept: `accumulate` times the processes."""
+
+    @property
+    def teachers(self) -> list[TeacherFile]:
+        """Those that the run began to learn from, the first one first."""
+        first = [TeacherFile(self.teacher, self.teacher_sha256)] if self.teacher else []
+        return first + [TeacherFile(*file) for file in self.more_teachers]
 
     @property
     def stages_done(self) -> int:

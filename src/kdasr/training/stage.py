@@ -9,8 +9,8 @@ from torch import nn
 from kdasr.checkpoint import FOLDER, find_checkpoint, load_checkpoint, load_weights
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.distillation.config import StageConfig
-from kdasr.training.resume import Progress, saved_progress
+from kdasr.distillation.objective_config import StageConfig
+from kdasr.training.resume import Progress, TeacherFile, saved_progress
 
 
 def stages_until(stages: Sequence[StageConfig], last: str | None) -> Sequence[StageConfig]:
@@ -59,25 +59,31 @@ def resolve_reference(reference: str, exp_dir: Path) -> Path:
     raise UserError(f"'{reference}': no such experiment folder or checkpoint, nor is there {beside}")
 
 
-def teacher_checkpoint(reference: str, exp_dir: Path) -> Path:
+def teacher_checkpoint(reference: str, exp_dir: Path, number: int = 0) -> Path:
     """The checkpoint that a run began to learn from, wherever it lies now; at the first start the best one.
+
+    Args:
+        reference: see `resolve_reference`.
+        exp_dir: of the student.
+        number: which of its teachers.
 
     Raises:
         UserError: it is gone, or another one has taken its place.
     """
-    began = saved_progress(exp_dir)
-    candidates = [Path(began.teacher)] if began.teacher else []
+    began = next(iter(saved_progress(exp_dir).teachers[number:]), TeacherFile("", ""))
+    candidates = [Path(began.path)] if began.path else []
     if not any(path.is_file() for path in candidates):
         folder = resolve_reference(reference, exp_dir)
         candidates = [folder / FOLDER / path.name for path in candidates] if folder.is_dir() else []
         candidates.append(find_checkpoint(folder))
     found = [path for path in candidates if path.is_file()]
     for path in found:
-        if began.teacher_sha256 in ("", sha256(path)):
+        if began.sha256 in ("", sha256(path)):
             return path
+    option = "more_teachers" if number else "teacher"
     raise UserError(
-        f"objective.teacher: {found[0]}: not the checkpoint that {exp_dir} began to learn from "
-        f"({Path(began.teacher).name}, sha256 {began.teacher_sha256[:12]}); bring that one back"
+        f"objective.{option}: {found[0]}: not the checkpoint that {exp_dir} "
+        f"began to learn from ({Path(began.path).name}, sha256 {began.sha256[:12]}); bring that one back"
     )
 
 

@@ -1,7 +1,7 @@
 """The training loop: one for every stage of every system."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,17 +15,17 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import StepObjective, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
 from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
-from kdasr.training.config import TrainerConfig
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import TrainingModule, sample_context
 from kdasr.training.resume import (
     Progress,
+    TeacherFile,
     gather,
     last_checkpoint,
     load_resume,
@@ -35,6 +35,7 @@ from kdasr.training.resume import (
     set_rng_state,
     truncate_metrics,
 )
+from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validate, Validation
 
@@ -74,9 +75,8 @@ class System:
     """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation], None] | None = None
     """What else is to happen at a validation, before the checkpoint."""
-    teacher_path: str = ""
-    """The checkpoint that the objective's teacher came from."""
-    teacher_sha256: str = ""
+    teachers: Sequence[TeacherFile] = ()
+    """The checkpoints that the objective's teachers came from."""
 
 
 class Trainer:
@@ -87,9 +87,11 @@ class Trainer:
         self.system = system
         self.fabric = fabric
         self.config = system.config
+        first, *more = system.teachers or [TeacherFile("", "")]
         self.progress = Progress(
-            teacher=system.teacher_path,
-            teacher_sha256=system.teacher_sha256,
+            teacher=first.path,
+            teacher_sha256=first.sha256,
+            more_teachers=[(file.path, file.sha256) for file in more],
             batches_per_step=fabric.world_size * system.config.optim.accumulate,
         )
         self.meter = Meter()
@@ -152,7 +154,7 @@ class Trainer:
             own = own_state(state["processes"], fabric)
             load_weights(self.system.model, payload["model"], source)
             load_weights(self.system.objective, state["objective"], source)
-            kept = ("teacher", "teacher_sha256", "batches_per_step")
+            kept = ("teacher", "teacher_sha256", "more_teachers", "batches_per_step")
             now = {name: getattr(progress, name) for name in kept}
             self.progress = progress = Progress(**{**state["progress"], **now})
             self._saved_optimizer = state["optimizer"]
@@ -202,6 +204,7 @@ class Trainer:
             from_scratch=from_scratch,
             teacher=old.teacher,
             teacher_sha256=old.teacher_sha256,
+            more_teachers=old.more_teachers,
             batches_per_step=old.batches_per_step,
         )
         self.meter = Meter()

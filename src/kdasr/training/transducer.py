@@ -14,9 +14,9 @@ from kdasr.data.batch import Batch
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.greedy import greedy_search
-from kdasr.decoding.measure import Writing
-from kdasr.decoding.wer import character_errors, word_errors
 from kdasr.distillation.step import StepInput, StepObjective, TrainBatch
+from kdasr.evaluation.measure import Writing
+from kdasr.evaluation.wer import character_errors, word_errors
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.training.module import TrainingModule

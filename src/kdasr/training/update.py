@@ -8,10 +8,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from kdasr.distillation.config import StageConfig
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import Denominators, StepInput, TrainBatch
 from kdasr.nn.context import Context
-from kdasr.training.config import OptimConfig
 from kdasr.training.module import TrainingModule
 from kdasr.training.optim import (
     build_optimizer,
@@ -19,6 +18,7 @@ from kdasr.training.optim import (
     scheduled_learning_rate,
     set_learning_rate,
 )
+from kdasr.training.training_config import OptimConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from kdasr.distillation.config import ObjectiveOptions
+from kdasr.distillation.objective_config import ObjectiveOptions
 from kdasr.distillation.terms.base import known_terms, section_of
 
 for _module in iter_modules(__path__):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from kdasr.data.batch import Batch
 from kdasr.distillation.alignment import AlignedTeacher
-from kdasr.distillation.config import RnntConfig
 from kdasr.distillation.lattice import PrunedLattice
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import Teacher
-from kdasr.losses.joint import NodeLosses
-from kdasr.losses.nodes import NodeTerm
-from kdasr.losses.path_kl import PathTerm
-from kdasr.models.transducer.config import TransducerConfig
+from kdasr.losses.lattice.joint import NodeLosses
+from kdasr.losses.lattice.nodes import NodeTerm
+from kdasr.losses.lattice.path_kl import PathTerm
 from kdasr.models.transducer.model import Transducer, TransducerOutput
+from kdasr.models.transducer.transducer_config import TransducerConfig
 
 
 class Need(Enum):

@@ -10,13 +10,13 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import OneOf, at_least, between
 from kdasr.distillation.lattice import BLANK, PrunedLattice
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Wanted, register
-from kdasr.losses.collapsed import CollapsedKl, NextSymbols
-from kdasr.losses.joiner import NodeLogits
-from kdasr.losses.kl import DIRECTIONS, SIDES, KlForm, PowerKl
-from kdasr.losses.node_weights import BY_STUDENT, BY_TEACHER, NODE_WEIGHTS, teacher_weights
-from kdasr.losses.power import GRANULARITIES, RULES, PowerRule
-from kdasr.losses.shift import shifted
-from kdasr.losses.teacher_band import teacher_band
+from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
+from kdasr.losses.lattice.joiner import NodeLogits
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.lattice.node_weights import BY_STUDENT, BY_TEACHER, NODE_WEIGHTS, teacher_weights
+from kdasr.losses.lattice.power import GRANULARITIES, RULES, PowerRule
+from kdasr.losses.lattice.shift import shifted
+from kdasr.losses.lattice.teacher_band import teacher_band
 
 CLASSES = ("full", "collapsed")
 
@@ -25,10 +25,10 @@ CLASSES = ("full", "collapsed")
 class OutputConfig:
     """KL divergence between output distributions on the student's pruned lattice."""
 
-    rule: Annotated[str, OneOf(*RULES)] = "entropy"
+    rule: Annotated[str, OneOf(*RULES)] = "fixed"
     """Exponent of the power transform: fixed | entropy | confidence."""
-    exponent: Annotated[float, between(0, 1, above=True)] = 0.7
-    """`fixed`: the exponent; `confidence`: the smallest exponent."""
+    exponent: Annotated[float, between(0, 1, above=True)] = 1.0
+    """`fixed`: the exponent; `confidence`: the smallest one, such as 0.7."""
     entropy_floor: Annotated[float, at_least(0)] = 0.5
     """`entropy`: raise the target's entropy to this many nats."""
     granularity: Annotated[str, OneOf(*GRANULARITIES)] = "node"
@@ -73,6 +73,11 @@ class OutputTerm(LatticeTerm):
             UserError: a name or number that no rule knows.
         """
         super().__init__()
+        if config.rule == "confidence" and config.exponent == 1.0:
+            raise UserError(
+                "objective.output.exponent is 1, which smooths nothing; `rule: confidence` needs the least, "
+                "such as 0.7"
+            )
         try:
             self.rule = PowerRule(config.rule, config.exponent, config.entropy_floor, config.granularity)
             self.form = KlForm(config.sides, config.direction, config.temperature_squared)

@@ -10,9 +10,9 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import OneOf, above
 from kdasr.distillation.lattice import BLANK, PrunedLattice
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Unit, Wanted, register
-from kdasr.losses.joiner import NodeLogits
-from kdasr.losses.path_kl import NORMALIZE, PathForm, PathKl
-from kdasr.losses.teacher_band import teacher_band
+from kdasr.losses.lattice.joiner import NodeLogits
+from kdasr.losses.lattice.path_kl import NORMALIZE, PathForm, PathKl
+from kdasr.losses.lattice.teacher_band import teacher_band
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from kdasr.distillation.config import RnntConfig
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Unit, register
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.losses.first_order import first_order_only
+from kdasr.losses.lattice.first_order import first_order_only
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import hat_log_probs, logits_gradient, node_log_probs, reduce_loss
 from kdasr.losses.pruned_rnnt.band import BandTotals, band_totals

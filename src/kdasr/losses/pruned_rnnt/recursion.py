@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdasr.losses.first_order import first_order_only
-from kdasr.losses.kernels import recursion_kernels
+from kdasr.losses.lattice.first_order import first_order_only
+from kdasr.losses.lattice.kernels import recursion_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.checks import check_boundary
 

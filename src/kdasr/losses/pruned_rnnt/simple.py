@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdasr.losses.first_order import first_order_only
+from kdasr.losses.lattice.first_order import first_order_only
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.arcs import finish_symbol_arcs, reduce_loss
 from kdasr.losses.pruned_rnnt.checks import check_boundary, check_names, check_symbols

@@ -2,8 +2,8 @@
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
-from kdasr.models.transducer.config import TransducerConfig
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 
 
 def build_transducer(config: TransducerConfig) -> Transducer:

@@ -11,7 +11,7 @@ from kdasr.common.errors import UserError
 from kdasr.models.encoders.base import EncoderOutput, EncoderState, Geometry, StepOutput
 from kdasr.models.joiner import Joiner
 from kdasr.models.predictor import StatelessPredictor
-from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.linear import Linear
 

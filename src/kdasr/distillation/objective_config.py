@@ -1,0 +1,143 @@
+"""What the training objective is made of: terms, their weights and their settings."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
+from kdasr.decoding.expansion import MAX_PENALTY
+from kdasr.losses.pruned_rnnt.backend import BACKENDS
+from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
+
+WEIGHTS = ("prior", "uniform", "confidence")
+NORMALIZERS = ("frames", "utterances")
+UPDATES = ("better", "never")
+
+
+@dataclass
+class RnntConfig:
+    """Pruned RNN-T (Kuang et al. 2022)."""
+
+    backend: Annotated[str, OneOf(*BACKENDS), MAY_CHANGE] = "auto"
+    """auto | k2 | native."""
+    rnnt_type: Annotated[str, OneOf(*RNNT_TYPES)] = "regular"
+    """regular | modified | constrained."""
+    prune_range: Annotated[int, at_least(2)] = 5
+    keep_logits: Annotated[bool, MAY_CHANGE] = True
+    """Keep the logits of the lattice for the backward pass; false makes them twice instead. `output_kl`
+    keeps its own gradient either way."""
+    lm_scale: Annotated[float, between(0, 1)] = 0.25
+    am_scale: Annotated[float, between(0, 1)] = 0.0
+    simple_scale: Annotated[float, at_least(0)] = 0.5
+    """Weight of the simple loss after the warm-up; it starts at 1."""
+    pruned_start: Annotated[float, at_least(0)] = 0.1
+    """Weight of the pruned loss at the first step; it ends at 1."""
+    warmup_steps: Annotated[int, at_least(0)] = 500
+    """Steps over which both weights move; counted from the start of a run that begins from scratch."""
+    delay_penalty: Annotated[float, at_least(0)] = 0.0
+    """Nats per frame in favour of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
+    al. 2022, arXiv 2211.00490)."""
+    left_buffer: Annotated[float | None, at_least(0)] = None
+    """Seconds before a word begins from which its pieces may be emitted; None: from the start. Other paths
+    have no probability in the loss (alignment-restricted transducer, Mahadeokar et al. 2021, arXiv
+    2011.03072). Needs word times in the training data; native backend only."""
+    right_buffer: Annotated[float | None, at_least(0)] = None
+    """The same after a word's end; None: until the end."""
+    fast_emit: Annotated[float, at_least(0)] = 0.0
+    """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
+    it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether pieces are tied to the times of their words."""
+        return self.left_buffer is not None or self.right_buffer is not None
+
+
+@dataclass
+class LabelConfig:
+    """Labels for speech without transcripts: those of local prior matching (Hsu et al. 2020, arXiv
+    2002.10336), and what they are compared with."""
+
+    beam: Annotated[int, at_least(1)] = 4
+    """Hypotheses per utterance that the proposal model's beam search keeps."""
+    blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
+    """Nats, against deletions: subtracted from the blank's logit in every search of the proposal model. Not
+    in the paper, whose models have no blank: a transducer that is unsure says nothing."""
+    one_best: bool = False
+    """Only the best of them counts: pseudo-labels (Kahn et al. 2020, arXiv 1909.09116)."""
+    weights: Annotated[str, OneOf(*WEIGHTS)] = "prior"
+    """Of an utterance's labels. prior: the language model's probabilities, normalised over them; uniform;
+    confidence: the proposal model's probability per piece, between 0 and 1, not normalised."""
+    length_tolerance: Annotated[float | None, between(0, 1, below=True)] = 0.05
+    """Pieces and end may be by this share fewer or more than those that the first proposal model found by
+    greedy search, both bounds rounded outwards; None: any number."""
+    max_gap: Annotated[float | None, at_least(0)] = None
+    """Drop proposals whose probability under the proposal model is below the best one's by more than this
+    many nats; None: keep them. Not in the paper: a beam ends on hypotheses that hardly compete, too, and a
+    prior alone does not know which."""
+    max_repeats: Annotated[int, at_least(0)] = 0
+    """Drop labels in which some pair of neighbouring pieces occurs more often; 0: keep them."""
+    worst_share: Annotated[float, between(0, 1, below=True)] = 0.0
+    """Drop labels with a score per piece as low as this share of the first proposal model's best ones."""
+
+
+@dataclass
+class UnpairedConfig:
+    """Speech without transcripts, beside `data.train_parts`: in every stage."""
+
+    parts: Annotated[list[str], Items()] = field(default_factory=list)
+    """Prepared parts; transcripts that they have are not used. Empty: there is no such speech."""
+    proposal: Annotated[str | None, MAY_MOVE] = None
+    """The first proposal model: an experiment folder or a checkpoint, full-context or streaming."""
+    language_model: str | None = None
+    """A language model's folder or checkpoint, or text that stands for a word trigram of it, for the weights
+    `prior`."""
+    ratio: Annotated[int, at_least(1)] = 4
+    """Optimizer steps on unpaired batches after each one on a paired batch."""
+    weight: Annotated[float, at_least(0)] = 0.2
+    """Of the loss of an unpaired batch."""
+    normalize: Annotated[str, OneOf(*NORMALIZERS)] = "frames"
+    """What the sum over a batch is divided by, utterances without labels included. frames: the encoder's,
+    as for `rnnt`, so that `weight` compares the two losses; utterances: the batch's size, as in the paper,
+    whose supervised loss is divided in that way too."""
+    update: Annotated[str, OneOf(*UPDATES)] = "better"
+    """better: at a validation with fewer word errors than the proposal model's, the model in training becomes
+    the proposal model; never."""
+    labels: LabelConfig = field(default_factory=LabelConfig)
+
+
+@dataclass
+class StageConfig:
+    """What to start from, what to train, on which losses, for how long."""
+
+    name: str = "train"
+    num_steps: Annotated[int, at_least(1)] = 1000
+    """Optimizer steps, not batches."""
+    loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
+    """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
+    init_from: str | None = None
+    """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
+    (first stage) or the stage before."""
+    freeze: Annotated[list[str], Items()] = field(default_factory=list)
+    """Prefixes of parameter names that do not train."""
+    learning_rate: Annotated[float | None, above(0)] = None
+    """Peak learning rate; None: that of `optim`."""
+    warmup_steps: Annotated[int | None, at_least(0)] = None
+    """Learning-rate warm-up; None: that of `optim`."""
+    plateau_patience: Annotated[int, at_least(0)] = 0
+    """End the stage when the dev `hidden_mse` has not improved for so many validations; 0: by steps only."""
+
+
+@dataclass
+class ObjectiveOptions:
+    """Settings of the objective and of every term; which ones count is a stage's `loss_weights`.
+
+    `kdasr.distillation.terms.ObjectiveConfig` has them all: each term with settings adds a section.
+    """
+
+    rnnt: RnntConfig = field(default_factory=RnntConfig)
+    """Of the lattice that several terms share, and of the term `rnnt`."""
+    teacher: Annotated[str | None, MAY_MOVE] = None
+    """The teacher's experiment folder or checkpoint; for terms that need one."""
+    more_teachers: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
+    """Further teachers, over the same pieces: output distributions are the mean of all. Hidden states are
+    those of `teacher` alone."""

@@ -1,0 +1,343 @@
+"""From the configuration of a system to its parts, and to a trained system."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lightning_fabric import Fabric
+
+from kdasr.checkpoint import (
+    FOLDER,
+    Bundle,
+    average_checkpoints,
+    load_bundle,
+    save_checkpoint,
+)
+from kdasr.common.errors import UserError
+from kdasr.common.failures import is_disk_full
+from kdasr.common.files import atomic_path, read_json, sha256, write_json
+from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
+from kdasr.data.same_data import check_same_data, describe_data
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.distillation.objective import Objective
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms.base import Need, needing
+from kdasr.experiment.config import (
+    AnyExperiment,
+    ExperimentConfig,
+    LanguageModelExperiment,
+    claim_folder,
+    load_saved_experiment,
+    save_experiment,
+)
+from kdasr.experiment.semi_supervised import with_unpaired
+from kdasr.language_model.loader import TextLoader, valid_text_batches
+from kdasr.language_model.model import TransformerLanguageModel
+from kdasr.language_model.module import LanguageModelObjective, validate_language_model
+from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
+from kdasr.losses.pruned_rnnt.backend import choose_backend
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+from kdasr.training.devices import make_fabric
+from kdasr.training.environment import describe_environment
+from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
+from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
+from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
+from kdasr.training.trainer import System, Trainer
+from kdasr.training.transducer import validate_model, validate_transducer
+
+logger = get_logger(__name__)
+
+
+def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) -> None:
+    """Train a system in its folder, or go on with it.
+
+    Raises:
+        UserError: bad input of any kind; see `build_trainer`, `build_language_model_trainer`, `Trainer.fit`.
+        TrainingInterrupted: stopped by a signal; a checkpoint is left.
+    """
+    fabric = make_fabric(config.training)
+    if fabric.is_global_zero:
+        changed = claim_folder(config, exp_dir)
+        setup_logging(exp_dir / "train.log")
+    else:
+        changed = []
+        setup_logging(level=logging.ERROR)
+    fabric.barrier()
+    wanted = stages_until(config.stages, until_stage)
+    if saved_progress(exp_dir).stages_done >= len(wanted):
+        if (Path(config.data.dir) / "tokens").is_dir():  # else nothing contradicts
+            _own_tokenizer(config, exp_dir, fabric)
+        logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))
+        return
+    try:
+        if isinstance(config, LanguageModelExperiment):
+            trainer = build_language_model_trainer(config, exp_dir, fabric)
+        else:
+            trainer = build_trainer(config, exp_dir, fabric)
+        if changed:  # not before the data have been found to be the same
+            logger.info("goes on with other options: %s", "; ".join(map(str, changed)))
+            save_experiment(config, exp_dir)
+        trainer.fit(until_stage)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(
+            f"{exp_dir}: the disk is full; the last checkpoint is sound. Free some space."
+        ) from error
+
+
+def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Trainer:
+    """Build every part of a system from its configuration.
+
+    Raises:
+        UserError: missing data, tokens that do not match, no such teacher, an impossible size.
+    """
+    tokenizer = _own_tokenizer(config, exp_dir, fabric)
+    config = replace(config, training=share_out(config.training, exp_dir, fabric))
+    seed_everything(config.seed, rank=0)
+    model = _build_model(config, tokenizer)
+    bundles = _load_teachers(config, exp_dir, tokenizer)
+    teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
+    objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
+    train_cuts = _load_parts(config, config.data.train_parts)
+    dev_cuts = _load_parts(config, config.data.dev_parts)
+    batches = TrainLoader(
+        train_cuts,
+        tokenizer,
+        config.data,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        word_times=config.objective.rnnt.is_restricted,
+        num_frames=model.geometry.num_frames,
+    )
+    dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
+    if not len(dev_batches):
+        raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
+    limit = config.training.max_valid_batches or None
+    system = System(
+        name=config.name,
+        exp_dir=exp_dir,
+        seed=config.seed,
+        contexts=config.contexts,
+        stages=config.stages,
+        config=config.training,
+        model=model,
+        objective=objective,
+        tokenizer=tokenizer,
+        train_batches=batches,
+        valid_batches=lambda: islice(dev_batches, limit),
+        validate=validate_transducer,
+        teachers=[TeacherFile(str(bundle.path.resolve()), sha256(bundle.path)) for bundle in bundles],
+    )
+    if bundles:
+        system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
+    backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
+    data = {"training": train_cuts, "dev": dev_cuts}
+    if config.unpaired.parts:
+        system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
+    if fabric.is_global_zero:
+        check_same_data(
+            exp_dir, describe_data(config.data, data, config.unpaired.parts), f"data.dir: {config.data.dir}"
+        )
+    described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
+    return _start(system, backend, described, fabric)
+
+
+def _compare_with_teacher(
+    system: System, objective: Objective, config: ExperimentConfig, teacher: Bundle
+) -> Callable[[Fabric], None]:
+    """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
+
+    def compare(fabric: Fabric) -> None:
+        def measure(model: Transducer, context: Context) -> float:
+            batches = system.valid_batches()
+            measured = validate_model(fabric, model, objective, batches, system.tokenizer, context)
+            return measured.scores["wer"]
+
+        teacher_wer = measure(teacher.model, teacher.context)
+        others = {}
+        if config.stages[0].init_from is not None:
+            assert isinstance(system.model, Transducer)
+            others["the student's start"] = measure(system.model, config.contexts[0])
+        others |= plain_students(system.exp_dir.parent, config.contexts[0])
+        listed = "".join(f", {name} {wer:.2f} %" for name, wer in others.items())
+        logger.info("dev WER: teacher %.2f %%%s", teacher_wer, listed)
+        if warning := weak_teacher(teacher_wer, others):
+            logger.warning("%s", warning)
+
+    return compare
+
+
+def plain_students(folder: Path, context: Context) -> dict[str, float]:
+    """Dev WER of the systems in a folder that stream under `context` and learnt without a teacher."""
+    found = {}
+    for path in sorted(folder.glob("*/config.yaml")):
+        try:
+            saved = load_saved_experiment(path.parent)
+        except UserError:  # a folder of another version, or of something else, is no reason to stop
+            continue
+        if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
+            continue
+        terms = {name for stage in saved.stages for name in stage.loss_weights}
+        wer = last_dev_wer(path.parent)
+        if wer is not None and not needing(Need.TEACHER, terms):
+            found[path.parent.name] = wer
+    return found
+
+
+def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path, fabric: Fabric) -> Trainer:
+    """Build a language model's trainer from its configuration.
+
+    Raises:
+        UserError: no tokenizer, no text, or an impossible size.
+    """
+    if not config.data.train_text:
+        raise UserError("data.train_text: name at least one text file to train on")
+    config = replace(config, training=share_out(config.training, exp_dir, fabric))
+    tokenizer = _own_tokenizer(config, exp_dir, fabric)
+    seed_everything(config.seed, rank=0)
+    size = _vocab_size(config.model.vocab_size, tokenizer)
+    model = TransformerLanguageModel(replace(config.model, vocab_size=size))
+    data, limit = config.data, config.training.max_valid_batches or None
+    train_text = EncodedText(text_sources(data.train_text), tokenizer, data.max_pieces)
+    dev_sources = text_sources(data.dev_text) or transcript_sources(Path(data.dir), data.dev_parts)
+    dev_text = EncodedText(dev_sources, tokenizer, data.max_pieces)
+    dev_batches = valid_text_batches(dev_text, data.batch_pieces)
+    rank, world_size = fabric.global_rank, fabric.world_size
+    system = System(
+        name=config.name,
+        exp_dir=exp_dir,
+        seed=config.seed,
+        contexts=[Context.full()],
+        stages=config.stages,
+        config=config.training,
+        model=model,
+        objective=LanguageModelObjective(),
+        tokenizer=tokenizer,
+        train_batches=TextLoader(
+            train_text, data.batch_pieces, seed=config.seed, rank=rank, world_size=world_size
+        ),
+        valid_batches=lambda: islice(dev_batches, limit),
+        validate=validate_language_model,
+    )
+    texts = {"training": train_text, "dev": dev_text}
+    if fabric.is_global_zero:
+        found = {name: text.description() for name, text in texts.items()}
+        check_same_data(exp_dir, found, f"data.dir: {config.data.dir}")
+    described = {name: f"{len(text)} sentences, {text.lens_N.sum()} pieces" for name, text in texts.items()}
+    return _start(system, "none", described, fabric)
+
+
+def _start(system: System, backend: str, data: dict[str, str], fabric: Fabric) -> Trainer:
+    """Record the environment, say what runs on what data, and make the trainer."""
+    if fabric.is_global_zero:
+        environment = describe_environment(backend=backend, seed=system.seed)
+        write_json(system.exp_dir / "environment.json", environment)
+    _log_start(system, data, fabric)
+    # From here on the processes differ: dropout is their own.
+    seed_everything(system.seed, rank=fabric.global_rank)
+    return Trainer(system, fabric)
+
+
+def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Tokenizer:
+    """The tokenizer of the data, copied into the experiment folder at the first start."""
+    data_tokens = Path(config.data.dir) / "tokens"
+    tokenizer = Tokenizer.load(data_tokens)
+    own = exp_dir / "tokens"
+    if fabric.is_global_zero and not (own / "bpe.model").is_file():
+        for name in ("tokens.txt", "bpe.model"):
+            with atomic_path(own / name) as temporary:
+                shutil.copyfile(data_tokens / name, temporary)
+    fabric.barrier()
+    if Tokenizer.load(own).fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{data_tokens}: not the tokens that {exp_dir} began with ({own})")
+    return tokenizer
+
+
+def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
+    """A random model for this tokenizer, with the feature statistics of the data."""
+    size = _vocab_size(config.model.vocab_size, tokenizer)
+    model = build_transducer(replace(config.model, vocab_size=size))
+    path = Path(config.data.dir) / "feature_stats.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no feature statistics: run `kdasr prepare`")
+    stats = read_json(path)
+    if not np.isfinite([stats["mean"], stats["std"]]).all():
+        raise UserError(
+            f"{path}: holds numbers that are not finite: run `kdasr prepare` again, into a new folder"
+        )
+    model.set_feature_stats(torch.tensor(stats["mean"]), torch.tensor(stats["std"]))
+    return model
+
+
+def _vocab_size(configured: int, tokenizer: Tokenizer) -> int:
+    if configured not in (0, tokenizer.vocab_size):
+        raise UserError(
+            f"model.vocab_size is {configured}, the tokenizer has {tokenizer.vocab_size} pieces; leave it out"
+        )
+    return tokenizer.vocab_size
+
+
+def _load_teachers(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> list[Bundle]:
+    """The teachers, when a stage has a term that needs one. A resumed run keeps those it began with."""
+    needed = needing(Need.TEACHER, {name for stage in config.stages for name in stage.loss_weights})
+    if not needed or config.objective.teacher is None:
+        return []
+    bundles = []
+    for number, reference in enumerate([config.objective.teacher, *config.objective.more_teachers]):
+        bundle = load_bundle(teacher_checkpoint(reference, exp_dir, number), as_trained=True)
+        if bundle.tokenizer.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"objective.{'more_teachers' if number else 'teacher'}: {bundle.path} was trained with other "
+                f"tokens than {config.data.dir}/tokens; teacher and student need the same"
+            )
+        logger.info("teacher: %s (%s), context %s", bundle.name, bundle.path, bundle.context)
+        bundles.append(bundle)
+    return bundles
+
+
+def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
+    return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
+
+
+def _hours(cuts: CutSet) -> float:
+    return sum(cut.duration for cut in cuts) / 3600
+
+
+def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:
+    """What runs, on what, where."""
+    parameters = sum(parameter.numel() for parameter in system.model.parameters())
+    logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
+    logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
+    logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.num_steps})" for stage in system.stages))
+    for name, described in data.items():
+        logger.info("%s: %s", name, described)
+    device = f"{fabric.device}, {fabric.world_size} process(es), {system.config.precision}"
+    logger.info("device: %s, %d CPU threads", device, torch.get_num_threads())
+
+
+def average(exp_dir: Path, count: int) -> list[Path]:
+    """Average the last `count` kept checkpoints of the final stage into `checkpoints/averaged.pt`.
+
+    Returns:
+        The checkpoints that went in.
+
+    Raises:
+        UserError: no experiment there, or its final stage has left no checkpoint.
+    """
+    stage = load_saved_experiment(exp_dir).stages[-1].name
+    paths = stage_checkpoints(exp_dir, stage)[-count:]
+    if not paths:
+        raise UserError(f"{exp_dir}: stage '{stage}' has left no checkpoint yet")
+    save_checkpoint(exp_dir / FOLDER / "averaged.pt", average_checkpoints(paths))
+    return paths

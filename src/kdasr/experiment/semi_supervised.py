@@ -1,0 +1,183 @@
+"""A system that also learns from speech without transcripts: local prior matching, pseudo-labels."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lhotse import CutSet
+from lightning_fabric import Fabric
+
+from kdasr.checkpoint import load_bundle
+from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.data.data_config import JoinConfig
+from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
+from kdasr.data.unpaired import InterleavedBatches, without_transcripts
+from kdasr.decoding.rescoring import SentenceScorer
+from kdasr.distillation.objective import Objective
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.language_model.scorer import load_sentence_scorer
+from kdasr.models.transducer.model import Transducer
+from kdasr.self_training.labels import FirstGuess, Labeller, label_search
+from kdasr.self_training.proposals import ProposalModel, first_guesses, load_guesses, save_guesses
+from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
+from kdasr.training.stage import resolve_reference
+from kdasr.training.trainer import System
+from kdasr.training.transducer import validate_model
+from kdasr.training.validation import Validation
+
+logger = get_logger(__name__)
+
+GUESSES = "first_guesses.json"
+"""Beside the checkpoints: what the first proposal model said."""
+
+
+def with_unpaired(
+    system: System, objective: Objective, config: ExperimentConfig, fabric: Fabric
+) -> tuple[System, CutSet]:
+    """Add `config.unpaired` to a system that has none; also its utterances.
+
+    Args:
+        system: the system without.
+        objective: that of its paired batches.
+        config: its configuration.
+        fabric: the processes.
+
+    Raises:
+        UserError: no data, no proposal model, other pieces or features, an option out of range.
+    """
+    options = config.unpaired
+    cuts, transcripts = _load_cuts(config, system)
+    proposal = _load_proposal(config, system).to(fabric.device)
+    language_model = _load_language_model(config, system, fabric)  # before the long search of the guesses
+    labeller = Labeller(options.labels, _guesses(proposal, cuts, config, system, fabric), language_model)
+    parts = UnpairedParts(
+        config=options,
+        proposal=proposal,
+        labeller=labeller,
+        tokenizer=system.tokenizer,
+        spec_augment=config.data.spec_augment,
+        transcripts=transcripts,
+    )
+    # Labels go by utterance, so that nothing is joined; masks come after the search.
+    unmasked = replace(config.data.spec_augment, enabled=False)
+    unpaired = TrainLoader(
+        cuts,
+        system.tokenizer,
+        replace(config.data, spec_augment=unmasked, join=JoinConfig()),
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        num_frames=config.model.geometry.num_frames,
+    )
+    assert isinstance(system.train_batches, TrainLoader)
+    accumulate = config.training.optim.accumulate
+    system = replace(
+        system,
+        objective=SemiSupervisedObjective(objective, parts),
+        train_batches=InterleavedBatches(system.train_batches, unpaired, options.ratio, accumulate),
+    )
+    if options.update == "better":
+        system.after_validation = update_when_better(system, objective, proposal)
+    return system, cuts
+
+
+def update_when_better(
+    system: System, objective: Objective, proposal: ProposalModel
+) -> Callable[[Fabric, Validation], None]:
+    """What replaces the proposal model at a validation of the system: see `ProposalModel.consider`.
+
+    Its own error is measured at the first validation, on the same dev utterances: word errors of greedy
+    search, all dev parts together (the paper takes the mean of two).
+    """
+
+    def update(fabric: Fabric, validation: Validation) -> None:
+        if not proposal.measured:
+            batches = system.valid_batches()
+            measured = validate_model(
+                fabric, proposal.model, objective, batches, system.tokenizer, proposal.context
+            )
+            proposal.set_error(measured.criterion)
+            logger.info("proposal model: dev %s %.2f %%", _measure(measured), measured.criterion)
+        assert isinstance(system.model, Transducer)
+        if proposal.consider(system.model, validation.criterion):
+            logger.info(
+                "the model is the proposal model from now on (update %d), dev %s %.2f %%",
+                int(proposal.updates),
+                _measure(validation),
+                validation.criterion,
+            )
+
+    return update
+
+
+def _measure(validation: Validation) -> str:
+    """The name of the criterion: WER, or CER."""
+    return next(iter(validation.scores)).upper()
+
+
+def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[str, str]]:
+    folder = Path(config.data.dir)
+    told = CutSet.from_cuts(cut for part in config.unpaired.parts for cut in load_cuts(folder, part))
+    cuts, transcripts = without_transcripts(select_speeds(told, config.data.speed_perturbation))
+    if transcripts:
+        logger.warning(
+            "%d of %d unpaired utterances carry transcripts: ignored, but for a comparison in the log",
+            len(transcripts),
+            len(cuts),
+        )
+    transcripts = {name: system.tokenizer.normalize(text) for name, text in transcripts.items()}
+    cuts, _ = report_unusable(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
+    if len(cuts) == 0:
+        raise UserError(f"{folder}: no usable utterance in {', '.join(config.unpaired.parts)}")
+    return cuts, transcripts
+
+
+def _load_proposal(config: ExperimentConfig, system: System) -> ProposalModel:
+    if config.unpaired.proposal is None:
+        raise UserError("unpaired.parts needs unpaired.proposal, a trained model that proposes transcripts")
+    bundle = load_bundle(resolve_reference(config.unpaired.proposal, system.exp_dir), as_trained=True)
+    if bundle.tokenizer.fingerprint != system.tokenizer.fingerprint:
+        raise UserError(
+            f"unpaired.proposal: {bundle.path} was trained with other tokens than {config.data.dir}/tokens; "
+            "its transcripts mean nothing here"
+        )
+    assert isinstance(system.model, Transducer)
+    if bundle.model.config.num_features != system.model.config.num_features:
+        raise UserError(f"unpaired.proposal: {bundle.path} takes other features than this system")
+    if config.unpaired.update == "better" and _shapes(bundle.model) != _shapes(system.model):
+        raise UserError(
+            f"unpaired.proposal: {bundle.path} is of another architecture than this system, which so cannot "
+            "take its place; set unpaired.update: never"
+        )
+    logger.info("proposal model: %s (%s), context %s", bundle.name, bundle.path, bundle.context)
+    return ProposalModel(bundle.model, bundle.context, later_context=config.contexts[0])
+
+
+def _shapes(model: Transducer) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _load_language_model(config: ExperimentConfig, system: System, fabric: Fabric) -> SentenceScorer | None:
+    """The language model; None where no weight needs one."""
+    if config.unpaired.language_model is None or config.unpaired.labels.weights != "prior":
+        return None
+    path = resolve_reference(config.unpaired.language_model, system.exp_dir)
+    return load_sentence_scorer(path, system.tokenizer, f"{config.data.dir}/tokens").to(fabric.device)
+
+
+def _guesses(
+    proposal: ProposalModel, cuts: CutSet, config: ExperimentConfig, system: System, fabric: Fabric
+) -> dict[str, FirstGuess]:
+    """Those of the experiment folder; made there at the first start, by the first process."""
+    path, labels = system.exp_dir / GUESSES, config.unpaired.labels
+    # Only the filter of low scores asks for scores, which must be those of the search that labels come from.
+    search = label_search(labels) if labels.worst_share else replace(label_search(labels), beam=1)
+    made_by = f"{proposal.fingerprint()}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
+    if fabric.is_global_zero and not path.is_file():
+        logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
+        batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
+        save_guesses(path, first_guesses(proposal, batches, fabric.device, search), made_by)
+    fabric.barrier()
+    return load_guesses(path, [cut.id for cut in cuts], made_by)

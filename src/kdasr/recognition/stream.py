@@ -1,0 +1,99 @@
+"""One stream: the audio that came in, and where the recogniser stands in it."""
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.signal_check import SignalMeter
+from kdasr.decoding.biasing import BiasingGraph
+from kdasr.models.encoders.base import Geometry
+from kdasr.recognition.features import OnlineFeatures
+from kdasr.recognition.pool import Slot
+from kdasr.recognition.result import Token
+
+log = get_logger(__name__)
+
+
+class Stream:
+    """The audio and the state of one stream; made by `StreamingRecognizer.create_stream`.
+
+    Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
+    """
+
+    def __init__(
+        self,
+        slot: Slot | None,
+        search_state: Any,
+        geometry: Geometry,
+        tail_seconds: float,
+        owner: Any,
+        biasing: BiasingGraph | None = None,
+    ) -> None:
+        self.signal = SignalMeter()
+        """What came in, measured; see `faults`."""
+        self.features = OnlineFeatures(geometry, tail_seconds, self.signal)
+        self.owner = owner
+        """The recogniser that made it."""
+        self.biasing = biasing
+        """Phrases that it is biased to."""
+        self.slot = slot
+        """Place of the encoder's state in the recogniser's pool; None under a full context, without state."""
+        self.search_state = search_state
+        """Of the recogniser's search (`kdasr.decoding.search.Search`)."""
+        self.tokens: list[Token] = []
+        """What is displayed: the best hypothesis of the segment so far. Beam search may revise it."""
+        self.num_decoded = 0
+        """Encoder frames searched so far, since the stream began."""
+        self.segment = 0
+        """Number of the segment; it grows at a reset, unless the segment had no piece."""
+        self.segment_start = 0
+        """Encoder frame at which the segment began: that of the last reset."""
+        self.goes_on = False
+        """Whether the segment goes on in the speech of the one before, which was cut by its length."""
+        self.num_trailing_blanks = 0
+        """Encoder frames of the segment since its last piece; all of them while there is none."""
+
+    def accept_waveform(self, sample_rate: int, samples: ArrayLike) -> None:
+        """Append audio: any number of samples of one channel, at any rate that stays the same.
+
+        Args:
+            sample_rate: in Hz; other rates than 16 kHz are converted.
+            samples: floats in [-1, 1], or an integer type, which is scaled by its range.
+
+        Raises:
+            UserError: the input was finished before, the rate changed, or the samples are unusable.
+        """
+        if self.is_finished:
+            raise UserError("audio after input_finished(): this stream has ended, create a new one")
+        self.features.accept(sample_rate, samples)
+
+    def input_finished(self, *, warn: bool = True) -> None:
+        """Say that no more audio comes: the last frames can be decoded. A second call does nothing.
+
+        `warn`: log what is wrong with the input (see `faults`).
+        """
+        if self.is_finished:
+            return
+        self.features.finish()
+        for fault in self.faults if warn else ():
+            log.warning("input %s", fault)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the input so far may be recognised badly, a line each: too quiet (with its level), silent,
+        clipped, or band-limited. Empty when nothing is wrong.
+        """
+        return list(self.signal.report().faults.values())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the input has ended (not whether all of it was decoded)."""
+        return self.features.total_encoder_frames is not None
+
+    @property
+    def seconds(self) -> float:
+        """Audio that came in so far."""
+        return self.features.num_samples / SAMPLE_RATE

@@ -1,0 +1,195 @@
+"""From a run to its jobs: train and average, decode dev, decode test.
+
+Where a recipe has a language model, a job trains that first, and every decoding is there twice: by greedy
+search, and with the model.
+"""
+
+import gzip
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdasr.common.configio import build_config
+from kdasr.common.errors import UserError
+from kdasr.common.files import sha256
+from kdasr.distillation.objective_config import UnpairedConfig
+from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment, identity_of
+from kdasr.study.planned_run import Run
+from kdasr.study.recipe import Recipe
+from kdasr.study.stamps import Job, Settings
+
+KDASR = (sys.executable, "-m", "kdasr")
+LANGUAGE_MODEL = "lm"
+"""The job that trains the recipe's language model, and its folder."""
+STREAMS = 32
+"""Utterances that are streamed in one batch: a quarter of the time, and tables need none with compute."""
+WITH_LM = "-lm"
+"""What a decoding with that model adds to the name of its job and folder."""
+
+
+@dataclass(frozen=True)
+class JobMaker:
+    """Makes the jobs of a recipe in an experiment folder."""
+
+    recipe: Recipe
+    data: Path
+    exp: Path
+    kdasr: tuple[str, ...] = KDASR
+    """The command that jobs call."""
+    digests: dict[tuple[str, ...], str] = field(default_factory=dict)
+    """Of the data by parts, computed once."""
+
+    @property
+    def language_model(self) -> Path:
+        """The folder of the recipe's language model."""
+        return self.exp / LANGUAGE_MODEL
+
+    def make(self, run: Run, kind: str) -> Job:
+        """The job `train` of a run, or `dev` or `test`, which decode, with `WITH_LM` behind it or without."""
+        return self._train(run) if kind == "train" else self._decode(run, kind)
+
+    def train_language_model(self) -> Job:
+        """Train the language model of the recipe.
+
+        Raises:
+            UserError: its text is not there.
+        """
+        options, config = self.recipe.results.language_model, self.recipe.language_model
+        assert options is not None and config is not None
+        text = self.data / options.text
+        if not text.is_file():
+            raise UserError(f"{text}: no such file: the text that results.language_model is trained on")
+        dev_parts = self.recipe.parts("dev")
+        data = replace(config.data, dir=str(self.data), train_text=[str(text)], dev_parts=dev_parts)
+        settings = asdict(replace(config, name=LANGUAGE_MODEL, data=data))
+        conf = self.exp / "conf" / f"{LANGUAGE_MODEL}.yaml"
+        return Job(
+            name=LANGUAGE_MODEL,
+            commands=self._training(conf, self.language_model),
+            settings={
+                "options": _identity(LanguageModelExperiment, settings),
+                "data": self._digest(dev_parts),
+                "text": sha256(text),
+            },
+            outputs=(self.language_model / "checkpoints" / "averaged.pt",),
+            folder=self.language_model,
+            files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
+            reread=partial(_reread, LanguageModelExperiment),
+        )
+
+    def _train(self, run: Run) -> Job:
+        settings = asdict(run.config)
+        conf = self.exp / "conf" / f"{run.name}.yaml"
+        data = run.config.data
+        needs = [other.job_name("train") for other in run.needs]
+        own = self.recipe.systems[run.row].unpaired
+        if weighs_labels(self.recipe, own):
+            needs.append(LANGUAGE_MODEL)
+        return Job(
+            name=run.job_name("train"),
+            commands=self._training(conf, run.folder),
+            settings={
+                "options": _identity(ExperimentConfig, settings),
+                "data": self._digest((*data.train_parts, *own.parts, *data.dev_parts)),
+                **_digest_of_text(own.language_model),
+            },
+            needs=tuple(needs),
+            outputs=(run.folder / "checkpoints" / "averaged.pt",),
+            folder=run.folder,
+            files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
+            reread=partial(_reread, ExperimentConfig),
+        )
+
+    def _decode(self, run: Run, kind: str) -> Job:
+        variant = WITH_LM if kind.endswith(WITH_LM) else ""
+        parts = self.recipe.parts(kind.removesuffix(variant))
+        mode = "offline" if run.offline else "streaming"
+        together = [] if run.offline else ["--streams", str(STREAMS)]
+        command = ["decode", str(run.folder), *together, "--data", str(self.data), "--parts", " ".join(parts)]
+        settings: dict[str, Any] = {"mode": mode, "parts": parts, "data": self._digest(parts)}
+        if together:
+            settings["streams"] = STREAMS
+        needs = [run.job_name("train")]
+        if variant:
+            settings["search"] = search = self._search_with_lm()
+            flags = {"out": run.decoded(variant), "lm": self.language_model, **search}
+            command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+            needs.append(LANGUAGE_MODEL)
+        return Job(
+            name=run.job_name(kind),
+            commands=((*self.kdasr, *command, "--mode", mode),),
+            settings=settings,
+            needs=tuple(needs),
+            outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
+        )
+
+    def _training(self, conf: Path, exp: Path) -> tuple[tuple[str, ...], ...]:
+        train = ("train", "--config", str(conf), "--exp", str(exp))
+        return (*self.kdasr, *train), (*self.kdasr, "average", str(exp))
+
+    def _search_with_lm(self) -> dict[str, str | float]:
+        """Options of `kdasr decode` beside the language model's folder."""
+        options = self.recipe.results.language_model
+        assert options is not None
+        return {
+            "search": "beam",
+            "beam": options.beam,
+            "lm-scale": options.scale,
+            "blank-penalty": options.blank_penalty,
+        }
+
+    def _digest(self, parts: Sequence[str]) -> str:
+        key = tuple(parts)
+        if key not in self.digests:
+            self.digests[key] = data_digest(self.data, key)
+        return self.digests[key]
+
+
+def weighs_labels(recipe: Recipe, config: UnpairedConfig) -> bool:
+    """Whether the recipe's language model weighs the labels of a system, as the recipe has it."""
+    wanted = bool(config.parts) and config.labels.weights == "prior" and config.language_model is None
+    return wanted and recipe.language_model is not None
+
+
+def _digest_of_text(language_model: str | None) -> dict[str, str]:
+    """Of a word n-gram, which is its text; a folder is known by its name."""
+    path = Path(language_model or "")
+    return {"text": sha256(path)} if path.is_file() else {}
+
+
+def _reread(schema: type[ExperimentConfig | LanguageModelExperiment], settings: Settings) -> dict[str, Any]:
+    """Settings of a training with the defaults of options that did not exist then."""
+    config = build_config(schema, settings["options"], source="stamp")
+    return {**settings, "options": _identity(schema, asdict(config))}
+
+
+def _identity(
+    schema: type[ExperimentConfig | LanguageModelExperiment], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options that change the model; what lies in the data folder has a digest."""
+    kept = identity_of(schema, options)
+    data = {name: value for name, value in kept["data"].items() if name not in ("dir", "train_text")}
+    return {**kept, "data": data}
+
+
+def data_digest(data: Path, parts: Sequence[str]) -> str:
+    """A digest of the manifests of some parts and of the word pieces.
+
+    Raises:
+        UserError: the folder is not prepared.
+    """
+    digest = hashlib.sha256()
+    names = ["tokens/bpe.model", "feature_stats.json", *(f"cuts_{part}.jsonl.gz" for part in parts)]
+    for path in (data / name for name in names):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file: prepare the data first (stages 0 to 2 of run.sh)")
+        content = path.read_bytes()
+        # The packed form holds the time of packing.
+        digest.update(gzip.decompress(content) if path.suffix == ".gz" else content)
+    return digest.hexdigest()

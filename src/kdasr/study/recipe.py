@@ -1,0 +1,359 @@
+"""The `results` section of a recipe: which rows are trained, how often, and what they are compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from kdasr.common.configio import build_config, load_yaml
+from kdasr.common.errors import UserError
+from kdasr.common.ranges import Items, OneOf, above, at_least, between
+from kdasr.decoding.expansion import MAX_PENALTY
+from kdasr.experiment.config import (
+    ExperimentConfig,
+    LanguageModelExperiment,
+    load_any_experiment,
+    load_experiment,
+)
+
+SCRATCH, TEACHER = "scratch", "teacher"
+ORDERS = ("seed", "row")
+SUMMARIES = ("comparisons", "recovered")
+
+
+@dataclass
+class RowConfig:
+    """One line of the results: a system, what it starts from, and what it changes."""
+
+    init: str = "scratch"
+    """scratch | teacher | NAME: random weights, the teacher's, or those of one of the `references`.
+    It replaces `init_from` of the first stage."""
+    system: str | None = None
+    """Which of the recipe's `systems`; None: the one that is called like the row."""
+    num_seeds: Annotated[int, at_least(0)] = 0
+    """Trained with so many of the recipe's seeds, the first ones; 0: with all."""
+    rate_of: str | None = None
+    """Its learning rate is the one that was chosen for this row; for references that repeat a student with
+    other steps."""
+    against: Annotated[list[str], Items()] = field(default_factory=list)
+    """Rows that it is compared with beside the baselines."""
+    test: bool = True
+    """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Options of the experiment on top of the system's; nested, or dotted as in `--override`."""
+
+
+@dataclass
+class TuneConfig:
+    """Rows whose peak learning rate is chosen on the dev parts."""
+
+    rows: Annotated[list[str], Items()] = field(default_factory=list)
+    learning_rate: Annotated[list[float], above(0), Items()] = field(default_factory=list)
+    """Values of the first stage; the other stages keep their ratio to it."""
+
+
+@dataclass
+class LanguageModelConfig:
+    """A language model that weighs the labels of rows and decodes every row a second time."""
+
+    conf: str
+    """Its configuration, relative to the recipe's folder. It is trained once, on `text`, and measured on the
+    dev parts; what changes every system changes nothing of it."""
+    text: str = "lm-text.txt"
+    """Sentences to train on: a file in the data folder, or an absolute path."""
+    scale: Annotated[float, between(-100, 100)] = 0.3
+    """Of shallow fusion in decoding, for all rows."""
+    beam: Annotated[int, at_least(1)] = 4
+    blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
+    """In the same decoding."""
+
+
+@dataclass
+class ResultsConfig:
+    """What is trained, and what is compared with what."""
+
+    seeds: Annotated[list[int], between(0, 2**32 - 1), Items(at_least=1)] = field(
+        default_factory=lambda: [1, 2, 3]
+    )
+    order: Annotated[str, OneOf(*ORDERS)] = "seed"
+    """seed | row: every row of the first seed first, or every seed of the first row."""
+    bound: str = "teacher"
+    """The row that bounds the others: the teacher, from which they start and learn, or full supervision."""
+    references: Annotated[list[str], Items()] = field(default_factory=list)
+    """Rows that train for steps of their own and are not tuned: what the teacher starts from, or a baseline
+    that trains for longer."""
+    teacher_per_seed: bool = True
+    """Whether each seed has its own teacher, or all learn from that of the first seed."""
+    baselines: Annotated[list[str], Items()] = field(default_factory=lambda: ["streaming", "streaming-init"])
+    shipped: str = ""
+    """The row that is recommended: every row is ranked against it on the dev parts. Empty: none."""
+    test_parts: Annotated[list[str], Items(at_least=1)] = field(
+        default_factory=lambda: ["test-clean", "test-other"]
+    )
+    rows: dict[str, RowConfig] = field(default_factory=dict)
+    """In the order of the tables; also that of training."""
+    tune: Annotated[list[TuneConfig], Items(unique=False)] = field(default_factory=list)
+    summary: Annotated[str, OneOf(*SUMMARIES)] = "comparisons"
+    """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
+    share of the first baseline's distance to the bound that each has recovered."""
+    language_model: LanguageModelConfig | None = None
+    """None: rows are decoded by greedy search alone, and those with weights `prior` name a model of their
+    own."""
+
+    def parent(self, row: str) -> str | None:
+        """The row whose weights a row starts from; None: random weights."""
+        init = self.rows[row].init
+        return None if init == SCRATCH else self.bound if init == TEACHER else init
+
+    def teacher(self, row: str, config: ExperimentConfig) -> str | None:
+        """The row that a row learns from: the bound, if its system has a teacher."""
+        return self.bound if row != self.bound and config.objective.teacher is not None else None
+
+    def proposal(self, config: ExperimentConfig) -> str | None:
+        """The row that proposes labels for a system; None: it has no speech without transcripts, or the
+        proposals come from elsewhere."""
+        named = config.unpaired.proposal if config.unpaired.parts else None
+        return named if named in self.rows else None
+
+    def needs(self, row: str, config: ExperimentConfig) -> list[str]:
+        """The rows that must be trained before a row: its start, its teacher, who proposes its labels."""
+        found = (self.parent(row), self.teacher(row, config), self.proposal(config))
+        return [name for name in dict.fromkeys(found) if name is not None]
+
+    def line(self, row: str) -> list[str]:
+        """A row and all that its weights descend from, nearest first.
+
+        Raises:
+            UserError: it descends from itself.
+        """
+        found = [row]
+        while (parent := self.parent(found[-1])) is not None:
+            if parent in found:
+                raise UserError(f"row '{parent}' starts from itself, by way of {', '.join(found)}")
+            found.append(parent)
+        return found
+
+    def foundation(self) -> list[str]:
+        """The teacher, and the rows that it descends from: nearest first."""
+        return self.line(self.bound)
+
+    def is_student(self, row: str) -> bool:
+        """Whether a row is compared at equal steps and equal tuning."""
+        return row != self.bound and row not in self.references
+
+    def seeds_of(self, row: str) -> list[int]:
+        """The seeds that a row is trained with."""
+        return self.seeds[: self.rows[row].num_seeds or None]
+
+    def rates(self, row: str) -> list[float | None]:
+        """The learning rates to try for a row; None: the one that its system states."""
+        return next((list(group.learning_rate) for group in self.tune if row in group.rows), [None])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file with results: every row resolved, and checked to be comparable."""
+
+    path: Path
+    results: ResultsConfig
+    systems: dict[str, ExperimentConfig]
+    """By row; `name`, `seed` and references to the teacher are still those of the file."""
+    language_model: LanguageModelExperiment | None = None
+    """That of `results.language_model`; its data are still those of its file."""
+
+    def parts(self, kind: str) -> list[str]:
+        """The parts that are decoded to choose (`dev`) or to report (`test`)."""
+        return self.results.test_parts if kind == "test" else self.systems[self.results.bound].data.dev_parts
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and its rows.
+
+    `overrides` change every system, as `--override` does; the settings of a row go over them.
+
+    Raises:
+        UserError: no such file, no rows, an unknown option, row or system, students that are not
+            comparable; names the culprit.
+    """
+    section = load_yaml(path).get("results")
+    if not isinstance(section, Mapping) or not section.get("rows"):
+        raise UserError(f"{path}: no rows under 'results': expected results: {{rows: {{NAME: ...}}}}")
+    filled = {**section, "rows": {name: row or {} for name, row in section["rows"].items()}}
+    results = build_config(ResultsConfig, filled, source=f"{path}: results")
+    _check_names(results, f"{path}: results")
+    systems = {}
+    for name, row in results.rows.items():
+        own = tuple(row.settings.items())
+        systems[name] = load_experiment(path, row.system or name, (*overrides, *own))
+    _check_students(results, systems, f"{path}: row")
+    _check_proposals(results, systems, f"{path}: row")
+    language_model = load_language_model(path, results) if results.language_model else None
+    return Recipe(path, results, systems, language_model)
+
+
+def _check_names(results: ResultsConfig, source: str) -> None:
+    named = {results.bound, *results.references, *results.baselines}
+    named |= {results.shipped} - {""}
+    named |= {other for row in results.rows.values() for other in row.against}
+    named |= {row for group in results.tune for row in group.rows}
+    for name in sorted(named - set(results.rows)):
+        raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")
+    starts = (SCRATCH, TEACHER, *results.references)
+    for name, row in results.rows.items():
+        if not 0 <= row.num_seeds <= len(results.seeds):
+            raise UserError(
+                f"{source}: row '{name}': num_seeds {row.num_seeds}: expected 0 (all) to {len(results.seeds)}"
+            )
+        if row.init not in starts:
+            raise UserError(f"{source}: row '{name}': init '{row.init}': expected {' or '.join(starts)}")
+    for name in results.rows:
+        try:
+            results.line(name)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+    _check_tuning(results, source)
+
+
+def _check_tuning(results: ResultsConfig, source: str) -> None:
+    """Every student is tuned with as many trials as any other, or none is."""
+    tuned = [row for group in results.tune for row in group.rows]
+    twice = next((row for row in tuned if tuned.count(row) > 1), None)
+    if twice:
+        raise UserError(f"{source}: tune: row '{twice}' is in two groups")
+    if results.bound in tuned:
+        raise UserError(f"{source}: tune: '{results.bound}' is the teacher, which its students must agree on")
+    for row in results.references:
+        if row in tuned:
+            raise UserError(f"{source}: tune: '{row}' is one of the references, which are not tuned")
+    for name, config in results.rows.items():
+        if config.rate_of is not None and (config.rate_of not in tuned or name not in results.references):
+            raise UserError(
+                f"{source}: row '{name}': rate_of '{config.rate_of}': expected a tuned row, "
+                "for one of the references"
+            )
+    trials = {row: len(results.rates(row)) for row in results.rows if results.is_student(row)}
+    for row, count in trials.items():
+        first = next(iter(trials))
+        if count != trials[first] or not count:
+            raise UserError(
+                f"{source}: tune: '{first}' has {trials[first]} learning rates and '{row}' has {count}; "
+                "rows that are compared must be tuned equally"
+            )
+
+
+def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
+    """Students have the same steps, data, model and context, or their comparison would mix effects."""
+    for name in results.foundation()[1:]:
+        if systems[name].objective.teacher is not None:
+            raise UserError(f"{source} '{name}': it learns from '{results.bound}', which starts from it")
+    students = {name: config for name, config in systems.items() if results.is_student(name)}
+    for name, config in students.items():
+        if any(stage.plateau_patience for stage in config.stages):
+            raise UserError(f"{source} '{name}': plateau_patience would end it before the others' steps")
+    first = next(iter(students), "")
+    for name, config in students.items():
+        ours, theirs = _comparable(config), _comparable(students[first])
+        for key in ours:
+            if ours[key] != theirs[key]:
+                raise UserError(
+                    f"{source} '{name}': {key} {ours[key]}, but '{first}' has {theirs[key]}; "
+                    "rows that are compared must agree"
+                )
+
+
+def _check_proposals(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
+    """Labels are proposed by a row that is there before, and weighed by a language model that there is."""
+    for name, config in systems.items():
+        options = config.unpaired
+        if not options.parts:
+            continue
+        proposal = results.proposal(config)
+        known = (results.bound, *results.references)
+        elsewhere = proposal is None and options.proposal is not None and Path(options.proposal).exists()
+        if proposal not in known and not elsewhere:
+            raise UserError(
+                f"{source} '{name}': unpaired.proposal '{options.proposal}': expected one of the references "
+                f"({', '.join(results.references) or 'there are none'}), or a folder"
+            )
+        weighed = options.labels.weights == "prior"
+        if weighed and options.language_model is None and results.language_model is None:
+            raise UserError(
+                f"{source} '{name}': labels.weights 'prior' needs results.language_model, or "
+                "unpaired.language_model of its own"
+            )
+    for name in systems:
+        _check_order(results, systems, name, (), source)
+
+
+def _check_order(
+    results: ResultsConfig,
+    systems: Mapping[str, ExperimentConfig],
+    row: str,
+    waiting: tuple[str, ...],
+    source: str,
+) -> None:
+    """No row waits for itself, by way of others."""
+    if row in waiting:
+        raise UserError(f"{source} '{row}': it needs itself, by way of {', '.join((*waiting, row))}")
+    for other in results.needs(row, systems[row]):
+        _check_order(results, systems, other, (*waiting, row), source)
+
+
+def load_language_model(path: Path, results: ResultsConfig) -> LanguageModelExperiment:
+    """The language model of a recipe, from the file beside it.
+
+    Raises:
+        UserError: no such file, or not a language model.
+    """
+    assert results.language_model is not None
+    conf = path.parent / results.language_model.conf
+    config = load_any_experiment(conf)
+    if not isinstance(config, LanguageModelExperiment):
+        raise UserError(f"{path}: results.language_model.conf: {conf} does not describe a language model")
+    return config
+
+
+def _comparable(config: ExperimentConfig) -> dict[str, Any]:
+    return {
+        "steps": sum(stage.num_steps for stage in config.stages),
+        "first context": str(config.contexts[0]),
+        "accumulate": config.training.optim.accumulate,
+        "data": config.data,
+        "model": config.model,
+    }
+
+
+def with_learning_rate(config: ExperimentConfig, value: float) -> ExperimentConfig:
+    """The same system with this peak learning rate in its first stage, and all others in proportion."""
+    usual = config.training.optim.learning_rate
+    first = config.stages[0].learning_rate
+    scale = value / (usual if first is None else first)
+    stages = [
+        stage
+        if stage.learning_rate is None
+        else replace(stage, learning_rate=_tidy(scale * stage.learning_rate))
+        for stage in config.stages
+    ]
+    optim = replace(config.training.optim, learning_rate=_tidy(scale * usual))
+    return replace(config, stages=stages, training=replace(config.training, optim=optim))
+
+
+def _tidy(value: float) -> float:
+    """Without the dust of a product: 0.3 and not 0.30000000000000004."""
+    return float(f"{value:.12g}")
+
+
+def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
+    """The rows to train, in the order of the file; all for no names.
+
+    The bound and what it descends from are always among them, and the baseline of what is recovered.
+
+    Raises:
+        UserError: no such row.
+    """
+    for name in names:
+        if name not in results.rows:
+            raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
+    compared = results.baselines[:1] if results.summary == "recovered" else []
+    wanted = {elder for name in (*names, results.bound, *compared) for elder in results.line(name)}
+    return [name for name in results.rows if not names or name in wanted]

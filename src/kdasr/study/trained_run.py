@@ -1,0 +1,151 @@
+"""One training of one row: what it is, what was decoded of it, and its numbers on each part."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdasr.evaluation.statistics import summarise
+from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance, read_metrics, read_part
+from kdasr.study.seeds import Floats
+
+# Shapes: S seeds, N utterances.
+
+Value = Callable[[Utterance], float]
+"""A number of one decoded utterance."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One row trained with one seed."""
+
+    row: str
+    init: str
+    """scratch | teacher."""
+    seed: int
+    learning_rate: float
+    """Peak, in the first stage."""
+    steps: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with what was decoded of it."""
+
+    info: RunInfo
+    parts: dict[str, DecodedPart]
+    metrics: list[MetricsRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """One run on one part. Latencies are means in ms; None where nothing is measured (offline decoding)."""
+
+    info: RunInfo
+    part: str
+    wer: float | None
+    num_words: int
+    first_token_ms: float | None
+    emission_delay_ms: float | None
+    finalisation_ms: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of `rows` in `summary.json`."""
+        return {
+            "row": self.info.row,
+            "init": self.info.init,
+            "seed": self.info.seed,
+            "part": self.part,
+            "wer": self.wer,
+            "first_token_ms": self.first_token_ms,
+            "emission_delay_ms": self.emission_delay_ms,
+            "finalisation_ms": self.finalisation_ms,
+            "num_words": self.num_words,
+            "train_steps": self.info.steps,
+            "learning_rate": self.info.learning_rate,
+        }
+
+
+def read_run(info: RunInfo, decoded: Path, mode: str, parts: Sequence[str]) -> TrainedRun:
+    """Read what was decoded of a run: folders of parts in `decoded`, in one mode.
+
+    Raises:
+        UserError: a file is not as `kdasr decode` writes it.
+    """
+    found = {part: read_part(decoded / part, mode) for part in parts}
+    return TrainedRun(info, found, read_metrics(info.folder / "metrics.jsonl"))
+
+
+def part_result(run: TrainedRun, part: str) -> PartResult:
+    """Error rate and mean latencies of one run on one part."""
+    utterances = list(run.parts[part].utterances.values())
+    words = sum(utterance.num_words for utterance in utterances)
+    errors = sum(utterance.num_errors for utterance in utterances)
+    delays = [delay for utterance in utterances for delay in utterance.emission_delay_ms]
+    return PartResult(
+        info=run.info,
+        part=part,
+        wer=100 * errors / words if words else None,
+        num_words=words,
+        first_token_ms=mean_of([utterance.first_token_ms for utterance in utterances]),
+        emission_delay_ms=mean_of(delays),
+        finalisation_ms=mean_of([utterance.finalisation_ms for utterance in utterances]),
+    )
+
+
+def settled(run: TrainedRun, share: float = 0.25) -> tuple[float, float] | None:
+    """Lowest and highest dev WER (percent) over the last quarter of a training; None without a log.
+
+    Close together: the dev WER has stopped moving.
+    """
+    rows = [row for row in run.metrics if row.split == "valid" and "wer" in row.values]
+    last = max((row.step for row in rows), default=0)
+    wers = [row.values["wer"] for row in rows if row.step >= (1 - share) * last]
+    return (min(wers), max(wers)) if wers else None
+
+
+def finite(value: float) -> float | None:
+    """The number, or None for JSON where there is none."""
+    return value if math.isfinite(value) else None
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that there are; None without any."""
+    mean = summarise([value for value in values if value is not None])["mean"]
+    return None if mean is None else float(mean)
+
+
+def common_ids(parts: Sequence[DecodedPart]) -> list[str]:
+    """The utterances that all have, in the order of the first."""
+    if not parts:
+        return []
+    common = set.intersection(*(set(part.utterances) for part in parts))
+    return [id for id in parts[0].utterances if id in common]
+
+
+def matrix(
+    runs: dict[int, TrainedRun], seeds: Sequence[int], part: str, ids: Sequence[str], value: Value
+) -> Floats:
+    """One value of every utterance under every seed: (S, N)."""
+    return np.array(
+        [[value(runs[seed].parts[part].utterances[id]) for id in ids] for seed in seeds], dtype=np.float64
+    )
+
+
+def errors_of(utterance: Utterance) -> float:
+    """Word errors."""
+    return utterance.num_errors
+
+
+def words_of(utterance: Utterance) -> float:
+    """Reference words."""
+    return utterance.num_words
+
+
+def first_token_of(utterance: Utterance) -> float:
+    """First-token latency in ms; nan without one."""
+    return math.nan if utterance.first_token_ms is None else utterance.first_token_ms

@@ -1,0 +1,88 @@
+"""What a call of the driver leaves behind for readers: numbers, a picture, a section of a document."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from kdasr.common.files import write_json, write_text
+from kdasr.report.style import save_png
+from kdasr.study.driver import collect
+from kdasr.study.evidence import Evidence
+from kdasr.study.evidence_plot import evidence_plot
+from kdasr.study.evidence_tables import fill_section, markdown, missing_note, tables, write_summary
+from kdasr.study.jobs import WITH_LM
+from kdasr.study.plan import Planner
+from kdasr.study.recovered import recovered
+
+PICTURE = "wer-latency.png"
+COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
+
+
+def write_results(planner: Planner, stage: str, command: str, document: Path | None) -> Iterator[str]:
+    """Write `summary.json`, `results.md` and the plot, and fill the section of `document`.
+
+    The section has the name of the recipe's file, and so has the picture beside the document.
+
+    Args:
+        planner: whose runs are collected.
+        stage: dev or test.
+        command: the shell line that makes them again.
+        document: a Markdown file with marks; its picture is written beside it. None: none.
+
+    Yields:
+        A line about each file.
+
+    Raises:
+        UserError: the document has no marks.
+    """
+    decodings = {"": collect(planner, stage)}
+    if planner.recipe.language_model is not None:
+        decodings[WITH_LM] = collect(planner, stage, WITH_LM)
+    evidence = decodings[""]
+    yield from _write_numbers(planner, decodings)
+    plot = evidence_plot(evidence)
+    if plot:
+        save_png(plot.figure, planner.exp / PICTURE)
+        yield f"{planner.exp / PICTURE}"
+    further = _with_language_model(planner, decodings)
+    content = markdown(evidence, command, PICTURE if plot else None, further)
+    write_text(planner.exp / "results.md", content + "\n")
+    yield f"{planner.exp / 'results.md'}"
+    if document is not None:
+        beside = document.with_name(f"{planner.recipe.path.stem}.png")
+        content = markdown(evidence, command, beside.name if plot else None, further)
+        fill_section(document, content, planner.recipe.path.stem)
+        if plot:
+            save_png(plot.figure, beside)
+        yield f"{document}: its section is filled"
+
+
+def _write_numbers(planner: Planner, decodings: Mapping[str, Evidence]) -> Iterator[str]:
+    """`summary.json` in the form that the recipe wants; comparisons in a file of their own if not there."""
+    evidence = decodings[""]
+    path = planner.exp / "summary.json"
+    if planner.recipe.results.summary == "recovered":
+        entries = [
+            entry for variant, found in decodings.items() for entry in recovered(found, with_lm=bool(variant))
+        ]
+        write_json(path, entries)
+        yield f"{path}: {len(entries)} entries"
+        path = planner.exp / COMPARISONS
+    write_summary(evidence, path)
+    yield f"{path}: {len(evidence.runs)} runs"
+    if WITH_LM in decodings:
+        path = planner.exp / COMPARISONS_WITH_LM
+        write_summary(decodings[WITH_LM], path)
+        yield f"{path}: {len(decodings[WITH_LM].runs)} runs"
+
+
+def _with_language_model(planner: Planner, decodings: Mapping[str, Evidence]) -> list[str]:
+    """The tables of the decoding with a language model, under a heading; nothing without one."""
+    options = planner.recipe.results.language_model
+    if options is None or not decodings[WITH_LM].runs:
+        return []
+    how = (
+        f"Beam search ({options.beam} hypotheses) with the language model of `{options.conf}` by shallow "
+        f"fusion (scale {options.scale:g}, blank penalty {options.blank_penalty:g}), in every row."
+    )
+    found = decodings[WITH_LM]
+    return ["#### With a language model in decoding", how, *tables(found), missing_note(found)]

@@ -1,0 +1,65 @@
+"""Bootstrap intervals where the answer is known."""
+
+import numpy as np
+import pytest
+
+from kdasr.evaluation.statistics import (
+    bootstrap_interval,
+    bootstrap_wer,
+    paired_bootstrap,
+    paired_bootstrap_wer,
+    relative_reduction,
+    summarise,
+)
+
+
+def test_summary_of_known_values() -> None:
+    summary = summarise([float(value) for value in range(101)])
+    assert summary == {"mean": 50.0, "p50": 50.0, "p90": 90.0, "p99": 99.0, "count": 101}
+    assert summarise([]) == {"mean": None, "p50": None, "p90": None, "p99": None, "count": 0}
+
+
+def test_a_constant_shift_is_exact() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    interval = paired_bootstrap(values + 3.0, values)
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((3.0, 3.0, 3.0))
+
+
+def test_identical_systems_do_not_differ() -> None:
+    errors, words = [1, 0, 4, 2], [10, 8, 12, 9]
+    interval = paired_bootstrap_wer(errors, errors, words)
+    assert (interval.estimate, interval.low, interval.high) == (0.0, 0.0, 0.0)
+    assert relative_reduction(errors, errors).estimate == 0.0
+
+
+def test_word_error_rate_weighs_utterances_by_their_words() -> None:
+    interval = bootstrap_wer([1, 9], [10, 90])
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((10.0, 10.0, 10.0))
+    assert bootstrap_wer([0, 30], [50, 50]).estimate == pytest.approx(30.0)
+    halved = relative_reduction([2, 6], [4, 12])
+    assert (halved.estimate, halved.low, halved.high) == pytest.approx((50.0, 50.0, 50.0))
+
+
+def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(7)
+    hits = 0
+    for trial in range(300):
+        sample = generator.exponential(size=80)
+        hits += 1.0 in bootstrap_interval(sample, num_resamples=400, confidence=0.8, seed=trial)
+    assert 0.72 < hits / 300 < 0.88
+
+
+def test_pairing_narrows_the_interval() -> None:
+    generator = np.random.default_rng(1)
+    base = generator.normal(scale=10.0, size=200)
+    a, b = base + generator.normal(scale=0.1, size=200), base
+    paired = paired_bootstrap(a, b)
+    unpaired = paired_bootstrap(a, generator.permutation(b))
+    assert paired.high - paired.low < 0.1 * (unpaired.high - unpaired.low)
+
+
+def test_nothing_to_estimate_from() -> None:
+    assert np.isnan(bootstrap_interval([]).estimate)
+    assert np.isnan(bootstrap_wer([1, 2], [0, 0]).low)
+    with pytest.raises(ValueError, match="not paired"):
+        paired_bootstrap([1.0], [1.0, 2.0])

@@ -1,0 +1,210 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdasr.common.configio import build_config, config_to_dict, save_yaml
+from kdasr.common.errors import UserError
+from kdasr.common.ranges import options_of
+from kdasr.data.data_config import DataConfig
+from kdasr.experiment.config import (
+    ExperimentConfig,
+    LanguageModelExperiment,
+    claim_folder,
+    differences,
+    identity_of,
+    load_experiment,
+    load_saved_experiment,
+)
+from kdasr.language_model.text import TextConfig
+from kdasr.nn.context import Context
+
+RECIPE = {
+    "training": {"log_every": 7},
+    "systems": {
+        "teacher": None,
+        "student": {
+            "contexts": [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 2}],
+            "objective": {"teacher": "teacher"},
+            "stages": [{"name": "hidden", "num_steps": 3, "loss_weights": {"hidden_mse": 1.0}}],
+        },
+    },
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return path
+
+
+def test_a_system_is_the_shared_options_and_its_own(recipe: Path) -> None:
+    teacher, student = load_experiment(recipe, "teacher"), load_experiment(recipe, "student")
+    assert teacher.name == "teacher" and student.name == "student"
+    assert teacher.training.log_every == student.training.log_every == 7
+    assert teacher.contexts == [Context.full()]
+    assert student.contexts == [Context(8, 4), Context(8, 2)]
+    # A stage's weights are those of the recipe and not merged with the defaults.
+    assert student.stages[0].loss_weights == {"hidden_mse": 1.0}
+
+
+def test_a_stage_without_weights_trains_the_transducer(recipe: Path) -> None:
+    config = load_experiment(recipe, "teacher", ("stages=[{name: train, num_steps: 2}]",))
+    assert [stage.loss_weights for stage in config.stages] == [{"rnnt": 1.0, "ctc": 0.3}]
+    assert load_experiment(recipe, "teacher").stages[0].loss_weights == {"rnnt": 1.0, "ctc": 0.3}
+
+
+def test_overrides_win(recipe: Path) -> None:
+    overrides = (
+        *("training.optim.learning_rate=5e-4", "data.train_parts=[a,b]", "seed=9"),
+        *("stages.0.num_steps=8", "stages.0.loss_weights={ctc: 2.0}"),
+    )
+    config = load_experiment(recipe, "student", overrides)
+    assert config.training.optim.learning_rate == 5e-4
+    assert config.data.train_parts == ["a", "b"] and config.seed == 9
+    assert config.stages[0].num_steps == 8 and config.stages[0].loss_weights == {"ctc": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ({"trainig": {"log_every": 7}}, "trainig"),
+        ({"training": {"log_evry": 7}}, r"training\.log_evry"),
+        ({"training": {"log_every": "often"}}, r"training\.log_every"),
+        ({"training": {"optim": {"betas": 3}}}, r"training\.optim\.betas"),
+        ({"model": {"encoder": {"dim": [1, 2]}}}, r"model\.encoder\.dim"),
+        ({"data": 5}, "'data'"),
+        ({"model": {"joiner_dim": 8, "encoder": 7}}, r"'model\.encoder'"),
+        ({"contexts": [{"left": 3}]}, "context"),
+        ({"contexts": []}, "contexts"),
+        ({"stages": []}, "stages"),
+        ({"stages": [{"name": "a"}, {"name": "a"}]}, "repeat"),
+        ({"stages": [{"name": "a/b", "loss_weights": {"ctc": 1.0}}]}, "a/b"),
+        ({"stages": [{"num_stepz": 3}]}, "num_stepz"),
+        ({"stages": [{"loss_weights": {"rnt": 1.0}}]}, "rnt"),
+        ({"stages": [{"loss_weights": {"output_kl": 1.0}}]}, r"objective\.teacher"),
+        ({"stages": [{"plateau_patience": 2, "loss_weights": {"ctc": 1.0}}]}, "plateau_patience"),
+    ],
+)
+def test_mistakes_name_the_option_and_the_file(tmp_path: Path, change: dict, culprit: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(change))
+    with pytest.raises(UserError, match=culprit) as caught:
+        load_experiment(path)
+    assert "wrong.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "culprit"),
+    [
+        ("training.log_evry=3", "log_evry"),
+        ("seed=many", "seed"),
+        ("seed", "'seed': expected KEY=VALUE"),
+        ("=3", "=3"),
+        ("seed=[3", r"'seed=\[3'"),
+        ("stages.7.num_steps=3", "stages"),
+    ],
+)
+def test_wrong_overrides_are_named(recipe: Path, override: str, culprit: str) -> None:
+    with pytest.raises(UserError, match=culprit):
+        load_experiment(recipe, "teacher", (override,))
+
+
+def test_files_that_are_no_recipe_are_named(tmp_path: Path, recipe: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        load_experiment(tmp_path / "nowhere.yaml")
+    for text in ("a: [1", "- 1\n- 2\n", ""):
+        recipe.write_text(text)
+        with pytest.raises(UserError, match=r"recipe\.yaml"):
+            load_experiment(recipe)
+
+
+def test_systems_must_be_named_and_exist(recipe: Path) -> None:
+    with pytest.raises(UserError, match="teacher, student"):
+        load_experiment(recipe)
+    with pytest.raises(UserError, match=r"'studnet'.*teacher, student"):
+        load_experiment(recipe, "studnet")
+
+
+def test_a_folder_belongs_to_one_configuration(recipe: Path, tmp_path: Path) -> None:
+    config = load_experiment(recipe, "student")
+    claim_folder(config, tmp_path / "exp")
+    claim_folder(config, tmp_path / "exp")
+    assert load_saved_experiment(tmp_path / "exp") == config
+    other = load_experiment(recipe, "student", ("stages.0.num_steps=4",))
+    with pytest.raises(UserError, match=r"exp.*stages\.0\.num_steps: 3.*num_steps: 4.*--exp"):
+        claim_folder(other, tmp_path / "exp")
+    with pytest.raises(UserError, match="holds a run with name: student"):
+        claim_folder(LanguageModelExperiment(), tmp_path / "exp")
+
+
+def test_what_changes_nothing_of_the_model_may_change_and_the_rest_may_not(tmp_path: Path) -> None:
+    began = ExperimentConfig(data=DataConfig(dir="old"))
+    claim_folder(began, tmp_path)
+    free = {path for path, declared in options_of(ExperimentConfig) if declared.may_change}
+    assert free >= {
+        "data.dir", "data.num_workers", "training.accelerator", "training.log_every", "training.keep_last",
+        "training.num_threads", "objective.teacher",
+    }  # fmt: skip
+    assert not free & {"seed", "data.max_duration", "training.precision", "training.optim.learning_rate"}
+    changes = ("data.dir=new", "data.num_workers=4", "training.log_every=7", "training.accelerator=cpu")
+    now = build_config(ExperimentConfig, config_to_dict(began), overrides=changes)
+    found = claim_folder(now, tmp_path)
+    assert [str(item) for item in found] == [
+        "data.dir: old -> new", "data.num_workers: 0 -> 4", "training.accelerator: auto -> cpu",
+        "training.log_every: 50 -> 7",
+    ]  # fmt: skip
+    assert load_saved_experiment(tmp_path) == began
+    texts = LanguageModelExperiment(data=TextConfig(train_text=["a.txt"]))
+    claim_folder(texts, tmp_path / "lm")
+    moved = LanguageModelExperiment(data=TextConfig(train_text=["b/a.txt"]))
+    assert [item.key for item in claim_folder(moved, tmp_path / "lm")] == ["data.train_text.0"]
+
+
+def test_the_identity_of_a_run_is_what_changes_the_model() -> None:
+    plain, other = ExperimentConfig(), ExperimentConfig()
+    other.training.log_every, other.data.num_workers = 3, 5
+    same = [identity_of(ExperimentConfig, config_to_dict(config)) for config in (plain, other)]
+    assert same[0] == same[1] and "optim" in same[0]["training"] and same[0]["data"]["dir"] == "data"
+    other.seed = 2
+    assert identity_of(ExperimentConfig, config_to_dict(other)) != same[0]
+
+
+def test_an_option_that_is_new_since_the_run_counts_with_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    save_yaml(ExperimentConfig(), path)
+    saved = yaml.safe_load(path.read_text())
+    del saved["training"]["keep_last"]
+    path.write_text(yaml.safe_dump(saved))
+    claim_folder(ExperimentConfig(), tmp_path)
+
+
+def test_differences_have_a_dotted_name_and_both_values() -> None:
+    old = {"a": 1, "b": {"c": [1, {"d": 2}]}}
+    assert list(differences(old, old)) == []
+    assert list(differences(old, {"a": 2, "b": {"c": [1, {"d": 3}]}})) == [("a", 1, 2), ("b.c.1.d", 2, 3)]
+    assert list(differences(old, {"a": 1, "b": {"c": [1]}})) == [("b.c", [1, {"d": 2}], [1])]
+    assert list(differences(old, {"a": 1, "b": {"c": [1, {"d": 2}]}, "e": 5})) == [("e", None, 5)]
+
+
+@pytest.mark.parametrize(
+    ("systems", "culprit"),
+    [
+        ([1], "systems: expected a mapping"),
+        ("x", "systems: expected"),
+        ({"teacher": [1]}, r"systems\.teacher"),
+    ],
+)
+def test_systems_that_are_no_mapping_are_named(tmp_path: Path, systems: object, culprit: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"systems": systems}))
+    with pytest.raises(UserError, match=rf"wrong\.yaml: {culprit}"):
+        load_experiment(path, "teacher")
+
+
+def test_systems_without_a_name_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text("systems: {1: {}, null: {}}\n")
+    with pytest.raises(UserError, match="name one of its systems: 1, None"):
+        load_experiment(path)

@@ -1,0 +1,209 @@
+"""`kdasr decode` and `kdasr stream` with a language model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+from streaming_helpers import bursts, make_recognizer
+
+from kdasr.checkpoint import load_bundle, save_checkpoint
+from kdasr.cli.decode import command as decode
+from kdasr.cli.stream import command as stream
+from kdasr.common.configio import config_to_dict
+from kdasr.common.errors import UserError
+from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.export.runtime import PieceTable
+from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
+from kdasr.language_model.scorer import load_language_model
+from kdasr.language_model.word_ngram import WordNgram
+from kdasr.nn.context import Context
+from kdasr.testing import random_text, tiny_tokenizer, write_corpus
+
+BEAM = ("--search", "beam", "--beam", 3)
+
+
+def save(folder: Path, model: Any, tokenizer: Tokenizer) -> Path:
+    path = folder / "checkpoints" / "last.pt"
+    save_checkpoint(
+        path,
+        {
+            "model_config": config_to_dict(model.config),
+            "model": model.state_dict(),
+            "context": {"left": 8, "chunk": 4, "right": 0},
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "system": folder.name,
+            "train_steps": 7,
+        },
+    )
+    return folder
+
+
+def make_language_model(folder: Path, tokenizer: Tokenizer) -> Path:
+    """A random model that likes one word far more than the others."""
+    torch.manual_seed(4)
+    model = TransformerLanguageModel(LanguageModelConfig(tokenizer.vocab_size, 1, 8, 2, 16, context=9))
+    with torch.no_grad():
+        model.output_bias_V[tokenizer.encode("SEVEN")] = 5.0
+    return save(folder, model, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a random transducer, a language model of its pieces and one of others."""
+    folder = tmp_path_factory.mktemp("lm")
+    corpus = write_corpus(folder / "LibriSpeech", ["test-clean"], utterances=2)
+    prepare_corpus(PrepareOptions(corpus_dir=corpus, out_dir=folder / "data", parts=["test-clean"]))
+    tokenizer = tiny_tokenizer(folder / "student" / "tokens")
+    context = Context(left=8, chunk=4)
+    save(folder / "student", make_recognizer(context, vocab_size=tokenizer.vocab_size).model, tokenizer)
+    tiny_tokenizer(folder / "lm" / "tokens")
+    make_language_model(folder / "lm", tokenizer)
+    texts = [random_text(4, seed).replace("SEVEN", "HUNDRED") for seed in range(50)]
+    make_language_model(folder / "other", train_tokenizer(texts, 24, folder / "other" / "tokens"))
+    return folder
+
+
+def decoded(folder: Path, mode: str, *options: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    arguments = (
+        folder / "student",
+        "--data",
+        folder / "data",
+        "--parts",
+        "test-clean",
+        "--mode",
+        mode,
+        *options,
+    )
+    result = CliRunner().invoke(decode, [str(argument) for argument in arguments])
+    if result.exception:
+        raise result.exception
+    out = folder / "student" / "decode" / mode / "test-clean"
+    lines = (out / "utterances.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], json.loads((out / "summary.json").read_text())
+
+
+def sevens(records: list[dict[str, Any]]) -> int:
+    return sum(record["hyp"].count("SEVEN") for record in records)
+
+
+def test_fusion_and_rescoring_in_both_modes(folder: Path) -> None:
+    plain, summary = decoded(folder, "offline", *BEAM, "--nbest", 3)
+    assert summary["language_model"] is None
+    lm = ("--lm", folder / "lm", "--lm-scale", 3, "--nbest", 3)
+    found = {}
+    for name, flags in (("shallow fusion", ()), ("rescoring", ("--rescore",))):
+        streamed, _ = decoded(folder, "streaming", *BEAM, *lm, *flags)
+        offline, summary = decoded(folder, "offline", *BEAM, *lm, *flags)
+        for left, right in zip(streamed, offline, strict=True):
+            assert [entry["hyp"] for entry in left["nbest"]] == [entry["hyp"] for entry in right["nbest"]]
+            scores = [[entry["score"] for entry in record["nbest"]] for record in (left, right)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+        assert all(record["hyp"] == record["nbest"][0]["hyp"] for record in offline)
+        assert (summary["language_model"]["use"], summary["language_model"]["scale"]) == (name, 3.0)
+        assert ("lm_scale" in summary["search"]) == (name == "shallow fusion")
+        found[name] = offline
+    assert sevens(found["shallow fusion"]) > sevens(plain)
+    assert [record["hyp"] for record in found["rescoring"]] != [record["hyp"] for record in plain]
+    for rescored, before in zip(found["rescoring"], plain, strict=True):
+        assert {entry["hyp"] for entry in rescored["nbest"]} == {entry["hyp"] for entry in before["nbest"]}
+
+
+def test_a_text_rescores_as_the_word_trigram_of_its_sentences(folder: Path) -> None:
+    plain, _ = decoded(folder, "offline", *BEAM, "--nbest", 3)
+    # The list's last hypothesis of each utterance is what the text says, again and again.
+    said = [record["nbest"][-1]["hyp"] for record in plain]
+    (folder / "text.txt").write_text("".join(f"{sentence}\n" * 50 for sentence in said))
+    options = (*BEAM, "--nbest", 3, "--lm", folder / "text.txt", "--lm-scale", 100, "--rescore")
+    found, summary = decoded(folder, "offline", *options)
+    assert summary["language_model"]["use"] == "rescoring"
+    trigram = WordNgram(said * 50, lambda ids: "")
+    for record, before in zip(found, plain, strict=True):
+        expected = max(before["nbest"], key=lambda entry: trigram.log_prob(entry["hyp"].split()))
+        assert record["hyp"] == record["nbest"][0]["hyp"] == expected["hyp"]
+    assert [record["hyp"] for record in found] != [record["hyp"] for record in plain]
+
+
+def test_another_use_of_a_language_model_is_another_result(folder: Path) -> None:
+    decoded(folder, "offline", *BEAM)
+    recogs = folder / "student" / "decode" / "offline" / "test-clean" / "recogs.txt"
+    lm = ("--lm", folder / "lm")
+    for options in (lm, (*lm, "--lm-scale", 0.1), (*lm, "--rescore"), (*lm, "--rescore", "--lm-scale", 1)):
+        recogs.write_text("mine")
+        _, summary = decoded(folder, "offline", *BEAM, *options)
+        assert recogs.read_text() != "mine"
+        recogs.write_text("mine")
+        decoded(folder, "offline", *BEAM, *options)
+        assert recogs.read_text() == "mine"
+    assert len(summary["language_model"]["sha256"]) == 64
+
+
+def test_streaming_a_file_with_a_language_model(folder: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "speech.wav", bursts(2.0), 16000)
+    said = []
+    for options in ((), ("--lm", folder / "lm", "--lm-scale", 3)):
+        arguments = (folder / "student", tmp_path / "speech.wav", *BEAM, *options)
+        result = CliRunner().invoke(stream, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        said.append(next(line for line in result.output.splitlines() if "final" in line))
+    assert said[0] != said[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lm", "lm"), "--lm needs --search beam"),
+        ((*BEAM, "--rescore"), "--rescore needs --lm"),
+        ((*BEAM, "--lm-scale", 0.0), "--lm-scale needs --lm"),
+        ((*BEAM, "--lm", "lm", "--rescore", "--lm-scale", "nan"), "--lm-scale nan: expected a finite"),
+        ((*BEAM, "--lm", "student"), "not a language model"),
+        ((*BEAM, "--lm", "nowhere"), "nowhere: no such experiment folder"),
+        ((*BEAM, "--lm", "a.txt"), "a.txt: text, .* --rescore"),
+        ((*BEAM, "--lm", "a.txt", "--rescore"), "a.txt: no such text file"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(folder: Path, options: tuple[object, ...], message: str) -> None:
+    options = tuple(
+        folder / item if item in ("lm", "student", "nowhere", "a.txt") else item for item in options
+    )
+    with pytest.raises(UserError, match=message):
+        decoded(folder, "offline", *options)
+
+
+@pytest.mark.parametrize("use", [(), ("--rescore",)])
+def test_a_language_model_of_other_pieces_is_refused_by_both_fingerprints(
+    folder: Path, use: tuple[str, ...]
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        decoded(folder, "offline", *BEAM, "--lm", folder / "other", *use)
+    for name in ("student", "other"):
+        assert Tokenizer.load(folder / name / "tokens").fingerprint in str(refusal.value)
+        assert str(folder / name) in str(refusal.value)
+
+
+def test_a_language_model_recognises_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match="no recogniser; is it a language model"):
+        load_bundle(folder / "lm")
+
+
+def test_a_bundle_is_known_by_its_pieces(folder: Path) -> None:
+    tokenizer = load_bundle(folder / "student").tokenizer
+    pieces = [tokenizer.piece(index) for index in range(tokenizer.vocab_size)]
+    load_language_model(folder / "lm", PieceTable(pieces), "bundle")
+    ids = tokenizer.encode("SEVEN SEVEN")
+    assert PieceTable(pieces).decode(ids) == tokenizer.decode(ids) == "SEVEN SEVEN"
+    for others in ([*pieces[:-1], "▁OTHER"], pieces[:-1]):
+        with pytest.raises(UserError, match="other pieces than bundle"):
+            load_language_model(folder / "lm", PieceTable(others), "bundle")
+
+
+def test_a_loaded_model_is_ready_to_be_asked(folder: Path) -> None:
+    tokenizer = load_bundle(folder / "student").tokenizer
+    model = load_language_model(folder / "lm", tokenizer, "student")
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    saved = torch.load(folder / "lm" / "checkpoints" / "last.pt", weights_only=True)["model"]
+    assert torch.equal(saved["output_bias_V"], model.output_bias_V)

@@ -1,0 +1,257 @@
+"""Rows, means and comparisons over seeds, their files, and the plot, from utterances with known errors."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdasr.common.errors import UserError
+from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance
+from kdasr.study.evidence import Evidence
+from kdasr.study.evidence_plot import evidence_plot
+from kdasr.study.evidence_tables import fill_section, markdown, summary, write_summary
+from kdasr.study.recovered import recovered
+from kdasr.study.trained_run import RunInfo, TrainedRun, settled
+
+PART = "test-clean"
+
+
+def utterance(id: str, errors: int, first: float | None) -> Utterance:
+    """Ten words, shown half a second after their ends."""
+    delays = () if first is None else (500.0, 100.0)
+    return Utterance(id, 1.0, "", "", errors, 10, first, None, delays, first, None, (), (), ())
+
+
+def run(
+    row: str, seed: int, errors: list[int], first: list[float | None] | None = None, part: str = PART
+) -> TrainedRun:
+    """A run whose utterances have these errors and first-token latencies (None: offline)."""
+    latencies = first or [None] * len(errors)
+    utterances = {
+        f"u{i}": utterance(f"u{i}", e, f) for i, (e, f) in enumerate(zip(errors, latencies, strict=True))
+    }
+    info = RunInfo(row, "teacher" if row != "streaming" else "scratch", seed, 1e-3, 700, Path(row))
+    return TrainedRun(info, {part: DecodedPart(part, "streaming", Path(), {}, utterances)})
+
+
+def evidence(runs: list[TrainedRun], **options: object) -> Evidence:
+    rows = ["teacher", "streaming", "streaming-init", "new"]
+    return Evidence(rows, runs, ["streaming", "streaming-init"], "teacher", [1, 2], [PART], **options)  # type: ignore[arg-type]
+
+
+RUNS = [
+    run("new", 2, [2, 2], [110, 90]),
+    run("new", 1, [1, 3], [100, None]),
+    run("streaming", 1, [4, 6], [150, 170]),
+    run("streaming", 2, [5, 5], [130, 110]),
+    run("teacher", 1, [1, 1]),
+    run("teacher", 2, [0, 2]),
+]
+
+
+def test_one_entry_for_each_row_seed_and_part() -> None:
+    found = summary(evidence(RUNS))["rows"]
+    assert [(entry["row"], entry["seed"]) for entry in found] == [
+        ("teacher", 1), ("teacher", 2), ("streaming", 1), ("streaming", 2), ("new", 1), ("new", 2)
+    ]  # fmt: skip
+    new = found[4]
+    assert (new["init"], new["part"], new["wer"], new["first_token_ms"]) == ("teacher", PART, 20.0, 100.0)
+    assert new["emission_delay_ms"] == 300.0 and found[0]["first_token_ms"] is None
+
+
+def test_means_over_seeds() -> None:
+    means = {mean.row: mean for mean in evidence(RUNS).means}
+    assert list(means) == ["teacher", "streaming", "new"]
+    assert means["streaming"].wer.estimate == 50 and means["streaming"].first_token_ms == 140
+    # The mean of the seeds' means: 100 of one utterance, and 100 of two.
+    assert means["new"].first_token_ms == 100 and means["new"].num_seeds == 2
+
+
+def test_comparisons_with_known_values() -> None:
+    found = {(c.row, c.baseline): c for c in evidence(RUNS).comparisons}
+    assert set(found) == {("new", "streaming"), ("teacher", "streaming")}
+    new = found["new", "streaming"]
+    assert new.wer.estimate == pytest.approx(60)  # 8 errors instead of 20
+    assert new.first_token.estimate == pytest.approx((50 + 20 + 20) / 3)
+    assert new.gap.estimate == pytest.approx((20 - 8) / (20 - 4))
+    teacher = found["teacher", "streaming"].as_json()
+    assert teacher["gap_closed"] == 1 and teacher["gap_closed_ci"] == [1, 1]
+    assert teacher["first_token_gain_ms"] is None and teacher["first_token_ci"] == [None, None]
+
+
+def test_rows_are_compared_on_common_seeds_and_utterances_only() -> None:
+    only_first = [RUNS[1], RUNS[2], RUNS[4]]
+    late = run("streaming", 3, [9, 9], [0, 0])
+    (found,) = [c for c in evidence([*only_first, late]).comparisons if c.row == "new"]
+    assert found.num_seeds == 1 and found.wer.estimate == pytest.approx(60)
+    longer = run("new", 1, [1, 3, 10], [100, None, 5])
+    (again,) = [c for c in evidence([longer, *only_first[1:]]).comparisons if c.row == "new"]
+    assert again.wer == found.wer and again.wer.count == 2
+    assert evidence([RUNS[1], late]).comparisons == []
+
+
+def test_a_row_may_be_compared_with_more_than_the_baselines() -> None:
+    found = evidence(RUNS, against={"streaming": ["new", "streaming-init"]})
+    pairs = [(one.row, one.baseline) for one in found.comparisons]
+    assert pairs == [("teacher", "streaming"), ("streaming", "new"), ("new", "streaming")]
+    assert found.comparisons[1].wer.estimate == pytest.approx(100 * (1 - 20 / 8))
+    after = markdown(found, "make results").split("Against `new`")[1]
+    (line,) = [line for line in after.splitlines() if line.startswith("| `")]
+    assert line.startswith("| `streaming` | test-clean | −150.0")
+
+
+def test_without_the_bound_there_is_a_comparison_but_no_share_of_the_gap() -> None:
+    (found,) = evidence(RUNS[:4]).comparisons
+    assert found.wer.estimate == pytest.approx(60) and found.as_json()["gap_closed"] is None
+
+
+def test_a_shared_teacher_stands_beside_every_seed() -> None:
+    shared = evidence(RUNS[:5], shared=["teacher"])
+    found = {c.row: c for c in shared.comparisons}
+    assert found["new"].gap.estimate == pytest.approx((20 - 8) / (20 - 4)) and found["teacher"].num_seeds == 2
+    assert shared.incomplete() == {"streaming-init": 0}
+    assert evidence(RUNS[:5]).incomplete() == {"teacher": 1, "streaming-init": 0}
+
+
+def test_the_last_quarter_shows_whether_a_training_has_settled() -> None:
+    rows = [MetricsRow("valid", "train", step, 0, {"wer": 100.0 / step}) for step in range(10, 101, 10)]
+    trained = TrainedRun(RUNS[0].info, {}, rows)
+    assert settled(trained) == (1.0, 1.25)
+    assert settled(RUNS[0]) is None
+
+
+def test_summary_is_json_without_nan(tmp_path: Path) -> None:
+    write_summary(evidence(RUNS), tmp_path / "summary.json")
+    text = (tmp_path / "summary.json").read_text()
+    assert "NaN" not in text and json.loads(text)["incomplete"] == {"streaming-init": 0}
+
+
+def test_tables_name_every_row_baseline_and_command() -> None:
+    tuned = [{
+        "row": "new", "learning_rate": 2e-3, "at_edge": True,
+        "trials": [{"learning_rate": 1e-3, "dev_wer": 9.0}, {"learning_rate": 2e-3, "dev_wer": 8.0}],
+    }]  # fmt: skip
+    text = markdown(evidence(RUNS, tuned=tuned), "make results", "results.png")
+    assert "`make results`" in text and "](results.png)" in text
+    assert "| `new` | teacher | 700 | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
+    assert "`teacher` (bound)" in text and "2 utterances, 20 words" in text
+    row = next(line for line in text.splitlines() if line.startswith("| `new` | test-clean"))
+    assert "+60.0" in row and "fewer" in row and "+0.75" in row
+    assert "**0.002**, an end of the range, of 0.001 (9.0), 0.002 (8.0)" in text
+    assert "lack seeds" in text and "`streaming-init` (0 of 2)" in text
+    # Every line of a table has the columns of its head.
+    for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        assert len({line.count("|") for line in table.strip().splitlines()}) == 1
+
+
+def test_a_variant_of_which_no_test_part_is_decoded_is_complete_and_in_the_tables_of_the_dev_parts() -> None:
+    def both(row: str, seed: int) -> list[TrainedRun]:
+        return [run(row, seed, [2, 4], [100, 90], part) for part in ("dev-clean", PART)]
+
+    def joined(row: str, seed: int) -> TrainedRun:
+        dev, test = both(row, seed)
+        return TrainedRun(test.info, dev.parts | test.parts)
+
+    runs = [*(joined(row, seed) for row in ("teacher", "streaming", "streaming-init") for seed in (1, 2))]
+    runs += [both("new", seed)[0] for seed in (1, 2)]
+    found = evidence(runs, choices=["new"])
+    found.parts[:0] = ["dev-clean"]
+    assert found.incomplete() == {}
+    test, dev = markdown(found, "make results").split("On the dev parts")
+    assert "`new`" not in test and "| `new` | dev-clean" in dev and "test-clean (" not in dev
+    missing = evidence(runs[:-1], choices=["new"])
+    missing.parts[:0] = ["dev-clean"]
+    assert missing.incomplete() == {"new": 1}
+    assert evidence(RUNS).incomplete() == {"streaming-init": 0}
+    assert "On the dev parts" not in markdown(evidence(RUNS), "make results")
+
+
+def test_a_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Title\n<!-- results -->\nold\n<!-- /results -->\ntail")
+    fill_section(path, "new")
+    fill_section(path, "newer")
+    assert path.read_text() == "# Title\n<!-- results -->\nnewer\n<!-- /results -->\ntail"
+
+
+@pytest.mark.parametrize("text", ["nothing", "<!-- results -->", "<!-- results --><!-- /results -->" * 2])
+def test_a_document_without_one_pair_of_marks_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "doc.md").write_text(text)
+    with pytest.raises(UserError, match=r"doc\.md"):
+        fill_section(tmp_path / "doc.md", "new")
+    assert (tmp_path / "doc.md").read_text() == text
+
+
+def test_a_document_may_have_sections_of_several_names(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    path.write_text("<!-- results -->\nold\n<!-- /results -->\n<!-- lpm -->\nold\n<!-- /lpm -->")
+    fill_section(path, "new", "lpm")
+    assert path.read_text() == "<!-- results -->\nold\n<!-- /results -->\n<!-- lpm -->\nnew\n<!-- /lpm -->"
+
+
+def test_what_is_recovered_is_a_share_of_the_distance_of_the_same_seed() -> None:
+    entries = recovered(evidence(RUNS), with_lm=True)
+    found = {(entry["system"], entry["seed"]): entry["recovered"] for entry in entries}
+    # Errors: new 4 and 4, streaming 10 and 10, teacher 2 and 2.
+    assert found["new", 1] == found["new", 2] == pytest.approx(6 / 8)
+    assert found["streaming", 1] == 0.0 and found["teacher", 2] == 1.0
+    assert all(entry["with_lm"] and entry["part"] == PART for entry in entries)
+    without = recovered(evidence(RUNS[:4]), with_lm=False)
+    assert all(entry["recovered"] is None and entry["with_lm"] is False for entry in without)
+
+
+def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_bound_as_a_line() -> None:
+    plot = evidence_plot(evidence(RUNS))
+    assert plot is not None
+    (axes,) = plot.figure.axes
+    points = [line for line in axes.lines if line.get_linestyle() == "None"]
+    where = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in points)  # type: ignore[index,arg-type]
+    assert where == [
+        (100.0, 20.0), (100.0, 20.0), (100.0, 20.0), (120.0, 50.0), (140.0, 50.0), (160.0, 50.0)
+    ]  # fmt: skip
+    (bound,) = [line for line in axes.lines if line.get_linestyle() != "None"]
+    assert set(bound.get_ydata()) == {10.0}  # type: ignore[arg-type]
+    labels = [text.get_text() for text in plot.figure.legends[0].get_texts()]
+    assert labels[:3] == ["1  streaming (baseline)", "2  new", "teacher (bound)"]
+    assert "streaming on test-clean: WER 50.0 %" in plot.alt
+
+
+def test_rows_are_told_apart_without_their_colours() -> None:
+    rows = [f"row-{i}" for i in range(20)]
+    runs = [run(row, 1, [i, 1], [100 + i, 90]) for i, row in enumerate(["streaming", *rows])]
+    found = evidence_plot(Evidence(["streaming", *rows], runs, ["streaming"], "teacher", [1], [PART]))
+    assert found is not None
+    everything, warm = found.figure.axes
+    # Numbers stand where they have room: those of the warm starts in the panel of their own.
+    assert [text.get_text() for text in everything.texts] == ["1"]
+    assert sorted(int(text.get_text()) for text in warm.texts) == list(range(2, 22))
+    for axes, count in ((everything, 21), (warm, 20)):
+        large = [line for line in axes.lines if line.get_markersize() > 8]
+        assert len({(line.get_marker(), str(line.get_color())) for line in large}) == count
+
+
+def test_four_baselines_have_a_marker_each() -> None:
+    rows = [f"base-{i}" for i in range(4)]
+    runs = [run(row, 1, [i, 1], [100 + i, 90]) for i, row in enumerate(rows)]
+    found = evidence_plot(Evidence(rows, runs, rows, "teacher", [1], [PART]))
+    assert found is not None
+    large = [line for line in found.figure.axes[0].lines if line.get_markersize() > 8]
+    assert len({line.get_marker() for line in large}) == len(large) == 4
+
+
+def test_numbers_do_not_lie_on_one_another() -> None:
+    runs = [run("streaming", 1, [9, 9], [300, 300])]
+    runs += [run(row, 1, [3, 3], [100, 100]) for row in "abcd"]
+    found = evidence_plot(Evidence(["streaming", *"abcd"], runs, ["streaming"], "teacher", [1], [PART]))
+    assert found is not None
+    warm = found.figure.axes[-1]
+    pixels = 72 / found.figure.dpi * warm.transData.transform([text.xy for text in warm.texts])  # type: ignore[attr-defined]
+    places = pixels + np.array([text.xyann for text in warm.texts])  # type: ignore[attr-defined]
+    distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + 99 * np.eye(4)
+    assert distances.min() > 6
+
+
+def test_nothing_streamed_gives_no_plot() -> None:
+    assert evidence_plot(evidence(RUNS[4:])) is None

@@ -1,0 +1,305 @@
+"""The driver over a stand-in for `kdasr`: what starts from what, how rates are chosen, what is left."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from study_helpers import calls, planner
+
+from kdasr.common.errors import UserError
+from kdasr.study.driver import Options, carry_out, chosen_rates, collect, describe_plan
+from kdasr.study.plan import Planner
+from kdasr.study.write import write_results
+
+SYSTEMS = {"streaming": "streaming", "streaming-init": "streaming", "two-stage": "two-stage"}
+TUNE = [
+    {"rows": ["streaming"], "learning_rate": [4e-3, 2e-3]},
+    {"rows": ["streaming-init", "two-stage"], "learning_rate": [2e-3, 3e-3]},
+]
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def conf(planner: Planner, run: str) -> dict[str, Any]:
+    """The options that a run was started with."""
+    return yaml.safe_load((planner.exp / "conf" / f"{run}.yaml").read_text())
+
+
+def test_every_row_is_trained_with_every_seed_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
+    study = planner(tmp_path)
+    report = carry_out(study, Options(num_jobs=2, stage="dev"), quiet)
+    assert not report.failed
+    trained = [line.split()[-1] for line in calls(tmp_path) if line.startswith("train")]
+    rows = ("teacher", "streaming", "streaming-init", "two-stage")
+    assert sorted(trained) == sorted(str(study.exp / f"seed-{seed}" / row) for seed in (1, 2) for row in rows)
+    for seed in (1, 2):
+        scratch, warm = conf(study, f"seed-{seed}/streaming"), conf(study, f"seed-{seed}/streaming-init")
+        assert scratch["seed"] == warm["seed"] == seed
+        assert scratch["stages"][0]["init_from"] is None
+        assert warm["stages"][0]["init_from"] == "teacher"
+        student = conf(study, f"seed-{seed}/two-stage")
+        assert student["objective"]["teacher"] == student["stages"][0]["init_from"] == "teacher"
+        assert student["stages"][1]["init_from"] is None and student["name"] == "two-stage"
+    assert not any("test-clean" in line for line in calls(tmp_path))
+
+
+def test_a_teacher_comes_before_its_students_and_is_decoded_offline(tmp_path: Path) -> None:
+    study = planner(tmp_path)
+    carry_out(study, Options(num_jobs=3, stage="dev"), quiet)
+    lines = calls(tmp_path)
+    for seed in ("seed-1", "seed-2"):
+        averaged = lines.index(f"average {study.exp / seed / 'teacher'}")
+        for row in ("streaming-init", "two-stage"):
+            begun = [line.startswith("train") and line.endswith(f"{seed}/{row}") for line in lines].index(
+                True
+            )
+            assert averaged < begun
+    teacher = str(study.exp / "seed-2" / "teacher")
+    decodes = {line.split()[1]: line.split()[-1] for line in lines if line.startswith("decode")}
+    assert decodes.pop(teacher) == decodes.pop(teacher.replace("seed-2", "seed-1")) == "offline"
+    assert set(decodes.values()) == {"streaming"}
+
+
+def test_a_teacher_that_all_seeds_share_is_trained_once(tmp_path: Path) -> None:
+    study = planner(tmp_path, teacher_per_seed=False)
+    carry_out(study, Options(stage="test"), quiet)
+    assert sum(line.startswith("train") and line.endswith("/teacher") for line in calls(tmp_path)) == 1
+    assert conf(study, "seed-2/two-stage")["objective"]["teacher"] == "../seed-1/teacher"
+    assert conf(study, "seed-2/streaming-init")["stages"][0]["init_from"] == "../seed-1/teacher"
+    evidence = collect(study, "test")
+    assert evidence.incomplete() == {}
+    (found,) = [
+        c
+        for c in evidence.comparisons
+        if (c.row, c.baseline, c.part) == ("teacher", "streaming", "test-clean")
+    ]
+    assert found.num_seeds == 2 and found.gap.estimate == 1.0
+
+
+FIRST = {
+    "references": ["first", "longer"],
+    "rows": {
+        "teacher": {"init": "first"},
+        "first": {"system": "streaming"},
+        "longer": {"system": "streaming", "init": "first", "settings": {"stages.0.num_steps": 9}},
+        "two-stage": {"init": "teacher"},
+    },
+    "baselines": ["two-stage"],
+}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: bool) -> None:
+    study = planner(tmp_path, teacher_per_seed=not shared, **FIRST)
+    carry_out(study, Options(num_jobs=2, rows=("two-stage",), stage="dev"), quiet)
+    trained = [line.split()[-1].removeprefix(f"{study.exp}/") for line in calls(tmp_path) if "train" in line]
+    for seed in (1,) if shared else (1, 2):
+        chain = [trained.index(f"seed-{seed}/{row}") for row in ("first", "teacher", "two-stage")]
+        assert chain == sorted(chain)
+    assert conf(study, "seed-1/teacher")["stages"][0]["init_from"] == "first"
+    origin = "../seed-1/teacher" if shared else "teacher"
+    assert conf(study, "seed-2/two-stage")["stages"][0]["init_from"] == origin
+    carry_out(study, Options(num_jobs=2, stage="dev"), quiet)
+    assert conf(study, "seed-2/longer")["stages"][0]["init_from"] == (
+        "../seed-1/first" if shared else "first"
+    )
+    assert len([line for line in calls(tmp_path) if "train" in line]) == (6 if shared else 8)
+    assert collect(study, "dev").incomplete() == {}
+
+
+def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: Path) -> None:
+    study = planner(tmp_path, tune=TUNE)
+    carry_out(study, Options(num_jobs=2, stage="test"), quiet)
+    assert chosen_rates(study) == {
+        "teacher": None, "streaming": 2e-3, "streaming-init": 2e-3, "two-stage": 2e-3
+    }  # fmt: skip
+    trained = [Path(line.split()[-1]) for line in calls(tmp_path) if line.startswith("train")]
+    names = [f"{path.parent.name}/{path.name}" for path in trained]
+    # Both values with the first seed, the chosen one with the others; nothing twice.
+    assert sorted(name for name in names if "streaming@" in name) == [
+        "seed-1/streaming@0.002", "seed-1/streaming@0.004", "seed-2/streaming@0.002"
+    ]  # fmt: skip
+    assert len(names) == len(set(names))
+    # Only the chosen ones meet the test parts.
+    tested = {Path(line.split()[1]).name for line in calls(tmp_path) if "test-clean" in line}
+    assert tested == {"teacher", "streaming@0.002", "streaming-init@0.002", "two-stage@0.002"}
+    (entry,) = [entry for entry in collect(study, "test").tuned if entry["row"] == "streaming"]
+    assert entry["learning_rate"] == 2e-3 and entry["at_edge"]
+    # The stand-in makes 2 errors in 10 words, and one more for each 0.001 of learning rate beside 0.002.
+    assert entry["trials"] == [
+        {"learning_rate": 4e-3, "dev_wer": 40.0},
+        {"learning_rate": 2e-3, "dev_wer": 20.0},
+    ]
+
+
+def test_once_all_trials_are_finished_students_do_not_wait_for_the_teachers_of_other_seeds(
+    tmp_path: Path,
+) -> None:
+    usual = {"tune": TUNE, "seeds": [1]}
+    carry_out(planner(tmp_path, **usual), Options(stage="dev"), quiet)
+    before = len(calls(tmp_path))
+    said: list[str] = []
+    carry_out(planner(tmp_path, **usual | {"seeds": [1, 2, 3]}), Options(stage="dev"), said.append)
+    assert not any("Round 1" in line for line in said)
+    trained = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
+    seeds = [Path(folder).parent.name for folder in trained]
+    assert seeds == sorted(seeds) and Path(trained[0]).name == Path(trained[4]).name == "teacher"
+
+
+def test_a_row_may_have_the_rate_that_another_has_chosen(tmp_path: Path) -> None:
+    rows: dict[str, Any] = {
+        "teacher": {},
+        "longer": {"system": "two-stage", "init": "teacher", "rate_of": "two-stage"},
+        **{row: {"init": "teacher", "system": system} for row, system in SYSTEMS.items()},
+    }
+    rows["longer"]["settings"] = {"stages.0.num_steps": 9}
+    study = planner(tmp_path, rows=rows, references=["longer"], tune=TUNE)
+    said: list[str] = []
+    carry_out(study, Options(rows=("longer",), stage="dev"), said.append)
+    assert any("longer: its learning rate is not chosen" in line and "two-stage" in line for line in said)
+    carry_out(study, Options(num_jobs=2, stage="dev"), quiet)
+    assert chosen_rates(study)["longer"] == chosen_rates(study)["two-stage"] == 2e-3
+    assert conf(study, "seed-2/longer@0.002")["training"]["optim"]["learning_rate"] == 2e-3
+    trained = [Path(line.split()[-1]).name for line in calls(tmp_path) if line.startswith("train")]
+    assert {name for name in trained if name.startswith("longer")} == {"longer@0.002"}
+    assert collect(study, "dev").incomplete() == {}
+
+
+def test_a_row_is_not_chosen_before_all_its_trials_are_decoded(tmp_path: Path) -> None:
+    study = planner(tmp_path, tune=TUNE)
+    script = Path(study.kdasr[-1])
+    whole = script.read_text()
+    script.write_text('import sys\nif "@0.003" in " ".join(sys.argv): sys.exit(1)\n' + whole)
+    said: list[str] = []
+    report = carry_out(study, Options(stage="dev"), said.append)
+    assert report.failed == ["seed-1/streaming-init@0.003.train", "seed-1/two-stage@0.003.train"]
+    assert report.skipped == ["seed-1/streaming-init@0.003.dev", "seed-1/two-stage@0.003.dev"]
+    assert set(chosen_rates(study)) == {"teacher", "streaming"}
+    assert any(text.startswith("two-stage: its learning rate is not chosen") for text in said)
+    incomplete = collect(study, "dev").incomplete()
+    assert incomplete == {"streaming-init": 0, "two-stage": 0}
+    script.write_text(whole)
+    assert not carry_out(study, Options(stage="dev"), quiet).failed
+    assert collect(study, "dev").incomplete() == {}
+
+
+def test_a_second_call_calls_nothing_and_a_changed_row_is_trained_again(tmp_path: Path) -> None:
+    carry_out(planner(tmp_path), Options(stage="test"), quiet)
+    before = calls(tmp_path)
+    carry_out(planner(tmp_path), Options(stage="test"), quiet)
+    assert calls(tmp_path) == before
+    rows = {
+        "teacher": {}, "streaming": {}, "streaming-init": {"system": "streaming", "init": "teacher"},
+        "two-stage": {"init": "teacher", "settings": {"objective.output.rule": "entropy"}},
+    }  # fmt: skip
+    changed = planner(tmp_path, rows=rows)
+    plan = describe_plan(changed, Options(stage="test"))
+    assert sum(line.startswith("to run") for line in plan) == 6
+    carry_out(changed, Options(stage="test"), quiet)
+    new = calls(tmp_path)[len(before) :]
+    assert len(new) == 8 and all("two-stage" in line for line in new)
+
+
+def test_other_data_train_everything_again_but_packing_them_again_does_not(tmp_path: Path) -> None:
+    carry_out(planner(tmp_path), Options(stage="dev"), quiet)
+    before = len(calls(tmp_path))
+    cuts = tmp_path / "data" / "cuts_train-clean-100.jsonl.gz"
+    cuts.write_bytes(gzip.compress(gzip.decompress(cuts.read_bytes()), mtime=12345))
+    carry_out(planner(tmp_path), Options(stage="dev"), quiet)
+    assert len(calls(tmp_path)) == before
+    cuts.write_bytes(gzip.compress(b"other speech"))
+    carry_out(planner(tmp_path), Options(stage="dev"), quiet)
+    assert len(calls(tmp_path)) == 2 * before
+
+
+def test_chosen_rows_are_trained_alone_and_reported_with_what_is_there(tmp_path: Path) -> None:
+    carry_out(planner(tmp_path), Options(rows=("streaming",), stage="test"), quiet)
+    assert not any("two-stage" in line or "streaming-init" in line for line in calls(tmp_path))
+    carry_out(planner(tmp_path), Options(rows=("two-stage",), stage="test"), quiet)
+    evidence = collect(planner(tmp_path), "test")
+    assert {run.info.row for run in evidence.runs} == {"teacher", "streaming", "two-stage"}
+    assert evidence.incomplete() == {"streaming-init": 0}
+    assert {(c.row, c.baseline) for c in evidence.comparisons} == {
+        ("teacher", "streaming"), ("two-stage", "streaming")
+    }  # fmt: skip
+
+
+def test_order_decides_whether_seeds_or_rows_come_first(tmp_path: Path) -> None:
+    rows = ["teacher", "streaming"]
+    rates: dict[str, float | None] = dict.fromkeys(rows)
+    by_seed = [run.name for run in planner(tmp_path).runs(rows, rates)]
+    by_row = [run.name for run in planner(tmp_path, order="row").runs(rows, rates)]
+    assert by_seed == ["seed-1/teacher", "seed-1/streaming", "seed-2/teacher", "seed-2/streaming"]
+    assert by_row == ["seed-1/teacher", "seed-2/teacher", "seed-1/streaming", "seed-2/streaming"]
+
+
+@pytest.mark.parametrize("order", ["seed", "row"])
+def test_a_row_may_have_fewer_seeds_than_others_and_is_complete_then(tmp_path: Path, order: str) -> None:
+    rows: dict[str, Any] = {
+        "teacher": {},
+        "streaming": {"num_seeds": 2},
+        "streaming-init": {"system": "streaming", "init": "teacher", "num_seeds": 1},
+        "two-stage": {"init": "teacher"},
+    }
+    study = planner(tmp_path, seeds=[4, 2, 3], order=order, rows=rows)
+    carry_out(study, Options(stage="dev"), quiet)
+    trained = [line.split()[-1] for line in calls(tmp_path) if line.startswith("train")]
+    seeds = {row: [seed for seed in (4, 2, 3) if f"{study.exp}/seed-{seed}/{row}" in trained] for row in rows}
+    assert seeds == {"teacher": [4, 2, 3], "streaming": [4, 2], "streaming-init": [4], "two-stage": [4, 2, 3]}
+    found = collect(study, "dev")
+    assert found.incomplete() == {}
+    compared = {(one.row, one.baseline): one.num_seeds for one in found.comparisons}
+    assert compared["two-stage", "streaming"] == 2 and compared["two-stage", "streaming-init"] == 1
+    more = planner(tmp_path, seeds=[4, 2, 3], order=order, rows=rows | {"streaming": {}})
+    assert collect(more, "dev").incomplete() == {"streaming": 2}
+
+
+def test_data_that_is_not_prepared_is_named(tmp_path: Path) -> None:
+    study = planner(tmp_path)
+    (tmp_path / "data" / "cuts_dev-clean.jsonl.gz").unlink()
+    with pytest.raises(UserError, match="cuts_dev-clean"):
+        carry_out(study, Options(stage="dev"), quiet)
+
+
+def test_the_files_that_are_left(tmp_path: Path) -> None:
+    study = planner(tmp_path)
+    carry_out(study, Options(stage="test"), quiet)
+    document = tmp_path / "RESULTS.md"
+    document.write_text("before\n<!-- conf -->\nold\n<!-- /conf -->\nafter\n")
+    list(write_results(study, "test", "make results", document))
+    summary = json.loads((study.exp / "summary.json").read_text())
+    assert {"row", "init", "seed", "part", "wer", "first_token_ms", "emission_delay_ms"} <= set(
+        summary["rows"][0]
+    )
+    assert len(summary["rows"]) == 4 * 2 * 3
+    found = next(c for c in summary["comparisons"] if (c["row"], c["part"]) == ("two-stage", "test-clean"))
+    assert {
+        "baseline",
+        "wer_rel_reduction",
+        "wer_ci",
+        "first_token_gain_ms",
+        "first_token_ci",
+        "gap_closed",
+    } <= set(found)
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "make results" in text and "`two-stage`" in text and "](conf.png)" in text
+    assert (tmp_path / "conf.png").stat().st_size > 0 and (study.exp / "wer-latency.png").is_file()
+
+
+def test_no_test_part_is_decoded_of_a_variant(tmp_path: Path) -> None:
+    rows = {"teacher": None, "streaming": {}, "streaming-init": {"system": "streaming", "init": "teacher"}}
+    study = planner(
+        tmp_path, rows=rows | {"variant": {"system": "two-stage", "init": "teacher", "test": False}}
+    )
+    assert not carry_out(study, Options(num_jobs=2, stage="test"), quiet).failed
+    decoded = [line for line in calls(tmp_path) if line.startswith("decode") and "variant" in line]
+    assert decoded and all("--parts dev-clean --mode" in line for line in decoded)
+    found = collect(study, "test")
+    assert found.incomplete() == {} and found.choices == ["variant"]
+    assert list(found.of("variant", "dev-clean")) == [1, 2] and not found.of("variant", "test-clean")
