@@ -1,13 +1,12 @@
 """What goes back through the modules that shape gradients: against icefall's numbers, and by their laws."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from icefall_data import arrays, needs_icefall
 from kdasr.nn.bias_norm import BiasNorm
 from kdasr.nn.gradient_shaping import (
     Balancer,
@@ -23,15 +22,10 @@ from kdasr.nn.gradient_shaping import (
 from kdasr.nn.schedule import Clock
 from kdasr.nn.swoosh import swoosh_left, swoosh_right
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "icefall" / "training.npz"
-needs_icefall = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no {GOLDEN}")
-
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, Any]:
-    with np.load(GOLDEN) as archive:
-        names = ("swoosh.", "balancer.", "whiten.", "limit_param.", "penalize.", "biasnorm.")
-        return {name: torch.from_numpy(archive[name]) for name in archive if name.startswith(names)}
+    return arrays("training")
 
 
 @needs_icefall

@@ -1,28 +1,23 @@
 """ScaledAdam and Eden, against trajectories that icefall computed and by their laws."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from icefall_data import arrays, needs_icefall
 from kdasr.distillation.objective_config import StageConfig
-from kdasr.training.training_config import OptimConfig
 from kdasr.training.optim import build_optimizer, eden_factor, scheduled_learning_rate
 from kdasr.training.scaled_adam import ScaledAdam
-
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "icefall" / "training.npz"
-needs_icefall = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no {GOLDEN}")
+from kdasr.training.training_config import OptimConfig
 
 
 @needs_icefall
 @pytest.mark.parametrize(("kind", "clipping_scale"), [("noclip", np.inf), ("clip", 2.0)])
 def test_121_steps_are_icefalls(kind: str, clipping_scale: float) -> None:
     """Matrices, a vector and a scalar; the clipping begins to count at step 10."""
-    with np.load(GOLDEN) as archive:
-        data = {name: torch.from_numpy(archive[name]) for name in archive if name.startswith("scaledadam")}
-    names = [name.removeprefix("scaledadam.init.") for name in data if ".init." in name]
+    data = arrays("training")
+    names = [name.removeprefix("scaledadam.init.") for name in data if name.startswith("scaledadam.init.")]
     params = [nn.Parameter(data[f"scaledadam.init.{name}"].clone()) for name in names]
     optimizer = ScaledAdam(params, lr=0.045, clipping_scale=clipping_scale)
     for step in range(121):
@@ -38,8 +33,7 @@ def test_121_steps_are_icefalls(kind: str, clipping_scale: float) -> None:
 
 @needs_icefall
 def test_eden_is_icefalls() -> None:
-    with np.load(GOLDEN) as archive:
-        rows = archive["eden.warmupstart_epoch_batch_lr"].tolist()
+    rows = arrays("training")["eden.warmupstart_epoch_batch_lr"].tolist()
     for start, epoch, batch, expected in rows:
         found = 0.045 * eden_factor(batch / 7500, epoch / 3.5, int(batch), 500, start)
         assert found == pytest.approx(expected, rel=1e-9)

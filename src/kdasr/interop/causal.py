@@ -10,8 +10,8 @@ _CONVOLUTION = ".depthwise.conv."
 def causal_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a causal transducer that computes what one that is not causal does.
 
-    Each symmetric convolution is cut in two. The taps on a frame and on those before it become the causal
-    convolution, which goes over the edges of chunks; the taps on what follows become the one inside the chunk.
+    Each symmetric convolution is cut in two. The taps on a frame and those before it become the causal
+    convolution, which goes over the edges of chunks; those on what follows become the one inside the chunk.
     Under the full context their sum is the convolution that they were made of. In chunks it sees zeros for
     what follows the chunk (dynamic chunk convolution, Li et al. 2023).
 

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -204,8 +203,3 @@ def _copy_tokens(source: Path, target: Path) -> None:
         found = source / name if source.is_dir() else source.parent / name
         if found.is_file():
             shutil.copyfile(found, target / name)
-
-
-def configuration(imported: Imported) -> dict[str, Any]:
-    """The `model` section of a recipe for systems of the same sizes."""
-    return config_to_dict(imported.config)

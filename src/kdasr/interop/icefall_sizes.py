@@ -106,10 +106,12 @@ def _stack_options(weights: Weights, index: int, given: Mapping[str, Any], sourc
     query_width = (projected - pos_width) // 2
     query_dim = _of_stack(given.get("query_head_dim", [USUAL_QUERY_DIM]), index)
     num_heads = _of_stack(given.get("num_heads", [query_width // query_dim or 1]), index)
-    if query_width % num_heads or pos_width % num_heads or value_width % num_heads:
+    expected = num_heads * query_dim if "query_head_dim" in given or "num_heads" not in given else query_width
+    if expected != query_width or any(width % num_heads for width in (query_width, pos_width, value_width)):
         raise UserError(
-            f"{source}: stack {index} has not {num_heads} heads; say how it was trained, with --option "
-            "num_heads=... or --option query_head_dim=..."
+            f"{source}: stack {index} has queries of {query_width} channels in all, which is not "
+            f"{num_heads} heads of {query_dim}; say which, with "
+            "--option num_heads=... or --option query_head_dim=..."
         )
     return {
         "downsampling_factor": weights[f"{prefix}downsample.bias"].shape[0] if is_deep else 1,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdasr.interop.icefall_names import icefall_name
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
 
-FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "icefall"
+FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "icefall"
 needs_icefall = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no golden data of icefall in {FOLDER}")
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
