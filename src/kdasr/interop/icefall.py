@@ -112,22 +112,26 @@ def import_icefall(options: ImportOptions) -> Imported:
     load_weights(model, state, source)
     context = options.context or (STREAMING if config.encoder.causal else Context.full())
     config.encoder.check_context(context)
+    steps = checkpoint.options.get("batch_idx_train")
     payload = {
         "model_config": config_to_dict(config),
         "model": state,
         "context": asdict(context),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "system": options.out.resolve().name,
-        "train_steps": 0,
+        "train_steps": steps if type(steps) is int and steps >= 0 else 0,
     }
     _copy_tokens(options.tokens, options.out / "tokens")
     target.parent.mkdir(parents=True)
     save_checkpoint(target, payload)
-    inferred = () if checkpoint.has_options else ("num_heads", "encoder_unmasked_dim")
-    assumed = [name for name in inferred if name not in options.options]
-    if "query_head_dim" in options.options and "num_heads" in assumed:
-        assumed.remove("num_heads")
+    assumed = [] if checkpoint.has_options else _assumed(options.options)
     return Imported(target, config, context, model.num_inference_params, unused, missing, assumed)
+
+
+def _assumed(given: Mapping[str, str]) -> list[str]:
+    """Options that no shape tells, and that were not given; either of two gives the heads."""
+    heads = () if {"num_heads", "query_head_dim"} & given.keys() else ("num_heads",)
+    return [name for name in (*heads, "encoder_unmasked_dim") if name not in given]
 
 
 def converted(
