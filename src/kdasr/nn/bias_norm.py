@@ -20,7 +20,7 @@ class BiasNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(dim).normal_(std=1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        log_scale = self.log_scale
+        log_scale: Tensor = self.log_scale
         if self.training:
             log_scale = limit_gradient(log_scale, LEAST_LOG_SCALE, MOST_LOG_SCALE)
         return x * ((x - self.bias).square().mean(dim=-1, keepdim=True).rsqrt() * log_scale.exp())

@@ -64,7 +64,7 @@ class Bypass(nn.Module):
         self.skip_rate = skip_rate
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        scale = self.scale
+        scale: Tensor = self.scale
         if self.training:
             scale = limit_gradient(scale, self.least(), 1.0)
             if self.skip_rate is not None:
@@ -114,16 +114,9 @@ class Layer(nn.Module):
         self.feed_forward2_skip_rate = clock.ramp((0, 0.1), (4000, 0.01), (50000, 0.0))
         self.feed_forward3_skip_rate = clock.ramp((0, 0.1), (4000, 0.01), (50000, 0.0))
         self.constant_attention_rate = clock.ramp((0, 0.25), (4000, 0.025))
-        mixed = {"min_positive": 0.3, "max_positive": 0.7}
-        self.nonlin_balancer = Balancer(
-            0.05, **mixed, min_abs=clock.ramp((0, 0.004), (4000, 0.02)), max_abs=100.0
-        )
-        self.feed_forward2_balancer = Balancer(
-            0.05, **mixed, min_abs=clock.ramp((0, 0.0), (4000, 0.1)), max_abs=2.0
-        )
-        self.feed_forward3_balancer = Balancer(
-            0.05, **mixed, min_abs=clock.ramp((0, 0.0), (4000, 0.2)), max_abs=4.0
-        )
+        self.nonlin_balancer = _mixed_signs(clock.ramp((0, 0.004), (4000, 0.02)), 100.0)
+        self.feed_forward2_balancer = _mixed_signs(clock.ramp((0, 0.0), (4000, 0.1)), 2.0)
+        self.feed_forward3_balancer = _mixed_signs(clock.ramp((0, 0.0), (4000, 0.2)), 4.0)
         self.norm_balancer = Balancer(often, min_positive=0.45, max_positive=0.55, min_abs=0.2, max_abs=4.0)
         self.balancer = Balancer(often, min_positive=0.45, max_positive=0.55, min_abs=0.1, max_abs=4.0)
         self.whiten = Whiten(clock.ramp((0, 4.0), (20000, 12.0)))
@@ -186,3 +179,8 @@ class Layer(nn.Module):
             feed_forward2=of_utterances(x, self.feed_forward2_skip_rate()),
             feed_forward3=of_utterances(x, self.feed_forward3_skip_rate()),
         )
+
+
+def _mixed_signs(min_abs: Ramp, max_abs: float) -> Balancer:
+    """Of what a module adds to a layer's frames."""
+    return Balancer(0.05, min_positive=0.3, max_positive=0.7, min_abs=min_abs, max_abs=max_abs)
