@@ -19,7 +19,7 @@ from kdasr.data.data_config import DataConfig, GainConfig, JoinConfig, SpecAugme
 from kdasr.data.features import LOWEST_LOG_ENERGY, compute_features
 from kdasr.data.join import JoinedCuts, segments_of
 from kdasr.data.loader import TrainLoader
-from kdasr.data.pauses import background_frames, in_noise, pause_features, with_gain
+from kdasr.data.pauses import background_frames, noise_under, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import times_of_pieces
 from kdasr.models.predictor import StatelessPredictor
@@ -223,7 +223,7 @@ def test_noise_lies_under_speech_at_its_level() -> None:
     soft = loud * 0.1
     speech = [compute_features(loud), compute_features(soft)]
     whole_TF = torch.cat([speech[0], torch.full((200, 80), LOWEST_LOG_ENERGY), speech[1]])
-    noisy_TF = in_noise(whole_TF, speech, 20.0, draw)
+    noisy_TF = torch.logaddexp(whole_TF, noise_under(len(whole_TF), speech, 20.0, draw))
     assert (noisy_TF >= whole_TF - 1e-5).all()
     noise = noisy_TF[110:290].exp().sum(dim=1).mean()
     power = speech[1].exp().sum(dim=1).mean()
@@ -232,10 +232,13 @@ def test_noise_lies_under_speech_at_its_level() -> None:
     assert float(louder) == pytest.approx(1.0001, abs=2e-4)  # 40 dB above the noise
 
 
-def test_a_share_of_the_joined_utterances_lies_in_noise(cuts: CutSet, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("option", ["bed", "own_bed"])
+def test_a_share_of_the_joined_utterances_lies_in_noise(
+    cuts: CutSet, tokenizer: Tokenizer, option: str
+) -> None:
+    plain = replace(JOIN, silence=1.0, background=0.0)
     clean, noisy = (
-        first_epoch(loader(cuts, tokenizer, join=replace(JOIN, silence=1.0, background=0.0, bed=bed)))
-        for bed in (0.0, 0.5)
+        first_epoch(loader(cuts, tokenizer, join=join)) for join in (plain, replace(plain, **{option: 0.5}))
     )
     changed = {
         name: not torch.equal(one_TF, two_TF)
@@ -245,6 +248,34 @@ def test_a_share_of_the_joined_utterances_lies_in_noise(cuts: CutSet, tokenizer:
     spoken_in = [noise for name, noise in changed.items() if spoken(name)]
     assert 0.2 < sum(spoken_in) / len(spoken_in) < 0.8
     assert not any(noise for name, noise in changed.items() if not spoken(name))
+
+
+@pytest.mark.parametrize("option", ["bed", "own_bed"])
+@pytest.mark.parametrize("heard", ["masked", "unmasked", "clean"])
+def test_a_teacher_hears_speech_without_masks_or_noise(
+    cuts: CutSet, tokenizer: Tokenizer, heard: str, option: str
+) -> None:
+    join = replace(JOIN, silence=1.0, background=0.0)
+    masks = SpecAugmentConfig(num_time_masks=2, max_time_fraction=0.3)
+    config = DataConfig(
+        max_duration=20.0, num_buckets=2, spec_augment=masks, join=replace(join, **{option: 1.0})
+    )
+    noisy = first_epoch(TrainLoader(cuts, tokenizer, config, seed=0, word_times=True, teacher_features=heard))
+    clean = first_epoch(loader(cuts, tokenizer, join=join))
+    for batch, other in zip(noisy, clean, strict=True):
+        assert batch.ids == other.ids
+        if heard == "masked":
+            assert batch.teacher_features_BTF is None and batch.for_teacher() is batch
+            continue
+        teacher_BTF = batch.for_teacher().features_BTF
+        first_1TF = batch.select([0]).for_teacher().features_BTF
+        assert torch.equal(first_1TF, teacher_BTF[:1, : other.feature_lens_B[0]])
+        rows = zip(batch.ids, teacher_BTF, batch.features_BTF, other.features_BTF, strict=True)
+        for name, own_TF, student_TF, clean_TF in rows:
+            assert torch.equal(own_TF, clean_TF) == (heard == "clean" or not spoken(name))
+            same = float((own_TF == student_TF).float().mean())
+            assert same < 0.98 or not spoken(name)
+            assert same > 0.2 or heard == "clean"
 
 
 def test_shares_of_pauses_that_sum_to_more_than_one_are_named(cuts: CutSet, tokenizer: Tokenizer) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 import soundfile
 import torch
 from lhotse import CutSet
+from lhotse.dataset import DynamicBucketingSampler
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.data.data_config import DataConfig, NoiseConfig, SpecAugmentConfig
+from kdasr.data.data_config import DataConfig, JoinConfig, NoiseConfig, SpecAugmentConfig
 from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.testing import dummy_cuts, tone
@@ -86,10 +88,35 @@ def test_batches_keep_to_the_duration_and_pad_little(cuts: CutSet, tokenizer: To
     batches = list(epoch_of(TrainLoader(cuts, tokenizer, config(), seed=0), 0))
     padded = sum(batch.features_BTF.shape[0] * batch.features_BTF.shape[1] for batch in batches)
     valid = sum(int(batch.feature_lens_B.sum()) for batch in batches)
-    # Lhotse stops before one more cut of the longest length would be too much: the last may be a bit longer.
-    assert all(batch.features_BTF.shape[0] * batch.features_BTF.shape[1] < 1000 for batch in batches)
+    # Lhotse stops before one more cut of the longest length would be too much: the last adds up to 3 s.
+    assert all(batch.features_BTF.shape[0] * batch.features_BTF.shape[1] < 1100 for batch in batches)
     assert valid > 0.8 * padded
     assert all(batch.feature_lens_B.diff().le(0).all() for batch in batches)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_every_tenth_of_an_epoch_holds_its_share_of_each_part(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, joined: bool
+) -> None:
+    # As of a corpus that is many times the window in which Lhotse's sampler shuffles.
+    small = partial(DynamicBucketingSampler, buffer_size=60, shuffle_buffer_size=60)
+    monkeypatch.setattr("kdasr.data.loader.DynamicBucketingSampler", small)
+    base = list(dummy_cuts(30))
+    cuts = CutSet.from_cuts(base[number % 30].with_id(f"cut-{number}") for number in range(1500))
+    part_of = {f"cut-{number}": number // 500 for number in range(1500)}
+    join = JoinConfig(enabled=joined, max_utterances=2)
+    plans = TrainLoader(cuts, tokenizer, config(join=join), seed=0).plans()
+    epochs: list[list[int]] = [[], []]
+    for plan in plans:
+        if plan.epoch == 2:
+            break
+        for cut in plan.cuts:
+            epochs[plan.epoch] += [part_of[one] for one in cut.id.split("+") if one in part_of]
+    for parts in epochs:
+        assert len(parts) == 1500
+        for tenth in np.array_split(parts, 10):
+            assert all(abs(np.mean(tenth == part) - 1 / 3) < 0.15 for part in range(3))
+    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 30, 100])
@@ -154,7 +181,9 @@ def test_masks_differ_from_epoch_to_epoch(tokenizer: Tokenizer) -> None:
     assert not torch.equal(first.features_BTF, second.features_BTF)
 
 
-def test_ranks_share_the_epoch_in_step(cuts: CutSet, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("count", [30, 7])
+def test_ranks_share_the_epoch_in_step(cuts: CutSet, tokenizer: Tokenizer, count: int) -> None:
+    cuts = CutSet.from_cuts([*list(cuts)[1:count], next(iter(cuts)).with_id("a_dup0")])
     loaders = [TrainLoader(cuts, tokenizer, config(), seed=4, rank=rank, world_size=2) for rank in range(2)]
     seen: Counter[str] = Counter()
     while True:
@@ -162,9 +191,10 @@ def test_ranks_share_the_epoch_in_step(cuts: CutSet, tokenizer: Tokenizer) -> No
         assert loaders[0].state_dict() == loaders[1].state_dict()
         if loaders[0].epoch == 1:
             break
-        assert not set(batches[0].ids) & set(batches[1].ids)
+        together = set(batches[0].ids) & set(batches[1].ids)
+        assert not together or len(batches[0]) == len(batches[1]) == 1
         seen.update(name for batch in batches for name in batch.ids)
-    assert {cut.id for cut in cuts} <= set(seen)
+    assert {cut.id for cut in cuts} == set(seen)
     # A last odd batch is shared out, and a single cut of it may then serve both.
     assert sum(seen.values()) <= len(cuts) + 1
 
@@ -238,7 +268,8 @@ def test_nothing_usable_is_an_error(tokenizer: Tokenizer) -> None:
 
 def test_validation_is_fixed_complete_and_unmasked(cuts: CutSet, tokenizer: Tokenizer) -> None:
     by_id = {cut.id: cut for cut in cuts}
-    batches = valid_batches(cuts, tokenizer, config())
+    # The limits of training utterances are none for those that choose the checkpoint.
+    batches = valid_batches(cuts, tokenizer, config(min_seconds=1.5, max_seconds=2.0))
     first, second = list(batches), list(batches)
     assert len(first) == len(batches)
     assert all(same(one, two) for one, two in zip(first, second, strict=True))

@@ -27,7 +27,7 @@ def _term(shift: int) -> HiddenTerm:
 def test_without_a_shift_frames_are_their_own_partners() -> None:
     student, teacher = _layers(1), _layers(2)
     assert torch.equal(
-        _term(0).compare(student, teacher, LENS_B), hidden_mse(student, teacher, LENS_B, [1.0, 0.5])
+        _term(0).compare(student, teacher, LENS_B), hidden_mse(student, teacher, LENS_B, [2 / 3, 1 / 3])
     )
 
 

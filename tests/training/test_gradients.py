@@ -130,12 +130,12 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(joint: dict[str, Ten
 
 
 def train_rank(rank: int, port: int, exp_dir: Path, until: str | None) -> None:
-    """Each process takes every second batch; batch 2 of process 1 has an infinite loss."""
+    """Each process takes every second batch; batch 2 of process 1 is not finite."""
     under_torchrun(rank, port)
     stages = [
         StageConfig(name=name, num_steps=3, loss_weights={"rnnt": 1.0, "ctc": 0.5}) for name in ("a", "b")
     ]
-    source = RandomBatches(first=10 * rank, too_short=(12,))
+    source = RandomBatches(first=10 * rank, bad=(12,))
     fit(tiny_system(exp_dir, stages=stages, train_batches=source), until_stage=until)
 
 

@@ -101,18 +101,17 @@ def test_bad_batches_are_skipped_named_and_leave_no_trace(
     monkeypatch.setattr(
         "kdasr.training.trainer.logger.warning", lambda text, *values: messages.append(text % values)
     )
-    # The sound batches are numbers 0, 1, 4, 5, 8 and 9: with the bad ones between, and without them.
+    # The sound batches are numbers 0, 1, 4, 5, 6 and 7: with the bad ones between, and without them.
     bad = tiny_system(
         tmp_path / "bad",
         config=trainer_config(max_bad_batches=3),
-        train_batches=RandomBatches(bad=(2, 3), too_short=(6, 7)),
+        train_batches=RandomBatches(bad=(2, 3)),
     )
     trainer = fit(bad)
-    assert trainer.progress.step == 6 and bad.train_batches.state_dict() == {"position": 10}
+    assert trainer.progress.step == 6 and bad.train_batches.state_dict() == {"position": 8}
     assert "rnnt" in messages[0] and "utt-2-1" in messages[0] and "utt-2-0" not in messages[0]
-    assert "rnnt" in messages[2] and "utt-2-1" in messages[2]
-    assert len(messages) == 4
-    good = tiny_system(tmp_path / "good", train_batches=Picked([0, 1, 4, 5, 8, 9]))
+    assert len(messages) == 2
+    good = tiny_system(tmp_path / "good", train_batches=Picked([0, 1, 4, 5, 6, 7]))
     fit(good)
     for (name, value), other in zip(
         good.model.state_dict().items(), bad.model.state_dict().values(), strict=True
@@ -130,6 +129,26 @@ class Picked(RandomBatches):
     def __next__(self) -> Batch:
         self.position += 1
         return random_batch(self.numbers[self.position - 1] % 4)
+
+
+def test_an_utterance_that_no_path_fits_is_named_and_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr(
+        "kdasr.training.lost.logger.warning", lambda text, *values: messages.append(text % values)
+    )
+    system = tiny_system(tmp_path / "some", train_batches=RandomBatches(too_short=(2, 3)))
+    trainer = fit(system)
+    assert trainer.progress.step == 6 and system.train_batches.state_dict() == {"position": 6}
+    assert [message.split(": ", 1)[1] for message in messages] == [
+        "no path fits utt-2-1: left out (1 of 9 utterances so far)",
+        "no path fits utt-3-1: left out (2 of 12 utterances so far)",
+    ]
+    monkeypatch.setattr("kdasr.training.lost.FEW", 1)
+    too_many = tiny_system(tmp_path / "many", train_batches=RandomBatches(too_short=(2, 3)))
+    with pytest.raises(UserError, match=r"no path fits 2 of 12 .* training\.max_lost \(0\.05\).*utt-3-1"):
+        fit(too_many)
 
 
 def test_too_many_bad_batches_in_a_row_stop_training(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 # Shapes: B utterances, T feature frames (10 ms), F mel bins, S pieces.
 
+MASKED, UNMASKED, CLEAN = TEACHER_FEATURES = ("masked", "unmasked", "clean")
+"""What a teacher hears: what its student hears; without masks; or also without the noise of `data.join`."""
+
 
 @dataclass
 class Batch:
@@ -34,8 +37,17 @@ class Batch:
     history_BH: Tensor | None = None
     """The last pieces before each utterance, oldest first, int64: what the predictor starts after. As at the
     start of every stream (`StatelessPredictor.start_context`) where there are none; None: there are none."""
+    teacher_features_BTF: Tensor | None = None
+    """What a teacher hears where that is something else: as `features_BTF`, without what makes the student's
+    task harder. None: the same."""
     paired: bool = True
     """Whether the transcripts are to be learnt; else there are none."""
+
+    def for_teacher(self) -> "Batch":
+        """The same batch as a teacher hears it."""
+        if self.teacher_features_BTF is None:
+            return self
+        return replace(self, features_BTF=self.teacher_features_BTF, teacher_features_BTF=None)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with features and pieces on `device`; lengths stay on the CPU."""
@@ -49,6 +61,9 @@ class Batch:
             audio_seconds=self.audio_seconds,
             word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2.to(device),
             history_BH=None if self.history_BH is None else self.history_BH.to(device, non_blocking=True),
+            teacher_features_BTF=None
+            if self.teacher_features_BTF is None
+            else self.teacher_features_BTF.to(device, non_blocking=True),
             paired=self.paired,
         )
 
@@ -69,6 +84,9 @@ class Batch:
             audio_seconds=self.audio_seconds * share,
             word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2[there, :pieces],
             history_BH=None if self.history_BH is None else self.history_BH[there],
+            teacher_features_BTF=None
+            if self.teacher_features_BTF is None
+            else self.teacher_features_BTF[there, :frames],
         )
 
     def __len__(self) -> int:

@@ -19,12 +19,12 @@ from torch.utils.data import Dataset
 
 from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.data.augment import generator_for, spec_augment
-from kdasr.data.batch import Batch
+from kdasr.data.batch import MASKED, UNMASKED, Batch
 from kdasr.data.channel_augment import AudioTransform
-from kdasr.data.data_config import DataConfig
+from kdasr.data.data_config import DataConfig, JoinConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
 from kdasr.data.join import segments_of
-from kdasr.data.pauses import BACKGROUND, background_frames, in_noise, pause_features, with_gain
+from kdasr.data.pauses import BACKGROUND, background_frames, noise_under, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words, times_of_pieces
@@ -48,6 +48,7 @@ class _Utterance:
     cut: MonoCut
     features_TF: Tensor
     pieces: list[int]
+    unmasked_TF: Tensor
 
     def background(self) -> Tensor:
         """Frames in which nobody speaks, (T, F)."""
@@ -60,6 +61,8 @@ class _Joined:
 
     cut: MonoCut | MixedCut
     parts: list[Tensor]
+    unmasked: list[Tensor]
+    """The same parts as a teacher hears them."""
     utterances: list[_Utterance]
     begins: list[int]
 
@@ -80,6 +83,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         config: DataConfig | None = None,
         seed: tuple[int, ...] = (0,),
         word_times: bool = False,
+        teacher_features: str = MASKED,
     ) -> None:
         """
         Args:
@@ -89,6 +93,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             config: masks, gain and joining; None: no augmentation.
             seed: with the plan's place it decides all random numbers.
             word_times: whether batches say when the words of their pieces are spoken.
+            teacher_features: one of `TEACHER_FEATURES`.
         """
         self._strategy = strategy
         self._tokenizer = tokenizer
@@ -96,6 +101,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         self._config = config
         self._seed = seed
         self._word_times = word_times
+        self._teacher_features = teacher_features
 
     def __getitem__(self, plan: Plan) -> tuple[int, int, Batch]:
         """Epoch, number and batch of a plan, the longest utterance first."""
@@ -117,6 +123,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         if self._transform is not None:
             self._transform.generator = generator
         features_UTF, lens_U = self._strategy(CutSet.from_cuts(cuts))[:2]
+        unmasked_UTF = features_UTF
         if self._config is not None:
             if self._config.spec_augment.enabled:
                 features_UTF = spec_augment(features_UTF, lens_U, self._config.spec_augment, generator)
@@ -126,10 +133,29 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
                 gain_U = gain.gain_db[0] + level_U * (gain.gain_db[1] - gain.gain_db[0])
                 gain_U = gain_U * (changed_U < gain.probability)
                 features_UTF = with_gain(features_UTF, gain_U[:, None, None])
+                unmasked_UTF = with_gain(unmasked_UTF, gain_U[:, None, None])
+        each = zip(cuts, features_UTF, unmasked_UTF, lens_U.tolist(), strict=True)
         return [
-            _Utterance(cut, features_TF[:length], self._tokenizer.encode(cut_text(cut)))
-            for cut, features_TF, length in zip(cuts, features_UTF, lens_U.tolist(), strict=True)
+            self._in_own_noise(
+                _Utterance(cut, masked[:length], self._tokenizer.encode(cut_text(cut)), unmasked[:length]),
+                generator,
+            )
+            for cut, masked, unmasked, length in each
         ]
+
+    def _in_own_noise(self, utterance: _Utterance, generator: torch.Generator) -> _Utterance:
+        """The utterance, some of them in a noise that ends with it."""
+        config = self._config.join if self._config is not None else None
+        if config is None or not config.enabled or config.own_bed == 0.0 or not len(utterance.features_TF):
+            return utterance
+        chance, place = torch.rand(2, generator=generator).tolist()
+        if chance < config.own_bed:
+            own_TF = utterance.features_TF
+            noise_TF = noise_under(len(own_TF), [own_TF], _snr_db(config, place), generator)
+            utterance.features_TF = torch.logaddexp(own_TF, noise_TF)
+            if self._teacher_features == UNMASKED:
+                utterance.unmasked_TF = torch.logaddexp(utterance.unmasked_TF, noise_TF)
+        return utterance
 
     def _in_noise(self, item: _Joined, generator: torch.Generator) -> _Joined:
         """The joined utterance, some of them in one noise from the first frame to the last."""
@@ -138,20 +164,23 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             return item
         chance, place = torch.rand(2, generator=generator).tolist()
         if chance < config.bed:
-            snr_db = config.bed_snr_db[0] + place * (config.bed_snr_db[1] - config.bed_snr_db[0])
             speech = [utterance.features_TF for utterance in item.utterances]
-            item.parts = [in_noise(torch.cat(item.parts), speech, snr_db, generator)]
+            whole_TF = torch.cat(item.parts)
+            noise_TF = noise_under(len(whole_TF), speech, _snr_db(config, place), generator)
+            item.parts = [torch.logaddexp(whole_TF, noise_TF)]
+            if self._teacher_features == UNMASKED:
+                item.unmasked = [torch.logaddexp(torch.cat(item.unmasked), noise_TF)]
         return item
 
     def _batch(self, joined: list[_Joined], generator: torch.Generator) -> Batch:
         """The padded batch of joined utterances."""
         lens_B = torch.tensor([sum(len(part) for part in item.parts) for item in joined], dtype=torch.int64)
-        features_BTF = torch.full((len(joined), int(lens_B.max()), NUM_MEL_BINS), LOWEST_LOG_ENERGY)
-        for row_TF, item, length in zip(features_BTF, joined, lens_B.tolist(), strict=True):
-            torch.cat(item.parts, out=row_TF[:length])
+        unmasked = None
+        if self._teacher_features != MASKED:
+            unmasked = _padded([item.unmasked for item in joined])
         pieces = [torch.tensor(item.pieces, dtype=torch.int64) for item in joined]
         return Batch(
-            features_BTF=features_BTF,
+            features_BTF=_padded([item.parts for item in joined]),
             feature_lens_B=lens_B,
             tokens_BS=pad_sequence(pieces, batch_first=True),
             token_lens_B=torch.tensor([len(piece) for piece in pieces], dtype=torch.int64),
@@ -160,6 +189,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             audio_seconds=sum(item.cut.duration for item in joined),
             word_times_BS2=self._times(joined) if self._word_times else None,
             history_BH=self._histories(joined, generator),
+            teacher_features_BTF=unmasked,
         )
 
     def _times(self, joined: list[_Joined]) -> Tensor:
@@ -188,6 +218,12 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         return torch.tensor(rows, dtype=torch.int64)
 
 
+def _snr_db(config: JoinConfig, place: float) -> float:
+    """Between the lowest level (`place` 0) and the highest (1)."""
+    lowest, highest = config.bed_snr_db
+    return lowest + place * (highest - lowest)
+
+
 def _assemble(
     cut: MonoCut | MixedCut,
     segments: list[MonoCut | PaddingCut],
@@ -196,6 +232,7 @@ def _assemble(
 ) -> _Joined:
     """Put utterances and pauses one after another; a pause takes its background from the one before it."""
     parts: list[Tensor] = []
+    unmasked: list[Tensor] = []
     begins: list[int] = []
     length = 0
     for segment in segments:
@@ -206,9 +243,20 @@ def _assemble(
             if kind == BACKGROUND:
                 background_TF = utterances[max(len(begins) - 1, 0)].background()
             part = pause_features(kind, level_db, segment.num_frames, background_TF, generator)
+            unmasked.append(part)
         else:
             part = utterances[len(begins)].features_TF
+            unmasked.append(utterances[len(begins)].unmasked_TF)
             begins.append(length)
         parts.append(part)
         length += len(part)
-    return _Joined(cut, parts, utterances, begins)
+    return _Joined(cut, parts, unmasked, utterances, begins)
+
+
+def _padded(rows: list[list[Tensor]]) -> Tensor:
+    """Features (B, T, F) of rows that are given in parts."""
+    lens = [sum(map(len, parts)) for parts in rows]
+    features_BTF = torch.full((len(rows), max(lens), NUM_MEL_BINS), LOWEST_LOG_ENERGY)
+    for row_TF, parts, length in zip(features_BTF, rows, lens, strict=True):
+        torch.cat(parts, out=row_TF[:length])
+    return features_BTF

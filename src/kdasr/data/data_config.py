@@ -78,6 +78,9 @@ class JoinConfig:
     alone would tell a model that where there is noise nobody speaks."""
     bed_snr_db: Annotated[list[float], between(-20, 100), RANGE] = field(default_factory=lambda: [10.0, 50.0])
     """Lowest and highest level of the softest utterance above that noise, in dB."""
+    own_bed: Annotated[float, between(0, 1)] = 0.0
+    """Probability that an utterance lies in a noise of its own, of the same levels: where the speaker
+    changes, the noise often changes too."""
     empty: Annotated[float, between(0, 1)] = 0.03
     """Stretches of nothing but pause, which must give no piece, per joined utterance."""
     history: Annotated[float, between(0, 1)] = 0.3
@@ -115,6 +118,8 @@ class DataConfig:
     num_workers: Annotated[int, at_least(0), MAY_CHANGE] = 0
     min_seconds: Annotated[float, at_least(0)] = 0.3
     max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
+    max_bad: Annotated[str, MAY_CHANGE] = "1%"
+    """Utterances that may turn out to be unreadable on the way, a share or a number; they are left out."""
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     channel: ChannelConfig = field(default_factory=ChannelConfig)

@@ -137,15 +137,16 @@ def _join(group: list[MonoCut], config: JoinConfig, draws: random.Random) -> Mix
         segments.append(cut)
     if draws.random() < 0.5:
         segments.append(_pause(f"{name}-trail", config.trail, config, draws))
-    return _mixed(name, [segment for segment in segments if num_frames_of(segment)])
+    return mixed(name, [segment for segment in segments if num_frames_of(segment)])
 
 
 def _empty(name: str, config: JoinConfig, draws: random.Random) -> MixedCut:
     """One to five seconds in which nobody speaks."""
-    return _mixed(name, [_pause(f"{name}-pause", [1.0, 5.0], config, draws, beside_speech=False)])
+    return mixed(name, [_pause(f"{name}-pause", [1.0, 5.0], config, draws, beside_speech=False)])
 
 
-def _mixed(name: str, segments: list[MonoCut | PaddingCut]) -> MixedCut:
+def mixed(name: str, segments: list[MonoCut | PaddingCut]) -> MixedCut:
+    """Utterances and pauses, one after another."""
     tracks, frames = [], 0
     for segment in segments:
         tracks.append(MixTrack(segment, offset=round(frames * FRAME_SHIFT_SECONDS, 2)))

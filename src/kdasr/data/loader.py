@@ -1,6 +1,8 @@
 """Batches for training and validation: Lhotse samples, this file makes it exactly resumable."""
 
+import math
 import random
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,20 +10,21 @@ from typing import Any
 
 import torch
 from lhotse import CutSet
-from lhotse.cut import MonoCut
+from lhotse.cut import MixedCut, MonoCut
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.data.batch import Batch
+from kdasr.data.bad import MaxBad
+from kdasr.data.batch import MASKED, Batch
 from kdasr.data.batch_maker import BatchMaker, Plan
 from kdasr.data.batch_stream import BatchStream
 from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
 from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
-from kdasr.data.reported import Reported, raising
+from kdasr.data.reported import BadAudio, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
 from kdasr.data.word_times import aligned_words
@@ -29,6 +32,9 @@ from kdasr.data.word_times import aligned_words
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
 
 log = get_logger(__name__)
+
+COPY = re.compile(r"_dup\d+$")
+"""The end of the ids of Lhotse's copies."""
 
 
 class TrainLoader(BatchStream[Batch]):
@@ -49,11 +55,13 @@ class TrainLoader(BatchStream[Batch]):
         world_size: int = 1,
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
+        teacher_features: str = MASKED,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
-        trains; an utterance with fewer frames than pieces is unusable.
+        trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
+        `TEACHER_FEATURES`.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -74,11 +82,19 @@ class TrainLoader(BatchStream[Batch]):
                 "right_buffer need: prepare the data with alignments, or leave both out"
             )
         self._cuts = cuts
+        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
+        self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
         strategy, transform = train_strategy(self._cuts, config)
         self._dataset = BatchMaker(
-            strategy, tokenizer, transform=transform, config=config, seed=(seed, rank), word_times=word_times
+            strategy,
+            tokenizer,
+            transform=transform,
+            config=config,
+            seed=(seed, rank),
+            word_times=word_times,
+            teacher_features=teacher_features,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -102,7 +118,7 @@ class TrainLoader(BatchStream[Batch]):
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
         )
-        return raising(iter(loader))
+        return good_ones(iter(loader), self._bad_audio)
 
     def plans(self) -> Iterator[Plan]:
         """The endless sequence of batch contents after the current position."""
@@ -110,17 +126,26 @@ class TrainLoader(BatchStream[Batch]):
         while True:
             for index, cuts in enumerate(self._sampler(epoch)):
                 if index > last:
-                    yield Plan(epoch, index, cuts)
+                    yield Plan(epoch, index, CutSet.from_cuts(map(self._with_own_id, cuts)))
             epoch, last = epoch + 1, -1
+
+    def _with_own_id(self, cut: MonoCut | MixedCut) -> MonoCut | MixedCut:
+        """Without the suffix that Lhotse gives a cut which serves several processes at the end of an epoch:
+        labels are found by ids."""
+        own, found, _ = cut.id.rpartition("_dup") if COPY.search(cut.id) else (cut.id, "", "")
+        return cut.with_id(own) if found and cut.id.rpartition("+")[2] not in self._named_like_copies else cut
 
     def _sampler(self, epoch: int) -> DynamicBucketingSampler:
         """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
-        cuts, config = self._cuts, self._config
+        config, shuffled = self._config, list(self._cuts)
+        # All of them, not the window that a sampler keeps: parts, speakers and speeds lie one after another.
+        random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
+        cuts = CutSet.from_cuts(shuffled)
         if config.join.enabled:
-            shuffled = list(cuts)
-            random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
             cuts = CutSet(JoinedCuts(shuffled, config.join, (self._seed, epoch)))
-            config = replace(config, num_buckets=min(config.num_buckets, len(shuffled)))
+            # Lhotse wants at least a cut per bucket; of joined ones there are at least so many.
+            fewest = max(1, len(shuffled) // config.join.max_utterances)
+            config = replace(config, num_buckets=min(config.num_buckets, fewest))
         sampler = _sampler(cuts, config, self._seed, self._rank, self._world_size)
         sampler.set_epoch(epoch)
         return sampler
@@ -142,8 +167,11 @@ class ValidBatches:
     def __init__(
         self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
     ) -> None:
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames)
+        # The checkpoint is chosen by all of them, however long.
+        anything = replace(config, min_seconds=0.0, max_seconds=math.inf)
+        cuts, _ = report_unusable(cuts, tokenizer, anything, num_frames, for_training=False)
         stored = all(cut.has_features for cut in cuts)
+        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
             Plan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
@@ -153,7 +181,8 @@ class ValidBatches:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        for _, _, batch in raising(self._dataset[plan] for plan in self._plans):
+        made = (self._dataset[plan] for plan in self._plans)
+        for _, _, batch in good_ones(made, self._bad_audio):
             yield batch
 
 

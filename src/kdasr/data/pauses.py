@@ -58,22 +58,22 @@ def pause_features(
     return torch.full((num_frames, NUM_MEL_BINS), LOWEST_LOG_ENERGY)
 
 
-def in_noise(features_TF: Tensor, speech: list[Tensor], snr_db: float, generator: torch.Generator) -> Tensor:
-    """Features (T, F) of the same signal in one noise of a random color.
+def noise_under(num_frames: int, speech: list[Tensor], snr_db: float, generator: torch.Generator) -> Tensor:
+    """Features (T, F) of one noise of a random color, which lies under speech.
 
     Powers of signals that have nothing to do with each other add up; of log energies that is the logarithm of
-    the sum of their exponentials.
+    the sum of their exponentials: `torch.logaddexp(features_TF, noise_TF)`.
 
     Args:
-        features_TF: the signal.
-        speech: features of the utterances in it, at least one.
+        num_frames: T.
+        speech: features of the utterances in the noise, at least one.
         snr_db: mean power of the softest of them over that of the noise, in dB.
         generator: draws color and frames.
     """
     color = COLORS[int(torch.randint(len(COLORS), (), generator=generator))]
-    noise_TF = pause_features(color, 0.0, len(features_TF), None, generator)
+    noise_TF = pause_features(color, 0.0, num_frames, None, generator)
     level_db = 10 * math.log10(min(map(_power, speech)) / _noise_power(color)) - snr_db
-    return torch.logaddexp(features_TF, with_gain(noise_TF, level_db))
+    return with_gain(noise_TF, level_db)
 
 
 def background_frames(features_TF: Tensor, words: list[tuple[float, float]]) -> Tensor:

@@ -1,24 +1,27 @@
-"""What goes wrong while a batch is made, in one line, from worker processes too.
+"""What goes wrong while a batch is made: bad audio costs its utterance, the rest is said in one line.
 
-A data loader wraps an exception of a worker in the text of its traceback; so workers hand over the message.
+A data loader wraps an exception of a worker in the text of its traceback; so workers hand over messages.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-from lhotse.cut import MonoCut
+from lhotse import CutSet
+from lhotse.cut import MixedCut, MonoCut
 from torch.utils.data import Dataset
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line, is_out_of_memory
+from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError
+from kdasr.data.bad import BadUtterance, MaxBad
 from kdasr.data.batch_maker import BatchMaker, Plan
 from kdasr.data.features import load_cut_samples
-from kdasr.data.join import segments_of
+from kdasr.data.join import mixed, segments_of
 
-ItemT = TypeVar("ItemT")
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,40 +31,126 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True)
+class Made:
+    """A batch of what could be read of its plan."""
+
+    item: Any
+    """None: nothing of it could."""
+    bad: tuple[BadUtterance, ...] = ()
+
+
 class Reported(Dataset[Any]):
-    """The batches of a maker, or why there is none."""
+    """The batches of a maker without the utterances whose audio or features cannot be read."""
 
     def __init__(self, maker: BatchMaker) -> None:
         self._maker = maker
 
-    def __getitem__(self, plan: Plan) -> Any:
+    def __getitem__(self, plan: Plan) -> Made | Failure:
+        bad: tuple[BadUtterance, ...] = ()
         try:
-            return self._maker[plan]
-        except Exception as error:  # every backend of audio and of storage raises its own kind
+            try:
+                return Made(self._maker[plan])
+            except Exception as error:  # every backend of audio and of storage raises its own kind
+                bad = _unreadable(plan) if _may_be_bad(error) else ()
+                if not bad:
+                    raise
+                rest = without(plan.cuts, {utterance.id for utterance in bad})
+                return Made(self._maker[plan._replace(cuts=rest)] if len(rest) else None, bad)
+        except Exception as error:
             message = _explain(error, plan)
             if message is None:
                 raise
             return Failure(message)
 
 
-def raising(items: Iterator[ItemT | Failure]) -> Iterator[ItemT]:
-    """The items.
+@dataclass
+class BadAudio:
+    """Names utterances that could not be read, each once, and ends the work when they are too many."""
+
+    total: int
+    """Utterances in all."""
+    limit: MaxBad
+    found: dict[str, BadUtterance] = field(default_factory=dict)
+
+    def add(self, bad: tuple[BadUtterance, ...]) -> None:
+        """
+        Raises:
+            UserError: more than the limit.
+        """
+        new = [utterance for utterance in bad if utterance.id not in self.found]
+        self.found |= {utterance.id: utterance for utterance in new}
+        so_far = f"{len(self.found)} of {self.total} utterances cannot be read"
+        if len(self.found) > self.limit.of(self.total):
+            raise UserError(
+                f"{so_far}, more than data.max_bad {self.limit} allows: {quote(list(self.found.values()))}: "
+                "copy these files again, or run `kdasr prepare` again"
+            )
+        if new:
+            log.warning("left out, %s: %s", so_far, quote(new))
+
+
+def good_ones(items: Iterator[Made | Failure], bad_audio: BadAudio) -> Iterator[Any]:
+    """The batches; those of which nothing could be read are passed over.
 
     Raises:
-        UserError: one of them is a failure.
+        UserError: there is no batch for another reason, or too much is bad.
     """
-    for item in items:
-        if isinstance(item, Failure):
-            raise UserError(item.message)
-        yield item
+    for made in items:
+        if isinstance(made, Failure):
+            raise UserError(made.message)
+        if made.bad:
+            bad_audio.add(made.bad)
+        if made.item is not None:
+            yield made.item
+
+
+def without(cuts: CutSet, ids: set[str]) -> CutSet:
+    """The cuts without some utterances; of a joined one, its pauses and other utterances stay."""
+    kept: list[MonoCut | MixedCut] = []
+    for cut in cuts:
+        segments = segments_of(cut)
+        rest = [segment for segment in segments if segment.id not in ids]
+        spoken = [segment for segment in rest if isinstance(segment, MonoCut)]
+        if len(rest) == len(segments):
+            kept.append(cut)
+        elif spoken:
+            kept.append(mixed("+".join(segment.id for segment in spoken), rest))
+    return CutSet.from_cuts(kept)
+
+
+def _may_be_bad(error: Exception) -> bool:
+    return not is_out_of_memory(error) and (isinstance(error, AudioError) or not isinstance(error, UserError))
+
+
+def _utterances(plan: Plan) -> list[MonoCut]:
+    return [segment for cut in plan.cuts for segment in segments_of(cut) if isinstance(segment, MonoCut)]
+
+
+def _unreadable(plan: Plan) -> tuple[BadUtterance, ...]:
+    """Those of a plan whose audio or stored features cannot be read."""
+    bad = []
+    for cut in _utterances(plan):
+        try:
+            if cut.has_features:
+                cut.load_features()
+            else:
+                load_cut_samples(cut)
+        except Exception as fault:
+            where = cut.recording.sources[0].source if cut.recording is not None else cut.id
+            if cut.has_features:
+                where = f"{cut.features.storage_path}/{cut.features.storage_key}"
+            reason = fault.reason if isinstance(fault, AudioError) else first_line(fault)
+            bad.append(BadUtterance(cut.id, str(where), reason))
+    return tuple(bad)
 
 
 def _explain(error: Exception, plan: Plan) -> str | None:
     """What the user can mend; None for anything else."""
     if isinstance(error, UserError):
         return str(error)
-    cuts = [segment for cut in plan.cuts for segment in segments_of(cut) if isinstance(segment, MonoCut)]
     if is_out_of_memory(error):
+        cuts = _utterances(plan)
         seconds = sum(cut.duration for cut in cuts)
         names = quote(cut.id for cut in cuts)
         return (
@@ -70,15 +159,4 @@ def _explain(error: Exception, plan: Plan) -> str | None:
         )
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}: run `kdasr prepare` again"
-    for cut in cuts:
-        try:
-            if not cut.has_features:
-                load_cut_samples(cut)
-            else:
-                cut.load_features()
-        except AudioError as fault:
-            return str(fault)
-        except Exception as fault:
-            where = getattr(cut.features, "storage_key", "") if cut.has_features else ""
-            return f"{cut.id}: its features cannot be read ({where}: {first_line(fault)}): prepare them again"
     return None

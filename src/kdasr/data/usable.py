@@ -38,10 +38,16 @@ def cut_text(cut: MonoCut) -> str:
 
 
 def report_unusable(
-    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+    cuts: CutSet,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    num_frames: NumFrames = every_frame,
+    *,
+    for_training: bool = True,
 ) -> tuple[CutSet, list[Unusable]]:
     """Split off the utterances that are too short, too long, or have fewer encoder frames than pieces, and
-    those with a piece in their transcript that is no text, such as `<blk>`.
+    those with a piece in their transcript that is no text, such as `<blk>`. What is only recognized
+    (`for_training` false) may have fewer frames than pieces.
 
     The log gets ids and counts of these, and of transcripts with characters that the tokenizer does not
     know (which stay in, with `<unk>` pieces).
@@ -60,7 +66,7 @@ def report_unusable(
             kind, value = f"longer than {config.max_seconds:g} s", f"{cut.duration:.2f} s"
         elif not special.isdisjoint(pieces):
             kind, value = "special symbols in the transcript", cut_text(cut)
-        elif frames < max(1, len(pieces)):
+        elif frames < (max(1, len(pieces)) if for_training else 1):
             kind, value = "fewer encoder frames than pieces", f"{frames} frames, {len(pieces)} pieces"
         else:
             usable.append(cut)

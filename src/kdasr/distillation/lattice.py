@@ -65,6 +65,27 @@ def joint_of(model: Transducer, encoded_BTD: Tensor, predicted_BSD: Tensor) -> J
     )
 
 
+def lattice_backend(config: RnntConfig) -> Backend:
+    """The pruned RNN-T functions for these options; the log says which, and why.
+
+    `auto` takes the native ones where k2 lacks what is asked for.
+
+    Raises:
+        UserError: a backend that does not run here, or k2 by name for what it lacks.
+    """
+    wanted = {"fast_emit": config.fast_emit or None}
+    wanted |= {option: getattr(config, option) for option in ("left_buffer", "right_buffer")}
+    native_only = [f"objective.rnnt.{name} {value}" for name, value in wanted.items() if value is not None]
+    if native_only and config.backend == "auto":
+        return select_backend("native", f"for {native_only[0]}, which k2 does not have")
+    chosen = select_backend(config.backend)
+    if native_only and chosen.name != "native":
+        raise UserError(
+            f"{native_only[0]} needs objective.rnnt.backend 'native' or 'auto': {chosen.name} lacks it"
+        )
+    return chosen
+
+
 class LatticeBuilder:
     """Builds pruned lattices and evaluates losses on them."""
 
@@ -72,16 +93,13 @@ class LatticeBuilder:
         """Raises UserError for a backend that does not run or that cannot do what `config` asks."""
         check_options(config, "objective.rnnt")
         self.config = config
-        self._chosen = select_backend(config.backend)
-        wanted = {"fast_emit": config.fast_emit or None}
-        wanted |= {option: getattr(config, option) for option in ("left_buffer", "right_buffer")}
-        for option, value in wanted.items():
-            if value is not None and self._chosen.name != "native":
-                raise UserError(
-                    f"objective.rnnt.{option} {value} needs objective.rnnt.backend 'native': "
-                    f"{self._chosen.name} has no such loss"
-                )
+        self._chosen = lattice_backend(config)
         self._native = NATIVE
+
+    @property
+    def backend_name(self) -> str:
+        """k2 | native."""
+        return self._chosen.name
 
     def build(
         self, model: Transducer, output: TransducerOutput, batch: Batch, *, train_simple: bool, warm: bool

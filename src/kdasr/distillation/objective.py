@@ -84,7 +84,8 @@ class Objective(StepObjective):
         """Compute the terms that have a weight.
 
         Returns:
-            The losses, float32. Utterances that no path fits have an infinite `rnnt` and no gradient.
+            The losses, float32. Where no path fits an utterance, its term is infinite in `per_utterance`, and
+            counts nothing in `terms` and in the gradient.
 
         Raises:
             UserError: an unknown term, or one that needs a teacher where there is none.
@@ -114,7 +115,7 @@ class Objective(StepObjective):
 
         output, teacher = student(inputs.context), None
         if needing(Need.TEACHER, inputs.loss_weights):
-            answers = [one.encode(batch) for one in self.teachers]
+            answers = [one.encode(batch.for_teacher()) for one in self.teachers]
             num_frames, frame_seconds = output.encoded_BTD.shape[1], model.geometry.frame_seconds
             teacher = AlignedTeacher(answers, num_frames, output.lens_B, frame_seconds)
         second = student(Context.full()) if needing(Need.SECOND_CONTEXT, inputs.loss_weights) else None
@@ -168,7 +169,8 @@ def _weigh(
     per_frame: frozenset[str],
 ) -> Losses:
     terms = {
-        name: value_B.sum() / (denominators.frames if name in per_frame else denominators.utterances)
+        name: _possible(value_B).sum()
+        / (denominators.frames if name in per_frame else denominators.utterances)
         for name, value_B in values.items()
     }
     weighed = [weight * terms[name] for name, weight in loss_weights.items() if weight != 0.0]
@@ -178,6 +180,11 @@ def _weigh(
         per_utterance={name: value_B.detach() for name, value_B in values.items()},
         per_frame=per_frame,
     )
+
+
+def _possible(value_B: Tensor) -> Tensor:
+    """Values with 0 for those that are infinite: no path fits. NaN stays: something is wrong."""
+    return value_B.masked_fill(value_B.detach() == torch.inf, 0.0)
 
 
 def _check_teacher(student: TransducerConfig, teacher: Teacher) -> None:

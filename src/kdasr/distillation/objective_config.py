@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
+from kdasr.data.batch import TEACHER_FEATURES
 from kdasr.decoding.expansion import MAX_PENALTY
 from kdasr.losses.pruned_rnnt.backend import BACKENDS
 from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
@@ -138,6 +139,9 @@ class ObjectiveOptions:
     """Of the lattice that several terms share, and of the term `rnnt`."""
     teacher: Annotated[str | None, MAY_MOVE] = None
     """The teacher's experiment folder or checkpoint; for terms that need one."""
+    teacher_features: Annotated[str, OneOf(*TEACHER_FEATURES)] = "masked"
+    """masked: the teacher hears what the student hears; unmasked: that without the masks of SpecAugment;
+    clean: also without the noise that `data.join` puts under joined utterances."""
     more_teachers: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
     """Further teachers, over the same pieces: output distributions are the mean of all. Hidden states are
     those of `teacher` alone."""

@@ -42,7 +42,6 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
-from kdasr.losses.pruned_rnnt.backend import choose_backend
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -119,6 +118,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         world_size=fabric.world_size,
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
+        teacher_features=config.objective.teacher_features if teachers else "masked",
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
@@ -141,7 +141,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     )
     if bundles:
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
-    backend = choose_backend(config.objective.rnnt.backend).backend.name if fabric.is_global_zero else ""
+    backend = objective.lattices.backend_name if fabric.is_global_zero else ""
     data = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)

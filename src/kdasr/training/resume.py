@@ -56,6 +56,10 @@ class Progress:
     """Validations since the dev `hidden_mse` was at its best."""
     bad_batches: int = 0
     """Non-finite batches in a row."""
+    utterances: int = 0
+    """Trained on in this stage, each as often as it came, of all processes together."""
+    lost: int = 0
+    """Of these, how many no path fitted, so that they taught nothing."""
     teacher: str = ""
     """The teacher's checkpoint file. A resume takes the same one, even if a better one has appeared."""
     teacher_sha256: str = ""

@@ -21,6 +21,7 @@ from kdasr.nn.context import Context
 from kdasr.training import stage as stages
 from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
+from kdasr.training.lost import count_lost
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import TrainingModule, sample_context
 from kdasr.training.resume import (
@@ -220,11 +221,17 @@ class Trainer:
             context = sample_context(self.system.contexts, self.system.seed, progress.step)
             parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
             result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
-            finite, self._stop_agreed = self.updater.all_finite(result, self.stop.asked)
+            agreed = self.updater.agree(result, self.stop.asked)
+            self._stop_agreed = agreed.stop
         self._before_step = None
-        if not finite:
+        if not agreed.finite:
             self._skip(parts, result)
             return
+        if agreed.num_lost:
+            own = {"ids": result.bad_ids(parts)}
+            ids = [name for part in gather(self.fabric, own) for name in part["ids"]]
+            count_lost(progress, agreed, ids, self.config.max_lost)
+        progress.utterances += agreed.num_utterances
         self.learning_rate = self.updater.apply(result, progress.stage_step)
         progress.step += 1
         progress.stage_step += 1

@@ -60,4 +60,7 @@ class TrainerConfig:
     """0: the whole dev part."""
     max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10
     """Stop after this many non-finite batches in a row."""
+    max_lost: Annotated[float, between(0, 1), MAY_CHANGE] = 0.05
+    """Stop when no path fits more than this share of a stage's utterances: too few frames for their pieces,
+    or word times that leave no room for them."""
     optim: OptimConfig = field(default_factory=OptimConfig)

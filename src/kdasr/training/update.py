@@ -32,6 +32,10 @@ class StepResult:
     per_utterance: list[dict[str, Tensor]]
     """Of each batch: term -> value of each utterance."""
 
+    def num_lost(self) -> Tensor:
+        """How many utterances no path fits."""
+        return torch.stack([_is_lost(terms).sum() for terms in self.per_utterance]).sum()
+
     def bad_terms(self) -> list[str]:
         """Terms that are not finite."""
         return [name for name, value in self.terms.items() if not bool(torch.isfinite(value))]
@@ -43,6 +47,19 @@ class StepResult:
             values = torch.stack([value_B.double() for value_B in terms.values()]).sum(dim=0).tolist()
             ids += [name for name, value in zip(batch.ids, values, strict=True) if not math.isfinite(value)]
         return ids
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all processes know of a step."""
+
+    finite: bool
+    """Loss and gradient are finite everywhere."""
+    stop: bool
+    """Somebody was asked to stop."""
+    num_lost: int
+    """Utterances that no path fits, of all processes together."""
+    num_utterances: int
 
 
 class Updater:
@@ -88,16 +105,18 @@ class Updater:
             per_utterance.append(losses.per_utterance)
         return StepResult(sums.pop("total"), sums, gradient_norm(self._parameters), per_utterance)
 
-    def all_finite(self, result: StepResult, stop_asked: bool) -> tuple[bool, bool]:
-        """Whether loss and gradient are finite, and whether a stop was asked for, on all processes alike."""
-        good = torch.isfinite(result.total) & torch.isfinite(result.gradient_norm)
-        if self._fabric.world_size == 1:
-            return bool(good), stop_asked
-        flags = torch.stack([~good, torch.tensor(stop_asked, device=good.device)]).float()
-        reduced = self._fabric.all_reduce(flags, reduce_op="sum")
-        assert isinstance(reduced, Tensor)
-        bad_anywhere, stop_anywhere = (value > 0 for value in reduced.tolist())
-        return not bad_anywhere, stop_anywhere
+    def agree(self, result: StepResult, stop_asked: bool) -> Agreement:
+        """Tell all processes what each of them knows: the same on all of them."""
+        bad = ~(torch.isfinite(result.total) & torch.isfinite(result.gradient_norm))
+        utterances = sum(len(next(iter(terms.values()))) for terms in result.per_utterance)
+        own = torch.tensor([stop_asked, utterances], device=bad.device)
+        flags = torch.stack([bad, result.num_lost(), *own]).double()
+        if self._fabric.world_size > 1:
+            reduced = self._fabric.all_reduce(flags, reduce_op="sum")
+            assert isinstance(reduced, Tensor)
+            flags = reduced
+        num_bad, num_lost, num_stops, num_utterances = map(round, flags.tolist())
+        return Agreement(num_bad == 0, num_stops > 0, num_lost, num_utterances)
 
     def apply(self, result: StepResult, stage_step: int) -> float:
         """Clip the gradient and step; returns the learning rate that was used."""
@@ -111,6 +130,11 @@ class Updater:
     def discard(self) -> None:
         """Drop the gradient; weights and optimizer state stay as they are."""
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _is_lost(terms: dict[str, Tensor]) -> Tensor:
+    """Which utterances have an infinite term, `(B,)`."""
+    return torch.stack([value_B == torch.inf for value_B in terms.values()]).any(dim=0)
 
 
 def joint_denominators(fabric: Fabric, own: Denominators) -> Denominators:

@@ -24,7 +24,7 @@ class HiddenConfig:
     teacher_layers: Annotated[list[int], at_least(0), Items(unique=False)] = field(default_factory=list)
     """The teacher's partner of each student layer; empty: the same relative depth."""
     layer_weights: Annotated[list[float], at_least(0), Items(unique=False)] = field(default_factory=list)
-    """Empty: 1 each."""
+    """What the layers count in the mean over them; empty: all alike."""
     shift: Annotated[int, between(-1000, 1000)] = 0
     """Encoder frames: the student's frame t is compared with the teacher's frame t - shift. Above 0 the
     student may know so much later what the teacher knows from the future."""
@@ -52,7 +52,8 @@ class HiddenTerm(Term):
         self.student_layers = list(config.layers) or (own_rate if teacher_rate else [])
         wanted = [partner_layer(layer, depth, teacher_depth) for layer in self.student_layers]
         self.teacher_layers = list(config.teacher_layers) or _nearest(wanted, teacher_rate)
-        self.weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
+        weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
+        self.weights = [weight / (sum(weights) or 1.0) for weight in weights]
         self.shift = config.shift
         _check_layers("layers", self.student_layers, depth)
         _check_layers("teacher_layers", self.teacher_layers, teacher_depth)
@@ -78,7 +79,7 @@ class HiddenTerm(Term):
         return cls(setup.options, setup.student.geometry, setup.teacher.geometry)
 
     def forward(self, given: Given) -> Mapping[str, Tensor]:
-        """Mean squared error, summed over layer pairs with their weights.
+        """Mean squared error, averaged over layer pairs with their weights: no larger for a deeper encoder.
 
         Raises:
             UserError: see `compare` and `AlignedTeacher.hidden`.

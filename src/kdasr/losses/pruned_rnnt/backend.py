@@ -85,11 +85,11 @@ def choose_backend(name: str = "auto") -> Choice:
         return Choice(NATIVE, str(error), passes_over_k2=not isinstance(error, ModuleNotFoundError))
 
 
-def select_backend(name: str = "auto") -> Backend:
-    """The backend of `choose_backend`, with the same arguments and errors; the log says which, and why."""
+def select_backend(name: str = "auto", reason: str = "") -> Backend:
+    """The backend of `choose_backend`, with its errors; the log says which, and why: `reason`, if given."""
     choice = choose_backend(name)
     level = logging.WARNING if choice.passes_over_k2 else logging.INFO
-    logger.log(level, "pruned RNN-T: %s backend (%s)", choice.backend.name, choice.reason)
+    logger.log(level, "pruned RNN-T: %s backend (%s)", choice.backend.name, reason or choice.reason)
     return choice.backend
 
 
