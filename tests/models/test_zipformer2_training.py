@@ -50,7 +50,6 @@ def test_every_weight_learns_from_a_teacher_of_another_kind() -> None:
 
 def test_schedules_go_on_with_the_speech_and_resume_with_the_weights() -> None:
     model = encoder()
-    model.clock.batches = 0.0
     run(model, 0)
     assert int(model.trained_frames) == 3 * 61 and model.clock.batches == pytest.approx(3 * 61 / 60_000)
     model.eval()

@@ -52,7 +52,8 @@ class Zipformer2Encoder(Encoder):
         self.output = Downsample(OUTPUT_FACTOR)
         self.trained_frames: Tensor
         self.register_buffer("trained_frames", torch.zeros((), dtype=torch.int64))
-        self.register_load_state_dict_post_hook(_set_clock)
+        self._num_trained = 0
+        self.register_load_state_dict_post_hook(_go_on)
 
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
         """Nothing: as in icefall, features go in as they are."""
@@ -214,17 +215,19 @@ class Zipformer2Encoder(Encoder):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             frames *= torch.distributed.get_world_size()
         self.trained_frames += frames
-        self.clock.batches += _batches(frames)
+        self.set_clock(self._num_trained + frames)
+
+    def set_clock(self, feature_frames: int) -> None:
+        """Put the schedules where they are after so much speech."""
+        # Beside the buffer, which lies on the device and would have to be waited for.
+        self._num_trained = feature_frames
+        self.clock.batches = feature_frames / (100.0 * BATCH_SECONDS)
 
 
-def _batches(feature_frames: int) -> float:
-    return feature_frames / (100.0 * BATCH_SECONDS)
-
-
-def _set_clock(encoder: nn.Module, _: object) -> None:
+def _go_on(encoder: nn.Module, _: object) -> None:
     """The schedules go on where the loaded weights were."""
     assert isinstance(encoder, Zipformer2Encoder)
-    encoder.clock.batches = _batches(int(encoder.trained_frames))
+    encoder.set_clock(int(encoder.trained_frames))
 
 
 def _silenced(features_BTF: Tensor, feature_lens_B: Tensor) -> Tensor:
