@@ -116,6 +116,11 @@ def test_what_is_missing_or_has_no_place_is_named(options: ImportOptions) -> Non
         ({"options": {}}, "stack 0 has queries of 8 channels in all, which is not 1 heads of 32"),
         ({"options": {"num_heads": "2,5"}}, "stack 1 has queries of 12 channels in all"),
         ({"options": {"num_heads": "two"}}, "num_heads is 'two'; expected numbers with commas between"),
+        ({"options": {"num_heads": "2,3", "causal": "maybe"}}, "causal is 'maybe'; expected true or false"),
+        (
+            {"options": {"num_heads": "2,3", "num_encoder_layers": "1,3"}},
+            "num_encoder_layers is [1, 3]; its weights are of [1, 2] layers",
+        ),
         ({"options": {"head_count": "2"}}, "option head_count: expected one of num_encoder_layers,"),
         ({"context": Context(4, 3)}, "a zipformer2 needs model.encoder.causal=true for chunks"),
         ({"checkpoint": Path("nowhere.pt")}, "nowhere.pt: no such checkpoint"),

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
-from kdasr.common.failures import first_line
 from kdasr.data.features import NUM_MEL_BINS
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
 from kdasr.models.encoders.zipformer2.front_end import num_features_left
@@ -48,6 +47,9 @@ def transducer_config(weights: Weights, options: Mapping[str, Any], source: str)
     encoder = {**inferred_options(weights, given, source), **given}
     vocab_size, predictor_dim = weights["decoder.embedding.weight"].shape
     config = build_config(Zipformer2Config, encoder, source=f"{source}: encoder options")
+    layers, found = [stack.num_layers for stack in config.stacks], _stacks(weights, source)
+    if layers != found:
+        raise UserError(f"{source}: num_encoder_layers is {layers}; its weights are of {found} layers")
     return TransducerConfig(
         num_features=_num_features(weights, source),
         vocab_size=vocab_size,
@@ -101,8 +103,10 @@ def _stack_options(weights: Weights, index: int, given: Mapping[str, Any], sourc
         inner = weights[f"{first}feed_forward2.in_proj.weight"].shape[0]
         inner_conv = f"{conv}chunkwise_conv.weight"
         kernel = weights[inner_conv if inner_conv in weights else f"{conv}weight"].shape[-1]
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{source}: not a Zipformer2 of icefall: {first_line(error)}") from None
+    except KeyError as error:
+        raise UserError(f"{source}: not a Zipformer2 of icefall: it has no {error}") from None
+    except (ValueError, IndexError):
+        raise UserError(f"{source}: not a Zipformer2 of icefall: {first}* has other dimensions") from None
     query_width = (projected - pos_width) // 2
     query_dim = _of_stack(given.get("query_head_dim", [USUAL_QUERY_DIM]), index)
     num_heads = _of_stack(given.get("num_heads", [query_width // query_dim or 1]), index)
@@ -137,10 +141,15 @@ def _num_features(weights: Weights, source: str) -> int:
     return NUM_MEL_BINS
 
 
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
 def _parsed(name: str, value: Any, source: str) -> Any:
     """An option as our configuration has it: icefall's lists are numbers with commas in between."""
     if name == "causal":
-        return bool(int(value)) if str(value) in ("0", "1") else str(value).lower() == "true"
+        if str(value).lower() not in _TRUTH:
+            raise UserError(f"{source}: causal is {value!r:.60}; expected true or false")
+        return _TRUTH[str(value).lower()]
     try:
         numbers = [int(part) for part in str(value).split(",")]
     except ValueError:
