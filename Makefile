@@ -44,7 +44,7 @@ setup-k2: setup
 demo: setup
 	$(RUN) --size demo
 
-# All rows, or ARGS='--rows "two-stage output" --stage dev'; see egs/librispeech/run_results.sh --help.
+# All rows, or ARGS='--rows "two-stage output" --upto dev'; see egs/librispeech/run_results.sh --help.
 results: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --jobs $(JOBS) $(ARGS)
 

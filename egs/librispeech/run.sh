@@ -22,30 +22,48 @@
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --vocab-size N        word pieces, instead of the number in the configuration
 #   --systems "A B ..."   systems of the configuration to train (default: the four above; unified: see run_chunks.sh)
+#   --all-contexts        stage 8: also under every context that a system was trained with, such as other chunks
 #   --long-form "..."     options of kdasr decode --long-form in stage 10 (default: --gap-noise quiet --max-utterances 80)
 #   --seed N              seed of the corpus and of training (default: 1)
 #   --jobs J              processes side by side (default: 1)
 #   --gain-db "A B ..."   stage 8: also the error rates of recordings that are so many dB louder, such as "-30 -20 -10 10"
 #   --override K=V        further option of the configuration; may be repeated
+#   --dry-run             print the commands of the stages instead of running them
 #
-# A finished stage is skipped; an interrupted one resumes. Remove its output to run it again.
+# A finished stage is skipped; an interrupted one resumes. Remove its output to run it again. Stages 3 to 11 are jobs:
+# each runs as soon as those that it needs have finished, and with --jobs 2 or more writes to <exp>/log.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/messages.sh
 . "$here/local/messages.sh"
-# shellcheck source=local/parse_options.sh
-. "$here/local/parse_options.sh"
-# shellcheck source=local/jobs.sh
-. "$here/local/jobs.sh"
+# shellcheck source=local/options.sh
+. "$here/local/options.sh"
+# shellcheck source=local/job_list.sh
+. "$here/local/job_list.sh"
 
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
 systems="teacher streaming streaming-init two-stage"
 seed=1 jobs=1 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
-overrides=() differs=0
+overrides=() all_contexts=() dry_run=()
+takes --corpus --size --conf --corpus-dir --alignments-dir --parts --data --exp --vocab-size --systems --long-form \
+  --gain-db --seed --jobs --stage --stop-stage
+collects overrides --override
+flags all_contexts --all-contexts
+flags dry_run --dry-run
 parse_options "$@"
+whole_numbers_and_jobs stage stop_stage seed
+
+# The parts that begin with a word.
+select_parts() {
+  local part found=()
+  for part in $parts; do
+    if [[ $part == "$1"* ]]; then found+=("$part"); fi
+  done
+  echo "${found[*]-}"
+}
 
 case $corpus in
   synthetic)
@@ -82,57 +100,31 @@ if ((jobs > 1)); then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi
 due() { ((stage <= $1 && $1 <= stop_stage)); }
 wants() { [[ " $systems " == *" $1 "* ]]; }
 
-train() { # train SYSTEM [further options of kdasr train]
-  local system=$1
-  shift
-  kdasr train --config "$conf" --system "$system" --exp "$exp/$system" \
-    --override "data.dir=$data" --override "seed=$seed" \
-    --override "data.train_parts=[${train_parts// /,}]" --override "data.dev_parts=[${dev_parts// /,}]" \
-    "${overrides[@]}" "$@"
-}
-
-# Students start from and learn from the average of the teacher's last checkpoints.
-train_teacher() {
-  train teacher && kdasr average "$exp/teacher"
-}
-
-# The confidence of words is calibrated before anything is decoded that tells it.
-calibrate_and_decode() { # calibrate_and_decode SYSTEM
-  kdasr calibrate "$exp/$1" --data "$data" --parts "$dev_parts" &&
-    kdasr decode "$exp/$1" --data "$data" --parts "$test_parts" --mode offline
-}
-
-# Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and of the
-# test parts; if not, the recipe goes on to the report and fails in the end.
-check_export() {
-  local bundle=$exp/two-stage/export record=$exp/log/check-export.txt part file cuts=() stale=0
-  for part in $test_parts; do cuts+=("$data/cuts_$part.jsonl.gz"); done
-  for file in "$bundle/manifest.json" "${cuts[@]}"; do
-    if [[ ! $record -nt $file ]]; then stale=1; fi
-  done
-  if ((stale)); then
-    mkdir -p "$exp/log"
-    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" \
-      --long-form --gaps 1 --gap-noise quiet | tee "$record.partial" || return
-    mv "$record.partial" "$record"
+# Stages 0 to 2 run here, one after another: each uses all processes itself.
+now() {
+  if ((${#dry_run[@]})); then
+    printf '\t%s\n' "$(printf '%q ' "$@")"
   else
-    cat "$record"
+    "$@"
   fi
 }
 
-# As a job beside others, which its failure does not end.
-check_export_or_note() {
-  check_export || touch "$exp/log/check-export.failed"
+# train SYSTEM [further options of kdasr train]: a command of the job before it
+train() {
+  run kdasr train --config "$conf" --system "$1" --exp "$exp/$1" \
+    --override "data.dir=$data" --override "seed=$seed" \
+    --override "data.train_parts=[${train_parts// /,}]" --override "data.dev_parts=[${dev_parts// /,}]" \
+    "${overrides[@]}" "${@:2}"
 }
 
 if due 0; then
   say "Stage 0: corpus"
   if [[ $corpus == synthetic ]]; then
-    kdasr corpus synthetic --size "$size" --out "$data/corpus" --seed "$seed" --jobs "$jobs"
+    now kdasr corpus synthetic --size "$size" --out "$data/corpus" --seed "$seed" --jobs "$jobs"
   elif [[ -d $corpus_dir ]]; then
     echo "using $corpus_dir"
   else
-    kdasr corpus librispeech --out "$(dirname "$corpus_dir")" --parts "$parts"
+    now kdasr corpus librispeech --out "$(dirname "$corpus_dir")" --parts "$parts"
   fi
 fi
 # Downloaded alignments are unpacked into the corpus itself; other copies lie beside it.
@@ -147,84 +139,101 @@ fi
 
 if due 1; then
   say "Stage 1: manifests and features"
-  kdasr prepare --corpus-dir "$corpus_dir" ${alignments_dir:+--alignments-dir "$alignments_dir"} \
+  now kdasr prepare --corpus-dir "$corpus_dir" ${alignments_dir:+--alignments-dir "$alignments_dir"} \
     --parts "$parts" --config "$conf" --out "$data" --jobs "$jobs"
 fi
 
 if due 2; then
   say "Stage 2: word pieces"
-  kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
+  now kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
 fi
 
+# Students start from and learn from the average of the teacher's last checkpoints.
 if due 3 && wants teacher; then
-  say "Stage 3: teacher"
-  launch train-teacher train_teacher
+  stage "Stage 3: teacher"
+  job train-teacher
+  train teacher
+  run kdasr average "$exp/teacher"
 fi
 
 if due 4; then
-  say "Stage 4: streaming baselines"
-  if wants streaming; then launch train-streaming train streaming; fi
-  finish train-teacher
-  if wants streaming-init; then launch train-streaming-init train streaming-init; fi
-  if wants unified; then launch train-unified train unified; fi
+  stage "Stage 4: streaming baselines"
+  for system in $systems; do
+    case $system in
+      teacher | two-stage) continue ;;
+      streaming) job train-streaming ;;
+      *) job "train-$system" train-teacher ;;
+    esac
+    train "$system"
+  done
 fi
 
 if due 5 && wants two-stage; then
-  say "Stage 5: student, stage one (hidden states)"
-  finish train-teacher
-  launch train-two-stage-hidden train two-stage --until-stage hidden
+  stage "Stage 5: student, stage one (hidden states)"
+  job train-two-stage-hidden train-teacher
+  train two-stage --until-stage hidden
 fi
 
 if due 6 && wants two-stage; then
-  say "Stage 6: student, stage two (output distributions)"
-  finish train-two-stage-hidden
-  launch train-two-stage train two-stage
+  stage "Stage 6: student, stage two (output distributions)"
+  job train-two-stage train-two-stage-hidden
+  train two-stage
 fi
-finish_all
 
+# The confidence of words is calibrated before anything is decoded that tells it.
 if due 7; then
-  say "Stage 7: averaged checkpoints, calibrated on dev, offline decoding"
+  stage "Stage 7: averaged checkpoints, calibrated on dev, offline decoding"
   for system in $systems; do
-    if [[ $system != teacher ]]; then kdasr average "$exp/$system"; fi
-    launch "decode-offline-$system" calibrate_and_decode "$system"
+    job "decode-offline-$system" "train-$system"
+    if [[ $system != teacher ]]; then run kdasr average "$exp/$system"; fi
+    run kdasr calibrate "$exp/$system" --data "$data" --parts "$dev_parts"
+    run kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
   done
-  finish_all
 fi
 
 if due 8; then
-  say "Stage 8: streaming decoding"
+  stage "Stage 8: streaming decoding"
   for system in $systems; do
-    launch "decode-streaming-$system" \
-      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming \
-      ${gain_db:+--gain-db "$gain_db"}
+    job "decode-streaming-$system" "decode-offline-$system"
+    run kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming \
+      ${gain_db:+--gain-db "$gain_db"} "${all_contexts[@]}"
   done
-  finish_all
 fi
 
+# Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and of the test
+# parts; if not, the recipe goes on to the report and fails in the end.
 if due 9 && wants two-stage; then
-  say "Stage 9: export for sherpa-onnx"
-  kdasr export "$exp/two-stage" --out "$exp/two-stage/export" --int8
-  rm -f "$exp/log/check-export.failed"
-  launch check-export check_export_or_note
+  stage "Stage 9: export for sherpa-onnx"
+  bundle=$exp/two-stage/export
+  cuts=()
+  for part in $test_parts; do cuts+=("$data/cuts_$part.jsonl.gz"); done
+  job export decode-offline-two-stage
+  run kdasr export "$exp/two-stage" --out "$bundle" --int8
+  job check-export export
+  run "$here/local/once.sh" "$exp/log/check-export.txt" "$bundle/manifest.json" "${cuts[@]}" -- \
+    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" --long-form --gaps 1 --gap-noise quiet
 fi
 
 # Systems with a full context hear a stream at its end: kdasr says so and decodes nothing.
 if due 10; then
-  say "Stage 10: long streams"
+  stage "Stage 10: long streams"
   for system in $systems; do
+    job "decode-long-form-$system" "decode-offline-$system"
     # shellcheck disable=SC2086 # several options in one string
-    launch "decode-long-form-$system" \
-      kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --long-form $long_form
+    run kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --long-form $long_form
   done
-fi
-finish_all
-if due 9 && wants two-stage; then
-  if ((jobs > 1)); then cat "$exp/log/check-export.log"; fi
-  if [[ -e $exp/log/check-export.failed ]]; then differs=1; fi
 fi
 
 if due 11; then
-  say "Stage 11: report"
-  kdasr report "$exp" --data "$data"
+  stage "Stage 11: report"
+  decoded=()
+  for system in $systems; do decoded+=("decode-streaming-$system" "decode-long-form-$system"); done
+  job report "${decoded[@]}" "|" check-export
+  run kdasr report "$exp" --data "$data"
 fi
-if ((differs)); then die "sherpa-onnx does not hear what the exported student hears: see stage 9 above"; fi
+
+if ((${#dry_run[@]})); then
+  printf '\n%s' "$job_list"
+elif [[ -n $listed ]]; then
+  exec kdasr jobs --exp "$exp" --jobs "$jobs" --show check-export --show report <<<"$job_list"
+fi

@@ -9,36 +9,14 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/messages.sh
 . "$here/local/messages.sh"
-# shellcheck source=local/parse_options.sh
-. "$here/local/parse_options.sh"
-# shellcheck source=local/jobs.sh
-. "$here/local/jobs.sh"
 
-arguments=("$@")
-corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
-systems="" seed=1 jobs=1 stage=0 stop_stage=9 gain_db=""
-overrides=()
-parse_options "$@"
-size=${size:-demo}
-conf=${conf:-$here/conf/$size.yaml}
-name=$size
-if [[ $corpus == librispeech && $size != librispeech ]]; then name=librispeech-$size; fi
-data=${data:-$root/data/$name}
-exp=${exp:-$root/exp/$name}
-parts=${parts:-"test-clean test-other"}
-test_parts=$(select_parts test)
+if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
+  usage
+  exit 0
+fi
 
-"$here/run.sh" "${arguments[@]}" --systems "teacher unified" --stage 0 --stop-stage 7
-
-say "Streaming decoding under every chunk"
-left=$(sed -n '/^  unified:/,/stages:/s/.*\[{left: \([0-9]*\),.*/\1/p' "$conf")
-for chunk in 2 4 8 16 32; do
-  launch "decode-chunk-$chunk" kdasr decode "$exp/unified" --data "$data" --parts "$test_parts" \
-    --context "left=$left,chunk=$chunk" --out "$exp/unified/contexts/chunk-$chunk" ${gain_db:+--gain-db "$gain_db"}
-done
-launch decode-unified kdasr decode "$exp/unified" --data "$data" --parts "$test_parts"
-finish_all
-kdasr report "$exp" --data "$data"
+"$here/run.sh" "$@" --systems "teacher unified" --stage 0 --stop-stage 7
+"$here/run.sh" "$@" --systems unified --all-contexts --stage 8 --stop-stage 8
+"$here/run.sh" "$@" --systems "teacher unified" --stage 11 --stop-stage 11

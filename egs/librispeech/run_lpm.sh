@@ -5,7 +5,7 @@
 #
 # Stages
 #   0 corpus, features, word pieces (stages 0 to 2 of run.sh): train-clean-100 keeps its transcripts; those of the
-#     other training parts are for the bound, the word pieces, stage 1 and a comparison in the log
+#     other training parts are for the topline, the word pieces, stage 1 and a comparison in the log
 #   1 text for the language model, without the transcripts of all parts but train-clean-100
 #   2 language model, seed model (which proposes first), every row with every seed, decoded with and without the
 #     language model, and the report: `kdasr results`
@@ -22,7 +22,7 @@
 #   --corpus-seed N       seed of the synthetic corpus (default: 1; 3 for the size results, as in run_results.sh)
 #   --text FILE           librispeech: text to train the language model on, a sentence per line, may be gzipped
 #   --jobs N              processes side by side, one thread each (default: 1)
-#   --rows "A B ..."      only these rows, what they start from, and the bound (default: all)
+#   --rows "A B ..."      only these rows, what they start from, and the topline (default: all)
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
 #   --override K=V        further option of every system but the language model; may be repeated
@@ -37,15 +37,19 @@ root=$(cd "$here/../.." && pwd)
 
 # shellcheck source=local/messages.sh
 . "$here/local/messages.sh"
-# shellcheck source=local/driver_options.sh
-. "$here/local/driver_options.sh"
+# shellcheck source=local/options.sh
+. "$here/local/options.sh"
 
 parts="train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other"
 corpus=synthetic size="" conf="" data="" exp="" jobs=1 corpus_seed="" text="" upto=test
 stage=0 stop_stage=2
-driver_options "--corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage" "$@"
-whole_numbers stage stop_stage jobs
-((jobs >= 1)) || die "--jobs must be at least 1"
+prepare=() options=()
+takes --corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage
+collects prepare --corpus-dir --alignments-dir --parts
+collects options --rows --markdown --override
+flags options --dry-run
+parse_options "$@"
+whole_numbers_and_jobs stage stop_stage
 [[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 
 case $corpus in
@@ -93,5 +97,5 @@ fi
 
 if due 2; then
   say "Language model, seed model, rows"
-  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --stage "$upto" "${options[@]}"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}"
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The evidence: every row of a configuration trained with several seeds, decoded, and compared.
 #
-#   egs/librispeech/run_results.sh [--size results] [--jobs N] [--rows "A B ..."] [--stage dev|test]
+#   egs/librispeech/run_results.sh [--size results] [--jobs N] [--rows "A B ..."] [--upto dev|test]
 #
 # Options
 #   --corpus NAME         synthetic (default) or librispeech, prepared by run.sh
@@ -12,7 +12,7 @@
 #   --corpus-seed N       seed of the synthetic corpus (default: 3 for the size results, else 1)
 #   --jobs N              processes side by side, one thread each (default: 1)
 #   --rows "A B ..."      only these rows and the teacher (default: all)
-#   --stage NAME          dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
+#   --upto NAME           dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
 #   --override K=V        further option of every system; may be repeated
 #   --dry-run             say what is finished and what would run
@@ -26,15 +26,20 @@ root=$(cd "$here/../.." && pwd)
 
 # shellcheck source=local/messages.sh
 . "$here/local/messages.sh"
-# shellcheck source=local/driver_options.sh
-. "$here/local/driver_options.sh"
+# shellcheck source=local/options.sh
+. "$here/local/options.sh"
 
-corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed="" stage=test
-driver_options "--corpus --size --conf --data --exp --corpus-seed --jobs --stage" "$@"
+corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed="" upto=test
+prepare=() options=()
+takes --corpus --size --conf --data --exp --corpus-seed --jobs --upto
+collects prepare --corpus-dir --alignments-dir --parts
+collects options --rows --markdown --override
+flags options --dry-run
+renamed --stage --upto
+parse_options "$@"
 corpus_seed=${corpus_seed:-$(default_corpus_seed "$size")}
-whole_numbers jobs corpus_seed
-[[ $stage == dev || $stage == test ]] || die "--stage $stage: expected dev or test"
-((jobs >= 1)) || die "--jobs must be at least 1"
+whole_numbers_and_jobs corpus_seed
+[[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 conf=${conf:-$here/conf/$size.yaml}
 data=${data:-$root/data/$size}
 exp=${exp:-$root/exp/$size}
@@ -43,4 +48,4 @@ command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make 
 
 "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" --jobs "$jobs" \
   --stage 0 --stop-stage 2 "${prepare[@]}"
-exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --stage "$stage" "${options[@]}"
+exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}"

@@ -8,7 +8,8 @@ from torch import Tensor
 from kdasr.decoding.beam import BeamOptions, BeamSearch, BeamState, beam_search
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.hypothesis import NBest
-from kdasr.decoding.rescoring import RescoringSearch, rescore
+from kdasr.decoding.rescoring import Rescoring, RescoringSearch, rescore
+from kdasr.decoding.search import build_search
 from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
 
 VOCAB = 5
@@ -57,7 +58,7 @@ def test_rescoring_a_full_list_is_fusion(model: Model, lm: TransformerLanguageMo
     encoded_BTD, lens_B = make_encoded([4, 3])
     options = BeamOptions(beam=EVERYTHING, lm_scale=0.7)
     fused = beam_search(model, encoded_BTD, lens_B, options, lm)
-    search = RescoringSearch(BeamSearch(model, BeamOptions(beam=EVERYTHING)), lm, 0.7)
+    search = build_search(model, BeamOptions(beam=EVERYTHING), Rescoring(lm, 0.7))
     states = searched(search, encoded_BTD, lens_B)
     for state, expected in zip(states, fused, strict=True):
         found = search.nbest(state, final=True)
@@ -70,7 +71,7 @@ def test_rescoring_a_full_list_is_fusion(model: Model, lm: TransformerLanguageMo
 def test_only_the_end_is_rescored(model: Model, lm: TransformerLanguageModel) -> None:
     encoded_BTD, lens_B = make_encoded([6])
     plain = BeamSearch(model, BeamOptions(beam=8))
-    search = RescoringSearch(plain, lm, 2.0)
+    search = RescoringSearch(plain, Rescoring(lm, 2.0))
     state = searched(search, encoded_BTD, lens_B)[0]
     assert search.nbest(state) == plain.nbest(state)
     assert search.best(state) == plain.best(state)
@@ -88,7 +89,7 @@ def test_what_biasing_added_stays(model: Model, lm: TransformerLanguageModel) ->
     plain = BeamSearch(model, BeamOptions(beam=8))
     state = plain.advance(encoded_BTD, lens_B, [plain.initial_state(graph)])[0]
     before = {tuple(n.tokens): n for n in plain.nbest(state, final=True)}
-    for entry in RescoringSearch(plain, lm, 0.5).nbest(state, final=True):
+    for entry in RescoringSearch(plain, Rescoring(lm, 0.5)).nbest(state, final=True):
         added = 0.5 * total(lm, tuple(entry.tokens))
         assert entry.score == pytest.approx(before[tuple(entry.tokens)].score + added, abs=1e-4)
         assert entry.fused == pytest.approx(before[tuple(entry.tokens)].fused + added, abs=1e-4)
@@ -97,7 +98,9 @@ def test_what_biasing_added_stays(model: Model, lm: TransformerLanguageModel) ->
 def test_rank_is_per_piece_unless_told_otherwise(model: Model, lm: TransformerLanguageModel) -> None:
     encoded_BTD, lens_B = make_encoded([6])
     for norm in (True, False):
-        search = RescoringSearch(BeamSearch(model, BeamOptions(beam=30, length_norm=norm)), lm, 0.4)
+        search = RescoringSearch(
+            BeamSearch(model, BeamOptions(beam=30, length_norm=norm)), Rescoring(lm, 0.4)
+        )
         listed = search.nbest(searched(search, encoded_BTD, lens_B)[0], final=True)
         ranks = [n.score / (len(n.tokens) + 2) if norm else n.score for n in listed]
         assert ranks == sorted(ranks, reverse=True) and len({len(n.tokens) for n in listed}) > 1

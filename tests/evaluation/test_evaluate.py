@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from click.testing import CliRunner
 from experiment_folder import invoke, prepare_part, write_experiment
 from streaming_helpers import GEOMETRY, bursts
 
+from kdasr.cli.contexts import parse_context, trained_contexts
 from kdasr.cli.decode import command as decode
-from kdasr.cli.decode import parse_context
 from kdasr.cli.stream import command as stream
 from kdasr.common.errors import UserError
 from kdasr.evaluation.evaluate import Recording, make_record, summarise_records
@@ -224,8 +225,10 @@ def test_what_greedy_search_cannot_do_is_refused(exp: Path, data: Path, options:
 
 
 def test_options_without_effect_are_refused(exp: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--device needs --mic"):
-        invoke(stream, exp, tmp_path / "speech.wav", "--device", "1")
+    with pytest.raises(UserError, match="--mic-device needs --mic"):
+        invoke(stream, exp, tmp_path / "speech.wav", "--mic-device", "1")
+    with pytest.raises(UserError, match=r"--device Jabra: .*--mic-device"):
+        invoke(stream, exp, "--mic", "--device", "Jabra")
     with pytest.raises(UserError, match="--packet-ms needs files"):
         invoke(stream, exp, "--mic", "--packet-ms", "20")
 
@@ -275,6 +278,48 @@ def test_contexts_on_the_command_line() -> None:
     ):
         with pytest.raises(UserError, match="context '"):
             parse_context(text)
+
+
+CONTEXTS = [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 2}, {"left": 8, "chunk": 8}]
+
+
+def test_all_contexts_of_a_training_are_decoded_beside_the_own_one(exp: Path, data: Path) -> None:
+    (exp / "config.yaml").write_text(yaml.safe_dump({"contexts": CONTEXTS}))
+    _decode(exp, data, "streaming", "--all-contexts", "--max-utterances", 1)
+    for name, chunk in (("chunk-2", 2), ("chunk-4", 4), ("chunk-8", 8)):
+        folder = exp / "contexts" / name / "streaming" / "test-clean"
+        assert json.loads((folder / "summary.json").read_text())["context"] == f"left=8 chunk={chunk} right=0"
+    own = exp / "decode" / "streaming" / "test-clean"
+    assert json.loads((own / "summary.json").read_text())["context"] == "left=8 chunk=4 right=0"
+    with pytest.raises(UserError, match="--context needs one context"):
+        _decode(exp, data, "streaming", "--all-contexts", "--context", "full")
+
+
+@pytest.mark.parametrize(
+    ("contexts", "names"),
+    [
+        (CONTEXTS[:1], []),
+        (CONTEXTS, ["chunk-4", "chunk-2", "chunk-8"]),
+        ([*CONTEXTS[:1], {}], ["chunk-4", "full"]),
+        (
+            [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 4, "right": 1}],
+            ["left-8-chunk-4-right-0", "left-8-chunk-4-right-1"],
+        ),
+    ],
+)
+def test_contexts_have_folders_of_their_own(
+    tmp_path: Path, contexts: list[dict[str, int]], names: list[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": contexts}))
+    assert list(trained_contexts(tmp_path)) == names
+
+
+def test_contexts_that_no_configuration_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
+        trained_contexts(tmp_path)
+    (tmp_path / "config.yaml").write_text("kind: language_model\n")
+    with pytest.raises(UserError, match="language model"):
+        trained_contexts(tmp_path)
 
 
 def test_utterances_with_and_without_word_times_are_not_mixed() -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.objective_config import ObjectiveConfig
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.encoders.zipformer2.encoder import Zipformer2Encoder
 from kdasr.models.encoders.zipformer2.random_parts import TimeDropout, channel_mask
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.schedule import Clock
 from kdasr.testing import dummy_batch, tiny_model

@@ -47,7 +47,7 @@ def test_the_shipped_rows_differ_in_their_labels_alone(path: Path) -> None:
     assert systems["lpm"].unpaired.labels.weights == "prior" and systems["lpm"].unpaired.weight == 0.2
     assert [systems[row].unpaired.labels.one_best for row in rows] == [True, True, False, False]
     assert parts[0] == "train-clean-360"
-    assert systems[results.bound].data.train_parts == ["train-clean-100", *parts]
+    assert systems[results.topline].data.train_parts == ["train-clean-100", *parts]
     assert not systems["seed"].unpaired.parts and not systems["paired"].unpaired.parts
 
 
@@ -94,7 +94,8 @@ WRONG = {
         (["--corpus-seed", "08"], "08"),
     ],
     "run_results.sh": [
-        (["--stage", "tset"], "tset"),
+        (["--upto", "tset"], "tset"),
+        (["--stage", "dev"], "--upto"),
         (["--jobs", "many"], "many"),
         (["--conf", "none.yaml"], "none.yaml"),
         (["--row", "hidden"], "--row"),
@@ -102,6 +103,8 @@ WRONG = {
     ],
     "run_chunks.sh": [(["--jobs", "0"], "--jobs"), (["--rows", "a"], "--rows")],
 }
+ASKED = {"run_chunks.sh": "run.sh"}
+"""Scripts that leave their options to another."""
 
 
 @pytest.mark.parametrize(
@@ -112,4 +115,8 @@ def test_wrong_options_name_the_culprit_and_the_script(
     script: str, arguments: list[str], culprit: str
 ) -> None:
     result = run_recipe(*arguments, script=script)
-    assert result.returncode == 1 and culprit in result.stderr and f"{script}: error" in result.stderr
+    assert (
+        result.returncode == 1
+        and culprit in result.stderr
+        and f"{ASKED.get(script, script)}: error" in result.stderr
+    )

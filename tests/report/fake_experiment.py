@@ -37,6 +37,8 @@ class FakeSystem:
     stages: tuple[tuple[str, int, dict[str, float]], ...]
 
 
+ROLES = {"teacher": "teacher", "baselines": ["streaming", "streaming-init"], "method": "two-stage"}
+"""The section `report` of every configuration, as a recipe has it."""
 _RNNT = {"rnnt": 1.0, "ctc": 0.5}
 SYSTEMS = {
     "teacher": FakeSystem(0.04, 0.1, False, (("train", 1400, _RNNT),)),
@@ -80,6 +82,7 @@ def write_training(folder: Path, name: str, system: FakeSystem) -> None:
         for stage, steps, weights in system.stages
     ]
     config = {"name": name, "seed": 1, "contexts": [context], "data": {"dir": "nowhere"}, "stages": stages}
+    config["report"] = ROLES
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     environment = {
         "python": "3.11.9",

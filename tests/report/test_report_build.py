@@ -11,12 +11,14 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from fake_experiment import PARTS, SYSTEMS, write_data, write_experiment, write_system, write_training
 
 from kdasr.cli.report import command
 from kdasr.common.errors import UserError
 from kdasr.report.build import collect_results, write_report
+from kdasr.report.roles import Roles
 
 NUM_UTTERANCES = 8
 
@@ -265,6 +267,43 @@ def test_order_of_systems(tmp_path: Path) -> None:
     results = collect_results([tmp_path])
     order = list(dict.fromkeys(row.system for row in results.rows))
     assert order == ["teacher", "streaming", "two-stage", "alpha", "zeta"]
+
+
+def _strip_roles(folder: Path, **changes: dict) -> None:
+    """Make the configurations those of an experiment that is older than the section `report`."""
+    for path in folder.glob("*/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        del config["report"]
+        path.write_text(yaml.safe_dump(config | changes.get(path.parent.name.replace("-", "_"), {})))
+
+
+def test_roles_are_guessed_for_experiments_that_do_not_state_them(experiment: Path, tmp_path: Path) -> None:
+    shutil.copytree(experiment, tmp_path, dirs_exist_ok=True)
+    stated = collect_results([tmp_path])
+    start = {"stages": [{"name": "train", "num_steps": 1000, "init_from": "teacher"}]}
+    learns = {"objective": {"teacher": "teacher"}}
+    _strip_roles(tmp_path, streaming_init=start, two_stage=learns)
+    guessed = collect_results([tmp_path])
+    assert guessed.roles == stated.roles
+    assert [system.name for system in guessed.systems] == [system.name for system in stated.systems]
+    assert guessed.comparisons == stated.comparisons
+    # What the systems are called elsewhere decides nothing.
+    for number, name in enumerate(SYSTEMS):
+        (tmp_path / name).rename(tmp_path / f"{9 - number}")
+    other = collect_results([tmp_path])
+    assert other.roles == Roles(("9",), ("8", "7"), "6")
+    assert [(c.row, c.baseline) for c in other.comparisons[:2]] == [("7", "8"), ("7", "8")]
+    assert "the 6 student" in other.headline and "streaming from the teacher’s weights" in other.headline
+
+
+def test_roles_are_those_of_the_recipe_whatever_the_systems_are_called(tmp_path: Path) -> None:
+    write_experiment(tmp_path, {"mine": SYSTEMS["two-stage"], "theirs": SYSTEMS["streaming"]}, 4)
+    stated = {"report": {"baselines": ["theirs"], "method": "mine"}}
+    _strip_roles(tmp_path, mine=stated, theirs=stated)
+    results = collect_results([tmp_path])
+    assert {(c.row, c.baseline) for c in results.comparisons} == {("mine", "theirs")}
+    assert [system.name for system in results.systems] == ["theirs", "mine"]
+    assert "the mine student" in results.headline and results.notes == []
 
 
 def test_nothing_decoded_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
 from kdasr.report.page import environment_table
 from kdasr.report.plots import wer_plot
 from kdasr.report.results import comparisons, result_rows
+from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import collect_notes
 from kdasr.report.style import system_styles
 from kdasr.report.timeline import Label, Lane, _place, token_labels
@@ -70,10 +71,13 @@ def test_characters_are_compared_where_words_are_not_separated(tmp_path: Path) -
     systems = read_experiments([tmp_path])
     rows = result_rows(systems)
     assert [(row.wer.estimate, row.error_rate.estimate) for row in rows] == [(50.0, 100 / 7)] * 2
-    (compared,) = comparisons(systems)
+    roles = Roles(baselines=("streaming",), method="two-stage")
+    (compared,) = comparisons(systems, roles)
     assert (compared.measure, compared.row_wer) == ("cer", pytest.approx(100 / 7))
-    assert "character errors" in headline([compared], ["test-clean"])
-    (note,) = [note for note in collect_notes(systems, rows, [tmp_path]) if note.subject == "test-clean"]
+    assert "character errors" in headline([compared], ["test-clean"], "two-stage")
+    (note,) = [
+        note for note in collect_notes(systems, roles, rows, [tmp_path]) if note.subject == "test-clean"
+    ]
     assert "compare the CER" in note.text
     assert wer_plot(rows, system_styles(list(said))).title == "Character error rate"
 
@@ -100,7 +104,7 @@ def test_training_plot_has_a_panel_per_term_and_marks_the_stage_switch(tmp_path:
 
 def test_examples_follow_their_rule(tmp_path: Path) -> None:
     systems = read_experiments([write_experiment(tmp_path)])
-    examples, rule = choose_examples(systems)
+    examples, rule = choose_examples(systems, roles_of(systems).pairs())
     by_name = {system.name: system for system in systems}
     gains = {
         (part, id): utterance.num_errors - by_name["two-stage"].parts[part].utterances[id].num_errors

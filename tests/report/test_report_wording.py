@@ -8,6 +8,7 @@ from kdasr.evaluation.statistics import Interval
 from kdasr.report.results import Comparison
 from kdasr.report.wording import headline, number, signed, verdict
 
+NAMES = {"streaming": "streaming from scratch"}
 NOT_MEASURED = Interval(math.nan, math.nan, math.nan, 0)
 
 
@@ -16,7 +17,7 @@ def _comparison(wer: Interval, first: Interval, baseline: str = "streaming", par
 
 
 def _headline(wer: Interval, first: Interval) -> str:
-    return headline([_comparison(wer, first)], ["p"]).replace("\u00a0", " ")
+    return headline([_comparison(wer, first)], ["p"], "two-stage", NAMES).replace("\u00a0", " ")
 
 
 def test_gain_and_loss_are_the_same_sentence_with_the_signs_turned() -> None:
@@ -41,9 +42,22 @@ def test_draw_and_missing_latency_are_said() -> None:
 def test_headline_takes_the_first_part_and_every_baseline() -> None:
     some = Interval(1.0, 0.5, 2.0, 9)
     found = [_comparison(some, some, baseline, part) for part in "ab" for baseline in ("streaming", "other")]
-    text = headline(found, ["b", "a"])
-    assert text.startswith("On b,") and "than other" in text and text.count("fewer word errors") == 2
-    assert "no comparison" in headline([], ["a"])
+    text = headline(found, ["b", "a"], "two-stage", {"streaming": "the first"})
+    assert (
+        text.startswith("On b,")
+        and "than the first" in text
+        and "than other" in text
+        and text.count("fewer word errors") == 2
+    )
+    assert "no comparison of mine" in headline([], ["a"], "mine")
+    assert "no method" in headline(found, ["a"], "")
+
+
+def test_baselines_that_would_be_called_the_same_keep_their_names() -> None:
+    some = Interval(1.0, 0.5, 2.0, 9)
+    found = [_comparison(some, some, baseline) for baseline in ("one", "two")]
+    text = headline(found, ["p"], "two-stage", dict.fromkeys(("one", "two"), "streaming from scratch"))
+    assert "than one" in text and "than two" in text
 
 
 @pytest.mark.parametrize(

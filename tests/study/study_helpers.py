@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from kdasr.study.jobs import Study
 from kdasr.study.plan import Planner
 from kdasr.study.recipe import load_recipe
 
@@ -64,6 +65,7 @@ def recipe(**results: Any) -> dict[str, Any]:
     with_kl = {**steps, "num_steps": 1, "loss_weights": {"rnnt": 1.0, "output_kl": 0.3}}
     return {
         "training": {"optim": {"learning_rate": 1.0e-3}},
+        "report": {"teacher": "teacher", "baselines": ["streaming", "streaming-init"]},
         "systems": {
             "teacher": {"stages": [{"name": "train", "num_steps": 3}]},
             "streaming": {"contexts": STUDENT["contexts"], "stages": [{"name": "train", **steps}]},
@@ -104,17 +106,16 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def planner(folder: Path, **results: Any) -> Planner:
-    """A planner whose `kdasr` is the stand-in, which notes its calls in `folder`/calls."""
+def make_study(folder: Path, **results: Any) -> Study:
+    """A study whose `kdasr` is the stand-in, which notes its calls in `folder`/calls."""
     script = folder / "kdasr.py"
     script.write_text(STAND_IN.format(calls=str(folder / "calls")))
     if not (folder / "data").exists():
         write_data(folder / "data")
     path = write_recipe(folder / "conf.yaml", **results)
     # Without site packages, as it is started so often.
-    return Planner(
-        load_recipe(path), folder / "data", folder / "exp", (sys.executable, "-S", "-E", str(script))
-    )
+    planner = Planner(load_recipe(path), folder / "data", folder / "exp")
+    return Study(planner, (sys.executable, "-S", "-E", str(script)))
 
 
 def calls(folder: Path) -> list[str]:

@@ -102,7 +102,7 @@ def test_a_row_may_be_compared_with_more_than_the_baselines() -> None:
     assert line.startswith("| `streaming` | test-clean | −150.0")
 
 
-def test_without_the_bound_there_is_a_comparison_but_no_share_of_the_gap() -> None:
+def test_without_the_topline_there_is_a_comparison_but_no_share_of_the_gap() -> None:
     (found,) = evidence(RUNS[:4]).comparisons
     assert found.wer.estimate == pytest.approx(60) and found.as_json()["gap_closed"] is None
 
@@ -136,7 +136,7 @@ def test_tables_name_every_row_baseline_and_command() -> None:
     text = markdown(evidence(RUNS, tuned=tuned), "make results", "results.png")
     assert "`make results`" in text and "](results.png)" in text
     assert "| `new` | teacher | 700 | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
-    assert "`teacher` (bound)" in text and "2 utterances, 20 words" in text
+    assert "`teacher` (topline)" in text and "2 utterances, 20 words" in text
     row = next(line for line in text.splitlines() if line.startswith("| `new` | test-clean"))
     assert "+60.0" in row and "fewer" in row and "+0.75" in row
     assert "**0.002**, an end of the range, of 0.001 (9.0), 0.002 (8.0)" in text
@@ -202,7 +202,7 @@ def test_what_is_recovered_is_a_share_of_the_distance_of_the_same_seed() -> None
     assert all(entry["recovered"] is None and entry["with_lm"] is False for entry in without)
 
 
-def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_bound_as_a_line() -> None:
+def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_topline_as_a_line() -> None:
     plot = evidence_plot(evidence(RUNS))
     assert plot is not None
     (axes,) = plot.figure.axes
@@ -211,10 +211,10 @@ def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_bound_as
     assert where == [
         (100.0, 20.0), (100.0, 20.0), (100.0, 20.0), (120.0, 50.0), (140.0, 50.0), (160.0, 50.0)
     ]  # fmt: skip
-    (bound,) = [line for line in axes.lines if line.get_linestyle() != "None"]
-    assert set(bound.get_ydata()) == {10.0}  # type: ignore[arg-type]
+    (topline,) = [line for line in axes.lines if line.get_linestyle() != "None"]
+    assert set(topline.get_ydata()) == {10.0}  # type: ignore[arg-type]
     labels = [text.get_text() for text in plot.figure.legends[0].get_texts()]
-    assert labels[:3] == ["1  streaming (baseline)", "2  new", "teacher (bound)"]
+    assert labels[:3] == ["1  streaming (baseline)", "2  new", "teacher (topline)"]
     assert "streaming on test-clean: WER 50.0 %" in plot.alt
 
 

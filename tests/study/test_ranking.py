@@ -8,7 +8,6 @@ import pytest
 from kdasr.report.experiment import DecodedPart, Utterance
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_tables import markdown, summary
-from kdasr.study.ranking import rank
 from kdasr.study.trained_run import RunInfo, TrainedRun
 
 DEV = ["dev-clean", "dev-other"]
@@ -43,14 +42,14 @@ FEWER = {"base": 2, "other": 1, "teacher": 2}
 
 def evidence(runs: list[TrainedRun] = RUNS, **options: Any) -> Evidence:
     usual: dict[str, Any] = {
-        "rows": ROWS, "runs": runs, "baselines": ["base"], "bound": "teacher", "seeds": [1, 2, 3],
-        "parts": [*DEV, "test-clean"], "shipped": "ours", "fewer": FEWER, "choices": ROWS[1:],
+        "rows": ROWS, "runs": runs, "baselines": ["base"], "topline": "teacher", "seeds": [1, 2, 3],
+        "parts": [*DEV, "test-clean"], "rank_against": "ours", "fewer": FEWER, "choices": ROWS[1:],
     }  # fmt: skip
     return Evidence(**usual | options)
 
 
 def test_rows_are_ranked_by_the_errors_of_all_dev_parts_on_the_seeds_that_all_have() -> None:
-    found = rank(evidence())
+    found = evidence().ranking
     assert found is not None
     assert (found.parts, found.seeds, found.num_utterances, found.num_words) == (DEV, [1], 3, 30)
     # On seed 1 of both dev parts: 5, 6 and 8 errors in 30 words; test parts do not count.
@@ -64,16 +63,16 @@ def test_rows_are_ranked_by_the_errors_of_all_dev_parts_on_the_seeds_that_all_ha
 
 
 def test_a_row_that_lacks_a_seed_is_left_out_and_takes_no_seed_from_the_others() -> None:
-    found = rank(evidence(fewer=FEWER | {"other": 2}))
+    found = evidence(fewer=FEWER | {"other": 2}).ranking
     assert found is not None
     assert [entry.row for entry in found.rows] == ["ours", "base"] and found.seeds == [1, 2]
     assert [entry.wer.estimate for entry in found.rows] == pytest.approx([100 * 8 / 60, 100 * 16 / 60])
 
 
-def test_without_dev_parts_or_a_complete_shipped_row_there_is_no_ranking() -> None:
-    assert rank(evidence(shipped="")) is None
-    assert rank(evidence(parts=["test-clean"])) is None
-    assert rank(evidence([one for one in RUNS if one.info.row != "ours"])) is None
+def test_without_dev_parts_or_a_complete_recommended_row_there_is_no_ranking() -> None:
+    assert evidence(rank_against="").ranking is None
+    assert evidence(parts=["test-clean"]).ranking is None
+    assert evidence([one for one in RUNS if one.info.row != "ours"]).ranking is None
 
 
 def test_the_ranking_takes_the_place_of_the_other_dev_tables() -> None:

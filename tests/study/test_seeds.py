@@ -35,12 +35,12 @@ def test_estimates_sum_errors_before_they_divide() -> None:
         50
     )
     assert wer_over_seeds(np.array([[1.0], [2.0]]), np.array([[10.0], [10.0]])).estimate == pytest.approx(15)
-    # (base - row) / (base - bound) = (20 - 17) / (20 - 5)
-    row, base, bound = np.array([[8.0, 9.0]]), np.array([[12.0, 8.0]]), np.array([[1.0, 4.0]])
-    assert gap_closed(row, base, bound).estimate == pytest.approx(0.2)
+    # (base - row) / (base - topline) = (20 - 17) / (20 - 5)
+    row, base, topline = np.array([[8.0, 9.0]]), np.array([[12.0, 8.0]]), np.array([[1.0, 4.0]])
+    assert gap_closed(row, base, topline).estimate == pytest.approx(0.2)
 
 
-def test_worse_than_the_baseline_is_negative_and_better_than_the_bound_is_more_than_one() -> None:
+def test_worse_than_the_baseline_is_negative_and_better_than_the_topline_is_more_than_one() -> None:
     assert gap_closed(2 * BASE, BASE, 0.5 * BASE).estimate == pytest.approx(-2)
     assert gap_closed(0.25 * BASE, BASE, 0.5 * BASE).estimate == pytest.approx(1.5)
     assert reduction_over_seeds(2 * BASE, BASE).estimate == pytest.approx(-100)
@@ -50,8 +50,8 @@ def test_without_a_gap_there_is_no_share_of_it() -> None:
     assert math.isnan(gap_closed(BASE, BASE, BASE).estimate)
     assert math.isnan(gap_closed(BASE, BASE, 2 * BASE).estimate)
     # A gap in most draws only: an estimate, but no interval.
-    base, bound = np.array([[0.0, 3.0]]), np.array([[2.0, 0.0]])
-    doubtful = gap_closed(base, base, bound)
+    base, topline = np.array([[0.0, 3.0]]), np.array([[2.0, 0.0]])
+    doubtful = gap_closed(base, base, topline)
     assert doubtful.estimate == 0 and math.isnan(doubtful.low)
 
 

@@ -46,6 +46,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "results": {
             "seeds": [3],
+            "topline": "teacher",
             "test_parts": ["test-clean"],
             "baselines": ["streaming"],
             "rows": {
@@ -70,7 +71,7 @@ def results(study: Path, *arguments: str) -> Result:
 
 def test_every_row_is_trained_decoded_and_compared_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(study)
-    result = results(study, "--jobs", "2", "--stage", "test")
+    result = results(study, "--jobs", "2", "--upto", "test")
     assert result.exit_code == 0, result.output
     exp = study / "exp"
     summary = json.loads((exp / "summary.json").read_text())
@@ -86,10 +87,10 @@ def test_every_row_is_trained_decoded_and_compared_once(study: Path, monkeypatch
     assert "teacher: teacher" in log and "averaged.pt" in log
     assert yaml.safe_load((exp / "seed-3" / "output" / "config.yaml").read_text())["seed"] == 3
     # As a reader in the same folder would write it.
-    assert "`kdasr results conf.yaml --data data --exp exp --stage test`" in (exp / "results.md").read_text()
+    assert "`kdasr results conf.yaml --data data --exp exp --upto test`" in (exp / "results.md").read_text()
     weights = exp / "seed-3" / "output" / "checkpoints" / "last.pt"
     before = weights.stat().st_mtime_ns
-    again = results(study, "--jobs", "2", "--stage", "test")
+    again = results(study, "--jobs", "2", "--upto", "test")
     assert again.exit_code == 0 and "started" not in again.output
     assert weights.stat().st_mtime_ns == before
 
@@ -112,10 +113,15 @@ def test_a_training_that_cannot_run_is_reported_and_the_exit_status_says_so(stud
 
 
 def test_a_dry_run_says_what_is_left_and_does_nothing(study: Path, tmp_path: Path) -> None:
-    where = ("--data", str(study / "data"), "--exp", str(tmp_path / "exp"), "--stage", "dev", "--dry-run")
+    where = ("--data", str(study / "data"), "--exp", str(tmp_path / "exp"), "--upto", "dev", "--dry-run")
     result = CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where])
     assert result.exit_code == 0 and result.output.count("to run") == 6
     assert not (tmp_path / "exp").exists()
+
+
+def test_the_former_name_of_upto_is_refused_with_the_present_one(study: Path) -> None:
+    wrong = results(study, "--stage", "dev")
+    assert isinstance(wrong.exception, UserError) and "--upto dev" in str(wrong.exception)
 
 
 def test_wrong_rows_and_missing_data_are_named(study: Path, tmp_path: Path) -> None:

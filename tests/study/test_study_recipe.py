@@ -8,14 +8,15 @@ import yaml
 from study_helpers import recipe, write_recipe
 
 from kdasr.common.errors import UserError
-from kdasr.study.recipe import load_recipe, select_rows, with_learning_rate
+from kdasr.study.plan import select_rows, with_learning_rate
+from kdasr.study.recipe import load_recipe
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
 ROWS = recipe()["results"]["rows"]
 CIRCLE = [("one", "two"), ("two", "one")]
 
 
-def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound() -> None:
+def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_topline() -> None:
     loaded = load_recipe(CONF / "results.yaml")
     results = loaded.results
     assert min(len(results.seeds_of(row)) for row in results.rows) >= 3
@@ -26,12 +27,12 @@ def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_bound(
     for name in results.baselines:
         terms = {term for stage in loaded.systems[name].stages for term in stage.loss_weights}
         assert terms == {"rnnt", "ctc"}
-    assert loaded.systems[results.bound].contexts[0].is_full
+    assert loaded.systems[results.topline].contexts[0].is_full
 
     def steps(row: str) -> int:
         return sum(stage.num_steps for stage in loaded.systems[row].stages)
 
-    assert steps(longer) == steps(results.bound) + steps(warm)
+    assert steps(longer) == steps(results.topline) + steps(warm)
 
 
 def test_settings_of_a_row_are_on_top_of_its_system(tmp_path: Path) -> None:
@@ -71,7 +72,11 @@ def rows_with(**row: Any) -> dict[str, Any]:
         (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
         (rows_with(num_seeds=-1), ["rows.mine.num_seeds' is -1"]),
         (rows_with(against=["ghost"]), ["ghost"]),
-        ({"shipped": "nothing"}, ["nothing"]),
+        ({"rank_against": "nothing"}, ["nothing"]),
+        ({"topline": "nothing"}, ["nothing"]),
+        # By their former names.
+        ({"bound": "teacher"}, ["'bound' is called 'topline'"]),
+        ({"shipped": "two-stage"}, ["'shipped' is called 'rank_against'"]),
         (rows_with(rate_of="streaming"), ["mine", "rate_of 'streaming'", "tuned"]),
         (
             {"tune": [{"rows": [*list(ROWS)[1:], "mine"], "learning_rate": [1e-3]}]}
@@ -172,3 +177,20 @@ def test_references_have_steps_of_their_own_and_come_with_what_starts_from_them(
     assert select_rows(results, ["two-stage"]) == ["teacher", "first", "two-stage"]
     assert results.foundation() == ["teacher", "first"]
     assert [row for row in rows if results.is_student(row)] == ["streaming", "streaming-init", "two-stage"]
+
+
+def test_the_section_report_says_what_the_results_leave_open(tmp_path: Path) -> None:
+    content = recipe()
+    content["report"]["baselines"] = ["streaming", "not-a-row"]
+    path = tmp_path / "conf.yaml"
+    path.write_text(yaml.safe_dump(content))
+    results = load_recipe(path).results
+    assert (results.topline, results.baselines) == ("teacher", ["streaming"])
+    content["results"] |= {"topline": "streaming", "baselines": ["two-stage"]}
+    path.write_text(yaml.safe_dump(content))
+    results = load_recipe(path).results
+    assert (results.topline, results.baselines) == ("streaming", ["two-stage"])
+    del content["report"], content["results"]["topline"]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="no topline"):
+        load_recipe(path)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from study_helpers import STUDENT, calls, planner, recipe
+from study_helpers import STUDENT, calls, make_study, recipe
 
 from kdasr.common.errors import UserError
 from kdasr.study.driver import Options, carry_out, collect
-from kdasr.study.jobs import WITH_LM
-from kdasr.study.plan import Planner
-from kdasr.study.recipe import load_recipe, select_rows
+from kdasr.study.jobs import Study
+from kdasr.study.plan import WITH_LM, Planner, select_rows
+from kdasr.study.recipe import load_recipe
 from kdasr.study.write import write_results
 
 STAGES = [{"name": "train", "num_steps": 2}]
@@ -27,7 +27,7 @@ ROWS = {
 }
 RESULTS = {
     "seeds": [1, 2],
-    "bound": "full",
+    "topline": "full",
     "references": ["seed"],
     "baselines": ["paired"],
     "summary": "recovered",
@@ -37,9 +37,9 @@ RESULTS = {
 LM = {"kind": "language_model", "model": {"dim": 8}, "stages": [{"name": "train", "num_steps": 3}]}
 
 
-def study(folder: Path, **results: Any) -> Planner:
-    """A planner of a recipe with a language model."""
-    made = planner(folder)
+def study(folder: Path, **results: Any) -> Study:
+    """A study of a recipe with a language model."""
+    made = make_study(folder)
     (folder / "lm.yaml").write_text(yaml.safe_dump(LM))
     (folder / "transducer.yaml").write_text(yaml.safe_dump({"seed": 1}))
     text = folder / "data" / "text.txt"
@@ -48,7 +48,7 @@ def study(folder: Path, **results: Any) -> Planner:
     systems["lpm"] = {**systems["paired"], **UNPAIRED}
     content = {**recipe(), "systems": systems, "results": {**RESULTS, **results}}
     (folder / "conf.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    return Planner(load_recipe(folder / "conf.yaml"), made.data, made.exp, made.kdasr)
+    return Study(Planner(load_recipe(folder / "conf.yaml"), made.data, made.exp), made.kdasr)
 
 
 def row(**unpaired: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def row(**unpaired: Any) -> dict[str, Any]:
 
 
 CIRCLE = {
-    # The bound proposes for the row that it starts from.
+    # The topline proposes for the row that it starts from.
     "rows": ROWS | {"seed": {"system": "lpm", "settings": {"unpaired.proposal": "full"}}}
 }
 
@@ -71,7 +71,7 @@ def test_labels_are_proposed_by_the_row_of_the_same_seed_and_weighed_by_one_lang
     tmp_path: Path,
 ) -> None:
     made = study(tmp_path)
-    assert not carry_out(made, Options(num_jobs=2, stage="dev"), quiet).failed
+    assert not carry_out(made, Options(num_jobs=2, upto="dev"), quiet).failed
     lines = calls(tmp_path)
     trained = [line.split()[-1] for line in lines if line.startswith("train")]
     assert trained.count(str(made.exp / "lm")) == 1
@@ -92,7 +92,7 @@ def test_labels_are_proposed_by_the_row_of_the_same_seed_and_weighed_by_one_lang
 
 def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path) -> None:
     made = study(tmp_path)
-    assert not carry_out(made, Options(num_jobs=2, stage="test"), quiet).failed
+    assert not carry_out(made, Options(num_jobs=2, upto="test"), quiet).failed
     decodes = [line for line in calls(tmp_path) if line.startswith("decode")]
     with_lm = [line for line in decodes if "--lm" in line]
     # Two seeds of five rows, dev and test parts.
@@ -107,20 +107,20 @@ def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path
 
 def test_other_unpaired_speech_trains_what_has_heard_it_again(tmp_path: Path) -> None:
     made = study(tmp_path)
-    carry_out(made, Options(num_jobs=2, stage="dev"), quiet)
+    carry_out(made, Options(num_jobs=2, upto="dev"), quiet)
     before = len(calls(tmp_path))
     (made.data / "cuts_train-clean-360.jsonl.gz").write_bytes(gzip.compress(b"other speech"))
-    carry_out(study(tmp_path), Options(num_jobs=2, stage="dev"), quiet)
+    carry_out(study(tmp_path), Options(num_jobs=2, upto="dev"), quiet)
     again = {line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")}
     assert again == {str(made.exp / f"seed-{seed}" / row) for seed in (1, 2) for row in ("uniform", "lpm")}
 
 
 def test_another_text_trains_the_language_model_and_what_it_weighs_again(tmp_path: Path) -> None:
     made = study(tmp_path)
-    carry_out(made, Options(num_jobs=2, stage="dev"), quiet)
+    carry_out(made, Options(num_jobs=2, upto="dev"), quiet)
     before = len(calls(tmp_path))
     (made.data / "text.txt").write_text("ANOTHER SENTENCE\n")
-    carry_out(study(tmp_path), Options(num_jobs=2, stage="dev"), quiet)
+    carry_out(study(tmp_path), Options(num_jobs=2, upto="dev"), quiet)
     again = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
     weighed = [str(made.exp / f"seed-{seed}" / "lpm") for seed in (1, 2)]
     assert sorted(again) == sorted([str(made.exp / "lm"), *weighed])
@@ -128,8 +128,8 @@ def test_another_text_trains_the_language_model_and_what_it_weighs_again(tmp_pat
 
 def test_the_summary_lists_what_each_run_has_recovered(tmp_path: Path) -> None:
     made = study(tmp_path)
-    carry_out(made, Options(num_jobs=2, stage="test"), quiet)
-    # What the stand-in measures depends on the mode alone: make the bound better, and lpm half as good.
+    carry_out(made, Options(num_jobs=2, upto="test"), quiet)
+    # What the stand-in measures depends on the mode alone: make the topline better, and lpm half as good.
     for with_lm in ("decode", "decode-lm"):
         for row, wrong in (("full", 0), ("lpm", 1), ("paired", 2)):
             path = made.exp / "seed-1" / row / with_lm / "streaming" / "test-clean" / "utterances.jsonl"
@@ -150,7 +150,7 @@ def test_the_summary_lists_what_each_run_has_recovered(tmp_path: Path) -> None:
             if (entry["seed"], entry["part"], entry["with_lm"]) == (1, "test-clean", with_lm)
         }
         assert (found["paired"], found["lpm"], found["full"]) == (0.0, 0.5, 1.0)
-    # No distance between baseline and bound, no share of it.
+    # No distance between baseline and topline, no share of it.
     assert {entry["recovered"] for entry in entries if entry["seed"] == 2} == {None}
     assert json.loads((made.exp / "comparisons.json").read_text())["bound"] == "full"
     assert any("comparisons-lm.json" in line for line in said)
@@ -192,12 +192,12 @@ def test_a_row_may_have_a_language_model_of_its_own(tmp_path: Path) -> None:
     own = {"init": "seed", "system": "lpm", "settings": {"unpaired.language_model": str(text)}}
     rows = {"rows": ROWS | {"trigram": own}}
     made = study(tmp_path, **rows)
-    assert not carry_out(made, Options(num_jobs=2, stage="dev"), quiet).failed
+    assert not carry_out(made, Options(num_jobs=2, upto="dev"), quiet).failed
     options = yaml.safe_load((made.exp / "conf" / "seed-1" / "trigram.yaml").read_text())
     assert options["unpaired"]["language_model"] == str(text)
     before = len(calls(tmp_path))
     text.write_text("ANOTHER SENTENCE\n")
-    carry_out(study(tmp_path, **rows), Options(num_jobs=2, stage="dev"), quiet)
+    carry_out(study(tmp_path, **rows), Options(num_jobs=2, upto="dev"), quiet)
     again = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
     assert sorted(again) == [str(made.exp / f"seed-{seed}" / "trigram") for seed in (1, 2)]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.recognisable import device_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 
@@ -24,7 +25,7 @@ log = get_logger(__name__)
     "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
 )
 @click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
 )

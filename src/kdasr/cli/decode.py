@@ -1,11 +1,13 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
+from kdasr.cli.contexts import parse_context, trained_contexts
 from kdasr.cli.decode_part import DecodeRun, decode_part, decode_part_as_streams, file_sha256
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
@@ -13,7 +15,7 @@ from kdasr.cli.long_form import (
     long_form_options,
     parse_long_form,
 )
-from kdasr.cli.recognisable import int8_option, load_recognisable, move_to
+from kdasr.cli.recognisable import device_option, int8_option, load_recognisable, move_to
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -23,7 +25,6 @@ from kdasr.cli.search_options import (
 )
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
-from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
     from kdasr.checkpoint import Bundle
@@ -65,6 +66,11 @@ _MIN_WIDTH = 100
     "--context",
     help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (encoder frames).",
 )
+@click.option(
+    "--all-contexts",
+    is_flag=True,
+    help="Also under every context that the system was trained with; those results go to EXP/contexts.",
+)
 @int8_option
 @search_options
 @endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
@@ -80,7 +86,7 @@ _MIN_WIDTH = 100
     type=click.Path(path_type=Path),
     help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode; bundles have none]",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
 )
@@ -93,6 +99,7 @@ def command(
     streams: int,
     checkpoint: str,
     context: str | None,
+    all_contexts: bool,
     int8: bool,
     tail_seconds: float | None,
     max_bad: str,
@@ -150,6 +157,9 @@ def command(
         streams = joined.batch
     if rules is not None and mode != "streaming":
         raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
+    if all_contexts:
+        needs("one context, not --all-contexts", "context", "long_form", "out")
+    contexts = trained_contexts(exp) if all_contexts else {}
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
@@ -178,33 +188,14 @@ def command(
             bundle.name,
         )
         return
-    if joined is None:
-        _print_table([decode_part(run, part) for part in names])
-    else:
+    if joined is not None:
         _print_long_form([decode_part_as_streams(run, part) for part in names])
-
-
-def parse_context(text: str) -> Context:
-    """Read `full` or `left=32,chunk=8,right=0` (right may be left out).
-
-    Raises:
-        UserError: anything else, with the text and what was expected.
-    """
-    if text.strip() == "full":
-        return Context.full()
-    message = f"context '{text}': expected 'full' or such as 'left=32,chunk=8,right=0'"
-    values: dict[str, int] = {}
-    for assignment in text.replace(",", " ").split():
-        name, _, number = assignment.partition("=")
-        if name not in ("left", "chunk", "right") or name in values or not number.isdecimal():
-            raise UserError(message)
-        values[name] = int(number)
-    if not {"left", "chunk"} <= set(values):
-        raise UserError(message)
-    try:
-        return Context(**values)
-    except ValueError as error:
-        raise UserError(f"context '{text}': {error}") from None
+        return
+    _print_table([decode_part(run, part) for part in names])
+    for name, other in contexts.items():
+        recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, lm_use)
+        under = replace(run, recognizer=recognizer.with_endpoints(rules), out=exp / "contexts" / name)
+        _print_table([decode_part(under, part) for part in names])
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ VERBS = {
     "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",
     "stream": "Recognise audio files chunk by chunk, printing partial results.",
+    "jobs": "Run a list of jobs, several side by side, each with a log.",
     "report": "Tables, plots and one HTML page from experiment folders.",
     "info": "Versions, devices and the loss backend in use.",
 }

@@ -1,4 +1,4 @@
-"""What `kdasr decode` and `kdasr stream` recognise with: a trained system, or one that was exported."""
+"""What `kdasr decode` and `kdasr stream` recognise with, a trained or an exported system, and where."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from kdasr.checkpoint import Bundle
 
 int8_option = click.option("--int8", is_flag=True, help="The int8 graphs of an exported bundle.")
+
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1, ..."
+)
+"""The same in every command: never a sound device."""
 
 
 def load_recognisable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":

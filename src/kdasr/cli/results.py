@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from kdasr.common.errors import UserError
+
 
 @click.command(short_help="Train and compare every row of a recipe, with several seeds.")
 @click.argument("conf", type=click.Path(path_type=Path))
@@ -21,14 +23,15 @@ import click
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side."
 )
-@click.option("--rows", default="", help="Only these rows, and the bound.  [default: all]")
+@click.option("--rows", default="", help="Only these rows, and the topline.  [default: all]")
 @click.option(
-    "--stage",
+    "--upto",
     type=click.Choice(["dev", "test"]),
     default="dev",
     show_default=True,
     help="dev: no test part is decoded, for choosing. test: the final step.",
 )
+@click.option("--stage", hidden=True)
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path),
@@ -48,7 +51,8 @@ def command(
     exp: Path,
     jobs: int,
     rows: str,
-    stage: str,
+    upto: str,
+    stage: str | None,
     markdown: Path | None,
     overrides: tuple[str, ...],
     dry_run: bool,
@@ -63,36 +67,36 @@ def command(
     # Imported here, so that --help does not wait for them.
     import shlex
 
+    from kdasr.cli.job_outcome import end_with
+    from kdasr.common.job_runner import Stopped
     from kdasr.study.driver import Options, carry_out, describe_plan
     from kdasr.study.evidence_tables import around_section
+    from kdasr.study.jobs import Study
     from kdasr.study.plan import Planner
     from kdasr.study.recipe import load_recipe
-    from kdasr.study.runner import Stopped
     from kdasr.study.write import write_results
 
+    if stage is not None:
+        raise UserError(f"--stage is called --upto now: --upto {stage}")
     # Absolute, or another spelling of the same folder would be other data and train everything again.
-    planner = Planner(load_recipe(conf, overrides), data.absolute(), exp)
-    options = Options(jobs, tuple(rows.replace(",", " ").split()), stage)
+    study = Study(Planner(load_recipe(conf, overrides), data.absolute(), exp))
+    options = Options(jobs, tuple(rows.replace(",", " ").split()), upto)
     if dry_run:
-        click.echo("\n".join(describe_plan(planner, options)))
+        click.echo("\n".join(describe_plan(study, options)))
         return
     if markdown is not None:
         around_section(markdown, conf.stem)  # before hours of training
     try:
-        report = carry_out(planner, options, click.echo)
+        report = carry_out(study, options, click.echo)
     except Stopped as stop:
         click.echo(f"kdasr: {stop}; the same command goes on", err=True)
         sys.exit(130)
     changed = [part for override in overrides for part in ("--override", override)]
     paths = [_from_here(conf), "--data", _from_here(data), "--exp", _from_here(exp)]
-    repeat = shlex.join(["kdasr", "results", *paths, "--stage", stage, *changed])
-    for line in write_results(planner, stage, repeat, markdown):
+    repeat = shlex.join(["kdasr", "results", *paths, "--upto", upto, *changed])
+    for line in write_results(study, upto, repeat, markdown):
         click.echo(line)
-    if report.failed:
-        click.echo(f"failed: {', '.join(report.failed)}", err=True)
-        if report.skipped:
-            click.echo(f"skipped, because they need one that failed: {', '.join(report.skipped)}", err=True)
-        sys.exit(1)
+    end_with(report.failed, report.skipped)
 
 
 def _from_here(path: Path) -> str:

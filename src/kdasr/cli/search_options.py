@@ -181,9 +181,8 @@ def build_recognizer(
     Raises:
         UserError: see `read_phrases`, `BiasingGraph.from_phrases` and `load_language_model`.
     """
-    from kdasr.decoding.beam import BeamSearch
     from kdasr.decoding.biasing import BiasingGraph, read_phrases
-    from kdasr.decoding.rescoring import RescoringSearch
+    from kdasr.decoding.rescoring import Rescoring
     from kdasr.language_model.scorer import load_language_model, load_sentence_scorer
     from kdasr.recognition.recognizer import StreamingRecognizer
 
@@ -201,8 +200,6 @@ def build_recognizer(
     if not language_model.rescore:
         model = load_language_model(*place).to(device)
         return StreamingRecognizer(bundle, language_model=model, **parts)
-    recognizer = StreamingRecognizer(bundle, **parts)
-    assert isinstance(recognizer.search, BeamSearch)
     scorer = load_sentence_scorer(*place).to(device)
-    recognizer.search = RescoringSearch(recognizer.search, scorer, language_model.scale)
-    return recognizer
+    rescoring = Rescoring(scorer, language_model.scale)
+    return StreamingRecognizer(bundle, language_model=rescoring, **parts)

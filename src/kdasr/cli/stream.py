@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.contexts import parse_context
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.recognisable import device_option, int8_option, load_recognisable, move_to
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -51,8 +52,9 @@ SHOWN_PIECES = 200
     "--packet-ms", type=click.IntRange(min=1), default=100, show_default=True, help="Audio fed at a time."
 )
 @click.option("--mic", is_flag=True, help="Listen to the microphone until Ctrl-C, instead of files.")
-@click.option("--device", help="Sound device of --mic: a number, or part of its name.")
+@click.option("--mic-device", help="Sound device of --mic: a number, or part of its name.")
 @click.option("--realtime", is_flag=True, help="Feed at the speed of a microphone instead of at once.")
+@device_option
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
 )
@@ -65,8 +67,9 @@ def command(
     tail_seconds: float | None,
     packet_ms: int,
     mic: bool,
-    device: str | None,
+    mic_device: str | None,
     realtime: bool,
+    device: str,
     threads: int,
     biasing: Path | None,
     nbest: int,
@@ -89,7 +92,6 @@ def command(
     recognition begins anew after it. So it is with --mic, where somebody waits for each sentence; a file is
     one result unless asked for, because rule 3 cuts speech without a pause in the middle of a word.
     """
-    from kdasr.cli.decode import parse_context
     from kdasr.recognition.audio import AudioFile, check_audio
 
     if bool(files) == mic:
@@ -97,7 +99,7 @@ def command(
     if mic:
         needs("files instead of --mic", "packet_ms", "realtime")
     else:
-        needs("--mic", "device")
+        needs("--mic", "mic_device")
     override = parse_context(context) if context else None
     lm_use = parse_language_model(lm, lm_scale, rescore)
     asked = search["endpoints"] is not None
@@ -105,6 +107,10 @@ def command(
     options = parse_search(language_model=lm_use, **search)
     lengths = [check_audio(file) for file in files]
     bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
+    try:
+        move_to(bundle.model, device)
+    except UserError as error:
+        raise UserError(f"{error} (a sound device is --mic-device)" if mic else str(error)) from None
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     if recognizer.context.is_full and not asked:
         rules = None  # all is heard at the end
@@ -113,7 +119,7 @@ def command(
     if mic:
         with Output(style, None) as output:
             session = _Session(recognizer, output, nbest)
-            _listen(session, int(device) if device and device.isdecimal() else device)
+            _listen(session, int(mic_device) if mic_device and mic_device.isdecimal() else mic_device)
     for file, seconds in zip(files, lengths, strict=True):
         if not as_json:
             click.echo(f"{file}  {seconds:.2f} s")

@@ -10,9 +10,13 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 @contextmanager
-def handling_stops(handler: Handler) -> Iterator[None]:
-    """Let `handler` have both signals within the block; the handlers that were there come back after it."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+def handling_stops(handler: Handler, *further: signal.Signals) -> Iterator[None]:
+    """Let `handler` have both signals within the block; the handlers that were there come back after it.
+
+    So with `further` signals, unless they are ignored, as SIGHUP is below nohup.
+    """
+    heeded = [number for number in further if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = (signal.SIGINT, signal.SIGTERM, *heeded)
     previous = [signal.signal(number, handler) for number in numbers]
     try:
         yield

@@ -8,7 +8,7 @@ Shapes: B streams, C frames of a chunk, D encoder width, N hypotheses, S pieces.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -46,18 +46,25 @@ def rescore(
     ]
 
 
+class Rescoring(NamedTuple):
+    """What rescores."""
+
+    model: SentenceScorer
+    scale: float
+    """Weight of its log-probability."""
+
+
 class RescoringSearch:
     """Beam search whose final list is rescored; until then it is the beam search itself."""
 
-    def __init__(self, search: BeamSearch, model: SentenceScorer, scale: float) -> None:
-        """`search` is one without shallow fusion; `scale` weighs the language model's log-probability.
+    def __init__(self, search: BeamSearch, rescoring: Rescoring) -> None:
+        """`search` is one without shallow fusion.
 
         The model is asked on the device that the encoder's frames come from.
         """
         self._search = search
-        self._model = model
+        self._model, self.scale = rescoring
         self._device = torch.device("cpu")
-        self.scale = scale
 
     @property
     def options(self) -> BeamOptions:

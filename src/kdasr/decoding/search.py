@@ -26,6 +26,7 @@ from kdasr.decoding.hypothesis import (
     settle,
     settled_emissions,
 )
+from kdasr.decoding.rescoring import Rescoring, RescoringSearch
 
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer
@@ -166,7 +167,9 @@ class GreedySearch:
 
 
 def build_search(
-    model: "Transducer", options: SearchOptions | None = None, language_model: LanguageModel | None = None
+    model: "Transducer",
+    options: SearchOptions | None = None,
+    language_model: LanguageModel | Rescoring | None = None,
 ) -> Search:
     """The search that `options` describe: greedy search if None.
 
@@ -174,6 +177,8 @@ def build_search(
         UserError: a language model for greedy search.
     """
     if isinstance(options, BeamOptions):
+        if isinstance(language_model, Rescoring):
+            return RescoringSearch(BeamSearch(model, options), language_model)
         return BeamSearch(model, options, language_model)
     if language_model is not None:
         raise UserError(

@@ -30,6 +30,18 @@ LANGUAGE_MODEL = "language_model"
 
 
 @dataclass
+class ReportConfig:
+    """Which systems of a recipe play which part in a report: its section `report`, shared by all systems."""
+
+    teacher: Annotated[str, MAY_CHANGE] = ""
+    """The system that hears the whole utterance, from which the others learn."""
+    baselines: Annotated[list[str], Items(), MAY_CHANGE] = field(default_factory=list)
+    """The systems that every other student is compared with, and each of them with those before it."""
+    method: Annotated[str, MAY_CHANGE] = ""
+    """The system that the recipe is about."""
+
+
+@dataclass
 class ExperimentConfig:
     """Everything that determines one system (a teacher, a baseline, a student)."""
 
@@ -48,6 +60,7 @@ class ExperimentConfig:
     stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
         default_factory=lambda: [StageConfig()]
     )
+    report: Annotated[ReportConfig, MAY_CHANGE] = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
@@ -99,6 +112,15 @@ def load_data_config(path: Path) -> DataConfig:
     """
     section = load_yaml(path).get("data") or {}
     return build_config(DataConfig, section, source=f"{path}: data")
+
+
+def load_roles(path: Path) -> ReportConfig:
+    """Read the `report` section of a recipe file.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type.
+    """
+    return build_config(ReportConfig, load_yaml(path).get("report") or {}, source=f"{path}: report")
 
 
 def load_experiment(

@@ -18,7 +18,7 @@ from kdasr.interop.icefall_names import icefall_name
 from kdasr.interop.icefall_sizes import ENCODER_OPTIONS, transducer_config
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.config import TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.schedule import BATCH_SECONDS
 

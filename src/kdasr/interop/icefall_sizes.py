@@ -12,7 +12,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import NUM_MEL_BINS
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
 from kdasr.models.encoders.zipformer2.front_end import num_features_left
-from kdasr.models.transducer.config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 
 USUAL_QUERY_DIM = 32
 """Of a head, in all published models; with it the number of heads follows from the weights."""

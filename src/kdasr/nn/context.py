@@ -1,7 +1,7 @@
 """How much of the utterance a frame may look at: the one parameter between teacher and student."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from kdasr.common.ranges import between
 
@@ -25,8 +25,6 @@ class Context:
     """Frames per chunk; -1: the whole utterance is one chunk."""
     right: Annotated[int, between(0, MOST_FRAMES)] = 0
     """Look-ahead frames after the chunk."""
-
-    FULL: ClassVar["Context"]
 
     def __post_init__(self) -> None:
         if self.chunk == UNLIMITED:
@@ -55,6 +53,3 @@ class Context:
 
     def __str__(self) -> str:
         return "full" if self.is_full else f"left={self.left} chunk={self.chunk} right={self.right}"
-
-
-Context.FULL = Context()

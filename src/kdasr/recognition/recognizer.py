@@ -17,6 +17,7 @@ from kdasr.common.errors import UserError
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.hypothesis import Hypothesis, NBest
+from kdasr.decoding.rescoring import Rescoring
 from kdasr.decoding.search import SearchOptions, build_search
 from kdasr.models.encoders.base import EncoderState
 from kdasr.nn.context import Context
@@ -69,7 +70,7 @@ class StreamingRecognizer:
         context: Context | None = None,
         tail_seconds: float | None = None,
         search: SearchOptions | None = None,
-        language_model: LanguageModel | None = None,
+        language_model: LanguageModel | Rescoring | None = None,
         biasing: BiasingGraph | None = None,
         endpoints: EndpointRules | None = None,
     ) -> None:
@@ -80,7 +81,7 @@ class StreamingRecognizer:
             tail_seconds: silence decoded after the end of the input, beyond the frames that it fills itself.
                 None: what the context needs (`flush_seconds`).
             search: `GreedyOptions` or `BeamOptions`; greedy search if None.
-            language_model: for shallow fusion in beam search.
+            language_model: for shallow fusion in beam search, or to rescore what it finds.
             biasing: phrases that every stream is biased to unless it has its own; beam search only.
             endpoints: when `is_endpoint` says that an utterance within a stream is over; None: never.
 

@@ -16,11 +16,12 @@ from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
 from kdasr.report.reliability_plot import reliability_plot
 from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
+from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import Note, collect_notes, require_decoded
 from kdasr.report.style import Styles, save_png, system_styles
 from kdasr.report.tables import write_comparisons_json, write_results_csv, write_results_json
-from kdasr.report.timeline import timeline_plot
-from kdasr.report.wording import headline
+from kdasr.report.timeline import MAX_SYSTEMS, timeline_plot
+from kdasr.report.wording import baseline_name, headline
 
 log = get_logger(__name__)
 
@@ -31,6 +32,7 @@ class Results:
 
     folders: list[Path]
     systems: list[SystemRecord]
+    roles: Roles
     rows: list[ResultRow]
     comparisons: list[Comparison]
     notes: list[Note]
@@ -42,7 +44,8 @@ class Results:
     @property
     def headline(self) -> str:
         """The main finding, in one sentence."""
-        return headline(self.comparisons, part_names(self.rows))
+        by_name = {system.name: baseline_name(system) for system in self.systems}
+        return headline(self.comparisons, part_names(self.rows), self.roles.method, by_name)
 
 
 def collect_results(folders: Sequence[Path]) -> Results:
@@ -53,14 +56,18 @@ def collect_results(folders: Sequence[Path]) -> Results:
     """
     folders = [Path(folder) for folder in folders]
     systems = read_experiments(folders)
+    roles = roles_of(systems)
+    by_name = {system.name: system for system in systems}
+    systems = [by_name[name] for name in roles.order(list(by_name))]
     require_decoded(systems, folders)
     rows = result_rows(systems)
     return Results(
         folders,
         systems,
+        roles,
         rows,
-        comparisons(systems),
-        collect_notes(systems, rows, folders),
+        comparisons(systems, roles),
+        collect_notes(systems, roles, rows, folders),
         context_rows(systems),
         long_form_rows(systems),
     )
@@ -84,8 +91,8 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
     if results.contexts:
         write_contexts_json(results.contexts, out_dir / "contexts.json")
     data_dir = data_dir or _training_data(results.systems)
-    styles = system_styles([system.name for system in results.systems])
-    timelines, rule, problems = _draw_examples(results.systems, styles, data_dir)
+    styles = system_styles([system.name for system in results.systems], results.roles.named)
+    timelines, rule, problems = _draw_examples(results, styles, data_dir)
     plots = _draw_plots(results, styles)
     for plot in (*plots, *timelines):
         save_png(plot.figure, out_dir / f"{plot.name}.png")
@@ -93,6 +100,7 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
         folders=results.folders,
         systems=results.systems,
         styles=styles,
+        roles=results.roles,
         rows=results.rows,
         comparisons=results.comparisons,
         contexts=results.contexts,
@@ -125,20 +133,28 @@ def _draw_plots(results: Results, styles: Styles) -> list[Plot]:
 
 
 def _draw_examples(
-    systems: Sequence[SystemRecord], styles: Styles, data_dir: Path | None
+    results: Results, styles: Styles, data_dir: Path | None
 ) -> tuple[list[Plot], str, list[str]]:
     """Timelines of a few utterances, the rule that chose them, and what is missing from them."""
-    examples, rule = choose_examples(systems)
+    examples, rule = choose_examples(results.systems, results.roles.pairs())
     spectrograms, problems = load_spectrograms(data_dir, examples)
     for problem in problems:
         log.warning(problem)
+    shown = _shown_systems(results)
     timelines = [
         timeline_plot(
-            f"timeline-{index}", example, systems, styles, spectrograms.get((example.part, example.id))
+            f"timeline-{index}", example, shown, styles, spectrograms.get((example.part, example.id))
         )
         for index, example in enumerate(examples, start=1)
     ]
     return timelines, rule, problems
+
+
+def _shown_systems(results: Results) -> list[SystemRecord]:
+    """For timelines: those that play a part, or the first few where none does."""
+    decoded = [system for system in results.systems if system.parts]
+    named = [system for system in decoded if system.name in results.roles.named]
+    return (named or decoded)[:MAX_SYSTEMS]
 
 
 def _training_data(systems: Sequence[SystemRecord]) -> Path | None:

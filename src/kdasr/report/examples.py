@@ -11,10 +11,6 @@ from kdasr.report.experiment import SystemRecord
 
 # Shapes: T feature frames (10 ms), F mel bins.
 
-PAIRS = (("two-stage", "streaming"), ("two-stage", "streaming-init"), ("streaming-init", "streaming"))
-"""The pair whose disagreement chooses the examples; the first one that was decoded."""
-
-
 MAX_SECONDS = 10.0
 """Longer utterances are hard to read on one line; they are chosen only when there are hardly any others."""
 
@@ -30,14 +26,16 @@ class Example:
     reason: str
 
 
-def choose_examples(systems: Sequence[SystemRecord]) -> tuple[list[Example], str]:
+def choose_examples(
+    systems: Sequence[SystemRecord], pairs: Sequence[tuple[str, str]]
+) -> tuple[list[Example], str]:
     """Three utterances and the rule behind them: the largest gain, the largest loss, and a typical one.
 
-    The rule looks at all parts that both systems of a pair decoded; ties go to the first id, so the
-    choice is the same in every run.
+    The first of `pairs` (student, baseline) that was decoded chooses them by its disagreement, on all parts
+    that both decoded; ties go to the first id, so the choice is the same in every run.
     """
     by_name = {system.name: system for system in systems if system.parts}
-    for row, baseline in PAIRS:
+    for row, baseline in pairs:
         if row in by_name and baseline in by_name:
             gains = _gains(by_name[row], by_name[baseline])
             if gains:

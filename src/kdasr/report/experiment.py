@@ -13,9 +13,6 @@ from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.wer import character_errors
 
-SYSTEM_ORDER = ("teacher", "streaming", "streaming-init", "two-stage")
-"""The four systems of the recipe, in the order of every table and plot."""
-
 MODES = ("streaming", "offline")
 """Decoding modes, the preferred one first."""
 
@@ -141,23 +138,41 @@ class SystemRecord:
         return sum(int(stage.get("num_steps", 0)) for stage in stages)
 
     @property
+    def waits_for_end(self) -> bool:
+        """Whether it hears the whole utterance before it shows anything."""
+        contexts = self.config.get("contexts")
+        if contexts:
+            return int(contexts[0].get("chunk", -1)) < 0
+        return any(part.summary.get("context") == "full" for part in self.parts.values())
+
+    @property
+    def num_contexts(self) -> int:
+        """How many contexts it was trained under."""
+        return len(self.config.get("contexts") or [None])
+
+    @property
+    def init_from(self) -> str | None:
+        """The system whose weights it starts from; None: random weights, or not known."""
+        stages = self.config.get("stages") or [{}]
+        return stages[0].get("init_from")
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns from a teacher's states or outputs."""
+        return bool((self.config.get("objective") or {}).get("teacher"))
+
+    @property
     def trained_steps(self) -> int:
         """Steps of the decoded checkpoint, or the last step in the log; 0 when neither tells."""
         decoded = [int(part.summary.get("train_steps") or 0) for part in self.parts.values()]
         return max(decoded) if decoded else max((row.step for row in self.metrics), default=0)
 
 
-def system_order(names: Sequence[str]) -> list[str]:
-    """The recipe's four systems first, then the others alphabetically."""
-    known = {name: rank for rank, name in enumerate(SYSTEM_ORDER)}
-    return sorted(names, key=lambda name: (known.get(name, len(known)), name))
-
-
 def read_experiments(folders: Sequence[Path]) -> list[SystemRecord]:
     """Read every system below `folders`: experiment folders (of system folders) or folders of one system.
 
     A system has the name of its folder; where two folders agree, the later one is called
-    `<experiment>/<system>`.
+    `<experiment>/<system>`. They are in the order of folders and names.
 
     Raises:
         UserError: a folder is missing or holds no system, or a file in it cannot be read.
@@ -171,7 +186,7 @@ def read_experiments(folders: Sequence[Path]) -> list[SystemRecord]:
             if name in records:
                 raise UserError(f"{path}: a system named '{name}' was given twice")
             records[name] = read_system(path, name)
-    return [records[name] for name in system_order(list(records))]
+    return list(records.values())
 
 
 def _system_folders(folder: Path) -> list[Path]:
@@ -183,8 +198,8 @@ def _system_folders(folder: Path) -> list[Path]:
     systems = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_system(child)]
     if not systems:
         raise UserError(
-            f"{folder}: holds no system: expected folders such as {', '.join(SYSTEM_ORDER)}; "
-            f"train one: kdasr train --config CONF.yaml --system teacher --exp {folder / 'teacher'}"
+            f"{folder}: holds no system: expected a folder for each; "
+            f"train one: kdasr train --config CONF.yaml --system NAME --exp {folder / 'NAME'}"
         )
     return systems
 

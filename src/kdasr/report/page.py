@@ -17,6 +17,7 @@ from kdasr.report.gains import gain_table
 from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
 from kdasr.report.results import Comparison, ResultRow, part_names
+from kdasr.report.roles import Roles
 from kdasr.report.status import Note, decode_command
 from kdasr.report.style import COLOURS, Styles, figure_svg
 from kdasr.report.wording import interval, number, signed, verdict
@@ -29,6 +30,7 @@ class PageContent:
     folders: Sequence[Path]
     systems: Sequence[SystemRecord]
     styles: Styles
+    roles: Roles
     rows: Sequence[ResultRow]
     comparisons: Sequence[Comparison]
     contexts: Sequence[ResultRow]
@@ -69,7 +71,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "colours": COLOURS,
         "swatch": {name: style.colour.name for name, style in content.styles.items()},
         "sections": [(part, [row for row in content.rows if row.part == part]) for part in parts],
-        "best": {part: _best_student(content.rows, part) for part in parts},
+        "best": {part: _best_student(content, part) for part in parts},
         "comparisons": content.comparisons,
         "contexts": context_table(content.contexts),
         "gains": gain_table(content.rows),
@@ -100,8 +102,9 @@ def _figure(plot: Plot) -> dict[str, Any]:
     }
 
 
-def _best_student(rows: Sequence[ResultRow], part: str) -> str | None:
-    students = [row for row in rows if row.part == part and row.system != "teacher"]
+def _best_student(content: PageContent, part: str) -> str | None:
+    teachers = content.roles.teachers
+    students = [row for row in content.rows if row.part == part and row.system not in teachers]
     if len(students) < 2:
         return None
     return min(students, key=lambda row: row.error_rate.estimate).system

@@ -13,12 +13,10 @@ from kdasr.evaluation.statistics import (
     summarise,
 )
 from kdasr.report.confidence import Confidence, confidence_of
-from kdasr.report.experiment import SYSTEM_ORDER, DecodedPart, SystemRecord, Utterance, frame_seconds_of
+from kdasr.report.experiment import DecodedPart, SystemRecord, Utterance, frame_seconds_of
+from kdasr.report.roles import Roles
 
 Summary = dict[str, float | int | None]
-
-BASELINES = ("streaming", "streaming-init")
-"""Systems that every other student is compared with."""
 
 
 @dataclass(frozen=True)
@@ -169,23 +167,19 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
     )
 
 
-def comparisons(systems: Sequence[SystemRecord]) -> list[Comparison]:
-    """Every student against every baseline that stands before it in the order of systems, by part."""
-    students = [system for system in systems if system.name != "teacher"]
+def comparisons(systems: Sequence[SystemRecord], roles: Roles) -> list[Comparison]:
+    """Every student against each of its baselines, by part."""
+    by_name = {system.name: system for system in systems}
     found = []
-    for row in students:
-        for baseline in students:
-            if baseline.name not in BASELINES or _rank(baseline.name) >= _rank(row.name):
-                continue
-            for part in row.parts:
-                compared = compare(row, baseline, part)
+    for row in systems:
+        if row.name in roles.teachers:
+            continue
+        for baseline in roles.baselines_of(row.name):
+            for part in row.parts if baseline in by_name else ():
+                compared = compare(row, by_name[baseline], part)
                 if compared is not None:
                     found.append(compared)
     return found
-
-
-def _rank(name: str) -> int:
-    return SYSTEM_ORDER.index(name) if name in SYSTEM_ORDER else len(SYSTEM_ORDER)
 
 
 def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison | None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord
-from kdasr.report.results import BASELINES, ResultRow, part_names
+from kdasr.report.experiment import SystemRecord
+from kdasr.report.results import ResultRow, part_names
+from kdasr.report.roles import Roles
 from kdasr.report.wording import number
 from kdasr.training.teacher_lead import weak_teacher
 
@@ -40,24 +41,24 @@ def require_decoded(systems: Sequence[SystemRecord], folders: Sequence[Path]) ->
 
 
 def collect_notes(
-    systems: Sequence[SystemRecord], rows: Sequence[ResultRow], folders: Sequence[Path]
+    systems: Sequence[SystemRecord], roles: Roles, rows: Sequence[ResultRow], folders: Sequence[Path]
 ) -> list[Note]:
     """Every note, in the order of systems."""
     parts = part_names(rows)
-    notes = _missing_systems(systems, folders)
+    notes = _missing_systems(systems, roles, folders)
     for system in systems:
         notes += _unfinished(system, parts)
     notes += (
         _long_form_alone(systems)
         + _contradictions(systems, rows)
-        + _unequal_students(rows)
+        + _unequal_students(rows, roles)
         + _doubtful_parts(systems, rows, parts)
-        + _weak_teacher(systems)
+        + _weak_teachers(systems, roles)
     )
     return notes
 
 
-def _weak_teacher(systems: Sequence[SystemRecord]) -> list[Note]:
+def _weak_teachers(systems: Sequence[SystemRecord], roles: Roles) -> list[Note]:
     """A teacher that is no better on dev than a student, by the last validations of both."""
     known = {
         system.name: row.values["wer"]
@@ -65,14 +66,13 @@ def _weak_teacher(systems: Sequence[SystemRecord]) -> list[Note]:
         for row in system.metrics  # by step: the last one stays
         if row.split == "valid" and "wer" in row.values
     }
-    if "teacher" not in known:
-        return []
-    text = weak_teacher(known.pop("teacher"), known)
-    return [Note("teacher", f"{text}.")] if text else []
+    students = {name: wer for name, wer in known.items() if name not in roles.teachers}
+    found = {name: weak_teacher(known[name], students) for name in roles.teachers if name in known}
+    return [Note(name, f"{text}.") for name, text in found.items() if text]
 
 
-def _missing_systems(systems: Sequence[SystemRecord], folders: Sequence[Path]) -> list[Note]:
-    """The recipe's systems that an experiment folder does not hold."""
+def _missing_systems(systems: Sequence[SystemRecord], roles: Roles, folders: Sequence[Path]) -> list[Note]:
+    """The systems that play a part and that an experiment folder does not hold."""
     own = {system.folder.resolve() for system in systems}
     experiments = [folder for folder in folders if folder.resolve() not in own]
     present = {system.name for system in systems}
@@ -84,7 +84,7 @@ def _missing_systems(systems: Sequence[SystemRecord], folders: Sequence[Path]) -
             "missing: not trained in this experiment.",
             f"kdasr train --config CONF.yaml --system {name} --exp {experiments[0] / name}",
         )
-        for name in SYSTEM_ORDER
+        for name in roles.named
         if name not in present
     ]
 
@@ -149,10 +149,12 @@ def _contradictions(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) 
     return notes
 
 
-def _unequal_students(rows: Sequence[ResultRow]) -> list[Note]:
+def _unequal_students(rows: Sequence[ResultRow], roles: Roles) -> list[Note]:
     """Students that trained for another number of steps than a baseline, which no comparison should hide."""
-    steps = {row.system: row.train_steps for row in rows if row.system != "teacher" and row.train_steps}
-    baseline = next((name for name in BASELINES if name in steps), None)
+    steps = {
+        row.system: row.train_steps for row in rows if row.system not in roles.teachers and row.train_steps
+    }
+    baseline = next((name for name in roles.baselines if name in steps), None)
     if baseline is None:
         return []
     return [

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdasr.common.files import atomic_path
-from kdasr.report.experiment import SYSTEM_ORDER
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,14 @@ Styles = Mapping[str, SystemStyle]
 """By system, for the whole report."""
 
 
-def system_styles(names: Sequence[str]) -> dict[str, SystemStyle]:
-    """The style of every system of a report; the recipe's four always have the same one."""
-    others = [name for name in names if name not in SYSTEM_ORDER]
-    spare = _SYSTEM_STYLES[len(SYSTEM_ORDER) :]
-    styles = dict(zip(SYSTEM_ORDER, _SYSTEM_STYLES, strict=False))
+def system_styles(names: Sequence[str], named: Sequence[str] = ()) -> dict[str, SystemStyle]:
+    """The style of every system of a report; those that play a part (`named`) come first, also if absent.
+
+    So these look the same in every report of a recipe.
+    """
+    others = [name for name in names if name not in named]
+    styles = {name: _SYSTEM_STYLES[index % len(_SYSTEM_STYLES)] for index, name in enumerate(named)}
+    spare = _SYSTEM_STYLES[len(named) :] or _SYSTEM_STYLES
     return styles | {name: spare[index % len(spare)] for index, name in enumerate(others)}
 
 

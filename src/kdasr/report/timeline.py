@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kdasr.common.feature_frames import FRAME_SHIFT_SECONDS
 from kdasr.report.examples import Example
-from kdasr.report.experiment import SYSTEM_ORDER, SystemRecord, Utterance
+from kdasr.report.experiment import SystemRecord, Utterance
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.style import ERROR, INK, MUTED, PAPER, RULE, Styles, SystemStyle, figure_style
 from kdasr.report.wording import number, readable
@@ -26,6 +26,7 @@ SPECTROGRAM_HEIGHT = 84.0
 LONG_LABEL = 14
 """Characters; longer texts stand to the left of their time, where there is room."""
 MAX_SYSTEMS = 5
+"""More make the figure too high."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ def timeline_plot(
     """Draw one example, as plot `name`; without features there is no spectrogram."""
     decoded = {
         system.name: system.parts[example.part].utterances[example.id]
-        for system in _shown_systems(systems)
+        for system in systems
         if example.part in system.parts and example.id in system.parts[example.part].utterances
     }
     utterance = next(iter(decoded.values()))
@@ -97,12 +98,6 @@ def timeline_plot(
         alt=_alt(utterance, decoded),
         figure=figure,
     )
-
-
-def _shown_systems(systems: Sequence[SystemRecord]) -> list[SystemRecord]:
-    """The recipe's systems, or the first few when there are none of them."""
-    known = [system for system in systems if system.name in SYSTEM_ORDER and system.parts]
-    return (known or [system for system in systems if system.parts])[:MAX_SYSTEMS]
 
 
 def _reference_lane(utterance: Utterance) -> Lane:

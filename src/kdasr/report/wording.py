@@ -1,9 +1,11 @@
 """Numbers and findings in words. A loss is stated exactly as a gain is."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from kdasr.evaluation.statistics import Interval
+from kdasr.report.experiment import SystemRecord
 from kdasr.report.results import Comparison
 
 NOTHING = "–"
@@ -11,12 +13,6 @@ NOTHING = "–"
 
 THOUSANDS = "\u202f"
 """Separates thousands: a narrow space that does not break."""
-
-LABELS = {
-    "streaming": "streaming from scratch",
-    "streaming-init": "streaming from the teacher’s weights",
-}
-
 
 ONE_RUN = (
     "What is undecided here takes more speech, or more than one seed: docs/what_distillation_buys.md says "
@@ -50,12 +46,33 @@ def signed(value: float | None, digits: int = 1) -> str:
     return text if text[0] in "−–" or float(text.replace(THOUSANDS, "")) == 0 else f"+{text}"
 
 
-def headline(comparisons: Sequence[Comparison], parts: Sequence[str], row: str = "two-stage") -> str:
-    """One sentence: `row` against both baselines on the first part where it has been compared."""
+def baseline_name(system: SystemRecord) -> str:
+    """What a baseline is, as far as its configuration says: where it starts; else its name."""
+    if not system.config or system.waits_for_end or Path(system.init_from or "").suffix:
+        return system.name
+    origin = f"the {Path(system.init_from).name}’s weights" if system.init_from else "scratch"
+    return f"streaming from {origin}"
+
+
+def headline(
+    comparisons: Sequence[Comparison], parts: Sequence[str], row: str, names: Mapping[str, str] | None = None
+) -> str:
+    """One sentence: `row` against its baselines on the first part where it has been compared.
+
+    Args:
+        comparisons: all that there are.
+        parts: in the order of preference.
+        row: the method; empty: none is known.
+        names: what baselines are called in it, where not by their names.
+    """
+    names = names or {}
+    if not row:
+        return "This report compares no method with a baseline: no configuration names them."
     for part in parts:
         found = [c for c in comparisons if c.row == row and c.part == part]
         if found:
-            sentence = f"On {part}, the {row} student " + "; it ".join(finding(c) for c in found) + "."
+            findings = [finding(c, _unique_name(c, found, names)) for c in found]
+            sentence = f"On {part}, the {row} student {'; it '.join(findings)}."
             undecided = any(0.0 in change for c in found for change in (c.wer, c.first_token))
             return f"{sentence} {ONE_RUN}" if undecided else sentence
     return (
@@ -64,9 +81,16 @@ def headline(comparisons: Sequence[Comparison], parts: Sequence[str], row: str =
     )
 
 
-def finding(comparison: Comparison) -> str:
+def _unique_name(comparison: Comparison, among: Sequence[Comparison], names: Mapping[str, str]) -> str:
+    """What its baseline is called; its own name, where another one would be called the same."""
+    called = [names.get(other.baseline, other.baseline) for other in among]
+    name = names.get(comparison.baseline, comparison.baseline)
+    return name if called.count(name) == 1 else comparison.baseline
+
+
+def finding(comparison: Comparison, baseline: str) -> str:
     """What a comparison says, as a verb phrase."""
-    return f"{_errors(comparison)} and {_first_token(comparison.first_token)}"
+    return f"{_errors(comparison, baseline)} and {_first_token(comparison.first_token)}"
 
 
 def rate_name(measures: Iterable[str]) -> str:
@@ -82,8 +106,8 @@ def readable(text: str) -> Callable[[str], str]:
     return str.lower if text.isascii() and text.isupper() else str
 
 
-def _errors(comparison: Comparison) -> str:
-    change, baseline = comparison.wer, LABELS.get(comparison.baseline, comparison.baseline)
+def _errors(comparison: Comparison, baseline: str) -> str:
+    change = comparison.wer
     rate, kind = ("CER", "character") if comparison.measure == "cer" else ("WER", "word")
     wers = f"{rate} {number(comparison.row_wer, 1)} against {percent(comparison.baseline_wer)}"
     if not math.isfinite(change.estimate):

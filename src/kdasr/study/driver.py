@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdasr.common.files import read_json
+from kdasr.common.job_runner import Outcome, Say
 from kdasr.study.evidence import Evidence
-from kdasr.study.plan import Planner
-from kdasr.study.planned_run import Run
-from kdasr.study.recipe import select_rows
-from kdasr.study.runner import Outcome, Say, run_jobs
-from kdasr.study.stamps import Job, Stamps
+from kdasr.study.jobs import STAGES, Study
+from kdasr.study.plan import Run, select_rows
+from kdasr.study.stamps import StampedJob, Stamps, run_stamped
 from kdasr.study.trained_run import TrainedRun, read_run
 
 Rates = dict[str, float | None]
@@ -23,8 +22,8 @@ class Options:
     num_jobs: int = 1
     rows: tuple[str, ...] = ()
     """Empty: all."""
-    stage: str = "test"
-    """dev: nothing decodes a test part."""
+    upto: str = "test"
+    """One of `STAGES`; dev: nothing decodes a test part."""
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Report:
         self.skipped += [name for name in outcome.skipped if name not in self.skipped]
 
 
-def carry_out(planner: Planner, options: Options, say: Say = print) -> Report:
+def carry_out(study: Study, options: Options, say: Say = print) -> Report:
     """Run all jobs of the chosen rows: trials of learning rates first, then every seed with the best one.
 
     What is not tuned (the teachers of all seeds) fills the first round, so that no process waits for the
@@ -52,40 +51,40 @@ def carry_out(planner: Planner, options: Options, say: Say = print) -> Report:
         Stopped: by a signal; see `run_jobs`.
         UserError: no such row, or no prepared data.
     """
-    rows = select_rows(planner.recipe.results, options.rows)
+    rows = select_rows(study.recipe.results, options.rows)
     report = Report()
-    trials = planner.trials(rows)
-    trial_jobs = planner.jobs(trials, "dev")
-    if len(_finished(planner, trial_jobs)) < len(trial_jobs):
-        early = {row: rate for row, rate in fixed_rates(planner).items() if row in rows}
-        runs = [*trials, *planner.runs(rows, early)]
-        jobs = planner.jobs(runs, "dev")
+    trials = study.planner.trials(rows)
+    trial_jobs = study.jobs(trials, "dev")
+    if len(_finished(study, trial_jobs)) < len(trial_jobs):
+        early = {row: rate for row, rate in fixed_rates(study).items() if row in rows}
+        runs = [*trials, *study.planner.runs(rows, early)]
+        jobs = study.jobs(runs, "dev")
         say(f"Round 1: learning rates of {len({run.row for run in trials})} rows, {len(trials)} trials")
-        report.add(run_jobs(jobs, planner.exp, options.num_jobs, say))
-    rates = {row: rate for row, rate in chosen_rates(planner).items() if row in rows}
+        report.add(run_stamped(jobs, study.exp, options.num_jobs, say))
+    rates = {row: rate for row, rate in chosen_rates(study).items() if row in rows}
     for row in rows:
         if row not in rates:
-            whose = planner.recipe.results.rows[row].rate_of or row
+            whose = study.recipe.results.rows[row].rate_of or row
             say(f"{row}: its learning rate is not chosen, because not all trials of {whose} have finished")
-    runs = planner.runs(rows, rates)
+    runs = study.planner.runs(rows, rates)
     say(f"Training and decoding {len(runs)} runs of {len(rates)} rows")
-    report.add(run_jobs(planner.jobs(runs, options.stage), planner.exp, options.num_jobs, say))
+    report.add(run_stamped(study.jobs(runs, options.upto), study.exp, options.num_jobs, say))
     return report
 
 
-def describe_plan(planner: Planner, options: Options) -> list[str]:
+def describe_plan(study: Study, options: Options) -> list[str]:
     """A line per job that a call would look at: what is finished, and what would run."""
-    rows = select_rows(planner.recipe.results, options.rows)
-    rates = {row: rate for row, rate in chosen_rates(planner).items() if row in rows}
-    jobs = {job.name: job for job in planner.jobs(planner.trials(rows), "dev")}
-    jobs |= {job.name: job for job in planner.jobs(planner.runs(rows, rates), options.stage)}
-    finished = _finished(planner, list(jobs.values()))
+    rows = select_rows(study.recipe.results, options.rows)
+    rates = {row: rate for row, rate in chosen_rates(study).items() if row in rows}
+    jobs = {job.name: job for job in study.jobs(study.planner.trials(rows), "dev")}
+    jobs |= {job.name: job for job in study.jobs(study.planner.runs(rows, rates), options.upto)}
+    finished = _finished(study, list(jobs.values()))
     return [f"{'finished' if name in finished else 'to run  '}  {name}" for name in jobs]
 
 
-def fixed_rates(planner: Planner) -> Rates:
+def fixed_rates(study: Study) -> Rates:
     """The learning rate of every row that has nothing to choose from."""
-    results = planner.recipe.results
+    results = study.recipe.results
     return {
         row: results.rates(row)[0]
         for row, config in results.rows.items()
@@ -93,56 +92,56 @@ def fixed_rates(planner: Planner) -> Rates:
     }
 
 
-def tuning_table(planner: Planner) -> dict[str, dict[float, float | None]]:
+def tuning_table(study: Study) -> dict[str, dict[float, float | None]]:
     """By tuned row: dev WER in percent of each learning rate with the first seed, None where unfinished."""
     table: dict[str, dict[float, float | None]] = {}
-    trials = planner.trials(list(planner.recipe.results.rows))
-    finished = _finished(planner, planner.jobs(trials, "dev"))
+    trials = study.planner.trials(list(study.recipe.results.rows))
+    finished = _finished(study, study.jobs(trials, "dev"))
     for run in trials:
         assert run.learning_rate is not None
-        wer = dev_wer(planner, run) if run.job_name("dev") in finished else None
+        wer = dev_wer(study, run) if run.job_name("dev") in finished else None
         table.setdefault(run.row, {})[run.learning_rate] = wer
     return table
 
 
-def chosen_rates(planner: Planner) -> Rates:
+def chosen_rates(study: Study) -> Rates:
     """The learning rate of every row for which it is known: fixed, the best of all its trials, or another's.
 
     The best has the lowest dev WER; of equals, the lowest learning rate.
     """
-    chosen = fixed_rates(planner)
-    for row, trials in tuning_table(planner).items():
+    chosen = fixed_rates(study)
+    for row, trials in tuning_table(study).items():
         wers = {rate: wer for rate, wer in trials.items() if wer is not None}
         if len(wers) == len(trials):
             chosen[row] = min(wers, key=lambda rate: (wers[rate], rate))
-    for row, config in planner.recipe.results.rows.items():
+    for row, config in study.recipe.results.rows.items():
         if config.rate_of in chosen:
             chosen[row] = chosen[config.rate_of]
     return chosen
 
 
-def dev_wer(planner: Planner, run: Run) -> float:
+def dev_wer(study: Study, run: Run) -> float:
     """Word error rate in percent of a decoded run on all dev parts together."""
     mode = "offline" if run.offline else "streaming"
     folder = run.folder / "decode" / mode
-    summaries = [read_json(folder / part / "summary.json") for part in planner.recipe.parts("dev")]
+    summaries = [read_json(folder / part / "summary.json") for part in study.recipe.parts("dev")]
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
 
 
-def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
+def collect(study: Study, upto: str, variant: str = "") -> Evidence:
     """Every decoded run of the recipe, whichever call has trained it; see `Evidence`.
 
     `variant`: empty for greedy search, or `WITH_LM`.
     """
-    results = planner.recipe.results
-    runs = planner.runs(list(results.rows), chosen_rates(planner))
-    finished = _finished(planner, planner.jobs(runs, stage))
-    kinds = ("dev", "test") if stage == "test" else ("dev",)
+    results = study.recipe.results
+    runs = study.planner.runs(list(results.rows), chosen_rates(study))
+    finished = _finished(study, study.jobs(runs, upto))
+    kinds = STAGES if upto == "test" else STAGES[:1]
     trained: list[TrainedRun] = []
     for run in runs:
         there = [kind for kind in kinds if run.job_name(f"{kind}{variant}") in finished]
-        parts = [part for kind in there for part in planner.recipe.parts(kind)]
+        parts = [part for kind in there for part in study.recipe.parts(kind)]
         if parts:
             mode = "offline" if run.offline else "streaming"
             trained.append(read_run(run.info(), run.decoded(variant) / mode, mode, parts))
@@ -150,15 +149,15 @@ def collect(planner: Planner, stage: str, variant: str = "") -> Evidence:
         rows=list(results.rows),
         runs=trained,
         baselines=list(results.baselines),
-        bound=results.bound,
+        topline=results.topline,
         seeds=list(results.seeds),
         fewer={row: config.num_seeds for row, config in results.rows.items() if config.num_seeds},
-        parts=[part for kind in kinds for part in planner.recipe.parts(kind)],
+        parts=[part for kind in kinds for part in study.recipe.parts(kind)],
         shared=[] if results.teacher_per_seed else results.foundation(),
-        shipped=results.shipped,
+        rank_against=results.rank_against,
         against={row: config.against for row, config in results.rows.items() if config.against},
         choices=[row for row, config in results.rows.items() if not config.test],
-        tuned=_tuned(tuning_table(planner), chosen_rates(planner)),
+        tuned=_tuned(tuning_table(study), chosen_rates(study)),
     )
 
 
@@ -177,5 +176,5 @@ def _tuned(
     ]
 
 
-def _finished(planner: Planner, jobs: Sequence[Job]) -> set[str]:
-    return Stamps(planner.exp / "stamps").finished(jobs)
+def _finished(study: Study, jobs: Sequence[StampedJob]) -> set[str]:
+    return Stamps(study.exp / "stamps").finished(jobs)

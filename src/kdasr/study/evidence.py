@@ -69,7 +69,7 @@ class SeedComparison:
     first_token: Interval
     """How much earlier `row` shows its first token, ms; positive: earlier."""
     gap: Interval
-    """Share of the baseline's distance to the bound that `row` closes; 1: all of it."""
+    """Share of the baseline's distance to the topline that `row` closes; 1: all of it."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `comparisons` in `summary.json`."""
@@ -100,7 +100,7 @@ class Evidence:
     """Every row of the recipe, in the order of tables, decoded or not."""
     runs: list[TrainedRun]
     baselines: list[str]
-    bound: str
+    topline: str
     seeds: list[int]
     """Those that a complete row has."""
     parts: list[str]
@@ -113,7 +113,7 @@ class Evidence:
     """Rows to choose among on the dev parts: no test part is decoded of them."""
     against: dict[str, list[str]] = field(default_factory=dict)
     """By row, the rows that it is compared with beside the baselines."""
-    shipped: str = ""
+    rank_against: str = ""
     """The row that the others are ranked against on the dev parts; empty: no ranking."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
@@ -130,8 +130,12 @@ class Evidence:
 
     @cached_property
     def ranking(self) -> Ranking | None:
-        """All streaming rows on the dev parts; see `rank`."""
-        return rank(self)
+        """All streaming rows that have all their seeds, on the dev parts; see `rank`."""
+        incomplete = self.incomplete()
+        rows = [row for row in self.rows if row != self.topline and row not in incomplete]
+        parts = [part for part in self.parts if not part.startswith("test")]
+        runs = {row: {part: self.by_seed(row, part) for part in parts} for row in rows}
+        return rank(runs, self.rank_against, self.seeds) if parts else None
 
     @cached_property
     def results(self) -> list[PartResult]:
@@ -166,10 +170,10 @@ class Evidence:
         A teacher that all seeds share stands beside each of them.
         """
         ours, theirs = self.by_seed(row, part), self.by_seed(baseline, part)
-        bounds = self.by_seed(self.bound, part)
+        toplines = self.by_seed(self.topline, part)
         seeds = [seed for seed in ours if seed in theirs]
-        bounded = bool(seeds) and all(seed in bounds for seed in seeds)
-        groups = [ours, theirs, *([bounds] if bounded else [])]
+        has_topline = bool(seeds) and all(seed in toplines for seed in seeds)
+        groups = [ours, theirs, *([toplines] if has_topline else [])]
         ids = common_ids([group[seed].parts[part] for group in groups for seed in seeds])
         if not ids:
             return None
@@ -183,7 +187,7 @@ class Evidence:
             num_seeds=len(seeds),
             wer=reduction_over_seeds(errors[0], errors[1]),
             first_token=gain_over_seeds(first[0], first[1]),
-            gap=gap_closed(errors[0], errors[1], errors[2]) if bounded else nothing,
+            gap=gap_closed(errors[0], errors[1], errors[2]) if has_topline else nothing,
         )
 
     def by_seed(self, row: str, part: str) -> dict[int, TrainedRun]:

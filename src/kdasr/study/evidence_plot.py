@@ -12,7 +12,7 @@ from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.style import COLOURS, INK, MUTED, PAPER, figure_style
 from kdasr.report.wording import number
 from kdasr.study.evidence import Evidence, MeanResult
-from kdasr.study.trained_run import PartResult
+from kdasr.study.trained_run import TEACHER, PartResult
 
 _PALETTE = [colour.light for colour in COLOURS if colour.name.startswith("system-")]
 _MARKERS = ("D", "v", "P", "X", "*", "<", ">", "p", "h", "d")
@@ -49,7 +49,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
     if not streamed:
         return None
     looks = _looks([row for row in evidence.rows if any(mean.row == row for mean in streamed)], evidence)
-    warm = {mean.row for mean in streamed if mean.init == "teacher"}
+    warm = {mean.row for mean in streamed if mean.init == TEACHER}
     groups = [set(looks)]
     if len(warm) > 1 and len(warm) < len(looks):
         groups.append(warm)
@@ -62,7 +62,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
                 shown = {row: looks[row] for row in looks if row in rows}
                 axes.set(title=part if place == 0 else f"{part}, from the teacher’s weights")
                 axes.margins(0.12)
-                _bound_line(axes, [m for m in means if (m.part, m.row) == (part, evidence.bound)])
+                _topline(axes, [m for m in means if (m.part, m.row) == (part, evidence.topline)])
                 _points(axes, [r for r in evidence.results if r.part == part], shown)
                 # Rows that have a panel of their own below would only be a heap of numbers here.
                 labelled = rows if rows == groups[-1] else rows - warm
@@ -73,7 +73,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
         _legend(figure, looks, evidence)
     caption = (
         "Small points: one training seed each; large, numbered: the mean over seeds. Hollow: the baselines. "
-        f"Dashed line: {evidence.bound}, the bound, which shows nothing before the end of the utterance. "
+        f"Dashed line: {evidence.topline}, the topline, which shows nothing before the end of the utterance. "
         "Down and left is better."
     )
     alt = "; ".join(
@@ -103,7 +103,7 @@ def _looks(rows: Sequence[str], evidence: Evidence) -> dict[str, _Look]:
     return looks
 
 
-def _bound_line(axes: Axes, means: Sequence[MeanResult]) -> None:
+def _topline(axes: Axes, means: Sequence[MeanResult]) -> None:
     for mean in means:
         axes.axhline(mean.wer.estimate, color=INK.light, linewidth=1.2, linestyle=(0, (6.0, 3.0)))
         axes.annotate(
@@ -180,7 +180,7 @@ def _legend(figure: Figure, looks: Mapping[str, _Look], evidence: Evidence) -> N
         for row, look in looks.items()
     ]  # fmt: skip
     handles.append(
-        Line2D([], [], color=INK.light, linestyle=(0, (6.0, 3.0)), label=f"{evidence.bound} (bound)")
+        Line2D([], [], color=INK.light, linestyle=(0, (6.0, 3.0)), label=f"{evidence.topline} (topline)")
     )
     handles.append(
         Line2D([], [], linestyle="none", marker=".", color=MUTED.light, label="small: one seed; large: mean")

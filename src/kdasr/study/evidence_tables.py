@@ -10,7 +10,7 @@ from kdasr.evaluation.statistics import Interval
 from kdasr.report.wording import NOTHING, number, signed, verdict
 from kdasr.study.evidence import Evidence, MeanResult, SeedComparison
 from kdasr.study.ranking import Ranking
-from kdasr.study.trained_run import settled
+from kdasr.study.trained_run import SCRATCH, TEACHER, settled
 
 
 def write_summary(evidence: Evidence, path: Path) -> None:
@@ -30,7 +30,7 @@ def summary(evidence: Evidence) -> dict[str, Any]:
         "means": [mean.as_json() for mean in evidence.means],
         "ranking": [entry.as_json() for entry in ranking.rows] if ranking else [],
         "tuned": evidence.tuned,
-        "bound": evidence.bound,
+        "bound": evidence.topline,
         "baselines": evidence.baselines,
         "seeds": evidence.seeds,
         "incomplete": evidence.incomplete(),
@@ -78,7 +78,7 @@ def markdown(
     if picture:
         blocks.append(f"![Word error rate against first-token latency]({picture})")
     blocks += tables(evidence)
-    blocks += [_bound_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
+    blocks += [_topline_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -86,7 +86,7 @@ def tables(evidence: Evidence) -> list[str]:
     """A table per test part (dev, if there is none), then one per baseline; after them those of dev parts.
 
     The latter only where rows have been chosen among on the dev parts; one ranking of all rows, where one of
-    them is shipped.
+    them is recommended.
     """
     test = [part for part in evidence.parts if part.startswith("test")]
     dev = [part for part in evidence.parts if part not in test]
@@ -111,7 +111,7 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
     for baseline in dict.fromkeys([*evidence.baselines, *others]):
         against = [comparison for comparison in found if comparison.baseline == baseline]
         if against:
-            blocks.append(_comparison_table(baseline, against, evidence.bound))
+            blocks.append(_comparison_table(baseline, against, evidence.topline))
     return blocks
 
 
@@ -121,8 +121,8 @@ def _how(evidence: Evidence) -> str:
     offline = {mean.row for mean in means if mean.first_token_ms is None}
     if means and offline == {mean.row for mean in means}:
         latency = " All are decoded in whole utterances, so there are no latencies."
-    elif evidence.bound in offline:
-        latency = f" `{evidence.bound}` is decoded in whole utterances, so it has no latency."
+    elif evidence.topline in offline:
+        latency = f" `{evidence.topline}` is decoded in whole utterances, so it has no latency."
     else:
         latency = ""
     return (
@@ -147,7 +147,7 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
         ]
         cells = (
             _name(mean.row, evidence),
-            {"scratch": "random weights", "teacher": evidence.bound}.get(mean.init, mean.init),
+            {SCRATCH: "random weights", TEACHER: evidence.topline}.get(mean.init, mean.init),
             number(mean.steps),
             str(mean.num_seeds),
             _interval(mean.wer, 2),
@@ -161,7 +161,7 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
 
 
 def _name(row: str, evidence: Evidence) -> str:
-    role = " (bound)" if row == evidence.bound else " (baseline)" if row in evidence.baselines else ""
+    role = " (topline)" if row == evidence.topline else " (baseline)" if row in evidence.baselines else ""
     return f"`{row}`{role}"
 
 
@@ -177,12 +177,12 @@ def _interval(interval: Interval, digits: int) -> str:
     return f"{number(interval.estimate, digits)} ({low} to {high})"
 
 
-def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], bound: str) -> str:
+def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], topline: str) -> str:
     lines = [
         f"Against `{baseline}`, the same seeds and utterances; positive is better:",
         "",
         "| row | part | fewer word errors, % (95 %) | | first token earlier, ms (95 %) | "
-        f"| gap to `{bound}` closed (95 %) |",
+        f"| gap to `{topline}` closed (95 %) |",
         "|---|---|---|---|---|---|---|",
     ]
     for found in comparisons:
@@ -200,20 +200,20 @@ def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], boun
 
 
 def _ranking_table(ranking: Ranking, evidence: Evidence) -> str:
-    shipped, parts = evidence.shipped, " | ".join(f"{part}, WER %" for part in ranking.parts)
+    reference, parts = evidence.rank_against, " | ".join(f"{part}, WER %" for part in ranking.parts)
     seeds = ", ".join(str(seed) for seed in ranking.seeds)
     lines = [
         f"All rows that stream on the dev parts together ({number(ranking.num_utterances)} utterances, "
         f"{number(ranking.num_words)} words; seeds {seeds}, which every row has), lowest WER first. Settings "
-        f"were chosen here. The last columns are against `{shipped}`, the row that is shipped; positive is "
+        f"were chosen here. The last columns are against `{reference}`, the row that is shipped; positive is "
         "better:",
         "",
-        f"| row | steps | WER % (95 %) | {parts} | first token, ms | fewer word errors than `{shipped}`, % "
+        f"| row | steps | WER % (95 %) | {parts} | first token, ms | fewer word errors than `{reference}`, % "
         "(95 %) | | first token earlier, ms (95 %) | |",
         f"|{'---|' * (8 + len(ranking.parts))}",
     ]
     for entry in ranking.rows:
-        ours = entry.row == shipped
+        ours = entry.row == reference
         cells = (
             f"**`{entry.row}`**" if ours else _name(entry.row, evidence),
             number(entry.steps),
@@ -241,15 +241,15 @@ def finite_estimate(interval: Interval) -> bool:
     return interval.estimate == interval.estimate
 
 
-def _bound_note(evidence: Evidence) -> str:
+def _topline_note(evidence: Evidence) -> str:
     spans = [
         f"{number(span[0], 1)} to {number(span[1], 1)} (seed {run.info.seed})"
         for run in evidence.runs
-        if run.info.row == evidence.bound and (span := settled(run))
+        if run.info.row == evidence.topline and (span := settled(run))
     ]
     if not spans:
         return ""
-    return f"Dev WER % of `{evidence.bound}` over the last quarter of its steps: {', '.join(spans)}."
+    return f"Dev WER % of `{evidence.topline}` over the last quarter of its steps: {', '.join(spans)}."
 
 
 def _tuning_note(evidence: Evidence) -> str:

@@ -1,4 +1,4 @@
-"""From a run to its jobs: train and average, decode dev, decode test.
+"""From runs to their jobs: train and average, decode dev, decode test.
 
 Where a recipe has a language model, a job trains that first, and every decoding is there twice: by greedy
 search, and with the model.
@@ -18,43 +18,71 @@ import yaml
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.distillation.objective_config import UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment, identity_of
-from kdasr.study.planned_run import Run
+from kdasr.study.plan import LANGUAGE_MODEL, WITH_LM, Planner, Run, needed_runs, weighs_labels
 from kdasr.study.recipe import Recipe
-from kdasr.study.stamps import Job, Settings
+from kdasr.study.stamps import Settings, StampedJob
 
+STAGES = ("dev", "test")
 KDASR = (sys.executable, "-m", "kdasr")
-LANGUAGE_MODEL = "lm"
-"""The job that trains the recipe's language model, and its folder."""
 STREAMS = 32
 """Utterances that are streamed in one batch: a quarter of the time, and tables need none with compute."""
-WITH_LM = "-lm"
-"""What a decoding with that model adds to the name of its job and folder."""
 
 
 @dataclass(frozen=True)
-class JobMaker:
-    """Makes the jobs of a recipe in an experiment folder."""
+class Study:
+    """A recipe in an experiment folder: makes the jobs of its runs."""
 
-    recipe: Recipe
-    data: Path
-    exp: Path
+    planner: Planner
     kdasr: tuple[str, ...] = KDASR
     """The command that jobs call."""
     digests: dict[tuple[str, ...], str] = field(default_factory=dict)
     """Of the data by parts, computed once."""
+    made: dict[str, StampedJob] = field(default_factory=dict)
+    """The jobs by name, made once."""
 
     @property
-    def language_model(self) -> Path:
-        """The folder of the recipe's language model."""
-        return self.exp / LANGUAGE_MODEL
+    def recipe(self) -> Recipe:
+        """What the jobs are of."""
+        return self.planner.recipe
 
-    def make(self, run: Run, kind: str) -> Job:
+    @property
+    def data(self) -> Path:
+        """The prepared data."""
+        return self.planner.data
+
+    @property
+    def exp(self) -> Path:
+        """The experiment folder."""
+        return self.planner.exp
+
+    def jobs(self, runs: Sequence[Run], upto: str) -> list[StampedJob]:
+        """The jobs of runs, each after those it needs; test parts only with `upto` test."""
+        jobs: dict[str, StampedJob] = {}
+        if self.recipe.language_model is not None:
+            if LANGUAGE_MODEL not in self.made:
+                self.made[LANGUAGE_MODEL] = self._train_language_model()
+            jobs[LANGUAGE_MODEL] = self.made[LANGUAGE_MODEL]
+        for run in runs:
+            for other in (*needed_runs(run), run):
+                for kind in ("train", *self._decodings(other.row, upto)):
+                    name = other.job_name(kind)
+                    if name not in self.made:
+                        self.made[name] = self._make(other, kind)
+                    jobs[name] = self.made[name]
+        return list(jobs.values())
+
+    def _decodings(self, row: str, upto: str) -> list[str]:
+        """The kinds of decoding of a row."""
+        kinds = STAGES if upto == "test" and self.recipe.results.rows[row].test else STAGES[:1]
+        variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
+        return [f"{kind}{variant}" for variant in variants for kind in kinds]
+
+    def _make(self, run: Run, kind: str) -> StampedJob:
         """The job `train` of a run, or `dev` or `test`, which decode, with `WITH_LM` behind it or without."""
         return self._train(run) if kind == "train" else self._decode(run, kind)
 
-    def train_language_model(self) -> Job:
+    def _train_language_model(self) -> StampedJob:
         """Train the language model of the recipe.
 
         Raises:
@@ -69,21 +97,21 @@ class JobMaker:
         data = replace(config.data, dir=str(self.data), train_text=[str(text)], dev_parts=dev_parts)
         settings = asdict(replace(config, name=LANGUAGE_MODEL, data=data))
         conf = self.exp / "conf" / f"{LANGUAGE_MODEL}.yaml"
-        return Job(
+        return StampedJob(
             name=LANGUAGE_MODEL,
-            commands=self._training(conf, self.language_model),
+            commands=self._training(conf, self.planner.language_model),
             settings={
                 "options": _identity(LanguageModelExperiment, settings),
                 "data": self._digest(dev_parts),
                 "text": sha256(text),
             },
-            outputs=(self.language_model / "checkpoints" / "averaged.pt",),
-            folder=self.language_model,
+            outputs=(self.planner.language_model / "checkpoints" / "averaged.pt",),
+            folder=self.planner.language_model,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
             reread=partial(_reread, LanguageModelExperiment),
         )
 
-    def _train(self, run: Run) -> Job:
+    def _train(self, run: Run) -> StampedJob:
         settings = asdict(run.config)
         conf = self.exp / "conf" / f"{run.name}.yaml"
         data = run.config.data
@@ -91,7 +119,7 @@ class JobMaker:
         own = self.recipe.systems[run.row].unpaired
         if weighs_labels(self.recipe, own):
             needs.append(LANGUAGE_MODEL)
-        return Job(
+        return StampedJob(
             name=run.job_name("train"),
             commands=self._training(conf, run.folder),
             settings={
@@ -106,7 +134,7 @@ class JobMaker:
             reread=partial(_reread, ExperimentConfig),
         )
 
-    def _decode(self, run: Run, kind: str) -> Job:
+    def _decode(self, run: Run, kind: str) -> StampedJob:
         variant = WITH_LM if kind.endswith(WITH_LM) else ""
         parts = self.recipe.parts(kind.removesuffix(variant))
         mode = "offline" if run.offline else "streaming"
@@ -118,10 +146,10 @@ class JobMaker:
         needs = [run.job_name("train")]
         if variant:
             settings["search"] = search = self._search_with_lm()
-            flags = {"out": run.decoded(variant), "lm": self.language_model, **search}
+            flags = {"out": run.decoded(variant), "lm": self.planner.language_model, **search}
             command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             needs.append(LANGUAGE_MODEL)
-        return Job(
+        return StampedJob(
             name=run.job_name(kind),
             commands=((*self.kdasr, *command, "--mode", mode),),
             settings=settings,
@@ -149,12 +177,6 @@ class JobMaker:
         if key not in self.digests:
             self.digests[key] = data_digest(self.data, key)
         return self.digests[key]
-
-
-def weighs_labels(recipe: Recipe, config: UnpairedConfig) -> bool:
-    """Whether the recipe's language model weighs the labels of a system, as the recipe has it."""
-    wanted = bool(config.parts) and config.labels.weights == "prior" and config.language_model is None
-    return wanted and recipe.language_model is not None
 
 
 def _digest_of_text(language_model: str | None) -> dict[str, str]:

@@ -1,36 +1,77 @@
 """From the rows of a recipe to runs, in the order of training."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import UnpairedConfig
-from kdasr.study.jobs import KDASR, LANGUAGE_MODEL, WITH_LM, JobMaker, weighs_labels
-from kdasr.study.planned_run import Run, elders
-from kdasr.study.recipe import Recipe, with_learning_rate
-from kdasr.study.stamps import Job
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.study.recipe import Recipe, ResultsConfig
+from kdasr.study.trained_run import RunInfo
 
-STAGES = ("dev", "test")
+LANGUAGE_MODEL = "lm"
+"""The job that trains the recipe's language model, and its folder."""
+WITH_LM = "-lm"
+"""What a decoding with that model adds to the name of its job and folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row trained once."""
+
+    row: str
+    init: str
+    seed: int
+    learning_rate: float | None
+    """The value that is tried or was chosen; None: the system's own."""
+    folder: Path
+    config: ExperimentConfig
+    offline: bool
+    """Decoded in whole utterances: a full context, such as the teacher's."""
+    needs: tuple["Run", ...]
+    """The runs that it starts or learns from."""
+
+    @property
+    def name(self) -> str:
+        """Unique, and the folder below the experiment folder."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def job_name(self, kind: str) -> str:
+        """The name of its `train`, `dev` or `test` job."""
+        return f"{self.name}.{kind}"
+
+    def decoded(self, variant: str = "") -> Path:
+        """The folder of a decoding: by greedy search, or `WITH_LM`."""
+        return self.folder / f"decode{variant}"
+
+    def info(self) -> RunInfo:
+        """What the report has to know of it."""
+        steps = sum(stage.num_steps for stage in self.config.stages)
+        peak = self.config.stages[0].learning_rate or self.config.training.optim.learning_rate
+        return RunInfo(self.row, self.init, self.seed, peak, steps, self.folder)
+
+
+def needed_runs(run: Run) -> Iterator[Run]:
+    """All that a run depends on, each after what it depends on itself."""
+    for other in run.needs:
+        yield from needed_runs(other)
+        yield other
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes runs and jobs of a recipe's rows in an experiment folder."""
+    """Makes the runs of a recipe's rows in an experiment folder."""
 
     recipe: Recipe
     data: Path
     exp: Path
-    kdasr: tuple[str, ...] = KDASR
-    """The command that jobs call."""
-    made: dict[str, Job] = field(default_factory=dict)
-    """The jobs by name, made once."""
 
-    @cached_property
-    def maker(self) -> JobMaker:
-        """What makes the jobs."""
-        return JobMaker(self.recipe, self.data, self.exp, self.kdasr)
+    @property
+    def language_model(self) -> Path:
+        """The folder of the recipe's language model."""
+        return self.exp / LANGUAGE_MODEL
 
     def run(self, row: str, seed: int, learning_rate: float | None) -> Run:
         """One row with one seed and one learning rate."""
@@ -42,7 +83,7 @@ class Planner:
             config = with_learning_rate(config, learning_rate)
         parent, proposal = results.parent(row), results.proposal(config)
         teacher = results.teacher(row, config)
-        needs = {name: self._elder(name, seed) for name in results.needs(row, config)}
+        needs = {name: self._needed(name, seed) for name in results.needs(row, config)}
         # Beside the run's folder, so that the experiment may be moved as a whole.
         paths = {name: os.path.relpath(run.folder, folder.parent) for name, run in needs.items()}
         first = replace(config.stages[0], init_from=paths[parent] if parent else None)
@@ -62,10 +103,10 @@ class Planner:
         """With the paths of the row that proposes labels and of the recipe's language model."""
         config = replace(config, proposal=proposal or config.proposal)
         if weighs_labels(self.recipe, config):
-            config.language_model = os.path.relpath(self.maker.language_model, folder.parent)
+            config.language_model = os.path.relpath(self.language_model, folder.parent)
         return config
 
-    def _elder(self, row: str, seed: int) -> Run:
+    def _needed(self, row: str, seed: int) -> Run:
         """The run of the teacher, or of one of the references, for runs with this seed."""
         shared = row in self.recipe.results.foundation()
         return self.run(row, self.teacher_seed(seed) if shared else seed, None)
@@ -102,22 +143,44 @@ class Planner:
             if len(results.rates(row)) > 1
         ]
 
-    def jobs(self, runs: Sequence[Run], stage: str) -> list[Job]:
-        """The jobs of runs, each after those it needs; test parts only at stage `test`."""
-        jobs: dict[str, Job] = {}
-        if self.recipe.language_model is not None:
-            jobs[LANGUAGE_MODEL] = self.made.setdefault(LANGUAGE_MODEL, self.maker.train_language_model())
-        for run in runs:
-            for other in (*elders(run), run):
-                for kind in ("train", *self.decodings(other.row, stage)):
-                    name = other.job_name(kind)
-                    if name not in self.made:
-                        self.made[name] = self.maker.make(other, kind)
-                    jobs[name] = self.made[name]
-        return list(jobs.values())
 
-    def decodings(self, row: str, stage: str) -> list[str]:
-        """The kinds of decoding of a row up to a stage."""
-        kinds = STAGES if stage == "test" and self.recipe.results.rows[row].test else STAGES[:1]
-        variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
-        return [f"{kind}{variant}" for variant in variants for kind in kinds]
+def weighs_labels(recipe: Recipe, config: UnpairedConfig) -> bool:
+    """Whether the recipe's language model weighs the labels of a system, as the recipe has it."""
+    wanted = bool(config.parts) and config.labels.weights == "prior" and config.language_model is None
+    return wanted and recipe.language_model is not None
+
+
+def with_learning_rate(config: ExperimentConfig, value: float) -> ExperimentConfig:
+    """The same system with this peak learning rate in its first stage, and all others in proportion."""
+    usual = config.training.optim.learning_rate
+    first = config.stages[0].learning_rate
+    scale = value / (usual if first is None else first)
+    stages = [
+        stage
+        if stage.learning_rate is None
+        else replace(stage, learning_rate=_tidy(scale * stage.learning_rate))
+        for stage in config.stages
+    ]
+    optim = replace(config.training.optim, learning_rate=_tidy(scale * usual))
+    return replace(config, stages=stages, training=replace(config.training, optim=optim))
+
+
+def _tidy(value: float) -> float:
+    """Without the dust of a product: 0.3 and not 0.30000000000000004."""
+    return float(f"{value:.12g}")
+
+
+def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
+    """The rows to train, in the order of the file; all for no names.
+
+    The topline and what it descends from are always among them, and the baseline of what is recovered.
+
+    Raises:
+        UserError: no such row.
+    """
+    for name in names:
+        if name not in results.rows:
+            raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
+    compared = results.baselines[:1] if results.summary == "recovered" else []
+    wanted = {needed for name in (*names, results.topline, *compared) for needed in results.line(name)}
+    return [name for name in results.rows if not names or name in wanted]

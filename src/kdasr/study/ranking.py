@@ -1,13 +1,15 @@
-"""All streaming rows on the dev parts together, the best first: the evidence for the row that is shipped."""
+"""All streaming rows on the dev parts together, the best first: the evidence for the recommended row."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kdasr.evaluation.statistics import Interval
 from kdasr.study.seeds import Floats, gain_over_seeds, reduction_over_seeds, wer_over_seeds
 from kdasr.study.trained_run import (
+    TrainedRun,
     Value,
     common_ids,
     errors_of,
@@ -17,9 +19,6 @@ from kdasr.study.trained_run import (
     mean_of,
     words_of,
 )
-
-if TYPE_CHECKING:
-    from kdasr.study.evidence import Evidence
 
 # Shapes: S seeds, N utterances of all dev parts.
 
@@ -34,9 +33,9 @@ class Ranked:
     wer_by_part: dict[str, float]
     first_token_ms: float | None
     fewer: Interval
-    """Percent fewer errors than the shipped row; paired."""
+    """Percent fewer errors than the row that all are ranked against; paired."""
     earlier: Interval
-    """How much earlier than the shipped row it shows its first token, ms; paired."""
+    """How much earlier than the row that all are ranked against it shows its first token, ms; paired."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `ranking` in `summary.json`."""
@@ -65,52 +64,56 @@ class Ranking:
     rows: list[Ranked]
 
 
-def rank(evidence: "Evidence") -> Ranking | None:
-    """Rank every row that streams and has all its seeds; None without dev parts or a shipped row among them.
+def rank(
+    runs: Mapping[str, Mapping[str, dict[int, TrainedRun]]], against: str, seeds: Sequence[int]
+) -> Ranking | None:
+    """Rank rows by their errors on all dev parts together; None if `against` is not among them.
 
-    Only the seeds that all of these have count, so that no row profits from an easy teacher.
+    Only the seeds that all rows have count, so that no row profits from an easy teacher.
+
+    Args:
+        runs: of complete rows that stream, by row, dev part and seed.
+        against: the row that the others are compared with.
+        seeds: in their order.
     """
-    parts = [part for part in evidence.parts if not part.startswith("test")]
-    incomplete = evidence.incomplete()
-    rows = [row for row in evidence.rows if row != evidence.bound and row not in incomplete]
-    if not parts or evidence.shipped not in rows:
+    if against not in runs:
         return None
-    runs = {(row, part): evidence.by_seed(row, part) for row in rows for part in parts}
-    seeds = [seed for seed in evidence.seeds if all(seed in found for found in runs.values())]
+    parts = list(runs[against])
+    seeds = [seed for seed in seeds if all(seed in found for row in runs.values() for found in row.values())]
     if not seeds:
         return None
     ids = {
-        part: common_ids([runs[row, part][seed].parts[part] for row in rows for seed in seeds])
+        part: common_ids([row[part][seed].parts[part] for row in runs.values() for seed in seeds])
         for part in parts
     }
 
-    def values(row: str, value: Value, among: list[str] = parts) -> Floats:
+    def values(row: str, value: Value, among: Sequence[str] = parts) -> Floats:
         return np.concatenate(
-            [matrix(runs[row, part], seeds, part, ids[part], value) for part in among], axis=1
+            [matrix(runs[row][part], seeds, part, ids[part], value) for part in among], axis=1
         )
 
-    words_SN, shipped_SN = values(evidence.shipped, words_of), values(evidence.shipped, errors_of)
-    shipped_first_SN = values(evidence.shipped, first_token_of)
+    words_SN, reference_SN = values(against, words_of), values(against, errors_of)
+    reference_first_SN = values(against, first_token_of)
 
     def ranked(row: str) -> Ranked:
         errors_SN, first_SN = values(row, errors_of), values(row, first_token_of)
         return Ranked(
             row=row,
-            steps=runs[row, parts[0]][seeds[0]].info.steps,
+            steps=runs[row][parts[0]][seeds[0]].info.steps,
             wer=wer_over_seeds(errors_SN, words_SN),
             wer_by_part={
                 part: 100 * values(row, errors_of, [part]).sum() / values(row, words_of, [part]).sum()
                 for part in parts
             },
             first_token_ms=mean_of(first_SN[np.isfinite(first_SN)].tolist()),
-            fewer=reduction_over_seeds(errors_SN, shipped_SN),
-            earlier=gain_over_seeds(first_SN, shipped_first_SN),
+            fewer=reduction_over_seeds(errors_SN, reference_SN),
+            earlier=gain_over_seeds(first_SN, reference_first_SN),
         )
 
     return Ranking(
         parts=parts,
-        seeds=seeds,
+        seeds=list(seeds),
         num_utterances=words_SN.shape[1],
         num_words=int(words_SN[0].sum()),
-        rows=sorted(map(ranked, rows), key=lambda entry: entry.wer.estimate),
+        rows=sorted(map(ranked, runs), key=lambda entry: entry.wer.estimate),
     )

@@ -1,7 +1,7 @@
 """The `results` section of a recipe: which rows are trained, how often, and what they are compared with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +14,12 @@ from kdasr.experiment.config import (
     LanguageModelExperiment,
     load_any_experiment,
     load_experiment,
+    load_roles,
 )
+from kdasr.study.trained_run import SCRATCH, TEACHER
 
-SCRATCH, TEACHER = "scratch", "teacher"
+RENAMED = {"bound": "topline", "shipped": "rank_against"}
+"""Options of the section by their former names."""
 ORDERS = ("seed", "row")
 SUMMARIES = ("comparisons", "recovered")
 
@@ -25,7 +28,7 @@ SUMMARIES = ("comparisons", "recovered")
 class RowConfig:
     """One line of the results: a system, what it starts from, and what it changes."""
 
-    init: str = "scratch"
+    init: str = SCRATCH
     """scratch | teacher | NAME: random weights, the teacher's, or those of one of the `references`.
     It replaces `init_from` of the first stage."""
     system: str | None = None
@@ -77,16 +80,18 @@ class ResultsConfig:
     )
     order: Annotated[str, OneOf(*ORDERS)] = "seed"
     """seed | row: every row of the first seed first, or every seed of the first row."""
-    bound: str = "teacher"
-    """The row that bounds the others: the teacher, from which they start and learn, or full supervision."""
+    topline: str = ""
+    """The row that the others cannot be expected to pass: the teacher, from which they start and learn, or
+    full supervision. Empty: the `teacher` of the recipe's section `report`."""
     references: Annotated[list[str], Items()] = field(default_factory=list)
     """Rows that train for steps of their own and are not tuned: what the teacher starts from, or a baseline
     that trains for longer."""
     teacher_per_seed: bool = True
     """Whether each seed has its own teacher, or all learn from that of the first seed."""
-    baselines: Annotated[list[str], Items()] = field(default_factory=lambda: ["streaming", "streaming-init"])
-    shipped: str = ""
-    """The row that is recommended: every row is ranked against it on the dev parts. Empty: none."""
+    baselines: Annotated[list[str], Items()] = field(default_factory=list)
+    """Rows that every other one is compared with. Empty: the baselines of the recipe's section `report`."""
+    rank_against: str = ""
+    """The row that is recommended: every row is ranked against it on the dev parts. Empty: no ranking."""
     test_parts: Annotated[list[str], Items(at_least=1)] = field(
         default_factory=lambda: ["test-clean", "test-other"]
     )
@@ -95,7 +100,7 @@ class ResultsConfig:
     tune: Annotated[list[TuneConfig], Items(unique=False)] = field(default_factory=list)
     summary: Annotated[str, OneOf(*SUMMARIES)] = "comparisons"
     """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
-    share of the first baseline's distance to the bound that each has recovered."""
+    share of the first baseline's distance to the topline that each has recovered."""
     language_model: LanguageModelConfig | None = None
     """None: rows are decoded by greedy search alone, and those with weights `prior` name a model of their
     own."""
@@ -103,11 +108,11 @@ class ResultsConfig:
     def parent(self, row: str) -> str | None:
         """The row whose weights a row starts from; None: random weights."""
         init = self.rows[row].init
-        return None if init == SCRATCH else self.bound if init == TEACHER else init
+        return None if init == SCRATCH else self.topline if init == TEACHER else init
 
     def teacher(self, row: str, config: ExperimentConfig) -> str | None:
-        """The row that a row learns from: the bound, if its system has a teacher."""
-        return self.bound if row != self.bound and config.objective.teacher is not None else None
+        """The row that a row learns from: the topline, if its system has a teacher."""
+        return self.topline if row != self.topline and config.objective.teacher is not None else None
 
     def proposal(self, config: ExperimentConfig) -> str | None:
         """The row that proposes labels for a system; None: it has no speech without transcripts, or the
@@ -135,11 +140,11 @@ class ResultsConfig:
 
     def foundation(self) -> list[str]:
         """The teacher, and the rows that it descends from: nearest first."""
-        return self.line(self.bound)
+        return self.line(self.topline)
 
     def is_student(self, row: str) -> bool:
         """Whether a row is compared at equal steps and equal tuning."""
-        return row != self.bound and row not in self.references
+        return row != self.topline and row not in self.references
 
     def seeds_of(self, row: str) -> list[int]:
         """The seeds that a row is trained with."""
@@ -163,7 +168,9 @@ class Recipe:
 
     def parts(self, kind: str) -> list[str]:
         """The parts that are decoded to choose (`dev`) or to report (`test`)."""
-        return self.results.test_parts if kind == "test" else self.systems[self.results.bound].data.dev_parts
+        return (
+            self.results.test_parts if kind == "test" else self.systems[self.results.topline].data.dev_parts
+        )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -178,8 +185,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     section = load_yaml(path).get("results")
     if not isinstance(section, Mapping) or not section.get("rows"):
         raise UserError(f"{path}: no rows under 'results': expected results: {{rows: {{NAME: ...}}}}")
+    for former, name in RENAMED.items():
+        if former in section:
+            raise UserError(f"{path}: results: option '{former}' is called '{name}' now")
     filled = {**section, "rows": {name: row or {} for name, row in section["rows"].items()}}
     results = build_config(ResultsConfig, filled, source=f"{path}: results")
+    _take_roles(results, path)
     _check_names(results, f"{path}: results")
     systems = {}
     for name, row in results.rows.items():
@@ -191,9 +202,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(path, results, systems, language_model)
 
 
+def _take_roles(results: ResultsConfig, path: Path) -> None:
+    """Fill in what the section leaves to the section `report`."""
+    roles = load_roles(path)
+    results.topline = results.topline or roles.teacher
+    results.baselines = results.baselines or [name for name in roles.baselines if name in results.rows]
+    if not results.topline:
+        raise UserError(f"{path}: results: no topline: name that row, or the teacher in the section 'report'")
+    if results.summary == "recovered" and not results.baselines:
+        raise UserError(f"{path}: results: summary 'recovered' needs one of the baselines")
+
+
 def _check_names(results: ResultsConfig, source: str) -> None:
-    named = {results.bound, *results.references, *results.baselines}
-    named |= {results.shipped} - {""}
+    named = {results.topline, *results.references, *results.baselines}
+    named |= {results.rank_against} - {""}
     named |= {other for row in results.rows.values() for other in row.against}
     named |= {row for group in results.tune for row in group.rows}
     for name in sorted(named - set(results.rows)):
@@ -220,8 +242,10 @@ def _check_tuning(results: ResultsConfig, source: str) -> None:
     twice = next((row for row in tuned if tuned.count(row) > 1), None)
     if twice:
         raise UserError(f"{source}: tune: row '{twice}' is in two groups")
-    if results.bound in tuned:
-        raise UserError(f"{source}: tune: '{results.bound}' is the teacher, which its students must agree on")
+    if results.topline in tuned:
+        raise UserError(
+            f"{source}: tune: '{results.topline}' is the teacher, which its students must agree on"
+        )
     for row in results.references:
         if row in tuned:
             raise UserError(f"{source}: tune: '{row}' is one of the references, which are not tuned")
@@ -245,7 +269,7 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
     """Students have the same steps, data, model and context, or their comparison would mix effects."""
     for name in results.foundation()[1:]:
         if systems[name].objective.teacher is not None:
-            raise UserError(f"{source} '{name}': it learns from '{results.bound}', which starts from it")
+            raise UserError(f"{source} '{name}': it learns from '{results.topline}', which starts from it")
     students = {name: config for name, config in systems.items() if results.is_student(name)}
     for name, config in students.items():
         if any(stage.plateau_patience for stage in config.stages):
@@ -268,7 +292,7 @@ def _check_proposals(results: ResultsConfig, systems: Mapping[str, ExperimentCon
         if not options.parts:
             continue
         proposal = results.proposal(config)
-        known = (results.bound, *results.references)
+        known = (results.topline, *results.references)
         elsewhere = proposal is None and options.proposal is not None and Path(options.proposal).exists()
         if proposal not in known and not elsewhere:
             raise UserError(
@@ -321,39 +345,3 @@ def _comparable(config: ExperimentConfig) -> dict[str, Any]:
         "data": config.data,
         "model": config.model,
     }
-
-
-def with_learning_rate(config: ExperimentConfig, value: float) -> ExperimentConfig:
-    """The same system with this peak learning rate in its first stage, and all others in proportion."""
-    usual = config.training.optim.learning_rate
-    first = config.stages[0].learning_rate
-    scale = value / (usual if first is None else first)
-    stages = [
-        stage
-        if stage.learning_rate is None
-        else replace(stage, learning_rate=_tidy(scale * stage.learning_rate))
-        for stage in config.stages
-    ]
-    optim = replace(config.training.optim, learning_rate=_tidy(scale * usual))
-    return replace(config, stages=stages, training=replace(config.training, optim=optim))
-
-
-def _tidy(value: float) -> float:
-    """Without the dust of a product: 0.3 and not 0.30000000000000004."""
-    return float(f"{value:.12g}")
-
-
-def select_rows(results: ResultsConfig, names: Sequence[str]) -> list[str]:
-    """The rows to train, in the order of the file; all for no names.
-
-    The bound and what it descends from are always among them, and the baseline of what is recovered.
-
-    Raises:
-        UserError: no such row.
-    """
-    for name in names:
-        if name not in results.rows:
-            raise UserError(f"no row '{name}'; there are: {', '.join(results.rows)}")
-    compared = results.baselines[:1] if results.summary == "recovered" else []
-    wanted = {elder for name in (*names, results.bound, *compared) for elder in results.line(name)}
-    return [name for name in results.rows if not names or name in wanted]

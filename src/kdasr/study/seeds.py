@@ -109,15 +109,15 @@ def gain_over_seeds(row_SN: Floats, base_SN: Floats, draws: Draws | None = None)
     return Interval(found.estimate, found.low, found.high, int(both_SN.any(axis=0).sum()))
 
 
-def gap_closed(row_SN: Floats, base_SN: Floats, bound_SN: Floats, draws: Draws | None = None) -> Interval:
-    """`(base - row) / (base - bound)` of the errors on the same utterances.
+def gap_closed(row_SN: Floats, base_SN: Floats, topline_SN: Floats, draws: Draws | None = None) -> Interval:
+    """`(base - row) / (base - topline)` of the errors on the same utterances.
 
-    It is 0 at the baseline, 1 at the bound, and undefined (nan) when the baseline makes no more errors than
-    the bound: then there is no gap.
+    It is 0 at the baseline, 1 at the topline, and undefined (nan) when the baseline makes no more errors than
+    the topline: then there is no gap.
     """
 
     def share(sums: Floats) -> Floats:
-        row_R, base_R, bound_R = sums
-        return np.where(base_R > bound_R, (base_R - row_R) / (base_R - bound_R), np.nan)
+        row_R, base_R, topline_R = sums
+        return np.where(base_R > topline_R, (base_R - row_R) / (base_R - topline_R), np.nan)
 
-    return crossed_interval([row_SN, base_SN, bound_SN], share, draws)
+    return crossed_interval([row_SN, base_SN, topline_SN], share, draws)

@@ -1,4 +1,4 @@
-"""What a finished job was made of, so that it runs again when that changes and only then."""
+"""Jobs with a stamp, which says what they were made of: they run again when that changes and only then."""
 
 import json
 import uuid
@@ -9,6 +9,10 @@ from typing import Any
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json, write_text
+from kdasr.common.job_runner import Job, Outcome, RunOptions, Say, run_jobs
+from kdasr.common.processes import alone
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Settings = Mapping[str, Any]
 
@@ -18,15 +22,11 @@ def _unchanged(settings: Settings) -> Settings:
 
 
 @dataclass(frozen=True)
-class Job:
-    """Commands that run one after another once other jobs have finished."""
+class StampedJob(Job):
+    """A job that runs again only when what it was made of has changed. Its stamp has its name."""
 
-    name: str
-    """Unique; also the name of its log and stamp below the experiment folder, so it may hold slashes."""
-    commands: Sequence[Sequence[str]]
     settings: Settings = field(default_factory=dict)
     """All that decides its result, besides the jobs that it needs. Plain containers."""
-    needs: Sequence[str] = ()
     outputs: Sequence[Path] = ()
     """Files that a finished job has left; without them it is not finished."""
     folder: Path | None = None
@@ -73,7 +73,7 @@ class Stamps:
         except (TypeError, json.JSONDecodeError):
             raise UserError(f"{path}: not a stamp; remove it to run that job again") from None
 
-    def write(self, job: Job, id: str, finished: bool) -> None:
+    def write(self, job: StampedJob, id: str, finished: bool) -> None:
         """Record that this run of the job was begun or finished."""
         inputs = {name: self.id_of(name) for name in job.needs}
         stamp = {"id": id, "settings": job.settings, "inputs": inputs, "finished": finished}
@@ -84,7 +84,7 @@ class Stamps:
         stamp = self.read(name)
         return stamp.id if stamp else ""
 
-    def matches(self, job: Job) -> Stamp | None:
+    def matches(self, job: StampedJob) -> Stamp | None:
         """The stamp of this very job: the same settings, made from the same runs of the jobs it needs."""
         stamp = self.read(job.name)
         if stamp is None or dict(stamp.inputs) != {name: self.id_of(name) for name in job.needs}:
@@ -97,7 +97,7 @@ class Stamps:
         except UserError:
             return None  # of an option that is gone
 
-    def finished(self, jobs: Sequence[Job]) -> set[str]:
+    def finished(self, jobs: Sequence[StampedJob]) -> set[str]:
         """The jobs, in an order in which each follows those it needs, that need not run."""
         done: set[str] = set()
         for job in jobs:
@@ -108,8 +108,8 @@ class Stamps:
                 done.add(job.name)
         return done
 
-    def begin(self, job: Job) -> str:
-        """Note that a job begins or goes on; returns the id of the run that it is or was begun as."""
+    def begin(self, job: StampedJob) -> None:
+        """Note that a job begins, or goes on as the run that it was begun as."""
         stamp = self.matches(job)
         going_on = stamp is not None and not stamp.finished
         if job.folder and job.folder.exists() and not going_on:
@@ -118,7 +118,26 @@ class Stamps:
         self.write(job, id, finished=False)
         for path, text in job.files.items():
             write_text(path, text)
-        return id
+
+    def end(self, job: StampedJob) -> str:
+        """Note that a job has finished, unless it has not left what it should; then says so."""
+        missing = next((path for path in job.outputs if not path.exists()), None)
+        if missing is not None:
+            return f"to leave {missing}"
+        self.write(job, self.id_of(job.name), finished=True)
+        return ""
+
+
+def run_stamped(jobs: Sequence[StampedJob], exp: Path, num: int, say: Say = print) -> Outcome:
+    """Run every job that is not finished, each with one thread; logs in `exp/log`, stamps in `exp/stamps`.
+
+    Raises:
+        Stopped: by a signal; see `run_jobs`.
+        UserError: another driver, or a job that one has left behind, is at work in this folder.
+    """
+    with alone(exp, "`kdasr results`") as lock:
+        options = RunOptions(exp / "log", num, environment=ONE_THREAD, keep_open=(lock,))
+        return run_jobs(jobs, options, Stamps(exp / "stamps"), say)
 
 
 def _plain(settings: Settings) -> Any:

@@ -14,6 +14,8 @@ from kdasr.study.seeds import Floats
 
 # Shapes: S seeds, N utterances.
 
+SCRATCH, TEACHER = "scratch", "teacher"
+"""What `init` of a row says for random weights and for the topline's."""
 Value = Callable[[Utterance], float]
 """A number of one decoded utterance."""
 
@@ -24,7 +26,7 @@ class RunInfo:
 
     row: str
     init: str
-    """scratch | teacher."""
+    """SCRATCH, TEACHER or a row."""
     seed: int
     learning_rate: float
     """Peak, in the first stage."""

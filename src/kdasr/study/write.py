@@ -9,22 +9,22 @@ from kdasr.study.driver import collect
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_plot import evidence_plot
 from kdasr.study.evidence_tables import fill_section, markdown, missing_note, tables, write_summary
-from kdasr.study.jobs import WITH_LM
-from kdasr.study.plan import Planner
+from kdasr.study.jobs import Study
+from kdasr.study.plan import WITH_LM
 from kdasr.study.recovered import recovered
 
 PICTURE = "wer-latency.png"
 COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
 
 
-def write_results(planner: Planner, stage: str, command: str, document: Path | None) -> Iterator[str]:
+def write_results(study: Study, upto: str, command: str, document: Path | None) -> Iterator[str]:
     """Write `summary.json`, `results.md` and the plot, and fill the section of `document`.
 
     The section has the name of the recipe's file, and so has the picture beside the document.
 
     Args:
-        planner: whose runs are collected.
-        stage: dev or test.
+        study: whose runs are collected.
+        upto: dev or test.
         command: the shell line that makes them again.
         document: a Markdown file with marks; its picture is written beside it. None: none.
 
@@ -34,50 +34,50 @@ def write_results(planner: Planner, stage: str, command: str, document: Path | N
     Raises:
         UserError: the document has no marks.
     """
-    decodings = {"": collect(planner, stage)}
-    if planner.recipe.language_model is not None:
-        decodings[WITH_LM] = collect(planner, stage, WITH_LM)
+    decodings = {"": collect(study, upto)}
+    if study.recipe.language_model is not None:
+        decodings[WITH_LM] = collect(study, upto, WITH_LM)
     evidence = decodings[""]
-    yield from _write_numbers(planner, decodings)
+    yield from _write_numbers(study, decodings)
     plot = evidence_plot(evidence)
     if plot:
-        save_png(plot.figure, planner.exp / PICTURE)
-        yield f"{planner.exp / PICTURE}"
-    further = _with_language_model(planner, decodings)
+        save_png(plot.figure, study.exp / PICTURE)
+        yield f"{study.exp / PICTURE}"
+    further = _with_language_model(study, decodings)
     content = markdown(evidence, command, PICTURE if plot else None, further)
-    write_text(planner.exp / "results.md", content + "\n")
-    yield f"{planner.exp / 'results.md'}"
+    write_text(study.exp / "results.md", content + "\n")
+    yield f"{study.exp / 'results.md'}"
     if document is not None:
-        beside = document.with_name(f"{planner.recipe.path.stem}.png")
+        beside = document.with_name(f"{study.recipe.path.stem}.png")
         content = markdown(evidence, command, beside.name if plot else None, further)
-        fill_section(document, content, planner.recipe.path.stem)
+        fill_section(document, content, study.recipe.path.stem)
         if plot:
             save_png(plot.figure, beside)
         yield f"{document}: its section is filled"
 
 
-def _write_numbers(planner: Planner, decodings: Mapping[str, Evidence]) -> Iterator[str]:
+def _write_numbers(study: Study, decodings: Mapping[str, Evidence]) -> Iterator[str]:
     """`summary.json` in the form that the recipe wants; comparisons in a file of their own if not there."""
     evidence = decodings[""]
-    path = planner.exp / "summary.json"
-    if planner.recipe.results.summary == "recovered":
+    path = study.exp / "summary.json"
+    if study.recipe.results.summary == "recovered":
         entries = [
             entry for variant, found in decodings.items() for entry in recovered(found, with_lm=bool(variant))
         ]
         write_json(path, entries)
         yield f"{path}: {len(entries)} entries"
-        path = planner.exp / COMPARISONS
+        path = study.exp / COMPARISONS
     write_summary(evidence, path)
     yield f"{path}: {len(evidence.runs)} runs"
     if WITH_LM in decodings:
-        path = planner.exp / COMPARISONS_WITH_LM
+        path = study.exp / COMPARISONS_WITH_LM
         write_summary(decodings[WITH_LM], path)
         yield f"{path}: {len(decodings[WITH_LM].runs)} runs"
 
 
-def _with_language_model(planner: Planner, decodings: Mapping[str, Evidence]) -> list[str]:
+def _with_language_model(study: Study, decodings: Mapping[str, Evidence]) -> list[str]:
     """The tables of the decoding with a language model, under a heading; nothing without one."""
-    options = planner.recipe.results.language_model
+    options = study.recipe.results.language_model
     if options is None or not decodings[WITH_LM].runs:
         return []
     how = (

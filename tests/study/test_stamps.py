@@ -1,4 +1,4 @@
-"""Jobs run in order, side by side and once; failures and interruptions leave the rest in order."""
+"""Jobs with stamps run in order, side by side and once; failures and interruptions leave the rest whole."""
 
 import os
 import signal
@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.study.runner import Outcome, Stopped, run_jobs
-from kdasr.study.stamps import Job, Stamps
+from kdasr.common.job_runner import Outcome, Stopped
+from kdasr.study.stamps import StampedJob, Stamps, run_stamped
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def job(name: str, *scripts: str, **options: Any) -> Job:
+def job(name: str, *scripts: str, **options: Any) -> StampedJob:
     """A job whose commands are shell scripts."""
-    return Job(name, [("/bin/sh", "-c", script) for script in scripts], **options)
+    return StampedJob(name, [("/bin/sh", "-c", script) for script in scripts], **options)
 
 
 def note(path: Path, word: str) -> str:
@@ -30,22 +32,24 @@ def test_jobs_follow_what_they_need_and_a_second_call_runs_nothing(tmp_path: Pat
         job("student", note(notes, "student"), needs=["teacher"]),
         job("decode", note(notes, "decode"), needs=["student"]),
     ]
-    first = run_jobs(jobs, exp, 3)
+    first = run_stamped(jobs, exp, 3)
     assert first.finished == ["teacher", "student", "decode"] and not first.unchanged
     assert notes.read_text().split() == ["teacher", "averaged", "student", "decode"]
-    second = run_jobs(jobs, exp, 3)
+    second = run_stamped(jobs, exp, 3)
     assert second.unchanged == ["teacher", "student", "decode"] and not second.finished
     assert len(notes.read_text().split()) == 4
 
 
 def test_commands_see_one_thread_and_leave_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    run_jobs([job("seed-1/row.train", "echo threads $OMP_NUM_THREADS; echo loud >&2")], tmp_path, 1)
+    run_stamped([job("seed-1/row.train", "echo threads $OMP_NUM_THREADS; echo loud >&2")], tmp_path, 1)
     log = (tmp_path / "log" / "seed-1" / "row.train.log").read_text()
     assert "threads 1" in log and "loud" in log and "$ /bin/sh -c" in log
 
 
-def trained(exp: Path, settings: dict[str, Any], needs: tuple[str, ...] = (), name: str = "row") -> Job:
+def trained(
+    exp: Path, settings: dict[str, Any], needs: tuple[str, ...] = (), name: str = "row"
+) -> StampedJob:
     """A job that appends to a file in a folder of its own."""
     folder = exp / name
     return job(
@@ -59,12 +63,12 @@ def trained(exp: Path, settings: dict[str, Any], needs: tuple[str, ...] = (), na
 
 
 def test_a_changed_job_and_those_that_need_it_run_again_and_no_other(tmp_path: Path) -> None:
-    def jobs(rate: float) -> list[Job]:
+    def jobs(rate: float) -> list[StampedJob]:
         teacher = trained(tmp_path, {"rate": rate}, name="teacher")
         return [teacher, trained(tmp_path, {}, ("teacher",), "student"), trained(tmp_path, {}, name="other")]
 
-    run_jobs(jobs(0.1), tmp_path, 2)
-    again = run_jobs(jobs(0.2), tmp_path, 2)
+    run_stamped(jobs(0.1), tmp_path, 2)
+    again = run_stamped(jobs(0.2), tmp_path, 2)
     assert sorted(again.finished) == ["student", "teacher"] and again.unchanged == ["other"]
     # What was trained before lies aside, and was not trained on.
     for name in ("teacher", "student"):
@@ -77,21 +81,21 @@ def test_a_job_whose_result_was_removed_runs_again_and_so_do_its_dependents(tmp_
         trained(tmp_path, {}, name="teacher"),
         trained(tmp_path, {}, ("teacher",), "student"),
     ]
-    run_jobs(jobs, tmp_path, 1)
+    run_stamped(jobs, tmp_path, 1)
     (tmp_path / "teacher" / "steps").unlink()
     # The driver is gone after the teacher: the next one must still see that the student is out of date.
-    assert run_jobs(jobs[:1], tmp_path, 1).finished == ["teacher"]
-    assert run_jobs(jobs, tmp_path, 1).finished == ["student"]
+    assert run_stamped(jobs[:1], tmp_path, 1).finished == ["teacher"]
+    assert run_stamped(jobs, tmp_path, 1).finished == ["student"]
 
 
 def test_an_option_that_did_not_exist_then_changes_nothing_at_its_default(tmp_path: Path) -> None:
-    run_jobs([job("a", "true", settings={"rate": 1})], tmp_path, 1)
+    run_stamped([job("a", "true", settings={"rate": 1})], tmp_path, 1)
 
-    def now(new: int) -> Job:
+    def now(new: int) -> StampedJob:
         return job("a", "true", settings={"rate": 1, "new": new}, reread=lambda old: {"new": 0, **old})
 
-    assert run_jobs([now(0)], tmp_path, 1).unchanged == ["a"]
-    assert run_jobs([now(1)], tmp_path, 1).finished == ["a"]
+    assert run_stamped([now(0)], tmp_path, 1).unchanged == ["a"]
+    assert run_stamped([now(1)], tmp_path, 1).finished == ["a"]
 
 
 def test_a_failure_is_reported_skips_its_dependents_and_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -104,29 +108,29 @@ def test_a_failure_is_reported_skips_its_dependents_and_leaves_the_others_alone(
         job("grandchild", "true", needs=["child"]),
         job("good", note(healed, "good")),
     ]
-    outcome = run_jobs(jobs, tmp_path / "exp", 1, said.append)
+    outcome = run_stamped(jobs, tmp_path / "exp", 1, said.append)
     assert outcome == Outcome(finished=["good"], failed=["bad"], skipped=["child", "grandchild"])
     report = next(text for text in said if "failed" in text)
     assert "bad failed with status 1" in report and "the reason" in report and "bad.log" in report
     broken.unlink()
-    again = run_jobs(jobs, tmp_path / "exp", 1)
+    again = run_stamped(jobs, tmp_path / "exp", 1)
     assert again == Outcome(unchanged=["good"], finished=["bad", "child", "grandchild"])
     assert healed.read_text().split() == ["good"]
 
 
 def test_a_whole_chain_is_skipped_when_nothing_else_is_left(tmp_path: Path) -> None:
     chain = [job("a", "false"), job("b", "true", needs=["a"]), job("c", "true", needs=["b"])]
-    assert run_jobs(chain, tmp_path, 1) == Outcome(failed=["a"], skipped=["b", "c"])
+    assert run_stamped(chain, tmp_path, 1) == Outcome(failed=["a"], skipped=["b", "c"])
 
 
 def test_later_commands_do_not_run_after_one_that_fails(tmp_path: Path) -> None:
-    outcome = run_jobs([job("a", "exit 3", note(tmp_path / "notes", "late"))], tmp_path, 1)
+    outcome = run_stamped([job("a", "exit 3", note(tmp_path / "notes", "late"))], tmp_path, 1)
     assert outcome.failed == ["a"] and not (tmp_path / "notes").exists()
 
 
 def test_a_job_that_leaves_nothing_has_failed(tmp_path: Path) -> None:
     said: list[str] = []
-    outcome = run_jobs([job("a", "true", outputs=[tmp_path / "model.pt"])], tmp_path, 1, said.append)
+    outcome = run_stamped([job("a", "true", outputs=[tmp_path / "model.pt"])], tmp_path, 1, said.append)
     assert outcome.failed == ["a"] and "model.pt" in "".join(said)
 
 
@@ -135,10 +139,10 @@ def test_independent_jobs_run_side_by_side_but_not_more_than_asked(tmp_path: Pat
         seen = f"test -e {tmp_path / other} && exit 0"
         return f"touch {tmp_path / own}; for i in $(seq 600); do {seen}; sleep 0.05; done; exit 1"
 
-    assert run_jobs([job("a", meet("a", "b")), job("b", meet("b", "a"))], tmp_path, 2).failed == []
+    assert run_stamped([job("a", meet("a", "b")), job("b", meet("b", "a"))], tmp_path, 2).failed == []
     busy = tmp_path / "busy"
     alone = f"mkdir {busy} && sleep 0.05 && rmdir {busy}"
-    assert run_jobs([job(name, alone) for name in "cdefg"], tmp_path, 1).failed == []
+    assert run_stamped([job(name, alone) for name in "cdefg"], tmp_path, 1).failed == []
 
 
 def interrupt_when(path: Path, number: int) -> threading.Thread:
@@ -155,7 +159,7 @@ def interrupt_when(path: Path, number: int) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, number: int) -> None:
     folder, running = tmp_path / "row", tmp_path / "running"
     saved = folder / "checkpoint"
@@ -165,27 +169,28 @@ def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, numbe
         "for i in $(seq 400); do sleep 0.05; done; exit 1"
     )
     jobs = [job("row", script, folder=folder), job("next", "true", needs=["row"])]
-    usual = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    usual = [signal.getsignal(number) for number in STOPS]
     thread = interrupt_when(running, number)
-    with pytest.raises(Stopped):
-        run_jobs(jobs, tmp_path, 2)
+    with pytest.raises(Stopped) as stopped:
+        run_stamped(jobs, tmp_path, 2)
+    assert stopped.value.signal == number
     thread.join()
     assert saved.exists()
     begun = Stamps(tmp_path / "stamps").read("row")
     assert begun is not None and not begun.finished
     # The folder was kept: the script ends at once because its checkpoint is there.
-    assert run_jobs(jobs, tmp_path, 2).finished == ["row", "next"]
+    assert run_stamped(jobs, tmp_path, 2).finished == ["row", "next"]
     assert not (tmp_path / "replaced").exists()
     assert Stamps(tmp_path / "stamps").id_of("row") == begun.id
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == usual
+    assert [signal.getsignal(number) for number in STOPS] == usual
 
 
 def test_a_job_that_was_begun_with_other_settings_does_not_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "row"
     begun = job("row", f"mkdir {folder}; exit 1", folder=folder, settings={"rate": 1})
-    assert run_jobs([begun], tmp_path, 1).failed == ["row"]
+    assert run_stamped([begun], tmp_path, 1).failed == ["row"]
     changed = job("row", f"mkdir {folder}", folder=folder, settings={"rate": 2})
-    assert run_jobs([changed], tmp_path, 1).finished == ["row"]
+    assert run_stamped([changed], tmp_path, 1).finished == ["row"]
     assert (tmp_path / "replaced" / "row-1").is_dir()
 
 
@@ -195,20 +200,20 @@ def test_two_drivers_do_not_share_a_folder_nor_with_what_one_has_left_behind(tmp
     def second(text: str) -> None:
         if text.startswith("started"):
             with pytest.raises(UserError, match="another") as caught:
-                run_jobs([], tmp_path, 1)
+                run_stamped([], tmp_path, 1)
             refused.append(str(caught.value))
 
-    run_jobs([job("a", "true")], tmp_path, 1, second)
+    run_stamped([job("a", "true")], tmp_path, 1, second)
     assert len(refused) == 1 and str(tmp_path) in refused[0]
     # A child of a driver that was killed holds the lock as well.
     inherited = tmp_path / "inherited"
-    run_jobs([job("b", f"ls -l /proc/self/fd > {inherited}")], tmp_path, 1)
+    run_stamped([job("b", f"ls -l /proc/self/fd > {inherited}")], tmp_path, 1)
     assert str(tmp_path / ".lock") in inherited.read_text()
 
 
 def test_a_damaged_stamp_is_named(tmp_path: Path) -> None:
-    run_jobs([job("a", "true")], tmp_path, 1)
+    run_stamped([job("a", "true")], tmp_path, 1)
     path = Stamps(tmp_path / "stamps").path("a")
     path.write_text("{")
     with pytest.raises(UserError, match=str(path)):
-        run_jobs([job("a", "true")], tmp_path, 1)
+        run_stamped([job("a", "true")], tmp_path, 1)

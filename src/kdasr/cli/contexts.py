@@ -1,0 +1,59 @@
+"""Encoder contexts on the command line: as texts, and those that a system was trained with."""
+
+from pathlib import Path
+
+from kdasr.common.errors import UserError
+from kdasr.nn.context import Context
+
+
+def parse_context(text: str) -> Context:
+    """Read `full` or `left=32,chunk=8,right=0` (right may be left out).
+
+    Raises:
+        UserError: anything else, with the text and what was expected.
+    """
+    if text.strip() == "full":
+        return Context.full()
+    message = f"context '{text}': expected 'full' or such as 'left=32,chunk=8,right=0'"
+    values: dict[str, int] = {}
+    for assignment in text.replace(",", " ").split():
+        name, _, number = assignment.partition("=")
+        if name not in ("left", "chunk", "right") or name in values or not number.isdecimal():
+            raise UserError(message)
+        values[name] = int(number)
+    if not {"left", "chunk"} <= set(values):
+        raise UserError(message)
+    try:
+        return Context(**values)
+    except ValueError as error:
+        raise UserError(f"context '{text}': {error}") from None
+
+
+def trained_contexts(exp: Path) -> dict[str, Context]:
+    """The contexts that a system was trained with, each by the name of its folder in `EXP/contexts`.
+
+    Such as `chunk-8`, or `left-32-chunk-8-right-4` where some have the same chunk. None of a system with a
+    single context.
+
+    Raises:
+        UserError: `exp` is not the folder of a transducer.
+    """
+    from kdasr.experiment.config import CONFIG, ExperimentConfig, load_saved_experiment
+
+    if not (exp / CONFIG).is_file():
+        raise UserError(f"--all-contexts: {exp} has no {CONFIG}, which names the contexts")
+    config = load_saved_experiment(exp)
+    if not isinstance(config, ExperimentConfig):
+        raise UserError(f"--all-contexts: {exp} holds a language model")
+    if len(config.contexts) == 1:
+        return {}
+    short = len({context.chunk for context in config.contexts}) == len(config.contexts)
+    return {_folder_name(context, short): context for context in config.contexts}
+
+
+def _folder_name(context: Context, short: bool) -> str:
+    if context.is_full:
+        return "full"
+    if short:
+        return f"chunk-{context.chunk}"
+    return f"left-{context.left}-chunk-{context.chunk}-right-{context.right}"
