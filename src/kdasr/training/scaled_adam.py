@@ -124,12 +124,12 @@ class ScaledAdam(Optimizer):
         squares = [state["squares"] for state in states]
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
-        roots = torch._foreach_sqrt(squares)
+        roots = list(torch._foreach_sqrt(squares))
         correction = 1 - beta2 ** (step + 1)
         if correction < 0.99:
             torch._foreach_div_(roots, correction**0.5)
         torch._foreach_add_(roots, eps)
-        changes = torch._foreach_div(gradients, roots)
+        changes = list(torch._foreach_div(gradients, roots))
         torch._foreach_mul_(changes, -lr * (SCALAR_RATE if is_scalar else 1.0))
         if not is_scalar:
             self._scale(params, gradients, changes, step, group)
