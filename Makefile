@@ -4,6 +4,8 @@
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make lpm       learning without transcripts: every row of conf/lpm/lpm.yaml; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
+#   make docs      the documents as a site: build/site/index.html
+#   make package   a wheel and an sdist, each installed alone and tried
 #   make torture   damaged files, killed commands and full disks, half an hour of them
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
 #   make lm        a language model over the demo's pieces; make bench-lpm: what a step without transcripts costs
@@ -24,9 +26,9 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 torture lint teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream clean
+.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 16
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed
@@ -35,7 +37,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 		{ echo "kdasr needs Python 3.11 or later; $(PYTHON) is older. Set PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev]'
+		--constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 setup-k2: setup
@@ -74,6 +76,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Broken links fail. The variable silences advice about a successor of the theme.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: setup
+	tools/check_package.sh $(BIN)/python
 
 # A language model over the demo's pieces, from the text beside its corpus.
 lm: setup

@@ -10,15 +10,16 @@ be made, at rates measured in the same run.
 
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchaudio
 import triton
 from benchmarking import print_rows, run_benchmark
-from straightforward import stage_two_losses
 
 from kdasr.losses.lattice import kernels
 from kdasr.losses.lattice.joiner import Joint
@@ -26,6 +27,10 @@ from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.lattice.kl import KlForm, PowerKl
 from kdasr.losses.lattice.power import PowerRule
 from kdasr.losses.pruned_rnnt import get_rnnt_prune_ranges, rnnt_loss_smoothed
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))  # the slow reference
+
+from straightforward import stage_two_losses
 
 SHAPES = [(64, 400, 100, 500), (32, 1000, 250, 5000)]
 CHECKED = [(8, 60, 15, 100), (4, 200, 60, 5000)]

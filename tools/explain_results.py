@@ -18,7 +18,7 @@ import numpy as np
 
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
-from kdasr.data.synthetic.lookahead import homophone_pairs
+from kdasr.corpora.synthetic.lookahead import homophone_pairs
 from kdasr.recognition.result import group_words
 from kdasr.study.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
 

@@ -94,6 +94,7 @@ def whole_torchaudio(x: Inputs) -> None:
 
 
 def stage_two(name: str, x: Inputs) -> None:
+    sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
     from straightforward import stage_two_losses
 
     from kdasr.losses.lattice.joiner import Joint

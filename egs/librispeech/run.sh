@@ -13,11 +13,12 @@
 #                                      11 report
 #
 # Options
-#   --corpus NAME         synthetic (default) or librispeech
+#   --corpus NAME         synthetic (default), librispeech, or cuts
 #   --size NAME           which conf/NAME.yaml, and for synthetic speech how much (default: demo)
 #   --conf FILE           another configuration than conf/<size>.yaml
 #   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when it is missing
 #   --alignments-dir DIR  librispeech: word alignments (LibriSpeech-Alignments); without them latency starts at an energy onset
+#   --cuts "P=FILE ..."   cuts: Lhotse manifests or Shar folders of parts named train..., dev... and test... (docs/corpora.md)
 #   --parts "A B ..."     librispeech: which parts to use, any subset (train-*, dev-*, test-*)
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --vocab-size N        word pieces, instead of the number in the configuration
@@ -43,12 +44,12 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/job_list.sh
 . "$here/local/job_list.sh"
 
-corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size=""
+corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" cuts="" data="" exp="" vocab_size=""
 systems="teacher streaming streaming-init two-stage"
 seed=1 jobs=1 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
 overrides=() all_contexts=() dry_run=()
-takes --corpus --size --conf --corpus-dir --alignments-dir --parts --data --exp --vocab-size --systems --long-form \
+takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --systems --long-form \
   --gain-db --seed --jobs --stage --stop-stage
 collects overrides --override
 flags all_contexts --all-contexts
@@ -75,7 +76,14 @@ case $corpus in
     name=librispeech
     [[ $size == librispeech ]] || name=librispeech-$size
     parts=${parts:-"train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other"} ;;
-  *) die "--corpus $corpus: expected synthetic or librispeech" ;;
+  cuts)
+    [[ -n $cuts ]] || die "--corpus cuts: give --cuts \"train=FILE_OR_FOLDER dev=FILE_OR_FOLDER ...\""
+    size=${size:-librispeech}
+    name=cuts-$size parts=""
+    for place in $cuts; do
+      if [[ " $parts " != *" ${place%%=*} "* ]]; then parts+=" ${place%%=*}"; fi
+    done ;;
+  *) die "--corpus $corpus: expected synthetic, librispeech or cuts" ;;
 esac
 conf=${conf:-$here/conf/$size.yaml}
 data=${data:-$root/data/$name}
@@ -90,6 +98,7 @@ else
   corpus_dir=${corpus_dir:-$data/corpus/LibriSpeech}
 fi
 train_parts=$(select_parts train) dev_parts=$(select_parts dev) test_parts=$(select_parts test)
+if [[ $corpus == cuts ]]; then test_parts=${test_parts:-$dev_parts}; fi
 [[ -n $train_parts ]] || die "--parts \"$parts\": no training part (train-*)"
 [[ -n $dev_parts ]] || die "--parts \"$parts\": no dev part (dev-*), which chooses the checkpoint"
 [[ -n $test_parts ]] || die "--parts \"$parts\": no test part (test-*)"
@@ -121,6 +130,8 @@ if due 0; then
   say "Stage 0: corpus"
   if [[ $corpus == synthetic ]]; then
     now kdasr corpus synthetic --size "$size" --out "$data/corpus" --seed "$seed" --jobs "$jobs"
+  elif [[ $corpus == cuts ]]; then
+    echo "using $cuts"
   elif [[ -d $corpus_dir ]]; then
     echo "using $corpus_dir"
   else
@@ -139,8 +150,12 @@ fi
 
 if due 1; then
   say "Stage 1: manifests and features"
-  now kdasr prepare --corpus-dir "$corpus_dir" ${alignments_dir:+--alignments-dir "$alignments_dir"} \
-    --parts "$parts" --config "$conf" --out "$data" --jobs "$jobs"
+  corpus_options=(--corpus-dir "$corpus_dir" ${alignments_dir:+--alignments-dir "$alignments_dir"} --parts "$parts")
+  if [[ $corpus == cuts ]]; then
+    corpus_options=()
+    for place in $cuts; do corpus_options+=(--cuts "$place"); done
+  fi
+  now kdasr prepare "${corpus_options[@]}" --config "$conf" --out "$data" --jobs "$jobs"
 fi
 
 if due 2; then

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import store_features
 from kdasr.data.folder import load_cuts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
 from kdasr.testing import tone, write_corpus
 
 TRAIN, DEV = "train-clean-100", "dev-clean"
@@ -104,7 +104,7 @@ def content(root: Path) -> list[Any]:
             stored = cut.load_features().tobytes() if cut.has_features else b""
             found.append((cut.id, cut.duration, cut.supervisions[0].text, stored))
         for kind in ("recordings", "supervisions"):
-            with gzip.open(root / "data" / "manifests" / f"librispeech_{kind}_{part}.jsonl.gz", "rt") as file:
+            with gzip.open(root / "data" / "manifests" / f"{kind}_{part}.jsonl.gz", "rt") as file:
                 found.append([json.loads(line)["id"] for line in file])
     return found
 

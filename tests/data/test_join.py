@@ -129,7 +129,7 @@ def test_pauses_and_lengths_keep_to_their_limits(cuts: CutSet) -> None:
     empty = [cut for cut in joined if cut.id.startswith("empty")]
     assert empty and not any(cut.supervisions for cut in empty)
     limits = {"lead": config.lead, "trail": config.trail, "pause": [1.0, 5.0], "1": config.pause}
-    limits["2"] = config.pause
+    limits |= {"2": config.pause, "jitter": [0.0, config.jitter]}
     seen = set()
     for cut in joined:
         for segment in segments_of(cut):
@@ -140,6 +140,21 @@ def test_pauses_and_lengths_keep_to_their_limits(cuts: CutSet) -> None:
         utterances = [part for part in segments_of(cut) if isinstance(part, MonoCut)]
         assert len(utterances) == 1 or sum(part.duration for part in utterances) <= config.max_seconds
     assert seen == set(limits)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_first_words_stand_anywhere_in_a_chunk(cuts: CutSet, jitter: float) -> None:
+    config = replace(JOIN, jitter=jitter, lead=[0.0, 0.0], empty=0.0)
+    joined = [cut for epoch in range(20) for cut in JoinedCuts(cuts, config, (0, epoch))]
+    leads = [0.0 if isinstance(first, MonoCut) else first.duration for first, *_ in map(segments_of, joined)]
+    if jitter == 0.0:
+        assert max(leads) == 0.0
+        return
+    # Half of all have the lead, which is of no length here; the others any place of the first 0.4 s.
+    drawn = [lead for lead in leads if lead > 0.0]
+    assert max(drawn) <= 0.4 and 0.3 < len(drawn) / len(leads) < 0.6
+    counts = np.histogram(drawn, bins=4, range=(0.0, 0.4))[0]
+    assert counts.min() > 0.6 * len(drawn) / 4
 
 
 def test_the_next_utterance_is_of_the_same_speaker_if_asked(cuts: CutSet) -> None:

@@ -8,9 +8,9 @@ import soundfile
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.data_config import DataConfig, NoiseConfig
 from kdasr.data.folder import load_cuts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.same_data import check_same_data, describe_cuts, describe_data
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.language_model.text import EncodedText, TextSource

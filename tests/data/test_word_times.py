@@ -13,7 +13,7 @@ from lhotse.supervision import AlignmentItem
 from kdasr.common.errors import UserError
 from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import TrainLoader, valid_batches
-from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 from kdasr.data.word_times import ANYWHERE, aligned_words, fault_in_word_times, times_of_pieces
 from kdasr.testing import dummy_cuts
 
@@ -45,6 +45,17 @@ def test_words_that_do_not_match_the_transcript_tie_nothing(tokenizer: Tokenizer
     assert set(times_of_pieces(cut.drop_alignments(), pieces, tokenizer)) == {ANYWHERE}
     more = tokenizer.encode(f"{cut.supervisions[0].text} ONE")
     assert set(times_of_pieces(cut, more, tokenizer)) == {ANYWHERE}
+
+
+def test_aligned_words_are_written_as_the_pieces_are(tmp_path: Path) -> None:
+    spelled = train_tokenizer(["Well known. Yes!"], 0, tmp_path, model_type="char", normalize="words")
+    (cut,) = dummy_cuts(1, 3.0, 3.0)
+    cut.supervisions[0] = replace(cut.supervisions[0], text="“Well-known”, yes!")
+    pieces = spelled.encode("“Well-known”, yes!")
+    times = times_of_pieces(aligned(cut), pieces, spelled)
+    assert [(spelled.piece(piece), time[0]) for piece, time in zip(pieces, times, strict=True)] == [
+        *((char, 0.1) for char in "▁well▁known"), *((char, pytest.approx(0.3)) for char in "▁yes")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,11 @@ def test_streams_hold_all_utterances_in_order_and_are_no_longer_than_asked() -> 
     assert plan_streams([], Pause(), 1.0) == []
 
 
-def cut(id: str, recording: str = "", start: float = 0.0, speaker: str | None = None) -> Any:
+def cut(id: str, recording: str = "", start: float = 0.0, speaker: str | None = None, **custom: Any) -> Any:
     said = [SimpleNamespace(speaker=speaker)] if speaker else []
-    return SimpleNamespace(id=id, recording_id=recording or id, start=start, supervisions=said)
+    return SimpleNamespace(
+        id=id, recording_id=recording or id, start=start, supervisions=said, custom=custom or None
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,8 +101,17 @@ def cut(id: str, recording: str = "", start: float = 0.0, speaker: str | None = 
         ),
         ([cut("x", "tape", 9.0), cut("7-2-0000"), cut("y", "tape", 1.5)], [2, 0, 1]),
         ([cut("a", speaker="s"), cut("b", speaker="t"), cut("c", speaker="s"), cut("d")], [0, 2, 1, 3]),
+        (
+            [
+                cut("7-2-0001", chapter="x", position=2),
+                cut("7-2-0000"),
+                cut("y", "t", 1.0, chapter="x"),
+                cut("z", "t", 0.5, chapter="x", position=1),
+            ],
+            [2, 3, 0, 1],
+        ),
     ],
-    ids=["chapters", "recordings", "speakers"],
+    ids=["chapters", "recordings", "speakers", "told"],
 )
 def test_utterances_are_joined_as_they_were_spoken(cuts: list[Any], expected: list[int]) -> None:
     assert [cuts.index(found) for found in in_order(cuts)] == expected

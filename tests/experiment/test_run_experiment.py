@@ -20,7 +20,8 @@ from kdasr.cli.main import cli, main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.experiment.config import ExperimentConfig, load_saved_experiment
 from kdasr.experiment.run import plain_students

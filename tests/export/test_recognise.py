@@ -10,7 +10,7 @@ from export_helpers import bursts
 
 from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.testing import write_corpus
 
 

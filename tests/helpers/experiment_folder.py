@@ -9,7 +9,7 @@ from streaming_helpers import make_recognizer
 
 from kdasr.checkpoint import save_checkpoint
 from kdasr.common.configio import config_to_dict
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.nn.context import Context
 from kdasr.testing import tiny_tokenizer
 

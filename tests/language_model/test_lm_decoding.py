@@ -15,7 +15,7 @@ from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 from kdasr.export.runtime import PieceTable
 from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel

@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 from kdasr.checkpoint import load_checkpoint
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
-from kdasr.data.synthetic.plan import lm_sentences, make_plan
-from kdasr.data.synthetic.sizes import SIZES
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
+from kdasr.corpora.synthetic.sizes import SIZES
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.tokens import prepare_tokens
 from kdasr.experiment.config import LanguageModelExperiment, load_any_experiment
 from kdasr.language_model.scorer import load_language_model
 from kdasr.testing import random_text, write_corpus

@@ -159,6 +159,8 @@ def test_librispeech_path_takes_any_subset_of_parts(
         (["--size", "gigantic"], "gigantic"),
         (["--stage", "two"], "two"),
         (["--corpus", "librispeech", "--parts", "test-clean"], "test-clean"),
+        (["--corpus", "cuts"], '--cuts "train=FILE_OR_FOLDER dev=FILE_OR_FOLDER'),
+        (["--corpus", "cuts", "--size", "tiny", "--cuts", "train=a test=b"], "no dev part"),
         (["--no-such-option", "1"], "--no-such-option"),
     ],
 )
@@ -166,6 +168,22 @@ def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> N
     result = run_recipe(*arguments)
     assert result.returncode == 1
     assert "error" in result.stderr and culprit in result.stderr
+
+
+def test_it_takes_lhotse_cuts(tiny: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """Those of a data folder, whose paths hold from that folder; two manifests for the training part."""
+    data = tiny[0] / "data"
+    files = [("train", "train-clean-100"), ("train", "train-clean-360"), ("dev", "dev-clean")]
+    cuts = " ".join(f"{part}={data / f'cuts_{name}.jsonl.gz'}" for part, name in files)
+    options = ["--size", "tiny", "--corpus", "cuts", "--cuts", cuts, "--stop-stage", "2"]
+    result = run_recipe(*options, "--data", str(tmp_path / "data"), "--exp", str(tmp_path / "exp"))
+    assert result.returncode == 0, result.stderr
+    for part, names in (("train", ["train-clean-100", "train-clean-360"]), ("dev", ["dev-clean"])):
+        theirs = {cut.id: cut.load_features() for name in names for cut in load_cuts(data, name)}
+        ours = {cut.id: cut.load_features() for cut in load_cuts(tmp_path / "data", part)}
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(features, theirs[name]) for name, features in ours.items())
+    assert (tmp_path / "data" / "tokens" / "tokens.txt").is_file()
 
 
 def test_stopping_the_recipe_waits_until_trainings_have_saved(

@@ -290,7 +290,7 @@ def write_data(folder: Path, num_utterances: int = 20) -> Path:
     import soundfile
     from lhotse import CutSet, Recording
 
-    from kdasr.data.prepare import RECORD, VERSION
+    from kdasr.corpora.prepare import RECORD, VERSION
 
     (folder / "audio").mkdir(parents=True)
     for part in PARTS:

@@ -1,5 +1,6 @@
 """Rows, means and comparisons over seeds, their files, and the plot, from utterances with known errors."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from kdasr.common.errors import UserError
 from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance
 from kdasr.study.evidence import Evidence
+from kdasr.study.evidence_brief import brief, write_csv
 from kdasr.study.evidence_plot import evidence_plot
+from kdasr.study.evidence_records import plain, records
 from kdasr.study.evidence_tables import fill_section, markdown, summary, write_summary
 from kdasr.study.recovered import recovered
 from kdasr.study.trained_run import RunInfo, TrainedRun, settled
@@ -144,6 +147,52 @@ def test_tables_name_every_row_baseline_and_command() -> None:
     # Every line of a table has the columns of its head.
     for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
+
+
+def test_the_csv_files_have_the_numbers_of_the_tables(tmp_path: Path) -> None:
+    paths = write_csv(evidence(RUNS), "conf", tmp_path)
+    assert [path.name for path in paths] == ["conf-rows.csv", "conf-comparisons.csv"]
+    rows, comparisons = (list(csv.DictReader(path.open(encoding="utf-8"))) for path in paths)
+    by_row = {line["row"]: line for line in rows}
+    assert by_row["streaming"] | {"wer_low": "", "wer_high": ""} == {
+        "part": PART, "row": "streaming", "role": "baseline", "starts_from": "random weights", "steps": "700",
+        "seeds": "2", "wer": "50.00", "wer_low": "", "wer_high": "", "wer_by_seed": "50.00 50.00",
+        "first_token_ms": "140", "emission_delay_ms": "300", "finalisation_ms": "140",
+    }  # fmt: skip
+    assert by_row["teacher"]["first_token_ms"] == "" and by_row["teacher"]["role"] == "bound"
+    new = next(line for line in comparisons if line["row"] == "new")
+    assert (new["against"], new["fewer_word_errors_percent"], new["word_errors"]) == (
+        "streaming", "60.0", "fewer"
+    )  # fmt: skip
+    assert new["gap_closed"] == "0.75" and new["first_token_earlier_ms"] == "30"
+    # Every number of the long tables is there, whatever sign and space it is printed with.
+    known = set(re.findall(r"[\d.]+", " ".join(path.read_text() for path in paths)))
+    lines = [line for line in markdown(evidence(RUNS), "make").splitlines() if line.startswith("| `")]
+    assert lines and not set(re.findall(r"\d[\d.]*", " ".join(lines))) - known
+
+
+def test_rates_are_lines_of_their_own() -> None:
+    trials = [{"learning_rate": 1e-3, "dev_wer": 9.0}, {"learning_rate": 2e-3, "dev_wer": None}]
+    tuned = [{"row": "new", "learning_rate": 1e-3, "at_edge": True, "trials": trials}]
+    (line,) = records(evidence(RUNS, tuned=tuned))["rates"]
+    assert list(line.values()) == ["new", "0.001", "9.0", "yes", "yes"]
+    assert [plain(value, 1) for value in (-12345.6, -0.04, None)] == ["-12345.6", "0.0", ""]
+
+
+def test_the_short_tables_have_every_row_and_the_comparisons_of_the_headline_rows() -> None:
+    sizes, means, compared, links = brief(evidence(RUNS), "conf", "results")
+    assert sizes == "test-clean has 2 utterances, 20 words."
+    assert [line.split("`")[1] for line in means.splitlines()[2:]] == ["teacher", "streaming", "new"]
+    assert "| `teacher` (bound) | teacher | 700 | 2 | 10.00 (" in means and "| – |" in means
+    (line,) = [line for line in compared.splitlines() if line.startswith("| `")]
+    assert line.startswith("| `new` | `streaming` | **+60.0 (") and "| **+30 (" in line
+    assert "(results/conf-rows.csv)" in links and "(results/conf-comparisons.csv)" in links
+    shipped = brief(evidence(RUNS, shipped="teacher"), "conf", "results")[2]
+    assert "| `teacher` | `streaming`" in shipped and "`new`" not in shipped
+    close = [*RUNS[2:4], run("new", 1, [5, 6], [9, 9]), run("new", 2, [5, 5], [9, 9])]
+    undecided = brief(evidence(close), "conf", "results")[2]
+    assert "| −5.0 (" in undecided and "| **+" in undecided  # words are undecided, time is not
+    assert brief(evidence([]), "conf", "results") == []
 
 
 def test_a_variant_of_which_no_test_part_is_decoded_is_complete_and_in_the_tables_of_the_dev_parts() -> None:

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from kdasr.cli.main import cli
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
-from kdasr.data.prepare import PrepareOptions, prepare_corpus, prepare_tokens
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.tokens import prepare_tokens
 from kdasr.testing import tiny_config, write_corpus
 
 STEPS = {"num_steps": 2, "loss_weights": {"rnnt": 1.0, "ctc": 0.5}}

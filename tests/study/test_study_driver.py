@@ -287,9 +287,10 @@ def test_the_files_that_are_left(tmp_path: Path) -> None:
         "gap_closed",
     } <= set(found)
     text = document.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert "make results" in text and "`two-stage`" in text and "](conf.png)" in text
     assert (tmp_path / "conf.png").stat().st_size > 0 and (study.exp / "wer-latency.png").is_file()
+    assert "test-clean,two-stage," in (tmp_path / "results" / "conf-rows.csv").read_text()
 
 
 def test_no_test_part_is_decoded_of_a_variant(tmp_path: Path) -> None:

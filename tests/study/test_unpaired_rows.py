@@ -155,7 +155,10 @@ def test_the_summary_lists_what_each_run_has_recovered(tmp_path: Path) -> None:
     assert json.loads((made.exp / "comparisons.json").read_text())["bound"] == "full"
     assert any("comparisons-lm.json" in line for line in said)
     text = document.read_text()
-    assert text.startswith("before\n<!-- conf -->") and text.count("gap to `full` closed") == 2
+    assert text.startswith("before\n<!-- conf -->") and "(results/conf-lm-rows.csv)" in text
+    assert (made.exp / "results.md").read_text().count("gap to `full` closed") == 2
+    names = ("conf-rows", "conf-comparisons", "conf-lm-rows", "conf-lm-comparisons")
+    assert {path.stem for path in (tmp_path / "results").iterdir()} == set(names)
     assert "#### With a language model in decoding" in text and "scale 0.25" in text
     assert "whole utterances" not in text
 

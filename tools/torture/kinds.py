@@ -22,11 +22,10 @@ import yaml
 
 from kdasr.checkpoint import load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
-from kdasr.data.alignments import part_alignments
+from kdasr.corpora.librispeech import list_part
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.audio_reading import read_audio, read_header
-from kdasr.data.corpus_check import list_part
 from kdasr.data.folder import load_cuts
-from kdasr.data.prepare import PrepareOptions, prepare_corpus
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
 from kdasr.experiment.config import load_experiment
 from kdasr.export.build import export_bundle
@@ -97,7 +96,7 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
         Kind(
             "alignment",
             folder / "alignments" / chapter / "100-1.alignment.txt",
-            lambda: _words(part_alignments(listing())),
+            lambda: _words(listing().alignments()),
             _alignment_says,
             OF_TEXT,
         ),

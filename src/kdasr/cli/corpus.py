@@ -14,7 +14,7 @@ import click
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
-    from kdasr.data.synthetic.corpus import Summary
+    from kdasr.corpora.synthetic.corpus import Summary
 
 SIZE_NAMES = ("tiny", "demo", "results", "lpm", "base", "large")
 
@@ -52,8 +52,8 @@ def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
     times, and librispeech-lm-norm.txt with text for language models. The same size and seed give the same
     bytes, whatever the number of jobs. An interrupted run goes on where it stopped.
     """
-    from kdasr.data.synthetic.corpus import Summary, generate_corpus
-    from kdasr.data.synthetic.sizes import SIZES
+    from kdasr.corpora.synthetic.corpus import Summary, generate_corpus
+    from kdasr.corpora.synthetic.sizes import SIZES
 
     started = time.perf_counter()
     summary = None
@@ -86,8 +86,8 @@ def text(size: str, sentences: int, out: Path, seed: int) -> None:
     import gzip
 
     from kdasr.common.files import atomic_path
-    from kdasr.data.synthetic.plan import lm_sentences, make_plan
-    from kdasr.data.synthetic.sizes import SIZES
+    from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
+    from kdasr.corpora.synthetic.sizes import SIZES
 
     lines = (f"{sentence}\n" for sentence in lm_sentences(make_plan(SIZES[size], seed), sentences))
     with atomic_path(out) as temporary:

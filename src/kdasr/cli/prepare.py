@@ -1,4 +1,4 @@
-"""`kdasr prepare`: check a corpus, then write manifests and features."""
+"""`kdasr prepare`: check a corpus of any kind, then write manifests and features."""
 
 from pathlib import Path
 
@@ -10,18 +10,28 @@ from kdasr.common.logging import setup_logging
 
 
 @click.command(name="prepare")
+@click.option("--corpus", help="Kind of corpus.  [default: cuts with --cuts, else librispeech]")
 @click.option(
     "--corpus-dir",
     type=click.Path(path_type=Path),
-    required=True,
-    help="Folder with the parts in LibriSpeech's layout, <part>/<speaker>/<chapter>/<id>.flac.",
+    help="Folder of the corpus; librispeech: with the parts, <part>/<speaker>/<chapter>/<id>.flac.",
 )
 @click.option(
     "--alignments-dir",
     type=click.Path(path_type=Path),
-    help="LibriSpeech-Alignments folder with word times; optional, also part by part.",
+    help="librispeech: LibriSpeech-Alignments folder with word times; optional, also part by part.",
 )
-@click.option("--parts", required=True, help="Parts to prepare, separated by spaces or commas.")
+@click.option(
+    "--cuts",
+    multiple=True,
+    metavar="PART=PLACE",
+    help="Lhotse cuts of a part: a manifest (.jsonl, .jsonl.gz) or a Shar folder. Several: repeat it.",
+)
+@click.option(
+    "--parts",
+    default="",
+    help="Parts to prepare, separated by spaces or commas.  [default: with --cuts, all]",
+)
 @click.option("--train-parts", help="Parts to train on.  [default: the parts whose name starts with 'train']")
 @click.option(
     "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write."
@@ -35,6 +45,10 @@ from kdasr.common.logging import setup_logging
     type=click.Path(path_type=Path),
     help="Recipe file whose data section says speed factors and whether features are stored.",
 )
+@click.option(
+    "--normalize",
+    help="How all text is written: none, upper, lower, words.  [default: the recipe's, or as it is]",
+)
 @click.option("--on-the-fly", is_flag=True, help="Store no features: training computes them from the audio.")
 @max_bad_option
 @click.option(
@@ -46,31 +60,42 @@ from kdasr.common.logging import setup_logging
 )
 @click.option("--jobs", default=1, show_default=True, help="Worker processes.")
 def command(
-    corpus_dir: Path,
+    corpus: str | None,
+    corpus_dir: Path | None,
     alignments_dir: Path | None,
+    cuts: tuple[str, ...],
     parts: str,
     train_parts: str | None,
     out_dir: Path,
     speed: str | None,
     config_path: Path | None,
+    normalize: str | None,
     on_the_fly: bool,
     max_bad: str,
     empty_transcripts: str,
     jobs: int,
 ) -> None:
-    """Check a corpus in LibriSpeech's layout and write manifests and features.
+    """Check a corpus and write manifests and features.
+
+    A corpus is a folder in LibriSpeech's layout (--corpus-dir), or Lhotse cuts of any recipe (--cuts).
 
     What is missing is said before anything is computed. Parts that are already prepared with the same
     settings from the same files are skipped; an interrupted part goes on where it was. Audio that cannot be
     decoded, or holds samples that are not finite, costs its utterance: OUT/bad-<part>.tsv lists them.
     """
+    from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.bad import MaxBad
     from kdasr.data.data_config import DataConfig
-    from kdasr.data.prepare import PrepareOptions, prepare_corpus
-    from kdasr.experiment.config import load_data_config
+    from kdasr.experiment.config import load_data_config, load_text_config
 
     setup_logging()
+    if corpus is None and corpus_dir is None and not cuts:
+        raise UserError("what is to be prepared? Give --corpus-dir, or --cuts PART=FILE_OR_FOLDER")
+    if corpus_dir is not None and cuts:
+        raise UserError("--corpus-dir and --cuts: give one of them")
     recipe = DataConfig() if config_path is None else load_data_config(config_path)
+    if normalize is None and config_path is not None:
+        normalize = load_text_config(config_path).normalize
     prepare_corpus(
         PrepareOptions(
             corpus_dir=corpus_dir,
@@ -83,8 +108,22 @@ def command(
             jobs=jobs,
             max_bad=MaxBad.parse(max_bad),
             keep_empty=empty_transcripts == "keep",
+            corpus=corpus,
+            cuts=_places(cuts),
+            normalize=normalize,
         )
     )
+
+
+def _places(cuts: tuple[str, ...]) -> dict[str, list[Path]]:
+    """The places of `part=place ...`, by part; several options may name one part."""
+    places: dict[str, list[Path]] = {}
+    for item in cuts:
+        part, equals, place = item.partition("=")
+        if not (part.strip() and equals and place.strip()):
+            raise UserError(f"--cuts {item}: expected PART=FILE_OR_FOLDER, such as train=cuts.jsonl.gz")
+        places.setdefault(part.strip(), []).append(Path(place.strip()))
+    return places
 
 
 def _words(text: str) -> list[str]:

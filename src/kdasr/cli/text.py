@@ -1,5 +1,6 @@
 """`kdasr text`: text for a language model without what is said in the audio."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -39,6 +40,8 @@ def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | N
     shorter than the run goes when it is a transcript. The transcripts of training parts that stay paired need
     not be named.
     """
+    from kdasr.data.folder import load_record, recorded_normalization
+    from kdasr.data.text_normalization import TextNormalizer
     from kdasr.data.tokenizer import MODEL_NAME, Tokenizer
     from kdasr.language_model.normalized_text import write_unknown_lines
     from kdasr.language_model.text import transcript_sources
@@ -48,6 +51,9 @@ def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | N
     transcripts = (line for source in transcript_sources(data_dir, names) for line in source.lines)
     target = out or data_dir / "lm-text.txt"
     tokens = data_dir / "tokens"
-    normalize = Tokenizer.load(tokens).normalize if (tokens / MODEL_NAME).is_file() else None
+    if (tokens / MODEL_NAME).is_file():
+        normalize: Callable[[str], str] = Tokenizer.load(tokens).normalize
+    else:
+        normalize = TextNormalizer(written=recorded_normalization(load_record(data_dir)))
     counts = write_unknown_lines(sources, transcripts, target, length, normalize)
     click.echo(f"{target}: {counts.kept} lines; {counts.dropped} left out that occur in transcripts")

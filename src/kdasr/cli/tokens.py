@@ -1,4 +1,4 @@
-"""`kdasr tokens`: train the SentencePiece model on the training transcripts of a data folder."""
+"""`kdasr tokens`: the pieces of a data folder, trained on its transcripts or taken from elsewhere."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import click
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
+
+MODEL_TYPES = ("unigram", "bpe", "char")
 
 
 @click.command(name="tokens")
@@ -18,24 +20,51 @@ from kdasr.common.logging import setup_logging
 )
 @click.option("--vocab-size", type=int, help="Pieces, the three special ones included.")
 @click.option(
+    "--model-type",
+    type=click.Choice(MODEL_TYPES),
+    help="Kind of pieces; char: all characters, however many.  [default: the recipe's, or unigram]",
+)
+@click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
     help="Recipe file whose data.vocab_size is the most to make when --vocab-size is not given.",
 )
-def command(data_dir: Path, vocab_size: int | None, config_path: Path | None) -> None:
-    """Train the SentencePiece unigram model on the transcripts of the training parts.
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="Take the pieces of this SentencePiece model, or of this tokens.txt of characters, and train none.",
+)
+def command(
+    data_dir: Path,
+    vocab_size: int | None,
+    model_type: str | None,
+    config_path: Path | None,
+    source: Path | None,
+) -> None:
+    """Train a SentencePiece model on the transcripts of the training parts.
 
-    Writes tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
+    Text is normalised as the data folder was prepared for (`kdasr prepare --normalize`). Writes
+    tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
     """
-    from kdasr.data.prepare import prepare_tokens
-    from kdasr.experiment.config import load_data_config
+    from kdasr.data.data_config import TranscriptConfig
+    from kdasr.data.tokens import Pieces, adopt_pieces, check_tokens, train_pieces
+    from kdasr.experiment.config import load_data_config, load_text_config
 
     setup_logging()
+    text = TranscriptConfig() if config_path is None else load_text_config(config_path)
+    if source is not None:
+        if vocab_size is not None or model_type is not None:
+            raise UserError("--from: the pieces are there; leave out --vocab-size and --model-type")
+        check_tokens(data_dir, adopt_pieces(data_dir, source), text.normalize)
+        return
+    kind = model_type or text.model_type
     # A recipe's size is meant for its usual corpus; a smaller one may not fill it.
     from_recipe = vocab_size is None
-    if vocab_size is None:
-        if config_path is None:
-            raise UserError("how many pieces? Give --vocab-size, or --config with data.vocab_size")
+    if vocab_size is None and config_path is not None:
         vocab_size = load_data_config(config_path).vocab_size
-    prepare_tokens(data_dir, vocab_size, at_most=from_recipe)
+    if vocab_size is None and kind != "char":
+        raise UserError("how many pieces? Give --vocab-size, or --config with data.vocab_size")
+    pieces = Pieces(vocab_size or 0, at_most=from_recipe, model_type=kind)
+    check_tokens(data_dir, train_pieces(data_dir, pieces), text.normalize)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, name):
             error.filename = str(target)
         raise
+
+
+def safe_name(text: str) -> str:
+    """A file name for any text: the text itself where it can be one, else with what replaces the rest."""
+    if re.fullmatch(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*", text) and len(text.encode()) <= 150:
+        return text
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', text)[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def write_text(target: Path, text: str) -> None:

@@ -45,6 +45,8 @@ def fault_in_cut(cut: MonoCut) -> str | None:
             return f"{name} is {value!r:.40}, expected a number of seconds"
         if value <= 0 if least is None else value < least:
             return f"{name} is {value:g} s"
+    if cut.features is not None and cut.features.storage_type == "memory_raw":
+        return "its features are a pickle, which is not opened here"
     in_memory = cut.features is not None and str(cut.features.storage_type).startswith("memory")
     if cut.features is not None and not in_memory and not isinstance(cut.features.storage_path, str):
         return f"the place of its features is {cut.features.storage_path!r:.40}"

@@ -61,6 +61,10 @@ class JoinConfig:
     """Longest joined utterance, pauses included; a single one may be longer."""
     pause: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 4.0])
     """Shortest and longest pause between two utterances. The mean lies at a quarter."""
+    jitter: Annotated[float, between(0, 10)] = 0.5
+    """Before an utterance without a lead: a pause of up to so many seconds, all alike likely. Words of
+    a stream may stand anywhere in a chunk; those of a training utterance, which begins with a chunk, would
+    always stand in the same place. Give at least the length of a chunk."""
     lead: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 2.0])
     """The same before the first utterance, for half of all joined ones; the others have none."""
     trail: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 3.0])
@@ -95,6 +99,17 @@ class GainConfig:
     probability: Annotated[float, between(0, 1)] = 0.0
     gain_db: Annotated[list[float], between(-60, 60), RANGE] = field(default_factory=lambda: [-30.0, 10.0])
     """Lowest and highest change of the level; all values between are alike likely."""
+
+
+@dataclass
+class TranscriptConfig:
+    """How transcripts are written, and which pieces they are cut into."""
+
+    normalize: str | None = None
+    """The rule by which all text is written before it is cut into pieces: `none`, `upper`, `lower`, `words`,
+    or another one of `kdasr.data.text_rules`. None: that of the data folder."""
+    model_type: Annotated[str, OneOf("unigram", "bpe", "char")] = "unigram"
+    """Of the SentencePiece model. `char` has all characters of the transcripts, and no `data.vocab_size`."""
 
 
 @dataclass

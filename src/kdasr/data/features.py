@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from lhotse import Fbank, FbankConfig, Features, NumpyFilesWriter
-from lhotse.cut import MonoCut
+from lhotse.cut import Cut, MonoCut
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
+from kdasr.common.files import safe_name
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_samples
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 
-# Shapes: N samples, T feature frames (10 ms), F mel bins.
+# Shapes: N samples, C channels, T feature frames (10 ms), F mel bins.
 
 log = get_logger(__name__)
 
@@ -130,31 +132,36 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
             message names the file.
         UserError: out of memory.
     """
-    require_audio(cut)
-    source = _source(cut)
-    try:
-        samples = cut.load_audio()
-    except MemoryError:
-        raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
-    except Exception as error:  # every audio backend raises its own kind
-        raise AudioError(source, f"cannot be decoded ({first_line(error)}): copy it again") from error
-    assert samples is not None
-    fault = fault_in_samples(samples)
-    if fault is not None:
-        raise AudioError(source, fault)
-    mono, cancelled = mix_down(samples.T)
+    mono, cancelled = mix_down(load_cut_channels(cut))
     if cancelled:
         log.warning("%s: %s", cut.id, cancelled)
     return torch.from_numpy(mono)
 
 
-def _source(cut: MonoCut) -> str:
+def load_cut_channels(cut: Cut) -> NDArray[np.float32]:
+    """The samples of a cut of any kind, (N, C) float32, at its own rate; raises as `load_cut_samples`."""
+    require_audio(cut)
+    source = _source(cut)
+    try:
+        samples_CN = cut.load_audio()
+    except MemoryError:
+        raise UserError(f"{source}: out of memory for '{cut.id}' of {cut.duration:.0f} s of audio") from None
+    except Exception as error:  # every audio backend raises its own kind
+        raise AudioError(source, f"cannot be decoded ({first_line(error)}): copy it again") from error
+    assert samples_CN is not None
+    fault = fault_in_samples(samples_CN)
+    if fault is not None:
+        raise AudioError(source, fault)
+    return samples_CN.T
+
+
+def _source(cut: Cut) -> str:
     """The first file of a cut; its id where it has none."""
     sources = getattr(getattr(cut, "recording", None), "sources", [])
     return sources[0].source if sources and sources[0].type == "file" else cut.id
 
 
-def require_audio(cut: MonoCut) -> None:
+def require_audio(cut: Cut) -> None:
     """Refuse a cut whose audio is not there.
 
     Raises:
@@ -195,9 +202,8 @@ def store_features(
             manifests.append(None)
             continue
         stats.add(features_TF)
-        key = writer.write(
-            f"{zlib.crc32(cut.id.encode()) % 100:02d}-{cut.id}", features_TF.astype(np.float16)
-        )
+        name = f"{zlib.crc32(cut.id.encode()) % 100:02d}-{safe_name(cut.id)}"
+        key = writer.write(name, features_TF.astype(np.float16))
         manifests.append(
             Features(
                 type=feature_extractor().name,

@@ -1,5 +1,7 @@
 """A data folder, as `kdasr prepare` leaves it: where things are, and how to read them."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from kdasr.common.failures import first_line
 from kdasr.common.files import read_json
 from kdasr.common.logging import get_logger
 from kdasr.data.cut_check import check_cuts
+from kdasr.data.text_rules import NONE
 
 log = get_logger(__name__)
 
@@ -42,8 +45,30 @@ def cuts_path(data_dir: Path, part: str) -> Path:
 
 
 def manifest_path(data_dir: Path, kind: str, part: str) -> Path:
-    """Where the `recordings` or `supervisions` of a part are."""
-    return Path(data_dir) / "manifests" / f"librispeech_{kind}_{part}.jsonl.gz"
+    """Where the `recordings` or `supervisions` of a part are written."""
+    return Path(data_dir) / "manifests" / f"{kind}_{part}.jsonl.gz"
+
+
+def find_manifest(data_dir: Path, kind: str, part: str) -> Path:
+    """Where they are. Earlier versions wrote the name of a corpus before theirs: `<corpus>_<kind>_<part>`."""
+    path = manifest_path(data_dir, kind, part)
+    return path if path.is_file() else next(iter(_old_manifests(path)), path)
+
+
+def old_manifests(data_dir: Path, part: str) -> list[Path]:
+    """The manifests of a part under the names of earlier versions."""
+    kinds = ("recordings", "supervisions")
+    return [path for kind in kinds for path in _old_manifests(manifest_path(data_dir, kind, part))]
+
+
+def _old_manifests(path: Path) -> list[Path]:
+    old = re.compile(f"(?!recordings_|supervisions_)[a-z0-9]+_{re.escape(path.name)}")
+    return [file for file in sorted(path.parent.glob("*.jsonl.gz")) if old.fullmatch(file.name)]
+
+
+def recorded_normalization(record: Mapping[str, Any] | None) -> str:
+    """How the text of a data folder is written before it is cut into pieces; `none` where it does not say."""
+    return str(((record or {}).get("text") or {}).get("normalize", NONE))
 
 
 def load_cuts(data_dir: Path | str, part: str) -> CutSet:

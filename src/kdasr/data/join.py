@@ -131,6 +131,9 @@ def _join(group: list[MonoCut], config: JoinConfig, draws: random.Random) -> Mix
     segments: list[MonoCut | PaddingCut] = []
     if draws.random() < 0.5:
         segments.append(_pause(f"{name}-lead", config.lead, config, draws))
+    elif config.jitter > 0.0:
+        seconds = draws.uniform(0.0, config.jitter)
+        segments.append(_pause(f"{name}-jitter", [seconds, seconds], config, draws))
     for number, cut in enumerate(group):
         if number:
             segments.append(_pause(f"{name}-{number}", config.pause, config, draws))

@@ -4,12 +4,15 @@ A SentencePiece model normalises text before it cuts it into pieces. By its usua
 a combining accent become `CAFÉ`, full-width digits become digits, `Nº` becomes `No`, and a zero-width space
 becomes a space. A model can only say what its pieces spell, so a reference that is not normalised charges a
 perfect recogniser with errors. References, aligned words and text for language models therefore go through
-the normaliser of the tokenizer. Letters keep their case.
+the normaliser of the tokenizer. Letters keep their case, unless a rule of `kdasr.data.text_rules` was chosen,
+which comes before that of SentencePiece.
 """
 
 import re
 
 import sentencepiece
+
+from kdasr.data.text_rules import NONE, rule_named
 
 WORD_START = "\u2581"
 """SentencePiece's mark at the start of a word."""
@@ -20,25 +23,31 @@ DEFAULT_RULE = "nmt_nfkc"
 class TextNormalizer:
     """What a tokenizer does to text before it cuts it into pieces. Picklable."""
 
-    def __init__(self, model: bytes | None = None, rule: str = DEFAULT_RULE) -> None:
+    def __init__(self, model: bytes | None = None, rule: str = DEFAULT_RULE, written: str = NONE) -> None:
         """
         Args:
             model: a serialised SentencePiece model, whose rule it is.
             rule: without a model, one of SentencePiece's rules by name; `identity` changes no character.
+            written: the rule by which text is written first, of `kdasr.data.text_rules`.
 
         Raises:
-            RuntimeError: no model, or no such rule.
+            RuntimeError: no model, or no such rule of SentencePiece.
+            UserError: no such rule of ours.
         """
+        self.write = rule_named(written)
+        """That rule."""
         if model is not None:
             self._normalizer = sentencepiece.SentencePieceNormalizer(model_proto=model)
         else:
             self._normalizer = sentencepiece.SentencePieceNormalizer(rule_name=rule)
         self.name = _rule_name(self._normalizer.serialized_normalizer_spec())
         """Of the rule, for messages and results; `custom` when the model does not say."""
+        if written != NONE:
+            self.name = f"{written}, {self.name}"
 
     def __call__(self, text: str) -> str:
         """The words that pieces of `text` would spell, with single spaces between them."""
-        normalized = self._normalizer.Normalize(one_space(text))
+        normalized = self._normalizer.Normalize(one_space(self.write(text)))
         return " ".join(split_words(normalized.replace(WORD_START, " ")))
 
 

@@ -9,43 +9,58 @@ from pathlib import Path
 import sentencepiece
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, write_text
+from kdasr.common.files import atomic_path, read_json, write_json, write_text
 from kdasr.common.special_pieces import BLANK_ID, SOS_EOS_ID, UNK_ID
 from kdasr.data.text_normalization import WORD_START, TextNormalizer, one_space
+from kdasr.data.text_rules import NONE, check_rule, rule_named
 
 __all__ = ["WORD_START", "Tokenizer", "train_tokenizer"]
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 MODEL_NAME = "bpe.model"
 TABLE_NAME = "tokens.txt"
+RULE_NAME = "text.json"
+"""Beside the model, where there is a rule of `kdasr.data.text_rules`: `{"normalize": NAME}`."""
+MODEL_TYPES = ("unigram", "bpe", "char")
+_MANY = 1 << 20
+"""More than there are characters."""
+_SPECIAL = [BLANK, SOS_EOS, UNK]
 
 
 class Tokenizer:
-    """A trained SentencePiece unigram model (Kudo 2018). Picklable, so that loader workers can hold it."""
+    """A trained SentencePiece model (Kudo 2018), and the rule by which text is normalised before it.
+
+    Picklable, so that loader workers can hold it.
+    """
 
     blank_id = BLANK_ID
     sos_eos_id = SOS_EOS_ID
     unk_id = UNK_ID
 
-    def __init__(self, model: bytes, model_path: Path) -> None:
-        """`model` is the serialised model, `model_path` where it came from.
+    def __init__(self, model: bytes, model_path: Path, normalize: str = NONE) -> None:
+        """`model` is the serialised model, `model_path` where it came from, `normalize` the name of the rule.
 
         Raises:
-            UserError: not a SentencePiece model, or one with other special ids.
+            UserError: not a SentencePiece model, one with other special ids, or no such rule.
         """
+        check_rule(normalize, str(model_path.with_name(RULE_NAME)))
         self.model_path = model_path
-        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self.rule = normalize
+        """By which text is written before it is cut into pieces: `text.normalize`."""
+        told = b"" if normalize == NONE else b"\n" + normalize.encode()
+        self.fingerprint = hashlib.sha256(model + told).hexdigest()
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError:
             raise UserError(f"{model_path}: not a SentencePiece model") from None
-        self._normalizer = TextNormalizer(model)
+        self._normalizer = TextNormalizer(model, written=normalize)
         special = [self.piece(index) for index in range(min(3, self.vocab_size))]
-        if special != [BLANK, SOS_EOS, UNK]:
+        if special != _SPECIAL or self._processor.unk_id() != UNK_ID:
             raise UserError(
-                f"{model_path}: pieces 0 to 2 are {special}, expected {[BLANK, SOS_EOS, UNK]}: "
-                "train it with `kdasr tokens`"
+                f"{model_path}: pieces 0 to 2 are {special}, expected {_SPECIAL} (0 is the blank, 2 stands "
+                "for unknown characters): train it with `kdasr tokens`, or with SentencePiece's "
+                f"user_defined_symbols={BLANK},{SOS_EOS} unk_id=2 bos_id=-1 eos_id=-1"
             )
 
     @classmethod
@@ -60,7 +75,7 @@ class Tokenizer:
             path = path / MODEL_NAME
         if not path.is_file():
             raise UserError(f"{path}: no tokenizer model: run `kdasr tokens`")
-        return cls(path.read_bytes(), path)
+        return cls(path.read_bytes(), path, read_rule(path.parent))
 
     @property
     def vocab_size(self) -> int:
@@ -78,7 +93,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Piece ids of a transcript, normalised; characters never seen in training become `unk_id`."""
-        return self._processor.EncodeAsIds(one_space(text))
+        return self._processor.EncodeAsIds(one_space(self._normalizer.write(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some pieces; special ids have none."""
@@ -89,8 +104,30 @@ class Tokenizer:
         return self._processor.IdToPiece(int(index))
 
 
+def read_rule(folder: Path) -> str:
+    """The rule that the pieces in a folder were made with.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / RULE_NAME
+    if not path.is_file():
+        return NONE
+    try:
+        found = read_json(path)["normalize"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged: run `kdasr tokens` again") from None
+    return str(found)
+
+
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, out_dir: Path, *, at_most: bool = False
+    texts: Iterable[str],
+    vocab_size: int,
+    out_dir: Path,
+    *,
+    at_most: bool = False,
+    model_type: str = "unigram",
+    normalize: str = NONE,
 ) -> Tokenizer:
     """Train on transcripts and write `bpe.model` and `tokens.txt` (`symbol id` per line) to `out_dir`.
 
@@ -99,11 +136,14 @@ def train_tokenizer(
         vocab_size: pieces, the three special ones included.
         out_dir: where to write.
         at_most: make fewer pieces when the text does not fill `vocab_size`, instead of refusing.
+        model_type: one of `MODEL_TYPES`. The pieces of `char` are all characters, however many.
+        normalize: the rule by which text is written first.
 
     Raises:
         UserError: no text, or a size that the text cannot fill or that cannot hold its characters.
     """
-    sentences = [one_space(text) for text in texts if text.strip()]
+    write = rule_named(normalize)
+    sentences = [one_space(written) for text in texts if (written := write(text)).strip()]
     if not sentences:
         raise UserError("no transcripts to train the tokenizer on")
     model = io.BytesIO()
@@ -111,9 +151,9 @@ def train_tokenizer(
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(sentences),
             model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            hard_vocab_limit=not at_most,
+            model_type=model_type,
+            vocab_size=_MANY if model_type == "char" else vocab_size,
+            hard_vocab_limit=model_type != "char" and not at_most,
             character_coverage=1.0,
             user_defined_symbols=[BLANK, SOS_EOS],
             unk_id=2,
@@ -125,13 +165,31 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         raise UserError(f"vocabulary of {vocab_size} pieces: {_reason(str(error))}") from None
+    return write_tokenizer(model.getvalue(), out_dir, normalize)
+
+
+def write_tokenizer(model: bytes, out_dir: Path, normalize: str = NONE) -> Tokenizer:
+    """Write a serialised model, its table and its rule to `out_dir`, the model last.
+
+    Raises:
+        UserError: see `Tokenizer`.
+    """
     out_dir = Path(out_dir)
-    tokenizer = Tokenizer(model.getvalue(), out_dir / MODEL_NAME)
+    tokenizer = Tokenizer(model, out_dir / MODEL_NAME, normalize)
     table = "".join(f"{tokenizer.piece(index)} {index}\n" for index in range(tokenizer.vocab_size))
+    if normalize == NONE:
+        (out_dir / RULE_NAME).unlink(missing_ok=True)
+    else:
+        write_json(out_dir / RULE_NAME, {"normalize": normalize})
     write_text(out_dir / TABLE_NAME, table)
     with atomic_path(out_dir / MODEL_NAME) as temporary:
-        temporary.write_bytes(model.getvalue())
+        temporary.write_bytes(model)
     return tokenizer
+
+
+def copy_tokenizer(tokenizer: Tokenizer, out_dir: Path) -> None:
+    """Write the files of a tokenizer into another folder."""
+    write_tokenizer(tokenizer.model_path.read_bytes(), out_dir, tokenizer.rule)
 
 
 def _reason(message: str) -> str:

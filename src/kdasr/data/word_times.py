@@ -8,6 +8,7 @@ from lhotse.supervision import AlignmentItem
 
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
+from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import WORD_START, Tokenizer
 
 log = get_logger(__name__)
@@ -74,7 +75,11 @@ def _aligned(cut: MonoCut) -> list[AlignmentItem]:
 
 def times_of_pieces(cut: MonoCut, pieces: Sequence[int], tokenizer: Tokenizer) -> list[tuple[float, float]]:
     """Start and end of the word that each piece belongs to; `ANYWHERE` for all if the words do not match."""
-    words = aligned_words(cut)
+    words = [
+        (word, start, end)
+        for symbol, start, end in aligned_words(cut)
+        for word in split_words(tokenizer.normalize(symbol))
+    ]
     starts = [tokenizer.piece(piece).startswith(WORD_START) for piece in pieces]
     if not words or sum(starts) != len(words):
         return [ANYWHERE] * len(pieces)

@@ -1,7 +1,6 @@
 """The utterances of a part joined into long streams, with pauses between them."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdasr.common.errors import UserError
+from kdasr.corpora.base import place_by_id, place_told
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.audio import Samples
 from kdasr.recognition.sources import JoinedSource, Piece
@@ -29,8 +29,6 @@ LONGEST_GAP = 60.0
 """Seconds; more is a mistake."""
 LONGEST_STREAM = 24 * 60.0
 """Minutes; more is a mistake."""
-_UTTERANCE_ID = re.compile(r"(.+-.+)-(\d+)")
-"""LibriSpeech's `speaker-chapter-number`."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +102,23 @@ def pauses(gaps: Sequence[float], noises: Sequence[str] = NOISES) -> list[Pause]
 def in_order(cuts: Sequence["MonoCut"]) -> list["MonoCut"]:
     """The cuts as they were spoken: those of a chapter, a recording or a speaker together and in their order.
 
-    A chapter is told by ids as LibriSpeech has them (`speaker-chapter-number`), a recording by several cuts
-    of it, and a speaker by the supervision. Groups are in the order in which they first appear.
+    A chapter is told by `custom` fields of the cut, a recording by several cuts of it, a chapter also by an
+    id (see `kdasr.corpora.base`), and a speaker by the supervision. Groups are in the order in which they
+    first appear.
     """
     recordings = [getattr(cut, "recording_id", cut.id) for cut in cuts]  # a mixture has none
     shared = Counter(recordings)
     groups: dict[str, list[tuple[float, int, MonoCut]]] = {}
-    for place, cut in enumerate(cuts):
-        found = _UTTERANCE_ID.fullmatch(cut.id)
+    for index, cut in enumerate(cuts):
+        told = place_told(cut)
         speaker = cut.supervisions[0].speaker if cut.supervisions else None
-        if shared[recordings[place]] > 1:
-            group, rank = f"recording {recordings[place]}", cut.start
-        elif found:
-            group, rank = f"chapter {found[1]}", float(found[2])
+        if told is None and shared[recordings[index]] > 1:
+            group, rank = f"recording {recordings[index]}", cut.start
+        elif place := told or place_by_id(cut):
+            group, rank = f"chapter {place.chapter}", place.position
         else:
             group, rank = f"speaker {speaker}", 0.0
-        groups.setdefault(group, []).append((rank, place, cut))
+        groups.setdefault(group, []).append((rank, index, cut))
     return [cut for group in groups.values() for _, _, cut in sorted(group, key=lambda item: item[:2])]
 
 

@@ -11,7 +11,8 @@ from kdasr.common.choices import schema_for
 from kdasr.common.configio import Override, build_config, config_to_dict, load_yaml, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
-from kdasr.data.data_config import DataConfig
+from kdasr.data.data_config import DataConfig, TranscriptConfig
+from kdasr.data.text_rules import check_rule
 from kdasr.distillation.objective_config import StageConfig, UnpairedConfig
 from kdasr.distillation.terms import ObjectiveConfig, objective_schema
 from kdasr.distillation.terms.base import Need, known_terms, needing
@@ -53,6 +54,7 @@ class ExperimentConfig:
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
     validation and decoding."""
     data: DataConfig = field(default_factory=DataConfig)
+    text: TranscriptConfig = field(default_factory=TranscriptConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     unpaired: UnpairedConfig = field(default_factory=UnpairedConfig)
@@ -121,6 +123,18 @@ def load_roles(path: Path) -> ReportConfig:
         UserError: no such file, an unknown key, a wrong type.
     """
     return build_config(ReportConfig, load_yaml(path).get("report") or {}, source=f"{path}: report")
+
+
+def load_text_config(path: Path) -> TranscriptConfig:
+    """Read the `text` section that the systems of a recipe file share.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type, no such rule.
+    """
+    section = load_yaml(path).get("text") or {}
+    config = build_config(TranscriptConfig, section, source=f"{path}: text")
+    _check_text(config, str(path))
+    return config
 
 
 def load_experiment(
@@ -192,6 +206,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         UserError: naming the option.
     """
     _check_stages(config.stages, list(known_terms()), source)
+    _check_text(config.text, source)
     for context in config.contexts:
         try:
             config.model.encoder.check_context(context)
@@ -206,6 +221,11 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
                 "but no hidden_mse in its loss_weights"
             )
+
+
+def _check_text(config: TranscriptConfig, source: str) -> None:
+    if config.normalize is not None:
+        check_rule(config.normalize, f"{source}: text.normalize")
 
 
 def _check_language_model(config: LanguageModelExperiment, source: str) -> None:

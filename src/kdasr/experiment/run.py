@@ -1,7 +1,6 @@
 """From the configuration of a system to its parts, and to a trained system."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -21,11 +20,12 @@ from kdasr.checkpoint import (
 )
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
-from kdasr.common.files import atomic_path, read_json, sha256, write_json
+from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.same_data import check_same_data, describe_data
-from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
+from kdasr.data.tokens import check_tokens
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms.base import Need, needing
@@ -253,11 +253,11 @@ def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Toke
     """The tokenizer of the data, copied into the experiment folder at the first start."""
     data_tokens = Path(config.data.dir) / "tokens"
     tokenizer = Tokenizer.load(data_tokens)
+    wanted = config.text.normalize if isinstance(config, ExperimentConfig) else None
+    check_tokens(Path(config.data.dir), tokenizer, wanted)
     own = exp_dir / "tokens"
     if fabric.is_global_zero and not (own / "bpe.model").is_file():
-        for name in ("tokens.txt", "bpe.model"):
-            with atomic_path(own / name) as temporary:
-                shutil.copyfile(data_tokens / name, temporary)
+        copy_tokenizer(tokenizer, own)
     fabric.barrier()
     if Tokenizer.load(own).fingerprint != tokenizer.fingerprint:
         raise UserError(f"{data_tokens}: not the tokens that {exp_dir} began with ({own})")

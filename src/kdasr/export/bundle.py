@@ -23,7 +23,7 @@ CARD = "README.md"
 TOKENS = "tokens.txt"
 GRAPHS = ("encoder", "decoder", "joiner")
 _REQUIRED = {"context": dict, "system": str, "params": int, "train_steps": int, "files": dict}
-_OPTIONAL = {"blank_penalty": 0.0, "normalization": ""}
+_OPTIONAL = {"blank_penalty": 0.0, "normalization": "", "normalize": ""}
 """What may be missing, as in bundles of earlier versions, and a value of its type."""
 _KIND = {dict: "an object", str: "a text", int: "a whole number"}
 

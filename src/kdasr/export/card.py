@@ -37,6 +37,7 @@ def collect_facts(system: Bundle) -> Facts:
         "calibration": asdict(system.calibration) if system.calibration else None,
         "blank_penalty": system.blank_penalty,
         "normalization": system.tokenizer.normalization,
+        "normalize": system.tokenizer.rule,
         "training_data": _training_data(config.get("data", {})),
         "latency_ms": {
             "chunk": round(frame_ms * system.context.chunk),

@@ -25,6 +25,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.data.text_normalization import DEFAULT_RULE, WORD_START, TextNormalizer
+from kdasr.data.text_rules import NONE
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
 from kdasr.models.encoders.base import Geometry, StepOutput
@@ -213,15 +214,24 @@ class OnnxJoiner:
 class PieceTable:
     """The pieces of a bundle's `tokens.txt`: what recognition needs of a tokenizer."""
 
-    def __init__(self, pieces: list[str], normalization: str = DEFAULT_RULE) -> None:
-        """`normalization`: the rule of the tokenizer that they come from. In the place of one that
-        SentencePiece does not have under its name, `identity` normalises white space alone.
+    def __init__(self, pieces: list[str], normalization: str = DEFAULT_RULE, normalize: str = NONE) -> None:
+        """
+        Args:
+            pieces: in the order of their ids.
+            normalization: the rule of the tokenizer that they come from. In the place of one that
+                SentencePiece does not have under its name, `identity` normalises white space alone.
+            normalize: the rule of `text.normalize`, before that.
+
+        Raises:
+            UserError: no such rule.
         """
         self._pieces = pieces
+        sentencepiece_rule = normalization.removeprefix(f"{normalize}, ")
         try:
-            self._normalizer = TextNormalizer(rule=normalization)
+            self._normalizer = TextNormalizer(rule=sentencepiece_rule, written=normalize)
         except RuntimeError:
-            self._normalizer = TextNormalizer(rule="identity")
+            self._normalizer = TextNormalizer(rule="identity", written=normalize)
+        self.rule = normalize
         self.normalization = self._normalizer.name
 
     @property
@@ -260,7 +270,11 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
     """
     exported = open_bundle(folder)
     model: Any = OnnxTransducer(exported, int8=int8, threads=threads)
-    pieces: Any = PieceTable(exported.pieces(), exported.manifest.get("normalization", DEFAULT_RULE))
+    pieces: Any = PieceTable(
+        exported.pieces(),
+        exported.manifest.get("normalization", DEFAULT_RULE),
+        exported.manifest.get("normalize", NONE),
+    )
     return Bundle(
         model=model,
         tokenizer=pieces,

@@ -3,7 +3,7 @@
 Interpolated Witten-Bell smoothing (Witten and Bell, *The zero-frequency problem*, IEEE Transactions on
 Information Theory 1991) as NLTK computes it. NLTK is the well-kept package of n-grams that installs without
 a compiler; KenLM, which estimates and asks far faster, has no wheels. Counts live in Python dictionaries, so
-this is for some hundred thousand sentences, not for LibriSpeech's forty million.
+this is for some hundred thousand sentences, not for forty million sentences.
 """
 
 # Shapes: B sentences, S pieces.

@@ -102,7 +102,7 @@ def rate_name(measures: Iterable[str]) -> str:
 
 
 def readable(text: str) -> Callable[[str], str]:
-    """How to show the words of a text: LibriSpeech's capitals in lower case, any other text as it is."""
+    """How to show the words of a text: a text in capitals in lower case, any other text as it is."""
     return str.lower if text.isascii() and text.isupper() else str
 
 

@@ -74,12 +74,17 @@ def markdown(
         picture: the plot's path as the document links to it.
         further: blocks that stand at the end.
     """
+    blocks = [*opening(evidence, command, picture), *tables(evidence)]
+    blocks += [topline_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def opening(evidence: Evidence, command: str, picture: str | None = None) -> list[str]:
+    """What stands before the tables: the command, how to read the numbers, the picture."""
     blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
     if picture:
         blocks.append(f"![Word error rate against first-token latency]({picture})")
-    blocks += tables(evidence)
-    blocks += [_topline_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
-    return "\n\n".join(block for block in blocks if block)
+    return blocks
 
 
 def tables(evidence: Evidence) -> list[str]:
@@ -120,22 +125,22 @@ def _how(evidence: Evidence) -> str:
     means = evidence.means
     offline = {mean.row for mean in means if mean.first_token_ms is None}
     if means and offline == {mean.row for mean in means}:
-        latency = " All are decoded in whole utterances, so there are no latencies."
+        latency = " All rows are decoded in whole utterances, so there are no latencies."
     elif evidence.topline in offline:
         latency = f" `{evidence.topline}` is decoded in whole utterances, so it has no latency."
     else:
         latency = ""
     return (
-        f"Seeds {seeds}{', or the first ones of them' if evidence.fewer else ''}; students that are compared "
-        "have equal steps, counted after what they start from. WER is that of all seeds together, latencies "
-        "are means over seeds of the mean over utterances. Brackets: 95 % bootstrap intervals over "
-        f"utterances and seeds, paired where rows are compared.{latency}"
+        f"Seeds {seeds}{' (some rows have the first of them only)' if evidence.fewer else ''}. Students that "
+        "are compared have equal steps, counted after the model that they start from. WER is that of all "
+        "seeds together. Latencies are means over seeds of the mean over utterances. Brackets: 95 % "
+        f"bootstrap intervals over utterances and seeds, paired where rows are compared.{latency}"
     )
 
 
 def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> str:
     lines = [
-        f"{part} ({_sizes(part, evidence)})",
+        f"{part} ({sizes(part, evidence)})",
         "",
         "| row | starts from | steps | seeds | WER % (95 %) | WER by seed | first token, ms "
         "| emission delay, ms | finalisation, ms |",
@@ -165,7 +170,8 @@ def _name(row: str, evidence: Evidence) -> str:
     return f"`{row}`{role}"
 
 
-def _sizes(part: str, evidence: Evidence) -> str:
+def sizes(part: str, evidence: Evidence) -> str:
+    """How many utterances and words a part has."""
     run = next(run for run in evidence.runs if part in run.parts)
     utterances = run.parts[part].utterances.values()
     words = sum(utterance.num_words for utterance in utterances)
@@ -241,7 +247,8 @@ def finite_estimate(interval: Interval) -> bool:
     return interval.estimate == interval.estimate
 
 
-def _topline_note(evidence: Evidence) -> str:
+def topline_note(evidence: Evidence) -> str:
+    """How far the dev WER of the topline moved at the end of its training; empty if it was not logged."""
     spans = [
         f"{number(span[0], 1)} to {number(span[1], 1)} (seed {run.info.seed})"
         for run in evidence.runs

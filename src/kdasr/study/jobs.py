@@ -18,6 +18,7 @@ import yaml
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
+from kdasr.data.tokenizer import RULE_NAME
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment, identity_of
 from kdasr.study.plan import LANGUAGE_MODEL, WITH_LM, Planner, Run, needed_runs, weighs_labels
 from kdasr.study.recipe import Recipe
@@ -208,6 +209,8 @@ def data_digest(data: Path, parts: Sequence[str]) -> str:
     """
     digest = hashlib.sha256()
     names = ["tokens/bpe.model", "feature_stats.json", *(f"cuts_{part}.jsonl.gz" for part in parts)]
+    if (data / "tokens" / RULE_NAME).is_file():
+        names.append(f"tokens/{RULE_NAME}")
     for path in (data / name for name in names):
         if not path.is_file():
             raise UserError(f"{path}: no such file: prepare the data first (stages 0 to 2 of run.sh)")

@@ -1,26 +1,38 @@
 """What a call of the driver leaves behind for readers: numbers, a picture, a section of a document."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kdasr.common.files import write_json, write_text
 from kdasr.report.style import save_png
 from kdasr.study.driver import collect
 from kdasr.study.evidence import Evidence
+from kdasr.study.evidence_brief import brief, links, write_csv
 from kdasr.study.evidence_plot import evidence_plot
-from kdasr.study.evidence_tables import fill_section, markdown, missing_note, tables, write_summary
+from kdasr.study.evidence_records import records
+from kdasr.study.evidence_tables import (
+    fill_section,
+    markdown,
+    missing_note,
+    opening,
+    tables,
+    topline_note,
+    write_summary,
+)
 from kdasr.study.jobs import Study
 from kdasr.study.plan import WITH_LM
 from kdasr.study.recovered import recovered
 
 PICTURE = "wer-latency.png"
+CSV_FOLDER = "results"
 COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
 
 
 def write_results(study: Study, upto: str, command: str, document: Path | None) -> Iterator[str]:
     """Write `summary.json`, `results.md` and the plot, and fill the section of `document`.
 
-    The section has the name of the recipe's file, and so has the picture beside the document.
+    The section has the name of the recipe's file, and so has the picture beside the document. It holds the
+    short tables; all tables are CSV files in the folder `results` beside the document.
 
     Args:
         study: whose runs are collected.
@@ -43,17 +55,34 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
     if plot:
         save_png(plot.figure, study.exp / PICTURE)
         yield f"{study.exp / PICTURE}"
-    further = _with_language_model(study, decodings)
+    further = _with_language_model(study, decodings, lambda found: [*tables(found), missing_note(found)])
     content = markdown(evidence, command, PICTURE if plot else None, further)
     write_text(study.exp / "results.md", content + "\n")
     yield f"{study.exp / 'results.md'}"
     if document is not None:
         beside = document.with_name(f"{study.recipe.path.stem}.png")
-        content = markdown(evidence, command, beside.name if plot else None, further)
-        fill_section(document, content, study.recipe.path.stem)
         if plot:
             save_png(plot.figure, beside)
+        fill_section(
+            document,
+            _section(study, decodings, command, beside.name if plot else None),
+            study.recipe.path.stem,
+        )
         yield f"{document}: its section is filled"
+        for variant, found in decodings.items():
+            name = study.recipe.path.stem + variant
+            yield from map(str, write_csv(found, name, document.parent / CSV_FOLDER))
+
+
+def _section(study: Study, decodings: Mapping[str, Evidence], command: str, picture: str | None) -> str:
+    """What a document says: the short tables, and where those with a language model are."""
+    name, evidence = study.recipe.path.stem, decodings[""]
+    further = _with_language_model(
+        study, decodings, lambda found: [links(records(found), name + WITH_LM, CSV_FOLDER)]
+    )
+    blocks = [*opening(evidence, command, picture), *brief(evidence, name, CSV_FOLDER)]
+    blocks += [topline_note(evidence), missing_note(evidence), *further]
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _write_numbers(study: Study, decodings: Mapping[str, Evidence]) -> Iterator[str]:
@@ -75,7 +104,9 @@ def _write_numbers(study: Study, decodings: Mapping[str, Evidence]) -> Iterator[
         yield f"{path}: {len(decodings[WITH_LM].runs)} runs"
 
 
-def _with_language_model(study: Study, decodings: Mapping[str, Evidence]) -> list[str]:
+def _with_language_model(
+    study: Study, decodings: Mapping[str, Evidence], shown: Callable[[Evidence], list[str]]
+) -> list[str]:
     """The tables of the decoding with a language model, under a heading; nothing without one."""
     options = study.recipe.results.language_model
     if options is None or not decodings[WITH_LM].runs:
@@ -85,4 +116,4 @@ def _with_language_model(study: Study, decodings: Mapping[str, Evidence]) -> lis
         f"fusion (scale {options.scale:g}, blank penalty {options.blank_penalty:g}), in every row."
     )
     found = decodings[WITH_LM]
-    return ["#### With a language model in decoding", how, *tables(found), missing_note(found)]
+    return ["#### With a language model in decoding", how, *shown(found)]

@@ -1,7 +1,7 @@
 """What a term of the objective declares, and the registry of terms.
 
 A term is one file in this folder: a class with `@register`. The objective, the configuration's sections, the
-log, the dev losses and the report's plots all take it from the registry. `docs/distillation.md` shows one.
+log, the dev losses and the report's plots all take it from the registry. `docs/extending.md` shows one.
 """
 
 # Shapes: B utterances, T encoder frames, K states kept per frame.

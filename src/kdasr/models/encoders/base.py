@@ -4,7 +4,7 @@ An encoder is one file beside this one. It holds the options, as a subclass of `
 names it in configurations, and the network, as a subclass of `Encoder`; `kdasr.models.encoders` imports it.
 
 The law that every encoder has to keep: *chunk by chunk equals the whole utterance under the same context*.
-`kdasr.recognition` relies on it, and `docs/encoders.md` says how it is tested.
+`kdasr.recognition` relies on it, and `docs/extending.md` says how it is tested.
 """
 
 # Shapes: B utterances or streams, T feature frames (10 ms), W feature frames of a window, F features,

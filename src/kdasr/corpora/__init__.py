@@ -1,0 +1,1 @@
+"""The corpora that can be prepared, one file each: a file in this folder needs no other mention."""

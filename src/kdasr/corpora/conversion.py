@@ -1,0 +1,98 @@
+"""Audio made what everything here reads: one channel, 16 kHz, 16 bits, in a file of its own."""
+
+# Shapes: N samples, C channels.
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lhotse import Recording
+from numpy.typing import NDArray
+
+from kdasr.common.files import atomic_path, safe_name
+from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import quote
+from kdasr.data.audio_reading import AudioError, AudioHeader, fault_in_samples, write_flac
+from kdasr.data.bad import BadUtterance
+from kdasr.data.channels import mix_down
+from kdasr.data.features import SAMPLE_RATE
+
+log = get_logger(__name__)
+
+
+class Source(NamedTuple):
+    """The audio of an utterance that has to be converted."""
+
+    id: str
+    """Of the utterance, and of its recording from then on."""
+    origin: str
+    """What messages name: a file, or what else it comes from."""
+    sample_rate: int
+    read: Callable[[], tuple[NDArray[np.float32], int]]
+    """Gives its samples (N, C) and their rate in Hz, or raises `AudioError`."""
+
+
+def needs_conversion(header: AudioHeader) -> bool:
+    """Whether a file is not what is read in place: flac or wav of one channel at 16 kHz."""
+    return header.sample_rate != SAMPLE_RATE or header.channels != 1 or not header.is_plain
+
+
+def convert_all(
+    part: str, sources: Sequence[Source], converted_dir: Path, jobs: int
+) -> list[Recording | BadUtterance]:
+    """The converted recording of each, or what is wrong with it; what is there already is not made again."""
+    if not sources:
+        return []
+    ids = [source.id for source in sources]
+    log.info("%s: converting %d file(s) to 16 kHz mono: %s", part, len(ids), quote(ids))
+    warn_of_low_rates(part, [source.id for source in sources if source.sample_rate < SAMPLE_RATE])
+    cancelled: list[str] = []
+    converted = convert_quietly(sources, converted_dir, jobs, cancelled)
+    if cancelled:
+        log.warning("%s: %d file(s) are not mixed: %s", part, len(cancelled), quote(sorted(cancelled)))
+    return converted
+
+
+def warn_of_low_rates(part: str, narrow: Sequence[str]) -> None:
+    """Say which utterances have no upper band."""
+    if narrow:
+        log.warning(
+            "%s: %d file(s) are sampled below 16 kHz, so nothing is in their upper band: %s",
+            part, len(narrow), quote(narrow),
+        )  # fmt: skip
+
+
+def convert_quietly(
+    sources: Sequence[Source], converted_dir: Path, jobs: int, cancelled: list[str]
+) -> list[Recording | BadUtterance]:
+    """`convert_all` without a word; `cancelled` gets the names of those whose channels cannot be mixed."""
+    converted_dir.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        return list(
+            pool.map(partial(_convert_one, converted_dir=converted_dir, cancelled=cancelled), sources)
+        )
+
+
+def _convert_one(source: Source, converted_dir: Path, cancelled: list[str]) -> Recording | BadUtterance:
+    import torchaudio
+
+    path = converted_dir / f"{safe_name(source.id)}.flac"
+    if not path.is_file():
+        try:
+            samples_NC, rate = source.read()
+        except AudioError as error:
+            return BadUtterance(source.id, source.origin, error.reason)
+        fault = "no samples" if not samples_NC.size else fault_in_samples(samples_NC)
+        if fault is not None:
+            return BadUtterance(source.id, source.origin, fault)
+        mixed_N, lost = mix_down(samples_NC)
+        if lost:
+            cancelled.append(f"{source.id} ({lost})")
+        mono = torchaudio.functional.resample(torch.from_numpy(mixed_N), rate, SAMPLE_RATE)
+        with atomic_path(path) as temporary:
+            write_flac(temporary, mono.numpy(), SAMPLE_RATE)
+    return Recording.from_file(path, recording_id=source.id)

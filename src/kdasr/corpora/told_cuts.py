@@ -1,0 +1,187 @@
+"""The utterances of Lhotse cuts: one per supervision, and whether what a cut says of itself can be true."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lhotse import Recording, SupervisionSegment
+from lhotse.cut import Cut, MixedCut, MonoCut, MultiCut
+from lhotse.supervision import AlignmentItem
+from lhotse.utils import fastcopy
+
+from kdasr.data.cut_check import TOLERANCE, fault_in_cut
+
+OVERLAP = 0.05
+"""Seconds that two supervisions of a cut may share: times are rounded."""
+_NOT_KEPT = ("speed", "shard_origin", "shar_epoch")
+"""Custom fields that mean something else here, or that Lhotse's reader of shards adds."""
+
+
+class ToldUtterance(NamedTuple):
+    """A stretch of audio and what is said in it."""
+
+    cut: Cut
+    """With one supervision at most; its id is that of the utterance, the supervision's where it has one."""
+    trimmed: bool
+    """It is one of several of a longer cut."""
+    fault: str | None
+    """Why it cannot be used."""
+    words: list[AlignmentItem] | None = None
+    """Its word times, from the begin of `cut`."""
+
+    @property
+    def text(self) -> str:
+        """The transcript; empty without a supervision."""
+        return (self.cut.supervisions[0].text or "").strip() if self.cut.supervisions else ""
+
+
+def utterances_of(cut: Cut) -> Iterator[ToldUtterance]:
+    """A cut with one supervision as it is, one with several trimmed to each of them.
+
+    Stored features are left out: others than ours would be of another front end.
+    """
+    fault = fault_in_any(cut)
+    if fault is not None:
+        yield ToldUtterance(cut, False, fault)
+        return
+    if cut.has_features:
+        cut = cut.drop_features()
+    supervisions = cut.supervisions
+    if len(supervisions) < 2:
+        words = words_of(supervisions[0], cut) if supervisions else None
+        yield ToldUtterance(_named(cut), False, None, words)
+        return
+    for supervision in supervisions:
+        fault = _fault_in_place(supervision, cut)
+        if fault is not None:
+            yield ToldUtterance(_alone(cut, supervision), True, fault)
+    sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
+    if sound:
+        wanted = {(item.id, item.start, item.duration) for item in sound}
+        whole = cut.filter_supervisions(lambda item: (item.id, item.start, item.duration) in wanted)
+        pieces = whole.trim_to_supervisions(keep_overlapping=False)
+        for supervision, piece in zip(sound, pieces, strict=True):
+            words = words_of(supervision, cut)
+            yield ToldUtterance(_named(piece), True, None, _moved(words, -supervision.start))
+
+
+def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] | None:
+    """The word times of a supervision, from the begin of its cut; None if it has none.
+
+    Lhotse leaves the times of an alignment as they are when it trims a cut: they may count from the begin of
+    the recording. Of the two readings the one is taken that is closer to the times of the supervision.
+    """
+    words = (supervision.alignment or {}).get("word")
+    if not words:
+        return None
+
+    def distance(offset: float) -> float:
+        begin, end = words[0].start + offset, words[-1].start + words[-1].duration + offset
+        return abs(begin - supervision.start) + abs(end - supervision.end)
+
+    return _moved(words, min((0.0, -getattr(cut, "start", 0.0)), key=distance))
+
+
+def _moved(words: list[AlignmentItem] | None, offset: float) -> list[AlignmentItem] | None:
+    if words is None or not offset:
+        return words
+    return [item._replace(start=round(item.start + offset, 8)) for item in words]
+
+
+def fault_in_any(cut: Cut) -> str | None:
+    """What of a cut of any kind cannot be true; None if all can."""
+    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    try:
+        for part in parts:
+            fault = fault_in_cut(part) if isinstance(part, MonoCut | MultiCut) else None
+            if fault is not None:
+                return fault
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        return f"is not one ({error})"
+    return None
+
+
+def count_overlaps(cut: Cut) -> int:
+    """How many supervisions of a cut begin before one on the same channel has ended."""
+    ends: dict[str, float] = {}
+    count = 0
+    for supervision in sorted(cut.supervisions, key=lambda item: item.start):
+        channel = repr(supervision.channel)
+        count += supervision.start < ends.get(channel, 0.0) - OVERLAP
+        ends[channel] = max(ends.get(channel, 0.0), supervision.end)
+    return count
+
+
+def recordings_of(cut: Cut) -> list[Recording]:
+    """The recordings that a cut of any kind is of."""
+    if isinstance(cut, MixedCut):
+        return [track.cut.recording for track in cut.tracks if getattr(track.cut, "has_recording", False)]
+    recording = getattr(cut, "recording", None)
+    return [] if recording is None else [recording]
+
+
+def find_files(cut: Cut, beside: Path) -> tuple[list[Path], str | None]:
+    """The audio files of a cut, and what is wrong with its sources.
+
+    A relative path holds from the current directory, as in Lhotse; else from the folder of the manifest. The
+    cut is changed to say so.
+    """
+    files: list[Path] = []
+    for recording in recordings_of(cut):
+        for source in recording.sources:
+            if source.type == "url":
+                return files, "its audio is at a URL, which is not fetched here: download it"
+            if source.type == "shar":
+                return files, "its audio is in a Shar archive: name the folder, not the manifest in it"
+            if source.type != "file":
+                continue
+            path = Path(source.source)
+            if not path.is_file() and (beside / path).is_file():
+                path = beside / path
+            source.source = str(path.resolve()) if path.is_file() else str(path)
+            files.append(Path(source.source))
+    return files, None
+
+
+def kept_custom(cut: Cut) -> dict[str, Any]:
+    """The custom fields of a cut that are plain values."""
+    custom = getattr(cut, "custom", None) or {}
+    return {key: value for key, value in custom.items() if key not in _NOT_KEPT and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
+
+
+def _named(cut: Cut) -> Cut:
+    return cut.with_id(cut.supervisions[0].id) if cut.supervisions else cut
+
+
+def _alone(cut: Cut, supervision: SupervisionSegment) -> Cut:
+    return _named(cut.filter_supervisions(lambda item: item is supervision or item.id == supervision.id))
+
+
+def _fault_in_place(supervision: SupervisionSegment, cut: Cut) -> str | None:
+    if not supervision.duration > 0:
+        return f"its supervision lasts {supervision.duration:g} s"
+    if supervision.start < -TOLERANCE or supervision.end > cut.duration + TOLERANCE:
+        return (
+            f"its supervision is at {supervision.start:.2f} to {supervision.end:.2f} s, the cut has "
+            f"{cut.duration:.2f} s"
+        )
+    return None
+
+
+def one_of(cut: MonoCut, words: list | None, custom: dict[str, Any]) -> MonoCut:
+    """A cut of an utterance as `kdasr prepare` writes it: one supervision, and these word times."""
+    if cut.supervisions:
+        alignment = None if words is None else {"word": words}
+        text = (cut.supervisions[0].text or "").strip()
+        supervision = fastcopy(cut.supervisions[0], text=text, alignment=alignment)
+    else:
+        supervision = SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")
+    return fastcopy(cut, supervisions=[supervision], custom=custom or None)

@@ -1,0 +1,171 @@
+"""`kdasr tokens`: the pieces of a data folder."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lhotse import SupervisionSet
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json, write_json
+from kdasr.common.logging import get_logger
+from kdasr.data.audio_files import quote
+from kdasr.data.folder import find_manifest, load_record, recorded_normalization, train_parts
+from kdasr.data.staging import Staged
+from kdasr.data.text_normalization import one_space
+from kdasr.data.text_rules import NONE
+from kdasr.data.token_table import read_model
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer, write_tokenizer
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Which pieces `kdasr tokens` makes."""
+
+    vocab_size: int
+    """The three special ones included; not of characters."""
+    at_most: bool = False
+    """Transcripts that do not fill `vocab_size` give fewer pieces and a warning, instead of an error."""
+    model_type: str = "unigram"
+    """One of `MODEL_TYPES`."""
+
+
+def prepare_tokens(data_dir: Path, vocab_size: int, *, at_most: bool = False) -> Tokenizer:
+    """`train_pieces` of the usual kind."""
+    return train_pieces(data_dir, Pieces(vocab_size, at_most))
+
+
+def train_pieces(data_dir: Path, pieces: Pieces) -> Tokenizer:
+    """Train the tokenizer of a data folder on its training transcripts, or load the one of the same settings.
+
+    Text is normalised by the rule that the data folder was prepared for.
+
+    Raises:
+        UserError: no training part is prepared, or the size does not suit the transcripts.
+    """
+    texts, parts = _transcripts(data_dir)
+    rule = recorded_normalization(load_record(data_dir))
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    settings = {
+        "vocab_size": pieces.vocab_size,
+        "at_most": pieces.at_most,
+        "parts": parts,
+        "texts_sha256": digest,
+        **({} if pieces.model_type == "unigram" else {"model_type": pieces.model_type}),
+        **({} if rule == NONE else {"normalize": rule}),
+    }
+    if pieces.model_type == "char":
+        settings["vocab_size"] = None
+
+    def make(folder: Path) -> Tokenizer:
+        return train_tokenizer(
+            texts,
+            pieces.vocab_size,
+            folder,
+            at_most=pieces.at_most,
+            model_type=pieces.model_type,
+            normalize=rule,
+        )
+
+    tokenizer, is_new = _publish(data_dir, settings, make)
+    made, out_dir = tokenizer.vocab_size, tokenizer.model_path.parent
+    if not is_new:
+        log.info("%s: already trained with %d pieces", out_dir, made)
+        return tokenizer
+    log.info("%s: %d pieces from %d transcripts", out_dir, made, len(texts))
+    _log_normalization(tokenizer, texts)
+    if pieces.model_type != "char" and made < pieces.vocab_size:
+        log.warning("%s: the transcripts give no more than %d of %d pieces", out_dir, made, pieces.vocab_size)
+    return tokenizer
+
+
+def adopt_pieces(data_dir: Path, source: Path) -> Tokenizer:
+    """Use the pieces of a SentencePiece model, or of a `tokens.txt` of characters, for a data folder.
+
+    The log counts the transcripts that they cannot spell.
+
+    Raises:
+        UserError: no training part is prepared, or pieces that cannot be used; says why.
+    """
+    texts, _ = _transcripts(data_dir)
+    rule = recorded_normalization(load_record(data_dir))
+    model = read_model(source)
+    settings = {"from_sha256": hashlib.sha256(model).hexdigest(), "normalize": rule}
+    tokenizer, is_new = _publish(data_dir, settings, lambda folder: write_tokenizer(model, folder, rule))
+    out_dir = tokenizer.model_path.parent
+    state = "" if is_new else ", which are there already"
+    log.info("%s: %d pieces from %s%s", out_dir, tokenizer.vocab_size, source, state)
+    unknown = [text for text in texts if tokenizer.unk_id in tokenizer.encode(text)]
+    if unknown:
+        log.warning(
+            "%d of %d transcripts have characters that %s does not know: %s",
+            len(unknown), len(texts), source, quote(unknown),
+        )  # fmt: skip
+    return tokenizer
+
+
+def check_tokens(data_dir: Path, tokenizer: Tokenizer, wanted: str | None) -> None:
+    """Refuse pieces that were made by another rule than the data, or the configuration, say.
+
+    Args:
+        data_dir: the data folder.
+        tokenizer: its own.
+        wanted: `text.normalize` of a configuration; None where it says nothing.
+
+    Raises:
+        UserError: they differ.
+    """
+    recorded = recorded_normalization(load_record(data_dir))
+    if tokenizer.rule != recorded:
+        raise UserError(
+            f"{tokenizer.model_path.parent}: made with text.normalize {tokenizer.rule}, {data_dir} was "
+            f"prepared with {recorded}: run `kdasr tokens` again"
+        )
+    if wanted is not None and wanted != recorded:
+        raise UserError(
+            f"text.normalize is {wanted}, {data_dir} was prepared with {recorded}: run `kdasr prepare "
+            f"--normalize {wanted}` and `kdasr tokens`, or change the option"
+        )
+
+
+def _transcripts(data_dir: Path) -> tuple[list[str], list[str]]:
+    """The transcripts of the training parts, and the names of these."""
+    parts = sorted(train_parts(data_dir))
+    if not parts:
+        raise UserError(f"{data_dir}: no training part is prepared: run `kdasr prepare` first")
+    texts = [
+        supervision.text
+        for part in parts
+        for supervision in SupervisionSet.from_jsonl(find_manifest(data_dir, "supervisions", part))
+        if supervision.text
+    ]
+    return texts, parts
+
+
+def _publish(
+    data_dir: Path, settings: dict[str, Any], make: Callable[[Path], Tokenizer]
+) -> tuple[Tokenizer, bool]:
+    """The tokenizer of some settings in `tokens/`, and whether it was made now."""
+    out_dir = Path(data_dir) / "tokens"
+    if (out_dir / "tokens.json").is_file() and read_json(out_dir / "tokens.json") == settings:
+        return Tokenizer.load(out_dir), False
+    with Staged(out_dir) as staged:
+        make(staged.partial)
+        write_json(staged.partial / "tokens.json", settings)
+        staged.publish()
+    return Tokenizer.load(out_dir), True
+
+
+def _log_normalization(tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Which transcripts are trained on, and scored, in other letters than those they are written in."""
+    pairs = ((one_space(text).strip(), tokenizer.normalize(text)) for text in texts)
+    changed = [f"'{before}' as '{after}'" for before, after in pairs if before != after]
+    if changed:
+        log.info(
+            "%d of %d transcripts are normalised by %s: %s",
+            len(changed), len(texts), tokenizer.normalization, quote(changed),
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""The evidence as records of strings: lines of the CSV files beside a document, and of its short tables.
+
+Numbers are rounded as in the tables of `results.md`, with a hyphen as minus sign, a point, and no separator
+of thousands. An empty string stands for what was not measured.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from kdasr.evaluation.statistics import Interval
+from kdasr.report.wording import NOTHING, THOUSANDS, number, verdict
+from kdasr.study.evidence import Evidence, MeanResult, SeedComparison
+from kdasr.study.ranking import Ranked
+
+Record = dict[str, str]
+"""One line of a CSV file, by column."""
+
+TOPLINE, BASELINE = "topline", "baseline"
+
+
+def plain(value: float | int | None, digits: int = 0) -> str:
+    """A number as CSV has it, rounded as the tables do; empty for None and NaN."""
+    text = number(value, digits)
+    return "" if text == NOTHING else text.replace("−", "-").replace(THOUSANDS, "")
+
+
+def records(evidence: Evidence) -> dict[str, list[Record]]:
+    """By table (`rows`, `comparisons`, `dev`, `rates`), its lines; only tables that have one.
+
+    rows: one per row and part; WER in percent with its 95 % interval, latencies in ms.
+    comparisons: one per row, part and row that it is compared with; positive is better. `gap_closed` is the
+        share of the distance to the topline.
+    dev: the ranking of all streaming rows on the dev parts, against the row that they are ranked against.
+    rates: one per learning rate that was tried.
+    """
+    ranking = evidence.ranking
+    found = {
+        "rows": [_row(mean, evidence) for mean in evidence.means],
+        "comparisons": [_comparison(comparison) for comparison in evidence.comparisons],
+        "dev": [_ranked(entry, evidence) for entry in ranking.rows] if ranking else [],
+        "rates": [
+            _trial(entry, trial)
+            for entry in evidence.tuned
+            for trial in entry["trials"]
+            if trial["dev_wer"] is not None
+        ],
+    }
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def as_csv(lines: Sequence[Mapping[str, str]]) -> str:
+    """The text of a CSV file: a head, then a line per record."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def role(row: str, evidence: Evidence) -> str:
+    """What a row is to the others: the topline, a baseline, or empty."""
+    return TOPLINE if row == evidence.topline else BASELINE if row in evidence.baselines else ""
+
+
+def _interval(name: str, interval: Interval, digits: int) -> Record:
+    values = (("", interval.estimate), ("_low", interval.low), ("_high", interval.high))
+    return {name + end: plain(value, digits) for end, value in values}
+
+
+def _row(mean: MeanResult, evidence: Evidence) -> Record:
+    by_seed = [
+        result.wer for result in evidence.results if (result.info.row, result.part) == (mean.row, mean.part)
+    ]
+    return {
+        "part": mean.part,
+        "row": mean.row,
+        "role": role(mean.row, evidence),
+        "starts_from": {"scratch": "random weights", "teacher": evidence.topline}.get(mean.init, mean.init),
+        "steps": plain(mean.steps),
+        "seeds": plain(mean.num_seeds),
+        **_interval("wer", mean.wer, 2),
+        "wer_by_seed": " ".join(plain(wer, 2) for wer in by_seed),
+        "first_token_ms": plain(mean.first_token_ms),
+        "emission_delay_ms": plain(mean.emission_delay_ms),
+        "finalisation_ms": plain(mean.finalisation_ms),
+    }
+
+
+def _comparison(found: SeedComparison) -> Record:
+    return {
+        "part": found.part,
+        "row": found.row,
+        "against": found.baseline,
+        **_interval("fewer_word_errors_percent", found.wer, 1),
+        "word_errors": verdict(found.wer, "fewer", "more"),
+        **_interval("first_token_earlier_ms", found.first_token, 0),
+        "first_token": verdict(found.first_token, "earlier", "later"),
+        **_interval("gap_closed", found.gap, 2),
+    }
+
+
+def _ranked(entry: Ranked, evidence: Evidence) -> Record:
+    ours = entry.row == evidence.rank_against
+    nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
+    fewer, earlier = (nothing, nothing) if ours else (entry.fewer, entry.earlier)
+    return {
+        "row": entry.row,
+        "role": "ranked against" if ours else role(entry.row, evidence),
+        "steps": plain(entry.steps),
+        **_interval("wer", entry.wer, 1),
+        **{f"wer_{part}": plain(wer, 1) for part, wer in entry.wer_by_part.items()},
+        "first_token_ms": plain(entry.first_token_ms),
+        **_interval("fewer_word_errors_percent", fewer, 1),
+        "word_errors": "" if ours else verdict(fewer, "fewer", "more"),
+        **_interval("first_token_earlier_ms", earlier, 0),
+        "first_token": "" if ours else verdict(earlier, "earlier", "later"),
+    }
+
+
+def _trial(entry: Mapping[str, object], trial: Mapping[str, float]) -> Record:
+    chosen = trial["learning_rate"] == entry["learning_rate"]
+    return {
+        "row": str(entry["row"]),
+        "learning_rate": f"{trial['learning_rate']:g}",
+        "dev_wer": plain(trial["dev_wer"], 1),
+        "chosen": "yes" if chosen else "",
+        "end_of_range": "yes" if chosen and entry["at_edge"] else "",
+    }

@@ -1,0 +1,396 @@
+"""Lhotse cuts of any recipe, prepared: the same as a folder would give, and bad ones named."""
+
+# Shapes: N samples, C channels.
+
+import gzip
+import json
+import logging
+import pickle
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment
+from lhotse.cut import MonoCut, MultiCut
+from lhotse.recipes import prepare_librispeech
+from lhotse.supervision import AlignmentItem
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_json
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.bad import MaxBad
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.folder import load_cuts
+from kdasr.evaluation.joining import in_order
+from kdasr.testing import tone, write_corpus
+
+TRAIN, DEV = "train-clean-100", "dev-clean"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two parts with alignments; one recording is stereo at 8 kHz, as wav. With Lhotse's own cuts of it."""
+    root = tmp_path_factory.mktemp("corpus")
+    write_corpus(root / "LibriSpeech", (TRAIN, DEV), alignments_dir=root / "alignments")
+    chapter = root / "LibriSpeech" / DEV / "200" / "1"
+    left_N = tone(soundfile.info(chapter / "200-1-0001.flac").duration, seed=5, sample_rate=8000)
+    soundfile.write(chapter / "200-1-0001.flac", np.stack([left_N, 0.5 * left_N], axis=1), 8000)
+    theirs = prepare_librispeech(root / "LibriSpeech", root / "alignments", [TRAIN, DEV])
+    for part, manifests in theirs.items():
+        cuts = CutSet.from_manifests(manifests["recordings"], manifests["supervisions"])
+        # Of the stereo recording Lhotse makes a cut of its first channel; ours are of all channels.
+        cuts = CutSet.from_cuts(_all_channels(cut) for cut in cuts)
+        cuts.shuffle().to_file(root / f"cuts_{part}.jsonl.gz")
+    return root
+
+
+def _all_channels(cut: MonoCut) -> MonoCut | MultiCut:
+    if cut.recording.num_channels == 1:
+        return cut
+    supervisions = [replace(item, channel=[0, 1]) for item in cut.supervisions]
+    return MultiCut(cut.id, cut.start, cut.duration, [0, 1], supervisions, recording=cut.recording)
+
+
+@pytest.fixture(scope="module")
+def from_folder(corpus: Path) -> Path:
+    """The data folder of the layout, with speed copies."""
+    options = PrepareOptions(corpus / "LibriSpeech", corpus / "data", [TRAIN, DEV], corpus / "alignments")
+    prepare_corpus(options)
+    return corpus / "data"
+
+
+def content(data: Path) -> dict[str, Any]:
+    """What training sees of a data folder: cuts without the language and the paths, features, statistics."""
+    found: dict[str, Any] = {"stats": read_json(data / "feature_stats.json")}
+    for part in (TRAIN, DEV):
+        for cut in load_cuts(data, part):
+            supervision = cut.supervisions[0]
+            words = [(word.symbol, word.start, word.duration) for word in supervision.alignment["word"]]
+            told = (supervision.id, supervision.text, supervision.speaker, supervision.start, words)
+            sizes = (cut.start, cut.duration, cut.num_samples, cut.sampling_rate, cut.custom["speed"])
+            found[f"{part} {cut.id}"] = (told, supervision.duration, sizes, cut.load_features().tobytes())
+    return found
+
+
+def shar_of(manifest: Path, folder: Path, shard_size: int = 2) -> Path:
+    folder.mkdir(parents=True)
+    CutSet.from_file(manifest).to_shar(folder, fields={"recording": "flac"}, shard_size=shard_size)
+    return folder
+
+
+@pytest.mark.parametrize("as_shar", [False, True])
+def test_the_layout_and_lhotses_own_manifests_of_it_give_the_same(
+    corpus: Path, from_folder: Path, tmp_path: Path, as_shar: bool
+) -> None:
+    places = {part: [corpus / f"cuts_{part}.jsonl.gz"] for part in (TRAIN, DEV)}
+    if as_shar:
+        places = {part: [shar_of(place, tmp_path / part)] for part, (place,) in places.items()}
+    prepare_corpus(PrepareOptions(None, tmp_path / "data", cuts=places))
+    assert content(tmp_path / "data") == content(from_folder)
+    first = next(iter(load_cuts(tmp_path / "data", TRAIN)))
+    assert Path(first.recording.sources[0].source).is_relative_to(tmp_path / "data") == as_shar
+    assert not list((tmp_path / "data").rglob(".*"))
+
+
+def recording(
+    path: Path, seconds: float, seed: int = 0, rate: int = SAMPLE_RATE, name: str = ""
+) -> Recording:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, seed, rate), rate)
+    return Recording.from_file(path, recording_id=name or path.stem)
+
+
+def said(name: str, recording_id: str, start: float, duration: float, text: str | None) -> SupervisionSegment:
+    words = (text or "").split()
+    step = duration / max(1, len(words))
+    items = [AlignmentItem(word, start + step * place, step) for place, word in enumerate(words)]
+    return SupervisionSegment(
+        name,
+        recording_id,
+        start,
+        duration,
+        text=text,
+        speaker="s",
+        language="English",
+        alignment={"word": items},
+    )
+
+
+def cut_of(audio: Recording, *supervisions: SupervisionSegment) -> MonoCut:
+    return MonoCut(f"{audio.id}-cut", 0.0, audio.duration, 0, list(supervisions), recording=audio)
+
+
+def write(path: Path, *cuts: Any) -> Path:
+    CutSet.from_cuts(cuts).to_file(path)
+    return path
+
+
+def prepare(root: Path, *places: Path, part: str = "dev", **changes: Any) -> CutSet:
+    options = PrepareOptions(None, root / "data", cuts={part: list(places)}, **changes)
+    prepare_corpus(options)
+    return load_cuts(root / "data", part)
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 8000])
+def test_a_long_recording_becomes_its_utterances(
+    tmp_path: Path, rate: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio = recording(tmp_path / "talk.wav", 6.0, rate=rate)
+    cut = cut_of(
+        audio, said("b", "talk", 0.5, 1.5, "one two"), said("a", "talk", 3.0, 2.0, "three"),
+        said("c", "talk", 4.5, 1.25, "four"),
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, logger="kdasr"):
+        cuts = prepare(tmp_path, write(tmp_path / "c.jsonl.gz", cut))
+    assert "dev: 1 cut(s) with several supervisions are trimmed to each: 3 utterances" in caplog.text
+    assert "dev: 1 supervision(s) overlap another one of their cut" in caplog.text
+    assert [cut.id for cut in cuts] == ["a", "b", "c"]
+    assert [cut.id for cut in in_order(list(cuts))] == ["b", "a", "c"]
+    by_id = {cut.id: cut for cut in cuts}
+    assert [by_id[name].duration for name in "abc"] == [2.0, 1.5, 1.25]
+    assert [(word.symbol, word.start) for word in by_id["b"].supervisions[0].alignment["word"]] == [
+        ("one", 0.0), ("two", 0.75),
+    ]  # fmt: skip
+    assert by_id["b"].supervisions[0].language == "English"
+    # Trimmed by Lhotse before, its word times count from the begin of the recording.
+    pieces = cut.trim_to_supervisions(keep_overlapping=False)
+    again = prepare(tmp_path / "again", write(tmp_path / "pieces.jsonl.gz", *pieces))
+    for one, other in zip(cuts, again, strict=True):
+        assert one.supervisions[0].alignment == other.supervisions[0].alignment
+        assert (one.id, one.duration) == (other.id, other.duration)
+    whole_N = soundfile.read(tmp_path / "talk.wav", dtype="float32")[0]
+    heard_N = by_id["a"].load_audio()[0]
+    step = SAMPLE_RATE // rate
+    expected_N = whole_N[3 * rate : 5 * rate]
+    np.testing.assert_allclose(heard_N[::step][100:-100], expected_N[100:-100], atol=0.02 * step)
+    assert all(cut.num_frames == round(100 * cut.duration) for cut in cuts)
+
+
+def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
+    """A mixture, one channel of two, and audio within a manifest's folder under a relative path."""
+    first, second = (recording(tmp_path / f"{name}.wav", 1.0, seed) for seed, name in enumerate("xy"))
+    mixed = cut_of(first, said("mixed", "x", 0.0, 1.0, "one")).mix(cut_of(second), snr=0)
+    stereo_NC = np.stack([tone(1.0, 3), tone(1.0, 4)], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo_NC, SAMPLE_RATE)
+    stereo = Recording.from_file(tmp_path / "stereo.wav")
+    right = MonoCut(
+        "right", 0.0, 1.0, 1, [replace(said("r", "stereo", 0, 1.0, "two"), channel=1)], recording=stereo
+    )
+    near = recording(tmp_path / "near.flac", 1.2)
+    near.sources[0].source = "near.flac"
+    cuts = {cut.id: cut for cut in prepare(
+        tmp_path, write(tmp_path / "c.jsonl", mixed, right, cut_of(near, said("near", "near", 0, 1.2, "SIX")))
+    )}  # fmt: skip
+    assert sorted(cuts) == ["mixed", "near", "r"]
+    np.testing.assert_allclose(cuts["r"].load_audio()[0], stereo_NC[:, 1], atol=1e-3)
+    assert np.abs(cuts["mixed"].load_audio()[0] - tone(1.0, 0)).max() > 0.1
+    assert Path(cuts["near"].recording.sources[0].source) == tmp_path / "near.flac"
+    assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
+
+
+def test_stored_features_and_odd_fields_of_others_are_not_kept(tmp_path: Path) -> None:
+    cut = cut_of(recording(tmp_path / "a/b.wav", 1.0), said("x/../y z", "b", 0, 1.0, " eins "))
+    cut = cut.with_custom("speed", 7).with_custom("topic", {"name": "weather"})
+    (ours,) = prepare(tmp_path, write(tmp_path / "c.jsonl.gz", cut), part="train", speeds=(1.0,))
+    assert (ours.id, ours.custom) == ("x/../y z", {"topic": {"name": "weather"}, "speed": 1.0})
+    assert ours.supervisions[0].text == "eins" and ours.load_features().shape == (100, 80)
+
+
+def test_what_is_left_out_is_counted_and_may_be_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio = [recording(tmp_path / f"{name}.wav", 1.0, rate=rate) for name, rate in
+             (("a", 16000), ("b", 16000), ("c", 16000), ("d", 8000))]  # fmt: skip
+    good, empty, odd = (
+        cut_of(item, said(item.id, item.id, 0, 1.0, text))
+        for item, text in zip(audio[1:], ("x", " ", "y"), strict=True)
+    )
+    manifest = write(tmp_path / "c.jsonl.gz", cut_of(audio[0]), good, empty, odd)
+    cuts = prepare(tmp_path, manifest)
+    assert [cut.id for cut in cuts] == ["b", "d"]
+    assert "dev: several sampling rates (8000 Hz: 1, 16000 Hz: 1); all become 16 kHz" in caplog.text
+    assert "dev: 1 cut(s) without supervision, left out: a-cut" in caplog.text
+    assert "dev: 1 empty transcript(s), left out: c" in caplog.text
+    entry = read_json(tmp_path / "data" / "prepare.json")["parts"]["dev"]
+    assert (entry["without_supervision"], entry["empty_transcripts"]) == (["a-cut"], ["a-cut", "c"])
+    kept = prepare(tmp_path, manifest, keep_empty=True)  # noticed as another way to prepare it
+    assert [cut.supervisions[0].text for cut in kept] == ["", "x", "", "y"]
+
+
+def bad_audio(tmp_path: Path) -> dict[str, tuple[MonoCut, str]]:
+    """Cuts whose audio cannot be used, and why."""
+    lost, wrong, short, url, shell, beyond = (
+        recording(tmp_path / f"{name}.wav", 1.0)
+        for name in ("lost", "wrong", "short", "url", "shell", "beyond")
+    )
+    Path(lost.sources[0].source).unlink()
+    soundfile.write(wrong.sources[0].source, tone(1.0, 0, 8000), 8000)
+    soundfile.write(short.sources[0].source, tone(0.5), SAMPLE_RATE)
+    url.sources[0].type, url.sources[0].source = "url", "https://example.org/a.wav"
+    shell.sources[0].type, shell.sources[0].source = "command", "touch ran"
+    reasons = {
+        "lost": "no such audio file",
+        "wrong": "the manifest says 16000 Hz, the file has 8000",
+        "short": "the manifest says 16000 samples, the file has 8000",
+        "url": "its audio is at a URL",
+        "shell": "its audio is what a shell command prints",
+    }
+    cuts = {
+        item.id: cut_of(item, said(item.id, item.id, 0, 1.0, "x"))
+        for item in (lost, wrong, short, url, shell)
+    }
+    found = {name: (cut, reasons[name]) for name, cut in cuts.items()}
+    pair = [said("ok", "beyond", 0, 0.5, "x"), said("late", "beyond", 0.5, 9.0, "y")]
+    found["late"] = (cut_of(beyond, *pair), "its supervision is at 0.50 to 9.50 s, the cut has 1.00 s")
+    return found
+
+
+def test_audio_that_cannot_be_used_costs_its_utterance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = bad_audio(tmp_path)
+    manifest = write(tmp_path / "c.jsonl.gz", *(cut for cut, _ in bad.values()))
+    with pytest.raises(UserError, match=r"dev: 6 of 7 utterances have bad audio, more than --max-bad 1%"):
+        prepare(tmp_path, manifest)
+    assert not list((tmp_path / "data").rglob("*.npy"))
+    assert [cut.id for cut in prepare(tmp_path, manifest, max_bad=MaxBad(6, is_share=False))] == ["ok"]
+    lines = [line.split("\t") for line in (tmp_path / "data" / "bad-dev.tsv").read_text().splitlines()]
+    told = {("shell" if name == "shell-cut" else name): reason for name, _, reason in lines}
+    assert told.keys() == bad.keys()
+    assert all(reason in told[name] for name, (_, reason) in bad.items())
+    assert not (tmp_path / "ran").exists()
+
+
+def one_cut(tmp_path: Path, name: str = "a") -> MonoCut:
+    return cut_of(recording(tmp_path / f"{name}.wav", 1.0), said(name, name, 0, 1.0, "x"))
+
+
+def twice(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / f"{name}.jsonl.gz", one_cut(tmp_path)) for name in ("one", "two")]
+
+
+def written(name: str, content: bytes) -> Callable[[Path], list[Path]]:
+    def make(tmp_path: Path) -> list[Path]:
+        (tmp_path / name).write_bytes(content)
+        return [tmp_path / name]
+
+    return make
+
+
+def recordings_alone(tmp_path: Path) -> list[Path]:
+    RecordingSet.from_recordings([one_cut(tmp_path).recording]).to_file(tmp_path / "r.jsonl.gz")
+    return [tmp_path / "r.jsonl.gz"]
+
+
+def shards(change: Callable[[Path], None]) -> Callable[[Path], list[Path]]:
+    """Two shards of a cut each, changed."""
+
+    def make(tmp_path: Path) -> list[Path]:
+        manifest = write(tmp_path / "c.jsonl.gz", one_cut(tmp_path, "a"), one_cut(tmp_path, "b"))
+        change(shar_of(manifest, tmp_path / "shar", shard_size=1))
+        return [tmp_path / "shar"]
+
+    return make
+
+
+def keep_all(folder: Path) -> None:
+    assert len(list(folder.iterdir())) == 4
+
+
+def drop_a_shard(folder: Path) -> None:
+    (folder / "recording.000001.tar").unlink()
+
+
+def empty_cuts(folder: Path) -> None:
+    gzip.open(folder / "cuts.000001.jsonl.gz", "wt").close()
+
+
+def empty_audio(folder: Path) -> None:
+    tarfile.open(folder / "recording.000001.tar", "w").close()
+
+
+def other_audio(folder: Path) -> None:
+    (folder / "recording.000000.tar").replace(folder / "recording.000001.tar")
+    tarfile_of_b = folder / "recording.000001.tar"
+    (folder / "recording.000000.tar").write_bytes(tarfile_of_b.read_bytes())
+
+
+def only_the_manifest(tmp_path: Path) -> list[Path]:
+    (folder,) = shards(keep_all)(tmp_path)
+    return [folder / "cuts.000000.jsonl.gz"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (twice, r"dev: 1 id\(s\) are there more than once: 'a' in .*one\.jsonl\.gz and .*two\.jsonl\.gz"),
+        (lambda path: [write(path / "c.jsonl.gz", one_cut(path), one_cut(path))], "more than once: 'a' in"),
+        (written("c.jsonl.gz", pickle.dumps([1])), r"c\.jsonl\.gz: a pickle, .* not opened"),
+        (written("c.pkl", b"anything"), r"c\.pkl: a pickle"),
+        (written("c.jsonl", b"PK\3\4 a checkpoint"), r"a pickle"),
+        (written("c.jsonl", b"one two\n"), r"c\.jsonl: not a manifest \(.*expected Lhotse cuts"),
+        (written("c.jsonl", b"\xff\xfe\x00"), r"c\.jsonl: not a manifest"),
+        (written("c.jsonl", b'{"a": 1}\n'), r"c\.jsonl, item 1: a manifest of something else, not of cuts"),
+        (written("c.jsonl.gz", gzip.compress(b"")), r"c\.jsonl\.gz: an empty manifest: 0 cuts"),
+        (written("c.jsonl.gz", gzip.compress(b"{}" * 99)[:20]), r"c\.jsonl\.gz: cannot be read"),
+        (written("c.jsonl", b'{"id": "a", "type": "MonoCut", "start": 0}\n'), "item 1: not a cut that"),
+        (recordings_alone, r"r\.jsonl\.gz, item 1: a manifest of recordings, not of cuts: make cuts of"),
+        (lambda path: [write(path / "c.jsonl.gz", cut_of(one_cut(path).recording))],
+         "dev: no utterance with a transcript: 1 cuts without supervision, 0 with an empty text"),
+        (lambda path: [path / "nowhere"], "--cuts dev=.*nowhere: no such file or folder"),
+        (lambda path: [path], "not a Shar folder .*there: nothing"),
+        (shards(drop_a_shard), r"2 shards of cuts and 1 of recordings; .*cuts\.000001\.jsonl\.gz"),
+        (shards(empty_cuts), r"cuts\.000001\.jsonl\.gz: an empty shard: 0 cuts"),
+        (shards(empty_audio), r"recording\.000001\.tar: an empty shard: 0 recordings, 1 cuts"),
+        (shards(other_audio), r"recording\.000001\.tar: has 'a' in the place of 'b'|in the place of"),
+        (only_the_manifest, r"dev: 1 of 1 .*its audio is in a Shar archive: name the folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_before_anything_is_computed(
+    tmp_path: Path, make: Callable[[Path], list[Path]], message: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(tmp_path, *make(tmp_path / "in"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "data" / "prepare.json").exists()
+
+
+def test_a_part_is_prepared_again_when_a_manifest_or_its_audio_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also from several places, and with a name that begins with `train` or is said to be one."""
+    first, second = (write(tmp_path / f"{name}.jsonl", one_cut(tmp_path, name)) for name in "ab")
+
+    def run() -> bool:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="kdasr"):
+            prepare(tmp_path, first, second, part="mine", train_parts=["mine"], speeds=(1.0, 1.1))
+        return "already prepared" not in caplog.text
+
+    assert run() and not run()
+    assert len(load_cuts(tmp_path / "data", "mine")) == 4
+    second.write_text(second.read_text().replace('"text": "x"', '"text": "y"'))
+    assert run() and not run()
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 77), SAMPLE_RATE)
+    assert run() and not run()
+    with pytest.raises(UserError, match="--train-parts: not among the parts: train"):
+        prepare(tmp_path, first, part="dev", train_parts=["train"])
+    with pytest.raises(UserError, match=r"part '\.\./x': a name has letters"):
+        prepare(tmp_path, first, part="../x")
+
+
+def test_copies_at_another_speed_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cut = one_cut(tmp_path)
+    cuts = prepare(
+        tmp_path, write(tmp_path / "c.jsonl.gz", cut, cut.perturb_speed(0.8)), part="train", speeds=(1.0,)
+    )
+    assert sorted((item.id, item.duration) for item in cuts) == [("a", 1.0), ("a_sp0.8", 1.25)]
+    assert "train: 1 utterance(s) are copies at another speed already: give --speed 1" in caplog.text
+    assert json.loads((tmp_path / "data" / "prepare.json").read_text())["parts"]["train"]["cuts"] == 2
