@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ VERBS = {
     "prepare": "Check a corpus and write manifests and features.",
     "tokens": "Train the SentencePiece model on the training transcripts.",
     "text": "Text for a language model, without the transcripts of some parts.",
+    "import": "Take over a trained model of icefall.",
     "train": "Train one system of a recipe, stage by stage.",
     "average": "Average the last checkpoints of an experiment.",
     "calibrate": "Calibrate the confidence of words on dev parts.",
@@ -38,7 +40,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        return importlib.import_module(f"kdasr.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        return importlib.import_module(f"kdasr.cli.{module}").command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb. A full disk, missing rights or memory are the user's to mend, in one line."""

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from kdasr.common.ranges import MAY_CHANGE, Items, OneOf, above, at_least, between
 
-OPTIMIZERS = ("adamw", "muon")
-DECAYS = ("cosine", "linear", "inverse-sqrt", "constant")
+OPTIMIZERS = ("adamw", "muon", "scaled-adam")
+DECAYS = ("cosine", "linear", "inverse-sqrt", "constant", "eden")
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -16,7 +16,8 @@ class OptimConfig:
 
     optimizer: Annotated[str, OneOf(*OPTIMIZERS)] = "adamw"
     """adamw | muon: Muon for the encoder's matrices, AdamW for the rest. The demo uses it because it left the
-    blank plateau sooner in a trial there."""
+    blank plateau sooner in a trial there. | scaled-adam: Zipformer's, with `decay: eden` and a learning rate
+    of 0.045; it has no weight decay and clips by `clipping_scale`."""
     learning_rate: Annotated[float, above(0)] = 1e-3
     betas: Annotated[list[float], between(0, 1, below=True), Items(exactly=2, unique=False)] = field(
         default_factory=lambda: [0.9, 0.98]
@@ -24,9 +25,17 @@ class OptimConfig:
     weight_decay: Annotated[float, at_least(0)] = 1e-2
     warmup_steps: Annotated[int, at_least(0)] = 200
     decay: Annotated[str, OneOf(*DECAYS)] = "cosine"
-    """cosine | linear | inverse-sqrt | constant."""
+    """cosine | linear | inverse-sqrt | constant | eden: by steps and epochs, without an end."""
+    eden_steps: Annotated[float, above(0)] = 7500.0
+    """Steps at which Eden is down to 0.84 of the peak; it goes on as the inverse square root of steps."""
+    eden_epochs: Annotated[float, above(0)] = 3.5
+    """The same in epochs, for a second factor."""
+    steps_per_epoch: Annotated[int, at_least(0)] = 0
+    """What Eden takes for an epoch; 0: the second factor is 1."""
     final_fraction: Annotated[float, between(0, 1)] = 0.05
     clip_norm: Annotated[float, above(0, infinite=True)] = 5.0
+    clipping_scale: Annotated[float, above(0, infinite=True)] = 2.0
+    """Of scaled-adam, in place of `clip_norm`: by how much a gradient may be above the median."""
     accumulate: Annotated[int, at_least(1)] = 1
     """Batches per optimizer step."""
 

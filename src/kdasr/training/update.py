@@ -122,7 +122,8 @@ class Updater:
         """Clip the gradient and step; returns the learning rate that was used."""
         learning_rate = scheduled_learning_rate(self._config, self._stage, stage_step)
         set_learning_rate(self.optimizer, learning_rate)
-        nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, result.gradient_norm)
+        if self._config.optimizer != "scaled-adam":  # which clips by itself
+            nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, result.gradient_norm)
         self.optimizer.step()
         return learning_rate
 

@@ -1,0 +1,97 @@
+"""`kdasr import icefall`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdasr.common.errors import UserError
+
+if TYPE_CHECKING:
+    from kdasr.interop.icefall import Imported
+
+
+@click.group(name="import", short_help="Take over a trained model of another toolkit.")
+def command() -> None:
+    """Take over a trained model of another toolkit as an experiment folder."""
+
+
+@command.command(name="icefall", short_help="A Zipformer2 transducer of icefall.")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--tokens", required=True, type=click.Path(path_type=Path), help="Its language folder, with bpe.model."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Experiment folder to write.")
+@click.option(
+    "--since",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="An earlier epoch-N.pt: take the mean of the weights from it to CHECKPOINT, as icefall's "
+    "--use-averaged-model does.",
+)
+@click.option("--causal", is_flag=True, help="Make a model for chunks of one that is not causal.")
+@click.option("--left", type=click.IntRange(min=0), help="Left context that it runs under, in 40 ms.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Chunk that it runs under, in 40 ms.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of icefall's that the file does not hold, such as num_heads=4,4,4,8,4,4.",
+)
+def icefall(
+    checkpoint: Path,
+    tokens: Path,
+    out: Path,
+    since: Path | None,
+    causal: bool,
+    left: int | None,
+    chunk: int | None,
+    options: tuple[str, ...],
+) -> None:
+    """Take over a Zipformer2 transducer of icefall: pretrained.pt, epoch-N.pt or checkpoint-N.pt.
+
+    The folder decodes, teaches and starts trainings like one that was trained here. A causal model runs
+    under chunks of 320 ms with 2.56 s of left context, unless --left and --chunk say otherwise.
+    """
+    # Imported here, so that --help does not wait for torch.
+    from kdasr.interop.icefall import ImportOptions, import_icefall
+    from kdasr.nn.context import Context
+
+    if (left is None) != (chunk is None):
+        raise UserError("--left and --chunk: give both or neither")
+    context = None if left is None or chunk is None else Context(left=left, chunk=chunk)
+    imported = import_icefall(
+        ImportOptions(
+            checkpoint=checkpoint,
+            tokens=tokens,
+            out=out,
+            since=since,
+            options=dict(_pair(option) for option in options),
+            causal=causal,
+            context=context,
+        )
+    )
+    for line in _summary(imported):
+        click.echo(line)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    name, equals, value = option.partition("=")
+    if not equals:
+        raise UserError(f"--option {option}: expected NAME=VALUE")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def _summary(imported: "Imported") -> list[str]:
+    encoder = imported.config.encoder
+    lines = [
+        f"imported {imported.num_parameters / 1e6:.2f} M parameters into {imported.path}",
+        f"context: {imported.context}; encoder: {encoder}",
+    ]
+    if imported.unused:
+        lines.append(f"not used: {len(imported.unused)} weights, such as {imported.unused[0]}")
+    if imported.missing:
+        lines.append(f"not in the checkpoint, set to 0: {', '.join(imported.missing)}")
+    if imported.assumed:
+        lines.append(f"assumed, as no weight tells: {', '.join(imported.assumed)}")
+    return lines
