@@ -126,7 +126,7 @@ bench-stream: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_stream.py
 	OMP_NUM_THREADS=1 $(BIN)/python tools/stream_memory.py exp/demo/two-stage
 
-# On the demo's exported student: what the server costs beside the recogniser in it.
+# On the demo's exported student: what the server costs beside the recognizer in it.
 bench-serve: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_serve.py
 

@@ -30,9 +30,9 @@ from kdasr.distillation.step import StepInput
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.language_model.scorer import load_language_model
 from kdasr.nn.context import Context
-from kdasr.self_training.labels import Labeller, label_search
+from kdasr.self_training.labels import Labeler, label_search
 from kdasr.self_training.prior_matching import tiled_nll, weighted_sums
-from kdasr.self_training.proposals import ProposalModel, first_guesses
+from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.study.recipe import load_recipe
 
 PART = "train-clean-360"
@@ -74,7 +74,7 @@ def measure(
     cuts = CutSet.from_cuts(list(load_cuts(data, PART))[: 40 * (num_batches + 1)])
     batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(max_duration=40.0)))[: num_batches + 1]
     search = label_search(config)
-    labeller = Labeller(config, first_guesses(proposal, batches, "cpu", search), prior)
+    labeler = Labeler(config, seed_hypotheses(proposal, batches, "cpu", search), prior)
 
     def supervised(batch: Batch) -> None:
         student.zero_grad()
@@ -92,7 +92,7 @@ def measure(
         proposals, searching = milliseconds(
             lambda: proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
         )
-        labels, scoring = milliseconds(lambda: labeller(batch.ids, proposals))
+        labels, scoring = milliseconds(lambda: labeler(batch.ids, proposals))
         _, loss = milliseconds(lambda: learn(batch, labels))
         return Parts(paired, searching, scoring, loss), len(labels.pieces)
 

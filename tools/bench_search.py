@@ -20,7 +20,7 @@ from kdasr.checkpoint import load_bundle
 from kdasr.common.files import write_json
 from kdasr.decoding.search import BeamOptions, GreedyOptions, Search, build_search
 from kdasr.recognition.features import whole_features
-from kdasr.recognition.recognisable import Recognisable
+from kdasr.recognition.recognizable import Recognizable
 
 # Shapes: B streams, T frames, D encoder width.
 
@@ -29,7 +29,7 @@ SECONDS = 10.0
 
 
 @torch.inference_mode()
-def encoded_noise(bundle: Recognisable, batch: int) -> Tensor:
+def encoded_noise(bundle: Recognizable, batch: int) -> Tensor:
     """Encoded random audio (B, T, D)."""
     geometry = bundle.model.geometry
     features = [
@@ -51,7 +51,7 @@ def searcher(search: Search, encoded_BTD: Tensor) -> Callable[[], None]:
     return run
 
 
-def measure(bundle: Recognisable) -> list[dict[str, Any]]:
+def measure(bundle: Recognizable) -> list[dict[str, Any]]:
     """A row per beam and number of streams; times are per frame of all streams."""
     rows = []
     for batch in (1, 8, 64):

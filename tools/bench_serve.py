@@ -1,7 +1,7 @@
-"""What the server costs beside the recogniser in it: `make bench-serve`.
+"""What the server costs beside the recognizer in it: `make bench-serve`.
 
 The same speech through `kdasr serve` (a process of its own, its clients in this one) and through the
-recogniser alone, both with so many streams at a time, greedy search, one thread. Counted is CPU time, which
+recognizer alone, both with so many streams at a time, greedy search, one thread. Counted is CPU time, which
 other work on the machine disturbs little: seconds of audio per second of CPU are the streams that one core
 serves when it does nothing else. A second part sends speech at the speed of speech, and reads the chunks'
 latency from `/metrics`.
@@ -24,7 +24,7 @@ import websockets
 from benchmarking import load_speech, print_rows
 from numpy.typing import NDArray
 
-from kdasr.cli.recognisable import load_recognisable
+from kdasr.cli.recognizable import load_recognizable
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.endpoint import EndpointRules
@@ -35,8 +35,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def in_process(exp: Path, waves: list[NDArray[np.float32]]) -> tuple[float, list[str]]:
-    """CPU seconds of the recogniser alone, and the last segment's text of each stream."""
-    bundle = load_recognisable(exp, "auto", int8=False, threads=1)
+    """CPU seconds of the recognizer alone, and the last segment's text of each stream."""
+    bundle = load_recognizable(exp, "auto", int8=False, threads=1)
     recognizer = StreamingRecognizer(bundle, endpoints=EndpointRules())
     streams = [recognizer.create_stream() for _ in waves]
     last = [""] * len(waves)
@@ -131,9 +131,9 @@ def measure(exp: Path, waves: list[NDArray[np.float32]], live: int) -> dict[str,
             served = asyncio.run(_clients(server.url, waves, paced=False))
             used = server.cpu_seconds - before
             alone, expected = in_process(exp, waves)
-            rows = [("recogniser alone", alone), ("server", used)]
+            rows = [("recognizer alone", alone), ("server", used)]
         if served != expected:
-            raise SystemExit("bench_serve.py: the server says something else than the recogniser")
+            raise SystemExit("bench_serve.py: the server says something else than the recognizer")
         before = server.cpu_seconds
         asyncio.run(_clients(server.url, waves[:1] * live, paced=True))
         cores = (server.cpu_seconds - before) * SAMPLE_RATE / len(waves[0])
@@ -159,7 +159,7 @@ def measure(exp: Path, waves: list[NDArray[np.float32]], live: int) -> dict[str,
     return {
         "streams": len(waves),
         "streams_per_core": {name: audio / seconds for name, seconds in rows},
-        "ratio_to_recogniser": alone / used,
+        "ratio_to_recognizer": alone / used,
         "live": {"streams": live, "cores": cores, "latency": latency},
     }
 

@@ -1,7 +1,7 @@
 """How many live streams one core serves: `make bench-stream`.
 
 The same exported student in three runtimes, one thread each: PyTorch, the bundle in onnxruntime under our
-recogniser, and the bundle in sherpa-onnx. Speech of the dev part arrives in real time, on a clock that counts
+recognizer, and the bundle in sherpa-onnx. Speech of the dev part arrives in real time, on a clock that counts
 this process's CPU time only: every stream sends its samples chunk by chunk, the streams out of step with each
 other; the server takes the chunks that have arrived, decodes them in a batch, and is busy for as long as that
 took. A runtime serves N streams when 99 % of the chunks are decoded within a chunk's length of their arrival.
@@ -47,7 +47,7 @@ class Recognizer(Protocol):
 
 
 def sherpa_recognizer(bundle: Path) -> Recognizer:
-    """sherpa-onnx's own recogniser of the bundle."""
+    """sherpa-onnx's own recognizer of the bundle."""
     return sherpa_onnx.OnlineRecognizer.from_transducer(
         tokens=str(bundle / "tokens.txt"),
         encoder=str(bundle / "encoder.onnx"),

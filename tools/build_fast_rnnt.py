@@ -54,7 +54,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _compile(source: Path, folder: Path) -> None:
-    """One shared object from the CPU sources, at the optimisation level of the package's own build."""
+    """One shared object from the CPU sources, at the optimization level of the package's own build."""
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     includes = [source, *cpp_extension.include_paths(), sysconfig.get_path("include")]
     command = [

@@ -2,14 +2,14 @@
 
 Every row of a recipe that learns from unpaired speech labels utterances whose transcripts are known, as at
 its first step: by its own search of the first proposal model, its own filters and weights. Word error rates
-in percent are of labelled utterances, each label weighted as in the loss:
+in percent are of labeled utterances, each label weighted as in the loss:
 
     WER      of the labels
     first    of the best-scored proposal of the same utterances
     best     of the proposal with the fewest errors: no choice among these proposals is better
 
 So first less WER is what the choice gains, WER less best what it still loses; best is the proposals' own
-limit, and the share of labelled utterances is what the filters leave. `kdasr results` must have trained the
+limit, and the share of labeled utterances is what the filters leave. `kdasr results` must have trained the
 language model and the first proposal model.
 """
 
@@ -29,8 +29,8 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.evaluation.wer import word_errors
 from kdasr.language_model.scorer import load_sentence_scorer
-from kdasr.self_training.labels import FirstGuess, Labeller, Labels, Proposal, label_search
-from kdasr.self_training.proposals import ProposalModel, first_guesses
+from kdasr.self_training.labels import FirstGuess, Labeler, Labels, Proposal, label_search
+from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.study.recipe import load_recipe
 
 
@@ -57,7 +57,7 @@ def search_all(
     proposal: ProposalModel, tokenizer: Tokenizer, batches: list[Batch], search: BeamOptions
 ) -> Searched:
     """The proposals of every utterance, with their word errors, and what was said of it first."""
-    greedy = first_guesses(proposal, batches, "cpu", replace(search, beam=1))
+    greedy = seed_hypotheses(proposal, batches, "cpu", replace(search, beam=1))
     first, heard = {}, []
     for batch in batches:
         listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
@@ -71,18 +71,18 @@ def search_all(
 
 
 def describe(heard: list[Heard], labels: Labels) -> list[float]:
-    """Share of labelled utterances, and word error rates of labels, first and best proposals; in percent."""
+    """Share of labeled utterances, and word error rates of labels, first and best proposals; in percent."""
     chosen = first = best = 0.0
-    labelled = words = 0
+    labeled = words = 0
     for owner, weights_K, pieces in labels.shares():
         errors = heard[owner].errors
         chosen += sum(weight * errors[row] for weight, row in zip(weights_K.tolist(), pieces, strict=True))
         first += errors[heard[owner].proposals[0].pieces]
         best += min(errors.values())
-        labelled += 1
+        labeled += 1
         words += heard[owner].num_words
     words = max(words, 1)
-    return [100 * labelled / len(heard), *(100 * count / words for count in (chosen, first, best))]
+    return [100 * labeled / len(heard), *(100 * count / words for count in (chosen, first, best))]
 
 
 def main() -> None:
@@ -116,15 +116,15 @@ def main() -> None:
         cuts = load_cuts(arguments.data, part).filter(lambda cut: "_sp" not in cut.id)
         cuts = cuts.subset(first=arguments.utterances)
         batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(dir=str(arguments.data))))
-        print(f"{part:{width}} {'beam':>5} {'labelled':>8} {'WER':>6} {'first':>6} {'best':>6}")
+        print(f"{part:{width}} {'beam':>5} {'labeled':>8} {'WER':>6} {'first':>6} {'best':>6}")
         searched: dict[BeamOptions, Searched] = {}
         for row, options in rows.items():
             search = label_search(options.labels)
             if search not in searched:
                 searched[search] = search_all(proposal, bundle.tokenizer, batches, search)
             heard = searched[search].heard
-            labeller = Labeller(options.labels, searched[search].first, scorer)
-            labels = labeller([one.name for one in heard], [one.proposals for one in heard], "cpu")
+            labeler = Labeler(options.labels, searched[search].first, scorer)
+            labels = labeler([one.name for one in heard], [one.proposals for one in heard], "cpu")
             share, *rates = describe(heard, labels)
             print(f"{row:{width}} {search.beam:5} {share:8.1f} " + " ".join(f"{rate:6.2f}" for rate in rates))
 

@@ -1,4 +1,4 @@
-"""Does a recogniser hear as well after half an hour as at the start of a stream?
+"""Does a recognizer hear as well after half an hour as at the start of a stream?
 
     python tools/half_hour_stream.py exp/demo/two-stage --data data/demo --parts "test-clean test-other"
 

@@ -27,7 +27,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.features import whole_features
-from kdasr.recognition.recognisable import Parts, Recognisable
+from kdasr.recognition.recognizable import Parts, Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 
 MIB = 1 << 20
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--search", choices=["greedy", "beam"], default="greedy")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bundle: Recognisable = load_bundle(arguments.exp) if arguments.exp else random_parts()
+    bundle: Recognizable = load_bundle(arguments.exp) if arguments.exp else random_parts()
     search = BeamOptions() if arguments.search == "beam" else GreedyOptions()
     recognizer = StreamingRecognizer(bundle, search=search)
     listen = speech_of(arguments.data) if arguments.exp else noise

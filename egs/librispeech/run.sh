@@ -4,7 +4,7 @@
 #   egs/librispeech/run.sh [--corpus synthetic|librispeech] [--size tiny|demo|base|large] [--stage N] [--stop-stage M]
 #
 # Stages
-#   0 corpus (synthesise or download)   5 student, stage one (hidden states)
+#   0 corpus (synthesize or download)   5 student, stage one (hidden states)
 #   1 manifests and features            6 student, stage two (output distributions)
 #   2 word pieces                       7 average checkpoints, calibrate confidence, offline decoding
 #   3 teacher, averaged                 8 streaming decoding with latency

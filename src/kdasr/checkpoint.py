@@ -192,7 +192,7 @@ def load_model(path: Path) -> tuple[Transducer, dict[str, Any]]:
     """
     payload = load_checkpoint(path)
     if "encoder" not in payload["model_config"]:
-        raise UserError(f"{path}: no recogniser; is it a language model? Those go with --lm")
+        raise UserError(f"{path}: no recognizer; is it a language model? Those go with --lm")
     config = build_config(TransducerConfig, payload["model_config"], source=f"{path}: model_config")
     layers = getattr(config.encoder, "num_layers", 0)
     if layers > len(payload["model"]):  # each has weights; to build them all would fill the memory first
@@ -307,7 +307,7 @@ def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bo
         )
     found = Calibrated() if as_trained else load_calibration(path)
     if found.blank_penalty:
-        model.joiner.penalise_blank(found.blank_penalty)
+        model.joiner.penalize_blank(found.blank_penalty)
     return Bundle(
         model=model,
         tokenizer=tokenizer,

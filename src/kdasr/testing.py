@@ -40,7 +40,7 @@ def tiny_config(vocab_size: int = 11) -> TransducerConfig:
 
 
 def tiny_model(seed: int = 0, vocab_size: int = 11) -> Transducer:
-    """A randomly initialised model of `tiny_config`; the global random state is left as it was."""
+    """A randomly initialized model of `tiny_config`; the global random state is left as it was."""
     from kdasr.models.transducer.build import build_transducer
 
     with torch.random.fork_rng(devices=[]):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from kdasr.common.choices import Choice
+from kdasr.common.choices import OptionChoice
 from kdasr.common.configio import build_config, config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, at_least, check_options, declared_at, options_of
@@ -13,7 +13,7 @@ from kdasr.experiment.config import identity_of
 
 
 @dataclass
-class Shape(Choice):
+class Shape(OptionChoice):
     type: str = "round"
 
 

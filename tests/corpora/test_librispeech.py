@@ -128,7 +128,7 @@ def test_audio_in_another_folder_is_nobody_elses(corpus: Path, caplog: pytest.Lo
         list_part(corpus, corpus, PART)
 
 
-def test_audio_may_lie_below_the_transcript_or_in_the_folder_of_its_id(corpus: Path) -> None:
+def test_audio_below_the_transcript_is_found(corpus: Path) -> None:
     (corpus / CHAPTER / "100-1.trans.txt").rename(corpus / PART / "all.trans.txt")
     assert {item.audio.parent for item in list_part(corpus, corpus, PART).utterances} == {corpus / CHAPTER}
     copy_audio(corpus, "0-degraded", "100-1-0000")

@@ -133,7 +133,7 @@ def test_a_changed_part_is_prepared_again(root: Path) -> None:
     assert {cut.id: cut for cut in load_cuts(root / "data", DEV)}["200-1-0000"].duration == 1.7
 
 
-def test_audio_of_equal_size_in_the_place_of_another_gives_new_features(root: Path) -> None:
+def test_replaced_audio_of_equal_size_gives_new_features(root: Path) -> None:
     flac = root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac"
     file = flac.with_suffix(".wav")
     soundfile.write(file, soundfile.read(flac)[0], 16000)
@@ -405,7 +405,7 @@ def test_a_folder_of_an_earlier_version_is_read_as_it_is(
     }  # fmt: skip
 
 
-def test_what_normalisation_changes_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_normalization_changes_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     transcript = root / "LibriSpeech" / TRAIN / "100" / "1" / "100-1.trans.txt"
     lines = transcript.read_text().splitlines()
     lines[0] = "100-1-0000 Nº \uff11"
@@ -413,4 +413,4 @@ def test_what_normalisation_changes_is_told(root: Path, caplog: pytest.LogCaptur
     prepare_corpus(options(root))
     with caplog.at_level(logging.INFO, logger="kdasr"):
         prepare_tokens(root / "data", 100, at_most=True)
-    assert "1 of 6 transcripts are normalised by nmt_nfkc: 'Nº \uff11' as 'No 1'" in caplog.text
+    assert "1 of 6 transcripts are normalized by nmt_nfkc: 'Nº \uff11' as 'No 1'" in caplog.text

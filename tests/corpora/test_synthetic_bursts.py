@@ -7,8 +7,8 @@ import pytest
 
 from kdasr.corpora.synthetic.acoustics import Surroundings, apply_surroundings, reverberate, room_response
 from kdasr.corpora.synthetic.bursts import Bursts, add_bursts
-from kdasr.corpora.synthetic.noise import add_noise, coloured_noise
-from kdasr.corpora.synthetic.plan import Utterance, make_plan
+from kdasr.corpora.synthetic.noise import add_noise, colored_noise
+from kdasr.corpora.synthetic.plan import PlannedUtterance, make_plan
 from kdasr.corpora.synthetic.render import Renderer
 from kdasr.corpora.synthetic.sizes import SIZES
 
@@ -72,7 +72,7 @@ def test_without_bursts_the_draws_are_room_level_and_noise() -> None:
     drr_db, seconds = rng.uniform(*limits.drr_db), rng.uniform(*limits.reverberation_seconds)
     wet = reverberate(samples, room_response(drr_db, seconds, rng))
     snr_db, _ = rng.uniform(*limits.snr_db), rng.random()
-    expected = add_noise(wet, coloured_noise(len(wet), rng.uniform(*limits.slope_db), rng), snr_db)
+    expected = add_noise(wet, colored_noise(len(wet), rng.uniform(*limits.slope_db), rng), snr_db)
     np.testing.assert_array_equal(
         apply_surroundings(samples, words, limits, None, np.random.default_rng(5)), expected
     )
@@ -103,7 +103,7 @@ def test_bursts_move_no_word() -> None:
     size = SIZES["results"]
     without = replace(size, clean=replace(size.clean, bursts=None))
     speaker = make_plan(SIZES["tiny"], 5).speakers[0]
-    utterance = Utterance("x", "the captain carried seven yellow umbrellas near the mountain")
+    utterance = PlannedUtterance("x", "the captain carried seven yellow umbrellas near the mountain")
     noisy, again, quiet = (Renderer(which, 5).render(utterance, speaker) for which in (size, size, without))
     assert noisy.words == quiet.words
     np.testing.assert_array_equal(noisy.samples_N, again.samples_N)

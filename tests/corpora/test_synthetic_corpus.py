@@ -15,7 +15,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.corpora.synthetic.alignment import transcript
 from kdasr.corpora.synthetic.corpus import Summary, generate_corpus
-from kdasr.corpora.synthetic.plan import PARTS, Utterance, make_plan
+from kdasr.corpora.synthetic.plan import PARTS, PlannedUtterance, make_plan
 from kdasr.corpora.synthetic.render import Rendered, Renderer, TimedWord
 from kdasr.corpora.synthetic.sizes import SIZES, PartSize
 from kdasr.corpora.synthetic.voices import Speaker
@@ -71,7 +71,7 @@ def test_a_kill_within_a_chapter_leaves_no_half_of_it(
 ) -> None:
     render = Renderer.render
 
-    def killed(self: Renderer, utterance: Utterance, speaker: Speaker) -> Rendered:
+    def killed(self: Renderer, utterance: PlannedUtterance, speaker: Speaker) -> Rendered:
         if utterance.id.endswith("0001"):
             raise KeyboardInterrupt
         return render(self, utterance, speaker)
@@ -210,7 +210,7 @@ def pairs(request: pytest.FixtureRequest) -> Iterator[list[tuple[Rendered, Rende
     """The same people saying the same words, once in a clean part and once in an `other` part."""
     renderer = Renderer(MICRO, 5)
     speakers = make_plan(MICRO, 5).speakers
-    utterance = Utterance("x", "the captain carried seven yellow umbrellas near the mountain")
+    utterance = PlannedUtterance("x", "the captain carried seven yellow umbrellas near the mountain")
     yield [
         (
             renderer.render(utterance, replace(speaker, part="dev-clean")),

@@ -5,9 +5,9 @@ import pytest
 
 from kdasr.common.errors import UserError
 from kdasr.corpora.synthetic.acoustics import reverberate, room_response
-from kdasr.corpora.synthetic.alignment import WordSpan, align_words, transcript
+from kdasr.corpora.synthetic.alignment import SpokenSpan, align_words, transcript
 from kdasr.corpora.synthetic.espeak import Speech, Synthesizer, Voice, WordEvent
-from kdasr.corpora.synthetic.noise import active_power, add_noise, coloured_noise
+from kdasr.corpora.synthetic.noise import active_power, add_noise, colored_noise
 from kdasr.corpora.synthetic.voices import (
     FEMALE_VARIANTS,
     MALE_VARIANTS,
@@ -70,11 +70,11 @@ def test_word_times_of_a_known_signal() -> None:
     events = [WordEvent(0, 0), WordEvent(4, 20), WordEvent(8, 40), WordEvent(16, 70)]
     spans = align_words("cat saw on the, boat", Speech(samples, 10, events))
     assert spans == [
-        WordSpan("CAT", 5, 20),
-        WordSpan("SAW", 20, 40),
-        WordSpan("ON", 40, 48),
-        WordSpan("THE", 48, 60),
-        WordSpan("BOAT", 70, 95),
+        SpokenSpan("CAT", 5, 20),
+        SpokenSpan("SAW", 20, 40),
+        SpokenSpan("ON", 40, 48),
+        SpokenSpan("THE", 48, 60),
+        SpokenSpan("BOAT", 70, 95),
     ]
 
 
@@ -126,7 +126,7 @@ def test_reverberation_keeps_the_direct_sound_in_place() -> None:
 
 @pytest.mark.parametrize("slope_db", [-6.0, -3.0, 0.0])
 def test_noise_has_its_colour(slope_db: float) -> None:
-    noise = coloured_noise(160000, slope_db, np.random.default_rng(3))
+    noise = colored_noise(160000, slope_db, np.random.default_rng(3))
     power = np.abs(np.fft.rfft(noise)) ** 2
     frequency = np.fft.rfftfreq(len(noise), 1 / 16000)
 

@@ -13,7 +13,14 @@ from kdasr.corpora.synthetic.espeak import Synthesizer
 from kdasr.corpora.synthetic.grammar import Grammar
 from kdasr.corpora.synthetic.homophones import homophone_sets
 from kdasr.corpora.synthetic.inflection import past, plural, present_participle, third_person, with_article
-from kdasr.corpora.synthetic.plan import PARTS, TRAIN_PARTS, Plan, draw_speakers, lm_sentences, make_plan
+from kdasr.corpora.synthetic.plan import (
+    PARTS,
+    TRAIN_PARTS,
+    CorpusPlan,
+    draw_speakers,
+    lm_sentences,
+    make_plan,
+)
 from kdasr.corpora.synthetic.sizes import LARGE, SIZES, PartSize
 from kdasr.corpora.synthetic.vocabulary import DEMO, Vocabulary
 from kdasr.corpora.synthetic.voices import SEEN_ACCENTS
@@ -30,11 +37,11 @@ def large_sentences() -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def demo_plan() -> Plan:
+def demo_plan() -> CorpusPlan:
     return make_plan(SIZES["demo"], 1)
 
 
-def test_demo_sentences_are_short_and_their_words_few(demo_plan: Plan) -> None:
+def test_demo_sentences_are_short_and_their_words_few(demo_plan: CorpusPlan) -> None:
     lengths = [len(words.split()) for words in demo_plan.transcripts]
     assert min(lengths) == 3
     assert max(lengths) == 9
@@ -144,7 +151,7 @@ def _sounds(words: list[str], accent: str) -> dict[str, str]:
     return {word: re.sub(r"[',%=]", "", sound) for word, sound in zip(words, phonemes, strict=True)}
 
 
-def test_forty_sets_sound_the_same_in_every_accent_of_the_training_parts() -> None:
+def test_homophones_sound_alike_in_every_accent() -> None:
     sets = homophone_sets()
     alike = set(range(len(sets)))
     for accent in SEEN_ACCENTS:
@@ -190,7 +197,7 @@ def test_speakers(name: str) -> None:
         assert abs(sexes["F"] - sexes["M"]) <= 0.4 * sum(sexes.values())
 
 
-def test_the_plan_has_every_part_and_repeats_no_sentence(demo_plan: Plan) -> None:
+def test_the_plan_has_every_part_and_repeats_no_sentence(demo_plan: CorpusPlan) -> None:
     assert {chapter.speaker.part for chapter in demo_plan.chapters} == set(SIZES["demo"].parts) < set(PARTS)
     texts = [transcript(item.text) for chapter in demo_plan.chapters for item in chapter.utterances]
     assert len(set(texts)) == len(texts)
@@ -199,7 +206,7 @@ def test_the_plan_has_every_part_and_repeats_no_sentence(demo_plan: Plan) -> Non
     assert len(set(ids)) == len(ids)
 
 
-def test_every_word_of_the_other_parts_occurs_in_training(demo_plan: Plan) -> None:
+def test_every_word_of_the_other_parts_occurs_in_training(demo_plan: CorpusPlan) -> None:
     words: dict[bool, set[str]] = {True: set(), False: set()}
     for chapter in demo_plan.chapters:
         for item in chapter.utterances:
@@ -207,7 +214,7 @@ def test_every_word_of_the_other_parts_occurs_in_training(demo_plan: Plan) -> No
     assert words[False] <= words[True]
 
 
-def test_lm_text_shares_no_sentence_with_the_transcripts(demo_plan: Plan) -> None:
+def test_lm_text_shares_no_sentence_with_the_transcripts(demo_plan: CorpusPlan) -> None:
     sentences = list(lm_sentences(demo_plan))
     assert len(sentences) == demo_plan.size.lm_sentences
     assert not set(sentences) & demo_plan.transcripts

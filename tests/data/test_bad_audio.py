@@ -172,7 +172,7 @@ def test_the_command_goes_on_and_says_what_it_left_out(root: Path) -> None:
     assert refused.exit_code == 1 and isinstance(refused.exception, UserError)
 
 
-def test_files_that_do_not_know_their_length_and_other_formats_are_read(root: Path) -> None:
+def test_streamed_headers_and_other_formats_are_read(root: Path) -> None:
     folder = root / "corpus" / CHAPTER
     spoken = tone(1.5, seed=3)
     names = [f"100-1-{index:04d}" for index in range(3, 12)]

@@ -15,7 +15,7 @@ from kdasr.language_model.text import EncodedText, TextSource
 from kdasr.recognition.result import join_words
 
 ALPHABET = "AbeC1.\u0301\uff21\uff11º…ﬁßıİÉ中。\u200b\u00a0\u3000\u0085\u2028\x0b\x0c\t\u00ad\ufeff\u2581 "
-"""Letters, and what normalisation turns into others, drops, or takes for a space."""
+"""Letters, and what normalization turns into others, drops, or takes for a space."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_known_spellings(tokenizer: Tokenizer, text: str, spelled: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(ALPHABET, max_size=12))
-def test_a_normalised_text_is_what_its_pieces_spell(odd: Tokenizer, text: str) -> None:
+def test_a_normalized_text_is_what_its_pieces_spell(odd: Tokenizer, text: str) -> None:
     ids = odd.encode(text)
     assert odd.unk_id not in ids
     assert join_words([odd.piece(index) for index in ids]) == odd.normalize(text)

@@ -52,7 +52,7 @@ def test_a_rule_treats_a_word_alike_alone_and_among_others_and_does_all_at_once(
 
 def test_rules_are_known_by_name() -> None:
     assert known_rules() == ["none", "upper", "lower", "words"]
-    with pytest.raises(UserError, match="x: no rule 'title' to normalise text by; known: none, upper"):
+    with pytest.raises(UserError, match="x: no rule 'title' to normalize text by; known: none, upper"):
         rule_named("title", "x")
     with pytest.raises(ValueError, match="'words'"):
         register_rule("words")

@@ -97,7 +97,7 @@ def test_missing_and_foreign_models_are_named(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
-def test_at_most_makes_fewer_pieces_where_the_text_does_not_fill_the_size(tmp_path: Path) -> None:
+def test_at_most_makes_fewer_pieces_of_a_small_text(tmp_path: Path) -> None:
     texts = ["ONE TWO THREE", "THREE TWO ONE ONE", "TWO TWO THREE"]
     with pytest.raises(UserError, match="5000"):
         train_tokenizer(texts, 5000, tmp_path / "strict")

@@ -83,7 +83,7 @@ def test_pieces_carry_the_probability_that_the_model_gave_them(model: Model) -> 
             assert found.log_probs[place] == pytest.approx(given, abs=1e-4)
 
 
-def test_a_batch_is_its_utterances_one_by_one_and_padding_is_not_heard(model: Model) -> None:
+def test_a_batch_equals_its_utterances_one_by_one(model: Model) -> None:
     encoded_BTD, lens_B = make_encoded(LENS)
     batched = beam_search(model, encoded_BTD, lens_B)
     for row, length in enumerate(LENS):
@@ -106,7 +106,7 @@ def test_streams_of_different_ages_share_a_batch(model: Model) -> None:
             ]
 
 
-def test_scores_of_an_hour_are_compared_as_finely_as_those_of_a_second(model: Model) -> None:
+def test_scores_are_compared_as_finely_after_an_hour(model: Model) -> None:
     encoded_BTD, lens_B = make_encoded([12], seed=8)
     search = BeamSearch(model, BeamOptions(length_norm=False))
     young = search.initial_state()

@@ -47,7 +47,7 @@ def test_what_is_given_and_not_taken_back_is_the_boost_of_the_phrases(
     assert row == pytest.approx([graph.step(state, piece)[0] for piece in range(VOCAB)])
 
 
-def test_each_piece_of_a_phrase_is_boosted_on_the_way_and_taken_back_when_it_fails() -> None:
+def test_the_boost_of_a_broken_phrase_is_taken_back() -> None:
     graph = BiasingGraph([((3, 4, 5), 2.0)])
     assert [_walk(graph, history)[0] for history in ([3], [3, 4], [3, 4, 5])] == [2.0, 4.0, 6.0]
     assert [_walk(graph, history)[0] for history in ([3, 6], [3, 4, 4], [3, 4, 3])] == [0.0, 0.0, 2.0]
@@ -86,7 +86,7 @@ def test_a_boost_of_nothing_changes_nothing(model: Model, late: bool) -> None:
     assert beam_search(model, encoded_BTD, lens_B, options, biasing=[strong, strong]) != plain
 
 
-def test_a_boosted_phrase_wins_over_a_close_competitor_in_its_own_stream_only(model: Model) -> None:
+def test_a_phrase_is_boosted_in_its_own_stream_only(model: Model) -> None:
     encoded_BTD, lens_B = make_encoded([4])
     options = BeamOptions(beam=VOCAB**4, length_norm=False)
     best, *others = beam_search(model, encoded_BTD, lens_B, options)[0]

@@ -135,7 +135,7 @@ def test_reliability_and_its_error_by_hand() -> None:
         reliability([0.1, 0.2], [True])
 
 
-def test_hypotheses_carried_over_after_other_pieces_go_on_side_by_side() -> None:
+def test_carried_hypotheses_go_on_side_by_side() -> None:
     """They are never alike, whatever follows; a list shows what they say only once."""
     model = make_model()
     encoded_BTD, lens_B = make_encoded([30])

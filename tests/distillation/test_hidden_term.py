@@ -32,7 +32,7 @@ def test_without_a_shift_frames_are_their_own_partners() -> None:
 
 
 @pytest.mark.parametrize("shift", [-3, -1, 1, 2, 3])
-def test_a_student_that_is_its_teacher_some_frames_later_or_earlier_has_nothing_to_learn(shift: int) -> None:
+def test_a_shifted_copy_of_the_teacher_has_no_loss(shift: int) -> None:
     teacher = _layers(1)
     # Beyond each end there is something else, and so there is in the padding.
     student = []

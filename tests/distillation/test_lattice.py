@@ -58,7 +58,7 @@ def test_occupation_counts_the_nodes_of_a_path() -> None:
 def test_delay_penalty_is_paid_by_frame_for_each_piece() -> None:
     """The loss's slope by it: minus the expected sum of `(frames - 1) / 2 - t` over the pieces of a path."""
     _, lattice = build_lattice()
-    plain, penalised = (
+    plain, penalized = (
         LatticeBuilder(RnntConfig(backend="native", delay_penalty=penalty)) for penalty in (0.0, 1e-3)
     )
     before, after = (
@@ -66,7 +66,7 @@ def test_delay_penalty_is_paid_by_frame_for_each_piece() -> None:
             lattice,
             warm=True,
         ).rnnt_B
-        for builder in (plain, penalised)
+        for builder in (plain, penalized)
     )
     band = teacher_band(lattice.joint, lattice.tokens_BS, lattice.ranges_BTK, 0, lattice.boundary_B4)
     emits_BT = band.totals().symbol_grad_BTK.sum(2)
@@ -74,7 +74,7 @@ def test_delay_penalty_is_paid_by_frame_for_each_piece() -> None:
     expected_B = -(emits_BT * early_BT).sum(1)
     assert (expected_B.abs() > 1).any()
     torch.testing.assert_close((after - before) / 1e-3, expected_B, rtol=0.02, atol=0.05)
-    cold = penalised.evaluate(
+    cold = penalized.evaluate(
         lattice,
         warm=False,
     ).rnnt_B

@@ -147,7 +147,7 @@ def test_padding_is_ignored(node_weights: str, options: dict[str, object]) -> No
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
-def test_total_is_the_weighted_sum_of_the_normalised_terms() -> None:
+def test_total_is_the_weighted_sum_of_the_normalized_terms() -> None:
     losses = compute(make_objective(), tiny_model(), batch := dummy_batch())
     total = sum(weight * losses.terms[name] for name, weight in ALL_TERMS.items())
     torch.testing.assert_close(losses.total.detach(), total)
@@ -197,7 +197,7 @@ def test_absent_terms_are_never_computed(weights: dict[str, float], unused: list
         compute(objective, model, dummy_batch(), ALL_TERMS)
 
 
-def test_output_kl_alone_prunes_as_with_rnnt_and_leaves_the_simple_heads() -> None:
+def test_output_kl_alone_prunes_as_with_rnnt() -> None:
     objective, batch = make_objective(), dummy_batch()
     together = compute(objective, tiny_model(), batch, {"rnnt": 1.0, "output_kl": 1.0})
     model = tiny_model()
@@ -287,10 +287,10 @@ def test_warm_up_moves_from_the_simple_to_the_pruned_loss() -> None:
 def test_delay_penalty_waits_for_the_warm_up() -> None:
     model, batch = tiny_model(), dummy_batch()
     plain = make_objective()
-    penalised = make_objective(rnnt=native(delay_penalty=0.1))
+    penalized = make_objective(rnnt=native(delay_penalty=0.1))
     for step, equal in ((99, True), (100, False)):
         values = [
-            compute(x, model, batch, {"rnnt": 1.0}, step=step).terms["rnnt"] for x in (plain, penalised)
+            compute(x, model, batch, {"rnnt": 1.0}, step=step).terms["rnnt"] for x in (plain, penalized)
         ]
         assert torch.allclose(values[0], values[1]) == equal
 
@@ -400,7 +400,7 @@ def test_a_batch_of_empty_transcripts(num_columns: int) -> None:
     assert all(grad.isfinite().all() for grad in gradients(model).values())
 
 
-def test_an_utterance_that_does_not_fit_shows_and_does_not_spoil_the_gradient() -> None:
+def test_an_utterance_without_path_spoils_no_gradient() -> None:
     """Six pieces do not fit into five frames of the modified lattice."""
     batch = dummy_batch()
     batch.feature_lens_B[1], batch.token_lens_B[1] = 23, 6

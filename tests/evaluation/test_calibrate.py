@@ -1,4 +1,4 @@
-"""`kdasr calibrate`, and what carries its map: recogniser, decoded parts, lines of JSON."""
+"""`kdasr calibrate`, and what carries its map: recognizer, decoded parts, lines of JSON."""
 
 import json
 import logging
@@ -84,7 +84,7 @@ def test_a_map_of_another_checkpoint_is_not_used(exp: Path, caplog: pytest.LogCa
             load_bundle(exp)
 
 
-def test_the_penalty_of_a_model_is_part_of_its_logits_unless_training_asks(exp: Path) -> None:
+def test_the_blank_penalty_is_in_logits_except_in_training(exp: Path) -> None:
     """The law: a folded penalty is a penalty of the search."""
     checkpoint = exp / "checkpoints" / "last.pt"
     found = {"checkpoint_sha256": sha256(checkpoint), "calibration": None, "blank_penalty": 0.75}
@@ -102,7 +102,7 @@ def test_the_penalty_of_a_model_is_part_of_its_logits_unless_training_asks(exp: 
     )
 
 
-def test_the_penalty_with_the_fewest_errors_is_chosen_with_pauses_in_view(
+def test_the_blank_penalty_with_fewest_errors_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Too sure of the blank by 1.2; from 2 on, pauses have words."""

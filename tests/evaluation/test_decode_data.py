@@ -19,7 +19,7 @@ from kdasr.cli.stream import command as stream_command
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import train_tokenizer
 from kdasr.evaluation import loudness
-from kdasr.evaluation.evaluate import load_recording, make_record, summarise_records
+from kdasr.evaluation.evaluate import load_recording, make_record, summarize_records
 from kdasr.evaluation.wer import character_errors
 from kdasr.recognition.audio import load_audio
 from kdasr.recognition.recognizer import StreamingRecognizer
@@ -92,7 +92,7 @@ def test_word_times_that_cannot_be_true_give_no_latency(root: Path, start: float
     assert "NaN" not in json.dumps(decoded.summary)
 
 
-def test_a_perfect_recogniser_makes_no_error_and_its_words_keep_their_times(tmp_path: Path) -> None:
+def test_a_perfect_recognizer_has_no_error_and_true_times(tmp_path: Path) -> None:
     text = "CAFE\u0301 \uff11\u200bNº\u0085x…"
     tokenizer = train_tokenizer([text], 40, tmp_path, at_most=True)
     (cut,) = dummy_cuts(1, 2.0, 2.0, with_features=False)
@@ -109,13 +109,13 @@ def test_a_perfect_recogniser_makes_no_error_and_its_words_keep_their_times(tmp_
     record = make_record(
         recording, Simulation(Result(tokens, is_final=True, frame_seconds=0.04), None, 0.1), None
     )
-    summary = summarise_records([record])
+    summary = summarize_records([record])
     assert (summary["wer"], summary["cer"], summary["measure"]) == (0.0, 0.0, "wer")
     assert (summary["num_words"], summary["num_chars"]) == (4, len("CAFÉ 1 No x..."))
     assert summary["emission_delay_ms"]["count"] == 4
 
 
-def test_the_summary_says_how_text_was_normalised(root: Path) -> None:
+def test_the_summary_says_how_text_was_normalized(root: Path) -> None:
     summary, (record,), output = run(root)
     assert summary["normalization"] == "nmt_nfkc" and "CER %" in output
     counts = character_errors(record["ref"].split(), record["hyp"].split())
@@ -167,10 +167,10 @@ def test_a_stream_tells_what_is_wrong_with_its_input(
     torch.set_num_threads(threads)
     assert f"{files[1]}: too quiet: speech at -73 dBFS" in result.stderr
     assert "speech at -13 dBFS" in result.stdout and "warning" not in result.stdout
-    cancelled = "channels cancel when they are mixed: channel 1 of 2 is taken alone"
-    assert result.stderr.count(f"{files[0]}: {cancelled}") == 1
+    canceled = "channels cancel when they are mixed: channel 1 of 2 is taken alone"
+    assert result.stderr.count(f"{files[0]}: {canceled}") == 1
     load_audio(Path(files[0]))
-    assert f"{files[0]}: {cancelled}" in caplog.text
+    assert f"{files[0]}: {canceled}" in caplog.text
     recognizer = StreamingRecognizer.load(root / "exp")
     for warn in (True, False):
         caplog.clear()

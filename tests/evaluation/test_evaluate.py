@@ -18,11 +18,11 @@ from kdasr.cli.contexts import parse_context, trained_contexts
 from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
 from kdasr.common.errors import UserError
-from kdasr.evaluation.evaluate import Recording, make_record, summarise_records
+from kdasr.evaluation.evaluate import Recording, make_record, summarize_records
 from kdasr.evaluation.latency import RefWord
 from kdasr.evaluation.wer import word_errors
 from kdasr.nn.context import Context
-from kdasr.recognition.result import Result as Recognised
+from kdasr.recognition.result import Result as Recognized
 from kdasr.recognition.result import Token
 from kdasr.recognition.simulate import Simulation
 from kdasr.recognition.windows import Windows
@@ -98,9 +98,7 @@ def test_both_modes_give_the_same_tokens_at_the_same_frames(exp: Path, data: Pat
 
 
 @pytest.mark.parametrize("context", ["left=6,chunk=2,right=3", "full"])
-def test_streams_in_one_batch_give_what_each_gives_alone_but_no_time_with_compute(
-    exp: Path, data: Path, context: str
-) -> None:
+def test_streams_in_one_batch_equal_each_alone(exp: Path, data: Path, context: str) -> None:
     options = ["--context", context, "--search", "beam", "--beam", 3, "--nbest", 2]
     alone = _lines(_decode(exp, data, "streaming", *options))
     folder = _decode(exp, data, "streaming", *options, "--streams", 3)  # of four: one is left over
@@ -324,7 +322,7 @@ def test_contexts_that_no_configuration_names_are_refused(tmp_path: Path) -> Non
 
 def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     tokens = [Token(3, "\u2581A", 5, 0.5, -0.25, -0.125)]
-    simulation = Simulation(Recognised(tokens, is_final=True, frame_seconds=0.04), [0.6], 0.1)
+    simulation = Simulation(Recognized(tokens, is_final=True, frame_seconds=0.04), [0.6], 0.1)
     speech = np.concatenate([np.zeros(3200), bursts(0.8)]).astype(np.float32)
     full = Windows(Context.full(), GEOMETRY)
     timed = make_record(Recording("timed", speech, ["A"], [RefWord("A", 0.3, 0.4)]), simulation, full)
@@ -339,7 +337,7 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     assert timed["first_token_ms"] == pytest.approx(200.0)
     assert timed["emission_delay_ms"] == pytest.approx([100.0])
     assert untimed["first_token_ms"] == pytest.approx(1000 * (0.5 - untimed["onset"]))
-    mixed = summarise_records([timed, untimed])
+    mixed = summarize_records([timed, untimed])
     assert mixed["onset"] == "alignment"
     assert (mixed["first_token_ms"]["count"], mixed["first_token_ms"]["mean"]) == (1, 200.0)
     assert mixed["first_token_ms"]["wall_mean"] == pytest.approx(300.0)
@@ -347,6 +345,6 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     longer = make_record(Recording("longer", speech, ["A", "B"], []), simulation, full)
     silent = make_record(Recording("silent", speech, [], []), simulation, full)
     records = [timed, untimed, wrong, longer, silent]
-    assert summarise_records(records)["last_word_recall"] == 2 / 4
-    assert summarise_records([silent])["last_word_recall"] is None
-    assert summarise_records([])["wer"] is None
+    assert summarize_records(records)["last_word_recall"] == 2 / 4
+    assert summarize_records([silent])["last_word_recall"] is None
+    assert summarize_records([])["wer"] is None

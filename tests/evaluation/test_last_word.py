@@ -11,7 +11,7 @@ from kdasr.common.errors import UserError
 from kdasr.decoding.search import BeamOptions, SearchOptions
 from kdasr.nn.context import Context
 from kdasr.recognition.flush import flush_seconds
-from kdasr.recognition.offline import recognise_offline
+from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result
 
@@ -42,7 +42,7 @@ def _streamed(engine: StreamingRecognizer, wave: NDArray[np.float32]) -> Result:
 
 
 def _recall(results: list[Result], part: Part) -> float:
-    """Share of the recordings whose last word was recognised as the last."""
+    """Share of the recordings whose last word was recognized as the last."""
     pairs = zip(results, part, strict=True)
     return sum(bool(r.words) and r.words[-1].text == words[-1] for r, (words, _) in pairs) / len(part)
 
@@ -54,7 +54,7 @@ def test_the_last_word_is_heard_streamed_as_whole(context: Context, search: Sear
     for tail_seconds in (None, 0.0, flush_seconds(context, Spotter().geometry) - 0.04):
         engine = make_spotter(context, tail_seconds=tail_seconds, search=search)
         streamed = [_streamed(engine, wave) for _, wave in part]
-        whole = recognise_offline(engine, [wave for _, wave in part])
+        whole = recognize_offline(engine, [wave for _, wave in part])
         assert [result.text for result in streamed] == [result.text for result in whole]
         recall = _recall(streamed, part)
         assert _recall(whole, part) == recall

@@ -39,7 +39,7 @@ def test_measures_of_a_hand_made_utterance() -> None:
     assert latency.first_token_ms == pytest.approx(300.0)
     assert latency.first_token_wall_ms == pytest.approx(400.0)
     assert latency.emission_delay_ms == pytest.approx([600.0, 500.0])  # BAT is wrong: it has no delay
-    assert latency.finalisation_ms == pytest.approx(500.0)
+    assert latency.finalization_ms == pytest.approx(500.0)
 
 
 def test_a_word_is_shown_when_its_last_revised_piece_is() -> None:
@@ -48,7 +48,7 @@ def test_a_word_is_shown_when_its_last_revised_piece_is() -> None:
     pairs = align_words([ref.word for ref in REF], [word.text for word in words])
     latency = measure(words, shown, wall, REF, pairs)
     assert latency.emission_delay_ms == pytest.approx([200.0, 600.0])
-    assert latency.finalisation_ms == pytest.approx(100.0)
+    assert latency.finalization_ms == pytest.approx(100.0)
 
 
 def test_a_bare_word_boundary_is_no_first_token() -> None:
@@ -61,12 +61,12 @@ def test_a_bare_word_boundary_is_no_first_token() -> None:
     assert measure([], [0.1], [0.2], REF, [], None, nothing).first_token_ms is None
 
 
-def test_nothing_recognised_and_no_alignment() -> None:
+def test_nothing_recognized_and_no_alignment() -> None:
     silent = measure([], [], [], REF, align_words(["THE", "CAT", "SAT"], []))
-    assert (silent.first_token_ms, silent.emission_delay_ms, silent.finalisation_ms) == (None, [], None)
+    assert (silent.first_token_ms, silent.emission_delay_ms, silent.finalization_ms) == (None, [], None)
     unaligned = measure([WordSpan("A", 0, 0)], [0.7], [0.8], [], align_words(["A"], ["A"]), onset=0.25)
     assert unaligned.first_token_ms == pytest.approx(450.0)
-    assert (unaligned.emission_delay_ms, unaligned.finalisation_ms) == ([], None)
+    assert (unaligned.emission_delay_ms, unaligned.finalization_ms) == ([], None)
     assert measure([WordSpan("A", 0, 0)], [0.7], [0.8], [], []).first_token_ms is None
 
 

@@ -19,7 +19,7 @@ from kdasr.evaluation.joining import Pause, pauses
 from kdasr.evaluation.latency import RefWord
 from kdasr.evaluation.long_form import Placed, placed, score_stream
 from kdasr.evaluation.long_form_run import STREAMS, LongForm, RecordFile, decode_long_form, forget
-from kdasr.evaluation.long_form_summary import summarise_streams
+from kdasr.evaluation.long_form_summary import summarize_streams
 from kdasr.evaluation.wer import count_errors, word_errors
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
@@ -53,7 +53,7 @@ def run(recognizer: Any, recordings: list[Recording], options: LongForm, folder:
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-def test_a_perfect_recogniser_is_perfect_in_every_stream(
+def test_a_perfect_recognizer_is_perfect_in_every_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aligned: bool
 ) -> None:
     monkeypatch.setattr(tone_spotter, "_LOUD", 0.0)  # above the noise of pauses
@@ -189,7 +189,7 @@ def test_a_summary_adds_streams_and_pairs_them_with_single_utterances() -> None:
     single = {one["id"]: one for u in said for one in score_stream([u], right(u))["utterances"]}
     lost = [(word.word, word.end + 0.1) for one in said[:80] for word in one.ref_words]
     record = {"segments": [0.0], **score_stream(said, result(*lost))}
-    summary = summarise_streams([record], single)
+    summary = summarize_streams([record], single)
     assert (summary["wer"], summary["single_wer"], summary["wer_increase"]) == (50.0, 0.0, 50.0)
     assert (summary["deletions"], summary["substitutions"], summary["words"]) == (240, 0, 480)
     assert summary["relative_increase"] is None and summary["first_word_coverage"] == 0.5

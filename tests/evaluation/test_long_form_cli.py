@@ -73,9 +73,7 @@ def test_a_part_is_decoded_in_every_condition_and_once(root: Path, tmp_path: Pat
     assert [c["num_utterances"] for c in summary(tmp_path)["conditions"]] == [3, 3]
 
 
-def test_without_word_times_latency_counts_from_the_energy_onset_and_says_so(
-    root: Path, tmp_path: Path
-) -> None:
+def test_without_word_times_latency_counts_from_energy(root: Path, tmp_path: Path) -> None:
     printed = long_form(root, tmp_path, "--gaps", "0.5", "--gap-noise", "quiet", part="test-other").output
     assert "by energy" in " ".join(printed.split())
     for condition in summary(tmp_path, "test-other")["conditions"]:

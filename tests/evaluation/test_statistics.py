@@ -9,14 +9,14 @@ from kdasr.evaluation.statistics import (
     paired_bootstrap,
     paired_bootstrap_wer,
     relative_reduction,
-    summarise,
+    summarize,
 )
 
 
 def test_summary_of_known_values() -> None:
-    summary = summarise([float(value) for value in range(101)])
+    summary = summarize([float(value) for value in range(101)])
     assert summary == {"mean": 50.0, "p50": 50.0, "p90": 90.0, "p99": 99.0, "count": 101}
-    assert summarise([]) == {"mean": None, "p50": None, "p90": None, "p99": None, "count": 0}
+    assert summarize([]) == {"mean": None, "p50": None, "p90": None, "p99": None, "count": 0}
 
 
 def test_a_constant_shift_is_exact() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kdasr.evaluation.wer import (
     AlignedPair,
     ErrorCounts,
-    Utterance,
+    Scored,
     align_words,
     character_errors,
     word_errors,
@@ -72,11 +72,11 @@ def test_rates() -> None:
 
 
 UTTERANCES = [
-    Utterance("1-1-0", ["THE", "CAT", "SAT"], ["THE", "BAT", "SAT"]),
-    Utterance("1-1-1", ["THE", "CAT", "SAT"], ["CAT", "SAT", "DOWN"]),
-    Utterance("1-1-2", [], ["UH"]),
-    Utterance("1-1-3", ["ON", "NOW"], ["IN"]),
-    Utterance("1-1-4", [], []),
+    Scored("1-1-0", ["THE", "CAT", "SAT"], ["THE", "BAT", "SAT"]),
+    Scored("1-1-1", ["THE", "CAT", "SAT"], ["CAT", "SAT", "DOWN"]),
+    Scored("1-1-2", [], ["UH"]),
+    Scored("1-1-3", ["ON", "NOW"], ["IN"]),
+    Scored("1-1-4", [], []),
 ]
 
 

@@ -139,7 +139,7 @@ def test_a_folder_belongs_to_one_configuration(recipe: Path, tmp_path: Path) -> 
         claim_folder(LanguageModelExperiment(), tmp_path / "exp")
 
 
-def test_what_changes_nothing_of_the_model_may_change_and_the_rest_may_not(tmp_path: Path) -> None:
+def test_only_options_that_keep_the_model_may_change(tmp_path: Path) -> None:
     began = ExperimentConfig(data=DataConfig(dir="old"))
     claim_folder(began, tmp_path)
     free = {path for path, declared in options_of(ExperimentConfig) if declared.may_change}

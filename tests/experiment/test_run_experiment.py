@@ -108,7 +108,7 @@ def test_a_finished_system_says_so(teacher: Path, recipe: Path) -> None:
     assert "already trained: train" in (teacher / "train.log").read_text().splitlines()[-1]
 
 
-def test_data_prepared_anew_with_other_tokens_is_refused_though_all_is_trained(
+def test_other_tokens_are_refused_after_training_too(
     teacher: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
     other, exp = copy_of(data, tmp_path / "data"), tmp_path / "exp"

@@ -144,7 +144,7 @@ def test_pieces_that_are_not_the_joiners_are_found_on_opening(copy: Path, change
         load_exported(copy)
 
 
-def test_references_are_normalised_as_the_exported_pieces_are(copy: Path) -> None:
+def test_references_are_normalized_as_the_exported_pieces_are(copy: Path) -> None:
     pieces = load_exported(copy).tokenizer
     assert (pieces.normalization, pieces.normalize("CAFE\u0301\u200b\uff11")) == ("nmt_nfkc", "CAFÉ 1")
     for rule, spelled in (("identity", "CAFE\u0301\u200b\uff11"), ("custom", "CAFE\u0301\u200b\uff11")):

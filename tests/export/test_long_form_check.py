@@ -1,4 +1,4 @@
-"""sherpa-onnx on long streams: the pieces, frames and segments of our own recogniser."""
+"""sherpa-onnx on long streams: the pieces, frames and segments of our own recognizer."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from kdasr.cli.export import command
 from kdasr.common.errors import UserError
 from kdasr.evaluation.joining import Pause
 from kdasr.evaluation.long_form_run import LongForm
-from kdasr.export.check import Spoken
+from kdasr.export.check import Clip
 from kdasr.export.check_long_form import compare_long_form
 
-UTTERANCES = [Spoken(f"7-2-000{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
+UTTERANCES = [Clip(f"7-2-000{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
 PAUSES = [Pause(), Pause(3.0, "quiet"), Pause(3.0, "silence")]
 
 

@@ -24,7 +24,7 @@ def encoder(student) -> onnx.ModelProto:
     return onnx.load(student.bundle.graph("encoder"))
 
 
-def test_tensors_of_the_encoder_are_in_the_order_that_the_client_binds(encoder: onnx.ModelProto) -> None:
+def test_encoder_tensors_are_in_the_order_of_the_client(encoder: onnx.ModelProto) -> None:
     assert shapes(list(encoder.graph.input)) == [
         ("x", ["N", 19, 80]),
         ("cached_attn", [2, 16, "N", 16]),
@@ -65,10 +65,10 @@ def test_graphs_are_lean(encoder: onnx.ModelProto) -> None:
     assert sum(kinds.values()) <= 40 + 2 * 75
 
 
-def test_every_linear_layer_is_quantised(student) -> None:
+def test_every_linear_layer_is_quantized(student) -> None:
     """Of the products, only those of attention, whose both sides vary, stay in float32."""
-    quantised = onnx.load(student.bundle.graph("encoder", int8=True))
-    kinds = Counter(node.op_type for node in quantised.graph.node)
+    quantized = onnx.load(student.bundle.graph("encoder", int8=True))
+    kinds = Counter(node.op_type for node in quantized.graph.node)
     linear_per_layer = 2 + 2 + 2 + 2  # two feed-forward modules, attention, convolution
     assert kinds["MatMulInteger"] == 2 * linear_per_layer + 2
     assert kinds["MatMul"] == 2 * 2

@@ -1,4 +1,4 @@
-"""Laws of the bundle in our own recogniser."""
+"""Laws of the bundle in our own recognizer."""
 
 import numpy as np
 import pytest

@@ -13,15 +13,15 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import num_feature_frames
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.export import check
-from kdasr.export.check import Comparison, Spoken, compare_with_sherpa, count_identical
-from kdasr.export.client import Emission, Segment, SherpaClient
+from kdasr.export.check import Clip, Comparison, compare_with_sherpa, count_identical
+from kdasr.export.client import ClientPiece, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.export.runtime import load_exported
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import RULES, EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 
-UTTERANCES = [Spoken(f"utterance-{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
+UTTERANCES = [Clip(f"utterance-{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
 WAYS = [
     "greedy search, one stream",
     "greedy search, endpoint resets",
@@ -54,7 +54,7 @@ def test_the_client_hears_what_the_pytorch_student_hears(student) -> None:
 @pytest.mark.parametrize("lengths", [(0, 1, 79, 80, 81), (79, 40), (1,)])
 def test_utterances_of_a_few_samples_are_compared_too(student, lengths: tuple[int, ...]) -> None:
     """Below 80 samples there is no frame, and sherpa-onnx ends the process at a batch of nothing."""
-    short = [Spoken(f"short-{count}", bursts(1.0, count)[:count]) for count in lengths]
+    short = [Clip(f"short-{count}", bursts(1.0, count)[:count]) for count in lengths]
     found = list(compare_with_sherpa(student.bundle, student.system, short))
     assert [comparison.name for comparison in found] == WAYS
     assert count_identical(found) == (len(short), len(short))
@@ -148,10 +148,14 @@ def test_another_model_is_told_apart(student, tmp_path: Path) -> None:
         list(compare_with_sherpa(student.bundle, stranger, [*UTTERANCES[:2], UTTERANCES[1]]))
 
 
-def test_one_frame_or_one_piece_of_one_segment_makes_an_utterance_differ() -> None:
-    first, second = (Spoken(name, np.zeros(0, dtype=np.float32)) for name in "ab")
-    heard = [Emission("A", 1), Emission("B", 5)]
-    for other in ([Emission("A", 1), Emission("B", 6)], [Emission("A", 1), Emission("C", 5)], heard[:1]):
+def test_one_frame_or_piece_makes_an_utterance_differ() -> None:
+    first, second = (Clip(name, np.zeros(0, dtype=np.float32)) for name in "ab")
+    heard = [ClientPiece("A", 1), ClientPiece("B", 5)]
+    for other in (
+        [ClientPiece("A", 1), ClientPiece("B", 6)],
+        [ClientPiece("A", 1), ClientPiece("C", 5)],
+        heard[:1],
+    ):
         comparison = Comparison("some way")
         comparison.add([first], [Segment(heard, 3)], [Segment(heard, 3)])
         assert comparison.identical == {"a": True}
@@ -201,7 +205,7 @@ def test_a_tie_is_another_of_our_hypotheses_with_the_same_score(
     stream = decode_windows(recognizer, UTTERANCES[0].samples_N, 3)
     best, second = recognizer.nbest(stream)[:2]
     theirs = [
-        Emission(recognizer.tokenizer.piece(token), frame)
+        ClientPiece(recognizer.tokenizer.piece(token), frame)
         for token, frame in zip(second.tokens, second.frames, strict=True)
     ]
     gap = abs(best.score / len(best.tokens) - second.score / len(second.tokens))

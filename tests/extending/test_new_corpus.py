@@ -137,7 +137,7 @@ def test_another_spelling_is_noticed_everywhere(exp: Path, folder: Path) -> None
     again = train("lower", folder / "lower")
     assert f"text.normalize is lower, {data} was prepared with words" in str(again.exception)
     unknown = train("shouted", folder / "shouted")
-    assert "no rule 'shouted' to normalise text by; known: none, upper, lower, words" in str(
+    assert "no rule 'shouted' to normalize text by; known: none, upper, lower, words" in str(
         unknown.exception
     )
     prepare = ("prepare", "--corpus", "tables", "--corpus-dir", folder / "corpus", "--out", data)

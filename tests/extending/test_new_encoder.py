@@ -30,8 +30,8 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.streaming import select_states, split_state, stack_states
-from kdasr.recognition.offline import recognise_offline
-from kdasr.recognition.recognisable import Parts
+from kdasr.recognition.offline import recognize_offline
+from kdasr.recognition.recognizable import Parts
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.testing import SAMPLE_RATE, dummy_batch, tiny_model, tone, write_corpus
 
@@ -104,7 +104,7 @@ def well(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def exp(recipe: Path) -> Path:
-    """The systems of the recipe, trained, and decoded where pieces are favoured over blanks."""
+    """The systems of the recipe, trained, and decoded where pieces are favored over blanks."""
     folder, data = recipe.parent / "exp", recipe.parent / "data"
     for system in ("teacher", "streaming", "two-stage"):
         well("train", "--config", recipe, "--system", system, "--exp", folder / system)
@@ -279,7 +279,7 @@ def test_streams_of_raw_audio_say_what_the_whole_says(parts: Parts, seconds: flo
         recognizer.decode_all([stream])
     stream.input_finished()
     recognizer.decode_all([stream])
-    streamed, (whole,) = recognizer.result(stream), recognise_offline(recognizer, [wave])
+    streamed, (whole,) = recognizer.result(stream), recognize_offline(recognizer, [wave])
     assert [(t.id, t.frame) for t in streamed.tokens] == [(t.id, t.frame) for t in whole.tokens]
     assert len(streamed.tokens) > 3 or seconds < 1.0
     # Under a full context, too, a whole utterance ends where its stream ends.

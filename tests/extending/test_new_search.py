@@ -1,4 +1,4 @@
-"""A search in one file behind the recogniser: it keeps the sure pieces of greedy search, in any chunks."""
+"""A search in one file behind the recognizer: it keeps the sure pieces of greedy search, in any chunks."""
 
 from math import exp
 
@@ -7,7 +7,7 @@ from streaming_helpers import bursts, make_recognizer
 from sure_search import SureOptions, SureSearch
 
 from kdasr.nn.context import Context
-from kdasr.recognition.offline import recognise_offline
+from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.stream import Stream
 
@@ -56,5 +56,5 @@ def test_it_keeps_what_greedy_search_is_sure_of() -> None:
 @pytest.mark.parametrize("packet", [400, 5000])
 def test_the_size_of_packets_changes_nothing(packet: int) -> None:
     assert pieces(recognizer(0.5), packet) == pieces(recognizer(0.5))
-    whole = recognise_offline(recognizer(0.5), [AUDIO])[0]
+    whole = recognize_offline(recognizer(0.5), [AUDIO])[0]
     assert [(token.id, token.frame) for token in whole.tokens] == pieces(recognizer(0.5), packet)

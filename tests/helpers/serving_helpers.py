@@ -58,7 +58,7 @@ def serving(
     example: Example = _no_example,
     **limits: Any,
 ) -> Iterator[Served]:
-    """Serve recognisers by name (one alone is `model`) on a free port."""
+    """Serve recognizers by name (one alone is `model`) on a free port."""
     named = models if isinstance(models, dict) else {"model": models}
     service = Service([ServedModel(name, entry) for name, entry in named.items()], Limits(**limits))
     started = threading.Event()
@@ -121,8 +121,8 @@ def v1_stream(
     return [message for message in messages if message["type"] == "final"], messages[-1]
 
 
-def recognised(recognizer: StreamingRecognizer, samples: NDArray[Any], rate: int = 16000) -> list[Result]:
-    """The segments that the recogniser itself hears, without a server."""
+def recognized(recognizer: StreamingRecognizer, samples: NDArray[Any], rate: int = 16000) -> list[Result]:
+    """The segments that the recognizer itself hears, without a server."""
     stream = recognizer.create_stream()
     stream.accept_waveform(rate, samples)
     stream.input_finished()

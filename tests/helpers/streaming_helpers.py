@@ -1,4 +1,4 @@
-"""A small random recogniser that emits pieces, and some audio."""
+"""A small random recognizer that emits pieces, and some audio."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.recognition.features import whole_features
-from kdasr.recognition.recognisable import Parts
+from kdasr.recognition.recognizable import Parts
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.testing import tiny_config
 
@@ -65,13 +65,13 @@ def make_recognizer(
     vocab_size: int = len(PIECES),
     **options: Any,
 ) -> StreamingRecognizer:
-    """A small random recogniser; the same seed gives the same weights. `options` are the recogniser's."""
+    """A small random recognizer; the same seed gives the same weights. `options` are the recognizer's."""
     torch.manual_seed(seed)
     config = tiny_config(vocab_size)
     config.encoder.dropout = 0.1
     model = build_transducer(config)
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
     _spread_pieces(model)
-    model.train()  # the recogniser has to switch dropout off itself
+    model.train()  # the recognizer has to switch dropout off itself
     parts = Parts(model, PieceTable(), context)  # type: ignore[arg-type]
     return StreamingRecognizer(parts, tail_seconds=tail_seconds, **options)

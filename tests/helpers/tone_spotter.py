@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdasr.models.encoders.base import Geometry
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, MIN_FRAMES, subsampled_length
-from kdasr.recognition.recognisable import Parts
+from kdasr.recognition.recognizable import Parts
 from kdasr.recognition.recognizer import StreamingRecognizer
 
 # Shapes: B streams, T feature frames, W feature frames of a window, U encoder frames, F mel bins, V pieces.

@@ -15,7 +15,7 @@ RNNT_TYPES = ("regular", "modified", "constrained")
 SEEDS = range(200)
 TOLERANCES = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-12},
-    # Scores reach 100 and more, whose float32 neighbours are 1e-5 apart.
+    # Scores reach 100 and more, whose float32 neighbors are 1e-5 apart.
     torch.float32: {"rtol": 1e-5, "atol": 3e-5},
 }
 

@@ -175,9 +175,7 @@ def test_what_cannot_be_done_is_refused(folder: Path, options: tuple[object, ...
 
 
 @pytest.mark.parametrize("use", [(), ("--rescore",)])
-def test_a_language_model_of_other_pieces_is_refused_by_both_fingerprints(
-    folder: Path, use: tuple[str, ...]
-) -> None:
+def test_a_language_model_of_other_pieces_is_refused(folder: Path, use: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as refusal:
         decoded(folder, "offline", *BEAM, "--lm", folder / "other", *use)
     for name in ("student", "other"):
@@ -185,8 +183,8 @@ def test_a_language_model_of_other_pieces_is_refused_by_both_fingerprints(
         assert str(folder / name) in str(refusal.value)
 
 
-def test_a_language_model_recognises_nothing(folder: Path) -> None:
-    with pytest.raises(UserError, match="no recogniser; is it a language model"):
+def test_a_language_model_recognizes_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match="no recognizer; is it a language model"):
         load_bundle(folder / "lm")
 
 

@@ -55,9 +55,7 @@ def test_probabilities_are_those_of_witten_and_bell(text: list[str], before: lis
 @pytest.mark.parametrize(
     "before", [["<s>", "<s>", "<s>"], ["<s>", "<s>", "A"], ["A", "B", "C"], ["X", "X", "X"]]
 )
-def test_probabilities_of_all_words_the_end_and_an_unknown_one_sum_to_one(
-    order: int, before: list[str]
-) -> None:
+def test_word_probabilities_sum_to_one(order: int, before: list[str]) -> None:
     model = ngram(order)
     context = before[len(before) - order + 1 :] if order > 1 else []
     assert sum(model.prob(context, word) for word in ("A", "B", "C", "</s>", "X")) == pytest.approx(1)

@@ -142,7 +142,7 @@ def test_the_last_state_has_two_classes_whatever_pads_its_transcript() -> None:
     assert not collapsed[:, 0].any()
 
 
-def test_exponents_are_of_the_three_classes_and_a_floor_is_one_that_two_reach() -> None:
+def test_exponents_are_those_of_the_three_classes() -> None:
     student, teacher, symbols = random_nodes()
     rule = PowerRule("entropy", entropy_floor=50.0)
     exponents = at_nodes(student, 3 * teacher, symbols, rule=rule).exponent_N

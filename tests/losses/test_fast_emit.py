@@ -52,9 +52,7 @@ def total_of(
 
 @pytest.mark.parametrize("keep_logits", [True, False])
 @pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-def test_gradients_of_symbols_are_multiplied_and_those_of_blanks_are_not(
-    rnnt_type: str, keep_logits: bool
-) -> None:
+def test_fast_emit_scales_gradients_of_symbols_only(rnnt_type: str, keep_logits: bool) -> None:
     student = random_joint()
     ranges = ranges_of(student, rnnt_type)
     px, py = node_scores(student, ranges)
@@ -75,7 +73,7 @@ def test_gradients_of_symbols_are_multiplied_and_those_of_blanks_are_not(
     )
 
 
-def test_without_it_the_gradient_is_the_same_to_the_bit_and_the_loss_is_always() -> None:
+def test_without_fast_emit_gradients_are_equal_to_the_bit() -> None:
     student = random_joint(dtype=torch.float32)
     ranges = ranges_of(student)
     plain, zero, fast = (

@@ -197,7 +197,7 @@ def test_a_batch_is_its_utterances_one_by_one(rnnt_type: str) -> None:
         torch.testing.assert_close(alone, [loss[one] for loss in together])
 
 
-def test_delay_penalty_favours_early_symbols() -> None:
+def test_delay_penalty_favors_early_symbols() -> None:
     am, lm = (x.detach() for x in random_scores())
     symbols = torch.tensor([[1, 2, 2, 4]] * 3)
 

@@ -55,7 +55,7 @@ def weights_of(shift: int, lens: Tensor = LENS) -> Tensor:
 
 
 @pytest.mark.parametrize("shift", [-2, 0, 3])
-def test_frames_without_a_target_weigh_nothing_and_the_others_share_all(shift: int) -> None:
+def test_frames_without_a_target_weigh_nothing(shift: int) -> None:
     weights_BTK = weights_of(shift)
     torch.testing.assert_close(weights_BTK.sum((1, 2)), torch.ones(3))
     for b, length in enumerate(LENS.tolist()):

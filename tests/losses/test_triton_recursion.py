@@ -131,7 +131,7 @@ def test_any_width(interpreted: Interpreter, num_slots: int) -> None:
 
 
 def test_long_lattices_keep_their_digits(interpreted: Interpreter) -> None:
-    """Totals of 2000 nats and more have float32 neighbours 2e-4 apart: summed so, this fails."""
+    """Totals of 2000 nats and more have float32 neighbors 2e-4 apart: summed so, this fails."""
     generator = torch.Generator().manual_seed(0)
     arcs = (torch.randn((250, 2, 1, 3), generator=generator) - 10).float()
     columns = Columns(arcs, torch.arange(250)[:, None] % 2, torch.tensor([250]), torch.tensor([1]))

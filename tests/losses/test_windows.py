@@ -91,7 +91,7 @@ def test_the_simple_loss_counts_the_same_paths(rnnt_type: str) -> None:
     assert not px_grad[~inside].any()
 
 
-def test_windows_that_hold_everything_change_nothing_and_those_that_hold_nothing_leave_no_path() -> None:
+def test_full_windows_change_nothing_empty_ones_leave_no_path() -> None:
     joint, symbols, ranges = everything(2)
     usual = joint_losses(joint, symbols, ranges, 0, BOUNDARY)
     wide = joint_losses(joint, symbols, ranges, 0, BOUNDARY, windows=ANYWHERE)

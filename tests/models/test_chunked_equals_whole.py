@@ -138,7 +138,7 @@ def test_float32_streams_stay_close(utterances):
     assert torch.allclose(streamed_UD, whole.encoded_BTD[0], atol=1e-4, rtol=0)
 
 
-def test_streaming_refuses_the_full_context_and_windows_of_another_size(model):
+def test_streaming_refuses_full_context_and_other_windows(model):
     with pytest.raises(UserError, match="chunked context"):
         model.encoder.init_state(1, Context.full())
     context = Context(4, 3, 0)

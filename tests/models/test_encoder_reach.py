@@ -91,7 +91,7 @@ def test_cost_grows_linearly_with_the_utterance(model, context):
     assert twice.largest < 1600 * 1600
 
 
-def test_padding_and_neighbours_do_not_matter(model):
+def test_padding_and_neighbors_do_not_matter(model):
     features_BTF = torch.randn(3, 131, 80, dtype=torch.float64)
     lens_B = torch.tensor([131, 90, 20])
     for context in (Context.full(), Context(8, 4, 0), Context(8, 4, 2)):

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from icefall_data import TOLERANCE, Recorder, golden, needs_icefall, weights, zipformer
 from torch import Tensor
 
+from icefall_data import TOLERANCE, Recorder, golden, needs_icefall, weights, zipformer
 from kdasr.interop.icefall_names import icefall_name
 from kdasr.models.encoders.zipformer2.front_end import padded
 from kdasr.nn.context import MOST_FRAMES, Context

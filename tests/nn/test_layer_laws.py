@@ -90,7 +90,7 @@ def test_block_by_block_equals_the_whole(case, context, step):
 
 
 @pytest.mark.parametrize("context", CONTEXTS[:3], ids=str)
-def test_padding_and_neighbours_do_not_matter(case, context):
+def test_padding_and_neighbors_do_not_matter(case, context):
     x_BTD, lens_B = torch.randn(3, 17, DIM, dtype=torch.float64), torch.tensor([17, 10, 3])
     whole_BTD = run_whole(case, x_BTD, lens_B, context)
     for b, length in enumerate(lens_B.tolist()):

@@ -1,4 +1,4 @@
-"""The front end: lengths, windows, normalisation."""
+"""The front end: lengths, windows, normalization."""
 
 import pytest
 import torch
@@ -40,14 +40,14 @@ def test_each_frame_depends_on_its_seven_feature_frames_only(front_end):
     assert touched == list(range(16, 23))
 
 
-def test_statistics_normalise():
+def test_statistics_normalize():
     features_TF = 3.0 + 2.0 * torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
     norm = FeatureNorm(4)
     assert torch.equal(norm(features_TF), features_TF)
     norm.set_stats(features_TF.mean(0), features_TF.std(0))
-    normalised_TF = norm(features_TF)
-    assert torch.allclose(normalised_TF.mean(0), torch.zeros(4), atol=1e-4)
-    assert torch.allclose(normalised_TF.std(0), torch.ones(4), atol=1e-4)
+    normalized_TF = norm(features_TF)
+    assert torch.allclose(normalized_TF.mean(0), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(normalized_TF.std(0), torch.ones(4), atol=1e-4)
 
 
 def test_a_constant_feature_is_not_blown_up():

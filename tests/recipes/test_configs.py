@@ -35,11 +35,11 @@ def test_systems_are_compared_at_equal_steps_data_and_context(path: Path) -> Non
         assert other.training == baseline.training, name
         assert other.objective.rnnt == baseline.objective.rnnt, name
         # From scratch, masks and dropout may be others: each has what is best for it.
-        assert _unregularised(other) == _unregularised(baseline), name
+        assert _unregularized(other) == _unregularized(baseline), name
         assert (other.model, other.data) == (configs["streaming-init"].model, configs["streaming-init"].data)
 
 
-def _unregularised(config: ExperimentConfig) -> tuple[object, object]:
+def _unregularized(config: ExperimentConfig) -> tuple[object, object]:
     encoder = replace(config.model.encoder, dropout=0.0)
     return replace(config.model, encoder=encoder), replace(config.data, spec_augment=SpecAugmentConfig())
 

@@ -14,7 +14,7 @@ from kdasr.decoding.hypothesis import Hypothesis
 from kdasr.decoding.search import BeamOptions
 from kdasr.nn.context import Context
 from kdasr.recognition.features import samples_for_frame
-from kdasr.recognition.offline import recognise_offline
+from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import join_words
 from kdasr.recognition.simulate import simulate
@@ -37,7 +37,7 @@ def _finished(engine: StreamingRecognizer, seed: int, biasing: BiasingGraph | No
 @pytest.mark.parametrize("context", [CHUNKED, Context(left=6, chunk=2, right=3), Context.full()], ids=str)
 def test_alternatives_of_a_stream_are_those_of_the_whole_recording(context: Context) -> None:
     engine = make_recognizer(context, search=BeamOptions(beam=5))
-    whole = recognise_offline(engine, [bursts(1.7, seed) for seed in range(3)], nbest=4)
+    whole = recognize_offline(engine, [bursts(1.7, seed) for seed in range(3)], nbest=4)
     for seed in range(3):
         stream = _finished(engine, seed)
         result = engine.result(stream, nbest=4)
@@ -58,12 +58,12 @@ def test_each_stream_has_its_own_phrases() -> None:
     graph = BiasingGraph([((9, 10), 6.0)])
     plain, biased = _finished(engine, 1), _finished(engine, 1, graph)
     waves = [bursts(1.7, 1)] * 2
-    whole = recognise_offline(engine, waves, biasing=[None, graph])
+    whole = recognize_offline(engine, waves, biasing=[None, graph])
     assert [engine.result(plain).text, engine.result(biased).text] == [result.text for result in whole]
     assert engine.result(plain).text.count("GHI") < engine.result(biased).text.count("GHI")
     everywhere = make_recognizer(CHUNKED, search=BeamOptions(beam=4), biasing=graph)
     assert everywhere.result(_finished(everywhere, 1)) == engine.result(biased)
-    assert recognise_offline(everywhere, waves[:1])[0].text == whole[1].text
+    assert recognize_offline(everywhere, waves[:1])[0].text == whole[1].text
 
 
 def test_a_phrase_that_the_end_cuts_off_gains_nothing() -> None:
@@ -72,7 +72,7 @@ def test_a_phrase_that_the_end_cuts_off_gains_nothing() -> None:
     engine = make_recognizer(
         CHUNKED, search=BeamOptions(beam=4), biasing=BiasingGraph([((last, 9, 10, 9, 10), 0.05)])
     )
-    whole = recognise_offline(engine, [bursts(1.7, 1)], nbest=4)[0]
+    whole = recognize_offline(engine, [bursts(1.7, 1)], nbest=4)[0]
     result = engine.result(_finished(engine, 1), nbest=4)
     assert [entry.score for entry in result.nbest] == pytest.approx(
         [entry.score for entry in whole.nbest], abs=1e-3
@@ -172,5 +172,5 @@ def test_results_of_nothing() -> None:
     stream.accept_waveform(16000, np.zeros(50, np.float32))
     stream.input_finished()
     assert engine.result(stream, nbest=3).is_final
-    assert recognise_offline(engine, [np.zeros(50, np.float32)], nbest=2)[0].nbest[0].score == 0.0
+    assert recognize_offline(engine, [np.zeros(50, np.float32)], nbest=2)[0].nbest[0].score == 0.0
     assert torch.is_inference_mode_enabled() is False

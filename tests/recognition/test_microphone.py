@@ -83,7 +83,7 @@ def test_packets_at_the_devices_rate_in_order(streams: list[FakeStream]) -> None
     assert streams[0].calls == ["", "start", "stop", "close"]
 
 
-def test_an_interrupt_ends_with_the_last_packet_and_a_second_one_interrupts(
+def test_the_first_interrupt_ends_after_the_last_packet(
     streams: list[FakeStream],
 ) -> None:
     packets = microphone()

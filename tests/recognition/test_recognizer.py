@@ -1,4 +1,4 @@
-"""Laws of the streaming recogniser: neither packets nor batches nor streaming itself change what is heard."""
+"""Laws of the streaming recognizer: neither packets nor batches nor streaming itself change what is heard."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.search import BeamOptions, SearchOptions
 from kdasr.nn.context import Context
 from kdasr.recognition.features import samples_for_frame
-from kdasr.recognition.offline import recognise_offline
+from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result, Token
 
@@ -51,7 +51,7 @@ def test_streaming_from_samples_equals_offline_features(
 ) -> None:
     engine = make_recognizer(context, tail_seconds=tail_seconds, search=search)
     waves = [bursts(seconds, seed) for seed, seconds in enumerate([0.02, 0.9, 1.234, 2.0, 3.1])]
-    offline = recognise_offline(engine, waves)
+    offline = recognize_offline(engine, waves)
     streamed = [_stream(engine, wave, 1600) for wave in waves]
     assert [_emitted(result) for result in streamed] == [_emitted(result) for result in offline]
     assert len({piece for result in streamed for piece in result.pieces}) > 3
@@ -162,7 +162,7 @@ def test_next_to_no_audio(context: Context, num_samples: int) -> None:
     engine = make_recognizer(context)
     wave = 0.1 * np.ones(num_samples, dtype=np.float32)
     result = _stream(engine, wave, 100)
-    assert result.is_final and _emitted(result) == _emitted(recognise_offline(engine, [wave])[0])
+    assert result.is_final and _emitted(result) == _emitted(recognize_offline(engine, [wave])[0])
     if num_samples < 80:
         assert result.tokens == [] and result.text == ""
 
@@ -244,12 +244,12 @@ def _fail(*_: object, **__: object) -> None:
     raise MemoryError
 
 
-def test_a_stream_belongs_to_its_recogniser() -> None:
+def test_a_stream_belongs_to_its_recognizer() -> None:
     engine, other = make_recognizer(CHUNKED), make_recognizer(CHUNKED, search=BeamOptions())
     stranger = other.create_stream()
     stranger.accept_waveform(16000, bursts(1.0))
     for use in (lambda: engine.decode_streams([stranger]), lambda: engine.result(stranger)):
-        with pytest.raises(ValueError, match="another recogniser"):
+        with pytest.raises(ValueError, match="another recognizer"):
             use()
     other.decode_all([stranger])
     assert other.result(stranger).tokens

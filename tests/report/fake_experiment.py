@@ -279,7 +279,7 @@ def _utterance(
         "first_token_ms": 1000 * (tokens[0]["shown"] - ref[0][1]) if measured else None,
         "first_token_wall_ms": 1000 * (tokens[0]["wall"] - ref[0][1]) if measured else None,
         "emission_delay_ms": delays if measured else [],
-        "finalisation_ms": 1000 * (tokens[-1]["shown"] - ref[-1][2]) if measured else None,
+        "finalization_ms": 1000 * (tokens[-1]["shown"] - ref[-1][2]) if measured else None,
         "first_token_parts_ms": parts,
         "compute_seconds": 0.03 * duration,
     }

@@ -110,7 +110,7 @@ def test_a_summary_that_lacks_something_is_named(tmp_path: Path) -> None:
         collect_results([tmp_path])
 
 
-def test_a_part_that_was_only_decoded_as_streams_is_said_to_be_left_out(tmp_path: Path) -> None:
+def test_a_part_decoded_only_as_streams_is_named(tmp_path: Path) -> None:
     write_long_form(write(tmp_path) / "two-stage", "dev-clean")
     change(tmp_path, "two-stage", "dev-clean", num_utterances=18)
     results = collect_results([tmp_path])

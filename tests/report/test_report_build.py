@@ -99,7 +99,7 @@ def test_csv_has_a_line_per_result_with_the_numbers_of_the_json(experiment: Path
         assert float(line["wer"]) == row["wer"] and float(line["wer_high"]) == row["wer_ci"][1]
         assert float(line["first_token_p90_ms"]) == row["first_token_ms"]["p90"]
         assert float(line["first_token_wall_mean_ms"]) == row["first_token_ms"]["wall_mean"]
-        assert float(line["finalisation_mean_ms"]) == row["finalisation_ms"]["mean"]
+        assert float(line["finalization_mean_ms"]) == row["finalization_ms"]["mean"]
         assert int(line["params"]) == row["params"] and line["onset"] == "alignment"
 
 
@@ -164,7 +164,7 @@ def test_page_names_systems_parts_and_describes_every_plot(experiment: Path, rep
     assert len(reader.images) == 9
     assert all(len(image.get("alt") or image.get("aria-label") or "") > 40 for image in reader.images)
     assert len(list(report.glob("*.png"))) == 9
-    # Colours follow the theme, and the spectrograms are there.
+    # Colors follow the theme, and the spectrograms are there.
     page = (report / "index.html").read_text()
     assert "stroke: var(--system-3)" in page and page.count("<image") == 3
     assert "A stream that goes on" not in page
@@ -236,7 +236,7 @@ def test_systems_without_any_token_or_latency_are_reported(tmp_path: Path) -> No
         folder = tmp_path / "streaming" / "decode" / "streaming" / part
         rows = [json.loads(line) for line in (folder / "utterances.jsonl").read_text().splitlines()]
         for row in rows:
-            row |= {"hyp": "", "tokens": [], "words": [], "first_token_ms": None, "finalisation_ms": None}
+            row |= {"hyp": "", "tokens": [], "words": [], "first_token_ms": None, "finalization_ms": None}
             row |= {"first_token_wall_ms": None, "emission_delay_ms": [], "ref_words": []}
             row["errors"] |= {"del": row["errors"]["words"]}
         (folder / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -15,9 +15,9 @@ from kdasr.report.contexts import context_rows, context_table, contexts_plot
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import Example, choose_examples, load_spectrograms
 from kdasr.report.experiment import (
+    DecodedUtterance,
     ShownToken,
     ShownWord,
-    Utterance,
     read_experiments,
     read_metrics,
     read_part,
@@ -39,7 +39,7 @@ def _row(split: str, step: int, value: float) -> str:
     return json.dumps({"split": split, "stage": "s", "step": step, "terms": {"rnnt": value}}) + "\n"
 
 
-def test_metrics_keep_the_last_of_a_repeated_step_and_forgive_a_cut_line(tmp_path: Path) -> None:
+def test_metrics_keep_the_last_of_a_repeated_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         _row("train", 10, 3.0) + _row("train", 20, 2.0) + _row("train", 10, 1.0) + '{"split": "tr'
@@ -93,7 +93,7 @@ def test_capitals_alone_are_shown_in_lower_case() -> None:
         assert label.runs == [(shown, False)]
 
 
-def test_training_plot_has_a_panel_per_term_and_marks_the_stage_switch(tmp_path: Path) -> None:
+def test_the_training_plot_has_a_panel_per_term(tmp_path: Path) -> None:
     write_training(tmp_path / "two-stage", "two-stage", SYSTEMS["two-stage"])
     styles = system_styles(["two-stage"])
     plot = training_plot([read_system(tmp_path / "two-stage", "two-stage")], styles)
@@ -121,7 +121,7 @@ def test_examples_follow_their_rule(tmp_path: Path) -> None:
     assert "largest gain, the largest loss and the median" in rule and "40 utterances" in rule
 
 
-def test_spectrograms_of_a_folder_that_is_not_data_are_left_out_with_a_note(tmp_path: Path) -> None:
+def test_without_data_spectrograms_are_left_out(tmp_path: Path) -> None:
     found, notes = load_spectrograms(tmp_path, [Example("test-clean", "u", "")])
     assert not found and len(notes) == 1 and "test-clean" in notes[0] and str(tmp_path) in notes[0]
 
@@ -139,11 +139,13 @@ def test_spectrograms_without_frames_and_damaged_ones_are_left_out(tmp_path: Pat
     assert not found and "Spectrograms of test-clean are left out" in notes[0] and "\n" not in notes[0]
 
 
-def _utterance(tokens: list[ShownToken], words: list[ShownWord]) -> Utterance:
-    return Utterance("u", 2.0, "A", "A", 0, 1, None, None, (), None, None, (), tuple(tokens), tuple(words))
+def _utterance(tokens: list[ShownToken], words: list[ShownWord]) -> DecodedUtterance:
+    return DecodedUtterance(
+        "u", 2.0, "A", "A", 0, 1, None, None, (), None, None, (), tuple(tokens), tuple(words)
+    )
 
 
-def test_tokens_shown_together_are_one_label_and_wrong_words_are_marked() -> None:
+def test_tokens_shown_together_are_one_label() -> None:
     tokens = [
         ShownToken("▁RI", 0.14, 0.64),
         ShownToken("VER", 0.26, 0.64),

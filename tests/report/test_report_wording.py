@@ -5,15 +5,15 @@ import math
 import pytest
 
 from kdasr.evaluation.statistics import Interval
-from kdasr.report.results import Comparison
+from kdasr.report.results import PairedGain
 from kdasr.report.wording import headline, number, signed, verdict
 
 NAMES = {"streaming": "streaming from scratch"}
 NOT_MEASURED = Interval(math.nan, math.nan, math.nan, 0)
 
 
-def _comparison(wer: Interval, first: Interval, baseline: str = "streaming", part: str = "p") -> Comparison:
-    return Comparison("two-stage", baseline, part, wer, first, 8.0, 10.0, 100, 100)
+def _comparison(wer: Interval, first: Interval, baseline: str = "streaming", part: str = "p") -> PairedGain:
+    return PairedGain("two-stage", baseline, part, wer, first, 8.0, 10.0, 100, 100)
 
 
 def _headline(wer: Interval, first: Interval) -> str:

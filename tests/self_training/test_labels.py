@@ -11,7 +11,7 @@ from kdasr.distillation.objective_config import LabelConfig
 from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
 from kdasr.self_training.labels import (
     FirstGuess,
-    Labeller,
+    Labeler,
     Labels,
     Proposal,
     fits_length,
@@ -70,7 +70,7 @@ def test_nothing_is_no_label_even_without_a_length_filter() -> None:
     assert fits_length(1, 90, None)
 
 
-def test_repeats_count_neighbours_that_overlap_too() -> None:
+def test_repeats_count_neighbors_that_overlap_too() -> None:
     assert [most_repeats(row) for row in ((), (3,), (3, 4), (3, 3, 3, 3), (3, 4, 3, 4, 5, 3, 4))] == [
         *(0, 0, 1, 3, 3)
     ]
@@ -79,18 +79,18 @@ def test_repeats_count_neighbours_that_overlap_too() -> None:
 def test_filters_of_pseudo_labels() -> None:
     listed = [Proposal((3, 3, 3, 3), -1.0), Proposal((3, 3, 3), -1.0), Proposal((3, 4, 5), -8.0)]
     config = replace(PLAIN, max_repeats=2)
-    assert Labeller(config, FIRST).select("a", listed) == listed[1:]
-    assert Labeller(replace(config, one_best=True), FIRST).select("a", listed) == []
+    assert Labeler(config, FIRST).select("a", listed) == listed[1:]
+    assert Labeler(replace(config, one_best=True), FIRST).select("a", listed) == []
     # Of the first model's scores per piece, -2 and -0.5, the worse half is dropped; -8 / 4 is no better.
-    assert Labeller(replace(PLAIN, worst_share=0.5), FIRST).select("a", listed) == listed[:2]
+    assert Labeler(replace(PLAIN, worst_share=0.5), FIRST).select("a", listed) == listed[:2]
 
 
 def test_a_gap_is_counted_from_the_best_proposal_wherever_it_stands() -> None:
     listed = [Proposal((3, 4), -3.0), Proposal((3, 5), -1.0), Proposal((3, 6), -3.5), Proposal((3, 7), -9.0)]
     for gap, kept in ((None, 4), (2.5, 3), (2.0, 2), (0.0, 1)):
-        assert len(Labeller(replace(PLAIN, max_gap=gap), FIRST).select("a", listed)) == kept
-    assert Labeller(replace(PLAIN, max_gap=2.0), FIRST).select("a", listed) == listed[:2]
-    assert Labeller(replace(PLAIN, max_gap=2.0), FIRST).select("a", []) == []
+        assert len(Labeler(replace(PLAIN, max_gap=gap), FIRST).select("a", listed)) == kept
+    assert Labeler(replace(PLAIN, max_gap=2.0), FIRST).select("a", listed) == listed[:2]
+    assert Labeler(replace(PLAIN, max_gap=2.0), FIRST).select("a", []) == []
 
 
 def test_the_worst_share_of_scores() -> None:
@@ -101,16 +101,16 @@ def test_the_worst_share_of_scores() -> None:
 
 
 def test_the_same_pieces_count_once() -> None:
-    labels = Labeller(PLAIN, FIRST)(["a"], [proposals("345", "346", "345")])
+    labels = Labeler(PLAIN, FIRST)(["a"], [proposals("345", "346", "345")])
     assert labels.pieces == [(3, 4, 5), (3, 4, 6)]
     assert labels.weights_N.tolist() == [0.5, 0.5]
 
 
-def test_weights_are_the_language_models_probabilities_among_the_survivors() -> None:
+def test_label_weights_are_the_priors_of_the_kept_ones() -> None:
     model, listed = make_language_model(), [proposals("345", "3", "3465"), [], proposals("9", "77")]
     config = LabelConfig(length_tolerance=0.25)
     # 3 + 1 pieces and end: 3 to 5; 1 + 1: 1 to 3, so that only the single "3" of the first is dropped.
-    labels = Labeller(config, {**FIRST, "c": FIRST["b"]}, model)(["a", "b", "c"], listed)
+    labels = Labeler(config, {**FIRST, "c": FIRST["b"]}, model)(["a", "b", "c"], listed)
     assert labels.owners == [0, 0, 2, 2]
     assert labels.pieces == [(3, 4, 5), (3, 4, 6, 5), (9,), (7, 7)]
     scores = [one_by_one(model, pieces) for pieces in labels.pieces]
@@ -123,7 +123,7 @@ def test_weights_are_the_language_models_probabilities_among_the_survivors() -> 
 
 def test_confidence_is_the_proposal_models_probability_per_piece() -> None:
     config = replace(PLAIN, weights="confidence", one_best=True)
-    labels = Labeller(config, FIRST)(["a", "b"], [proposals("345", "34"), proposals("6", score=1e-3)])
+    labels = Labeler(config, FIRST)(["a", "b"], [proposals("345", "34"), proposals("6", score=1e-3)])
     assert labels.weights_N.tolist() == pytest.approx([exp(-4.0 / 4), 1.0])
 
 
@@ -144,8 +144,8 @@ def test_what_cannot_be_is_named() -> None:
         ("length_tolerance", 1.0),
     ):
         with pytest.raises(UserError, match=rf"(unpaired\.labels\.)?{name}'? (is )?{value}"):
-            Labeller(replace(PLAIN, **{name: value}), FIRST)
+            Labeler(replace(PLAIN, **{name: value}), FIRST)
     with pytest.raises(UserError, match=r"'prior' needs unpaired\.language_model"):
-        Labeller(LabelConfig(), FIRST)
+        Labeler(LabelConfig(), FIRST)
     with pytest.raises(UserError, match="zebra"):
-        Labeller(PLAIN, FIRST)(["zebra"], [proposals("3")])
+        Labeler(PLAIN, FIRST)(["zebra"], [proposals("3")])

@@ -69,7 +69,7 @@ def test_one_label_of_weight_one_is_a_transcript(step: int) -> None:
     torch.testing.assert_close(loss, supervised(model, batch, [0, 1, 2], labels, step))
 
 
-def test_hypotheses_on_one_encoding_equal_hypotheses_encoded_each_by_itself() -> None:
+def test_shared_encodings_equal_separate_ones() -> None:
     """Values, and the gradient of every parameter, the encoder's among them."""
     weights = [0.7, 0.2, 0.1, 0.6, 0.4]
     batch, labels = dummy_batch(), make_labels([0, 0, 0, 2, 2], weights)
@@ -92,7 +92,7 @@ def test_hypotheses_on_one_encoding_equal_hypotheses_encoded_each_by_itself() ->
     assert next(one.encoder.layers[0].parameters()).grad.any()
 
 
-def test_nothing_to_learn_is_zero_with_a_graph_and_changes_no_gradient() -> None:
+def test_nothing_to_learn_is_zero_and_has_a_graph() -> None:
     model = tiny_model()
     model.ctc_head.requires_grad_(False)
     loss = nothing_to_learn(model)

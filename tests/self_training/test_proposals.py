@@ -12,8 +12,8 @@ from kdasr.distillation.objective_config import LabelConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.self_training.labels import FirstGuess, Labeller, label_search
-from kdasr.self_training.proposals import ProposalModel, first_guesses, load_guesses, save_guesses
+from kdasr.self_training.labels import FirstGuess, Labeler, label_search
+from kdasr.self_training.proposals import ProposalModel, load_hypotheses, save_hypotheses, seed_hypotheses
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
 
 FULL, STREAMING = Context.full(), Context(left=4, chunk=2)
@@ -35,7 +35,7 @@ def test_first_guesses_are_those_of_greedy_search() -> None:
     model, batch = talkative(), dummy_batch()
     proposal = ProposalModel(model, FULL, STREAMING)
     torch.nn.Sequential(proposal).train()
-    guesses = first_guesses(proposal, [batch], "cpu", BeamOptions(beam=1))
+    guesses = seed_hypotheses(proposal, [batch], "cpu", BeamOptions(beam=1))
     encoded = model.encode(batch.features_BTF, batch.feature_lens_B, FULL)
     found = greedy_search(model, encoded.encoded_BTD, encoded.lens_B)
     assert [guess.num_pieces for guess in guesses.values()] == [len(one.tokens) for one in found]
@@ -47,10 +47,10 @@ def test_first_guesses_are_those_of_greedy_search() -> None:
 def test_first_guesses_score_as_labels_of_the_same_beam(beam: int) -> None:
     """So that the filter of low scores drops the share that it names: half of them here."""
     proposal, batch = ProposalModel(talkative(), FULL, STREAMING), dummy_batch()
-    guesses = first_guesses(proposal, [batch], "cpu", BeamOptions(beam=beam))
+    guesses = seed_hypotheses(proposal, [batch], "cpu", BeamOptions(beam=beam))
     config = LabelConfig(beam=beam, one_best=True, weights="uniform", length_tolerance=None, worst_share=0.5)
     proposals = proposal.propose(batch.features_BTF, batch.feature_lens_B, BeamOptions(beam=beam))
-    labels = Labeller(config, guesses)(batch.ids, proposals)
+    labels = Labeler(config, guesses)(batch.ids, proposals)
     assert len(labels.pieces) == len(batch) // 2
 
 
@@ -59,7 +59,7 @@ def test_a_blank_penalty_counts_in_first_guesses_and_in_proposals() -> None:
     proposal, batch = ProposalModel(talkative(), FULL, STREAMING), dummy_batch()
     frames = proposal.model.encode(batch.features_BTF, batch.feature_lens_B, FULL).lens_B.tolist()
     search = label_search(LabelConfig(beam=2, blank_penalty=1e3))
-    guesses = first_guesses(proposal, [batch], "cpu", search)
+    guesses = seed_hypotheses(proposal, [batch], "cpu", search)
     assert [guess.num_pieces for guess in guesses.values()] == frames
     listed = proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
     assert [len(entry.pieces) for entries in listed for entry in entries] == [f for f in frames for _ in "12"]
@@ -107,13 +107,13 @@ def test_its_state_dict_takes_everything_along() -> None:
 
 def test_first_guesses_on_the_disk_are_checked(tmp_path: Path) -> None:
     path, guesses = tmp_path / "guesses.json", {"a": FirstGuess(3, -0.1), "b": FirstGuess(0, -1 / 3)}
-    save_guesses(path, guesses, "f00")
-    assert load_guesses(path, ["b", "a"], "f00") == guesses
+    save_hypotheses(path, guesses, "f00")
+    assert load_hypotheses(path, ["b", "a"], "f00") == guesses
     with pytest.raises(UserError, match="another first proposal model"):
-        load_guesses(path, ["a"], "ba4")
+        load_hypotheses(path, ["a"], "ba4")
     with pytest.raises(UserError, match="1 utterances, such as c"):
-        load_guesses(path, ["a", "c"], "f00")
+        load_hypotheses(path, ["a", "c"], "f00")
     for damaged in ("{", "[]", '{"proposal_model": "f00", "pieces_and_score_per_piece": {"a": [1]}}'):
         path.write_text(damaged)
         with pytest.raises(UserError, match="damaged"):
-            load_guesses(path, ["a"], "f00")
+            load_hypotheses(path, ["a"], "f00")

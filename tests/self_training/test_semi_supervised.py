@@ -18,7 +18,7 @@ from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
-from kdasr.self_training.labels import FirstGuess, Labeller, Labels, Proposal
+from kdasr.self_training.labels import FirstGuess, Labeler, Labels, Proposal
 from kdasr.self_training.prior_matching import tiled_nll
 from kdasr.self_training.proposals import ProposalModel
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
@@ -66,7 +66,7 @@ def make_objective(
     parts = UnpairedParts(
         config=config,
         proposal=Listed(listed),
-        labeller=Labeller(labels, FIRST),
+        labeler=Labeler(labels, FIRST),
         tokenizer=Digits(),
         spec_augment=SpecAugmentConfig(enabled=masks),
         transcripts={PAIRED.ids[0]: "3 4 5"},
@@ -133,7 +133,7 @@ def test_a_batch_without_labels_costs_nothing_and_keeps_a_graph() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_the_student_hears_masked_speech_and_the_proposal_model_all_of_it(
+def test_only_the_student_has_masked_features(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heard = []

@@ -19,7 +19,7 @@ from serving_helpers import (
     as_sherpa,
     of_sherpa,
     received,
-    recognised,
+    recognized,
     send,
     serving,
     sherpa_stream,
@@ -79,20 +79,20 @@ def served() -> Any:
 @pytest.mark.parametrize("case", BAD)
 def test_bad_message_ends_its_own_stream(case: str, served: Served, caplog: pytest.LogCaptureFixture) -> None:
     path, messages, error, close = BAD[case]
-    neighbour = bursts(1.0, 7)
+    neighbor = bursts(1.0, 7)
     with served.connect() as other, served.connect(path) as socket:
-        send(other, neighbour[:8000], 800)
+        send(other, neighbor[:8000], 800)
         for message in messages:
             socket.send(message)
         answers, code = received(socket)
-        send(other, neighbour[8000:], 800)
+        send(other, neighbor[8000:], 800)
         other.send("Done")
         finals = [m for m in received(other)[0] if m != "Done!" and m["is_final"]]
     assert answers[-1]["type"] == "error"
     assert (answers[-1]["code"], code) == (error, close)
     assert answers[-1]["message"] and "\n" not in answers[-1]["message"]
     recognizer = served.service.models[0].recognizer
-    assert of_sherpa(finals) == as_sherpa(recognised(recognizer, neighbour))
+    assert of_sherpa(finals) == as_sherpa(recognized(recognizer, neighbor))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -230,7 +230,7 @@ def test_audio_that_comes_too_fast_waits_at_the_client() -> None:
             add(update)
 
         server.service.metrics.add_chunk = watched  # type: ignore[method-assign]
-        assert of_sherpa(sherpa_stream(server, audio, 4000)) == as_sherpa(recognised(recognizer, audio))
+        assert of_sherpa(sherpa_stream(server, audio, 4000)) == as_sherpa(recognized(recognizer, audio))
     assert 0 < most <= 1.0 + 0.25 + 0.5
 
 

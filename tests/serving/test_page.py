@@ -1,4 +1,4 @@
-"""The page in a real browser: what it shows is what the recogniser hears."""
+"""The page in a real browser: what it shows is what the recognizer hears."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from headless_browser import Browser, Tab, browser, find_browser
 from numpy.typing import NDArray
-from serving_helpers import Served, recognised, serving
+from serving_helpers import Served, recognized, serving
 from tone_spotter import WORDS, make_spotter, spoken
 
 from kdasr.nn.context import Context
@@ -108,7 +108,7 @@ def test_two_tabs_upload_and_download_at_once(chromium: Browser, served: Served,
             done(tab)
             assert tab.run(LINES) == [TEXT, TEXT]
             check_quiet(tab, served)
-        expected = recognised(served.service.models[0].recognizer, AUDIO)
+        expected = recognized(served.service.models[0].recognizer, AUDIO)
         saved = json.loads(first.run("transcripts[0].content('json')"))
         assert [(w["word"], w["start"], w["end"]) for s in saved["segments"] for w in s["words"]] == [
             (word.text, word.start, word.end) for segment in expected for word in segment.words
@@ -130,7 +130,7 @@ def test_dropped_connection_is_taken_up(chromium: Browser, served: Served) -> No
         done(tab)
         assert tab.run(f"{LINES}[0].join(' ')") == " ".join(TEXT)
         assert tab.run("transcripts[0].segments.at(-1).words.at(-1).end") == pytest.approx(
-            recognised(served.service.models[0].recognizer, AUDIO)[-1].words[-1].end, abs=0.09
+            recognized(served.service.models[0].recognizer, AUDIO)[-1].words[-1].end, abs=0.09
         )
 
 

@@ -1,4 +1,4 @@
-"""What a server says is what the recogniser says, whoever else is being served."""
+"""What a server says is what the recognizer says, whoever else is being served."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from serving_helpers import (
     as_sherpa,
     of_sherpa,
     received,
-    recognised,
+    recognized,
     send,
     serving,
     sherpa_stream,
@@ -52,10 +52,10 @@ def talk(seed: int, seconds: float = 2.5) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("search", [None, BeamOptions(beam=3)], ids=["greedy", "beam"])
-def test_served_equals_the_recogniser(search: BeamOptions | None) -> None:
+def test_served_equals_the_recognizer(search: BeamOptions | None) -> None:
     recognizer = make_recognizer(CONTEXT, search=search, endpoints=RULES)
     audio = talk(1)
-    segments = recognised(recognizer, audio)
+    segments = recognized(recognizer, audio)
     assert len(segments) > 1
     assert any(segment.goes_on for segment in segments)
     with serving(recognizer) as served:
@@ -100,7 +100,7 @@ def test_phrases_bias_the_stream_that_sent_them(tmp_path: Path) -> None:
     stream.accept_waveform(16000, audio)
     stream.input_finished()
     recognizer.decode_all([stream])
-    expected, plain = recognizer.result(stream).text, recognised(recognizer, audio)[0].text
+    expected, plain = recognizer.result(stream).text, recognized(recognizer, audio)[0].text
     assert expected != plain
     with serving(recognizer) as served:
         finals, _ = v1_stream(served, audio, phrases=[{"text": "SEVEN", "boost": 8}, "TEN"])
@@ -136,7 +136,7 @@ def test_command_serves_until_sigterm_and_sends_the_last_words(tmp_path: Path) -
     heard = audio[: round(16000 * messages[-1]["models"][0]["audio"])]
     assert messages[-1]["reason"] == "shutdown"
     assert messages[-2]["type"] == "final"
-    assert messages[-2]["text"] == recognised(recognizer, heard)[-1].text
+    assert messages[-2]["text"] == recognized(recognizer, heard)[-1].text
 
 
 def test_clients_at_once_equal_one_by_one() -> None:
@@ -147,7 +147,7 @@ def test_clients_at_once_equal_one_by_one() -> None:
         found = list(pool.map(sherpa_stream, [served] * len(talks), talks, packets))
         rtf = served.service.metrics.text(served.service.now())
     assert [of_sherpa(finals) for finals in found] == [
-        as_sherpa(recognised(recognizer, audio)) for audio in talks
+        as_sherpa(recognized(recognizer, audio)) for audio in talks
     ]
     assert f"kdasr_streams_total {len(talks)}" in rtf
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance
+from kdasr.report.experiment import DecodedPart, DecodedUtterance, MetricsRow
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_brief import brief, write_csv
 from kdasr.study.evidence_plot import evidence_plot
@@ -21,10 +21,10 @@ from kdasr.study.trained_run import RunInfo, TrainedRun, settled
 PART = "test-clean"
 
 
-def utterance(id: str, errors: int, first: float | None) -> Utterance:
+def utterance(id: str, errors: int, first: float | None) -> DecodedUtterance:
     """Ten words, shown half a second after their ends."""
     delays = () if first is None else (500.0, 100.0)
-    return Utterance(id, 1.0, "", "", errors, 10, first, None, delays, first, None, (), (), ())
+    return DecodedUtterance(id, 1.0, "", "", errors, 10, first, None, delays, first, None, (), (), ())
 
 
 def run(
@@ -157,7 +157,7 @@ def test_the_csv_files_have_the_numbers_of_the_tables(tmp_path: Path) -> None:
     assert by_row["streaming"] | {"wer_low": "", "wer_high": ""} == {
         "part": PART, "row": "streaming", "role": "baseline", "starts_from": "random weights", "steps": "700",
         "seeds": "2", "wer": "50.00", "wer_low": "", "wer_high": "", "wer_by_seed": "50.00 50.00",
-        "first_token_ms": "140", "emission_delay_ms": "300", "finalisation_ms": "140",
+        "first_token_ms": "140", "emission_delay_ms": "300", "finalization_ms": "140",
     }  # fmt: skip
     assert by_row["teacher"]["first_token_ms"] == "" and by_row["teacher"]["role"] == "bound"
     new = next(line for line in comparisons if line["row"] == "new")
@@ -195,7 +195,7 @@ def test_the_short_tables_have_every_row_and_the_comparisons_of_the_headline_row
     assert brief(evidence([]), "conf", "results") == []
 
 
-def test_a_variant_of_which_no_test_part_is_decoded_is_complete_and_in_the_tables_of_the_dev_parts() -> None:
+def test_a_variant_on_dev_only_is_in_the_dev_tables() -> None:
     def both(row: str, seed: int) -> list[TrainedRun]:
         return [run(row, seed, [2, 4], [100, 90], part) for part in ("dev-clean", PART)]
 
@@ -240,7 +240,7 @@ def test_a_document_may_have_sections_of_several_names(tmp_path: Path) -> None:
     assert path.read_text() == "<!-- results -->\nold\n<!-- /results -->\n<!-- lpm -->\nnew\n<!-- /lpm -->"
 
 
-def test_what_is_recovered_is_a_share_of_the_distance_of_the_same_seed() -> None:
+def test_recovered_is_a_share_of_the_gap_of_its_seed() -> None:
     entries = recovered(evidence(RUNS), with_lm=True)
     found = {(entry["system"], entry["seed"]): entry["recovered"] for entry in entries}
     # Errors: new 4 and 4, streaming 10 and 10, teacher 2 and 2.
@@ -267,7 +267,7 @@ def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_topline_
     assert "streaming on test-clean: WER 50.0 %" in plot.alt
 
 
-def test_rows_are_told_apart_without_their_colours() -> None:
+def test_rows_are_told_apart_without_their_colors() -> None:
     rows = [f"row-{i}" for i in range(20)]
     runs = [run(row, 1, [i, 1], [100 + i, 90]) for i, row in enumerate(["streaming", *rows])]
     found = evidence_plot(Evidence(["streaming", *rows], runs, ["streaming"], "teacher", [1], [PART]))

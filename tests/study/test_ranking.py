@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kdasr.report.experiment import DecodedPart, Utterance
+from kdasr.report.experiment import DecodedPart, DecodedUtterance
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_tables import markdown, summary
 from kdasr.study.trained_run import RunInfo, TrainedRun
@@ -18,7 +18,7 @@ def trained(row: str, seed: int, errors: list[list[int]], first: float | None = 
     parts = {}
     for part, counts in zip([*DEV, "test-clean"], errors, strict=False):
         utterances = {
-            f"{part}-{i}": Utterance(
+            f"{part}-{i}": DecodedUtterance(
                 f"{part}-{i}", 1.0, "", "", count, 10, first, None, (), first, None, (), (), ()
             )
             for i, count in enumerate(counts)
@@ -43,12 +43,12 @@ FEWER = {"base": 2, "other": 1, "teacher": 2}
 def evidence(runs: list[TrainedRun] = RUNS, **options: Any) -> Evidence:
     usual: dict[str, Any] = {
         "rows": ROWS, "runs": runs, "baselines": ["base"], "topline": "teacher", "seeds": [1, 2, 3],
-        "parts": [*DEV, "test-clean"], "rank_against": "ours", "fewer": FEWER, "choices": ROWS[1:],
+        "parts": [*DEV, "test-clean"], "rank_against": "ours", "with_fewer_seeds": FEWER, "choices": ROWS[1:],
     }  # fmt: skip
     return Evidence(**usual | options)
 
 
-def test_rows_are_ranked_by_the_errors_of_all_dev_parts_on_the_seeds_that_all_have() -> None:
+def test_rows_are_ranked_on_the_seeds_that_all_have() -> None:
     found = evidence().ranking
     assert found is not None
     assert (found.parts, found.seeds, found.num_utterances, found.num_words) == (DEV, [1], 3, 30)
@@ -62,8 +62,8 @@ def test_rows_are_ranked_by_the_errors_of_all_dev_parts_on_the_seeds_that_all_ha
     assert other.earlier.estimate == pytest.approx(40) and other.first_token_ms == 80
 
 
-def test_a_row_that_lacks_a_seed_is_left_out_and_takes_no_seed_from_the_others() -> None:
-    found = evidence(fewer=FEWER | {"other": 2}).ranking
+def test_a_row_without_all_seeds_is_left_out_alone() -> None:
+    found = evidence(with_fewer_seeds=FEWER | {"other": 2}).ranking
     assert found is not None
     assert [entry.row for entry in found.rows] == ["ours", "base"] and found.seeds == [1, 2]
     assert [entry.wer.estimate for entry in found.rows] == pytest.approx([100 * 8 / 60, 100 * 16 / 60])

@@ -64,7 +64,7 @@ def test_one_seed_gives_the_interval_over_utterances() -> None:
     assert (ours.low, ours.high) == pytest.approx((plain.low, plain.high), abs=0.15)
 
 
-def test_seeds_that_disagree_widen_the_interval_as_their_bootstrap_says() -> None:
+def test_seeds_that_disagree_widen_the_interval() -> None:
     # No variation over utterances: the mean of draws from {0, 0, 12} is 0 with probability 8 / 27.
     seeds = np.array([[0.0] * 50, [0.0] * 50, [12.0] * 50])
     interval = gain_over_seeds(np.zeros_like(seeds), seeds, Draws(num_resamples=20000))
@@ -96,7 +96,7 @@ def test_systems_are_paired_by_seed_and_utterance() -> None:
     assert swapped.high - swapped.low > 20 * (paired.high - paired.low)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says_with_many_seeds() -> None:
+def test_the_interval_has_its_coverage_with_many_seeds() -> None:
     generator = np.random.default_rng(5)
     hits = 0
     for trial in range(200):

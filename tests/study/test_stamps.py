@@ -76,7 +76,7 @@ def test_a_changed_job_and_those_that_need_it_run_again_and_no_other(tmp_path: P
         assert (tmp_path / "replaced" / f"{name}-1" / "steps").is_file()
 
 
-def test_a_job_whose_result_was_removed_runs_again_and_so_do_its_dependents(tmp_path: Path) -> None:
+def test_a_removed_result_runs_again_with_dependents(tmp_path: Path) -> None:
     jobs = [
         trained(tmp_path, {}, name="teacher"),
         trained(tmp_path, {}, ("teacher",), "student"),
@@ -88,7 +88,7 @@ def test_a_job_whose_result_was_removed_runs_again_and_so_do_its_dependents(tmp_
     assert run_stamped(jobs, tmp_path, 1).finished == ["student"]
 
 
-def test_an_option_that_did_not_exist_then_changes_nothing_at_its_default(tmp_path: Path) -> None:
+def test_a_new_option_at_its_default_changes_no_stamp(tmp_path: Path) -> None:
     run_stamped([job("a", "true", settings={"rate": 1})], tmp_path, 1)
 
     def now(new: int) -> StampedJob:
@@ -98,7 +98,7 @@ def test_an_option_that_did_not_exist_then_changes_nothing_at_its_default(tmp_pa
     assert run_stamped([now(1)], tmp_path, 1).finished == ["a"]
 
 
-def test_a_failure_is_reported_skips_its_dependents_and_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_failed_job_skips_only_what_depends_on_it(tmp_path: Path) -> None:
     said: list[str] = []
     broken, healed = tmp_path / "broken", tmp_path / "healed"
     broken.touch()
@@ -194,7 +194,7 @@ def test_a_job_that_was_begun_with_other_settings_does_not_go_on(tmp_path: Path)
     assert (tmp_path / "replaced" / "row-1").is_dir()
 
 
-def test_two_drivers_do_not_share_a_folder_nor_with_what_one_has_left_behind(tmp_path: Path) -> None:
+def test_two_drivers_do_not_share_a_folder(tmp_path: Path) -> None:
     refused: list[str] = []
 
     def second(text: str) -> None:

@@ -96,7 +96,7 @@ def test_every_row_is_trained_decoded_and_compared_once(study: Path, monkeypatch
     assert weights.stat().st_mtime_ns == before
 
 
-def test_a_training_that_cannot_run_is_reported_and_the_exit_status_says_so(study: Path) -> None:
+def test_a_failed_training_gives_a_failed_exit_status(study: Path) -> None:
     recipe = yaml.safe_load((study / "conf.yaml").read_text())
     recipe["results"]["rows"]["bad"] = {
         "system": "streaming",

@@ -10,7 +10,7 @@ import yaml
 from study_helpers import calls, make_study
 
 from kdasr.common.errors import UserError
-from kdasr.study.driver import Options, carry_out, chosen_rates, collect, describe_plan
+from kdasr.study.driver import Options, chosen_rates, collect, describe_plan, run_study
 from kdasr.study.jobs import Study
 from kdasr.study.write import write_results
 
@@ -30,9 +30,9 @@ def conf(study: Study, run: str) -> dict[str, Any]:
     return yaml.safe_load((study.exp / "conf" / f"{run}.yaml").read_text())
 
 
-def test_every_row_is_trained_with_every_seed_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
+def test_every_seed_trains_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    report = carry_out(study, Options(num_jobs=2, upto="dev"), quiet)
+    report = run_study(study, Options(num_jobs=2, upto="dev"), quiet)
     assert not report.failed
     trained = [line.split()[-1] for line in calls(tmp_path) if line.startswith("train")]
     rows = ("teacher", "streaming", "streaming-init", "two-stage")
@@ -50,7 +50,7 @@ def test_every_row_is_trained_with_every_seed_from_the_teacher_of_its_seed(tmp_p
 
 def test_a_teacher_comes_before_its_students_and_is_decoded_offline(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    carry_out(study, Options(num_jobs=3, upto="dev"), quiet)
+    run_study(study, Options(num_jobs=3, upto="dev"), quiet)
     lines = calls(tmp_path)
     for seed in ("seed-1", "seed-2"):
         averaged = lines.index(f"average {study.exp / seed / 'teacher'}")
@@ -67,7 +67,7 @@ def test_a_teacher_comes_before_its_students_and_is_decoded_offline(tmp_path: Pa
 
 def test_a_teacher_that_all_seeds_share_is_trained_once(tmp_path: Path) -> None:
     study = make_study(tmp_path, teacher_per_seed=False)
-    carry_out(study, Options(upto="test"), quiet)
+    run_study(study, Options(upto="test"), quiet)
     assert sum(line.startswith("train") and line.endswith("/teacher") for line in calls(tmp_path)) == 1
     assert conf(study, "seed-2/two-stage")["objective"]["teacher"] == "../seed-1/teacher"
     assert conf(study, "seed-2/streaming-init")["stages"][0]["init_from"] == "../seed-1/teacher"
@@ -96,7 +96,7 @@ FIRST = {
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: bool) -> None:
     study = make_study(tmp_path, teacher_per_seed=not shared, **FIRST)
-    carry_out(study, Options(num_jobs=2, rows=("two-stage",), upto="dev"), quiet)
+    run_study(study, Options(num_jobs=2, rows=("two-stage",), upto="dev"), quiet)
     trained = [line.split()[-1].removeprefix(f"{study.exp}/") for line in calls(tmp_path) if "train" in line]
     for seed in (1,) if shared else (1, 2):
         chain = [trained.index(f"seed-{seed}/{row}") for row in ("first", "teacher", "two-stage")]
@@ -104,7 +104,7 @@ def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: boo
     assert conf(study, "seed-1/teacher")["stages"][0]["init_from"] == "first"
     origin = "../seed-1/teacher" if shared else "teacher"
     assert conf(study, "seed-2/two-stage")["stages"][0]["init_from"] == origin
-    carry_out(study, Options(num_jobs=2, upto="dev"), quiet)
+    run_study(study, Options(num_jobs=2, upto="dev"), quiet)
     assert conf(study, "seed-2/longer")["stages"][0]["init_from"] == (
         "../seed-1/first" if shared else "first"
     )
@@ -114,7 +114,7 @@ def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: boo
 
 def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: Path) -> None:
     study = make_study(tmp_path, tune=TUNE)
-    carry_out(study, Options(num_jobs=2, upto="test"), quiet)
+    run_study(study, Options(num_jobs=2, upto="test"), quiet)
     assert chosen_rates(study) == {
         "teacher": None, "streaming": 2e-3, "streaming-init": 2e-3, "two-stage": 2e-3
     }  # fmt: skip
@@ -137,14 +137,14 @@ def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: 
     ]
 
 
-def test_once_all_trials_are_finished_students_do_not_wait_for_the_teachers_of_other_seeds(
+def test_students_wait_only_for_the_teacher_of_their_seed(
     tmp_path: Path,
 ) -> None:
     usual = {"tune": TUNE, "seeds": [1]}
-    carry_out(make_study(tmp_path, **usual), Options(upto="dev"), quiet)
+    run_study(make_study(tmp_path, **usual), Options(upto="dev"), quiet)
     before = len(calls(tmp_path))
     said: list[str] = []
-    carry_out(make_study(tmp_path, **usual | {"seeds": [1, 2, 3]}), Options(upto="dev"), said.append)
+    run_study(make_study(tmp_path, **usual | {"seeds": [1, 2, 3]}), Options(upto="dev"), said.append)
     assert not any("Round 1" in line for line in said)
     trained = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
     seeds = [Path(folder).parent.name for folder in trained]
@@ -160,9 +160,9 @@ def test_a_row_may_have_the_rate_that_another_has_chosen(tmp_path: Path) -> None
     rows["longer"]["settings"] = {"stages.0.num_steps": 9}
     study = make_study(tmp_path, rows=rows, references=["longer"], tune=TUNE)
     said: list[str] = []
-    carry_out(study, Options(rows=("longer",), upto="dev"), said.append)
+    run_study(study, Options(rows=("longer",), upto="dev"), said.append)
     assert any("longer: its learning rate is not chosen" in line and "two-stage" in line for line in said)
-    carry_out(study, Options(num_jobs=2, upto="dev"), quiet)
+    run_study(study, Options(num_jobs=2, upto="dev"), quiet)
     assert chosen_rates(study)["longer"] == chosen_rates(study)["two-stage"] == 2e-3
     assert conf(study, "seed-2/longer@0.002")["training"]["optim"]["learning_rate"] == 2e-3
     trained = [Path(line.split()[-1]).name for line in calls(tmp_path) if line.startswith("train")]
@@ -176,7 +176,7 @@ def test_a_row_is_not_chosen_before_all_its_trials_are_decoded(tmp_path: Path) -
     whole = script.read_text()
     script.write_text('import sys\nif "@0.003" in " ".join(sys.argv): sys.exit(1)\n' + whole)
     said: list[str] = []
-    report = carry_out(study, Options(upto="dev"), said.append)
+    report = run_study(study, Options(upto="dev"), said.append)
     assert report.failed == ["seed-1/streaming-init@0.003.train", "seed-1/two-stage@0.003.train"]
     assert report.skipped == ["seed-1/streaming-init@0.003.dev", "seed-1/two-stage@0.003.dev"]
     assert set(chosen_rates(study)) == {"teacher", "streaming"}
@@ -184,14 +184,14 @@ def test_a_row_is_not_chosen_before_all_its_trials_are_decoded(tmp_path: Path) -
     incomplete = collect(study, "dev").incomplete()
     assert incomplete == {"streaming-init": 0, "two-stage": 0}
     script.write_text(whole)
-    assert not carry_out(study, Options(upto="dev"), quiet).failed
+    assert not run_study(study, Options(upto="dev"), quiet).failed
     assert collect(study, "dev").incomplete() == {}
 
 
-def test_a_second_call_calls_nothing_and_a_changed_row_is_trained_again(tmp_path: Path) -> None:
-    carry_out(make_study(tmp_path), Options(upto="test"), quiet)
+def test_only_changed_rows_are_trained_again(tmp_path: Path) -> None:
+    run_study(make_study(tmp_path), Options(upto="test"), quiet)
     before = calls(tmp_path)
-    carry_out(make_study(tmp_path), Options(upto="test"), quiet)
+    run_study(make_study(tmp_path), Options(upto="test"), quiet)
     assert calls(tmp_path) == before
     rows = {
         "teacher": {}, "streaming": {}, "streaming-init": {"system": "streaming", "init": "teacher"},
@@ -200,27 +200,27 @@ def test_a_second_call_calls_nothing_and_a_changed_row_is_trained_again(tmp_path
     changed = make_study(tmp_path, rows=rows)
     plan = describe_plan(changed, Options(upto="test"))
     assert sum(line.startswith("to run") for line in plan) == 6
-    carry_out(changed, Options(upto="test"), quiet)
+    run_study(changed, Options(upto="test"), quiet)
     new = calls(tmp_path)[len(before) :]
     assert len(new) == 8 and all("two-stage" in line for line in new)
 
 
-def test_other_data_train_everything_again_but_packing_them_again_does_not(tmp_path: Path) -> None:
-    carry_out(make_study(tmp_path), Options(upto="dev"), quiet)
+def test_other_data_train_again_repacked_data_do_not(tmp_path: Path) -> None:
+    run_study(make_study(tmp_path), Options(upto="dev"), quiet)
     before = len(calls(tmp_path))
     cuts = tmp_path / "data" / "cuts_train-clean-100.jsonl.gz"
     cuts.write_bytes(gzip.compress(gzip.decompress(cuts.read_bytes()), mtime=12345))
-    carry_out(make_study(tmp_path), Options(upto="dev"), quiet)
+    run_study(make_study(tmp_path), Options(upto="dev"), quiet)
     assert len(calls(tmp_path)) == before
     cuts.write_bytes(gzip.compress(b"other speech"))
-    carry_out(make_study(tmp_path), Options(upto="dev"), quiet)
+    run_study(make_study(tmp_path), Options(upto="dev"), quiet)
     assert len(calls(tmp_path)) == 2 * before
 
 
-def test_chosen_rows_are_trained_alone_and_reported_with_what_is_there(tmp_path: Path) -> None:
-    carry_out(make_study(tmp_path), Options(rows=("streaming",), upto="test"), quiet)
+def test_chosen_rows_are_trained_alone(tmp_path: Path) -> None:
+    run_study(make_study(tmp_path), Options(rows=("streaming",), upto="test"), quiet)
     assert not any("two-stage" in line or "streaming-init" in line for line in calls(tmp_path))
-    carry_out(make_study(tmp_path), Options(rows=("two-stage",), upto="test"), quiet)
+    run_study(make_study(tmp_path), Options(rows=("two-stage",), upto="test"), quiet)
     evidence = collect(make_study(tmp_path), "test")
     assert {run.info.row for run in evidence.runs} == {"teacher", "streaming", "two-stage"}
     assert evidence.incomplete() == {"streaming-init": 0}
@@ -247,7 +247,7 @@ def test_a_row_may_have_fewer_seeds_than_others_and_is_complete_then(tmp_path: P
         "two-stage": {"init": "teacher"},
     }
     study = make_study(tmp_path, seeds=[4, 2, 3], order=order, rows=rows)
-    carry_out(study, Options(upto="dev"), quiet)
+    run_study(study, Options(upto="dev"), quiet)
     trained = [line.split()[-1] for line in calls(tmp_path) if line.startswith("train")]
     seeds = {row: [seed for seed in (4, 2, 3) if f"{study.exp}/seed-{seed}/{row}" in trained] for row in rows}
     assert seeds == {"teacher": [4, 2, 3], "streaming": [4, 2], "streaming-init": [4], "two-stage": [4, 2, 3]}
@@ -263,12 +263,12 @@ def test_data_that_is_not_prepared_is_named(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     (tmp_path / "data" / "cuts_dev-clean.jsonl.gz").unlink()
     with pytest.raises(UserError, match="cuts_dev-clean"):
-        carry_out(study, Options(upto="dev"), quiet)
+        run_study(study, Options(upto="dev"), quiet)
 
 
 def test_the_files_that_are_left(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    carry_out(study, Options(upto="test"), quiet)
+    run_study(study, Options(upto="test"), quiet)
     document = tmp_path / "RESULTS.md"
     document.write_text("before\n<!-- conf -->\nold\n<!-- /conf -->\nafter\n")
     list(write_results(study, "test", "make results", document))
@@ -298,7 +298,7 @@ def test_no_test_part_is_decoded_of_a_variant(tmp_path: Path) -> None:
     study = make_study(
         tmp_path, rows=rows | {"variant": {"system": "two-stage", "init": "teacher", "test": False}}
     )
-    assert not carry_out(study, Options(num_jobs=2, upto="test"), quiet).failed
+    assert not run_study(study, Options(num_jobs=2, upto="test"), quiet).failed
     decoded = [line for line in calls(tmp_path) if line.startswith("decode") and "variant" in line]
     assert decoded and all("--parts dev-clean --mode" in line for line in decoded)
     found = collect(study, "test")

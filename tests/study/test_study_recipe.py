@@ -139,7 +139,7 @@ def test_a_recipe_without_rows_is_refused(tmp_path: Path) -> None:
         load_recipe(tmp_path / "conf.yaml")
 
 
-def test_a_learning_rate_is_that_of_the_first_stage_and_the_others_keep_their_ratio(tmp_path: Path) -> None:
+def test_tuned_rates_keep_the_ratio_between_stages(tmp_path: Path) -> None:
     usual = load_recipe(write_recipe(tmp_path / "conf.yaml")).systems["two-stage"]
     tried = with_learning_rate(usual, 3e-3)
     # 1e-3 in the first stage, which has none of its own, and 5e-4 in the second.
@@ -156,7 +156,7 @@ def with_first_stage(config: Any, value: float) -> Any:
     return replace(config, stages=[replace(config.stages[0], learning_rate=value), *config.stages[1:]])
 
 
-def test_chosen_rows_bring_their_teacher_and_keep_the_order_of_the_file(tmp_path: Path) -> None:
+def test_chosen_rows_bring_their_teacher(tmp_path: Path) -> None:
     results = load_recipe(write_recipe(tmp_path / "conf.yaml")).results
     assert select_rows(results, ["two-stage", "streaming"]) == ["teacher", "streaming", "two-stage"]
     assert select_rows(results, []) == list(ROWS)
@@ -164,7 +164,7 @@ def test_chosen_rows_bring_their_teacher_and_keep_the_order_of_the_file(tmp_path
         select_rows(results, ["ghost"])
 
 
-def test_references_have_steps_of_their_own_and_come_with_what_starts_from_them(tmp_path: Path) -> None:
+def test_references_have_steps_of_their_own(tmp_path: Path) -> None:
     rows: dict[str, Any] = {
         "teacher": {"init": "first"},
         "first": {"system": "streaming", "settings": {"stages.0.num_steps": 9}},
@@ -175,7 +175,7 @@ def test_references_have_steps_of_their_own_and_come_with_what_starts_from_them(
         write_recipe(tmp_path / "conf.yaml", rows=rows, references=["first", "longer"])
     ).results
     assert select_rows(results, ["two-stage"]) == ["teacher", "first", "two-stage"]
-    assert results.foundation() == ["teacher", "first"]
+    assert results.teacher_chain() == ["teacher", "first"]
     assert [row for row in rows if results.is_student(row)] == ["streaming", "streaming-init", "two-stage"]
 
 

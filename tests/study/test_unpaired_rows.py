@@ -10,7 +10,7 @@ import yaml
 from study_helpers import STUDENT, calls, make_study, recipe
 
 from kdasr.common.errors import UserError
-from kdasr.study.driver import Options, carry_out, collect
+from kdasr.study.driver import Options, collect, run_study
 from kdasr.study.jobs import Study
 from kdasr.study.plan import WITH_LM, Planner, select_rows
 from kdasr.study.recipe import load_recipe
@@ -67,11 +67,11 @@ def quiet(text: str) -> None:
     pass
 
 
-def test_labels_are_proposed_by_the_row_of_the_same_seed_and_weighed_by_one_language_model(
+def test_labels_come_from_the_row_of_the_same_seed(
     tmp_path: Path,
 ) -> None:
     made = study(tmp_path)
-    assert not carry_out(made, Options(num_jobs=2, upto="dev"), quiet).failed
+    assert not run_study(made, Options(num_jobs=2, upto="dev"), quiet).failed
     lines = calls(tmp_path)
     trained = [line.split()[-1] for line in lines if line.startswith("train")]
     assert trained.count(str(made.exp / "lm")) == 1
@@ -92,7 +92,7 @@ def test_labels_are_proposed_by_the_row_of_the_same_seed_and_weighed_by_one_lang
 
 def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path) -> None:
     made = study(tmp_path)
-    assert not carry_out(made, Options(num_jobs=2, upto="test"), quiet).failed
+    assert not run_study(made, Options(num_jobs=2, upto="test"), quiet).failed
     decodes = [line for line in calls(tmp_path) if line.startswith("decode")]
     with_lm = [line for line in decodes if "--lm" in line]
     # Two seeds of five rows, dev and test parts.
@@ -107,20 +107,20 @@ def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path
 
 def test_other_unpaired_speech_trains_what_has_heard_it_again(tmp_path: Path) -> None:
     made = study(tmp_path)
-    carry_out(made, Options(num_jobs=2, upto="dev"), quiet)
+    run_study(made, Options(num_jobs=2, upto="dev"), quiet)
     before = len(calls(tmp_path))
     (made.data / "cuts_train-clean-360.jsonl.gz").write_bytes(gzip.compress(b"other speech"))
-    carry_out(study(tmp_path), Options(num_jobs=2, upto="dev"), quiet)
+    run_study(study(tmp_path), Options(num_jobs=2, upto="dev"), quiet)
     again = {line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")}
     assert again == {str(made.exp / f"seed-{seed}" / row) for seed in (1, 2) for row in ("uniform", "lpm")}
 
 
-def test_another_text_trains_the_language_model_and_what_it_weighs_again(tmp_path: Path) -> None:
+def test_another_text_trains_the_language_model_again(tmp_path: Path) -> None:
     made = study(tmp_path)
-    carry_out(made, Options(num_jobs=2, upto="dev"), quiet)
+    run_study(made, Options(num_jobs=2, upto="dev"), quiet)
     before = len(calls(tmp_path))
     (made.data / "text.txt").write_text("ANOTHER SENTENCE\n")
-    carry_out(study(tmp_path), Options(num_jobs=2, upto="dev"), quiet)
+    run_study(study(tmp_path), Options(num_jobs=2, upto="dev"), quiet)
     again = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
     weighed = [str(made.exp / f"seed-{seed}" / "lpm") for seed in (1, 2)]
     assert sorted(again) == sorted([str(made.exp / "lm"), *weighed])
@@ -128,7 +128,7 @@ def test_another_text_trains_the_language_model_and_what_it_weighs_again(tmp_pat
 
 def test_the_summary_lists_what_each_run_has_recovered(tmp_path: Path) -> None:
     made = study(tmp_path)
-    carry_out(made, Options(num_jobs=2, upto="test"), quiet)
+    run_study(made, Options(num_jobs=2, upto="test"), quiet)
     # What the stand-in measures depends on the mode alone: make the topline better, and lpm half as good.
     for with_lm in ("decode", "decode-lm"):
         for row, wrong in (("full", 0), ("lpm", 1), ("paired", 2)):
@@ -195,12 +195,12 @@ def test_a_row_may_have_a_language_model_of_its_own(tmp_path: Path) -> None:
     own = {"init": "seed", "system": "lpm", "settings": {"unpaired.language_model": str(text)}}
     rows = {"rows": ROWS | {"trigram": own}}
     made = study(tmp_path, **rows)
-    assert not carry_out(made, Options(num_jobs=2, upto="dev"), quiet).failed
+    assert not run_study(made, Options(num_jobs=2, upto="dev"), quiet).failed
     options = yaml.safe_load((made.exp / "conf" / "seed-1" / "trigram.yaml").read_text())
     assert options["unpaired"]["language_model"] == str(text)
     before = len(calls(tmp_path))
     text.write_text("ANOTHER SENTENCE\n")
-    carry_out(study(tmp_path, **rows), Options(num_jobs=2, upto="dev"), quiet)
+    run_study(study(tmp_path, **rows), Options(num_jobs=2, upto="dev"), quiet)
     again = [line.split()[-1] for line in calls(tmp_path)[before:] if line.startswith("train")]
     assert sorted(again) == [str(made.exp / f"seed-{seed}" / "trigram") for seed in (1, 2)]
 
@@ -214,4 +214,4 @@ def test_a_missing_text_is_named(tmp_path: Path) -> None:
     made = study(tmp_path)
     (made.data / "text.txt").unlink()
     with pytest.raises(UserError, match=r"text\.txt"):
-        carry_out(made, Options(), quiet)
+        run_study(made, Options(), quiet)

@@ -43,7 +43,7 @@ def test_decay_passes_its_middle_and_ends_at_the_final_fraction(
     assert all(later <= earlier for earlier, later in pairwise(values[9:]))
 
 
-def test_inverse_sqrt_halves_in_four_times_the_warm_up_and_stays_above_the_final_fraction() -> None:
+def test_inverse_sqrt_halves_in_four_warm_ups() -> None:
     assert factors("inverse-sqrt")[39] == pytest.approx(0.5)
     assert factors("inverse-sqrt", final=0.4)[109] == 0.4
 
@@ -118,7 +118,7 @@ def loss_of(model: nn.ModuleDict) -> torch.Tensor:
     return (model["head"](torch.tanh(model["encoder"](torch.ones(2, 6)))) - 1).square().sum()
 
 
-def test_muon_makes_the_encoders_step_orthogonal_and_leaves_the_rest_to_adamw() -> None:
+def test_muon_makes_the_steps_of_the_encoder_orthogonal() -> None:
     models = {name: small_model() for name in ("muon", "adamw")}
     before = small_model()["encoder"].weight.detach()
     for name, model in models.items():
@@ -139,7 +139,7 @@ def test_muon_makes_the_encoders_step_orthogonal_and_leaves_the_rest_to_adamw() 
     assert cosine > 0.99
 
 
-def test_muon_resumes_exactly_and_takes_the_learning_rate_of_the_schedule() -> None:
+def test_muon_resumes_exactly_under_the_schedule() -> None:
     config = OptimConfig(optimizer="muon")
     straight, resumed = small_model(), small_model()
     optimizer = build_optimizer(straight.named_parameters(), config)

@@ -69,7 +69,7 @@ def test_stages_continue_by_default_and_go_back_when_told(tmp_path: Path) -> Non
     assert trainer.progress.from_scratch
 
 
-def test_a_file_can_be_the_start_and_its_feature_statistics_come_along(trained: Path, tmp_path: Path) -> None:
+def test_a_start_from_a_file_brings_feature_statistics(trained: Path, tmp_path: Path) -> None:
     path = trained / "checkpoints" / "only-0000003.pt"
     payload = load_checkpoint(path)
     norm = next(name for name in payload["model"] if name.endswith("mean_F"))
@@ -112,7 +112,7 @@ def test_a_start_that_is_not_there_is_named(tmp_path: Path) -> None:
         fit(student(tmp_path, small_model(), Path("nowhere")))
 
 
-def test_frozen_parts_do_not_move_and_are_free_again_in_the_next_stage(tmp_path: Path) -> None:
+def test_frozen_parts_are_free_again_in_the_next_stage(tmp_path: Path) -> None:
     start = {name: value.clone() for name, value in small_model().state_dict().items()}
     stages = [stage("frozen", freeze=["encoder", "joiner.output"]), stage("free")]
     fit(tiny_system(tmp_path, stages=stages))

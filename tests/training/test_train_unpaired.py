@@ -34,8 +34,8 @@ from kdasr.evaluation.wer import word_errors
 from kdasr.experiment.semi_supervised import update_when_better
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.self_training.labels import Labeller
-from kdasr.self_training.proposals import ProposalModel, first_guesses
+from kdasr.self_training.labels import Labeler
+from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.metrics import Meter
@@ -53,12 +53,14 @@ def talkative(seed: int) -> Transducer:
 def semi_supervised_system(exp_dir: Path, error: float | None = None, **changes: Any) -> System:
     """One paired step, two unpaired ones; dropout and masks. `error` is taken for the proposal model's."""
     proposal = ProposalModel(talkative(seed=7), Context.full(), later_context=CHUNKED)
-    first = first_guesses(proposal, [random_batch(number) for number in range(4)], "cpu", BeamOptions(beam=1))
+    first = seed_hypotheses(
+        proposal, [random_batch(number) for number in range(4)], "cpu", BeamOptions(beam=1)
+    )
     labels = LabelConfig(weights="uniform", length_tolerance=0.5)
     parts = UnpairedParts(
         config=UnpairedConfig(ratio=2, labels=labels),
         proposal=proposal,
-        labeller=Labeller(labels, first),
+        labeler=Labeler(labels, first),
         tokenizer=Letters(),
         spec_augment=SpecAugmentConfig(),
         transcripts={},

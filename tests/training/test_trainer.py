@@ -72,7 +72,7 @@ def test_rows_say_what_their_readers_expect(tmp_path: Path) -> None:
     assert train[0]["lr"] == pytest.approx(3e-3)
 
 
-def test_checkpoints_are_kept_as_configured_and_only_the_last_one_can_resume(tmp_path: Path) -> None:
+def test_checkpoints_are_kept_as_configured(tmp_path: Path) -> None:
     stages = [StageConfig(name=name, num_steps=6, loss_weights=TWO_TERMS) for name in ("one", "two-1")]
     fit(tiny_system(tmp_path, stages=stages, config=trainer_config(validate_every=2)))
     assert files(tmp_path) == {
@@ -162,7 +162,7 @@ def test_too_many_bad_batches_in_a_row_stop_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["not a number", "too short"])
-def test_a_dev_utterance_whose_loss_is_not_finite_is_named_and_left_out(
+def test_a_dev_utterance_without_finite_loss_is_named(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The results are those without it; one that is too short for its pieces still counts in the WER."""

@@ -1,4 +1,4 @@
-"""Dev scores: a recogniser that says what the pieces spell makes no error, in words or in characters."""
+"""Dev scores: a recognizer that says what the pieces spell makes no error, in words or in characters."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CHINESE = ["今天天气很好", "我们去公园 好吗", "开灯"]
 
 
 def measure(texts: list[str], said: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Validation:
-    """What validation says of a recogniser that says `said` where the transcripts are `texts`."""
+    """What validation says of a recognizer that says `said` where the transcripts are `texts`."""
     tokenizer = train_tokenizer(texts + said, 60, folder, at_most=True)
     batch = random_batch(0)
     batch.texts = texts
@@ -34,13 +34,13 @@ def measure(texts: list[str], said: list[str], folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("texts", [ODD, CHINESE])
-def test_a_perfect_recogniser_is_charged_with_nothing(
+def test_a_perfect_recognizer_is_charged_with_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
 ) -> None:
     assert measure(texts, texts, tmp_path, monkeypatch).scores == {"wer": 0.0, "cer": 0.0}
 
 
-def test_characters_choose_the_checkpoint_where_words_are_not_separated(
+def test_cer_chooses_the_checkpoint_without_word_spaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = [CHINESE[0].replace("今", "明"), *CHINESE[1:]]

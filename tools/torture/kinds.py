@@ -186,7 +186,7 @@ def _kinds_of_values(folder: Path) -> list[Kind]:
 
 
 def load_exported_manifest(bundle: Path) -> Any:
-    """The bundle, after a recogniser was built on it."""
+    """The bundle, after a recognizer was built on it."""
     StreamingRecognizer(load_exported(bundle))
     return open_bundle(bundle)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.recognisable import device_option
+from kdasr.cli.recognizable import device_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 
@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Choose the blank penalty and calibrate the confidence of words on dev parts.
 
-    EXP is a system's folder or a checkpoint file. Recognises the parts, each utterance by itself and in a
+    EXP is a system's folder or a checkpoint file. Recognizes the parts, each utterance by itself and in a
     stream, under several blank penalties, and takes the one with the fewest errors. Then fits confidences so
     that 0.9 means that nine words in ten are right. Writes EXP/calibration.json, which is used from then on
     whenever the checkpoint is: by stream, decode, export (the penalty becomes part of the exported joiner)
@@ -101,7 +101,7 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
     from rich.progress import track
 
     from kdasr.checkpoint import load_bundle
-    from kdasr.cli.recognisable import move_to
+    from kdasr.cli.recognizable import move_to
     from kdasr.common.logging import console
     from kdasr.evaluation.calibrate import calibrate
     from kdasr.evaluation.evaluate import load_recording

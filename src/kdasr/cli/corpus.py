@@ -1,4 +1,4 @@
-"""`kdasr corpus`: a corpus in LibriSpeech's layout, synthesised or downloaded."""
+"""`kdasr corpus`: a corpus in LibriSpeech's layout, synthesized or downloaded."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ SIZE_NAMES = ("tiny", "demo", "results", "lpm", "base", "large")
 
 @click.group()
 def command() -> None:
-    """Synthesise or download a corpus in LibriSpeech's layout."""
+    """Synthesize or download a corpus in LibriSpeech's layout."""
 
 
 @command.command()
@@ -46,7 +46,7 @@ def command() -> None:
     help="Processes.",
 )
 def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
-    """Synthesise speech with espeak-ng.
+    """Synthesize speech with espeak-ng.
 
     OUT gets LibriSpeech/PART/SPEAKER/CHAPTER/*.flac with transcripts, LibriSpeech-Alignments/ with word
     times, and librispeech-lm-norm.txt with text for language models. The same size and seed give the same
@@ -57,7 +57,7 @@ def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
 
     started = time.perf_counter()
     summary = None
-    with click.progressbar(length=1, label=f"Synthesising '{size}'", show_pos=True) as bar:
+    with click.progressbar(length=1, label=f"Synthesizing '{size}'", show_pos=True) as bar:
         for event in generate_corpus(SIZES[size], out, seed, jobs):
             if isinstance(event, Summary):
                 summary = event

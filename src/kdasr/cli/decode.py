@@ -15,7 +15,7 @@ from kdasr.cli.long_form import (
     long_form_options,
     parse_long_form,
 )
-from kdasr.cli.recognisable import device_option, int8_option, load_recognisable, move_to
+from kdasr.cli.recognizable import device_option, int8_option, load_recognizable, move_to
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -160,7 +160,7 @@ def command(
     if all_contexts:
         needs("one context, not --all-contexts", "context", "long_form", "out")
     contexts = trained_contexts(exp) if all_contexts else {}
-    bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
+    bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     run = DecodeRun(
@@ -229,7 +229,7 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             _number(summary["cer"], 2),
             *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
-            _number(summary["finalisation_ms"]["mean"], 0),
+            _number(summary["finalization_ms"]["mean"], 0),
             _number(summary["rtf"], 4),
         )
     terminal = Console()

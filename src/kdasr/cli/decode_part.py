@@ -54,7 +54,7 @@ class DecodeRun:
 def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
     """Decode the utterances of a part one by one; returns its summary."""
     from kdasr.data.word_times import warn_of_word_times
-    from kdasr.evaluation.evaluate import summarise_records, write_part
+    from kdasr.evaluation.evaluate import summarize_records, write_part
     from kdasr.evaluation.loudness import signal_summary
     from kdasr.evaluation.part_run import forget
 
@@ -74,7 +74,7 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
-        **summarise_records(records),
+        **summarize_records(records),
         "signal": signal_summary(part, records),
         "bad_utterances": [list(utterance) for utterance in bad],
         "faulty_word_times": warn_of_word_times(part, cuts),
@@ -210,7 +210,7 @@ def _load_cuts(run: DecodeRun, part: str) -> list["MonoCut"]:
 
 
 def _loader(run: DecodeRun) -> "Callable[[MonoCut], Recording]":
-    """What makes a recording of a cut, its words normalised as the system's pieces are."""
+    """What makes a recording of a cut, its words normalized as the system's pieces are."""
     from kdasr.evaluation.evaluate import load_recording
 
     return partial(load_recording, tokenizer=run.bundle.tokenizer)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from kdasr.data.tokenizer import Tokenizer
     from kdasr.evaluation.long_form_run import LongForm
-    from kdasr.export.check import Spoken
+    from kdasr.export.check import Clip
 
 _SHOWN_DIFFERENCES = 5
 
@@ -41,7 +41,7 @@ _SHOWN_DIFFERENCES = 5
     "--against",
     type=click.Path(path_type=Path),
     metavar="EXP",
-    help="With --check: compare with this system's PyTorch model, not with DIR in kdasr's own recogniser.",
+    help="With --check: compare with this system's PyTorch model, not with DIR in kdasr's own recognizer.",
 )
 @long_form_options
 @click.option("--force", is_flag=True, help="Export again what is there already.")
@@ -151,7 +151,7 @@ def _check(wanted: _Check) -> None:
         sys.exit(1)
 
 
-def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
+def _load(path: Path, tokenizer: "Tokenizer") -> list["Clip"]:
     """The utterances of a manifest; those of a data folder are found from any directory.
 
     Raises:
@@ -160,7 +160,7 @@ def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
     from kdasr.data.folder import cuts_path, load_cuts, load_record
     from kdasr.evaluation.evaluate import load_recording
     from kdasr.evaluation.joining import in_order
-    from kdasr.export.check import Spoken
+    from kdasr.export.check import Clip
 
     if not path.is_file():
         raise UserError(f"{path}: no such manifest of cuts")
@@ -170,7 +170,7 @@ def _load(path: Path, tokenizer: "Tokenizer") -> list["Spoken"]:
     else:
         cuts = _read_cuts(path)
     recordings = (load_recording(cut, tokenizer) for cut in in_order(list(cuts)))
-    return [Spoken(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
+    return [Clip(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
 
 
 def _read_cuts(path: Path) -> list["Cut"]:

@@ -12,7 +12,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import explain
 
 VERBS = {
-    "corpus": "Synthesise or download a corpus in LibriSpeech's layout.",
+    "corpus": "Synthesize or download a corpus in LibriSpeech's layout.",
     "prepare": "Check a corpus and write manifests and features.",
     "tokens": "Train the SentencePiece model on the training transcripts.",
     "text": "Text for a language model, without the transcripts of some parts.",
@@ -23,7 +23,7 @@ VERBS = {
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
     "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",
-    "stream": "Recognise audio files chunk by chunk, printing partial results.",
+    "stream": "Recognize audio files chunk by chunk, printing partial results.",
     "serve": "Serve live streams to sherpa-onnx's clients and to a web page with a microphone.",
     "jobs": "Run a list of jobs, several side by side, each with a log.",
     "report": "Tables, plots and one HTML page from experiment folders.",
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kdasr")
 def cli() -> None:
-    """Distil a full-context transducer recogniser (the teacher) into a streaming one (the student)."""
+    """Distil a full-context transducer recognizer (the teacher) into a streaming one (the student)."""
 
 
 def main() -> None:

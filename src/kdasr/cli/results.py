@@ -69,7 +69,7 @@ def command(
 
     from kdasr.cli.job_outcome import end_with
     from kdasr.common.job_runner import Stopped
-    from kdasr.study.driver import Options, carry_out, describe_plan
+    from kdasr.study.driver import Options, describe_plan, run_study
     from kdasr.study.evidence_tables import around_section
     from kdasr.study.jobs import Study
     from kdasr.study.plan import Planner
@@ -87,7 +87,7 @@ def command(
     if markdown is not None:
         around_section(markdown, conf.stem)  # before hours of training
     try:
-        report = carry_out(study, options, click.echo)
+        report = run_study(study, options, click.echo)
     except Stopped as stop:
         click.echo(f"kdasr: {stop}; the same command goes on", err=True)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Options of every command that recognises: which search, and how the input ends."""
+"""Options of every command that recognizes: which search, and how the input ends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ _OPTIONS = (
     click.option(
         "--biasing",
         type=click.Path(path_type=Path),
-        help="Phrases to favour, one per line, each with its boost per piece after a tab if it likes; "
+        help="Phrases to favor, one per line, each with its boost per piece after a tab if it likes; "
         "beam search only.",
     ),
     click.option(
@@ -186,7 +186,7 @@ def build_recognizer(
     biasing: Path | None,
     language_model: LanguageModelUse | None = None,
 ) -> "StreamingRecognizer":
-    """The recogniser of a bundle with these options.
+    """The recognizer of a bundle with these options.
 
     Raises:
         UserError: see `read_phrases`, `BiasingGraph.from_phrases` and `load_language_model`.

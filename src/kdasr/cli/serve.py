@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.recognisable import int8_option, load_recognisable
+from kdasr.cli.recognizable import int8_option, load_recognizable
 from kdasr.cli.search_options import (
     build_recognizer,
     live_search_options,
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 @click.option(
     "--example",
     type=click.Path(path_type=Path),
-    help="Audio file of the page's example instead of a synthesised one.",
+    help="Audio file of the page's example instead of a synthesized one.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
@@ -149,7 +149,7 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
     models: list[ServedModel] = []
     for path in [exp] if compare is None else [exp, compare]:
         is_exported = (path / MANIFEST).is_file()
-        bundle = load_recognisable(
+        bundle = load_recognizable(
             path,
             "auto" if is_exported and compare else checkpoint,
             int8=int8 and (is_exported or compare is None),

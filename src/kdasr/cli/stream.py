@@ -1,4 +1,4 @@
-"""`kdasr stream`: audio files as a recogniser hears them, chunk by chunk, with partial results."""
+"""`kdasr stream`: audio files as a recognizer hears them, chunk by chunk, with partial results."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import click
 
 from kdasr.cli.contexts import parse_context
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.recognisable import device_option, int8_option, load_recognisable, move_to
+from kdasr.cli.recognizable import device_option, int8_option, load_recognizable, move_to
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -80,11 +80,11 @@ def command(
     as_json: bool,
     **search: Any,
 ) -> None:
-    """Recognise audio files chunk by chunk, printing partial results as they appear.
+    """Recognize audio files chunk by chunk, printing partial results as they appear.
 
     EXP is a system's folder, a checkpoint file, or a folder that `kdasr export` wrote (run by onnxruntime).
     Files may have any sample rate and number of channels (they are converted and mixed down). Several are
-    recognised one after another, in the order given; all of them are checked first. On a terminal the
+    recognized one after another, in the order given; all of them are checked first. On a terminal the
     partial result is rewritten in place; otherwise each change is a line with the audio time at which it
     appeared. Beam search may revise what it has printed.
 
@@ -95,7 +95,7 @@ def command(
     from kdasr.recognition.audio import AudioFile, check_audio
 
     if bool(files) == mic:
-        raise UserError("name files to recognise, or --mic for the microphone (not both)")
+        raise UserError("name files to recognize, or --mic for the microphone (not both)")
     if mic:
         needs("files instead of --mic", "packet_ms", "realtime")
     else:
@@ -106,7 +106,7 @@ def command(
     rules = take_endpoints(search, default=mic)
     options = parse_search(language_model=lm_use, **search)
     lengths = [check_audio(file) for file in files]
-    bundle = load_recognisable(exp, checkpoint, int8=int8, threads=threads)
+    bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     try:
         move_to(bundle.model, device)
     except UserError as error:
@@ -141,12 +141,12 @@ class _Session:
         """What is shown, and the frames that it rests on."""
 
     def accept(self, rate: int, samples: "NDArray[np.float32]") -> None:
-        """Recognise what can be recognised after some more samples."""
+        """Recognize what can be recognized after some more samples."""
         self._compute += _timed(lambda: self._stream.accept_waveform(rate, samples))
         self._decode()
 
     def finish(self) -> None:
-        """Recognise the rest."""
+        """Recognize the rest."""
         self._compute += _timed(lambda: self._stream.input_finished(warn=False))
         self._decode()
         if self._recognizer.endpoints is None:
@@ -168,7 +168,7 @@ class _Session:
             self._output.partial(self._stream.seconds, self._text)
 
     def _partial_text(self) -> str:
-        """What was recognised so far, or the end of it: an hour is not printed again with every word."""
+        """What was recognized so far, or the end of it: an hour is not printed again with every word."""
         pieces = [token.piece for token in self._stream.tokens[-SHOWN_PIECES:]]
         if len(self._stream.tokens) <= SHOWN_PIECES:
             return join_words(pieces)

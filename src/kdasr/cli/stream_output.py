@@ -48,7 +48,7 @@ class Output:
         self._stop()
 
     def partial(self, seconds: float, text: str) -> None:
-        """Show `text`, recognised after `seconds` of audio: in place on a terminal, else where it changed."""
+        """Show `text`, recognized after `seconds` of audio: in place on a terminal, else where it changed."""
         if self._style.as_json:
             return
         if self._live is not None:
@@ -76,7 +76,7 @@ class Output:
         if self._style.as_json:
             return
         shown = self._first_shown
-        first = "nothing recognised" if shown is None else f"first token at {shown:.2f} s of audio"
+        first = "nothing recognized" if shown is None else f"first token at {shown:.2f} s of audio"
         rtf = f", RTF {compute_seconds / audio_seconds:.3f}" if audio_seconds else ""
         click.echo(f"         {first}{rtf}, speech at {level_dbfs:.0f} dBFS")
 

@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Train a SentencePiece model on the transcripts of the training parts.
 
-    Text is normalised as the data folder was prepared for (`kdasr prepare --normalize`). Writes
+    Text is normalized as the data folder was prepared for (`kdasr prepare --normalize`). Writes
     tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
     """
     from kdasr.data.data_config import TranscriptConfig

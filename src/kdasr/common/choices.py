@@ -2,7 +2,7 @@
 
 ```python
 @dataclass
-class EncoderConfig(Choice):
+class EncoderConfig(OptionChoice):
     type: str = "plain"  # of a section that does not say
 
 @dataclass
@@ -18,7 +18,7 @@ from typing import Any
 from kdasr.common.errors import UserError
 
 
-class Choice:
+class OptionChoice:
     """Base of a dataclass each of whose subclasses is a kind of it, with options of its own.
 
     The option `type` names the kind. A class is known from its definition on.
@@ -47,6 +47,6 @@ class Choice:
 
 def schema_for(schema: Any, options: Any, where: str = "") -> Any:
     """The class that a section with these options is an instance of: its kind where it has kinds."""
-    if isinstance(schema, type) and issubclass(schema, Choice) and isinstance(options, Mapping):
+    if isinstance(schema, type) and issubclass(schema, OptionChoice) and isinstance(options, Mapping):
         return schema.kind_of(options, where)
     return schema

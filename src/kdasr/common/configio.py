@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdasr.common.choices import Choice
+from kdasr.common.choices import OptionChoice
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
 from kdasr.common.ranges import ANYTHING, Declared, check_ranges, declared_at, declared_fields
@@ -127,7 +127,7 @@ def _choose_kinds(config: Any, schema: type, layer: Mapping[str, Any], key: str 
         section, path = layer.get(name), f"{key}.{name}" if key else name
         if not is_dataclass(declared.type) or not isinstance(section, Mapping):
             continue
-        if not issubclass(declared.type, Choice):  # type: ignore[arg-type]
+        if not issubclass(declared.type, OptionChoice):  # type: ignore[arg-type]
             _choose_kinds(config[name], declared.type, section, path)  # type: ignore[arg-type]
         elif section.get("type", config[name].type) != config[name].type:
             config[name] = OmegaConf.structured(declared.type.kind_of(section, path))  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from kdasr.common.choices import Choice, schema_for
+from kdasr.common.choices import OptionChoice, schema_for
 from kdasr.common.errors import UserError
 
 
@@ -174,7 +174,7 @@ def declared_at(schema: type, key: str) -> Declared:
 
 def _options_of_all_kinds(schema: type) -> dict[str, Declared]:
     """`declared_fields`; of a section that comes in kinds, those of all kinds together."""
-    if not issubclass(schema, Choice):
+    if not issubclass(schema, OptionChoice):
         return declared_fields(schema)
     return {
         name: declared

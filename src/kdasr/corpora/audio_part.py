@@ -28,7 +28,7 @@ Words = Sequence[AlignmentItem]
 """Words of an utterance in their order, in seconds from its begin; an empty word is a silence."""
 
 
-class Utterance(NamedTuple):
+class AudioUtterance(NamedTuple):
     """What is said in an audio file."""
 
     id: str
@@ -46,7 +46,7 @@ class AudioPart:
     """The usable utterances of one part, and what was wrong with others: a `Part`."""
 
     name: str
-    utterances: list[Utterance] = field(default_factory=list)
+    utterances: list[AudioUtterance] = field(default_factory=list)
     bad: list[BadUtterance] = field(default_factory=list)
     """Utterances whose audio is empty, truncated or not audio."""
     empty: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ class AudioPart:
 
 
 class Told(NamedTuple):
-    """What a corpus says of an utterance: an `Utterance` whose audio was not looked at yet."""
+    """What a corpus says of an utterance: an `AudioUtterance` whose audio was not looked at yet."""
 
     id: str
     text: str
@@ -149,7 +149,7 @@ def audio_part(name: str, told: Iterable[Told], reading: Reading) -> AudioPart:
             part.bad.append(BadUtterance(item.id, str(item.audio), header))
         else:
             fields = item._asdict() | {"text": item.text.strip(), "header": header}
-            part.utterances.append(Utterance(**fields))
+            part.utterances.append(AudioUtterance(**fields))
     for audio_print in fingerprints([item.audio for item in found], reading.jobs):
         digest.update(audio_print)
     part.fingerprint = digest.hexdigest()
@@ -214,7 +214,7 @@ def sound_alignments(
     return alignments
 
 
-def _recording(utterance: Utterance) -> Recording:
+def _recording(utterance: AudioUtterance) -> Recording:
     """What `Recording.from_file` makes of the audio, from the header that was read already."""
     rate, channels, num_samples = utterance.header[:3]
     return Recording(
@@ -226,7 +226,7 @@ def _recording(utterance: Utterance) -> Recording:
     )
 
 
-def _cut(utterance: Utterance, recording: Recording, words: list[AlignmentItem] | None) -> MonoCut:
+def _cut(utterance: AudioUtterance, recording: Recording, words: list[AlignmentItem] | None) -> MonoCut:
     supervision = SupervisionSegment(
         id=utterance.id,
         recording_id=utterance.id,

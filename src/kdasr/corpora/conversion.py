@@ -50,10 +50,10 @@ def convert_all(
     ids = [source.id for source in sources]
     log.info("%s: converting %d file(s) to 16 kHz mono: %s", part, len(ids), quote(ids))
     warn_of_low_rates(part, [source.id for source in sources if source.sample_rate < SAMPLE_RATE])
-    cancelled: list[str] = []
-    converted = convert_quietly(sources, converted_dir, jobs, cancelled)
-    if cancelled:
-        log.warning("%s: %d file(s) are not mixed: %s", part, len(cancelled), quote(sorted(cancelled)))
+    canceled: list[str] = []
+    converted = convert_quietly(sources, converted_dir, jobs, canceled)
+    if canceled:
+        log.warning("%s: %d file(s) are not mixed: %s", part, len(canceled), quote(sorted(canceled)))
     return converted
 
 
@@ -67,17 +67,15 @@ def warn_of_low_rates(part: str, narrow: Sequence[str]) -> None:
 
 
 def convert_quietly(
-    sources: Sequence[Source], converted_dir: Path, jobs: int, cancelled: list[str]
+    sources: Sequence[Source], converted_dir: Path, jobs: int, canceled: list[str]
 ) -> list[Recording | BadUtterance]:
-    """`convert_all` without a word; `cancelled` gets the names of those whose channels cannot be mixed."""
+    """`convert_all` without a word; `canceled` gets the names of those whose channels cannot be mixed."""
     converted_dir.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(
-            pool.map(partial(_convert_one, converted_dir=converted_dir, cancelled=cancelled), sources)
-        )
+        return list(pool.map(partial(_convert_one, converted_dir=converted_dir, canceled=canceled), sources))
 
 
-def _convert_one(source: Source, converted_dir: Path, cancelled: list[str]) -> Recording | BadUtterance:
+def _convert_one(source: Source, converted_dir: Path, canceled: list[str]) -> Recording | BadUtterance:
     import torchaudio
 
     path = converted_dir / f"{safe_name(source.id)}.flac"
@@ -91,7 +89,7 @@ def _convert_one(source: Source, converted_dir: Path, cancelled: list[str]) -> R
             return BadUtterance(source.id, source.origin, fault)
         mixed_N, lost = mix_down(samples_NC)
         if lost:
-            cancelled.append(f"{source.id} ({lost})")
+            canceled.append(f"{source.id} ({lost})")
         mono = torchaudio.functional.resample(torch.from_numpy(mixed_N), rate, SAMPLE_RATE)
         with atomic_path(path) as temporary:
             write_flac(temporary, mono.numpy(), SAMPLE_RATE)

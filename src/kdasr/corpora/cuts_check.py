@@ -14,8 +14,14 @@ from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_part import warn_of
 from kdasr.corpora.base import Reading
 from kdasr.corpora.cut_manifest import read_cuts
+from kdasr.corpora.cut_utterances import (
+    CutUtterance,
+    count_overlaps,
+    find_files,
+    recordings_of,
+    utterances_of,
+)
 from kdasr.corpora.shar import Shard, check_shard, find_shards, load_shard
-from kdasr.corpora.told_cuts import ToldUtterance, count_overlaps, find_files, recordings_of, utterances_of
 from kdasr.data.audio_files import read_headers
 from kdasr.data.audio_reading import AudioHeader
 from kdasr.data.bad import BadUtterance
@@ -106,7 +112,7 @@ class CutsCheck:
             for item in items:
                 self._add_utterance(item, shard)
 
-    def _add_utterance(self, item: ToldUtterance, shard: Shard) -> None:
+    def _add_utterance(self, item: CutUtterance, shard: Shard) -> None:
         cut, name = item.cut, item.cut.id
         if name in self._places:
             self._repeated.setdefault(name, [self._places[name]]).append(str(shard.cuts))

@@ -20,8 +20,8 @@ from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_part import sound_alignments, spoken
 from kdasr.corpora.base import Location, PartCuts, Reading, register
 from kdasr.corpora.conversion import Source, convert_quietly, needs_conversion
+from kdasr.corpora.cut_utterances import CutUtterance, kept_custom, one_of, recordings_of, utterances_of
 from kdasr.corpora.cuts_check import Checked, CutsCheck, CutSource, sources_at
-from kdasr.corpora.told_cuts import ToldUtterance, kept_custom, one_of, recordings_of, utterances_of
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import read_audio
 from kdasr.data.bad import BadUtterance
@@ -116,14 +116,14 @@ class CutPart:
         """One cut per utterance, sorted by id. See `Part.cuts`."""
         cuts: list[MonoCut] = []
         bad: list[BadUtterance] = []
-        cancelled: list[str] = []
+        canceled: list[str] = []
         converted = 0
         used = self._used()
         while some := list(islice(used, _AT_ONCE)):
             odd = [item.cut for item in some if not self._is_plain(item.cut)]
             converted += len(odd)
             sources = [self._source(cut) for cut in odd]
-            found = convert_quietly(sources, converted_dir, jobs, cancelled) if sources else []
+            found = convert_quietly(sources, converted_dir, jobs, canceled) if sources else []
             made = {cut.id: recording for cut, recording in zip(odd, found, strict=True)}
             for item in some:
                 recording = made.get(item.cut.id)
@@ -133,14 +133,12 @@ class CutPart:
                     cuts.append(self._written(item, recording))
         if converted:
             log.info("%s: converted %d utterance(s) to 16 kHz mono", self.name, converted)
-        if cancelled:
-            log.warning(
-                "%s: %d file(s) are not mixed: %s", self.name, len(cancelled), quote(sorted(cancelled))
-            )
+        if canceled:
+            log.warning("%s: %d file(s) are not mixed: %s", self.name, len(canceled), quote(sorted(canceled)))
         cuts.sort(key=lambda cut: cut.id)
         return PartCuts(self._with_word_times(cuts), bad)
 
-    def _used(self) -> Iterator[ToldUtterance]:
+    def _used(self) -> Iterator[CutUtterance]:
         for source in self.sources:
             for cut in source.load():
                 for item in utterances_of(cut):
@@ -163,7 +161,7 @@ class CutPart:
         read = partial(read_audio, Path(files[0])) if _is_whole_file(cut) else partial(_load, cut)
         return Source(cut.id, files[0] if files else cut.id, cut.sampling_rate, read)
 
-    def _written(self, item: ToldUtterance, converted: Recording | None) -> MonoCut:
+    def _written(self, item: CutUtterance, converted: Recording | None) -> MonoCut:
         """The cut of an utterance, of its converted recording if it has one."""
         custom = kept_custom(item.cut)
         if converted is None:

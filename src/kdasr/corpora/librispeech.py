@@ -15,7 +15,7 @@ from kdasr.common.folders import FoundFiles, find_files
 from kdasr.common.lines import text_lines
 from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_choice import AudioFiles
-from kdasr.corpora.audio_part import AudioPart, Utterance, Words, warn_of
+from kdasr.corpora.audio_part import AudioPart, AudioUtterance, Words, warn_of
 from kdasr.corpora.base import Location, Place, Reading, register
 from kdasr.corpora.librispeech_alignments import read_all
 from kdasr.data.audio_files import is_audio, quote, read_headers
@@ -231,9 +231,9 @@ def _folder_of(utterance_id: str) -> Path | None:
     return Path(*speaker_and_chapter) if len(speaker_and_chapter) > 1 else None
 
 
-def _utterance(found: _Found, header: AudioHeader, alignment: Path | None) -> Utterance:
+def _utterance(found: _Found, header: AudioHeader, alignment: Path | None) -> AudioUtterance:
     speaker = found.id.partition("-")[0]
-    return Utterance(found.id, found.text, found.audio, header, speaker, alignment=alignment)
+    return AudioUtterance(found.id, found.text, found.audio, header, speaker, alignment=alignment)
 
 
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:

@@ -31,7 +31,7 @@ def spec_augment(
 ) -> Tensor:
     """Mask stretches of time and of frequency (SpecAugment, Park et al. 2019), without time warping.
 
-    A mask holds the utterance's mean of each bin: close to zero once the model has normalised its input.
+    A mask holds the utterance's mean of each bin: close to zero once the model has normalized its input.
     Time masks lie within the valid frames, at most `max_time_fraction` of them each; padding stays as it
     was. Widths and positions are uniform.
     """

@@ -33,7 +33,7 @@ HISTORY = 8
 """Pieces before an utterance that a batch holds; a predictor uses as many of them as its context has."""
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """What goes into one batch, and its place: the key of its random numbers."""
 
     epoch: int
@@ -103,7 +103,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         self._word_times = word_times
         self._teacher_features = teacher_features
 
-    def __getitem__(self, plan: Plan) -> tuple[int, int, Batch]:
+    def __getitem__(self, plan: BatchPlan) -> tuple[int, int, Batch]:
         """Epoch, number and batch of a plan, the longest utterance first."""
         generator = generator_for(*self._seed, plan.epoch, plan.number)
         cuts = sorted(plan.cuts, key=lambda cut: cut.duration, reverse=True)

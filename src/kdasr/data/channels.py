@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 
-CANCELLED_DB = -10.0
+CANCELED_DB = -10.0
 """Power of a mix against the mean power of its channels. Two channels that have nothing in common give -3."""
 
 
@@ -30,14 +30,14 @@ class ChannelMixer:
             return mixed_N
         self._power_C = self._power_C + np.square(samples_NC, dtype=np.float64).sum(axis=0)
         self._mixed += float(np.square(mixed_N, dtype=np.float64).sum())
-        if not self._mixed < 10 ** (CANCELLED_DB / 10) * self._power_C.mean():
+        if not self._mixed < 10 ** (CANCELED_DB / 10) * self._power_C.mean():
             return mixed_N
         self._loudest = int(self._power_C.argmax())
         return np.ascontiguousarray(samples_NC[:, self._loudest], dtype=np.float32)
 
     @property
     def fault(self) -> str | None:
-        """What happened, when channels have cancelled."""
+        """What happened, when channels have canceled."""
         if self._loudest is None:
             return None
         channel = f"channel {self._loudest + 1} of {len(self._power_C)}"

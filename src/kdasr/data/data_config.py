@@ -50,7 +50,7 @@ class ChannelConfig:
 class JoinConfig:
     """Training utterances joined to longer ones, with pauses, as in a stream that goes on.
 
-    A recogniser that has only heard single short utterances loses most of what follows the first of them:
+    A recognizer that has only heard single short utterances loses most of what follows the first of them:
     its predictor has never seen a sentence begin after another one, nor its encoder after seconds of silence.
     """
 
@@ -89,7 +89,7 @@ class JoinConfig:
     """Stretches of nothing but pause, which must give no piece, per joined utterance."""
     history: Annotated[float, between(0, 1)] = 0.3
     """Probability that the predictor of a joined utterance starts after the last pieces of another one: what
-    it meets where a recogniser keeps them at an endpoint."""
+    it meets where a recognizer keeps them at an endpoint."""
 
 
 @dataclass

@@ -43,7 +43,7 @@ def feature_extractor() -> Fbank:
     """Lhotse's Kaldi-compatible filterbank with sherpa's settings.
 
     80 bins at 16 kHz, 25 ms Povey windows every 10 ms, 20 Hz to 400 Hz below Nyquist, no dither, edges
-    reflected (`snip_edges=False`), no normalisation: that is a buffer of the model.
+    reflected (`snip_edges=False`), no normalization: that is a buffer of the model.
     """
     return Fbank(
         FbankConfig(
@@ -67,7 +67,7 @@ def compute_features(samples_N: Tensor) -> Tensor:
     """Raw log-mel energies (T, 80), float32, of float samples in [-1, 1] at 16 kHz.
 
     Audio shorter than half a frame shift has no frames. Each utterance is computed by itself: in a
-    padded batch the reflected last frame would depend on the neighbours' lengths.
+    padded batch the reflected last frame would depend on the neighbors' lengths.
     """
     samples_N = samples_N.to(torch.float32).reshape(-1)
     num_frames = num_feature_frames(samples_N.numel())
@@ -135,9 +135,9 @@ def load_cut_samples(cut: MonoCut) -> Tensor:
             message names the file.
         UserError: out of memory.
     """
-    mono, cancelled = mix_down(load_cut_channels(cut))
-    if cancelled:
-        log.warning("%s: %s", cut.id, cancelled)
+    mono, canceled = mix_down(load_cut_channels(cut))
+    if canceled:
+        log.warning("%s: %s", cut.id, canceled)
     return torch.from_numpy(mono)
 
 

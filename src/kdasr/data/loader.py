@@ -18,7 +18,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import MASKED, Batch
-from kdasr.data.batch_maker import BatchMaker, Plan
+from kdasr.data.batch_maker import BatchMaker, BatchPlan
 from kdasr.data.batch_stream import BatchStream
 from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
@@ -120,13 +120,13 @@ class TrainLoader(BatchStream[Batch]):
         )
         return good_ones(iter(loader), self._bad_audio)
 
-    def plans(self) -> Iterator[Plan]:
+    def plans(self) -> Iterator[BatchPlan]:
         """The endless sequence of batch contents after the current position."""
         epoch, last = self._position
         while True:
             for index, cuts in enumerate(self._sampler(epoch)):
                 if index > last:
-                    yield Plan(epoch, index, CutSet.from_cuts(map(self._with_own_id, cuts)))
+                    yield BatchPlan(epoch, index, CutSet.from_cuts(map(self._with_own_id, cuts)))
             epoch, last = epoch + 1, -1
 
     def _with_own_id(self, cut: MonoCut | MixedCut) -> MonoCut | MixedCut:
@@ -157,7 +157,7 @@ class _Plans:
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Plan]:
+    def __iter__(self) -> Iterator[BatchPlan]:
         return self.loader.plans()
 
 
@@ -174,7 +174,7 @@ class ValidBatches:
         self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._plans = [
-            Plan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
+            BatchPlan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
         ]
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance, MaxBad
-from kdasr.data.batch_maker import BatchMaker, Plan
+from kdasr.data.batch_maker import BatchMaker, BatchPlan
 from kdasr.data.features import load_cut_samples
 from kdasr.data.join import mixed, segments_of
 
@@ -46,7 +46,7 @@ class Reported(Dataset[Any]):
     def __init__(self, maker: BatchMaker) -> None:
         self._maker = maker
 
-    def __getitem__(self, plan: Plan) -> Made | Failure:
+    def __getitem__(self, plan: BatchPlan) -> Made | Failure:
         bad: tuple[BadUtterance, ...] = ()
         try:
             try:
@@ -123,11 +123,11 @@ def _may_be_bad(error: Exception) -> bool:
     return not is_out_of_memory(error) and (isinstance(error, AudioError) or not isinstance(error, UserError))
 
 
-def _utterances(plan: Plan) -> list[MonoCut]:
+def _utterances(plan: BatchPlan) -> list[MonoCut]:
     return [segment for cut in plan.cuts for segment in segments_of(cut) if isinstance(segment, MonoCut)]
 
 
-def _unreadable(plan: Plan) -> tuple[BadUtterance, ...]:
+def _unreadable(plan: BatchPlan) -> tuple[BadUtterance, ...]:
     """Those of a plan whose audio or stored features cannot be read."""
     bad = []
     for cut in _utterances(plan):
@@ -145,7 +145,7 @@ def _unreadable(plan: Plan) -> tuple[BadUtterance, ...]:
     return tuple(bad)
 
 
-def _explain(error: Exception, plan: Plan) -> str | None:
+def _explain(error: Exception, plan: BatchPlan) -> str | None:
     """What the user can mend; None for anything else."""
     if isinstance(error, UserError):
         return str(error)

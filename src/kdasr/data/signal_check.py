@@ -1,6 +1,6 @@
-"""Whether a recording is what a recogniser can hear: its level, clipping, and the band that it fills.
+"""Whether a recording is what a recognizer can hear: its level, clipping, and the band that it fills.
 
-A recogniser that says little or nothing wrong does not say why. The usual reasons are in the signal: too
+A recognizer that says little or nothing wrong does not say why. The usual reasons are in the signal: too
 quiet, clipped, channels that cancel each other, or a telephone's band in a file of 16 kHz.
 """
 

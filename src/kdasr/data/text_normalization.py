@@ -1,10 +1,10 @@
-"""One spelling for all text that is compared with what a recogniser says.
+"""One spelling for all text that is compared with what a recognizer says.
 
-A SentencePiece model normalises text before it cuts it into pieces. By its usual rule `nmt_nfkc`, `CAFE` and
+A SentencePiece model normalizes text before it cuts it into pieces. By its usual rule `nmt_nfkc`, `CAFE` and
 a combining accent become `CAFÉ`, full-width digits become digits, `Nº` becomes `No`, and a zero-width space
-becomes a space. A model can only say what its pieces spell, so a reference that is not normalised charges a
-perfect recogniser with errors. References, aligned words and text for language models therefore go through
-the normaliser of the tokenizer. Letters keep their case, unless a rule of `kdasr.data.text_rules` was chosen,
+becomes a space. A model can only say what its pieces spell, so a reference that is not normalized charges a
+perfect recognizer with errors. References, aligned words and text for language models therefore go through
+the normalizer of the tokenizer. Letters keep their case, unless a rule of `kdasr.data.text_rules` was chosen,
 which comes before that of SentencePiece.
 """
 
@@ -32,7 +32,7 @@ class TextNormalizer:
     def __init__(self, model: bytes | None = None, rule: str = DEFAULT_RULE, written: str = NONE) -> None:
         """
         Args:
-            model: a serialised SentencePiece model, whose rule it is.
+            model: a serialized SentencePiece model, whose rule it is.
             rule: without a model, one of SentencePiece's rules by name; `identity` changes no character.
             written: the rule by which text is written first, of `kdasr.data.text_rules`.
 
@@ -67,7 +67,7 @@ def one_space(text: str) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a normalised text: what stands between spaces, and nothing else is one.
+    """The words of a normalized text: what stands between spaces, and nothing else is one.
 
     `str.split` would also split at white space that is part of a piece.
     """
@@ -75,7 +75,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _rule_name(spec: bytes) -> str:
-    """The first field (a string, number 1) of a serialised `NormalizerSpec`."""
+    """The first field (a string, number 1) of a serialized `NormalizerSpec`."""
     if len(spec) < 2 or spec[0] != 0x0A or spec[1] >= 0x80:
         return OWN_RULE
     name = spec[2 : 2 + spec[1]].decode(errors="replace")

@@ -48,7 +48,7 @@ def check_rule(name: str, where: str) -> None:
         UserError: there is no such rule; `where` says who asks for it.
     """
     if name not in _RULES:
-        raise UserError(f"{where}: no rule '{name}' to normalise text by; known: {', '.join(_RULES)}")
+        raise UserError(f"{where}: no rule '{name}' to normalize text by; known: {', '.join(_RULES)}")
 
 
 def rule_named(name: str, where: str = "text.normalize") -> Rule:
@@ -72,7 +72,7 @@ def upper(text: str) -> str:
 @register_rule("lower")
 def lower(text: str) -> str:
     """Small letters, by the rules of Unicode, which are not those of Turkish: `I` becomes `i`."""
-    # The capital sigma is the only letter whose small form depends on its neighbours.
+    # The capital sigma is the only letter whose small form depends on its neighbors.
     return unicodedata.normalize("NFC", text.replace("\u03a3", "\u03c3").lower())
 
 

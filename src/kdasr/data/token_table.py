@@ -14,7 +14,7 @@ from kdasr.data.tokenizer import BLANK, MODEL_NAME, SOS_EOS, UNK, Tokenizer
 
 
 def read_model(source: Path) -> bytes:
-    """A serialised SentencePiece model: the file itself, or one of the characters that a `tokens.txt` lists.
+    """A serialized SentencePiece model: the file itself, or one of the characters that a `tokens.txt` lists.
 
     Raises:
         UserError: no such file, other special pieces than ours, or a table of longer pieces, which does not
@@ -52,7 +52,7 @@ def read_table(path: Path) -> list[str]:
 
 
 def _model_of(pieces: list[str], path: Path) -> bytes:
-    """A model whose pieces are single characters, by SentencePiece's usual rule of normalisation."""
+    """A model whose pieces are single characters, by SentencePiece's usual rule of normalization."""
     if pieces[:3] != [BLANK, SOS_EOS, UNK]:
         raise UserError(
             f"{path}: pieces 0 to 2 are {pieces[:3]}, expected {[BLANK, SOS_EOS, UNK]}: the blank has id 0, "

@@ -30,7 +30,7 @@ _SPECIAL = [BLANK, SOS_EOS, UNK]
 
 
 class Tokenizer:
-    """A trained SentencePiece model (Kudo 2018), and the rule by which text is normalised before it.
+    """A trained SentencePiece model (Kudo 2018), and the rule by which text is normalized before it.
 
     Picklable, so that loader workers can hold it.
     """
@@ -40,7 +40,7 @@ class Tokenizer:
     unk_id = UNK_ID
 
     def __init__(self, model: bytes, model_path: Path, normalize: str = NONE) -> None:
-        """`model` is the serialised model, `model_path` where it came from, `normalize` the name of the rule.
+        """`model` is the serialized model, `model_path` where it came from, `normalize` the name of the rule.
 
         Raises:
             UserError: not a SentencePiece model, a damaged one, one with other special ids, or no such rule.
@@ -99,15 +99,15 @@ class Tokenizer:
 
     @property
     def normalization(self) -> str:
-        """The name of the rule by which text is normalised before it is cut into pieces."""
+        """The name of the rule by which text is normalized before it is cut into pieces."""
         return self._normalizer.name
 
     def normalize(self, text: str) -> str:
-        """The words that the pieces of `text` spell: what a recogniser is compared with."""
+        """The words that the pieces of `text` spell: what a recognizer is compared with."""
         return self._normalizer(text)
 
     def encode(self, text: str) -> list[int]:
-        """Piece ids of a transcript, normalised; characters never seen in training become `unk_id`."""
+        """Piece ids of a transcript, normalized; characters never seen in training become `unk_id`."""
         return self._processor.EncodeAsIds(one_space(self._normalizer.write(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -184,7 +184,7 @@ def train_tokenizer(
 
 
 def write_tokenizer(model: bytes, out_dir: Path, normalize: str = NONE) -> Tokenizer:
-    """Write a serialised model, its table and its rule to `out_dir`, the model last.
+    """Write a serialized model, its table and its rule to `out_dir`, the model last.
 
     Raises:
         UserError: see `Tokenizer`.

@@ -42,7 +42,7 @@ def prepare_tokens(data_dir: Path, vocab_size: int, *, at_most: bool = False) ->
 def train_pieces(data_dir: Path, pieces: Pieces) -> Tokenizer:
     """Train the tokenizer of a data folder on its training transcripts, or load the one of the same settings.
 
-    Text is normalised by the rule that the data folder was prepared for.
+    Text is normalized by the rule that the data folder was prepared for.
 
     Raises:
         UserError: no training part is prepared, or the size does not suit the transcripts.
@@ -170,6 +170,6 @@ def _log_normalization(tokenizer: Tokenizer, texts: list[str]) -> None:
     changed = [f"'{before}' as '{after}'" for before, after in pairs if before != after]
     if changed:
         log.info(
-            "%d of %d transcripts are normalised by %s: %s",
+            "%d of %d transcripts are normalized by %s: %s",
             len(changed), len(texts), tokenizer.normalization, quote(changed),
         )  # fmt: skip

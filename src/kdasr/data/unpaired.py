@@ -18,16 +18,16 @@ def without_transcripts(cuts: CutSet) -> tuple[CutSet, dict[str, str]]:
     The loader wants one supervision per cut: one that there is stays in all but its text and word times.
     """
     transcripts = {cut.id: cut_text(cut) for cut in cuts if cut_text(cut)}
-    return CutSet.from_cuts(_untold(cut) for cut in cuts), transcripts
+    return CutSet.from_cuts(_without_text(cut) for cut in cuts), transcripts
 
 
-def _untold(cut: MonoCut) -> MonoCut:
-    untold = cut.drop_supervisions()
+def _without_text(cut: MonoCut) -> MonoCut:
+    without_text = cut.drop_supervisions()
     if cut.supervisions:
-        untold.supervisions = [replace(cut.supervisions[0], text="", alignment=None)]
+        without_text.supervisions = [replace(cut.supervisions[0], text="", alignment=None)]
     else:
-        untold.supervisions = [SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")]
-    return untold
+        without_text.supervisions = [SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")]
+    return without_text
 
 
 class Batches(Protocol):

@@ -4,7 +4,7 @@ The search of icefall and sherpa-onnx (`modified_beam_search`), in their order o
 they find. In each frame, for each hypothesis in the beam:
 
 1. `blank_penalty` is subtracted from the blank's logit, the logits are divided by `temperature` and
-   normalised (log-softmax). sherpa-onnx has the same penalty (and ignores a negative one); its
+   normalized (log-softmax). sherpa-onnx has the same penalty (and ignores a negative one); its
    `temperature_scale` touches confidences only, icefall's the search, as here.
 2. Every piece is a candidate with the hypothesis' score plus its own. Blank and `<unk>` leave the pieces as
    they are, any other is appended; then time moves on. The `beam` best candidates of a stream are kept.

@@ -1,4 +1,4 @@
-"""How sure a recogniser is of a word, and how well that tells right words from wrong ones.
+"""How sure a recognizer is of a word, and how well that tells right words from wrong ones.
 
 What a transducer gives a piece at its frame says two things at once: whether a piece is emitted here and not
 a frame later, and which one. Only the second is about the word. So a piece's confidence is its posterior

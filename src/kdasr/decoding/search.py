@@ -1,4 +1,4 @@
-"""What a recogniser asks of a search, and greedy search in that form.
+"""What a recognizer asks of a search, and greedy search in that form.
 
 Shapes: B streams, C frames of a chunk, D encoder width.
 """

@@ -35,7 +35,7 @@ class RnntConfig:
     warmup_steps: Annotated[int, at_least(0)] = 500
     """Steps over which both weights move; counted from the start of a run that begins from scratch."""
     delay_penalty: Annotated[float, at_least(0)] = 0.0
-    """Nats per frame in favour of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
+    """Nats per frame in favor of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
     al. 2022, arXiv 2211.00490)."""
     left_buffer: Annotated[float | None, at_least(0)] = None
     """Seconds before a word begins from which its pieces may be emitted; None: from the start. Other paths
@@ -66,8 +66,8 @@ class LabelConfig:
     one_best: bool = False
     """Only the best of them counts: pseudo-labels (Kahn et al. 2020, arXiv 1909.09116)."""
     weights: Annotated[str, OneOf(*WEIGHTS)] = "prior"
-    """Of an utterance's labels. prior: the language model's probabilities, normalised over them; uniform;
-    confidence: the proposal model's probability per piece, between 0 and 1, not normalised."""
+    """Of an utterance's labels. prior: the language model's probabilities, normalized over them; uniform;
+    confidence: the proposal model's probability per piece, between 0 and 1, not normalized."""
     length_tolerance: Annotated[float | None, between(0, 1, below=True)] = 0.05
     """Pieces and end may be by this share fewer or more than those that the first proposal model found by
     greedy search, both bounds rounded outwards; None: any number."""
@@ -76,7 +76,7 @@ class LabelConfig:
     many nats; None: keep them. Not in the paper: a beam ends on hypotheses that hardly compete, too, and a
     prior alone does not know which."""
     max_repeats: Annotated[int, at_least(0)] = 0
-    """Drop labels in which some pair of neighbouring pieces occurs more often; 0: keep them."""
+    """Drop labels in which some pair of neighboring pieces occurs more often; 0: keep them."""
     worst_share: Annotated[float, between(0, 1, below=True)] = 0.0
     """Drop labels with a score per piece as low as this share of the first proposal model's best ones."""
 

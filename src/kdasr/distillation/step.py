@@ -115,7 +115,7 @@ class Losses:
     terms: dict[str, Tensor]
     """Detached scalars, each in the unit of its term."""
     per_utterance: dict[str, Tensor]
-    """The same before normalisation, `(B,)`, detached: to name the utterance whose loss is not finite.
+    """The same before normalization, `(B,)`, detached: to name the utterance whose loss is not finite.
     Infinite values are of utterances that no path fits, which count nothing in `terms`."""
     per_frame: frozenset[str] = field(default_factory=frozenset)
     """Names in `terms` that were divided by frames; the others by utterances."""

@@ -72,7 +72,7 @@ class Teacher(Protocol):
 class TransducerTeacher:
     """A transducer of this toolkit, in a context of its own.
 
-    A plain class on purpose: as an attribute of a module it is neither trained, nor saved, nor synchronised
+    A plain class on purpose: as an attribute of a module it is neither trained, nor saved, nor synchronized
     between processes. The model is frozen in place, so it must not be the one that trains.
     """
 

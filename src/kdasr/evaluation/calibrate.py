@@ -1,4 +1,4 @@
-"""What only dev speech can tell of a trained recogniser: which blank penalty suits it, and how far its
+"""What only dev speech can tell of a trained recognizer: which blank penalty suits it, and how far its
 confidence in its words may be believed.
 
 A transducer that is unsure emits nothing, so that most errors in noise are deletions. A penalty on the
@@ -39,17 +39,17 @@ GAPS = (Pause(0.3, "quiet"), Pause(), Pause(3.0, "quiet"), Pause(1.0, "quiet"))
 STREAM_SECONDS = 30.0
 """Length of a stream at most, if it has more than one recording."""
 
-Recognised = tuple[list[str], Sequence[Word]]
-"""The words of a transcript, and those that were recognised."""
+Recognized = tuple[list[str], Sequence[Word]]
+"""The words of a transcript, and those that were recognized."""
 
 
 def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) -> dict[str, Any]:
     """Choose the blank penalty with the fewest errors, and fit the map from raw confidence to the share of
     words that are right under it.
 
-    Each recording is recognised by itself and, under a chunked context, once more in a stream with others; by
+    Each recording is recognized by itself and, under a chunked context, once more in a stream with others; by
     greedy search and without chunks, which gives the words and confidences of streams under the same context.
-    A recognised word is right when it is aligned to the same word of the transcript.
+    A recognized word is right when it is aligned to the same word of the transcript.
 
     Args:
         recognizer: without a calibration, and with the weights as training left them.
@@ -64,13 +64,13 @@ def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) 
         where there is nothing to measure.
 
     Raises:
-        ValueError: a recogniser that is calibrated already.
+        ValueError: a recognizer that is calibrated already.
     """
     if recognizer.calibration is not None:
         raise ValueError("calibrated already: its confidences are not those of the model")
-    found = _recognise(recognizer, recordings)
+    found = _recognize(recognizer, recordings)
     measure = Writing.of(" ".join(ref) for ref, _ in found[PENALTIES[0]]).measure
-    rates = {penalty: _error_rates(recognised) for penalty, recognised in found.items()}
+    rates = {penalty: _error_rates(recognized) for penalty, recognized in found.items()}
     # In ascending order, so that the least of equals is the first.
     chosen = min(PENALTIES, key=lambda penalty: rates[penalty][measure])
     if chosen == PENALTIES[-1]:
@@ -82,14 +82,14 @@ def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) 
     }
 
 
-def _recognise(
+def _recognize(
     recognizer: StreamingRecognizer, recordings: Iterable[Recording]
-) -> dict[float, list[Recognised]]:
-    """What is recognised under each penalty; the encoder runs once."""
+) -> dict[float, list[Recognized]]:
+    """What is recognized under each penalty; the encoder runs once."""
     searches = {
         penalty: build_search(recognizer.model, GreedyOptions(blank_penalty=penalty)) for penalty in PENALTIES
     }
-    found: dict[float, list[Recognised]] = {penalty: [] for penalty in PENALTIES}
+    found: dict[float, list[Recognized]] = {penalty: [] for penalty in PENALTIES}
     for batch in batches_of(_heard(recordings, in_streams=not recognizer.context.is_full)):
         encoded = encode_recordings(recognizer, [recording.samples_N[:] for recording in batch])
         for penalty, search in searches.items():
@@ -123,21 +123,21 @@ def _joined(recordings: Sequence[Recording], pauses: Sequence[Pause], seed: int)
     return Recording(recordings[0].id, np.concatenate(parts), words, [])
 
 
-def _error_rates(recognised: Iterable[Recognised]) -> dict[str, float]:
+def _error_rates(recognized: Iterable[Recognized]) -> dict[str, float]:
     """Error rates of words and characters in percent."""
     words, characters = ErrorCounts(), ErrorCounts()
-    for ref, heard in recognised:
+    for ref, heard in recognized:
         hyp = [word.text for word in heard]
         words += count_errors(align_words(ref, hyp))
         characters += character_errors(ref, hyp)
     return {"wer": words.rate, "cer": characters.rate}
 
 
-def _confidence(recognised: Iterable[Recognised]) -> dict[str, Any]:
+def _confidence(recognized: Iterable[Recognized]) -> dict[str, Any]:
     """The map of confidences and how good it is: see `calibrate`."""
     raw: list[float] = []
     correct: list[bool] = []
-    for ref, words in recognised:
+    for ref, words in recognized:
         pairs = align_words(ref, [word.text for word in words])
         right = {pair.hyp for pair in pairs if pair.correct}
         raw += [word.confidence for word in words]

@@ -21,9 +21,9 @@ from kdasr.data.word_times import aligned_words
 from kdasr.evaluation.first_token import first_token_parts
 from kdasr.evaluation.latency import RefWord, energy_onset, first_visible, measure, word_shown
 from kdasr.evaluation.measure import Writing
-from kdasr.evaluation.statistics import summarise
+from kdasr.evaluation.statistics import summarize
 from kdasr.evaluation.wer import (
-    Utterance,
+    Scored,
     align_words,
     character_errors,
     count_errors,
@@ -31,7 +31,7 @@ from kdasr.evaluation.wer import (
     write_recogs,
 )
 from kdasr.recognition.audio import check_samples
-from kdasr.recognition.offline import recognise_offline
+from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import Simulation, simulate, simulate_together
 from kdasr.recognition.sources import FileSource, SampleSource, blocks
@@ -51,13 +51,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recording:
-    """One utterance of a corpus, ready to be recognised."""
+    """One utterance of a corpus, ready to be recognized."""
 
     id: str
     samples_N: SampleSource
     """At 16 kHz; a long recording is read as it is heard."""
     ref: list[str]
-    """Normalised as the pieces are."""
+    """Normalized as the pieces are."""
     ref_words: list[RefWord]
     """The same words with their times; empty without a word alignment."""
 
@@ -68,7 +68,7 @@ class Recording:
 
 
 def load_recording(cut: "MonoCut", tokenizer: Tokenizer) -> Recording:
-    """Audio, transcript and word times of a cut; words are normalised as those of `tokenizer` are.
+    """Audio, transcript and word times of a cut; words are normalized as those of `tokenizer` are.
 
     Raises:
         AudioError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
@@ -84,7 +84,7 @@ def _load_source(cut: "MonoCut") -> SampleSource:
         source = FileSource(cut.recording.sources[0].source, start, count)
         for _ in blocks(
             source, 60 * SAMPLE_RATE
-        ):  # what is wrong with it is to be known before it is half recognised
+        ):  # what is wrong with it is to be known before it is half recognized
             pass
         return source
     if cut.sampling_rate != SAMPLE_RATE:
@@ -120,7 +120,7 @@ def _ref_words(cut: "MonoCut", ref: list[str], tokenizer: Tokenizer) -> list[Ref
 def decode_streaming(
     recognizer: StreamingRecognizer, recordings: Iterable[Recording], nbest: int = 0, streams: int = 1
 ) -> Iterator[list[tuple[Recording, Simulation]]]:
-    """Recognise recordings from raw samples as simulated streams, one after another; batch by batch.
+    """Recognize recordings from raw samples as simulated streams, one after another; batch by batch.
 
     With `nbest`, results list so many hypotheses (beam search only). With `streams` above 1, so many share
     every batch: faster, the same but for the rounding of larger matrix products, and nothing is known of
@@ -144,7 +144,7 @@ def decode_offline(
     nbest: int = 0,
     batch_seconds: float = 120.0,
 ) -> Iterator[list[tuple[Recording, Simulation]]]:
-    """Recognise recordings, batch by batch, each of at most `batch_seconds` of audio, padding included.
+    """Recognize recordings, batch by batch, each of at most `batch_seconds` of audio, padding included.
 
     A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
     With `nbest`, results list so many hypotheses (beam search only).
@@ -170,7 +170,7 @@ def _offline_batch(
     recognizer: StreamingRecognizer, batch: Sequence[Recording], nbest: int
 ) -> Iterator[tuple[Recording, Simulation]]:
     started = perf_counter()
-    results = recognise_offline(recognizer, [recording.samples_N[:] for recording in batch], nbest)
+    results = recognize_offline(recognizer, [recording.samples_N[:] for recording in batch], nbest)
     compute_per_second = (perf_counter() - started) / max(
         1e-9, sum(recording.duration for recording in batch)
     )
@@ -182,7 +182,7 @@ def _offline_batch(
 def make_record(recording: Recording, simulation: Simulation, windows: Windows | None) -> Record:
     """One line of `utterances.jsonl`. Without word times, latency counts from the energy onset.
 
-    `windows`: of the stream; None for a recording recognised whole, where nothing waits for a chunk.
+    `windows`: of the stream; None for a recording recognized whole, where nothing waits for a chunk.
     """
     tokens, words, wall = simulation.result.tokens, simulation.result.words, simulation.wall
     shown = [token.shown for token in tokens]
@@ -267,7 +267,7 @@ def _rounded(value: float | list[float] | None) -> float | list[float] | None:
     return None if value is None else round(value, 3)
 
 
-def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
+def summarize_records(records: Sequence[Record]) -> dict[str, Any]:
     """Errors of words and of characters, which of them is the measure, latencies and real-time factor.
 
     When some utterances have word times and others do not, only those with times count for latency, so
@@ -283,7 +283,7 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
         for kind in ("sub", "ins", "del", "chars")
     }
     num_words, num_chars = errors.pop("words"), characters.pop("chars")
-    wall = summarise(_values(timed, "first_token_wall_ms"))
+    wall = summarize(_values(timed, "first_token_wall_ms"))
     seconds = sum(record["duration"] for record in records)
     compute = sum(record["compute_seconds"] for record in records)
     return {
@@ -295,9 +295,9 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
         "num_utterances": len(records),
         "errors": errors,
         "char_errors": characters,
-        "first_token_ms": {**summarise(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
-        "emission_delay_ms": summarise([delay for record in timed for delay in record["emission_delay_ms"]]),
-        "finalisation_ms": summarise(_values(timed, "finalisation_ms")),
+        "first_token_ms": {**summarize(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
+        "emission_delay_ms": summarize([delay for record in timed for delay in record["emission_delay_ms"]]),
+        "finalization_ms": summarize(_values(timed, "finalization_ms")),
         "last_word_recall": _last_word_recall(records),
         "rtf": compute / seconds if seconds else None,
         "audio_seconds": seconds,
@@ -306,7 +306,7 @@ def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _last_word_recall(records: Sequence[Record]) -> float | None:
-    """Share of the utterances whose last word was recognised: what a stream that ends too soon would lose."""
+    """Share of the utterances whose last word was recognized: what a stream that ends too soon would lose."""
     lasts = [(record, len(split_words(record["ref"])) - 1) for record in records if record["ref"]]
     if not lasts:
         return None
@@ -321,7 +321,7 @@ def write_part(folder: Path, records: Sequence[Record], summary: dict[str, Any])
     """Write `recogs.txt`, `errs.txt`, `utterances.jsonl`, and last `summary.json`: all is there."""
     (folder / "summary.json").unlink(missing_ok=True)
     utterances = [
-        Utterance(record["id"], split_words(record["ref"]), split_words(record["hyp"])) for record in records
+        Scored(record["id"], split_words(record["ref"]), split_words(record["hyp"])) for record in records
     ]
     write_recogs(folder / "recogs.txt", utterances)
     write_errs(folder / "errs.txt", utterances)

@@ -2,8 +2,8 @@
 
 - First token: when the first piece that has a letter can be shown, minus the onset of the first word. A bare
   word boundary shows nothing.
-- Emission delay of a correctly recognised word: when all its pieces are shown, minus the word's end.
-- Finalisation: when all pieces are shown, minus the end of the last word.
+- Emission delay of a correctly recognized word: when all its pieces are shown, minus the word's end.
+- Finalization: when all pieces are shown, minus the end of the last word.
 
 "Shown" is algorithmic, without compute, unless a name says `wall`. Times are seconds, measures milliseconds.
 
@@ -43,8 +43,8 @@ class UtteranceLatency:
     first_token_ms: float | None
     first_token_wall_ms: float | None
     emission_delay_ms: list[float]
-    """One value per correctly recognised word."""
-    finalisation_ms: float | None
+    """One value per correctly recognized word."""
+    finalization_ms: float | None
 
 
 def first_visible(pieces: Sequence[str]) -> int:
@@ -70,10 +70,10 @@ def emission_delays_ms(
     ref_words: Sequence[RefWord],
     pairs: Sequence[AlignedPair],
 ) -> list[float]:
-    """Delay of every correctly recognised word, in the order of the reference.
+    """Delay of every correctly recognized word, in the order of the reference.
 
     Args:
-        words: recognised words.
+        words: recognized words.
         shown: time of each piece.
         ref_words: all words of the reference.
         pairs: alignment of both.
@@ -85,7 +85,7 @@ def emission_delays_ms(
     ]
 
 
-def finalisation_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> float | None:
+def finalization_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> float | None:
     """Latency of the piece that is shown last; None without a piece or reference words."""
     if not len(shown) or not ref_words:
         return None
@@ -104,11 +104,11 @@ def measure(
     """All measures of one utterance.
 
     Args:
-        words: recognised words.
+        words: recognized words.
         shown: algorithmic time of each piece.
         wall: the same with compute and queueing; None if that was not measured.
         ref_words: reference words with times; empty when there is no alignment.
-        pairs: alignment of reference and recognised words.
+        pairs: alignment of reference and recognized words.
         onset: start of speech when there are no reference words (see `energy_onset`).
         first: the first piece that shows something (see `first_visible`).
     """
@@ -118,7 +118,7 @@ def measure(
         first_token_ms=first_token_ms(shown, onset, first),
         first_token_wall_ms=None if wall is None else first_token_ms(wall, onset, first),
         emission_delay_ms=emission_delays_ms(words, shown, ref_words, pairs) if ref_words else [],
-        finalisation_ms=finalisation_ms(shown, ref_words),
+        finalization_ms=finalization_ms(shown, ref_words),
     )
 
 

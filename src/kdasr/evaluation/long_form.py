@@ -1,11 +1,11 @@
 """Scores of a stream that goes on: word errors and latencies of every utterance in it, and by the minute.
 
-The recognised words of a whole stream are aligned with all words that were said in it
+The recognized words of a whole stream are aligned with all words that were said in it
 (`decoding.timed_alignment`), so the word error rate is that of the stream as one text. An error belongs to
 the utterance whose word is wrong or missing; an inserted word to the one in which it was emitted, as far as
 the words around it allow. Single utterances are scored in the same way, as streams of one.
 
-Latencies count only words that were recognised and emitted near where they were spoken: a stream says the
+Latencies count only words that were recognized and emitted near where they were spoken: a stream says the
 same words often, and an alignment may pair a lost one with its like of a minute later.
 """
 
@@ -72,7 +72,7 @@ def placed(recording: Recording) -> Placed:
 
 @dataclass(frozen=True)
 class _Heard:
-    """A recognised word; seconds of the stream."""
+    """A recognized word; seconds of the stream."""
 
     word: str
     start: float
@@ -82,14 +82,14 @@ class _Heard:
 
 
 def score_stream(utterances: Sequence[Placed], result: Result) -> Record:
-    """Score what was recognised of a stream.
+    """Score what was recognized of a stream.
 
     Args:
         utterances: what is in it, in order; at least one.
         result: of the whole stream, all segments in order.
 
     Returns:
-        `duration`, `utterances` (of each: id, start, end, reference, recognised words with their times,
+        `duration`, `utterances` (of each: id, start, end, reference, recognized words with their times,
         errors, first-word latency and emission delays in ms) and `minutes` (errors of each minute).
     """
     heard = _heard(result)
@@ -131,7 +131,7 @@ def _heard(result: Result) -> list[_Heard]:
 def _owners_of_heard(
     pairs: Sequence[AlignedPair], owners: Sequence[int], heard: Sequence[_Heard], utterances: Sequence[Placed]
 ) -> list[int]:
-    """The utterance that each recognised word counts to."""
+    """The utterance that each recognized word counts to."""
     starts = [utterance.start for utterance in utterances]
     before, found = 0, []
     following = len(utterances) - 1
@@ -207,7 +207,7 @@ def _utterance_records(
 
 
 def _is_near(utterance: Placed, word: RefWord, heard: _Heard) -> bool:
-    """Whether a recognised word can be this one, by when it was emitted."""
+    """Whether a recognized word can be this one, by when it was emitted."""
     if not utterance.aligned:
         return (utterance.onset or utterance.start) <= heard.end <= utterance.end + LATEST_SECONDS
     return word.start <= heard.end <= word.end + LATEST_SECONDS

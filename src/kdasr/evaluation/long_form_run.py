@@ -12,7 +12,7 @@ from kdasr.data.features import SAMPLE_RATE
 from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import QUIET_DB, Pause, join, plan_streams
 from kdasr.evaluation.long_form import Placed, Record, placed, score_stream
-from kdasr.evaluation.long_form_summary import summarise_streams
+from kdasr.evaluation.long_form_summary import summarize_streams
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import simulate_together
@@ -132,7 +132,7 @@ def decode_long_form(
         wrap: shows progress.
 
     Returns:
-        Of each condition: gap, noise, endpoints and what `summarise_streams` says.
+        Of each condition: gap, noise, endpoints and what `summarize_streams` says.
 
     Raises:
         UserError: a full context; or audio that cannot be read.
@@ -159,7 +159,7 @@ def decode_long_form(
             "noise": pause.noise,
             "endpoints": endpoints,
             "minutes": options.minutes,
-            **summarise_streams(
+            **summarize_streams(
                 [
                     streams.records[job.key]
                     for job in jobs

@@ -13,7 +13,7 @@ from kdasr.evaluation.statistics import (
     paired_bootstrap,
     paired_bootstrap_wer,
     relative_reduction,
-    summarise,
+    summarize,
 )
 
 END_MINUTES = 5
@@ -24,11 +24,11 @@ Scores = Mapping[str, Any]
 """One utterance of a record."""
 
 
-def summarise_streams(records: Sequence[Record], single: Mapping[str, Scores]) -> dict[str, Any]:
+def summarize_streams(records: Sequence[Record], single: Mapping[str, Scores]) -> dict[str, Any]:
     """Errors and latencies of streams, and of their utterances one by one.
 
     Intervals are bootstrapped over utterances, and differences paired by utterance. They cover the choice of
-    utterances; that the errors of neighbours in a stream may come together is not in them.
+    utterances; that the errors of neighbors in a stream may come together is not in them.
 
     Args:
         records: of `score_stream`, the streams of one condition.
@@ -95,9 +95,9 @@ def _latencies(scores: Sequence[Scores], alone: Sequence[Scores]) -> dict[str, A
         first = [score["first_word_ms"] for score in chosen if score["first_word_ms"] is not None]
         delays = [delay for score in chosen for delay in score["emission_delay_ms"]]
         measured |= {
-            f"{prefix}first_word_ms": summarise(first),
+            f"{prefix}first_word_ms": summarize(first),
             f"{prefix}first_word_coverage": len(first) / len(chosen) if chosen else None,
-            f"{prefix}emission_delay_ms": summarise(delays),
+            f"{prefix}emission_delay_ms": summarize(delays),
         }
     return measured | {
         "first_word_later_ms": _finite(later.estimate),

@@ -14,7 +14,7 @@ from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.signal_check import SignalReport
 from kdasr.evaluation.evaluate import Record, Recording, decode_offline, decode_streaming
-from kdasr.evaluation.statistics import summarise
+from kdasr.evaluation.statistics import summarize
 from kdasr.evaluation.wer import ErrorCounts, character_errors, word_errors
 from kdasr.recognition.audio import Samples
 from kdasr.recognition.recognizer import StreamingRecognizer
@@ -48,7 +48,7 @@ def signal_summary(part: str, records: Sequence[Record]) -> dict[str, Any]:
             "%s: the audio of %d of %d utterances is faulty (%s): %s",
             part, len(faulty), len(levels), counts, quote(faulty),
         )  # fmt: skip
-    return {"level_dbfs": summarise(levels), "faults": dict(kinds)}
+    return {"level_dbfs": summarize(levels), "faults": dict(kinds)}
 
 
 def parse_gains(text: str) -> list[float]:

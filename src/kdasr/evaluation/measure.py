@@ -37,7 +37,7 @@ class Writing:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Writing":
-        """The counts of some normalised texts."""
+        """The counts of some normalized texts."""
         letters = unspaced = spaces = 0
         for text in texts:
             letters += sum(map(str.isalnum, text))

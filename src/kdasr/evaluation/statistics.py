@@ -30,7 +30,7 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def summarise(values: Sequence[float]) -> dict[str, float | int | None]:
+def summarize(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean, median, 90th and 99th percentile and count; None instead of numbers when `values` is empty."""
     if not len(values):
         return {"mean": None, "p50": None, "p90": None, "p99": None, "count": 0}

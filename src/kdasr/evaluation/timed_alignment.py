@@ -4,7 +4,7 @@ A stream of many utterances says the same words again and again. When one is los
 errors differ in which one it was, and a word may be paired with its like of a minute later. The number of
 errors does not depend on that, but everything that is measured per utterance or per word does.
 
-Shapes: N reference words, M recognised words.
+Shapes: N reference words, M recognized words.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ def align_timed_words(
 
     Args:
         ref: N reference words.
-        hyp: M recognised words.
+        hyp: M recognized words.
         ref_times: (N,) seconds at which each reference word ends.
-        hyp_times: (M,) seconds at which each recognised word was emitted.
+        hyp_times: (M,) seconds at which each recognized word was emitted.
 
     Returns:
         One pair per column of the alignment, in order.
@@ -79,7 +79,7 @@ class _Table:
         self._inserted = _ERROR * np.arange(len(hyp) + 1)
 
     def first_row(self) -> _Costs:
-        """Before any reference word: everything recognised is an insertion."""
+        """Before any reference word: everything recognized is an insertion."""
         return self._inserted
 
     def next_row(self, place: int, row_M: _Costs) -> _Costs:
@@ -113,7 +113,7 @@ class _Table:
         return column
 
     def _pair_costs(self, place: int, columns: int) -> _Costs:
-        """Of pairing reference word `place` with each of the first `columns` recognised words."""
+        """Of pairing reference word `place` with each of the first `columns` recognized words."""
         apart_M = np.minimum(np.abs(self._hyp_ms_M[:columns] - self._ref_ms_N[place]), _FARTHEST_MS)
         return apart_M + _ERROR * (self._hyp_M[:columns] != self._ref_N[place])
 

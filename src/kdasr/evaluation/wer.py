@@ -18,7 +18,7 @@ class AlignedPair(NamedTuple):
     ref: int | None
     """Index of the reference word; None: an insertion."""
     hyp: int | None
-    """Index of the recognised word; None: a deletion."""
+    """Index of the recognized word; None: a deletion."""
     correct: bool
 
 
@@ -39,7 +39,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Error rate in percent. Without reference words: 0 when nothing was recognised, else 100."""
+        """Error rate in percent. Without reference words: 0 when nothing was recognized, else 100."""
         if self.words == 0:
             return 100.0 if self.total else 0.0
         return 100.0 * self.total / self.words
@@ -54,8 +54,8 @@ class ErrorCounts:
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """Reference and recognised words of one utterance."""
+class Scored:
+    """Reference and recognized words of one utterance."""
 
     id: str
     ref: list[str]
@@ -97,7 +97,7 @@ def count_errors(pairs: Sequence[AlignedPair]) -> ErrorCounts:
 
 
 def word_errors(ref: str | Sequence[str], hyp: str | Sequence[str]) -> ErrorCounts:
-    """Errors of one utterance; strings, which are normalised as the pieces are, are split at spaces."""
+    """Errors of one utterance; strings, which are normalized as the pieces are, are split at spaces."""
     ref_words = split_words(ref) if isinstance(ref, str) else ref
     hyp_words = split_words(hyp) if isinstance(hyp, str) else hyp
     return count_errors(align_words(ref_words, hyp_words))
@@ -113,7 +113,7 @@ def character_errors(ref: Sequence[str], hyp: Sequence[str]) -> ErrorCounts:
     return ErrorCounts(output.substitutions, output.insertions, output.deletions, len(ref_text))
 
 
-def write_recogs(path: Path, utterances: Sequence[Utterance]) -> None:
+def write_recogs(path: Path, utterances: Sequence[Scored]) -> None:
     """Write icefall's `recogs` file: two lines per utterance, `ID:<tab>ref=[...]` and `ID:<tab>hyp=[...]`."""
     lines = []
     for utterance in utterances:
@@ -122,7 +122,7 @@ def write_recogs(path: Path, utterances: Sequence[Utterance]) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def write_errs(path: Path, utterances: Sequence[Utterance]) -> ErrorCounts:
+def write_errs(path: Path, utterances: Sequence[Scored]) -> ErrorCounts:
     """Write icefall's `errs` file and return the totals.
 
     It holds the summary (with the character error rate, which icefall's has not), every utterance with its
@@ -149,8 +149,8 @@ def write_errs(path: Path, utterances: Sequence[Utterance]) -> ErrorCounts:
     return totals
 
 
-def format_alignment(utterance: Utterance, pairs: Sequence[AlignedPair]) -> str:
-    """Correct words as they are; each run of errors as one `(ref words->recognised words)`."""
+def format_alignment(utterance: Scored, pairs: Sequence[AlignedPair]) -> str:
+    """Correct words as they are; each run of errors as one `(ref words->recognized words)`."""
     parts: list[str] = []
     wrong_ref: list[str] = []
     wrong_hyp: list[str] = []
@@ -181,7 +181,7 @@ class _WordCounts(NamedTuple):
     inserted: Counter[str]
 
 
-def _count_words(aligned: Sequence[tuple[Utterance, list[AlignedPair]]]) -> _WordCounts:
+def _count_words(aligned: Sequence[tuple[Scored, list[AlignedPair]]]) -> _WordCounts:
     counts = _WordCounts(Counter(), Counter(), Counter(), Counter())
     for utterance, pairs in aligned:
         for pair in pairs:
@@ -196,7 +196,7 @@ def _count_words(aligned: Sequence[tuple[Utterance, list[AlignedPair]]]) -> _Wor
     return counts
 
 
-def _error_tables(aligned: Sequence[tuple[Utterance, list[AlignedPair]]]) -> list[str]:
+def _error_tables(aligned: Sequence[tuple[Scored, list[AlignedPair]]]) -> list[str]:
     counts = _count_words(aligned)
     lines = ["", "SUBSTITUTIONS: count ref -> hyp"]
     pairs = sorted(counts.substituted.items(), key=lambda item: (-item[1], item[0]))

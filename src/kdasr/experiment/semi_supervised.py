@@ -19,8 +19,8 @@ from kdasr.distillation.objective import Objective
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.models.transducer.model import Transducer
-from kdasr.self_training.labels import FirstGuess, Labeller, label_search
-from kdasr.self_training.proposals import ProposalModel, first_guesses, load_guesses, save_guesses
+from kdasr.self_training.labels import FirstGuess, Labeler, label_search
+from kdasr.self_training.proposals import ProposalModel, load_hypotheses, save_hypotheses, seed_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.stage import resolve_reference
 from kdasr.training.trainer import System
@@ -51,11 +51,11 @@ def with_unpaired(
     cuts, transcripts = _load_cuts(config, system)
     proposal = _load_proposal(config, system).to(fabric.device)
     language_model = _load_language_model(config, system, fabric)  # before the long search of the guesses
-    labeller = Labeller(options.labels, _guesses(proposal, cuts, config, system, fabric), language_model)
+    labeler = Labeler(options.labels, _guesses(proposal, cuts, config, system, fabric), language_model)
     parts = UnpairedParts(
         config=options,
         proposal=proposal,
-        labeller=labeller,
+        labeler=labeler,
         tokenizer=system.tokenizer,
         spec_augment=config.data.spec_augment,
         transcripts=transcripts,
@@ -119,8 +119,10 @@ def _measure(validation: Validation) -> str:
 
 def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[str, str]]:
     folder = Path(config.data.dir)
-    told = CutSet.from_cuts(cut for part in config.unpaired.parts for cut in load_cuts(folder, part))
-    cuts, transcripts = without_transcripts(select_speeds(told, config.data.speed_perturbation))
+    with_transcripts = CutSet.from_cuts(
+        cut for part in config.unpaired.parts for cut in load_cuts(folder, part)
+    )
+    cuts, transcripts = without_transcripts(select_speeds(with_transcripts, config.data.speed_perturbation))
     if transcripts:
         logger.warning(
             "%d of %d unpaired utterances carry transcripts: ignored, but for a comparison in the log",
@@ -178,6 +180,6 @@ def _guesses(
     if fabric.is_global_zero and not path.is_file():
         logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
-        save_guesses(path, first_guesses(proposal, batches, fabric.device, search), made_by)
+        save_hypotheses(path, seed_hypotheses(proposal, batches, fabric.device, search), made_by)
     fabric.barrier()
-    return load_guesses(path, [cut.id for cut in cuts], made_by)
+    return load_hypotheses(path, [cut.id for cut in cuts], made_by)

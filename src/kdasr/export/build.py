@@ -42,7 +42,7 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
     Args:
         system: from `load_bundle`.
         out: a new folder, an empty one, or a bundle, which is replaced.
-        int8: also quantise.
+        int8: also quantize.
 
     Raises:
         UserError: a system with full context, or with an encoder that has no export; a package of the
@@ -94,15 +94,15 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     Raises:
         UserError: the graphs differ from the model.
     """
-    from kdasr.export.onnx_files import QUANTISED, quantise, write_decoder, write_encoder, write_joiner
+    from kdasr.export.onnx_files import QUANTIZED, quantize, write_decoder, write_encoder, write_joiner
 
     model, config = system.model.eval(), system.model.config
     write_encoder(EncoderGraph(model, system.context), config.num_features, folder / graph_name("encoder"))
     write_decoder(PredictorGraph(model), folder / graph_name("decoder"))
     write_joiner(JoinerGraph(model), config.joiner_dim, folder / graph_name("joiner"))
     if int8:
-        for name, operators in QUANTISED.items():
-            quantise(folder / graph_name(name), folder / graph_name(name, int8=True), operators)
+        for name, operators in QUANTIZED.items():
+            quantize(folder / graph_name(name), folder / graph_name(name, int8=True), operators)
     pieces = [system.tokenizer.piece(index) for index in range(system.tokenizer.vocab_size)]
     table = "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))
     (folder / TOKENS).write_text(table, encoding="utf-8")

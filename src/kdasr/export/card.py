@@ -65,9 +65,9 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         f"first chunk need {latency['first_output']:.1f} ms of audio, in sherpa-onnx "
         f"{latency['first_output_sherpa_onnx']:.1f} ms |",
         f"| size | {facts['params'] / 1e6:.2f} M parameters, {system.tokenizer.vocab_size} pieces |",
-        f"| text | as in the training transcripts, normalised by `{facts['normalization']}` |",
+        f"| text | as in the training transcripts, normalized by `{facts['normalization']}` |",
         *_penalty_lines(facts["blank_penalty"]),
-        "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalised in the graph |",
+        "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalized in the graph |",
         f"| training data | {facts['training_data'] or 'not known'} |",
         f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
         f"| checkpoint | {checkpoint['file']}, sha256 {checkpoint['sha256'][:16]} |",
@@ -108,7 +108,7 @@ def _training_data(data: Mapping[str, Any]) -> str:
 
 
 def _results(folder: Path, system: Bundle) -> list[Facts]:
-    """Whole parts decoded with this checkpoint alone: no phrases to favour, no language model."""
+    """Whole parts decoded with this checkpoint alone: no phrases to favor, no language model."""
     found = []
     digest, tail = sha256(system.path), flush_seconds(system.context, system.model.geometry)
     for path in sorted(folder.glob("decode/*/*/summary.json")):
@@ -147,7 +147,7 @@ def _result_lines(results: Sequence[Facts]) -> list[str]:
         ]
         cells = (row["part"], row["mode"], row["search"], *figures, row["num_utterances"], row["num_words"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return [*lines, "", "By kdasr's PyTorch recogniser, float32.", ""]
+    return [*lines, "", "By kdasr's PyTorch recognizer, float32.", ""]
 
 
 def _parity_line(kind: str, measured: Parity) -> str:

@@ -1,4 +1,4 @@
-"""sherpa-onnx against our own recogniser, piece by piece and frame by frame, on every utterance."""
+"""sherpa-onnx against our own recognizer, piece by piece and frame by frame, on every utterance."""
 
 # Shapes: N samples at 16 kHz.
 
@@ -15,10 +15,10 @@ from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.hypothesis import NBest
 from kdasr.evaluation.wer import ErrorCounts, word_errors
 from kdasr.export.bundle import BundleFolder
-from kdasr.export.client import Emission, Samples, Segment, SherpaClient
+from kdasr.export.client import ClientPiece, Samples, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.recognition.endpoint import EndpointRules
-from kdasr.recognition.recognisable import Recognisable
+from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import join_words
 from kdasr.recognition.stream import Stream
@@ -34,7 +34,7 @@ TIE = 1e-3
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Clip:
     """An utterance to be decoded both ways."""
 
     id: str
@@ -60,7 +60,7 @@ class Comparison:
     errors: ErrorCounts = field(default_factory=ErrorCounts)
     """Word errors of sherpa-onnx."""
 
-    def add(self, spoken: Sequence[Spoken], theirs: Sequence[Segment], ours: Sequence[Segment]) -> None:
+    def add(self, spoken: Sequence[Clip], theirs: Sequence[Segment], ours: Sequence[Segment]) -> None:
         """Compare what both decoded of a stream that spoke these utterances, segment by segment."""
         pairs = list(zip_longest(theirs, ours))
         same = [their == our for their, our in pairs]
@@ -86,9 +86,9 @@ class Comparison:
 
 
 def compare_with_sherpa(
-    bundle: BundleFolder, ours: Recognisable, utterances: Sequence[Spoken], *, int8: bool = False
+    bundle: BundleFolder, ours: Recognizable, utterances: Sequence[Clip], *, int8: bool = False
 ) -> Iterator[Comparison]:
-    """Decode every utterance by sherpa-onnx and by our recogniser, in each way that must agree.
+    """Decode every utterance by sherpa-onnx and by our recognizer, in each way that must agree.
 
     Greedy search: one stream; four utterances in one stream with endpoint resets, which each of the two
     decides on by itself; two streams in one batch. Then modified beam search: one stream, and with resets.
@@ -120,7 +120,7 @@ def compare_with_sherpa(
         yield _compare_endpoints(_BEAM_SEARCH, cutting, search, utterances)
 
 
-def check_utterances(bundle: BundleFolder, ours: Recognisable, utterances: Sequence[Spoken]) -> None:
+def check_utterances(bundle: BundleFolder, ours: Recognizable, utterances: Sequence[Clip]) -> None:
     """Refuse what cannot be compared.
 
     Raises:
@@ -142,7 +142,7 @@ def count_identical(comparisons: Sequence[Comparison]) -> tuple[int, int]:
     return len(utterances - bad), len(utterances)
 
 
-def _compare_single(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Spoken]) -> Comparison:
+def _compare_single(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Clip]) -> Comparison:
     comparison = Comparison("greedy search, one stream")
     for spoken in utterances:
         segment = client.decode(spoken.samples_N)
@@ -150,7 +150,7 @@ def _compare_single(client: SherpaClient, ours: "_Greedy", utterances: Sequence[
     return comparison
 
 
-def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Spoken]) -> Comparison:
+def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Clip]) -> Comparison:
     comparison = Comparison("greedy search, two streams in a batch")
     for pair in _groups(utterances, 2):
         segments = client.decode_together([spoken.samples_N for spoken in pair])
@@ -162,11 +162,11 @@ def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence
 class _Greedy:
     """Our greedy search on single streams; the two ways of comparing it ask for the same."""
 
-    def __init__(self, ours: Recognisable) -> None:
+    def __init__(self, ours: Recognizable) -> None:
         self._recognizer = StreamingRecognizer(ours)
         self._known: dict[tuple[str, int], Segment] = {}
 
-    def segment(self, spoken: Spoken, num_windows: int) -> Segment:
+    def segment(self, spoken: Clip, num_windows: int) -> Segment:
         key = spoken.id, num_windows
         if key not in self._known:
             stream = decode_windows(self._recognizer, spoken.samples_N, num_windows)
@@ -175,7 +175,7 @@ class _Greedy:
 
 
 def _compare_endpoints(
-    name: str, client: SherpaClient, recognizer: StreamingRecognizer, utterances: Sequence[Spoken]
+    name: str, client: SherpaClient, recognizer: StreamingRecognizer, utterances: Sequence[Clip]
 ) -> Comparison:
     """Utterances in one stream; where it is cut, each of the two decides by itself."""
     comparison = Comparison(f"{name}, endpoint resets")
@@ -190,7 +190,7 @@ def _compare_endpoints(
     return comparison
 
 
-def _compare_beam(client: SherpaClient, ours: Recognisable, utterances: Sequence[Spoken]) -> Comparison:
+def _compare_beam(client: SherpaClient, ours: Recognizable, utterances: Sequence[Clip]) -> Comparison:
     comparison = Comparison(f"{_BEAM_SEARCH}, one stream")
     recognizer = StreamingRecognizer(ours, search=BeamOptions(beam=BEAM))
     for spoken in utterances:
@@ -204,7 +204,7 @@ def _compare_beam(client: SherpaClient, ours: Recognisable, utterances: Sequence
     return comparison
 
 
-def _is_tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Sequence[Emission]) -> bool:
+def _is_tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Sequence[ClientPiece]) -> bool:
     """Whether their hypothesis, frames included, is another of ours with the score of our best one."""
     best, *others = recognizer.nbest(stream)
     for other in others:
@@ -213,16 +213,16 @@ def _is_tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Sequence[Em
     return False
 
 
-def _emissions(recognizer: StreamingRecognizer, hypothesis: NBest) -> list[Emission]:
+def _emissions(recognizer: StreamingRecognizer, hypothesis: NBest) -> list[ClientPiece]:
     pieces = map(recognizer.tokenizer.piece, hypothesis.tokens)
-    return [Emission(piece, frame) for piece, frame in zip(pieces, hypothesis.frames, strict=True)]
+    return [ClientPiece(piece, frame) for piece, frame in zip(pieces, hypothesis.frames, strict=True)]
 
 
 def _score_per_piece(hypothesis: NBest) -> float:
     return hypothesis.score / max(1, len(hypothesis.tokens))
 
 
-def _groups(utterances: Sequence[Spoken], size: int) -> Iterator[list[Spoken]]:
+def _groups(utterances: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
     """Each utterance in one group; the last group is filled up with the first utterances."""
     for start in range(0, len(utterances), size):
         yield [utterances[index % len(utterances)] for index in range(start, start + size)]
@@ -236,5 +236,5 @@ def _difference(theirs: Segment | None, ours: Segment | None) -> str:
     return f"sherpa-onnx {_show(theirs.emissions)} / kdasr {_show(ours.emissions)}"
 
 
-def _show(emissions: Sequence[Emission]) -> str:
+def _show(emissions: Sequence[ClientPiece]) -> str:
     return " ".join(f"{piece}@{frame}" for piece, frame in emissions) or "nothing"

@@ -1,4 +1,4 @@
-"""sherpa-onnx against our own recogniser on streams that go on: many utterances with pauses between them."""
+"""sherpa-onnx against our own recognizer on streams that go on: many utterances with pauses between them."""
 
 # Shapes: N samples at 16 kHz.
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 from kdasr.evaluation.joining import Pause, join, plan_streams
 from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export.bundle import BundleFolder
-from kdasr.export.check import Comparison, Spoken, check_utterances
+from kdasr.export.check import Clip, Comparison, check_utterances
 from kdasr.export.client import Samples, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.recognition.endpoint import EndpointRules
-from kdasr.recognition.recognisable import Recognisable
+from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.sources import Piece
 
 
 def compare_long_form(
     bundle: BundleFolder,
-    ours: Recognisable,
-    utterances: Sequence[Spoken],
+    ours: Recognizable,
+    utterances: Sequence[Clip],
     options: LongForm,
     *,
     int8: bool = False,
@@ -63,8 +63,8 @@ def compare_long_form(
 
 
 def _streams(
-    utterances: Sequence[Spoken], pause: Pause, options: LongForm
-) -> Iterator[tuple[list[Spoken], Samples]]:
+    utterances: Sequence[Clip], pause: Pause, options: LongForm
+) -> Iterator[tuple[list[Clip], Samples]]:
     """The utterances of each stream, and what it holds, (N,)."""
     lengths = [len(spoken.samples_N) for spoken in utterances]
     for number, members in enumerate(plan_streams(lengths, pause, options.minutes)):

@@ -30,7 +30,7 @@ from kdasr.nn.context import Context
 Samples = NDArray[np.float32]
 
 
-class Emission(NamedTuple):
+class ClientPiece(NamedTuple):
     """A piece and the encoder frame at which it was emitted."""
 
     piece: str
@@ -41,7 +41,7 @@ class Emission(NamedTuple):
 class Segment:
     """What was decoded up to the end of the input, or up to an endpoint."""
 
-    emissions: list[Emission]
+    emissions: list[ClientPiece]
     """Frames count from the start of the segment."""
     num_windows: int
 
@@ -121,9 +121,9 @@ class SherpaClient:
         stream.input_finished()
         return stream
 
-    def _emissions(self, stream: Any) -> list[Emission]:
+    def _emissions(self, stream: Any) -> list[ClientPiece]:
         result = self._recognizer.get_result_all(stream)
         frames = [round(seconds / self.geometry.frame_seconds) for seconds in result.timestamps]
         # It shows the mark at the start of a word as a space.
         pieces = [piece.replace(" ", WORD_START) for piece in result.tokens]
-        return [Emission(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]
+        return [ClientPiece(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]

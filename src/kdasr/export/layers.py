@@ -22,7 +22,7 @@ from kdasr.nn.rotary import rotary_tables
 
 
 class Affine(nn.Module):
-    """x W + b, which becomes the MatMul and Add that quantisation and runtimes recognise."""
+    """x W + b, which becomes the MatMul and Add that quantization and runtimes recognize."""
 
     weight_IO: Tensor
     bias_O: Tensor
@@ -42,7 +42,7 @@ class Affine(nn.Module):
 
 
 class FrontEndGraph(nn.Module):
-    """Normalisation and the 4x front end: windows (N, T, F) to rows (M, D)."""
+    """Normalization and the 4x front end: windows (N, T, F) to rows (M, D)."""
 
     def __init__(self, encoder: ConformerEncoder) -> None:
         super().__init__()

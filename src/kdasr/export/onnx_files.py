@@ -18,7 +18,7 @@ from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
 OPSET = 18
 IR_VERSION = 8
 """The oldest that goes with the opset: runtimes of 2023 and later, so those in sherpa-onnx too, read it."""
-QUANTISED = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": ["MatMul"]}
+QUANTIZED = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": ["MatMul"]}
 """Operators with int8 weights, as in icefall's and sherpa-onnx's own models."""
 
 
@@ -55,8 +55,8 @@ def write_joiner(graph: JoinerGraph, joiner_dim: int, path: Path) -> None:
     _write(graph, _Signature({"encoder_out": 0, "decoder_out": 0}, ["logit"], example), graph.metadata, path)
 
 
-def quantise(source: Path, target: Path, operators: list[str]) -> None:
-    """Write a copy of `source` with int8 weights; activations are quantised as they come."""
+def quantize(source: Path, target: Path, operators: list[str]) -> None:
+    """Write a copy of `source` with int8 weights; activations are quantized as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root = logging.getLogger()

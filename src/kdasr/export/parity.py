@@ -22,7 +22,7 @@ from kdasr.recognition.features import whole_features
 TOLERANCE = 1e-4
 """Largest difference of a float32 output."""
 INT8_TOLERANCE = 0.25
-"""Largest relative difference (of norms) of an int8 output: beyond it, quantisation has failed outright."""
+"""Largest relative difference (of norms) of an int8 output: beyond it, quantization has failed outright."""
 _STREAMS = 3
 
 

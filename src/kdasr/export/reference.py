@@ -1,9 +1,9 @@
-"""What our own recogniser says of the windows that a client of sherpa-onnx has decoded."""
+"""What our own recognizer says of the windows that a client of sherpa-onnx has decoded."""
 
 # Shapes: N samples at 16 kHz.
 
 from kdasr.data.features import SAMPLE_RATE
-from kdasr.export.client import Emission, Samples, Segment, with_tail
+from kdasr.export.client import ClientPiece, Samples, Segment, with_tail
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.stream import Stream
 
@@ -12,7 +12,7 @@ _UNREACHED_FRAMES = 8
 
 
 def decode_windows(recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int) -> Stream:
-    """Our recogniser's stream after the first windows of a recording and the client's tail."""
+    """Our recognizer's stream after the first windows of a recording and the client's tail."""
     stream = _fed_stream(recognizer, samples_N)
     for _ in range(num_windows):
         recognizer.decode_streams([stream])
@@ -26,13 +26,13 @@ def _fed_stream(recognizer: StreamingRecognizer, samples_N: Samples) -> Stream:
     return stream
 
 
-def emissions_of(recognizer: StreamingRecognizer, stream: Stream) -> list[Emission]:
+def emissions_of(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
     """Pieces and frames that a stream shows."""
-    return [Emission(token.piece, token.frame) for token in recognizer.result(stream).tokens]
+    return [ClientPiece(token.piece, token.frame) for token in recognizer.result(stream).tokens]
 
 
 def decode_segments(recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int) -> list[Segment]:
-    """The segments of our recogniser, by its own endpoints, in the windows that a client has decoded.
+    """The segments of our recognizer, by its own endpoints, in the windows that a client has decoded.
 
     With `EndpointRules(keep_predictor=True)` a segment begins as sherpa-onnx's does: with a new encoder
     state, on features that go on, and with the predictor where the last one left it.
@@ -48,7 +48,7 @@ def decode_segments(recognizer: StreamingRecognizer, samples_N: Samples, num_win
     return [*segments, Segment(_of_segment(recognizer, stream), num_windows - begin)]
 
 
-def _of_segment(recognizer: StreamingRecognizer, stream: Stream) -> list[Emission]:
+def _of_segment(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
     """Pieces of a segment; frames count from its start, as the client's do."""
     return [
         emission._replace(frame=emission.frame - stream.segment_start)

@@ -101,7 +101,7 @@ class OnnxTransducer:
         Raises:
             UserError: always.
         """
-        raise UserError("an exported bundle recognises streams, not whole recordings: --mode streaming")
+        raise UserError("an exported bundle recognizes streams, not whole recordings: --mode streaming")
 
     def encode_chunk(
         self,
@@ -219,7 +219,7 @@ class PieceTable:
         Args:
             pieces: in the order of their ids.
             normalization: the rule of the tokenizer that they come from. In the place of one that
-                SentencePiece does not have under its name, `identity` normalises white space alone.
+                SentencePiece does not have under its name, `identity` normalizes white space alone.
             normalize: the rule of `text.normalize`, before that.
 
         Raises:

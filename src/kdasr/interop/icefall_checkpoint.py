@@ -75,7 +75,7 @@ def read_icefall(path: Path) -> IcefallCheckpoint:
         # Depending on the damage, torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
         raise UserError(f"{path}: damaged, or not a torch checkpoint: {first_line(error)}") from error
     model = content.get("model") if isinstance(content, Mapping) else None
-    if not _are_weights(model):
+    if not isinstance(model, Mapping) or not _are_weights(model):
         raise UserError(f"{path}: no checkpoint of icefall: it has no weights under 'model'")
     average = content.get("model_avg")
     options = {name: value for name, value in content.items() if isinstance(value, str | int | float | bool)}

@@ -2,7 +2,7 @@
 
 A language model that has read the transcripts of speech whose transcripts are to be unknown has seen the
 answer. Local prior matching (Hsu et al. 2020, arXiv 2002.10336) leaves out the books that the audio was
-read from; lines of a normalised corpus do not say their book, so here a line goes when it shares a run of
+read from; lines of a normalized corpus do not say their book, so here a line goes when it shares a run of
 words with a transcript, wherever the two were cut into lines. Shorter lines go when they are a transcript;
 one that is a part of a transcript stays.
 """

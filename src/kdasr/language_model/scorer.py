@@ -1,4 +1,4 @@
-"""A trained language model for a recogniser of the same pieces."""
+"""A trained language model for a recognizer of the same pieces."""
 
 from pathlib import Path
 from typing import Protocol
@@ -31,7 +31,7 @@ def load_sentence_scorer(
     Args:
         path: as `load_language_model` takes it, or a text file (.txt, .txt.gz), which stands for a word
             trigram of its sentences; that one has no part in shallow fusion.
-        tokenizer: that of the recogniser.
+        tokenizer: that of the recognizer.
         source: what it belongs to, for messages.
 
     Raises:
@@ -45,11 +45,11 @@ def load_sentence_scorer(
 def load_language_model(
     path: Path, pieces: Pieces, source: str, checkpoint: str = "auto"
 ) -> TransformerLanguageModel:
-    """Load a language model for a recogniser, in evaluation mode, on the CPU, without gradients.
+    """Load a language model for a recognizer, in evaluation mode, on the CPU, without gradients.
 
     Args:
         path: the folder that `kdasr train` left, or one of its checkpoint files.
-        pieces: those of the recogniser.
+        pieces: those of the recognizer.
         source: what they belong to, for messages.
         checkpoint: of a folder: `auto` (averaged, else best, else last), one of these names, or a file.
 

@@ -24,14 +24,14 @@ UNIFORM = 1e-3
 
 
 class WordNgram:
-    """Scores whole sentences of a recogniser's pieces by their words."""
+    """Scores whole sentences of a recognizer's pieces by their words."""
 
     def __init__(self, sentences: Iterable[str], decode: Decode, order: int = 3) -> None:
         """
         Args:
-            sentences: text to count, normalised as the pieces are, words separated by spaces; empty ones are
+            sentences: text to count, normalized as the pieces are, words separated by spaces; empty ones are
                 left out.
-            decode: the recogniser's tokenizer: from pieces to text.
+            decode: the recognizer's tokenizer: from pieces to text.
             order: words of the longest n-gram.
 
         Raises:

@@ -17,7 +17,7 @@ def ctc_loss(
     """CTC loss of each utterance.
 
     Args:
-        logits_BTV: unnormalised.
+        logits_BTV: unnormalized.
         lens_B: valid frames, int64.
         tokens_BS: pieces, padded arbitrarily.
         token_lens_B: valid pieces, int64; 0 is allowed.

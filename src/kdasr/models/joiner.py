@@ -20,7 +20,7 @@ class Joiner(nn.Module):
         self.predictor_projection = Linear(predictor_dim, joiner_dim)
         self.output = Linear(joiner_dim, vocab_size)
 
-    def penalise_blank(self, penalty: float) -> None:
+    def penalize_blank(self, penalty: float) -> None:
         """Subtract `penalty` from the blank's logit for good; more than one call adds up."""
         with torch.no_grad():
             self.output.bias[BLANK_ID] -= penalty
@@ -34,5 +34,5 @@ class Joiner(nn.Module):
         return self.predictor_projection(predicted)
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Logits over the vocabulary (unnormalised) of projected inputs that broadcast."""
+        """Logits over the vocabulary (unnormalized) of projected inputs that broadcast."""
         return self.output(torch.tanh(encoded + predicted))

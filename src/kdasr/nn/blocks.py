@@ -29,7 +29,7 @@ class BlockPlan(NamedTuple):
     valid_BNW1: Tensor
     """True for frames inside the utterance."""
     visible_BN1K: Tensor
-    """True for the keys that a block's queries see: L left neighbours, then the block itself."""
+    """True for the keys that a block's queries see: L left neighbors, then the block itself."""
     cache_rotation: Rotation
     """Rotary tables (L, A) of the cached frames."""
     block_rotation: Rotation

@@ -20,11 +20,11 @@ class ConvolutionState(NamedTuple):
 
 
 class ChunkedConvolution(nn.Module):
-    """Pointwise convolution with a gate, depthwise convolution, normalisation, pointwise convolution.
+    """Pointwise convolution with a gate, depthwise convolution, normalization, pointwise convolution.
 
     The depthwise kernel sees H frames to the left and its own block, zeros beyond the block (dynamic chunk
     convolution, Li et al. 2023). In one block of a whole utterance this is the plain symmetric convolution,
-    so weights fit both contexts. Normalisation is per frame (not per batch, unlike Gulati et al. 2020), so
+    so weights fit both contexts. Normalization is per frame (not per batch, unlike Gulati et al. 2020), so
     that chunks equal the whole.
     """
 

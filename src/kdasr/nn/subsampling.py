@@ -1,4 +1,4 @@
-"""Feature normalisation and the 4x convolutional front end."""
+"""Feature normalization and the 4x convolutional front end."""
 
 # Shapes: B utterances, T feature frames (10 ms), U encoder frames (40 ms), F features, D width.
 

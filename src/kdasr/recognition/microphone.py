@@ -23,7 +23,7 @@ Samples = NDArray[np.float32]
 def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]:
     """Packets of one channel, `(sample rate, samples)`, until Ctrl-C or for as long as they are taken.
 
-    The device's own rate is used, whatever it is: the recogniser converts it. Packets that come while the
+    The device's own rate is used, whatever it is: the recognizer converts it. Packets that come while the
     caller is busy wait in a queue. Where the machine is too busy even to queue them, PortAudio drops audio;
     that is logged, when it first happens and, in the end, how often.
 

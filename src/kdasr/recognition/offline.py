@@ -20,22 +20,22 @@ from kdasr.recognition.result import Alternative, Result, Token
 
 
 @torch.inference_mode()
-def recognise_offline(
+def recognize_offline(
     recognizer: StreamingRecognizer,
     waves: Sequence[NDArray[np.float32]],
     nbest: int = 0,
     biasing: Sequence[BiasingGraph | None] | None = None,
 ) -> list[Result]:
-    """Recognise whole recordings (16 kHz) in one batch, under the recogniser's context and with its search.
+    """Recognize whole recordings (16 kHz) in one batch, under the recognizer's context and with its search.
 
     Features come from the raw samples, with the silence at the end that streams get, so that pieces and
     frames are those of `StreamingRecognizer`. Every piece counts as shown at the end of its recording.
 
     Args:
-        recognizer: the recogniser.
+        recognizer: the recognizer.
         waves: samples of each recording.
         nbest: how many hypotheses to list with each result; beam search only.
-        biasing: phrases of each recording, where they are not the recogniser's own; beam search only.
+        biasing: phrases of each recording, where they are not the recognizer's own; beam search only.
 
     Raises:
         UserError: n-best lists or biasing in greedy search.
@@ -61,7 +61,7 @@ def search_encoded(
     nbest: int = 0,
     biasing: Sequence[BiasingGraph | None] | None = None,
 ) -> list[Result]:
-    """What a search finds in recordings that `recognizer` has encoded; see `recognise_offline`."""
+    """What a search finds in recordings that `recognizer` has encoded; see `recognize_offline`."""
     waves = encoded.waves
     graphs = [None] * len(waves) if biasing is None else biasing
     states = [search.initial_state(graph or recognizer.biasing) for graph in graphs]

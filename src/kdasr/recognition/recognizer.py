@@ -1,4 +1,4 @@
-"""The streaming recogniser: audio in, words out, chunk by chunk, many streams at a time.
+"""The streaming recognizer: audio in, words out, chunk by chunk, many streams at a time.
 
 Shapes: B streams, W feature frames of a window, F mel bins, C encoder frames of a chunk.
 """
@@ -24,7 +24,7 @@ from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.flush import flush_seconds
 from kdasr.recognition.pool import Slot, StatePool
-from kdasr.recognition.recognisable import Recognisable
+from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.result import Alternative, Result, Token, join_words
 from kdasr.recognition.stream import Stream
 from kdasr.recognition.windows import Windows
@@ -34,7 +34,7 @@ LONGEST_TAIL = 60.0
 
 
 class StreamingRecognizer:
-    """Recognises streams; the result is that of whole utterances under the same context.
+    """Recognizes streams; the result is that of whole utterances under the same context.
 
     The search is greedy, or the beam search that `search` describes. Beam search may revise what it said
     before, until the stream has ended.
@@ -65,7 +65,7 @@ class StreamingRecognizer:
 
     def __init__(
         self,
-        bundle: Recognisable,
+        bundle: Recognizable,
         *,
         context: Context | None = None,
         tail_seconds: float | None = None,
@@ -120,12 +120,12 @@ class StreamingRecognizer:
         search: SearchOptions | None = None,
         endpoints: EndpointRules | None = None,
     ) -> "StreamingRecognizer":
-        """The recogniser of an experiment folder or checkpoint file, on the CPU."""
+        """The recognizer of an experiment folder or checkpoint file, on the CPU."""
         bundle = load_bundle(Path(exp_dir))
         return cls(bundle, context=context, tail_seconds=tail_seconds, search=search, endpoints=endpoints)
 
     def with_endpoints(self, endpoints: EndpointRules | None) -> "StreamingRecognizer":
-        """The same recogniser with other endpoints, or none; each has streams of its own.
+        """The same recognizer with other endpoints, or none; each has streams of its own.
 
         Raises:
             UserError: endpoints under a full context.
@@ -140,7 +140,7 @@ class StreamingRecognizer:
         """A stream that has heard nothing.
 
         Args:
-            biasing: phrases of this stream, in place of the recogniser's; beam search only.
+            biasing: phrases of this stream, in place of the recognizer's; beam search only.
 
         Raises:
             UserError: biasing in greedy search, or towards pieces that the model does not have.
@@ -161,7 +161,7 @@ class StreamingRecognizer:
         When anything fails, all streams are as they were before.
 
         Raises:
-            ValueError: a stream that is not ready, one of another recogniser, or twice the same stream.
+            ValueError: a stream that is not ready, one of another recognizer, or twice the same stream.
         """
         for stream in streams:
             self._check_owner(stream)
@@ -200,7 +200,7 @@ class StreamingRecognizer:
         false again, and the segment goes on.
 
         Raises:
-            ValueError: a stream of another recogniser.
+            ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
         length = stream.num_decoded - stream.segment_start
@@ -217,7 +217,7 @@ class StreamingRecognizer:
         sherpa-onnx, with a new encoder state and a predictor that goes on from the last pieces.
 
         Raises:
-            ValueError: a stream of another recogniser.
+            ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
         cut = self._is_cut(stream)
@@ -237,11 +237,11 @@ class StreamingRecognizer:
         stream.tokens = []
 
     def result(self, stream: Stream, nbest: int = 0) -> Result:
-        """What was recognised so far in the segment, with the `nbest` best hypotheses if asked for.
+        """What was recognized so far in the segment, with the `nbest` best hypotheses if asked for.
 
         Raises:
             UserError: an n-best list in greedy search, or a negative `nbest`.
-            ValueError: a stream of another recogniser.
+            ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
         alternatives = self.nbest(stream, nbest) if nbest else []
@@ -261,7 +261,7 @@ class StreamingRecognizer:
 
         Raises:
             UserError: greedy search, which has one hypothesis and no score for it; or a negative `count`.
-            ValueError: a stream of another recogniser.
+            ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
         if count is not None and count < 0:
@@ -371,7 +371,7 @@ class StreamingRecognizer:
 
     def _check_owner(self, stream: Stream) -> None:
         if stream.owner is not self:
-            raise ValueError("a stream of another recogniser: its state means nothing here")
+            raise ValueError("a stream of another recognizer: its state means nothing here")
 
     def _check_endpoints(self) -> None:
         if self.endpoints is not None and self.context.is_full:

@@ -55,8 +55,8 @@ class StreamingResampler:
         """Take the next input samples; return the output samples that are now certain."""
         self._buffer = np.concatenate([self._buffer, samples])
         self._received += len(samples)
-        last_centre = self._received - 2 - self._reach
-        return self._produce(max(0, ((last_centre + 1) * self._to + self._from - 1) // self._from))
+        last_center = self._received - 2 - self._reach
+        return self._produce(max(0, ((last_center + 1) * self._to + self._from - 1) // self._from))
 
     def flush(self) -> Samples:
         """The rest of the output, as if silence followed: `ceil(inputs * to / from)` samples in all."""

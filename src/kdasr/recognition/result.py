@@ -1,4 +1,4 @@
-"""What a recogniser says about a stream: pieces, words, and the audio time at which each could be shown."""
+"""What a recognizer says about a stream: pieces, words, and the audio time at which each could be shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Token:
 
 @dataclass(frozen=True)
 class WordSpan:
-    """The pieces of one recognised word."""
+    """The pieces of one recognized word."""
 
     text: str
     first_token: int
@@ -49,7 +49,7 @@ class WordSpan:
 
 @dataclass(frozen=True)
 class Word(WordSpan):
-    """One recognised word, with when it was emitted and how sure the model is of it."""
+    """One recognized word, with when it was emitted and how sure the model is of it."""
 
     start: float
     """Audio seconds at which the frame of its first piece begins, from the start of the stream. A transducer

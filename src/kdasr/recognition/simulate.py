@@ -21,7 +21,7 @@ _FED = 2 * SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Simulation:
-    """What was recognised, and when it would have been seen."""
+    """What was recognized, and when it would have been seen."""
 
     result: Result
     """Of the whole recording: all segments in order."""
@@ -31,7 +31,7 @@ class Simulation:
     compute_seconds: float
     """Features, encoder and search together; of shared batches, a share by duration."""
     segments: list[Result] = field(default_factory=list)
-    """The segments in which something was said, when the recogniser has endpoints; else empty."""
+    """The segments in which something was said, when the recognizer has endpoints; else empty."""
 
 
 def simulate(
@@ -40,9 +40,9 @@ def simulate(
     timer: Callable[[], float] = perf_counter,
     nbest: int = 0,
 ) -> Simulation:
-    """Recognise one recording (16 kHz) as a stream, and list its `nbest` best hypotheses at the end.
+    """Recognize one recording (16 kHz) as a stream, and list its `nbest` best hypotheses at the end.
 
-    With a recogniser that has `endpoints`, the stream is reset at each of them. Each packet arrives at the
+    With a recognizer that has `endpoints`, the stream is reset at each of them. Each packet arrives at the
     time of its last sample. Work on it starts then or, when the machine is still busy with an earlier packet,
     after that; it takes as long as `timer` measures here, one stream at a time.
     """
@@ -93,8 +93,8 @@ def simulate_together(
     nbest: int = 0,
     resets: Sequence[bool] | None = None,
 ) -> list[Simulation]:
-    """Recognise recordings (16 kHz) as streams that advance chunk by chunk in one batch, each reset at its
-    own endpoints when the recogniser has any; with `resets`, those only for which it says so. Recordings are
+    """Recognize recordings (16 kHz) as streams that advance chunk by chunk in one batch, each reset at its
+    own endpoints when the recognizer has any; with `resets`, those only for which it says so. Recordings are
     read as they are heard.
 
     Pieces, their frames and the audio time at which they can be shown are those of `simulate`; when the

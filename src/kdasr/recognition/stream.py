@@ -1,4 +1,4 @@
-"""One stream: the audio that came in, and where the recogniser stands in it."""
+"""One stream: the audio that came in, and where the recognizer stands in it."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 class Stream:
     """The audio and the state of one stream; made by `StreamingRecognizer.create_stream`.
 
-    Users call `accept_waveform` and `input_finished`; everything else belongs to the recogniser.
+    Users call `accept_waveform` and `input_finished`; everything else belongs to the recognizer.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Stream:
         """What came in, measured; see `faults`."""
         self.features = OnlineFeatures(geometry, tail_seconds, self.signal)
         self.owner = owner
-        """The recogniser that made it."""
+        """The recognizer that made it."""
         self.biasing = biasing
         """Phrases that it is biased to."""
         self.slot = slot
-        """Place of the encoder's state in the recogniser's pool; None under a full context, without state."""
+        """Place of the encoder's state in the recognizer's pool; None under a full context, without state."""
         self.search_state = search_state
-        """Of the recogniser's search (`kdasr.decoding.search.Search`)."""
+        """Of the recognizer's search (`kdasr.decoding.search.Search`)."""
         self.tokens: list[Token] = []
         """What is displayed: the best hypothesis of the segment so far. Beam search may revise it."""
         self.num_decoded = 0
@@ -83,7 +83,7 @@ class Stream:
 
     @property
     def faults(self) -> list[str]:
-        """Why the input so far may be recognised badly, a line each: too quiet (with its level), silent,
+        """Why the input so far may be recognized badly, a line each: too quiet (with its level), silent,
         clipped, or band-limited. Empty when nothing is wrong.
         """
         return list(self.signal.report().faults.values())

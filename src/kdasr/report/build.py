@@ -15,7 +15,7 @@ from kdasr.report.long_form_plot import gap_plot, minutes_plot
 from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
 from kdasr.report.reliability_plot import reliability_plot
-from kdasr.report.results import Comparison, ResultRow, comparisons, part_names, result_rows
+from kdasr.report.results import PairedGain, ResultRow, comparisons, part_names, result_rows
 from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import Note, collect_notes, require_decoded
 from kdasr.report.style import Styles, save_png, system_styles
@@ -34,7 +34,7 @@ class Results:
     systems: list[SystemRecord]
     roles: Roles
     rows: list[ResultRow]
-    comparisons: list[Comparison]
+    comparisons: list[PairedGain]
     notes: list[Note]
     contexts: list[ResultRow]
     """Systems that were decoded under several contexts, a row for each and part."""

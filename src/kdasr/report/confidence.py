@@ -1,4 +1,4 @@
-"""How far the confidence of recognised words may be believed, for a part."""
+"""How far the confidence of recognized words may be believed, for a part."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from kdasr.report.experiment import DecodedPart
 
 @dataclass(frozen=True)
 class Confidence:
-    """Of the recognised words of one system on one part."""
+    """Of the recognized words of one system on one part."""
 
     words: int
     wrong: int

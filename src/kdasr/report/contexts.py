@@ -100,11 +100,11 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
 
 def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
     latencies = [float(row.first_token_ms["mean"] or 0.0) for row in points]
-    colour = style.colour.light
+    color = style.color.light
     axes.plot(
         latencies,
         [row.error_rate.estimate for row in points],
-        color=colour,
+        color=color,
         marker=style.marker,
         linewidth=1.2,
     )
@@ -112,7 +112,7 @@ def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
         axes.plot(
             [latency, latency],
             [row.error_rate.low, row.error_rate.high],
-            color=colour,
+            color=color,
             linewidth=1.4,
             alpha=0.6,
         )

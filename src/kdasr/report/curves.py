@@ -67,7 +67,7 @@ def training_plot(systems: Sequence[SystemRecord], styles: Styles) -> Plot | Non
 
 
 def _handle(name: str, style: SystemStyle) -> Line2D:
-    return Line2D([], [], color=style.colour.light, linestyle=style.line, label=name)
+    return Line2D([], [], color=style.color.light, linestyle=style.line, label=name)
 
 
 def _measures(systems: Sequence[SystemRecord]) -> list[str]:
@@ -78,15 +78,15 @@ def _measures(systems: Sequence[SystemRecord]) -> list[str]:
 
 
 def _curve(axes: Axes, system: SystemRecord, measure: str, style: SystemStyle) -> None:
-    colour = style.colour.light
+    color = style.color.light
     train = _points(system.metrics, "train", measure)
     valid = _points(system.metrics, "valid", measure)
     if len(train):
-        axes.plot(*_thin(train).T, color=colour, linewidth=0.8, alpha=0.55)
+        axes.plot(*_thin(train).T, color=color, linewidth=0.8, alpha=0.55)
     if len(valid):
-        axes.plot(*valid.T, color=colour, linestyle=style.line, marker="o", markersize=2.4, linewidth=1.5)
+        axes.plot(*valid.T, color=color, linestyle=style.line, marker="o", markersize=2.4, linewidth=1.5)
     if len(train) or len(valid):
-        _mark_stages(axes, system, colour)
+        _mark_stages(axes, system, color)
 
 
 def _points(metrics: Sequence[MetricsRow], split: str, measure: str) -> np.ndarray:
@@ -105,14 +105,14 @@ def _thin(points: np.ndarray) -> np.ndarray:
     return np.array([points[i : i + block].mean(axis=0) for i in range(0, len(points), block)])
 
 
-def _mark_stages(axes: Axes, system: SystemRecord, colour: str) -> None:
+def _mark_stages(axes: Axes, system: SystemRecord, color: str) -> None:
     previous = None
     for row in system.metrics:
         if row.split != "train":
             continue
         if previous is not None and row.stage != previous.stage:
             where = row.stage_start
-            axes.axvline(where, ymax=0.9, color=colour, linewidth=0.9, linestyle=(0, (2.0, 2.0)))
+            axes.axvline(where, ymax=0.9, color=color, linewidth=0.9, linestyle=(0, (2.0, 2.0)))
             axes.text(
                 where,
                 0.98,
@@ -121,7 +121,7 @@ def _mark_stages(axes: Axes, system: SystemRecord, colour: str) -> None:
                 ha="center",
                 va="top",
                 fontsize=7,
-                color=colour,
+                color=color,
             )
         previous = row
 

@@ -32,7 +32,7 @@ class AlignedWord:
 
 @dataclass(frozen=True)
 class ShownToken:
-    """A recognised piece."""
+    """A recognized piece."""
 
     piece: str
     emitted: float
@@ -43,7 +43,7 @@ class ShownToken:
 
 @dataclass(frozen=True)
 class ShownWord:
-    """A recognised word."""
+    """A recognized word."""
 
     word: str
     shown: float
@@ -54,7 +54,7 @@ class ShownWord:
 
 
 @dataclass(frozen=True)
-class Utterance:
+class DecodedUtterance:
     """One decoded utterance. Latencies in ms, None where there is nothing to measure."""
 
     id: str
@@ -67,7 +67,7 @@ class Utterance:
     first_token_ms: float | None
     first_token_wall_ms: float | None
     emission_delay_ms: tuple[float, ...]
-    finalisation_ms: float | None
+    finalization_ms: float | None
     first_token_parts_ms: Mapping[str, float] | None
     """What the wall-clock first-token latency consists of, by the names of `FirstTokenParts`."""
     ref_words: tuple[AlignedWord, ...]
@@ -88,7 +88,7 @@ class DecodedPart:
     folder: Path
     summary: dict[str, Any]
     """`summary.json` as it is."""
-    utterances: dict[str, Utterance]
+    utterances: dict[str, DecodedUtterance]
     """By id."""
     gains: list[dict[str, Any]] = field(default_factory=list)
     """Error rates at several gains, from `gain.json`: `gain_db`, `wer` and `cer` each."""
@@ -245,7 +245,7 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
     """
     summary = read_object(folder / "summary.json")
     path = folder / "utterances.jsonl"
-    utterances: dict[str, Utterance] = {}
+    utterances: dict[str, DecodedUtterance] = {}
     for number, row in _json_lines(path):
         try:
             utterance = _utterance(row, frame_seconds_of(summary))
@@ -269,7 +269,7 @@ def frame_seconds_of(summary: Mapping[str, Any]) -> float:
     return float(summary.get("frame_seconds") or _FORMER_FRAME_SECONDS)
 
 
-def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Utterance]:
+def _comparable(utterances: dict[str, DecodedUtterance], mode: str) -> dict[str, DecodedUtterance]:
     """Without the latencies that mean something else than the others.
 
     These are all of an offline decoding, and where some utterances have word times those of the others,
@@ -284,17 +284,17 @@ def _comparable(utterances: dict[str, Utterance], mode: str) -> dict[str, Uttera
             first_token_ms=None,
             first_token_wall_ms=None,
             emission_delay_ms=(),
-            finalisation_ms=None,
+            finalization_ms=None,
             first_token_parts_ms=None,
         )
         for id, utterance in utterances.items()
     }
 
 
-def _utterance(row: Mapping[str, Any], frame_seconds: float) -> Utterance:
+def _utterance(row: Mapping[str, Any], frame_seconds: float) -> DecodedUtterance:
     errors = row["errors"]
     characters = row.get("char_errors") or _character_errors(str(row["ref"]), str(row["hyp"]))
-    return Utterance(
+    return DecodedUtterance(
         id=str(row["id"]),
         duration=float(row["duration"]),
         ref=str(row["ref"]),
@@ -306,7 +306,7 @@ def _utterance(row: Mapping[str, Any], frame_seconds: float) -> Utterance:
         first_token_ms=row.get("first_token_ms"),
         first_token_wall_ms=row.get("first_token_wall_ms"),
         emission_delay_ms=tuple(float(value) for value in row.get("emission_delay_ms") or ()),
-        finalisation_ms=row.get("finalisation_ms"),
+        finalization_ms=row.get("finalization_ms"),
         first_token_parts_ms=row.get("first_token_parts_ms"),
         ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
         tokens=tuple(

@@ -57,7 +57,7 @@ def first_token_parts_plot(
         for axes, part in zip(panels, parts, strict=True):
             for place, name in enumerate(names):
                 if (name, part) in bars:
-                    _bar(axes, bars[name, part], shown, place, styles[name].colour.light, limits)
+                    _bar(axes, bars[name, part], shown, place, styles[name].color.light, limits)
             axes.set(
                 title=part, xlabel="mean first-token latency, ms from the first word’s onset", xlim=limits
             )
@@ -66,7 +66,7 @@ def first_token_parts_plot(
             axes.spines["left"].set_visible(False)
             value_axis(axes)
         for label, name in zip(panels[0].get_yticklabels(), names, strict=True):
-            label.set(color=styles[name].colour.light, fontweight="bold")
+            label.set(color=styles[name].color.light, fontweight="bold")
         shades = [Patch(facecolor=MUTED.light, alpha=_SHADES[name], label=PARTS[name]) for name in shown]
         figure.legend(handles=shades, loc="outside lower center", ncols=len(shown), frameon=False)
     return Plot(
@@ -85,7 +85,7 @@ def _bar(
     means: dict[str, float],
     shown: Sequence[str],
     place: int,
-    colour: str,
+    color: str,
     limits: tuple[float, float],
 ) -> None:
     """Parts from left to right, each with its number where there is room for one."""
@@ -97,7 +97,7 @@ def _bar(
             width,
             left=left,
             height=0.62,
-            color=colour,
+            color=color,
             alpha=_SHADES[name],
             edgecolor=PAPER.light,
             linewidth=0.8,

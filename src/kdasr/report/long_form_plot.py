@@ -62,20 +62,20 @@ def _gap_lines(axes: Axes, rows: Sequence[LongFormRow], gaps: Sequence[float], s
         found = sorted((row for row in rows if row.system == system), key=lambda row: row["gap_s"])
         style, nudge = styles[system], 0.06 * (number_ - (len(systems) - 1) / 2)
         places = [gaps.index(row["gap_s"]) + nudge for row in found]
-        colour = style.colour.light
+        color = style.color.light
         axes.plot(
             places,
             [row["wer"] for row in found],
-            color=colour,
+            color=color,
             marker=style.marker,
             markersize=5,
             linestyle=style.line,
             label=system,
         )
         for place, row in zip(places, found, strict=True):
-            axes.plot([place, place], row["wer_ci"], color=colour, linewidth=1.2, alpha=0.6)
+            axes.plot([place, place], row["wer_ci"], color=color, linewidth=1.2, alpha=0.6)
         if found[0]["single_wer"] is not None:
-            axes.axhline(found[0]["single_wer"], color=colour, linestyle=":", linewidth=1.0)
+            axes.axhline(found[0]["single_wer"], color=color, linestyle=":", linewidth=1.0)
 
 
 def minutes_plot(rows: Sequence[LongFormRow], styles: Styles) -> Plot | None:
@@ -98,7 +98,7 @@ def minutes_plot(rows: Sequence[LongFormRow], styles: Styles) -> Plot | None:
                         style = styles[system]
                         axes.plot(
                             *zip(*values, strict=True),
-                            color=style.colour.light,
+                            color=style.color.light,
                             marker=style.marker,
                             markersize=4,
                             linestyle=style.line,
@@ -117,7 +117,7 @@ def minutes_plot(rows: Sequence[LongFormRow], styles: Styles) -> Plot | None:
         for (system, part, endpoints), values in table.items()
     )
     caption = (
-        "Errors over reference words in each minute, streams and pauses of all kinds added up. A recogniser "
+        "Errors over reference words in each minute, streams and pauses of all kinds added up. A recognizer "
         "that holds out is flat; the last minutes have fewer words, so their points scatter."
     )
     return Plot("long-form-minutes", "Word errors by the minute", caption, f"Line plot. {alt}.", figure)

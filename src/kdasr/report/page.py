@@ -16,10 +16,10 @@ from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.gains import gain_table
 from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
-from kdasr.report.results import Comparison, ResultRow, part_names
+from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.status import Note, decode_command
-from kdasr.report.style import COLOURS, Styles, figure_svg
+from kdasr.report.style import COLORS, Styles, figure_svg
 from kdasr.report.wording import interval, number, signed, verdict
 
 
@@ -32,7 +32,7 @@ class PageContent:
     styles: Styles
     roles: Roles
     rows: Sequence[ResultRow]
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[PairedGain]
     contexts: Sequence[ResultRow]
     long_form: Sequence[LongFormRow]
     headline: str
@@ -68,8 +68,8 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "headline": content.headline,
         "num_systems": len(names),
         "parts": parts,
-        "colours": COLOURS,
-        "swatch": {name: style.colour.name for name, style in content.styles.items()},
+        "colors": COLORS,
+        "swatch": {name: style.color.name for name, style in content.styles.items()},
         "sections": [(part, [row for row in content.rows if row.part == part]) for part in parts],
         "best": {part: _best_student(content, part) for part in parts},
         "comparisons": content.comparisons,

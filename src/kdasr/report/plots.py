@@ -54,7 +54,7 @@ def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
             axes.set_ylim(len(names) - 0.4, -0.6)
             axes.spines["left"].set_visible(False)
             value_axis(axes)
-        _colour_labels(panels[0], names, styles)
+        _color_labels(panels[0], names, styles)
     alt = "; ".join(
         f"{row.system} on {row.part}: {number(row.error_rate.estimate, 1)} % "
         f"({number(row.error_rate.low, 1)} to {number(row.error_rate.high, 1)})"
@@ -65,17 +65,17 @@ def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
 
 
 def _wer_bar(axes: Axes, row: ResultRow, place: int, style: SystemStyle, limit: float) -> None:
-    wer, colour = row.error_rate, style.colour.light
-    axes.barh(place, wer.estimate, height=0.56, color=colour, alpha=0.3, linewidth=0)
-    axes.plot([wer.low, wer.high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.plot([wer.estimate], [place], marker="|", markersize=13, markeredgewidth=2.2, color=colour)
+    wer, color = row.error_rate, style.color.light
+    axes.barh(place, wer.estimate, height=0.56, color=color, alpha=0.3, linewidth=0)
+    axes.plot([wer.low, wer.high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([wer.estimate], [place], marker="|", markersize=13, markeredgewidth=2.2, color=color)
     text = number(wer.estimate, 1)
     axes.text(max(wer.high, wer.estimate) + 0.015 * limit, place, text, va="center", color=INK.light)
 
 
-def _colour_labels(axes: Axes, names: Sequence[str], styles: Styles) -> None:
+def _color_labels(axes: Axes, names: Sequence[str], styles: Styles) -> None:
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
-        label.set(color=styles[name].colour.light, fontweight="bold")
+        label.set(color=styles[name].color.light, fontweight="bold")
 
 
 def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
@@ -105,7 +105,7 @@ def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], sty
             axes.set_ylim(len(names) - 0.1, -0.15)
             axes.spines["left"].set_visible(False)
             value_axis(axes)
-        _colour_labels(panels[0], names, styles)
+        _color_labels(panels[0], names, styles)
     alt = "; ".join(
         f"{name} on {part}: median {number(float(np.median(v)))} ms, "
         f"90th percentile {number(float(np.percentile(v, 90)))} ms"
@@ -136,21 +136,21 @@ def _ridge(
 ) -> None:
     """One histogram on a base line, with its quantiles; in words when it lies beyond the limits."""
     low, high = limits
-    base, colour = place + 0.8, style.colour.light
+    base, color = place + 0.8, style.color.light
     median, p90 = (float(value) for value in np.percentile(latencies, [50, 90]))
-    axes.plot([low, high], [base, base], color=colour, linewidth=0.7, alpha=0.6)
+    axes.plot([low, high], [base, base], color=color, linewidth=0.7, alpha=0.6)
     if median > high:
         seconds = f"median {number(median / 1000, 1)} s, 90 % under {number(p90 / 1000, 1)} s"
-        axes.text(high, base - 0.1, f"beyond this axis: {seconds} →", ha="right", va="bottom", color=colour)
+        axes.text(high, base - 0.1, f"beyond this axis: {seconds} →", ha="right", va="bottom", color=color)
         return
     edges = np.arange(low, high + HISTOGRAM_BIN_MS, HISTOGRAM_BIN_MS)
     counts, _ = np.histogram(np.clip(latencies, low, high - 1e-6), edges)
     heights = 0.5 * counts / max(counts.max(), 1)
-    axes.stairs(base - heights, edges, baseline=base, fill=True, color=colour, alpha=0.3, linewidth=0)
-    axes.stairs(base - heights, edges, baseline=base, color=colour, linewidth=0.9)
+    axes.stairs(base - heights, edges, baseline=base, fill=True, color=color, alpha=0.3, linewidth=0)
+    axes.stairs(base - heights, edges, baseline=base, color=color, linewidth=0.9)
     for value, line in ((median, "-"), (p90, (0, (1.0, 1.0)))):
         if value <= high:
-            axes.plot([value, value], [base, base - 0.56], color=colour, linewidth=1.6, linestyle=line)
+            axes.plot([value, value], [base, base - 0.56], color=color, linewidth=1.6, linestyle=line)
     nudge = 0.006 * (high - low)
     axes.text(median + nudge, base - 0.58, number(median), ha="right", va="bottom", fontsize=7.5)
     if p90 <= high - 10 * nudge:
@@ -209,7 +209,7 @@ def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> None:
     """Lines for the systems whose delay is beyond any useful axis, named above the panel."""
     for row in rows:
         style = styles[row.system]
-        axes.axhline(row.error_rate.estimate, color=style.colour.light, linestyle=style.line, linewidth=1.3)
+        axes.axhline(row.error_rate.estimate, color=style.color.light, linestyle=style.line, linewidth=1.3)
     if rows:
         names = ", ".join(f"{row.system} ({number(_delay(row) / 1000, 1)} s late)" for row in rows)
         axes.set_title(f"line: {names}", loc="right", fontsize=8, fontweight="normal", color=MUTED.light)
@@ -217,24 +217,24 @@ def _bound_lines(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> None:
 
 def _trade_off_points(axes: Axes, rows: Sequence[ResultRow], styles: Styles) -> None:
     """Points with their names beside them, on the outer side, moved apart where they would overlap."""
-    centre = float(np.mean(axes.get_xlim()))
+    center = float(np.mean(axes.get_xlim()))
     bottom, top = axes.get_ylim()
     points_per_percent = 185.0 / (top - bottom)
     last: dict[bool, float] = {}
     for row in sorted(rows, key=lambda row: row.error_rate.estimate):
-        colour, delay, wer = styles[row.system].colour.light, _delay(row), row.error_rate
-        axes.plot([delay, delay], [wer.low, wer.high], color=colour, linewidth=1.4, alpha=0.7)
+        color, delay, wer = styles[row.system].color.light, _delay(row), row.error_rate
+        axes.plot([delay, delay], [wer.low, wer.high], color=color, linewidth=1.4, alpha=0.7)
         axes.plot(
-            [delay], [wer.estimate], styles[row.system].marker, color=colour, markersize=8,
+            [delay], [wer.estimate], styles[row.system].marker, color=color, markersize=8,
             markeredgecolor=PAPER.light, markeredgewidth=1,
         )  # fmt: skip
-        right = delay >= centre
+        right = delay >= center
         natural = wer.estimate * points_per_percent
         height = max(natural, last.get(right, -1e9) + 12.0)
         last[right] = height
         axes.annotate(
             row.system, (delay, wer.estimate), xytext=(8 if right else -8, height - natural),
-            textcoords="offset points", ha="left" if right else "right", va="center", color=colour,
+            textcoords="offset points", ha="left" if right else "right", va="center", color=color,
             fontweight="bold",
             bbox={"facecolor": PAPER.light, "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
         )  # fmt: skip

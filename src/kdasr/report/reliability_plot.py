@@ -36,7 +36,7 @@ def reliability_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
         for row, value in found
     )
     caption = (
-        "Recognised words by their confidence, in ten bins; the larger the mark, the more words. On the "
+        "Recognized words by their confidence, in ten bins; the larger the mark, the more words. On the "
         "dotted line a confidence is what it says; above it words are better than they say."
     )
     return Plot(
@@ -45,9 +45,9 @@ def reliability_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
 
 
 def _line(axes: Axes, system: str, confidence: Confidence, style: SystemStyle) -> None:
-    bins, colour = confidence.reliability, style.colour.light
+    bins, color = confidence.reliability, style.color.light
     places = [part.confidence for part in bins]
     shares = [part.accuracy for part in bins]
     sizes = [8 + 220 * part.words / confidence.words for part in bins]
-    axes.plot(places, shares, color=colour, linestyle=style.line, linewidth=1.2, label=system)
-    axes.scatter(places, shares, s=sizes, color=colour, alpha=0.6, linewidth=0)
+    axes.plot(places, shares, color=color, linestyle=style.line, linewidth=1.2, label=system)
+    axes.scatter(places, shares, s=sizes, color=color, alpha=0.6, linewidth=0)

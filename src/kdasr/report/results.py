@@ -10,10 +10,10 @@ from kdasr.evaluation.statistics import (
     bootstrap_wer,
     paired_bootstrap,
     relative_reduction,
-    summarise,
+    summarize,
 )
 from kdasr.report.confidence import Confidence, confidence_of
-from kdasr.report.experiment import DecodedPart, SystemRecord, Utterance, frame_seconds_of
+from kdasr.report.experiment import DecodedPart, DecodedUtterance, SystemRecord, frame_seconds_of
 from kdasr.report.roles import Roles
 
 Summary = dict[str, float | int | None]
@@ -33,9 +33,9 @@ class ResultRow:
     num_words: int
     num_utterances: int
     first_token_ms: Summary
-    """`summarise` of the algorithmic latency, and `wall_mean`."""
+    """`summarize` of the algorithmic latency, and `wall_mean`."""
     emission_delay_ms: Summary
-    finalisation_ms: Summary
+    finalization_ms: Summary
     rtf: float | None
     train_steps: int | None
     params: int | None
@@ -74,7 +74,7 @@ class ResultRow:
             "num_utterances": self.num_utterances,
             "first_token_ms": self.first_token_ms,
             "emission_delay_ms": self.emission_delay_ms,
-            "finalisation_ms": self.finalisation_ms,
+            "finalization_ms": self.finalization_ms,
             "rtf": self.rtf,
             "train_steps": self.train_steps,
             "params": self.params,
@@ -88,7 +88,7 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedGain:
     """`row` against `baseline` on the utterances of one part that both decoded."""
 
     row: str
@@ -140,7 +140,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
     words = [utterance.num_words for utterance in utterances]
     first = [value for u in utterances if (value := u.first_token_ms) is not None]
     wall = [value for u in utterances if (value := u.first_token_wall_ms) is not None]
-    final = [value for u in utterances if (value := u.finalisation_ms) is not None]
+    final = [value for u in utterances if (value := u.finalization_ms) is not None]
     return ResultRow(
         system=system.name,
         part=decoded.part,
@@ -152,9 +152,9 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         measure=decoded.measure,
         num_words=sum(words),
         num_utterances=len(utterances),
-        first_token_ms={**summarise(first), "wall_mean": sum(wall) / len(wall) if wall else None},
-        emission_delay_ms=summarise([delay for u in utterances for delay in u.emission_delay_ms]),
-        finalisation_ms=summarise(final),
+        first_token_ms={**summarize(first), "wall_mean": sum(wall) / len(wall) if wall else None},
+        emission_delay_ms=summarize([delay for u in utterances for delay in u.emission_delay_ms]),
+        finalization_ms=summarize(final),
         rtf=summary.get("rtf"),
         train_steps=summary.get("train_steps"),
         params=summary.get("params"),
@@ -167,7 +167,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
     )
 
 
-def comparisons(systems: Sequence[SystemRecord], roles: Roles) -> list[Comparison]:
+def comparisons(systems: Sequence[SystemRecord], roles: Roles) -> list[PairedGain]:
     """Every student against each of its baselines, by part."""
     by_name = {system.name: system for system in systems}
     found = []
@@ -182,7 +182,7 @@ def comparisons(systems: Sequence[SystemRecord], roles: Roles) -> list[Compariso
     return found
 
 
-def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison | None:
+def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain | None:
     """`row` against `baseline`, paired by utterance; None without a common utterance."""
     if part not in row.parts or part not in baseline.parts:
         return None
@@ -199,7 +199,7 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison 
         if a.first_token_ms is not None and b.first_token_ms is not None
     ]
     errors_row, errors_base = ([_errors(u, measure)[0] for u in found] for found in zip(*pairs, strict=True))
-    return Comparison(
+    return PairedGain(
         row=row.name,
         baseline=baseline.name,
         part=part,
@@ -213,7 +213,7 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> Comparison 
     )
 
 
-def _errors(utterance: Utterance, measure: str) -> tuple[int, int]:
+def _errors(utterance: DecodedUtterance, measure: str) -> tuple[int, int]:
     """Errors, and the length of the reference, in words or in characters."""
     if measure == "cer":
         return utterance.num_char_errors, utterance.num_chars

@@ -1,6 +1,6 @@
-"""How figures look: one colour, marker and line per system everywhere, and SVG that follows the page's theme.
+"""How figures look: one color, marker and line per system everywhere, and SVG that follows the page's theme.
 
-Figures are drawn in the light theme's colours. `figure_svg` turns each of these colours into a CSS
+Figures are drawn in the light theme's colors. `figure_svg` turns each of these colors into a CSS
 variable of the page, so that one drawing serves light, dark and print.
 """
 
@@ -20,8 +20,8 @@ from kdasr.common.files import atomic_path
 
 
 @dataclass(frozen=True)
-class Colour:
-    """One role's colour in both themes."""
+class Color:
+    """One role's color in both themes."""
 
     name: str
     """CSS variable, without the dashes in front."""
@@ -31,33 +31,33 @@ class Colour:
 
 @dataclass(frozen=True)
 class SystemStyle:
-    """How one system is drawn; marker and line differ too, for readers who cannot tell the colours apart."""
+    """How one system is drawn; marker and line differ too, for readers who cannot tell the colors apart."""
 
-    colour: Colour
+    color: Color
     marker: str
     line: tuple[float, tuple[float, ...]]
     """Matplotlib's dash pattern: offset, lengths (empty: solid)."""
 
 
-INK = Colour("ink", "#1c2127", "#e6e9ed")
-MUTED = Colour("muted", "#59636e", "#a3adb8")
-RULE = Colour("rule", "#d3d9df", "#3a424b")
-PAPER = Colour("paper", "#fefefe", "#15191e")
-ERROR = Colour("error", "#b3261f", "#ff8a80")
+INK = Color("ink", "#1c2127", "#e6e9ed")
+MUTED = Color("muted", "#59636e", "#a3adb8")
+RULE = Color("rule", "#d3d9df", "#3a424b")
+PAPER = Color("paper", "#fefefe", "#15191e")
+ERROR = Color("error", "#b3261f", "#ff8a80")
 
-# After Okabe and Ito's palette, darkened until text in these colours is readable on white.
+# After Okabe and Ito's palette, darkened until text in these colors is readable on white.
 _SYSTEM_STYLES = (
-    SystemStyle(Colour("system-0", "#5d6873", "#a9b4bf"), "s", (0, (1.0, 1.2))),
-    SystemStyle(Colour("system-1", "#b05a00", "#f2a24c"), "o", (0, (5.0, 1.8))),
-    SystemStyle(Colour("system-2", "#007a5e", "#43c79f"), "^", (0, (5.0, 1.5, 1.0, 1.5))),
-    SystemStyle(Colour("system-3", "#0060b0", "#6cb4ff"), "D", (0, ())),
-    SystemStyle(Colour("system-4", "#94357c", "#e291cb"), "v", (0, (3.0, 1.0))),
-    SystemStyle(Colour("system-5", "#6a6100", "#d3c64a"), "P", (0, (7.0, 2.0))),
-    SystemStyle(Colour("system-6", "#0a7485", "#5cc8da"), "X", (0, (2.0, 2.0))),
-    SystemStyle(Colour("system-7", "#7b4a2a", "#d6a07c"), "*", (0, (9.0, 1.5, 2.0, 1.5))),
+    SystemStyle(Color("system-0", "#5d6873", "#a9b4bf"), "s", (0, (1.0, 1.2))),
+    SystemStyle(Color("system-1", "#b05a00", "#f2a24c"), "o", (0, (5.0, 1.8))),
+    SystemStyle(Color("system-2", "#007a5e", "#43c79f"), "^", (0, (5.0, 1.5, 1.0, 1.5))),
+    SystemStyle(Color("system-3", "#0060b0", "#6cb4ff"), "D", (0, ())),
+    SystemStyle(Color("system-4", "#94357c", "#e291cb"), "v", (0, (3.0, 1.0))),
+    SystemStyle(Color("system-5", "#6a6100", "#d3c64a"), "P", (0, (7.0, 2.0))),
+    SystemStyle(Color("system-6", "#0a7485", "#5cc8da"), "X", (0, (2.0, 2.0))),
+    SystemStyle(Color("system-7", "#7b4a2a", "#d6a07c"), "*", (0, (9.0, 1.5, 2.0, 1.5))),
 )
 
-COLOURS = (INK, MUTED, RULE, PAPER, ERROR, *(style.colour for style in _SYSTEM_STYLES))
+COLORS = (INK, MUTED, RULE, PAPER, ERROR, *(style.color for style in _SYSTEM_STYLES))
 
 _SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -135,8 +135,8 @@ def figure_svg(figure: Figure, prefix: str) -> str:
     svg = re.sub(
         r"(font: [^'\"]*?)('[^\"]*?)(;|\")", lambda found: found[1] + _css_font(found[2]) + found[3], svg
     )
-    for colour in COLOURS:
-        svg = svg.replace(colour.light, f"var(--{colour.name})")
+    for color in COLORS:
+        svg = svg.replace(color.light, f"var(--{color.name})")
     # The size comes from the page; the view box keeps the proportions.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

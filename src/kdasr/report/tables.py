@@ -14,7 +14,7 @@ from rich.table import Table
 from kdasr.common.files import write_json, write_text
 from kdasr.report import wording
 from kdasr.report.long_form import LongFormRow, counts, long_form_table
-from kdasr.report.results import Comparison, ResultRow, part_names
+from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.wording import signed
 
 MIN_WIDTH = 124
@@ -22,7 +22,7 @@ MIN_WIDTH = 124
 LONG_FORM_WIDTH = 140
 """The same of the table of long streams."""
 
-_SUMMARIES = ("first_token", "emission_delay", "finalisation")
+_SUMMARIES = ("first_token", "emission_delay", "finalization")
 _STATISTICS = ("mean", "p50", "p90", "p99")
 
 CSV_COLUMNS = (
@@ -51,7 +51,7 @@ def write_results_json(rows: Sequence[ResultRow], long_form: Sequence[LongFormRo
     )
 
 
-def write_comparisons_json(comparisons: Sequence[Comparison], path: Path) -> None:
+def write_comparisons_json(comparisons: Sequence[PairedGain], path: Path) -> None:
     """Write one object per comparison and part."""
     write_json(path, [comparison.as_json() for comparison in comparisons])
 
@@ -118,14 +118,14 @@ _COLUMNS = (
     _Column("first\ntoken\np90", lambda row: number(row.first_token_ms["p90"])),
     _Column("first\ntoken\nwall", lambda row: number(row.first_token_ms["wall_mean"]), 74),
     _Column("emission\ndelay\nmean", lambda row: number(row.emission_delay_ms["mean"]), 100),
-    _Column("finali-\nsation\nmean", lambda row: number(row.finalisation_ms["mean"]), 100),
+    _Column("finali-\nsation\nmean", lambda row: number(row.finalization_ms["mean"]), 100),
     _Column("RTF", lambda row: number(row.rtf, 3)),
     _Column("params", lambda row: f"{number(row.params / 1e6, 2)} M" if row.params else number(None), 120),
     _Column("steps", lambda row: number(row.train_steps), 100),
 )
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+def comparison_table(comparisons: Sequence[PairedGain]) -> Table:
     """Paired differences for the terminal."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("system", "against", "part"):
@@ -152,7 +152,7 @@ def wide_console(width: int = MIN_WIDTH) -> Console:
 
 
 def print_tables(
-    rows: Sequence[ResultRow], comparisons: Sequence[Comparison], long_form: Sequence[LongFormRow] = ()
+    rows: Sequence[ResultRow], comparisons: Sequence[PairedGain], long_form: Sequence[LongFormRow] = ()
 ) -> None:
     """Print all tables on stdout."""
     console = wide_console()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kdasr.common.feature_frames import FRAME_SHIFT_SECONDS
 from kdasr.report.examples import Example
-from kdasr.report.experiment import SystemRecord, Utterance
+from kdasr.report.experiment import DecodedUtterance, SystemRecord
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.style import ERROR, INK, MUTED, PAPER, RULE, Styles, SystemStyle, figure_style
 from kdasr.report.wording import number, readable
@@ -53,7 +53,7 @@ class Lane:
 
     name: str
     detail: str
-    colour: str
+    color: str
     labels: list[Label]
     marks: list[float] = field(default_factory=list)
     """Encoder frames of emission, in seconds."""
@@ -100,7 +100,7 @@ def timeline_plot(
     )
 
 
-def _reference_lane(utterance: Utterance) -> Lane:
+def _reference_lane(utterance: DecodedUtterance) -> Lane:
     words, shown = utterance.ref_words, readable(utterance.ref)
     if not words:
         labels = [Label(0.0, [(f"{shown(utterance.ref)} (no word alignment)", False)])]
@@ -109,16 +109,16 @@ def _reference_lane(utterance: Utterance) -> Lane:
     return Lane("reference", "", INK.light, labels, spans=[(word.start, word.end) for word in words])
 
 
-def _system_lane(name: str, utterance: Utterance, style: SystemStyle) -> Lane:
+def _system_lane(name: str, utterance: DecodedUtterance, style: SystemStyle) -> Lane:
     latency = utterance.first_token_ms
     detail = f"{utterance.num_errors} error{'' if utterance.num_errors == 1 else 's'}"
     if latency is not None:
         detail += f", {number(latency)} ms"
     marks = [token.emitted for token in utterance.tokens]
-    return Lane(name, detail, style.colour.light, token_labels(utterance), marks=marks)
+    return Lane(name, detail, style.color.light, token_labels(utterance), marks=marks)
 
 
-def token_labels(utterance: Utterance) -> list[Label]:
+def token_labels(utterance: DecodedUtterance) -> list[Label]:
     """Pieces that were shown at the same time, joined; text that goes on with a word starts with a hyphen."""
     starts = sum(token.piece.startswith("▁") for token in utterance.tokens)
     known = starts == len(utterance.words)
@@ -145,7 +145,7 @@ def token_labels(utterance: Utterance) -> list[Label]:
     return labels
 
 
-def _time_range(utterance: Utterance, lanes: Sequence[Lane], width: float) -> float:
+def _time_range(utterance: DecodedUtterance, lanes: Sequence[Lane], width: float) -> float:
     """Seconds on the axis: the audio, and room for the labels that stand to the right of their time."""
     end = max(utterance.duration, *(label.time for lane in lanes for label in lane.labels))
     for lane in lanes:
@@ -261,40 +261,40 @@ def _draw_lane(axes: Axes, lane: Lane, y: float, seconds_per_point: float) -> No
     left = -8 * seconds_per_point
     middle = y + lane.height / 2
     axes.text(
-        left, middle - (4.5 if lane.detail else 0), lane.name, ha="right", va="center", color=lane.colour,
+        left, middle - (4.5 if lane.detail else 0), lane.name, ha="right", va="center", color=lane.color,
         fontweight="bold",
     )  # fmt: skip
     if lane.detail:
         axes.text(left, middle + 5.5, lane.detail, ha="right", va="center", color=MUTED.light, fontsize=7)
     for label in lane.labels:
         row_y = y + label.row * ROW_HEIGHT
-        axes.plot([label.time] * 2, [row_y, bottom], color=lane.colour, linewidth=0.9, alpha=0.8)
+        axes.plot([label.time] * 2, [row_y, bottom], color=lane.color, linewidth=0.9, alpha=0.8)
         position = label.left
         for text, wrong in label.runs:
-            colour = ERROR.light if wrong else lane.colour
+            color = ERROR.light if wrong else lane.color
             # SVG drops spaces at the start of a text, so the position carries them.
             visible = text.strip()
             start = (position + (len(text) - len(text.lstrip())) * CHAR_WIDTH) * seconds_per_point
             stop = start + len(visible) * CHAR_WIDTH * seconds_per_point
             axes.text(
                 start, row_y + ROW_HEIGHT / 2, visible, va="center", ha="left", family="DejaVu Sans Mono",
-                fontsize=FONT_SIZE, color=colour, zorder=3,
+                fontsize=FONT_SIZE, color=color, zorder=3,
                 bbox={"facecolor": PAPER.light, "edgecolor": "none", "pad": 0.3},
             )  # fmt: skip
             if wrong:
-                axes.plot([start, stop], [row_y + ROW_HEIGHT - 0.8] * 2, color=colour, linewidth=0.9)
+                axes.plot([start, stop], [row_y + ROW_HEIGHT - 0.8] * 2, color=color, linewidth=0.9)
             position += len(text) * CHAR_WIDTH
     if lane.marks:
         axes.plot(
-            lane.marks, [bottom + 1.5] * len(lane.marks), "o", color=lane.colour, markersize=1.9, alpha=0.8
+            lane.marks, [bottom + 1.5] * len(lane.marks), "o", color=lane.color, markersize=1.9, alpha=0.8
         )
     for start, stop in lane.spans:
         axes.plot(
-            [start, stop], [bottom, bottom], color=lane.colour, linewidth=2, alpha=0.5, solid_capstyle="butt"
+            [start, stop], [bottom, bottom], color=lane.color, linewidth=2, alpha=0.5, solid_capstyle="butt"
         )
 
 
-def _alt(utterance: Utterance, decoded: dict[str, Utterance]) -> str:
+def _alt(utterance: DecodedUtterance, decoded: dict[str, DecodedUtterance]) -> str:
     shown = readable(utterance.ref)
     lines = [
         f"{name}: “{shown(found.hyp)}”, {found.num_errors} errors"

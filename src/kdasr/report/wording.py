@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kdasr.evaluation.statistics import Interval
 from kdasr.report.experiment import SystemRecord
-from kdasr.report.results import Comparison
+from kdasr.report.results import PairedGain
 
 NOTHING = "–"
 """Stands for a number that was not measured."""
@@ -55,7 +55,7 @@ def baseline_name(system: SystemRecord) -> str:
 
 
 def headline(
-    comparisons: Sequence[Comparison], parts: Sequence[str], row: str, names: Mapping[str, str] | None = None
+    comparisons: Sequence[PairedGain], parts: Sequence[str], row: str, names: Mapping[str, str] | None = None
 ) -> str:
     """One sentence: `row` against its baselines on the first part where it has been compared.
 
@@ -81,14 +81,14 @@ def headline(
     )
 
 
-def _unique_name(comparison: Comparison, among: Sequence[Comparison], names: Mapping[str, str]) -> str:
+def _unique_name(comparison: PairedGain, among: Sequence[PairedGain], names: Mapping[str, str]) -> str:
     """What its baseline is called; its own name, where another one would be called the same."""
     called = [names.get(other.baseline, other.baseline) for other in among]
     name = names.get(comparison.baseline, comparison.baseline)
     return name if called.count(name) == 1 else comparison.baseline
 
 
-def finding(comparison: Comparison, baseline: str) -> str:
+def finding(comparison: PairedGain, baseline: str) -> str:
     """What a comparison says, as a verb phrase."""
     return f"{_errors(comparison, baseline)} and {_first_token(comparison.first_token)}"
 
@@ -106,7 +106,7 @@ def readable(text: str) -> Callable[[str], str]:
     return str.lower if text.isascii() and text.isupper() else str
 
 
-def _errors(comparison: Comparison, baseline: str) -> str:
+def _errors(comparison: PairedGain, baseline: str) -> str:
     change = comparison.wer
     rate, kind = ("CER", "character") if comparison.measure == "cer" else ("WER", "word")
     wers = f"{rate} {number(comparison.row_wer, 1)} against {percent(comparison.baseline_wer)}"

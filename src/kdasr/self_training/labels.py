@@ -74,7 +74,7 @@ class Labels:
             start = end
 
 
-class Labeller:
+class Labeler:
     """Makes labels of proposals."""
 
     def __init__(
@@ -180,7 +180,7 @@ def fits_length(num_pieces: int, num_first: int, tolerance: float | None) -> boo
 
 
 def most_repeats(pieces: Sequence[int]) -> int:
-    """How often the most frequent pair of neighbours occurs."""
+    """How often the most frequent pair of neighbors occurs."""
     return max(Counter(pairwise(pieces)).values(), default=0)
 
 

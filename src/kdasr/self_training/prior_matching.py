@@ -1,6 +1,6 @@
 """`lpm`: the transducer loss of weighted labels, on hypotheses that share one encoder forward.
 
-Local prior matching (Hsu, Lee, Synnaeve and Hannun 2020, arXiv 2002.10336) minimises
+Local prior matching (Hsu, Lee, Synnaeve and Hannun 2020, arXiv 2002.10336) minimizes
 `sum_k w_k * -log P(y_k | x)` over the labels `y_k` of an utterance `x`; no gradient reaches the weights.
 """
 

@@ -98,7 +98,7 @@ class ProposalModel(nn.Module):
         return digest.hexdigest()[:16]
 
 
-def first_guesses(
+def seed_hypotheses(
     proposal: ProposalModel, batches: Iterable[Batch], device: torch.device | str, search: BeamOptions
 ) -> dict[str, FirstGuess]:
     """How long greedy search finds each utterance, and the score of its best hypothesis under a search.
@@ -118,14 +118,14 @@ def first_guesses(
     return guesses
 
 
-def save_guesses(path: Path, guesses: dict[str, FirstGuess], fingerprint: str) -> None:
+def save_hypotheses(path: Path, guesses: dict[str, FirstGuess], fingerprint: str) -> None:
     """Write what the model and the search of this fingerprint said first."""
     rows = {name: list(guess) for name, guess in guesses.items()}
     write_json(path, {"proposal_model": fingerprint, "pieces_and_score_per_piece": rows})
 
 
-def load_guesses(path: Path, ids: Sequence[str], fingerprint: str) -> dict[str, FirstGuess]:
-    """Read what `save_guesses` wrote.
+def load_hypotheses(path: Path, ids: Sequence[str], fingerprint: str) -> dict[str, FirstGuess]:
+    """Read what `save_hypotheses` wrote.
 
     Raises:
         UserError: not such a file, of another model, or without one of the utterances.

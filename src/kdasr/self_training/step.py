@@ -1,7 +1,7 @@
 """The objective of speech with and without transcripts: each batch is of one kind.
 
 A paired batch goes to the supervised objective as it is. For an unpaired one the proposal model proposes, the
-labeller chooses and weighs, and the loss is that of `prior_matching`: `lpm` in the log.
+labeler chooses and weighs, and the loss is that of `prior_matching`: `lpm` in the log.
 """
 
 # Shapes: B utterances, T feature frames, F mel bins, N hypotheses.
@@ -24,7 +24,7 @@ from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjecti
 from kdasr.evaluation.wer import word_errors
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.self_training.labels import Labeller, Labels, label_search
+from kdasr.self_training.labels import Labeler, Labels, label_search
 from kdasr.self_training.prior_matching import nothing_to_learn, tiled_nll, weighted_sums
 from kdasr.self_training.proposals import ProposalModel
 
@@ -41,12 +41,12 @@ class UnpairedParts:
 
     config: UnpairedConfig
     proposal: ProposalModel
-    labeller: Labeller
+    labeler: Labeler
     tokenizer: Decoder
     spec_augment: SpecAugmentConfig
     """Masks on what the student hears; the proposal model hears all of it."""
     transcripts: Mapping[str, str]
-    """Those of utterances that have one, normalised as the pieces are; for the log alone."""
+    """Those of utterances that have one, normalized as the pieces are; for the log alone."""
 
 
 class SemiSupervisedObjective(StepObjective):
@@ -94,7 +94,7 @@ class SemiSupervisedObjective(StepObjective):
     def _label(self, batch: Batch) -> Labels:
         search = label_search(self.parts.config.labels)
         proposals = self.proposal.propose(batch.features_BTF, batch.feature_lens_B, search)
-        return self.parts.labeller(batch.ids, proposals, batch.features_BTF.device)
+        return self.parts.labeler(batch.ids, proposals, batch.features_BTF.device)
 
     def _loss(self, model: Transducer, batch: Batch, labels: Labels, context: Context, step: int) -> Tensor:
         """The loss (B,) of each utterance in nats."""

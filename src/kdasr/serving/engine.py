@@ -1,7 +1,7 @@
 """One thread that decodes the streams of all clients, a batch of their chunks at a time.
 
 The event loop hands audio over and gets updates back; it never waits for a model. The thread owns every
-recogniser stream, so none of them needs a lock. In each round every stream that has a chunk is decoded by
+recognizer stream, so none of them needs a lock. In each round every stream that has a chunk is decoded by
 one, so that a client who sends an hour at once does not delay those who speak.
 """
 

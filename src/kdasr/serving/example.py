@@ -1,4 +1,4 @@
-"""Speech for those who have no microphone at hand, from the synthesiser that made the demo's corpus."""
+"""Speech for those who have no microphone at hand, from the synthesizer that made the demo's corpus."""
 
 import numpy as np
 

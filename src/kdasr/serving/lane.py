@@ -18,7 +18,7 @@ _MERGED = 0.01
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A recogniser under the name by which clients know it."""
+    """A recognizer under the name by which clients know it."""
 
     name: str
     recognizer: StreamingRecognizer
@@ -108,7 +108,7 @@ class _Shown:
 
 
 class Lane:
-    """A stream of one recogniser; used by the engine's thread alone."""
+    """A stream of one recognizer; used by the engine's thread alone."""
 
     def __init__(self, model: ServedModel, arrivals: Arrivals, biasing: BiasingGraph | None = None) -> None:
         """

@@ -194,7 +194,7 @@ class SherpaReplies:
         return None
 
     def update(self, update: Update) -> str:
-        """What was recognised so far in the segment; sent after every decoded chunk."""
+        """What was recognized so far in the segment; sent after every decoded chunk."""
         result, frame = update.result, update.result.frame_seconds
         return _json(
             {

@@ -1,4 +1,4 @@
-"""Listening, and stopping cleanly: what was said before a request to stop is still recognised and sent."""
+"""Listening, and stopping cleanly: what was said before a request to stop is still recognized and sent."""
 
 import ipaddress
 import logging

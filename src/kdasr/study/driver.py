@@ -39,7 +39,7 @@ class Report:
         self.skipped += [name for name in outcome.skipped if name not in self.skipped]
 
 
-def carry_out(study: Study, options: Options, say: Say = print) -> Report:
+def run_study(study: Study, options: Options, say: Say = print) -> Report:
     """Run all jobs of the chosen rows: trials of learning rates first, then every seed with the best one.
 
     What is not tuned (the teachers of all seeds) fills the first round, so that no process waits for the
@@ -151,9 +151,9 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
         baselines=list(results.baselines),
         topline=results.topline,
         seeds=list(results.seeds),
-        fewer={row: config.num_seeds for row, config in results.rows.items() if config.num_seeds},
+        with_fewer_seeds={row: config.num_seeds for row, config in results.rows.items() if config.num_seeds},
         parts=[part for kind in kinds for part in study.recipe.parts(kind)],
-        shared=[] if results.teacher_per_seed else results.foundation(),
+        shared=[] if results.teacher_per_seed else results.teacher_chain(),
         rank_against=results.rank_against,
         against={row: config.against for row, config in results.rows.items() if config.against},
         choices=[row for row, config in results.rows.items() if not config.test],

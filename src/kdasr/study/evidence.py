@@ -38,7 +38,7 @@ class MeanResult:
     wer: Interval
     first_token_ms: float | None
     emission_delay_ms: float | None
-    finalisation_ms: float | None
+    finalization_ms: float | None
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `means` in `summary.json`."""
@@ -52,7 +52,7 @@ class MeanResult:
             "wer_ci": [finite(self.wer.low), finite(self.wer.high)],
             "first_token_ms": self.first_token_ms,
             "emission_delay_ms": self.emission_delay_ms,
-            "finalisation_ms": self.finalisation_ms,
+            "finalization_ms": self.finalization_ms,
         }
 
 
@@ -104,7 +104,7 @@ class Evidence:
     seeds: list[int]
     """Those that a complete row has."""
     parts: list[str]
-    fewer: dict[str, int] = field(default_factory=dict)
+    with_fewer_seeds: dict[str, int] = field(default_factory=dict)
     """Rows that are complete with fewer seeds, and how many that is."""
     shared: list[str] = field(default_factory=list)
     """Rows with one run, of the first seed, that stands beside the students of every seed: a teacher that all
@@ -213,12 +213,12 @@ class Evidence:
             ),
             first_token_ms=mean_of([result.first_token_ms for result in results]),
             emission_delay_ms=mean_of([result.emission_delay_ms for result in results]),
-            finalisation_ms=mean_of([result.finalisation_ms for result in results]),
+            finalization_ms=mean_of([result.finalization_ms for result in results]),
         )
 
     def num_seeds(self, row: str) -> int:
         """How many runs a complete row has."""
-        return 1 if row in self.shared else self.fewer.get(row, len(self.seeds))
+        return 1 if row in self.shared else self.with_fewer_seeds.get(row, len(self.seeds))
 
     def incomplete(self) -> dict[str, int]:
         """Rows that lack seeds on some part, with the number of seeds that they have everywhere."""

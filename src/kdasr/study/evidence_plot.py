@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdasr.report.plots import WIDTH, Plot
-from kdasr.report.style import COLOURS, INK, MUTED, PAPER, figure_style
+from kdasr.report.style import COLORS, INK, MUTED, PAPER, figure_style
 from kdasr.report.wording import number
 from kdasr.study.evidence import Evidence, MeanResult
 from kdasr.study.trained_run import TEACHER, PartResult
 
-_PALETTE = [colour.light for colour in COLOURS if colour.name.startswith("system-")]
+_PALETTE = [color.light for color in COLORS if color.name.startswith("system-")]
 _MARKERS = ("D", "v", "P", "X", "*", "<", ">", "p", "h", "d")
 _BASELINE_MARKERS = ("s", "o", "^", "D")
 LEGEND_ROW = 0.21
@@ -29,13 +29,13 @@ _LABEL_PLACES = (
 
 @dataclass(frozen=True)
 class _Look:
-    """How one row is drawn; number and marker tell it apart without its colour."""
+    """How one row is drawn; number and marker tell it apart without its color."""
 
     number: int
-    colour: str
+    color: str
     marker: str
     hollow: bool
-    """Baselines: outlined in the text's colour."""
+    """Baselines: outlined in the text's color."""
 
 
 def evidence_plot(evidence: Evidence) -> Plot | None:
@@ -65,8 +65,8 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
                 _topline(axes, [m for m in means if (m.part, m.row) == (part, evidence.topline)])
                 _points(axes, [r for r in evidence.results if r.part == part], shown)
                 # Rows that have a panel of their own below would only be a heap of numbers here.
-                labelled = rows if rows == groups[-1] else rows - warm
-                _means(axes, [m for m in streamed if m.part == part and m.row in rows], shown, labelled)
+                labeled = rows if rows == groups[-1] else rows - warm
+                _means(axes, [m for m in streamed if m.part == part and m.row in rows], shown, labeled)
             panels[place][0].set_ylabel("word error rate, %")
         for axes in panels[-1]:
             axes.set_xlabel("mean first-token latency, ms")
@@ -94,11 +94,11 @@ def _looks(rows: Sequence[str], evidence: Evidence) -> dict[str, _Look]:
             looks[row] = _Look(place, INK.light, marker, hollow=True)
         else:
             # Their lengths have no common factor but 2, so that 40 rows get 40 combinations.
-            colour, marker = (
+            color, marker = (
                 _PALETTE[(others + others // 40) % len(_PALETTE)],
                 _MARKERS[others % len(_MARKERS)],
             )
-            looks[row] = _Look(place, colour, marker, hollow=False)
+            looks[row] = _Look(place, color, marker, hollow=False)
             others += 1
     return looks
 
@@ -119,61 +119,61 @@ def _points(axes: Axes, results: Sequence[PartResult], looks: Mapping[str, _Look
         if look is None or result.first_token_ms is None or result.wer is None:
             continue
         axes.plot(
-            [result.first_token_ms], [result.wer], look.marker, color=look.colour, markersize=4.2, alpha=0.65,
-            markerfacecolor="none" if look.hollow else look.colour, markeredgewidth=0.9,
+            [result.first_token_ms], [result.wer], look.marker, color=look.color, markersize=4.2, alpha=0.65,
+            markerfacecolor="none" if look.hollow else look.color, markeredgewidth=0.9,
         )  # fmt: skip
 
 
 def _means(
-    axes: Axes, means: Sequence[MeanResult], looks: Mapping[str, _Look], labelled: Collection[str]
+    axes: Axes, means: Sequence[MeanResult], looks: Mapping[str, _Look], labeled: Collection[str]
 ) -> None:
     where = [(mean.first_token_ms or 0.0, mean.wer.estimate) for mean in means]
     for mean, (latency, wer) in zip(means, where, strict=True):
         look = looks[mean.row]
         axes.plot(
-            [latency], [wer], look.marker, color=look.colour, markersize=10.5, zorder=4 if look.hollow else 3,
-            markerfacecolor="none" if look.hollow else look.colour,
-            markeredgecolor=look.colour if look.hollow else PAPER.light,
+            [latency], [wer], look.marker, color=look.color, markersize=10.5, zorder=4 if look.hollow else 3,
+            markerfacecolor="none" if look.hollow else look.color,
+            markeredgecolor=look.color if look.hollow else PAPER.light,
             markeredgewidth=2.0 if look.hollow else 0.9,
         )  # fmt: skip
     axes.autoscale_view()
-    chosen = [(mean, point) for mean, point in zip(means, where, strict=True) if mean.row in labelled]
+    chosen = [(mean, point) for mean, point in zip(means, where, strict=True) if mean.row in labeled]
     offsets = _label_offsets(axes, where, [point for _, point in chosen])
     for (mean, point), offset in zip(chosen, offsets, strict=True):
         look = looks[mean.row]
         axes.annotate(
             str(look.number), point, xytext=offset, textcoords="offset points", ha="center", va="center",
-            color=look.colour, fontweight="bold", fontsize=8.5, zorder=5,
+            color=look.color, fontweight="bold", fontsize=8.5, zorder=5,
             bbox={"facecolor": PAPER.light, "edgecolor": "none", "pad": 0.2, "alpha": 0.7},
         )  # fmt: skip
 
 
 def _label_offsets(
-    axes: Axes, markers: Sequence[tuple[float, float]], labelled: Sequence[tuple[float, float]]
+    axes: Axes, markers: Sequence[tuple[float, float]], labeled: Sequence[tuple[float, float]]
 ) -> list[tuple[float, float]]:
     """For each label, one after another, the place that is farthest from markers and earlier labels."""
     points_per_pixel = 72 / axes.figure.dpi
     taken = [points_per_pixel * point for point in axes.transData.transform(np.array(markers).reshape(-1, 2))]
     offsets: list[tuple[float, float]] = []
-    for point in labelled:
-        centre = points_per_pixel * axes.transData.transform(point)
-        others = [other for other in taken if np.hypot(*(other - centre)) > 1e-6]
+    for point in labeled:
+        center = points_per_pixel * axes.transData.transform(point)
+        others = [other for other in taken if np.hypot(*(other - center)) > 1e-6]
         # Beyond 12 points any distance will do, so that the preferred place wins.
         room = [
-            min((np.hypot(*(centre + place - other)) for other in others), default=np.inf)
+            min((np.hypot(*(center + place - other)) for other in others), default=np.inf)
             for place in _LABEL_PLACES
         ]
         best = int(np.argmax(np.minimum(room, 12.0)))
         offsets.append(_LABEL_PLACES[best])
-        taken.append(centre + _LABEL_PLACES[best])
+        taken.append(center + _LABEL_PLACES[best])
     return offsets
 
 
 def _legend(figure: Figure, looks: Mapping[str, _Look], evidence: Evidence) -> None:
     handles = [
         Line2D(
-            [], [], linestyle="none", marker=look.marker, color=look.colour, markersize=7,
-            markerfacecolor=PAPER.light if look.hollow else look.colour,
+            [], [], linestyle="none", marker=look.marker, color=look.color, markersize=7,
+            markerfacecolor=PAPER.light if look.hollow else look.color,
             markeredgewidth=1.6 if look.hollow else 0.0,
             label=f"{look.number}  {row}" + (" (baseline)" if look.hollow else ""),
         )

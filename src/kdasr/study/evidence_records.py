@@ -83,7 +83,7 @@ def _row(mean: MeanResult, evidence: Evidence) -> Record:
         "wer_by_seed": " ".join(plain(wer, 2) for wer in by_seed),
         "first_token_ms": plain(mean.first_token_ms),
         "emission_delay_ms": plain(mean.emission_delay_ms),
-        "finalisation_ms": plain(mean.finalisation_ms),
+        "finalization_ms": plain(mean.finalization_ms),
     }
 
 

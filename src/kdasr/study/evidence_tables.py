@@ -130,8 +130,9 @@ def _how(evidence: Evidence) -> str:
         latency = f" `{evidence.topline}` is decoded in whole utterances, so it has no latency."
     else:
         latency = ""
+    some = " (some rows have the first of them only)" if evidence.with_fewer_seeds else ""
     return (
-        f"Seeds {seeds}{' (some rows have the first of them only)' if evidence.fewer else ''}. Students that "
+        f"Seeds {seeds}{some}. Students that "
         "are compared have equal steps, counted after the model that they start from. WER is that of all "
         "seeds together. Latencies are means over seeds of the mean over utterances. Brackets: 95 % "
         f"bootstrap intervals over utterances and seeds, paired where rows are compared.{latency}"
@@ -143,7 +144,7 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
         f"{part} ({sizes(part, evidence)})",
         "",
         "| row | starts from | steps | seeds | WER % (95 %) | WER by seed | first token, ms "
-        "| emission delay, ms | finalisation, ms |",
+        "| emission delay, ms | finalization, ms |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for mean in means:
@@ -159,7 +160,7 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
             " ".join(number(wer, 2) for wer in by_seed),
             number(mean.first_token_ms),
             number(mean.emission_delay_ms),
-            number(mean.finalisation_ms),
+            number(mean.finalization_ms),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

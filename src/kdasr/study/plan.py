@@ -108,7 +108,7 @@ class Planner:
 
     def _needed(self, row: str, seed: int) -> Run:
         """The run of the teacher, or of one of the references, for runs with this seed."""
-        shared = row in self.recipe.results.foundation()
+        shared = row in self.recipe.results.teacher_chain()
         return self.run(row, self.teacher_seed(seed) if shared else seed, None)
 
     def teacher_seed(self, seed: int) -> int:
@@ -123,7 +123,7 @@ class Planner:
             pairs.sort(key=lambda pair: results.seeds.index(pair[1]))
         shared = {
             (row, seed)
-            for row in results.foundation()
+            for row in results.teacher_chain()
             for seed in results.seeds
             if self.teacher_seed(seed) != seed
         }

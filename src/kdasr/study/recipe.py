@@ -56,7 +56,7 @@ class TuneConfig:
 
 
 @dataclass
-class LanguageModelConfig:
+class StudyLanguageModel:
     """A language model that weighs the labels of rows and decodes every row a second time."""
 
     conf: str
@@ -101,7 +101,7 @@ class ResultsConfig:
     summary: Annotated[str, OneOf(*SUMMARIES)] = "comparisons"
     """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
     share of the first baseline's distance to the topline that each has recovered."""
-    language_model: LanguageModelConfig | None = None
+    language_model: StudyLanguageModel | None = None
     """None: rows are decoded by greedy search alone, and those with weights `prior` name a model of their
     own."""
 
@@ -138,7 +138,7 @@ class ResultsConfig:
             found.append(parent)
         return found
 
-    def foundation(self) -> list[str]:
+    def teacher_chain(self) -> list[str]:
         """The teacher, and the rows that it descends from: nearest first."""
         return self.line(self.topline)
 
@@ -267,7 +267,7 @@ def _check_tuning(results: ResultsConfig, source: str) -> None:
 
 def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConfig], source: str) -> None:
     """Students have the same steps, data, model and context, or their comparison would mix effects."""
-    for name in results.foundation()[1:]:
+    for name in results.teacher_chain()[1:]:
         if systems[name].objective.teacher is not None:
             raise UserError(f"{source} '{name}': it learns from '{results.topline}', which starts from it")
     students = {name: config for name, config in systems.items() if results.is_student(name)}

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from kdasr.evaluation.statistics import summarise
-from kdasr.report.experiment import DecodedPart, MetricsRow, Utterance, read_metrics, read_part
+from kdasr.evaluation.statistics import summarize
+from kdasr.report.experiment import DecodedPart, DecodedUtterance, MetricsRow, read_metrics, read_part
 from kdasr.study.seeds import Floats
 
 # Shapes: S seeds, N utterances.
 
 SCRATCH, TEACHER = "scratch", "teacher"
 """What `init` of a row says for random weights and for the topline's."""
-Value = Callable[[Utterance], float]
+Value = Callable[[DecodedUtterance], float]
 """A number of one decoded utterance."""
 
 
@@ -53,7 +53,7 @@ class PartResult:
     num_words: int
     first_token_ms: float | None
     emission_delay_ms: float | None
-    finalisation_ms: float | None
+    finalization_ms: float | None
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `rows` in `summary.json`."""
@@ -65,7 +65,7 @@ class PartResult:
             "wer": self.wer,
             "first_token_ms": self.first_token_ms,
             "emission_delay_ms": self.emission_delay_ms,
-            "finalisation_ms": self.finalisation_ms,
+            "finalization_ms": self.finalization_ms,
             "num_words": self.num_words,
             "train_steps": self.info.steps,
             "learning_rate": self.info.learning_rate,
@@ -95,7 +95,7 @@ def part_result(run: TrainedRun, part: str) -> PartResult:
         num_words=words,
         first_token_ms=mean_of([utterance.first_token_ms for utterance in utterances]),
         emission_delay_ms=mean_of(delays),
-        finalisation_ms=mean_of([utterance.finalisation_ms for utterance in utterances]),
+        finalization_ms=mean_of([utterance.finalization_ms for utterance in utterances]),
     )
 
 
@@ -117,7 +117,7 @@ def finite(value: float) -> float | None:
 
 def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean of the values that there are; None without any."""
-    mean = summarise([value for value in values if value is not None])["mean"]
+    mean = summarize([value for value in values if value is not None])["mean"]
     return None if mean is None else float(mean)
 
 
@@ -138,16 +138,16 @@ def matrix(
     )
 
 
-def errors_of(utterance: Utterance) -> float:
+def errors_of(utterance: DecodedUtterance) -> float:
     """Word errors."""
     return utterance.num_errors
 
 
-def words_of(utterance: Utterance) -> float:
+def words_of(utterance: DecodedUtterance) -> float:
     """Reference words."""
     return utterance.num_words
 
 
-def first_token_of(utterance: Utterance) -> float:
+def first_token_of(utterance: DecodedUtterance) -> float:
     """First-token latency in ms; nan without one."""
     return math.nan if utterance.first_token_ms is None else utterance.first_token_ms

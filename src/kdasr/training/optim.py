@@ -111,6 +111,6 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm of all gradients together, as a scalar tensor (no synchronisation with the device)."""
+    """The 2-norm of all gradients together, as a scalar tensor (no synchronization with the device)."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return nn.utils.get_total_norm(gradients)

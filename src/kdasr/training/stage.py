@@ -108,7 +108,7 @@ def initial_checkpoint(stages: Sequence[StageConfig], index: int, exp_dir: Path)
         raise UserError(f"stage '{stages[index].name}': init_from: {error}") from None
 
 
-def initialise(model: nn.Module, path: Path, tokenizer_fingerprint: str) -> None:
+def initialize(model: nn.Module, path: Path, tokenizer_fingerprint: str) -> None:
     """Copy the weights of a checkpoint, its feature statistics included, into `model`.
 
     Raises:

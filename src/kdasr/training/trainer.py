@@ -19,7 +19,6 @@ from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import StepObjective, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
-from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
 from kdasr.training.interrupt import StopRequest, TrainingInterrupted
 from kdasr.training.lost import count_lost
 from kdasr.training.metrics import Display, Meter, MetricsWriter
@@ -36,6 +35,7 @@ from kdasr.training.resume import (
     set_rng_state,
     truncate_metrics,
 )
+from kdasr.training.step_errors import StepError, naming_batches, pieces_of
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validate, Validation
@@ -123,14 +123,14 @@ class Trainer:
             try:
                 for index in range(self.progress.stages_done, len(wanted)):
                     run_stage(index, self)
-            except AccidentError as error:
-                raise UserError(f"{error}. {self._saved_after_accident()}") from error
+            except StepError as error:
+                raise UserError(f"{error}. {self._saved_after_error()}") from error
             finally:
                 self.display.close()
                 if self.writer is not None:
                     self.writer.close()
 
-    def _saved_after_accident(self) -> str:
+    def _saved_after_error(self) -> str:
         """Keep the state from before the step that failed; says where to go on from."""
         # The other processes of several wait for this one, and cannot be asked.
         if self.fabric.world_size == 1 and self.progress.step > 0:
@@ -194,7 +194,7 @@ class Trainer:
         path = stages.initial_checkpoint(system.stages, index, system.exp_dir)
         from_scratch = old.from_scratch
         if path is not None:
-            stages.initialise(system.model, path, system.tokenizer.fingerprint)
+            stages.initialize(system.model, path, system.tokenizer.fingerprint)
             from_scratch = from_scratch and path.parent.parent == system.exp_dir
         if index == 0 and system.at_start is not None:
             system.at_start(self.fabric)
@@ -215,7 +215,7 @@ class Trainer:
         started, progress = time.perf_counter(), self.progress
         batches: list[TrainBatch] = []
         self._before_step = self.system.train_batches.state_dict(), rng_state()
-        with naming_accidents(batches, self.config, f"step {progress.step + 1}"):
+        with naming_batches(batches, self.config, f"step {progress.step + 1}"):
             for _ in range(self.config.optim.accumulate):
                 batches.append(next(self.system.train_batches))
             context = sample_context(self.system.contexts, self.system.seed, progress.step)
@@ -301,7 +301,7 @@ class Trainer:
         """Results on the dev parts; None when a stop was asked for on the way."""
         alone = self.fabric.world_size == 1
         current: list[TrainBatch] = []
-        with naming_accidents(current, self.config, "validation"):
+        with naming_batches(current, self.config, "validation"):
             return self.system.validate(
                 self.fabric,
                 self.module,

@@ -43,7 +43,7 @@ def validate_transducer(
         _batch_sums, fabric, module, tokenizer=tokenizer, context=context, loss_weights=loss_weights
     )
     sums = sum_over_batches(fabric, module, batches, measure, should_stop)
-    return None if sums is None else _summarise(sums, loss_weights)
+    return None if sums is None else _summarize(sums, loss_weights)
 
 
 def validate_model(
@@ -119,7 +119,7 @@ def _score(ref: str, hyp: str) -> dict[str, int]:
     }
 
 
-def _summarise(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Validation:
+def _summarize(sums: Mapping[str, float], loss_weights: dict[str, float]) -> Validation:
     terms = {}
     for name in (key.removeprefix("term ") for key in sums if key.startswith("term ")):
         count = sums[f"count {name}"]

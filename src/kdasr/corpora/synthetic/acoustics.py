@@ -7,7 +7,7 @@ import numpy as np
 from scipy import signal
 
 from kdasr.corpora.synthetic.bursts import Bursts, add_bursts
-from kdasr.corpora.synthetic.noise import Samples, add_noise, coloured_noise
+from kdasr.corpora.synthetic.noise import Samples, add_noise, colored_noise
 
 # Shapes: N samples.
 
@@ -83,6 +83,6 @@ def apply_surroundings(
         start = int(rng.integers(len(babble_N)))
         noise_N = np.take(babble_N, np.arange(start, start + len(speech_N)), mode="wrap")
     else:
-        noise_N = coloured_noise(len(speech_N), rng.uniform(*limits.slope_db), rng)
+        noise_N = colored_noise(len(speech_N), rng.uniform(*limits.slope_db), rng)
     mixed_N = add_noise(speech_N, noise_N, snr_db)
     return mixed_N if limits.bursts is None else add_bursts(mixed_N, words, limits.bursts, rng)

@@ -15,7 +15,7 @@ SHORTEST_PAUSE_SECONDS = 0.08
 
 
 @dataclass(frozen=True)
-class WordSpan:
+class SpokenSpan:
     """A word and its first and one-past-last sample."""
 
     word: str
@@ -33,7 +33,7 @@ def transcript(text: str) -> str:
     return " ".join(match.group().upper() for match in spoken_words(text))
 
 
-def align_words(text: str, speech: Speech) -> list[WordSpan]:
+def align_words(text: str, speech: Speech) -> list[SpokenSpan]:
     """One span per word of `text`, in order, touching or apart, never empty, inside the speech.
 
     espeak-ng joins some function words ("of the") under one event. Events are matched to words by
@@ -44,7 +44,7 @@ def align_words(text: str, speech: Speech) -> list[WordSpan]:
     starts = _event_samples(words, speech)
     first, last = _sound_limits(speech.samples_N, 0, len(speech.samples_N))
     starts[0] = first
-    spans: list[WordSpan] = []
+    spans: list[SpokenSpan] = []
     index = 0
     while index < len(words):
         following = index + 1
@@ -85,10 +85,10 @@ def _sound_limits(samples_N: NDArray[np.float32], begin: int, end: int) -> tuple
     return begin + int(loud[0]), begin + int(loud[-1]) + 1
 
 
-def _share(group: list[str], begin: int, end: int) -> list[WordSpan]:
+def _share(group: list[str], begin: int, end: int) -> list[SpokenSpan]:
     letters = np.cumsum([0] + [len(word) for word in group])
     limits = begin + np.round((end - begin) * letters / letters[-1]).astype(int)
     return [
-        WordSpan(word.upper(), int(start), int(stop))
+        SpokenSpan(word.upper(), int(start), int(stop))
         for word, start, stop in zip(group, limits[:-1], limits[1:], strict=True)
     ]

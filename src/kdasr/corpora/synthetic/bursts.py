@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdasr.corpora.synthetic.noise import Samples, coloured_noise
+from kdasr.corpora.synthetic.noise import Samples, colored_noise
 
 # Shapes: N samples.
 
@@ -42,7 +42,7 @@ def add_bursts(
         length = min(int(rng.uniform(*bursts.seconds) * 16000), end - start)
         first = int(rng.integers(start, end - length + 1))
         covered_N = samples_N[first : first + length]
-        noise_N = coloured_noise(length, rng.uniform(*bursts.slope_db), rng)
+        noise_N = colored_noise(length, rng.uniform(*bursts.slope_db), rng)
         gain = np.sqrt(np.mean(covered_N**2) * 10 ** (-rng.uniform(*bursts.snr_db) / 10))
         noisy_N[first : first + length] += gain * noise_N
     return noisy_N

@@ -15,7 +15,7 @@ import soundfile
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, read_object, write_json
 from kdasr.corpora.synthetic import writer
-from kdasr.corpora.synthetic.plan import Chapter, Plan, make_plan
+from kdasr.corpora.synthetic.plan import Chapter, CorpusPlan, make_plan
 from kdasr.corpora.synthetic.render import Renderer
 from kdasr.corpora.synthetic.sizes import Size
 
@@ -153,7 +153,7 @@ def _work(out: Path, chapter: Chapter) -> None:
     writer.write_chapter(out, chapter, _renderer)
 
 
-def _finish(out: Path, plan: Plan, identity: dict[str, Any], new_chapters: set[str]) -> Summary:
+def _finish(out: Path, plan: CorpusPlan, identity: dict[str, Any], new_chapters: set[str]) -> Summary:
     """Write what needs the whole corpus, and last the mark that it is complete."""
     by_speaker: dict[str, float] = defaultdict(float)
     by_part: dict[str, float] = defaultdict(float)

@@ -22,7 +22,7 @@ def active_power(samples_N: Samples) -> float:
     return float(np.mean(powers[powers >= 1e-4 * powers.max()]))
 
 
-def coloured_noise(length: int, slope_db: float, rng: np.random.Generator) -> Samples:
+def colored_noise(length: int, slope_db: float, rng: np.random.Generator) -> Samples:
     """Stationary Gaussian noise of unit power whose spectrum falls by `slope_db` per octave above 50 Hz."""
     padded = fft.next_fast_len(length, real=True)
     spectrum_F = fft.rfft(rng.standard_normal(padded))

@@ -16,7 +16,7 @@ MAX_TRIES = 1000
 
 
 @dataclass(frozen=True)
-class Utterance:
+class PlannedUtterance:
     """One sentence of a speaker."""
 
     id: str
@@ -30,7 +30,7 @@ class Chapter:
 
     id: str
     speaker: Speaker
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[PlannedUtterance, ...]
 
     @property
     def folder(self) -> str:
@@ -44,7 +44,7 @@ class Chapter:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CorpusPlan:
     """The corpus to be written."""
 
     size: Size
@@ -54,7 +54,7 @@ class Plan:
     transcripts: frozenset[str]
 
 
-def make_plan(size: Size, seed: int) -> Plan:
+def make_plan(size: Size, seed: int) -> CorpusPlan:
     """Draw speakers and sentences. No two transcripts are the same, so no test sentence is in training.
 
     Raises:
@@ -69,7 +69,7 @@ def make_plan(size: Size, seed: int) -> Plan:
         for number in range(part_size.chapters):
             chapter_id = str(100001 + index * 100 + number)
             chapters.append(_make_chapter(chapter_id, speaker, part_size, grammar, seed, taken))
-    return Plan(size, seed, tuple(speakers), tuple(chapters), frozenset(taken))
+    return CorpusPlan(size, seed, tuple(speakers), tuple(chapters), frozenset(taken))
 
 
 def draw_speakers(size: Size, seed: int) -> list[Speaker]:
@@ -106,7 +106,9 @@ def _make_chapter(
     utterances = []
     for number in range(part_size.utterances):
         utterance_id = f"{speaker.id}-{chapter_id}-{number:04d}"
-        utterances.append(Utterance(utterance_id, _unseen_sentence(utterance_id, grammar, seed, taken)))
+        utterances.append(
+            PlannedUtterance(utterance_id, _unseen_sentence(utterance_id, grammar, seed, taken))
+        )
     return Chapter(chapter_id, speaker, tuple(utterances))
 
 
@@ -122,7 +124,7 @@ def _unseen_sentence(utterance_id: str, grammar: Grammar, seed: int, taken: set[
     )
 
 
-def lm_sentences(plan: Plan, count: int | None = None) -> Iterator[str]:
+def lm_sentences(plan: CorpusPlan, count: int | None = None) -> Iterator[str]:
     """Sentences for language models as they would be transcribed; none of them is a transcript of the plan.
 
     `count` of them, or as many as the size says. A longer text begins with the shorter one.

@@ -13,7 +13,7 @@ from kdasr.corpora.synthetic.alignment import align_words
 from kdasr.corpora.synthetic.espeak import Synthesizer, Voice
 from kdasr.corpora.synthetic.grammar import Grammar
 from kdasr.corpora.synthetic.noise import Samples, active_power
-from kdasr.corpora.synthetic.plan import Utterance
+from kdasr.corpora.synthetic.plan import PlannedUtterance
 from kdasr.corpora.synthetic.seeds import generator
 from kdasr.corpora.synthetic.sizes import Size
 from kdasr.corpora.synthetic.voices import SEEN_ACCENTS, UNSEEN_ACCENTS, Speaker, draw_speaker, voice_pairs
@@ -62,7 +62,7 @@ class Renderer:
         self._synthesizer = Synthesizer()
         self._babble_N: Samples | None = None
 
-    def render(self, utterance: Utterance, speaker: Speaker) -> Rendered:
+    def render(self, utterance: PlannedUtterance, speaker: Speaker) -> Rendered:
         """Synthesise one utterance of `speaker` as its part demands."""
         rng = generator(self.seed, "audio", utterance.id)
         is_other = "other" in speaker.part

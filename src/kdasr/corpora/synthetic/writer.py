@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from kdasr.common.files import atomic_path, write_text
-from kdasr.corpora.synthetic.plan import Chapter, Plan, lm_sentences
+from kdasr.corpora.synthetic.plan import Chapter, CorpusPlan, lm_sentences
 from kdasr.corpora.synthetic.render import SAMPLE_RATE, Rendered, Renderer
 from kdasr.data.audio_reading import write_flac
 
@@ -64,7 +64,7 @@ def chapter_seconds(corpus: Path, chapter: Chapter) -> float:
     return sum(float(line.rsplit('"', 2)[1].rsplit(",", 1)[-1]) for line in lines)
 
 
-def write_speakers(corpus: Path, plan: Plan, seconds: dict[str, float]) -> None:
+def write_speakers(corpus: Path, plan: CorpusPlan, seconds: dict[str, float]) -> None:
     """SPEAKERS.TXT; `seconds` is the audio of each speaker id."""
     lines = [
         "; Synthetic speakers: accent + variant of espeak-ng, own rate, pitch, range and vocal tract.\n",
@@ -78,7 +78,7 @@ def write_speakers(corpus: Path, plan: Plan, seconds: dict[str, float]) -> None:
     write_text(corpus / AUDIO_FOLDER / "SPEAKERS.TXT", "".join(lines))
 
 
-def write_lm_text(corpus: Path, plan: Plan) -> None:
+def write_lm_text(corpus: Path, plan: CorpusPlan) -> None:
     """The text-only corpus for language models, a sentence per line."""
     with atomic_path(corpus / LM_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{sentence}\n" for sentence in lm_sentences(plan))

@@ -97,7 +97,7 @@ class Term(nn.Module):
         return cls()
 
     def forward(self, given: Given) -> Mapping[str, Tensor]:
-        """Its value `(B,)` under its own name, before normalisation; further names are for the log alone."""
+        """Its value `(B,)` under its own name, before normalization; further names are for the log alone."""
         raise NotImplementedError
 
 

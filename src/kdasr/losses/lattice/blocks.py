@@ -22,7 +22,7 @@ NODES_AT_ONCE = {"cpu": 1024, "gpu": 1 << 17}
 
 
 @dataclass(frozen=True)
-class Plan:
+class LatticePlan:
     """Which nodes are evaluated, and with what."""
 
     frames_F: Tensor
@@ -70,7 +70,7 @@ def plan_of(
     termination_symbol: int,
     boundary: Tensor | None,
     rnnt_type: str,
-) -> Plan:
+) -> LatticePlan:
     """Which nodes a joiner is evaluated on; its scores are used once, and without gradient.
 
     Arguments and errors as `kdasr.losses.lattice.joint.joint_losses`.
@@ -85,7 +85,7 @@ def plan_of(
 
 def plan_of_nodes(
     symbols: Tensor, ranges: Tensor, termination_symbol: int, boundary: Tensor | None, rnnt_type: str
-) -> Plan:
+) -> LatticePlan:
     """`plan_of` for logits of which nothing is known: S + 1 states for S symbols."""
     check_names(rnnt_type, "none")
     check_ranges(ranges, symbols.shape[-1])
@@ -95,7 +95,7 @@ def plan_of_nodes(
     boundary = None if boundary is None else boundary.to(ranges.device).long()
     frames_F, states_FK = valid_frames(ranges, boundary, symbols.shape[1] + 1)
     symbols_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
-    return Plan(
+    return LatticePlan(
         frames_F=frames_F,
         states_FK=states_FK,
         symbols_FK=symbols_BTK.flatten(0, 1).index_select(0, frames_F),
@@ -128,7 +128,7 @@ class Block:
     """Only the kernels want them again."""
 
     @classmethod
-    def scored(cls, logits_RV: Tensor, plan: Plan, block: slice) -> tuple["Block", Tensor, Tensor]:
+    def scored(cls, logits_RV: Tensor, plan: LatticePlan, block: slice) -> tuple["Block", Tensor, Tensor]:
         """The block, and the log-probabilities of its nodes' symbols and blanks."""
         symbols_R = plan.symbols_FK[block].flatten()
         kernels = node_kernels(logits_RV)
@@ -137,7 +137,7 @@ class Block:
             return cls(logits_RV, normalizers_R), px_R, py_R
         return cls(logits_RV, None), *node_log_probs(logits_RV, symbols_R, plan.blank)
 
-    def gradient_(self, plan: Plan, block: slice, symbol_FK: Tensor, blank_FK: Tensor) -> Tensor:
+    def gradient_(self, plan: LatticePlan, block: slice, symbol_FK: Tensor, blank_FK: Tensor) -> Tensor:
         """The gradient of the logits given that of the scores; with kernels it takes their place."""
         symbols_R, symbol_R, blank_R = (
             plan.symbols_FK[block].flatten(),
@@ -154,7 +154,7 @@ class Block:
         return kernels.node_gradient_(logits_RV, symbols_R, plan.blank, self.normalizers_R, symbol_R, blank_R)
 
 
-def score_nodes(logits: NodeLogits, plan: Plan) -> tuple[Tensor, Tensor, list[Block]]:
+def score_nodes(logits: NodeLogits, plan: LatticePlan) -> tuple[Tensor, Tensor, list[Block]]:
     """Log-probabilities of the nodes' symbols and blanks `(F, K)`, and the blocks if they are kept."""
     kept: list[Block] = []
     like = logits.am_BTD if isinstance(logits, Joint) else torch.zeros(0, device=plan.frames_F.device)
@@ -180,7 +180,7 @@ class Gradients:
             for tensor, wanted in zip(student, needed, strict=True)
         ]
 
-    def add(self, plan: Plan, block: slice, hidden: Tensor, gradient: Tensor) -> None:
+    def add(self, plan: LatticePlan, block: slice, hidden: Tensor, gradient: Tensor) -> None:
         """Take a block's gradient of the logits through the joiner."""
         am, lm, weight, bias = self.sums
         if bias is not None:

@@ -22,10 +22,10 @@ from kdasr.losses.lattice.power import PowerRule
 
 
 def collapse(logits_NV: Tensor, symbols_N: Tensor, blank: int) -> Tensor:
-    """Unnormalised log-probabilities of the three classes, `(N, 3)`.
+    """Unnormalized log-probabilities of the three classes, `(N, 3)`.
 
     Args:
-        logits_NV: unnormalised.
+        logits_NV: unnormalized.
         symbols_N: int64, the next symbol of each node; `blank` where there is none, which makes the first
             class impossible (-inf).
         blank: class of the blank.

@@ -15,7 +15,7 @@ class NodeLogits(Protocol):
     """Distributions at lattice nodes; `Joint` is one."""
 
     def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of nodes, `(N, classes)`, without gradient."""
+        """Unnormalized log-probabilities of nodes, `(N, classes)`, without gradient."""
         ...
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdasr.losses.lattice.blocks import Block, Gradients, Plan, plan_of, score_nodes
+from kdasr.losses.lattice.blocks import Block, Gradients, LatticePlan, plan_of, score_nodes
 from kdasr.losses.lattice.first_order import first_order_only
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.nodes import Divergence, NodeTerm, diverge
@@ -83,7 +83,7 @@ def joint_losses(
         rnnt_type: regular | modified | constrained.
         windows: `(B, S, 2)` int64, the frames in which each symbol may be emitted, first and one past the
             last; paths outside count neither in the loss nor in the occupation. None: anywhere.
-        delay_penalty: nats per frame in favour of early symbols.
+        delay_penalty: nats per frame in favor of early symbols.
         fast_emit: the loss's derivatives by the symbols' log-probabilities are multiplied by 1 + this, those
             by the blanks' and the loss itself are not (FastEmit, Yu et al. 2021, arXiv 2010.11148).
         nodes: divergences between distributions at nodes.
@@ -124,7 +124,7 @@ def joint_losses(
 
 
 class _Inputs(NamedTuple):
-    plan: Plan
+    plan: LatticePlan
     nodes: tuple[NodeTerm, ...]
     paths: tuple[PathTerm, ...]
 
@@ -220,14 +220,14 @@ def _save(
     ctx.set_materialize_grads(False)
 
 
-def _within_windows(px_BTK: Tensor, plan: Plan) -> Tensor:
+def _within_windows(px_BTK: Tensor, plan: LatticePlan) -> Tensor:
     if plan.windows is None:
         return px_BTK
     return px_BTK.masked_fill(outside_band(plan.windows, plan.ranges_BTK), -torch.inf)
 
 
 def _compare_paths(
-    path: PathTerm, px_BTK: Tensor, py_BTK: Tensor, band: BandTotals, plan: Plan
+    path: PathTerm, px_BTK: Tensor, py_BTK: Tensor, band: BandTotals, plan: LatticePlan
 ) -> PathValues:
     """The divergence between paths, given the recursion of the loss."""
     scores = BandScores(px_BTK, py_BTK, plan.ranges_BTK, plan.boundary, plan.num_symbols, plan.rnnt_type)

@@ -49,8 +49,8 @@ def power_kl_with_gradient(
     reverse.
 
     Args:
-        student_NV: unnormalised.
-        teacher_NV: unnormalised, of the same nodes.
+        student_NV: unnormalized.
+        teacher_NV: unnormalized, of the same nodes.
         exponents_N: from `kdasr.losses.lattice.power`; all 1: the plain divergence.
         form: sides, direction and scale.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from kdasr.losses.lattice.blocks import Block, Plan
+from kdasr.losses.lattice.blocks import Block, LatticePlan
 from kdasr.losses.lattice.joiner import Joint
 
 MIN_WEIGHT = 1e-7
@@ -99,7 +99,7 @@ class Divergence:
 
 
 def diverge(
-    student: Joint, plan: Plan, term: NodeTerm, occupation_BTK: Tensor, blocks: list[Block]
+    student: Joint, plan: LatticePlan, term: NodeTerm, occupation_BTK: Tensor, blocks: list[Block]
 ) -> Divergence:
     weighted = nodes_with_weight(plan, term.weigh(occupation_BTK), student.lm_BSD.shape[1])
     term.begin(weighted.nodes)
@@ -117,7 +117,7 @@ def diverge(
     return Divergence(weighted, values)
 
 
-def nodes_with_weight(plan: Plan, weights_BTK: Tensor, num_states: int) -> WeightedNodes:
+def nodes_with_weight(plan: LatticePlan, weights_BTK: Tensor, num_states: int) -> WeightedNodes:
     num_kept = plan.states_FK.shape[1]
     weights_R = plan.gather(weights_BTK).flatten()
     bounds = [block.stop * num_kept for block in plan.blocks()]

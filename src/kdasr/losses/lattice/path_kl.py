@@ -41,7 +41,7 @@ class PathForm:
     normalize: str = "both"
     """Whose path probabilities are divided by their sum over the band: both | teacher | none."""
     exponent: float = 1.0
-    """Power of the teacher's path probabilities, which are normalised after it: below 1 smooths its
+    """Power of the teacher's path probabilities, which are normalized after it: below 1 smooths its
     alignments, above 1 sharpens them."""
 
     def __post_init__(self) -> None:
@@ -118,33 +118,33 @@ class PathKl:
             one's total is. An utterance without a path is 0 and has no gradient.
         """
         exponent = self.form.exponent
-        taught = self.teacher.totals(exponent)
-        assert taught.symbol_grad_BTK is not None and taught.blank_grad_BTK is not None
-        value_B = _log_ratio(taught.symbol_grad_BTK, self.teacher.symbol_BTK, student.symbol_BTK, exponent)
-        value_B += _log_ratio(taught.blank_grad_BTK, self.teacher.blank_BTK, student.blank_BTK, exponent)
+        target = self.teacher.totals(exponent)
+        assert target.symbol_grad_BTK is not None and target.blank_grad_BTK is not None
+        value_B = _log_ratio(target.symbol_grad_BTK, self.teacher.symbol_BTK, student.symbol_BTK, exponent)
+        value_B += _log_ratio(target.blank_grad_BTK, self.teacher.blank_BTK, student.blank_BTK, exponent)
         if self.form.normalize == "none":
-            value_B = value_B * taught.scores_B.exp()
+            value_B = value_B * target.scores_B.exp()
         else:
-            value_B = value_B - taught.scores_B
+            value_B = value_B - target.scores_B
         if totals is not None:
             # Where no path of the student's is possible, the sum over the teacher's is inf already.
             value_B = value_B + totals.scores_B.masked_fill(totals.scores_B.isneginf(), 0.0)
-        value_B = value_B.masked_fill(taught.scores_B.isneginf(), 0.0)
-        return PathValues(value_B, *(self._gradient(taught, totals) if with_gradient else (None, None)))
+        value_B = value_B.masked_fill(target.scores_B.isneginf(), 0.0)
+        return PathValues(value_B, *(self._gradient(target, totals) if with_gradient else (None, None)))
 
-    def _gradient(self, taught: BandTotals, totals: BandTotals | None) -> tuple[Tensor, Tensor]:
+    def _gradient(self, target: BandTotals, totals: BandTotals | None) -> tuple[Tensor, Tensor]:
         """By the student's symbol and blank scores."""
-        assert taught.symbol_grad_BTK is not None and taught.blank_grad_BTK is not None
-        scores_B11 = taught.scores_B[:, None, None]
+        assert target.symbol_grad_BTK is not None and target.blank_grad_BTK is not None
+        scores_B11 = target.scores_B[:, None, None]
         if totals is not None:
             assert totals.symbol_grad_BTK is not None and totals.blank_grad_BTK is not None
             possible_B11 = ~scores_B11.isneginf()
             return (
-                totals.symbol_grad_BTK * possible_B11 - taught.symbol_grad_BTK,
-                totals.blank_grad_BTK * possible_B11 - taught.blank_grad_BTK,
+                totals.symbol_grad_BTK * possible_B11 - target.symbol_grad_BTK,
+                totals.blank_grad_BTK * possible_B11 - target.blank_grad_BTK,
             )
         scale = -scores_B11.exp() if self.form.normalize == "none" else -1.0
-        return taught.symbol_grad_BTK * scale, taught.blank_grad_BTK * scale
+        return target.symbol_grad_BTK * scale, target.blank_grad_BTK * scale
 
 
 def _log_ratio(used_BTK: Tensor, teacher_BTK: Tensor, student_BTK: Tensor, exponent: float) -> Tensor:

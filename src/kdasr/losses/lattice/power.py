@@ -1,4 +1,4 @@
-"""How far a target distribution is smoothed: the exponent of a renormalised power transform.
+"""How far a target distribution is smoothed: the exponent of a renormalized power transform.
 
 `p^a / sum(p^a) = softmax(a * log p)`, a temperature of `1 / a`: an exponent below 1 smooths, 1 changes
 nothing. The rules are ours, after the "power transformation based adaptive smoothness" of Tang et al. 2023
@@ -56,7 +56,7 @@ def node_exponents(log_probs_NV: Tensor, rule: PowerRule) -> Tensor:
     """The exponent of every node, `(N,)`, in (0, 1].
 
     Args:
-        log_probs_NV: normalised log-probabilities of the distributions to smooth.
+        log_probs_NV: normalized log-probabilities of the distributions to smooth.
         rule: which rule; its granularity does not matter here.
 
     Returns:
@@ -85,7 +85,7 @@ def utterance_exponents(
     """One exponent per utterance, `(B,)`: the rule applied to the weighted mean over its nodes.
 
     Args:
-        log_probs_NV: normalised log-probabilities of all nodes that count.
+        log_probs_NV: normalized log-probabilities of all nodes that count.
         rule: which rule; its granularity does not matter here.
         weights_N: the nodes' weights; they need not sum to 1.
         utterances_N: the utterance of each node.

@@ -224,7 +224,7 @@ def node_scores(logits_RV: Tensor, symbols_R: Tensor, blank: int) -> tuple[Tenso
     """Log-probability of each node's symbol and of blank, and the log of its softmax's denominator.
 
     Args:
-        logits_RV: contiguous float32, bfloat16 or float16, unnormalised.
+        logits_RV: contiguous float32, bfloat16 or float16, unnormalized.
         symbols_R: int64, the symbol that each node would emit.
         blank: class of the blank.
 
@@ -284,7 +284,7 @@ def kl_rows_(
     """Divergence of each node between power-transformed distributions, with an exponent of its own.
 
     Args:
-        student_RV: contiguous float32, bfloat16 or float16, unnormalised.
+        student_RV: contiguous float32, bfloat16 or float16, unnormalized.
         teacher_RV: likewise. **Overwritten** with the gradient of `weights_R * kl_R` by the student's logits.
         weights_R: 0: the node is not read, has divergence 0, exponent 1 and gradient 0.
         rule: which exponent; its granularity is node.

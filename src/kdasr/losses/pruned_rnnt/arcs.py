@@ -16,7 +16,7 @@ def node_log_probs(logits: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor,
     The log-softmax exists for some rows at a time only.
 
     Args:
-        logits: `(..., V)`, unnormalised.
+        logits: `(..., V)`, unnormalized.
         symbols: `(...)` int64, the symbol that each node would emit.
         blank: class of the blank.
 
@@ -85,7 +85,7 @@ def finish_symbol_arcs(
         boundary: `(B, 4)` or None.
         rnnt_type: regular: a last frame without symbols is appended; constrained: the blank that must
             follow a symbol is added to it.
-        delay_penalty: nats per frame, in favour of early symbols (k2's delay penalty).
+        delay_penalty: nats per frame, in favor of early symbols (k2's delay penalty).
 
     Returns:
         `(B, S, T + 1)` (regular) or `(B, S, T)`.

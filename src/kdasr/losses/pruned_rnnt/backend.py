@@ -54,7 +54,7 @@ NATIVE = Backend(
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """A backend, and why it is the one."""
 
     backend: Backend
@@ -64,7 +64,7 @@ class Choice:
 
 
 @cache
-def choose_backend(name: str = "auto") -> Choice:
+def choose_backend(name: str = "auto") -> BackendChoice:
     """The pruned RNN-T functions of k2 or of this package.
 
     Args:
@@ -76,13 +76,13 @@ def choose_backend(name: str = "auto") -> Choice:
     if name not in BACKENDS:
         raise UserError(f"rnnt backend '{name}': expected one of {', '.join(BACKENDS)}")
     if name == "native":
-        return Choice(NATIVE, "as asked")
+        return BackendChoice(NATIVE, "as asked")
     try:
         return _k2(must_run_everywhere=name == "auto")
     except ImportError as error:
         if name == "k2":
             raise UserError(f"rnnt backend 'k2': {error}; use 'auto' or 'native'") from error
-        return Choice(NATIVE, str(error), passes_over_k2=not isinstance(error, ModuleNotFoundError))
+        return BackendChoice(NATIVE, str(error), passes_over_k2=not isinstance(error, ModuleNotFoundError))
 
 
 def select_backend(name: str = "auto", reason: str = "") -> Backend:
@@ -93,7 +93,7 @@ def select_backend(name: str = "auto", reason: str = "") -> Backend:
     return choice.backend
 
 
-def _k2(must_run_everywhere: bool) -> Choice:
+def _k2(must_run_everywhere: bool) -> BackendChoice:
     """k2's functions.
 
     Raises:
@@ -109,4 +109,4 @@ def _k2(must_run_everywhere: bool) -> Choice:
     if must_run_everywhere and devices == "cpu only" and torch.cuda.is_available():
         raise ImportError(f"k2 {k2_version()} was built without CUDA, which torch has here")
     functions = {name: getattr(k2, name) for name in FUNCTIONS}
-    return Choice(Backend(name="k2", **functions), f"{k2_version()}, {devices}")
+    return BackendChoice(Backend(name="k2", **functions), f"{k2_version()}, {devices}")

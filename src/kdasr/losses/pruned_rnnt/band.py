@@ -60,7 +60,7 @@ def band_totals(
         boundary: `(B, 4)` int64, `[0, 0, s_end, t_end]`, or None.
         num_symbols: S.
         rnnt_type: regular | modified | constrained.
-        delay_penalty: nats per frame in favour of early symbols.
+        delay_penalty: nats per frame in favor of early symbols.
         with_occupation: also how often paths use each arc, which is the gradient.
     """
     if px_BTK.shape[1] == 0:

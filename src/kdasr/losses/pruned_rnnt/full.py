@@ -25,12 +25,12 @@ def rnnt_loss(
     """Transducer loss of a joiner evaluated on the whole lattice.
 
     Args:
-        logits: `(B, T, S + 1, V)`, unnormalised.
+        logits: `(B, T, S + 1, V)`, unnormalized.
         symbols: `(B, S)` int64, without a start symbol.
         termination_symbol: the blank's class.
         boundary: `(B, 4)` int64, `[s_begin, t_begin, s_end, t_end]`; None: everything is valid.
         rnnt_type: regular | modified | constrained, as in `rnnt_loss_simple`.
-        delay_penalty: nats per frame in favour of early symbols.
+        delay_penalty: nats per frame in favor of early symbols.
         reduction: none | mean (over utterances) | sum.
 
     Returns:

@@ -126,13 +126,13 @@ def rnnt_loss_pruned(
     """Transducer loss of a joiner evaluated on the pruned lattice.
 
     Args:
-        logits: `(B, T, K, V)`, unnormalised, of the states in `ranges`.
+        logits: `(B, T, K, V)`, unnormalized, of the states in `ranges`.
         symbols: `(B, S)` int64, without a start symbol.
         ranges: `(B, T, K)` from `get_rnnt_prune_ranges`.
         termination_symbol: the blank's class.
         boundary: `(B, 4)` int64, `[0, 0, s_end, t_end]`; None: everything is valid.
         rnnt_type: regular | modified | constrained, as in `rnnt_loss_simple`.
-        delay_penalty: nats per frame in favour of early symbols.
+        delay_penalty: nats per frame in favor of early symbols.
         reduction: none | mean (over utterances) | sum.
         use_hat_loss: factor blank out of the softmax (HAT, Variani et al. 2020).
 

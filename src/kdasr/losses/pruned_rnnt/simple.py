@@ -1,4 +1,4 @@
-"""The trivial-joiner losses: `logits = am + lm`, whose normaliser is one matrix product.
+"""The trivial-joiner losses: `logits = am + lm`, whose normalizer is one matrix product.
 
 Kuang et al. 2022, "Pruned RNN-T for fast, memory-efficient ASR training" (arXiv 2206.13236), sections 3.1
 and 3.4; arguments and results are those of k2's functions of the same names. Gradients are written out: the
@@ -37,7 +37,7 @@ class _Factors(NamedTuple):
     lm_probs_BSC: Tensor
     """exp(lm - its maximum over the classes), `(B, S + 1, C)`."""
     product_BST: Tensor
-    """The combined normaliser before its logarithm, `(B, S + 1, T)`."""
+    """The combined normalizer before its logarithm, `(B, S + 1, T)`."""
     unigram_C: Tensor | None
     """The batch's mean of softmax(lm), padding included as in k2; None without `am_only`."""
 
@@ -200,13 +200,13 @@ def rnnt_loss_simple(
     """Transducer loss of the joiner `am + lm`.
 
     Args:
-        lm: `(B, S + 1, C)` unnormalised scores of the predictor.
-        am: `(B, T, C)` unnormalised scores of the encoder.
+        lm: `(B, S + 1, C)` unnormalized scores of the predictor.
+        am: `(B, T, C)` unnormalized scores of the encoder.
         symbols: `(B, S)` int64, without a start symbol.
         termination_symbol: the blank's class.
         boundary: `(B, 4)` int64, `[s_begin, t_begin, s_end, t_end]`; None: everything is valid.
         rnnt_type: regular | modified (a symbol takes a frame) | constrained (modified, and a blank follows).
-        delay_penalty: nats per frame in favour of early symbols.
+        delay_penalty: nats per frame in favor of early symbols.
         reduction: none | mean (over utterances) | sum.
         return_grad: also return the occupations that pruning needs.
 

@@ -1,7 +1,7 @@
 """The recursion over columns as Triton kernels: what `recursion.advance` and `occupy` do, on a GPU.
 
 One program per utterance walks over its columns, with the current column in registers. A column needs its
-neighbours' values from the column before, and gets them by a gather between lanes (shuffles or shared memory,
+neighbors' values from the column before, and gets them by a gather between lanes (shuffles or shared memory,
 ordered by the compiler), so no program reads back what it has written. What a loop reads from memory does not
 depend on what it writes, so it is fetched some columns ahead.
 

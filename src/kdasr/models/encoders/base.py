@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdasr.common.choices import Choice
+from kdasr.common.choices import OptionChoice
 from kdasr.common.errors import UserError
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
 from kdasr.nn.context import Context
@@ -111,7 +111,7 @@ class StepOutput(NamedTuple):
 
 
 @dataclass
-class EncoderConfig(Choice):
+class EncoderConfig(OptionChoice):
     """Options of an encoder. A subclass is a kind of encoder: it sets `type`, adds options, and overrides
     all methods below but `check_context`, if it can have any context."""
 

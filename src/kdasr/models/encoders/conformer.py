@@ -85,7 +85,7 @@ class ConformerState(NamedTuple):
 
 
 class ConformerLayer(nn.Module):
-    """Half a feed-forward step, attention, convolution, half a feed-forward step; each normalised first."""
+    """Half a feed-forward step, attention, convolution, half a feed-forward step; each normalized first."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from kdasr.models.transducer.transducer_config import TransducerConfig
 
 
 def build_transducer(config: TransducerConfig) -> Transducer:
-    """A freshly initialised model; seed torch first for a reproducible one.
+    """A freshly initialized model; seed torch first for a reproducible one.
 
     Raises:
         UserError: a size that no model can have; the message names the option.

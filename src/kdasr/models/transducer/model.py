@@ -60,7 +60,7 @@ class Transducer(nn.Module):
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
-        """Set the normalisation: mean and standard deviation of each feature over the training data.
+        """Set the normalization: mean and standard deviation of each feature over the training data.
 
         Raises:
             UserError: another number of features than the model's.

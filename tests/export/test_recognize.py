@@ -50,11 +50,11 @@ def test_decoding_with_a_bundle_names_it_and_runs_its_own_graphs(student, tmp_pa
         )
         assert result.exit_code == 0, result.output
         summaries.append(json.loads((tmp_path / "out/streaming/test-clean/summary.json").read_text()))
-    full, quantised = summaries
+    full, quantized = summaries
     assert (full["system"], full["train_steps"], full["num_utterances"]) == ("two-stage", 7, 2)
-    assert full["params"] == quantised["params"] == student.system.model.num_inference_params > 10_000
+    assert full["params"] == quantized["params"] == student.system.model.num_inference_params > 10_000
     assert full["checkpoint"].endswith("manifest.json")
-    assert (full["int8"], quantised["int8"]) == (False, True)  # not skipped as decoded before
+    assert (full["int8"], quantized["int8"]) == (False, True)  # not skipped as decoded before
 
 
 @pytest.mark.parametrize(

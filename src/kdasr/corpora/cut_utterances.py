@@ -18,7 +18,7 @@ _NOT_KEPT = ("speed", "shard_origin", "shar_epoch")
 """Custom fields that mean something else here, or that Lhotse's reader of shards adds."""
 
 
-class ToldUtterance(NamedTuple):
+class CutUtterance(NamedTuple):
     """A stretch of audio and what is said in it."""
 
     cut: Cut
@@ -36,26 +36,26 @@ class ToldUtterance(NamedTuple):
         return (self.cut.supervisions[0].text or "").strip() if self.cut.supervisions else ""
 
 
-def utterances_of(cut: Cut) -> Iterator[ToldUtterance]:
+def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
     """A cut with one supervision as it is, one with several trimmed to each of them.
 
     Stored features are left out: others than ours would be of another front end.
     """
     fault = fault_in_any(cut)
     if fault is not None:
-        yield ToldUtterance(cut, False, fault)
+        yield CutUtterance(cut, False, fault)
         return
     if cut.has_features:
         cut = cut.drop_features()
     supervisions = cut.supervisions
     if len(supervisions) < 2:
         words = words_of(supervisions[0], cut) if supervisions else None
-        yield ToldUtterance(_named(cut), False, None, words)
+        yield CutUtterance(_named(cut), False, None, words)
         return
     for supervision in supervisions:
         fault = _fault_in_place(supervision, cut)
         if fault is not None:
-            yield ToldUtterance(_alone(cut, supervision), True, fault)
+            yield CutUtterance(_alone(cut, supervision), True, fault)
     sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
     if sound:
         wanted = {(item.id, item.start, item.duration) for item in sound}
@@ -63,7 +63,7 @@ def utterances_of(cut: Cut) -> Iterator[ToldUtterance]:
         pieces = whole.trim_to_supervisions(keep_overlapping=False)
         for supervision, piece in zip(sound, pieces, strict=True):
             words = words_of(supervision, cut)
-            yield ToldUtterance(_named(piece), True, None, _moved(words, -supervision.start))
+            yield CutUtterance(_named(piece), True, None, _moved(words, -supervision.start))
 
 
 def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] | None:

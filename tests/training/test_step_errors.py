@@ -23,7 +23,7 @@ from kdasr.data.data_config import DataConfig, JoinConfig
 from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.testing import dummy_cuts
-from kdasr.training.accidents import AccidentError, naming_accidents, pieces_of
+from kdasr.training.step_errors import StepError, naming_batches, pieces_of
 from kdasr.training.update import Updater
 
 OUT_OF_MEMORY = [
@@ -68,7 +68,7 @@ def test_out_of_memory_names_the_batch_and_the_resume_is_exact(
 
 
 def test_other_errors_are_seen_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shape"), naming_accidents([], trainer_config(), "step 1"):
+    with pytest.raises(RuntimeError, match="shape"), naming_batches([], trainer_config(), "step 1"):
         raise RuntimeError("shape mismatch")
 
 
@@ -112,8 +112,8 @@ def test_a_killed_loader_worker_is_named(
 ) -> None:
     monkeypatch.setattr(BatchMaker, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with (
-        pytest.raises(AccidentError, match=r"^step 1: a data loader worker was killed.*data\.num_workers$"),
-        naming_accidents([], trainer_config(), "step 1"),
+        pytest.raises(StepError, match=r"^step 1: a data loader worker was killed.*data\.num_workers$"),
+        naming_batches([], trainer_config(), "step 1"),
     ):
         next(loader(cuts, tokenizer, 1))
 

@@ -1,4 +1,4 @@
-"""What `kdasr decode` and `kdasr stream` recognise with, a trained or an exported system, and where."""
+"""What `kdasr decode` and `kdasr stream` recognize with, a trained or an exported system, and where."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ device_option = click.option(
 """The same in every command: never a sound device."""
 
 
-def load_recognisable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
+def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
     """The system in an experiment folder, a checkpoint file, or the folder that `kdasr export` wrote.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a recogniser is made of."""
+"""What a recognizer is made of."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 
 
-class Recognisable(Protocol):
+class Recognizable(Protocol):
     """A `Bundle`, or `Parts`."""
 
     @property

@@ -10,13 +10,13 @@ from kdasr.distillation.step import TrainBatch
 from kdasr.training.training_config import TrainerConfig
 
 
-class AccidentError(UserError):
+class StepError(UserError):
     """Training cannot go on, through no fault of its state."""
 
 
 @contextmanager
-def naming_accidents(batches: Sequence[TrainBatch], config: TrainerConfig, what: str) -> Iterator[None]:
-    """Turn accidents within the block into an `AccidentError` that names them, and what to change.
+def naming_batches(batches: Sequence[TrainBatch], config: TrainerConfig, what: str) -> Iterator[None]:
+    """Turn accidents within the block into an `StepError` that names them, and what to change.
 
     Args:
         batches: what is worked on.
@@ -26,15 +26,15 @@ def naming_accidents(batches: Sequence[TrainBatch], config: TrainerConfig, what:
     try:
         yield
     except UserError as error:
-        raise AccidentError(f"{what}: {error}") from error
+        raise StepError(f"{what}: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if is_killed_worker(error):
-            raise AccidentError(
+            raise StepError(
                 f"{what}: a data loader worker was killed, perhaps because memory ran out "
                 f"({first_line(error)}): lower data.num_workers"
             ) from error
         if is_out_of_memory(error):
-            raise AccidentError(
+            raise StepError(
                 f"{what}: out of memory in a batch of {_describe(batches)}: {_remedy(batches, config)}"
             ) from error
         raise
