@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdasr.data.features import SAMPLE_RATE
-from kdasr.data.synthetic.espeak import Synthesizer, Voice
+from kdasr.corpora.synthetic.espeak import Synthesizer, Voice
 from kdasr.recognition.audio import Samples
 from kdasr.recognition.resample import resample
 
