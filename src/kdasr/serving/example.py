@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kdasr.data.features import SAMPLE_RATE
 from kdasr.corpora.synthetic.espeak import Synthesizer, Voice
+from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.audio import Samples
 from kdasr.recognition.resample import resample
 
