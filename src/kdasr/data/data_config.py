@@ -63,8 +63,8 @@ class JoinConfig:
     """Shortest and longest pause between two utterances. The mean lies at a quarter."""
     jitter: Annotated[float, between(0, 10)] = 0.0
     """Before an utterance without a lead: a pause of up to so many seconds, all alike likely; 0: none. Words
-    of a stream may stand anywhere in a chunk; those of a training utterance, which begins with a chunk, always
-    stand in the same place. Give at least the length of a chunk."""
+    of a stream may stand anywhere in a chunk; those of a training utterance, which begins with a chunk, stand
+    always in the same place. Give at least the length of a chunk."""
     lead: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 2.0])
     """The same before the first utterance, for half of all joined ones; the others have none."""
     trail: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 3.0])
