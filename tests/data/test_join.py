@@ -25,7 +25,7 @@ from kdasr.data.word_times import times_of_pieces
 from kdasr.models.predictor import StatelessPredictor
 from kdasr.testing import dummy_cuts
 
-JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2, bed=0.0)
+JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2, bed=0.0, jitter=0.4)
 PLAIN = SpecAugmentConfig(enabled=False)
 
 
