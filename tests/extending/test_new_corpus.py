@@ -159,7 +159,7 @@ def test_what_is_wrong_with_it_is_named(folder: Path, tmp_path: Path) -> None:
         register(Tables)
     where = ("--out", tmp_path / "data")
     for arguments, message in [
-        (("--corpus", "tapes", "--corpus-dir", folder / "corpus"), "known: cuts, librispeech, tables"),
+        (("--corpus", "tapes", "--corpus-dir", folder / "corpus"), "known: cuts, librispeech"),
         ((), "what is to be prepared? Give --corpus-dir, or --cuts PART=FILE_OR_FOLDER"),
         (("--corpus", "tables"), "--corpus tables: give its folder as --corpus-dir"),
         (("--corpus", "tables", "--corpus-dir", folder / "x"), "x: no such corpus folder"),
