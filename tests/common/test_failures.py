@@ -27,6 +27,10 @@ from kdasr.common.files import atomic_path
             RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. \n"),
             "DataLoader worker (pid 5)",
         ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:46308"),
+            "another process of this training has ended",
+        ),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), None),
         (RuntimeError("shape mismatch"), None),
         (ValueError("wrong"), None),

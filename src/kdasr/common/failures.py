@@ -4,6 +4,12 @@ import errno
 from pathlib import Path
 
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+    "NCCL communicator was aborted",
+)
 _MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -36,6 +42,12 @@ def is_killed_worker(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
+def is_lost_process(error: BaseException) -> bool:
+    """Whether another process of a distributed training has gone; gloo and NCCL say so in words."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _GONE)
+
+
 def explain(error: BaseException) -> str | None:
     """One line for the user; None for what is no fault of the outside, and should be seen as it is."""
     if is_disk_full(error):
@@ -46,6 +58,8 @@ def explain(error: BaseException) -> str | None:
         return (
             f"{first_line(error)}: perhaps memory ran out; the same command goes on from the last checkpoint"
         )
+    if is_lost_process(error):
+        return "another process of this training has ended: what it says is the reason"
     if isinstance(error, OSError) and error.errno is not None and error.errno not in _NOT_OURS:
         return f"{_place(error)}{(error.strerror or first_line(error))}"
     return None
