@@ -159,7 +159,7 @@ def test_the_csv_files_have_the_numbers_of_the_tables(tmp_path: Path) -> None:
         "seeds": "2", "wer": "50.00", "wer_low": "", "wer_high": "", "wer_by_seed": "50.00 50.00",
         "first_token_ms": "140", "emission_delay_ms": "300", "finalization_ms": "140",
     }  # fmt: skip
-    assert by_row["teacher"]["first_token_ms"] == "" and by_row["teacher"]["role"] == "bound"
+    assert by_row["teacher"]["first_token_ms"] == "" and by_row["teacher"]["role"] == "topline"
     new = next(line for line in comparisons if line["row"] == "new")
     assert (new["against"], new["fewer_word_errors_percent"], new["word_errors"]) == (
         "streaming", "60.0", "fewer"
@@ -183,11 +183,11 @@ def test_the_short_tables_have_every_row_and_the_comparisons_of_the_headline_row
     sizes, means, compared, links = brief(evidence(RUNS), "conf", "results")
     assert sizes == "test-clean has 2 utterances, 20 words."
     assert [line.split("`")[1] for line in means.splitlines()[2:]] == ["teacher", "streaming", "new"]
-    assert "| `teacher` (bound) | teacher | 700 | 2 | 10.00 (" in means and "| – |" in means
+    assert "| `teacher` (topline) | teacher | 700 | 2 | 10.00 (" in means and "| – |" in means
     (line,) = [line for line in compared.splitlines() if line.startswith("| `")]
     assert line.startswith("| `new` | `streaming` | **+60.0 (") and "| **+30 (" in line
     assert "(results/conf-rows.csv)" in links and "(results/conf-comparisons.csv)" in links
-    shipped = brief(evidence(RUNS, shipped="teacher"), "conf", "results")[2]
+    shipped = brief(evidence(RUNS, rank_against="teacher"), "conf", "results")[2]
     assert "| `teacher` | `streaming`" in shipped and "`new`" not in shipped
     close = [*RUNS[2:4], run("new", 1, [5, 6], [9, 9]), run("new", 2, [5, 5], [9, 9])]
     undecided = brief(evidence(close), "conf", "results")[2]

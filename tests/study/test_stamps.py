@@ -98,7 +98,7 @@ def test_a_new_option_at_its_default_changes_no_stamp(tmp_path: Path) -> None:
     assert run_stamped([now(1)], tmp_path, 1).finished == ["a"]
 
 
-def test_a_failed_job_skips_only_what_depends_on_it(tmp_path: Path) -> None:
+def test_a_broken_job_skips_only_what_depends_on_it(tmp_path: Path) -> None:
     said: list[str] = []
     broken, healed = tmp_path / "broken", tmp_path / "healed"
     broken.touch()

@@ -1,5 +1,6 @@
 """Reading icefall's checkpoints without running anything that is in them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -73,6 +74,10 @@ def read_icefall(path: Path) -> IcefallCheckpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Depending on the damage, torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        if (asked := re.search(r"unsupported GLOBAL (\S+)", str(error))) is not None:
+            raise UserError(
+                f"{path}: loading it would run {asked.group(1)}, which no checkpoint needs: refused"
+            ) from error
         raise UserError(f"{path}: damaged, or not a torch checkpoint: {first_line(error)}") from error
     model = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(model, Mapping) or not _are_weights(model):

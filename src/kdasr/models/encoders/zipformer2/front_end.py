@@ -71,7 +71,9 @@ class FrontEnd(nn.Module):
     def convolve(self, x_BTF: Tensor) -> Tensor:
         """(B, T, F) to (B, H, (T - 7) // 2, V); frame u is computed from feature frames 2u to 2u + 6."""
         x_BHTF = x_BTF.unsqueeze(-1).permute(0, 3, 1, 2)
-        x_BHTF = scale_gradient(self.first(x_BHTF), 0.2)
+        x_BHTF = self.first(x_BHTF)
+        if self.training:
+            x_BHTF = scale_gradient(x_BHTF, 0.2)
         x_BHTF = swoosh_right(self.balancers[0](x_BHTF))
         x_BHTF = swoosh_right(self.balancers[1](self.second(x_BHTF)))
         return swoosh_right(self.balancers[2](self.third(x_BHTF)))
