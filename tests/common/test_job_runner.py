@@ -105,7 +105,7 @@ def jobs(tmp_path: Path, text: str, *arguments: str) -> Result:
     return CliRunner().invoke(command, ["--exp", str(tmp_path / "exp"), *arguments], input=text)
 
 
-def test_the_command_runs_a_list_and_its_status_says_whether_all_is_well(tmp_path: Path) -> None:
+def test_the_status_of_a_list_is_that_of_its_jobs(tmp_path: Path) -> None:
     good = f"a:\n\techo one > {tmp_path / 'out'}\nb: a\n\tcat {tmp_path / 'out'}\n"
     result = jobs(tmp_path, good, "--jobs", "2", "--show", "b")
     assert result.exit_code == 0 and "\n    one" in result.output

@@ -362,7 +362,7 @@ def test_bad_input_is_named_before_anything_is_computed(
     assert not (tmp_path / "data" / "prepare.json").exists()
 
 
-def test_a_part_is_prepared_again_when_a_manifest_or_its_audio_changes(
+def test_a_part_is_prepared_again_when_its_cuts_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also from several places, and with a name that begins with `train` or is said to be one."""

@@ -41,7 +41,7 @@ def test_known_spellings(rule: str, text: str, written: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(ALPHABET, max_size=12), st.sampled_from(["none", "upper", "lower", "words"]))
-def test_a_rule_treats_a_word_alike_alone_and_among_others_and_does_all_at_once(text: str, name: str) -> None:
+def test_a_rule_treats_a_word_alike_alone_and_among_others(text: str, name: str) -> None:
     rule = rule_named(name)
     assert rule(rule(text)) == rule(text)
     assert rule(text).split() == " ".join(rule(word) for word in text.split()).split()

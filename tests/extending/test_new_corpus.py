@@ -107,7 +107,7 @@ def test_it_is_prepared_as_any_other(exp: Path, folder: Path) -> None:
     assert [cut.id for cut in in_order(list(cuts))] == [f"train-talk@{number}" for number in range(1, 9)]
 
 
-def test_it_is_trained_streamed_and_reported_in_the_spelling_that_was_chosen(exp: Path, folder: Path) -> None:
+def test_it_is_trained_streamed_and_reported_as_spelled(exp: Path, folder: Path) -> None:
     wav = folder / "corpus" / "dev" / "dev-talk@1.wav"
     (line,) = well("stream", exp / "streaming", wav, "--json", "--blank-penalty", 5).splitlines()
     assert isinstance(json.loads(line)["text"], str)

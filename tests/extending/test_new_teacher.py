@@ -34,7 +34,7 @@ def teacher() -> LayersTeacher:
     return LayersTeacher(Network(), num_features=16, vocab_size=VOCAB)
 
 
-def test_each_frame_is_compared_with_that_of_the_teacher_in_its_middle(teacher: LayersTeacher) -> None:
+def test_a_frame_is_compared_with_the_teacher_in_its_middle(teacher: LayersTeacher) -> None:
     student, batch = small_model().eval(), random_batch(1)
     objective = Objective(ObjectiveConfig(), small_config(), teacher)
     inputs = StepInput(batch, loss_weights={"hidden_mse": 1.0}, context=CHUNKED, step=1000)

@@ -34,7 +34,7 @@ def options(tmp_path: Path, tokenizer: Tokenizer) -> ImportOptions:
 HEADS = {"num_heads": "2,3"}
 
 
-def test_a_training_of_icefalls_decodes_teaches_and_keeps_every_weight(options: ImportOptions) -> None:
+def test_an_imported_training_decodes_and_teaches(options: ImportOptions) -> None:
     layout = Layout()
     layout.save_epoch(options.checkpoint)
     imported = import_icefall(options)
@@ -166,7 +166,7 @@ def test_nothing_in_a_checkpoint_is_run(options: ImportOptions, tmp_path: Path) 
         read_icefall(options.checkpoint)
 
 
-def test_the_mean_between_two_checkpoints_is_that_of_the_batches_between(tmp_path: Path) -> None:
+def test_the_mean_since_a_checkpoint_is_of_the_batches_since(tmp_path: Path) -> None:
     """icefall counts in periods: 1100 and 450 batches are 1000 and 400."""
     layout = Layout()
     first = read_icefall(layout.save_epoch(tmp_path / "epoch-1.pt", batches=450, seed=3))

@@ -96,7 +96,7 @@ def test_every_job_waits_for_what_it_needs(recipe: Recipe, jobs: str) -> None:
     assert "== Stage 3: teacher" in result.stdout and "== Stage 11: report" in result.stdout
 
 
-def test_an_export_that_is_heard_otherwise_fails_the_recipe_after_its_report(recipe: Recipe) -> None:
+def test_a_wrong_export_fails_the_recipe_after_its_report(recipe: Recipe) -> None:
     result = recipe.run("--jobs", "2", "--stage", "9", fails="export --check")
     assert result.returncode == 1 and "failed: check-export" in result.stderr
     assert recipe.calls()[-1][0] == "report"

@@ -296,7 +296,7 @@ def test_roles_are_guessed_for_experiments_that_do_not_state_them(experiment: Pa
     assert "the 6 student" in other.headline and "streaming from the teacher’s weights" in other.headline
 
 
-def test_roles_are_those_of_the_recipe_whatever_the_systems_are_called(tmp_path: Path) -> None:
+def test_roles_are_those_of_the_recipe(tmp_path: Path) -> None:
     write_experiment(tmp_path, {"mine": SYSTEMS["two-stage"], "theirs": SYSTEMS["streaming"]}, 4)
     stated = {"report": {"baselines": ["theirs"], "method": "mine"}}
     _strip_roles(tmp_path, mine=stated, theirs=stated)

@@ -105,7 +105,7 @@ def test_a_row_may_be_compared_with_more_than_the_baselines() -> None:
     assert line.startswith("| `streaming` | test-clean | −150.0")
 
 
-def test_without_the_topline_there_is_a_comparison_but_no_share_of_the_gap() -> None:
+def test_without_a_topline_there_is_no_share_of_the_gap() -> None:
     (found,) = evidence(RUNS[:4]).comparisons
     assert found.wer.estimate == pytest.approx(60) and found.as_json()["gap_closed"] is None
 
@@ -179,7 +179,7 @@ def test_rates_are_lines_of_their_own() -> None:
     assert [plain(value, 1) for value in (-12345.6, -0.04, None)] == ["-12345.6", "0.0", ""]
 
 
-def test_the_short_tables_have_every_row_and_the_comparisons_of_the_headline_rows() -> None:
+def test_short_tables_have_every_row() -> None:
     sizes, means, compared, links = brief(evidence(RUNS), "conf", "results")
     assert sizes == "test-clean has 2 utterances, 20 words."
     assert [line.split("`")[1] for line in means.splitlines()[2:]] == ["teacher", "streaming", "new"]
@@ -251,7 +251,7 @@ def test_recovered_is_a_share_of_the_gap_of_its_seed() -> None:
     assert all(entry["recovered"] is None and entry["with_lm"] is False for entry in without)
 
 
-def test_the_plot_has_a_point_for_each_seed_a_mean_for_each_row_and_the_topline_as_a_line() -> None:
+def test_the_plot_has_seeds_means_and_the_topline() -> None:
     plot = evidence_plot(evidence(RUNS))
     assert plot is not None
     (axes,) = plot.figure.axes

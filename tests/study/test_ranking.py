@@ -69,7 +69,7 @@ def test_a_row_without_all_seeds_is_left_out_alone() -> None:
     assert [entry.wer.estimate for entry in found.rows] == pytest.approx([100 * 8 / 60, 100 * 16 / 60])
 
 
-def test_without_dev_parts_or_a_complete_recommended_row_there_is_no_ranking() -> None:
+def test_without_dev_parts_there_is_no_ranking() -> None:
     assert evidence(rank_against="").ranking is None
     assert evidence(parts=["test-clean"]).ranking is None
     assert evidence([one for one in RUNS if one.info.row != "ours"]).ranking is None

@@ -40,7 +40,7 @@ def test_estimates_sum_errors_before_they_divide() -> None:
     assert gap_closed(row, base, topline).estimate == pytest.approx(0.2)
 
 
-def test_worse_than_the_baseline_is_negative_and_better_than_the_topline_is_more_than_one() -> None:
+def test_the_share_of_the_gap_may_leave_zero_to_one() -> None:
     assert gap_closed(2 * BASE, BASE, 0.5 * BASE).estimate == pytest.approx(-2)
     assert gap_closed(0.25 * BASE, BASE, 0.5 * BASE).estimate == pytest.approx(1.5)
     assert reduction_over_seeds(2 * BASE, BASE).estimate == pytest.approx(-100)

@@ -16,7 +16,7 @@ ROWS = recipe()["results"]["rows"]
 CIRCLE = [("one", "two"), ("two", "one")]
 
 
-def test_the_shipped_rows_load_and_have_three_seeds_the_baselines_and_the_topline() -> None:
+def test_the_rows_of_the_recipe_load() -> None:
     loaded = load_recipe(CONF / "results.yaml")
     results = loaded.results
     assert min(len(results.seeds_of(row)) for row in results.rows) >= 3
