@@ -298,8 +298,8 @@ def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bo
         UserError: no checkpoint, a damaged one, no `tokens/`, or tokens other than the model was trained on.
     """
     path = find_checkpoint(Path(exp_dir), checkpoint)
-    tokens = tokens_folder(path)
     model, payload = load_model(path)
+    tokens = tokens_folder(path)
     tokenizer = Tokenizer.load(tokens, payload["tokenizer_fingerprint"], str(path))
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(
