@@ -27,9 +27,15 @@ from kdasr.common.files import atomic_path
             RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. \n"),
             "DataLoader worker (pid 5)",
         ),
-        (
-            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:46308"),
-            "another process of this training has ended",
+        *(
+            (RuntimeError(text), "another process of this training has ended")
+            for text in (
+                "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:46308",
+                "[gloo/transport/tcp/pair.cc:451] writev [127.0.0.1]:46308: Broken pipe",
+                "ncclRemoteError: A call failed, perhaps as a remote process exited",
+                "a remote process exiting prematurely",
+                "failed to recv, got 0 bytes",
+            )
         ),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), None),
         (RuntimeError("shape mismatch"), None),

@@ -7,7 +7,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _GONE = (
     "Connection closed by peer",
     "Connection reset by peer",
-    "remote process exited",
+    "remote process exit",
+    "gloo/transport",
+    "got 0 bytes",
     "NCCL communicator was aborted",
 )
 _MEMORY = (
