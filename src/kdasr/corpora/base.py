@@ -213,7 +213,7 @@ def open_corpus(name: str | None, location: Location, parts: Sequence[str]) -> C
         takes = {key: getattr(corpus, "takes", None) for key, corpus in known.items()}
         name = next((key for key, take in takes.items() if take is not None and take(location)), "")
     if name not in known:
-        raise UserError(f"--corpus {name}: no such kind of corpus; known: {', '.join(known)}")
+        raise UserError(f"--corpus {name}: no such kind of corpus; known: {', '.join(sorted(known))}")
     return known[name].open(location, parts)
 
 

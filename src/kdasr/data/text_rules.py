@@ -97,4 +97,5 @@ def words(text: str) -> str:
 
 def _joins(before: str, after: str) -> bool:
     """Whether an apostrophe between two characters is within a word: letters, digits and their marks."""
-    return unicodedata.category(before)[0] in "LNM" and unicodedata.category(after)[0] in "LNM"
+    beside = (before, after)
+    return all(unicodedata.category(char)[0] in "LNM" and char not in APOSTROPHES for char in beside)
