@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,17 @@ def interrupt_when(path: Path, number: int) -> threading.Thread:
     return thread
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """No signal is ignored, as SIGHUP is where the tests run below nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", STOPS)
-def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, number: int) -> None:
+def test_a_signal_lets_jobs_save_and_the_next_call_goes_on(tmp_path: Path, number: int, heeded: None) -> None:
     folder, running = tmp_path / "row", tmp_path / "running"
     saved = folder / "checkpoint"
     script = (
