@@ -10,6 +10,8 @@ from kdasr.evaluation.statistics import Interval
 from kdasr.study.ranking import Ranking, rank
 from kdasr.study.seeds import gain_over_seeds, gap_closed, reduction_over_seeds, wer_over_seeds
 from kdasr.study.trained_run import (
+    SCRATCH,
+    TEACHER,
     PartResult,
     TrainedRun,
     common_ids,
@@ -117,6 +119,20 @@ class Evidence:
     """The row that the others are ranked against on the dev parts; empty: no ranking."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
+
+    def role_of(self, row: str) -> str:
+        """What a row is to the others: the topline, a baseline, or empty."""
+        return "topline" if row == self.topline else "baseline" if row in self.baselines else ""
+
+    def start_of(self, mean: MeanResult) -> str:
+        """What a row starts from, for people."""
+        return {SCRATCH: "random weights", TEACHER: self.topline}.get(mean.init, mean.init)
+
+    def wer_by_seed(self, mean: MeanResult) -> list[float | None]:
+        """WER of each seed of a row on a part, percent."""
+        return [
+            result.wer for result in self.results if (result.info.row, result.part) == (mean.row, mean.part)
+        ]
 
     def of(self, row: str, part: str) -> dict[int, TrainedRun]:
         """By seed, the runs of a row that were decoded on a part."""

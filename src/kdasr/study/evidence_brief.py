@@ -81,9 +81,9 @@ class BriefTables:
 def brief(evidence: Evidence, name: str, folder: str) -> list[str]:
     """The short tables, then a line of links to the CSV files of `write_csv`.
 
-    The parts are the test parts, or where none was decoded the dev parts. Comparisons are those of the
-    shipped row and of rows that are compared with more than the baselines; without any, of every row that is
-    neither the topline nor a baseline nor what both start from.
+    The parts are the test parts, or where none was decoded the dev parts. Comparisons are those of the row
+    that all are ranked against, and of rows that are compared with more than the baselines; without any, of
+    every row that is neither the topline nor a baseline nor what both start from.
     """
     found = records(evidence)
     test = [part for part in evidence.parts if part.startswith("test")]

@@ -16,8 +16,6 @@ from kdasr.study.ranking import Ranked
 Record = dict[str, str]
 """One line of a CSV file, by column."""
 
-TOPLINE, BASELINE = "topline", "baseline"
-
 
 def plain(value: float | int | None, digits: int = 0) -> str:
     """A number as CSV has it, rounded as the tables do; empty for None and NaN."""
@@ -58,29 +56,21 @@ def as_csv(lines: Sequence[Mapping[str, str]]) -> str:
     return text.getvalue()
 
 
-def role(row: str, evidence: Evidence) -> str:
-    """What a row is to the others: the topline, a baseline, or empty."""
-    return TOPLINE if row == evidence.topline else BASELINE if row in evidence.baselines else ""
-
-
 def _interval(name: str, interval: Interval, digits: int) -> Record:
     values = (("", interval.estimate), ("_low", interval.low), ("_high", interval.high))
     return {name + end: plain(value, digits) for end, value in values}
 
 
 def _row(mean: MeanResult, evidence: Evidence) -> Record:
-    by_seed = [
-        result.wer for result in evidence.results if (result.info.row, result.part) == (mean.row, mean.part)
-    ]
     return {
         "part": mean.part,
         "row": mean.row,
-        "role": role(mean.row, evidence),
-        "starts_from": {"scratch": "random weights", "teacher": evidence.topline}.get(mean.init, mean.init),
+        "role": evidence.role_of(mean.row),
+        "starts_from": evidence.start_of(mean),
         "steps": plain(mean.steps),
         "seeds": plain(mean.num_seeds),
         **_interval("wer", mean.wer, 2),
-        "wer_by_seed": " ".join(plain(wer, 2) for wer in by_seed),
+        "wer_by_seed": " ".join(plain(wer, 2) for wer in evidence.wer_by_seed(mean)),
         "first_token_ms": plain(mean.first_token_ms),
         "emission_delay_ms": plain(mean.emission_delay_ms),
         "finalization_ms": plain(mean.finalization_ms),
@@ -106,7 +96,7 @@ def _ranked(entry: Ranked, evidence: Evidence) -> Record:
     fewer, earlier = (nothing, nothing) if ours else (entry.fewer, entry.earlier)
     return {
         "row": entry.row,
-        "role": "ranked against" if ours else role(entry.row, evidence),
+        "role": "ranked against" if ours else evidence.role_of(entry.row),
         "steps": plain(entry.steps),
         **_interval("wer", entry.wer, 1),
         **{f"wer_{part}": plain(wer, 1) for part, wer in entry.wer_by_part.items()},

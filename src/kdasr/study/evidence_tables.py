@@ -10,7 +10,7 @@ from kdasr.evaluation.statistics import Interval
 from kdasr.report.wording import NOTHING, number, signed, verdict
 from kdasr.study.evidence import Evidence, MeanResult, SeedComparison
 from kdasr.study.ranking import Ranking
-from kdasr.study.trained_run import SCRATCH, TEACHER, settled
+from kdasr.study.trained_run import settled
 
 
 def write_summary(evidence: Evidence, path: Path) -> None:
@@ -148,16 +148,13 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for mean in means:
-        by_seed = [
-            result.wer for result in evidence.results if (result.info.row, result.part) == (mean.row, part)
-        ]
         cells = (
             _name(mean.row, evidence),
-            {SCRATCH: "random weights", TEACHER: evidence.topline}.get(mean.init, mean.init),
+            evidence.start_of(mean),
             number(mean.steps),
             str(mean.num_seeds),
             _interval(mean.wer, 2),
-            " ".join(number(wer, 2) for wer in by_seed),
+            " ".join(number(wer, 2) for wer in evidence.wer_by_seed(mean)),
             number(mean.first_token_ms),
             number(mean.emission_delay_ms),
             number(mean.finalization_ms),
@@ -167,8 +164,8 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
 
 
 def _name(row: str, evidence: Evidence) -> str:
-    role = " (topline)" if row == evidence.topline else " (baseline)" if row in evidence.baselines else ""
-    return f"`{row}`{role}"
+    role = evidence.role_of(row)
+    return f"`{row}` ({role})" if role else f"`{row}`"
 
 
 def sizes(part: str, evidence: Evidence) -> str:
