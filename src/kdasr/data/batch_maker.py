@@ -99,6 +99,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         self._tokenizer = tokenizer
         self._transform = transform
         self._config = config
+        self._join = config.join if config is not None and config.join.enabled else None
         self._seed = seed
         self._word_times = word_times
         self._teacher_features = teacher_features
@@ -133,7 +134,8 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
                 gain_U = gain.gain_db[0] + level_U * (gain.gain_db[1] - gain.gain_db[0])
                 gain_U = gain_U * (changed_U < gain.probability)
                 features_UTF = with_gain(features_UTF, gain_U[:, None, None])
-                unmasked_UTF = with_gain(unmasked_UTF, gain_U[:, None, None])
+                if self._teacher_features != MASKED:  # else nobody hears them
+                    unmasked_UTF = with_gain(unmasked_UTF, gain_U[:, None, None])
         each = zip(cuts, features_UTF, unmasked_UTF, lens_U.tolist(), strict=True)
         return [
             self._in_own_noise(
@@ -145,13 +147,11 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
 
     def _in_own_noise(self, utterance: _Utterance, generator: torch.Generator) -> _Utterance:
         """The utterance, some of them in a noise that ends with it."""
-        config = self._config.join if self._config is not None else None
-        if config is None or not config.enabled or config.own_bed == 0.0 or not len(utterance.features_TF):
+        if self._join is None or self._join.own_bed == 0.0 or not len(utterance.features_TF):
             return utterance
-        chance, place = torch.rand(2, generator=generator).tolist()
-        if chance < config.own_bed:
-            own_TF = utterance.features_TF
-            noise_TF = noise_under(len(own_TF), [own_TF], _snr_db(config, place), generator)
+        own_TF = utterance.features_TF
+        noise_TF = _drawn_noise(self._join, self._join.own_bed, [own_TF], len(own_TF), generator)
+        if noise_TF is not None:
             utterance.features_TF = torch.logaddexp(own_TF, noise_TF)
             if self._teacher_features == UNMASKED:
                 utterance.unmasked_TF = torch.logaddexp(utterance.unmasked_TF, noise_TF)
@@ -159,15 +159,13 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
 
     def _in_noise(self, item: _Joined, generator: torch.Generator) -> _Joined:
         """The joined utterance, some of them in one noise from the first frame to the last."""
-        config = self._config.join if self._config is not None else None
-        if config is None or not config.enabled or not item.utterances:
+        if self._join is None or not item.utterances:
             return item
-        chance, place = torch.rand(2, generator=generator).tolist()
-        if chance < config.bed:
-            speech = [utterance.features_TF for utterance in item.utterances]
-            whole_TF = torch.cat(item.parts)
-            noise_TF = noise_under(len(whole_TF), speech, _snr_db(config, place), generator)
-            item.parts = [torch.logaddexp(whole_TF, noise_TF)]
+        speech = [utterance.features_TF for utterance in item.utterances]
+        num_frames = sum(map(len, item.parts))
+        noise_TF = _drawn_noise(self._join, self._join.bed, speech, num_frames, generator)
+        if noise_TF is not None:
+            item.parts = [torch.logaddexp(torch.cat(item.parts), noise_TF)]
             if self._teacher_features == UNMASKED:
                 item.unmasked = [torch.logaddexp(torch.cat(item.unmasked), noise_TF)]
         return item
@@ -205,23 +203,27 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
 
     def _histories(self, joined: list[_Joined], generator: torch.Generator) -> Tensor | None:
         """Last pieces (B, H) of another joined utterance of the batch, for some of them."""
-        config = self._config.join if self._config is not None else None
-        if config is None or not config.enabled or config.history == 0.0:
+        if self._join is None or self._join.history == 0.0:
             return None
         start = [NO_PIECE] * (HISTORY - 1) + [BLANK_ID]
         chance_B = torch.rand(len(joined), generator=generator)
         others_B = torch.randint(len(joined), (len(joined),), generator=generator)
         rows = []
         for chance, other in zip(chance_B.tolist(), others_B.tolist(), strict=True):
-            pieces = joined[other].pieces if chance < config.history else []
+            pieces = joined[other].pieces if chance < self._join.history else []
             rows.append([*start, *pieces][-HISTORY:])
         return torch.tensor(rows, dtype=torch.int64)
 
 
-def _snr_db(config: JoinConfig, place: float) -> float:
-    """Between the lowest level (`place` 0) and the highest (1)."""
+def _drawn_noise(
+    config: JoinConfig, share: float, speech: list[Tensor], num_frames: int, generator: torch.Generator
+) -> Tensor | None:
+    """Features (T, F) of a noise under `speech`, at a drawn level; None for all but this share of draws."""
+    chance, place = torch.rand(2, generator=generator).tolist()
+    if chance >= share:
+        return None
     lowest, highest = config.bed_snr_db
-    return lowest + place * (highest - lowest)
+    return noise_under(num_frames, speech, lowest + place * (highest - lowest), generator)
 
 
 def _assemble(

@@ -1,6 +1,5 @@
 """Batches for training and validation: Lhotse samples, this file makes it exactly resumable."""
 
-import math
 import random
 import re
 import warnings
@@ -132,8 +131,9 @@ class TrainLoader(BatchStream[Batch]):
     def _with_own_id(self, cut: MonoCut | MixedCut) -> MonoCut | MixedCut:
         """Without the suffix that Lhotse gives a cut which serves several processes at the end of an epoch:
         labels are found by ids."""
-        own, found, _ = cut.id.rpartition("_dup") if COPY.search(cut.id) else (cut.id, "", "")
-        return cut.with_id(own) if found and cut.id.rpartition("+")[2] not in self._named_like_copies else cut
+        if COPY.search(cut.id) is None or cut.id.rpartition("+")[2] in self._named_like_copies:
+            return cut
+        return cut.with_id(COPY.sub("", cut.id))
 
     def _sampler(self, epoch: int) -> DynamicBucketingSampler:
         """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
@@ -168,8 +168,7 @@ class ValidBatches:
         self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
     ) -> None:
         # The checkpoint is chosen by all of them, however long.
-        anything = replace(config, min_seconds=0.0, max_seconds=math.inf)
-        cuts, _ = report_unusable(cuts, tokenizer, anything, num_frames, for_training=False)
+        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames, for_training=False)
         stored = all(cut.has_features for cut in cuts)
         self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))

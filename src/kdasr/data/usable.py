@@ -47,7 +47,7 @@ def report_unusable(
 ) -> tuple[CutSet, list[Unusable]]:
     """Split off the utterances that are too short, too long, or have fewer encoder frames than pieces, and
     those with a piece in their transcript that is no text, such as `<blk>`. What is only recognized
-    (`for_training` false) may have fewer frames than pieces.
+    (`for_training` false) may be of any length, and may have fewer frames than pieces.
 
     The log gets ids and counts of these, and of transcripts with characters that the tokenizer does not
     know (which stay in, with `<unk>` pieces).
@@ -60,9 +60,9 @@ def report_unusable(
     for cut in cuts:
         pieces = tokenizer.encode(cut_text(cut))
         frames = num_frames(num_feature_frames(round(cut.duration * SAMPLE_RATE)))
-        if cut.duration < config.min_seconds:
+        if for_training and cut.duration < config.min_seconds:
             kind, value = f"shorter than {config.min_seconds:g} s", f"{cut.duration:.2f} s"
-        elif cut.duration > config.max_seconds:
+        elif for_training and cut.duration > config.max_seconds:
             kind, value = f"longer than {config.max_seconds:g} s", f"{cut.duration:.2f} s"
         elif not special.isdisjoint(pieces):
             kind, value = "special symbols in the transcript", cut_text(cut)
