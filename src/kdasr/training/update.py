@@ -110,7 +110,7 @@ class Updater:
         bad = ~(torch.isfinite(result.total) & torch.isfinite(result.gradient_norm))
         utterances = sum(len(next(iter(terms.values()))) for terms in result.per_utterance)
         own = torch.tensor([stop_asked, utterances], device=bad.device)
-        flags = torch.stack([bad, result.num_lost(), *own]).double()
+        flags = torch.stack([bad, result.num_lost(), *own]).float()
         if self._fabric.world_size > 1:
             reduced = self._fabric.all_reduce(flags, reduce_op="sum")
             assert isinstance(reduced, Tensor)
