@@ -34,14 +34,19 @@ class ConformerConfig(EncoderConfig):
 
     type: str = "conformer"
     num_layers: Annotated[int, between(1, MOST_LAYERS)] = 4
+    """Conformer blocks."""
     dim: Annotated[int, between(2, LARGEST_SIZE)] = 128
+    """Width of each block."""
     num_heads: Annotated[int, between(1, LARGEST_SIZE)] = 4
+    """Attention heads; they divide `dim`."""
     ffn_dim: Annotated[int, between(1, LARGEST_SIZE)] = 512
     """Inner width of each of the two half-step feed-forward modules."""
     conv_kernel: Annotated[int, between(1, LARGEST_SIZE)] = 15
     """Depthwise kernel, odd; half of it looks back, half ahead within the chunk."""
     subsampling_channels: Annotated[int, between(1, LARGEST_SIZE)] = 32
+    """Of the two convolutions that make one frame out of four."""
     dropout: Annotated[float, between(0, 1, below=True)] = 0.1
+    """After attention, convolution and feed-forward modules."""
 
     @property
     def geometry(self) -> Geometry:
