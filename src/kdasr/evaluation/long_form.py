@@ -71,7 +71,7 @@ def placed(recording: Recording) -> Placed:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _RecognizedWord:
     """A recognized word; seconds of the stream."""
 
     word: str
@@ -120,16 +120,19 @@ def score_stream(utterances: Sequence[Placed], result: Result) -> Record:
     }
 
 
-def _heard(result: Result) -> list[_Heard]:
+def _heard(result: Result) -> list[_RecognizedWord]:
     shown = [token.shown for token in result.tokens]
     return [
-        _Heard(word.text, word.start, word.end, word_shown(word, shown), round(word.confidence, 4))
+        _RecognizedWord(word.text, word.start, word.end, word_shown(word, shown), round(word.confidence, 4))
         for word in result.words
     ]
 
 
 def _owners_of_heard(
-    pairs: Sequence[AlignedPair], owners: Sequence[int], heard: Sequence[_Heard], utterances: Sequence[Placed]
+    pairs: Sequence[AlignedPair],
+    owners: Sequence[int],
+    heard: Sequence[_RecognizedWord],
+    utterances: Sequence[Placed],
 ) -> list[int]:
     """The utterance that each recognized word counts to."""
     starts = [utterance.start for utterance in utterances]
@@ -166,7 +169,7 @@ class _Counts:
 
 def _utterance_records(
     utterances: Sequence[Placed],
-    heard: Sequence[_Heard],
+    heard: Sequence[_RecognizedWord],
     hyp_owners: Sequence[int],
     correct: dict[int, int],
     errors: Sequence[ErrorCounts],
@@ -206,7 +209,7 @@ def _utterance_records(
     return records
 
 
-def _is_near(utterance: Placed, word: RefWord, heard: _Heard) -> bool:
+def _is_near(utterance: Placed, word: RefWord, heard: _RecognizedWord) -> bool:
     """Whether a recognized word can be this one, by when it was emitted."""
     if not utterance.aligned:
         return (utterance.onset or utterance.start) <= heard.end <= utterance.end + LATEST_SECONDS
