@@ -107,20 +107,20 @@ class Engine:
         self._thread.join(timeout)
 
     def open(self, audio: ServedAudio) -> None:
-        """Create the streams of a audio; a failure is reported to its listener."""
+        """Create the streams of some audio; a failure is reported to its listener."""
         self._inbox.put(lambda: self._open(audio))
 
     def push(self, audio: ServedAudio, samples: Samples) -> None:
-        """Give a audio some audio at its rate."""
+        """Give it some samples at its rate."""
         now = time.monotonic()
         self._inbox.put(lambda: self._push(audio, samples, now))
 
     def finish(self, audio: ServedAudio) -> None:
-        """No more audio comes; the audio ends when all of it is decoded."""
+        """No more audio comes; it ends when all is decoded."""
         self._inbox.put(lambda: self._finish(audio))
 
     def close(self, audio: ServedAudio) -> None:
-        """Drop a audio, whatever is left of it. It hears nothing more."""
+        """Drop some audio, whatever is left of it. Its listener gets nothing more."""
         self._inbox.put(lambda: self._close(audio))
 
     def _run(self) -> None:
@@ -166,7 +166,7 @@ class Engine:
         self._active.pop(audio, None)
 
     def _feed(self, audio: ServedAudio) -> list[tuple[ServedAudio, Event]]:
-        """Take a block of a audio's audio, unless what it has taken is not decoded yet."""
+        """Take a block of the samples, unless what it has taken is not decoded yet."""
         if audio.is_behind:
             return []
         if audio.waiting:
@@ -245,7 +245,7 @@ class Engine:
             return []
 
     def _fail(self, audio: ServedAudio, error: Exception) -> None:
-        """End a audio that cannot go on. What the user has done is told; what we have done is logged."""
+        """End what cannot go on. What the user has done is told; what we have done is logged."""
         was_open = bool(audio.lanes)
         self._close(audio)
         if isinstance(error, UserError):
