@@ -10,7 +10,7 @@ HEAD = """# Every option of a recipe
 Written by `kdasr options --markdown > docs/options.md`.
 
 A dotted name is a path in the YAML file, and the key of `--override KEY=VALUE`. `0` stands for an item of a list, `*`
-for a name of one's own, `[conformer]` for the options of that kind of section. No shipped recipe turns an experimental
+for a name of one's own; `encoder[NAME]` has the options of the encoder of that name. No shipped recipe turns an experimental
 option, and no measurement supports it; it may go without a replacement."""  # noqa: E501
 
 
