@@ -12,7 +12,11 @@ PRECISIONS = ("32-true", "bf16-mixed")
 
 @dataclass
 class OptimConfig:
-    """An optimizer with linear warm-up and a decay to `final_fraction` at the end of the stage."""
+    """An optimizer with linear warm-up and a decay to `final_fraction` at the end of the stage.
+
+    What is in hours of audio is the same for any number of processes; it takes the place of the option in
+    steps.
+    """
 
     optimizer: Annotated[str, OneOf(*OPTIMIZERS)] = "adamw"
     """adamw | muon: Muon for the encoder's matrices, AdamW for the rest. The demo uses it because it left the
@@ -24,14 +28,18 @@ class OptimConfig:
     )
     weight_decay: Annotated[float, at_least(0)] = 1e-2
     warmup_steps: Annotated[int, at_least(0)] = 200
+    warmup_hours: Annotated[float | None, at_least(0)] = None
+    """The warm-up in hours of audio, instead."""
     decay: Annotated[str, OneOf(*DECAYS)] = "cosine"
     """cosine | linear | inverse-sqrt | constant | eden: by steps and epochs, without an end."""
     eden_steps: Annotated[float, above(0)] = 7500.0
     """Steps at which Eden is down to 0.84 of the peak; it goes on as the inverse square root of steps."""
+    eden_hours: Annotated[float | None, above(0)] = None
+    """The same in hours of audio, instead."""
     eden_epochs: Annotated[float, above(0)] = 3.5
     """The same in epochs, for a second factor."""
     steps_per_epoch: Annotated[int, at_least(0)] = 0
-    """What Eden takes for an epoch; 0: the second factor is 1."""
+    """What Eden takes for an epoch; 0: as many as there are, which are counted at the start."""
     final_fraction: Annotated[float, between(0, 1)] = 0.05
     clip_norm: Annotated[float, above(0, infinite=True)] = 5.0
     clipping_scale: Annotated[float, above(0, infinite=True)] = 2.0
@@ -54,8 +62,15 @@ class TrainerConfig:
     """Torch threads on the CPU; 0: leave torch's default."""
     log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50
     validate_every: Annotated[int, at_least(1)] = 250
+    """Steps from one validation, and so from one checkpoint, to the next."""
+    validate_hours: Annotated[float | None, above(0)] = None
+    """The same in hours of audio, instead."""
     keep_last: Annotated[int, at_least(0), MAY_CHANGE] = 5
-    """Validation checkpoints kept for averaging, besides the best one."""
+    """Checkpoints of the last validations kept, besides the best one. Their average is what `kdasr average`
+    makes of a stage, and what the next stage starts from."""
+    average_decay: Annotated[float, between(0, 1, below=True)] = 0.0
+    """Keep a running average of the weights, of which this share stays at each step: 0.999 for about the last
+    1,000 steps. It is what is validated and kept, in place of an average of checkpoints; 0: there is none."""
     max_valid_batches: Annotated[int, at_least(0)] = 0
     """0: the whole dev part."""
     max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10
