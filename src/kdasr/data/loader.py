@@ -56,12 +56,13 @@ class TrainLoader(BatchStream[Batch]):
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
         teacher_features: str = MASKED,
+        pin_memory: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`.
+        `TEACHER_FEATURES`. `pin_memory`: batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -86,6 +87,7 @@ class TrainLoader(BatchStream[Batch]):
         self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._pin_memory = pin_memory
         strategy, transform = train_strategy(self._cuts, config)
         self._dataset = BatchMaker(
             strategy,
@@ -117,6 +119,7 @@ class TrainLoader(BatchStream[Batch]):
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
+            pin_memory=self._pin_memory,
         )
         return good_ones(iter(loader), self._bad_audio)
 

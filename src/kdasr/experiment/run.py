@@ -109,6 +109,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     config = deepcopy(replace(config, training=share_out(config.training, exp_dir, fabric)))
     seed_everything(config.seed, rank=0)
     model = _build_model(config, tokenizer)
+    if config.training.recompute_layers:
+        model.encoder.recompute_layers()
     bundles = _load_teachers(config, exp_dir, tokenizer)
     teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
@@ -124,6 +126,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
         teacher_features=config.objective.teacher_features if teachers else "masked",
+        pin_memory=fabric.device.type == "cuda",
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):

@@ -71,6 +71,7 @@ def with_unpaired(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         num_frames=config.model.geometry.num_frames,
+        pin_memory=fabric.device.type == "cuda",
     )
     assert isinstance(system.train_batches, TrainLoader)
     accumulate = config.training.optim.accumulate
