@@ -80,11 +80,20 @@ def test_overrides_win(recipe: Path) -> None:
         ({"contexts": []}, "contexts"),
         ({"stages": []}, "stages"),
         ({"stages": [{"name": "a"}, {"name": "a"}]}, "repeat"),
-        ({"stages": [{"name": "a/b", "loss_weights": {"ctc": 1.0}}]}, "a/b"),
+        ({"stages": [{"name": "a"}]}, "'a': expected one of num_steps, num_epochs, num_hours, found none"),
+        ({"stages": [{"num_steps": 4, "num_hours": 2}]}, "'train': .*found num_steps: 4, num_hours: 2"),
+        (
+            {"stages": [{"num_steps": 4, "warmup_steps": 2, "warmup_hours": 2}]},
+            "warmup_steps and warmup_hours",
+        ),
+        ({"stages": [{"name": "a/b", "num_steps": 4, "loss_weights": {"ctc": 1.0}}]}, "a/b"),
         ({"stages": [{"num_stepz": 3}]}, "num_stepz"),
-        ({"stages": [{"loss_weights": {"rnt": 1.0}}]}, "rnt"),
-        ({"stages": [{"loss_weights": {"output_kl": 1.0}}]}, r"objective\.teacher"),
-        ({"stages": [{"plateau_patience": 2, "loss_weights": {"ctc": 1.0}}]}, "plateau_patience"),
+        ({"stages": [{"num_steps": 4, "loss_weights": {"rnt": 1.0}}]}, "rnt"),
+        ({"stages": [{"num_steps": 4, "loss_weights": {"output_kl": 1.0}}]}, r"objective\.teacher"),
+        (
+            {"stages": [{"num_steps": 4, "plateau_patience": 2, "loss_weights": {"ctc": 1.0}}]},
+            "plateau_patience",
+        ),
     ],
 )
 def test_mistakes_name_the_option_and_the_file(tmp_path: Path, change: dict, culprit: str) -> None:

@@ -55,7 +55,7 @@ class Reverb:
 
 
 def in_room(samples_N: NDArray[np.float32], response_N: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples convolved with a response, whose highest peak is the direct sound, at the level that they had."""
+    """Samples convolved with a response, whose highest peak is the direct sound, at their own level."""
     peak = float(response_N[np.abs(response_N).argmax()]) if len(response_N) else 0.0
     if peak == 0.0 or not np.isfinite(response_N).all():
         return samples_N
@@ -66,8 +66,10 @@ def in_room(samples_N: NDArray[np.float32], response_N: NDArray[np.float32]) -> 
 
 
 def drawn_response(seed: int) -> NDArray[np.float32]:
-    """The response, (N,), of a random room by Luo and Yu's fast generator (2022, arXiv 2208.04101): up to
-    0.8 s, a function of `seed` alone."""
+    """The response, (N,), of a random room: a function of `seed` alone, up to 0.8 s long.
+
+    By the fast generator of Luo and Yu (2022, arXiv 2208.04101).
+    """
     generator = FastRandomRIRGenerator(sr=SAMPLE_RATE, room_seed=seed, source_seed=seed + 1)
     with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator, too
         torch.random.default_generator.manual_seed(seed)

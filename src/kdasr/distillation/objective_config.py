@@ -47,6 +47,8 @@ class RnntConfig:
     2011.03072). Needs word times in the training data; native backend only."""
     right_buffer: Annotated[float | None, at_least(0)] = None
     """The same after a word's end; None: until the end."""
+    without_word_times: Annotated[str, OneOf("refuse", "ignore")] = "refuse"
+    """refuse | ignore: whether training begins without these two where no utterance has word times."""
     fast_emit: Annotated[float, at_least(0)] = 0.0
     """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
     it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""

@@ -28,6 +28,7 @@ from kdasr.data.pace import Pace
 from kdasr.data.same_data import check_same_data, describe_data
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.data.tokens import check_tokens
+from kdasr.data.word_times import aligned_words
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import TransducerTeacher
@@ -58,6 +59,9 @@ from kdasr.training.trainer import System, Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
 
 logger = get_logger(__name__)
+
+LOOKED_AT = 10_000
+"""Utterances that are asked for word times before it is said that there are none."""
 
 
 def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) -> None:
@@ -116,6 +120,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
     train_cuts = _load_parts(config, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
+    _heed_word_times(config.objective.rnnt, train_cuts)
     batches = TrainLoader(
         train_cuts,
         tokenizer,
@@ -160,6 +165,17 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         )
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
+
+
+def _heed_word_times(rnnt: RnntConfig, cuts: CutSet) -> None:
+    """Take the bounds of words out of the settings, where the recipe allows it and nothing has word times."""
+    if not rnnt.is_restricted or rnnt.without_word_times == "refuse":
+        return
+    if not any(aligned_words(cut) for cut in islice(cuts, LOOKED_AT)):
+        logger.warning(
+            "no word times in the training data: objective.rnnt.left_buffer and right_buffer are ignored"
+        )
+        rnnt.left_buffer = rnnt.right_buffer = None
 
 
 def _compare_with_teacher(
