@@ -153,8 +153,8 @@ def test_only_options_that_keep_the_model_may_change(tmp_path: Path) -> None:
     claim_folder(began, tmp_path)
     free = {path for path, declared in options_of(ExperimentConfig) if declared.may_change}
     assert free >= {
-        "data.dir", "data.num_workers", "training.accelerator", "training.log_every", "training.recompute_layers",
-        "training.num_threads", "objective.teacher",
+        "data.dir", "data.num_workers", "training.accelerator", "training.log_every",
+        "training.recompute_layers", "training.num_threads", "objective.teacher",
     }  # fmt: skip
     assert not free & {"seed", "data.max_duration", "training.precision", "training.optim.learning_rate"}
     assert "training.keep_last" not in free  # the next stage starts from so many
