@@ -1,6 +1,6 @@
 """One part of a corpus decoded by `kdasr decode`, one by one or as long streams; what is finished is kept."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
     from kdasr.checkpoint import Bundle
-    from kdasr.data.bad import BadUtterance, MaxBad
+    from kdasr.common.ranks import Ranks
+    from kdasr.data.bad import MaxBad
     from kdasr.evaluation.evaluate import Record, Recording
     from kdasr.evaluation.long_form_run import LongForm
     from kdasr.recognition.endpoint import EndpointRules
     from kdasr.recognition.recognizer import StreamingRecognizer
-    from kdasr.recognition.simulate import Simulation
 
 log = get_logger(__name__)
 
@@ -49,61 +49,141 @@ class DecodeRun:
     long_form: "LongForm | None"
     max_bad: "MaxBad"
     gains: list[float]
+    ranks: "Ranks"
+    """Which of several processes that share out the utterances this one is."""
 
 
-def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
-    """Decode the utterances of a part one by one; returns its summary."""
-    from kdasr.data.word_times import warn_of_word_times
-    from kdasr.evaluation.evaluate import summarize_records, write_part
-    from kdasr.evaluation.loudness import signal_summary
-    from kdasr.evaluation.part_run import forget
+def decode_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
+    """Decode the utterances of a part one by one; returns its summary.
 
+    Of several processes, the one that finds the last share finished writes the results. None: others have
+    not finished theirs.
+    """
     folder = run.out / run.mode / part
     cuts = _load_cuts(run, part)
     settings = _settings(run, part, cuts)
-    finished = _finished(folder, settings, run.force)
-    if finished is not None:
-        _decode_gains(run, cuts, folder, settings, finished)
-        return finished
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records, bad = _records(run, part, cuts, folder, settings)
-    summary = {
+    summary = _finished(folder, settings, run.force)
+    if summary is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
+        summary = _decode_utterances(run, part, cuts, folder, settings)
+    _decode_gains(run, cuts, folder, settings)
+    return summary
+
+
+def finished_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
+    """The summary of a part that is finished; None while it is not."""
+    settings = _settings(run, part, _load_cuts(run, part))
+    return _finished(run.out / run.mode / part, settings, force=False)
+
+
+def _decode_utterances(
+    run: DecodeRun, part: str, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What is missing of this process's share; the summary once nothing is missing anywhere."""
+    from kdasr.common.ranks import ShardedJournal, forget_journal, one_at_a_time
+    from kdasr.data.bad import report_bad
+    from kdasr.evaluation.batches import BatchDecoder
+    from kdasr.evaluation.evaluate import make_record, write_part
+    from kdasr.evaluation.part_run import PartWork, decode_batches, journal_path
+
+    journaled = journal_path(folder)
+    if run.force:
+        forget_journal(journaled)
+    decoder = BatchDecoder(run.recognizer, run.mode == "offline", run.streams, run.nbest)
+    windows = run.recognizer.windows if run.mode == "streaming" else None
+    work = PartWork(
+        batches=decoder.plan(cuts),
+        load=_loader(run),
+        decode=decoder,
+        make=partial(make_record, windows=windows),
+        stop_at_bad=run.max_bad.at_once,
+    )
+    journal = ShardedJournal(journaled, settings, run.ranks)
+    label = f"{run.bundle.name} {part} ({run.mode})"
+    results = decode_batches(work, journal, run.ranks, partial(_shown, label, run.ranks))
+    if results.items is None and not work.stop_at_bad:
+        log.info("%s: done, but for what other processes have in hand", folder)
+        return None
+    with one_at_a_time(folder):
+        if not run.ranks.is_alone and (summary := _finished(folder, settings, force=False)) is not None:
+            return summary  # another one came first
+        bad = report_bad(part, results.bad, len(cuts), run.max_bad, folder / "bad.tsv")
+        if results.items is None:
+            return None
+        summary = {
+            **_summarize(run, part, cuts, results.items),
+            "bad_utterances": [list(utterance) for utterance in bad],
+            **settings,
+        }
+        write_part(folder, results.items, summary)
+        forget_journal(journaled)
+    return summary
+
+
+def _summarize(run: DecodeRun, part: str, cuts: list["MonoCut"], records: list["Record"]) -> dict[str, Any]:
+    """What the records of a part say, and of what system they are."""
+    from kdasr.data.word_times import warn_of_word_times
+    from kdasr.evaluation.evaluate import summarize_records
+    from kdasr.evaluation.loudness import signal_summary
+
+    return {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarize_records(records),
         "signal": signal_summary(part, records),
-        "bad_utterances": [list(utterance) for utterance in bad],
         "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "frame_seconds": run.recognizer.geometry.frame_seconds,
         "checkpoint": str(run.bundle.path),
-        **settings,
     }
-    write_part(folder, records, summary)
-    forget(folder)
-    _decode_gains(run, cuts, folder, settings, summary)
-    return summary
 
 
-def _decode_gains(
-    run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any], summary: dict[str, Any]
-) -> None:
+def _shown(label: str, ranks: "Ranks", items: "Sequence[int]") -> "Iterable[int]":
+    """A bar on the terminal, for the first of several processes."""
+    from rich.progress import track
+
+    return track(items, label, console=console, transient=True, disable=not ranks.is_first)
+
+
+def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]) -> None:
     """Add to `gain.json` what is not measured yet."""
-    from kdasr.evaluation.loudness import GainFile, decode_at_gain
-    from kdasr.evaluation.part_run import sound_recordings
+    from kdasr.common.files import read_object
+    from kdasr.common.ranks import ShardedJournal, forget_journal, one_at_a_time
+    from kdasr.evaluation.batches import BatchDecoder
+    from kdasr.evaluation.loudness import GAIN_FILE, STREAMS, GainFile, error_rates, errors_of, louder
+    from kdasr.evaluation.part_run import PartWork, decode_batches
 
-    file = GainFile(folder, settings, summary, anew=run.force)
-    for gain in file.missing(run.gains):
-        recordings = sound_recordings(cuts, _loader(run), bad=[])
-        entry = decode_at_gain(run.recognizer, recordings, gain, offline=run.mode == "offline")
-        rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
-        log.info("%s at %+g dB: WER %s", folder, gain, rate)
-        file.add(entry)
+    decoder = BatchDecoder(run.recognizer, run.mode == "offline", STREAMS)
+    load = _loader(run)
+    for gain in GainFile(folder, settings, anew=run.force).missing(run.gains):
+        journaled = folder / f"{GAIN_FILE}.partial.{gain:g}dB"
+        if run.force:
+            forget_journal(journaled)
+        work = PartWork(
+            batches=decoder.plan(cuts),
+            load=lambda cut, gain=gain: louder(load(cut), gain),  # type: ignore[misc]
+            decode=decoder,
+            make=errors_of,
+        )
+        label = f"{run.bundle.name} {folder.name} ({gain:+g} dB)"
+        journal = ShardedJournal(journaled, settings, run.ranks)
+        results = decode_batches(work, journal, run.ranks, partial(_shown, label, run.ranks))
+        if results.items is None:
+            continue
+        with one_at_a_time(folder):
+            file = GainFile(folder, settings)
+            if not file.missing([gain]):
+                continue
+            entry = error_rates(gain, results.items)
+            rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
+            log.info("%s at %+g dB: WER %s", folder, gain, rate)
+            file.add(entry, read_object(folder / "summary.json"))
+            forget_journal(journaled)
 
 
 def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
@@ -214,32 +294,6 @@ def _loader(run: DecodeRun) -> "Callable[[MonoCut], Recording]":
     from kdasr.evaluation.evaluate import load_recording
 
     return partial(load_recording, tokenizer=run.bundle.tokenizer)
-
-
-def _records(
-    run: DecodeRun, part: str, cuts: list["MonoCut"], folder: Path, settings: Mapping[str, Any]
-) -> tuple[list["Record"], list["BadUtterance"]]:
-    """The records of a part, and the utterances whose audio cannot be used, which count nowhere."""
-    from rich.progress import track
-
-    from kdasr.data.bad import report_bad
-    from kdasr.evaluation.evaluate import decode_offline, decode_streaming
-    from kdasr.evaluation.part_run import Journal, decode_cuts, forget
-
-    label = f"{run.bundle.name} {part} ({run.mode})"
-
-    def decode(recordings: "Iterable[Recording]") -> "Iterator[list[tuple[Recording, Simulation]]]":
-        shown = track(recordings, label, total=len(cuts), console=console, transient=True)
-        if run.mode == "streaming":
-            return decode_streaming(run.recognizer, shown, run.nbest, run.streams)
-        return decode_offline(run.recognizer, shown, run.nbest)
-
-    if run.force:
-        forget(folder)
-    windows = run.recognizer.windows if run.mode == "streaming" else None
-    journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, _loader(run), decode, windows, journal, run.max_bad.at_once)
-    return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 
 def file_sha256(path: Path) -> str | None:

@@ -35,7 +35,7 @@ from kdasr.training.resume import (
     set_rng_state,
     truncate_metrics,
 )
-from kdasr.training.step_errors import StepError, naming_batches, pieces_of
+from kdasr.training.step_errors import DevPieces, StepError, naming_batches, pieces_of
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validate, Validation
@@ -305,19 +305,12 @@ class Trainer:
             return self.system.validate(
                 self.fabric,
                 self.module,
-                self._dev_batches(current),
+                DevPieces(self.system.valid_batches(), self.config.split_batches, current),
                 self.system.tokenizer,
                 self.system.contexts[0],
                 self.stage.loss_weights,
                 should_stop=lambda: alone and self.stop.asked,
             )
-
-    def _dev_batches(self, current: list[TrainBatch]) -> Iterator[TrainBatch]:
-        """The dev batches in pieces; `current` holds the one that is worked on."""
-        for batch in self.system.valid_batches():
-            for part in pieces_of(batch, self.config.split_batches):
-                current[:] = [part]
-                yield part
 
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
