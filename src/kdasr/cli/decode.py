@@ -165,7 +165,7 @@ def command(
         if mode != "streaming":
             raise UserError(f"--long-form needs --mode streaming; it is {mode}")
         needs("utterances one by one, not --long-form", "nbest", "gain_db")
-        joined = batch_size(joined, streams)
+        joined = replace(batch_size(joined, streams), ranks=ranks)
         streams = joined.batch
     if rules is not None and mode != "streaming":
         raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
@@ -174,9 +174,6 @@ def command(
     contexts = trained_contexts(exp) if all_contexts else {}
     if force and not ranks.is_alone:
         raise UserError("--force: with one process; to decode again with several, remove the results")
-    if joined is not None and not ranks.is_first:
-        log.info("long streams are decoded by the first process")
-        return
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device_of(device, ranks))
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
@@ -206,9 +203,6 @@ def command(
             bundle.name,
         )
         return
-    if joined is not None:
-        _print_long_form([decode_part_as_streams(run, part) for part in names])
-        return
     _decode_parts(run, names)
     for name, other in contexts.items():
         recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, lm_use)
@@ -218,11 +212,13 @@ def command(
 
 def _decode_parts(run: DecodeRun, names: list[str]) -> None:
     """Decode the parts, and show their results if those of all parts are there."""
-    summaries = [decode_part(run, part) for part in names]
+    decode = decode_part if run.long_form is None else decode_part_as_streams
+    summaries = [decode(run, part) for part in names]
     # What others had in hand then may be finished by now.
     there = [summary or finished_part(run, part) for part, summary in zip(names, summaries, strict=True)]
     if None not in there:
-        _print_table([summary for summary in there if summary is not None])
+        show = _print_table if run.long_form is None else _print_long_form
+        show([summary for summary in there if summary is not None])
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:

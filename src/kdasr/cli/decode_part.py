@@ -75,8 +75,12 @@ def decode_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
 
 def finished_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
     """The summary of a part that is finished; None while it is not."""
-    settings = _settings(run, part, _load_cuts(run, part))
-    return _finished(run.out / run.mode / part, settings, force=False)
+    folder, settings = run.out / run.mode / part, _settings(run, part, _load_cuts(run, part))
+    if run.long_form is not None:
+        assert run.endpoints is not None
+        folder = long_form_folder(run.out, part)
+        settings |= run.long_form.settings(run.endpoints)
+    return _finished(folder, settings, force=False)
 
 
 def _decode_utterances(
@@ -186,8 +190,11 @@ def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings:
             forget_journal(journaled)
 
 
-def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
-    """Decode the utterances of a part joined into streams; returns its summary."""
+def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any] | None:
+    """Decode the utterances of a part joined into streams; returns its summary.
+
+    None: other processes have not finished their shares.
+    """
     from kdasr.common.files import write_json
     from kdasr.data.bad import report_bad
     from kdasr.evaluation.joining import in_order
@@ -214,6 +221,8 @@ def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
         settings,
         show_progress(f"{run.bundle.name} {part} (long form)"),
     )
+    if conditions is None:
+        return None
     summary = {
         "system": run.bundle.name,
         "part": part,

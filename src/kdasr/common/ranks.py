@@ -57,6 +57,10 @@ class Ranks:
         """Whether there is no other one."""
         return self.world_size == 1
 
+    def has(self, number: int) -> bool:
+        """Whether the piece of work with this number is this process's."""
+        return number % self.world_size == self.rank
+
     def share(self, items: Sequence[ItemT]) -> list[ItemT]:
         """Its part of some work, whatever of it is done already: every `world_size`-th item."""
         return list(items[self.rank :: self.world_size])

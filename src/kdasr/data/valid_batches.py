@@ -1,7 +1,7 @@
 """Batches in a fixed order without augmentation, which several processes can share out among them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from copy import copy
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ class ValidBatches:
         self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
         self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
         self._num_workers = config.num_workers
+        self._left_out: Container[int] = ()
         self._plans = [
             BatchPlan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
         ]
@@ -50,12 +51,18 @@ class ValidBatches:
         few._plans = self._plans[:count]
         return few
 
+    def without(self, numbers: Container[int]) -> Self:
+        """These batches without some; the others keep their numbers, and the processes that have them."""
+        rest = copy(self)
+        rest._left_out = numbers
+        return rest
+
     def __iter__(self) -> Iterator[Batch]:
         return (batch for _, batch in self.share(0, 1))
 
     def share(self, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
         """Those of one of `world_size` processes, which alone are made, each with its number among all."""
-        plans = self._plans[rank::world_size]
+        plans = [plan for plan in self._plans[rank::world_size] if plan.number not in self._left_out]
         loader = DataLoader(
             self._dataset,
             sampler=plans,

@@ -63,10 +63,7 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
         TrainingInterrupted: stopped by a signal; a checkpoint is left.
     """
     fabric = make_fabric(config.training)
-    if fabric.is_global_zero:
-        changed = claim_folder(config, exp_dir)
-    else:
-        changed = []
+    changed = claim_folder(config, exp_dir) if fabric.is_global_zero else []
     setup_logging(exp_dir / "train.log", is_first=fabric.is_global_zero)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
