@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+SUMMARY = "summary.json"
+"""Of a part, in the folder of its results; written last."""
+
 _FORMERLY = {"search": "greedy", "nbest": 0, "int8": False, "streams": 1, "calibrated_blank_penalty": 0.0}
 """Settings of summaries that do not mention them."""
 
@@ -80,22 +83,21 @@ def finished_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
         assert run.endpoints is not None
         folder = long_form_folder(run.out, part)
         settings |= run.long_form.settings(run.endpoints)
-    return _finished(folder, settings, force=False)
+    return _summary_there(folder, settings)
 
 
 def _decode_utterances(
     run: DecodeRun, part: str, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
     """What is missing of this process's share; the summary once nothing is missing anywhere."""
-    from kdasr.common.ranks import ShardedJournal, forget_journal, one_at_a_time
+    from kdasr.common.ranks import forget_journal, one_at_a_time
     from kdasr.data.bad import report_bad
     from kdasr.evaluation.batches import BatchDecoder
     from kdasr.evaluation.evaluate import make_record, write_part
-    from kdasr.evaluation.part_run import PartWork, decode_batches, journal_path
+    from kdasr.evaluation.part_run import PARTIAL, PartWork, decode_batches
 
-    journaled = journal_path(folder)
     if run.force:
-        forget_journal(journaled)
+        forget_journal(folder / PARTIAL)
     decoder = BatchDecoder(run.recognizer, run.mode == "offline", run.streams, run.nbest)
     windows = run.recognizer.windows if run.mode == "streaming" else None
     work = PartWork(
@@ -103,27 +105,32 @@ def _decode_utterances(
         load=_loader(run),
         decode=decoder,
         make=partial(make_record, windows=windows),
+        journal=folder / PARTIAL,
+        settings=settings,
+        ranks=run.ranks,
         stop_at_bad=run.max_bad.at_once,
     )
-    journal = ShardedJournal(journaled, settings, run.ranks)
+
+    def summary_of_others() -> dict[str, Any] | None:
+        return None if run.ranks.is_alone else _summary_there(folder, settings)
+
     label = f"{run.bundle.name} {part} ({run.mode})"
-    results = decode_batches(work, journal, run.ranks, partial(_shown, label, run.ranks))
-    if results.items is None and not work.stop_at_bad:
-        log.info("%s: done, but for what other processes have in hand", folder)
-        return None
+    results = decode_batches(work, lambda: summary_of_others() is not None, partial(_shown, label, run.ranks))
     with one_at_a_time(folder):
-        if not run.ranks.is_alone and (summary := _finished(folder, settings, force=False)) is not None:
-            return summary  # another one came first
-        bad = report_bad(part, results.bad, len(cuts), run.max_bad, folder / "bad.tsv")
-        if results.items is None:
+        if (summary := summary_of_others()) is not None:
+            return summary
+        if results.items is None and not (work.stop_at_bad and results.bad):
+            log.info("%s: done, but for what other processes have in hand", folder)
             return None
+        bad = report_bad(part, results.bad, len(cuts), run.max_bad, folder / "bad.tsv")
+        assert results.items is not None  # what stops the work is too much for `report_bad`
         summary = {
             **_summarize(run, part, cuts, results.items),
             "bad_utterances": [list(utterance) for utterance in bad],
             **settings,
         }
         write_part(folder, results.items, summary)
-        forget_journal(journaled)
+        forget_journal(work.journal)
     return summary
 
 
@@ -157,7 +164,7 @@ def _shown(label: str, ranks: "Ranks", items: "Sequence[int]") -> "Iterable[int]
 def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]) -> None:
     """Add to `gain.json` what is not measured yet."""
     from kdasr.common.files import read_object
-    from kdasr.common.ranks import ShardedJournal, forget_journal, one_at_a_time
+    from kdasr.common.ranks import forget_journal, one_at_a_time
     from kdasr.evaluation.batches import BatchDecoder
     from kdasr.evaluation.loudness import GAIN_FILE, STREAMS, GainFile, error_rates, errors_of, louder
     from kdasr.evaluation.part_run import PartWork, decode_batches
@@ -165,29 +172,33 @@ def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings:
     decoder = BatchDecoder(run.recognizer, run.mode == "offline", STREAMS)
     load = _loader(run)
     for gain in GainFile(folder, settings, anew=run.force).missing(run.gains):
-        journaled = folder / f"{GAIN_FILE}.partial.{gain:g}dB"
-        if run.force:
-            forget_journal(journaled)
         work = PartWork(
             batches=decoder.plan(cuts),
             load=lambda cut, gain=gain: louder(load(cut), gain),  # type: ignore[misc]
             decode=decoder,
             make=errors_of,
+            journal=folder / f"{GAIN_FILE}.partial.{gain:g}dB",
+            settings=settings,
+            ranks=run.ranks,
         )
+        if run.force:
+            forget_journal(work.journal)
         label = f"{run.bundle.name} {folder.name} ({gain:+g} dB)"
-        journal = ShardedJournal(journaled, settings, run.ranks)
-        results = decode_batches(work, journal, run.ranks, partial(_shown, label, run.ranks))
+
+        def is_finished(gain: float = gain) -> bool:
+            return not GainFile(folder, settings).missing([gain])
+
+        results = decode_batches(work, is_finished, partial(_shown, label, run.ranks))
         if results.items is None:
             continue
         with one_at_a_time(folder):
-            file = GainFile(folder, settings)
-            if not file.missing([gain]):
+            if is_finished():
                 continue
             entry = error_rates(gain, results.items)
             rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
             log.info("%s at %+g dB: WER %s", folder, gain, rate)
-            file.add(entry, read_object(folder / "summary.json"))
-            forget_journal(journaled)
+            GainFile(folder, settings).add(entry, read_object(folder / SUMMARY))
+            forget_journal(work.journal)
 
 
 def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any] | None:
@@ -198,7 +209,7 @@ def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any] | None:
     from kdasr.common.files import write_json
     from kdasr.data.bad import report_bad
     from kdasr.evaluation.joining import in_order
-    from kdasr.evaluation.long_form_run import SUMMARY, decode_long_form, forget
+    from kdasr.evaluation.long_form_run import decode_long_form, forget
     from kdasr.evaluation.part_run import sound_cuts
 
     assert run.long_form is not None and run.endpoints is not None
@@ -265,16 +276,29 @@ def _finished(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[st
     """The summary of an earlier run with these settings; None when the part has to be decoded."""
     from kdasr.common.files import read_object
 
-    if not (folder / "summary.json").is_file() or force:
+    if force or not (folder / SUMMARY).is_file():
         return None
-    summary = read_object(folder / "summary.json")
-    earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
-    if earlier == settings:
+    if (summary := _summary_there(folder, settings)) is not None:
         log.info("%s: already decoded, --force to do it again", folder)
         return summary
-    other = ", ".join(name for name in settings if earlier[name] != settings[name])
+    earlier = read_object(folder / SUMMARY)
+    other = ", ".join(name for name in settings if _setting(earlier, name) != settings[name])
     log.warning("%s: takes the place of results with another %s", folder, other)
     return None
+
+
+def _summary_there(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary in a folder, if it is one of these settings."""
+    from kdasr.common.files import read_object
+
+    if not (folder / SUMMARY).is_file():
+        return None
+    summary = read_object(folder / SUMMARY)
+    return summary if all(_setting(summary, name) == settings[name] for name in settings) else None
+
+
+def _setting(summary: Mapping[str, Any], name: str) -> Any:
+    return summary.get(name, _FORMERLY.get(name))
 
 
 def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | None:

@@ -62,7 +62,9 @@ class ValidBatches:
 
     def share(self, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
         """Those of one of `world_size` processes, which alone are made, each with its number among all."""
-        plans = [plan for plan in self._plans[rank::world_size] if plan.number not in self._left_out]
+        own = self._plans[rank::world_size]
+        self._bad_audio.total = sum(len(plan.cuts) for plan in own)
+        plans = [plan for plan in own if plan.number not in self._left_out]
         loader = DataLoader(
             self._dataset,
             sampler=plans,

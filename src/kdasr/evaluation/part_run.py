@@ -1,12 +1,12 @@
 """A part decoded batch by batch: what is done is kept, a bad recording costs itself, processes can share."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdasr.common.logging import get_logger
-from kdasr.common.ranks import Ranks, ShardedJournal
+from kdasr.common.ranks import Ranks, ShardedJournal, one_at_a_time
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
 from kdasr.evaluation.batches import BatchDecoder
@@ -28,11 +28,6 @@ class Show(Protocol):
     def __call__(self, items: Sequence[int], /) -> Iterable[int]: ...
 
 
-def journal_path(folder: Path) -> Path:
-    """Of the records of a part."""
-    return folder / PARTIAL
-
-
 @dataclass(frozen=True)
 class PartWork:
     """The batches of a part, and what becomes of each."""
@@ -44,6 +39,11 @@ class PartWork:
     decode: BatchDecoder
     make: Callable[..., Any]
     """From a recording and its `Simulation` to what is kept of it: plain values, such as `make_record`."""
+    journal: Path
+    """What is done is kept in files of this name."""
+    settings: Mapping[str, Any]
+    """Plain values that decide the results."""
+    ranks: Ranks
     stop_at_bad: bool = False
     """Take no further recordings after one whose audio cannot be used."""
 
@@ -54,32 +54,39 @@ class PartResults:
 
     items: list[Any] | None
     """What is kept of all recordings that can be heard, in their order; None where another process has not
-    finished its share, and whenever the work was stopped at a bad recording."""
+    finished its share or has finished all, and where a bad recording has ended the work."""
     bad: list[BadUtterance]
 
 
 def decode_batches(
-    work: PartWork, journal: ShardedJournal, ranks: Ranks, show: Show = lambda items: items
+    work: PartWork, is_finished: Callable[[], bool], show: Show = lambda items: items
 ) -> PartResults:
     """Decode this process's share of the batches that are not in the journal yet.
 
     Batches with bad audio are tried again, in case it can be heard by now.
+
+    Args:
+        work: the batches.
+        is_finished: whether another process has put all results together. It does so, and removes the
+            journal, within `one_at_a_time` of the journal's folder.
+        show: progress.
     """
-    done = journal.read(_is_whole)
+    with one_at_a_time(work.journal.parent):
+        if not work.ranks.is_alone and is_finished():
+            return PartResults(None, [])
+        journal = ShardedJournal(work.journal, work.settings, work.ranks)
+        done = journal.read(_is_whole)
     whole = {number for number, unit in done.items() if _is_whole(unit)}
     if done:
-        log.info("%s: goes on after %d of %d batches", journal.path, len(whole), len(work.batches))
-    waiting = [number for number in ranks.share(range(len(work.batches))) if number not in whole]
+        log.info("%s: goes on after %d of %d batches", work.journal, len(whole), len(work.batches))
+    waiting = [number for number in work.ranks.share(range(len(work.batches))) if number not in whole]
     for number in show(waiting):
         bad: list[BadUtterance] = []
         heard = list(sound_recordings(work.batches[number], work.load, bad, work.stop_at_bad))
         if bad and work.stop_at_bad:
             return PartResults(None, bad)
-        items = (
-            [work.make(recording, simulation) for recording, simulation in work.decode(heard)]
-            if heard
-            else []
-        )
+        decoded = work.decode(heard) if heard else []
+        items = [work.make(recording, simulation) for recording, simulation in decoded]
         journal.append(number, {"items": items, "bad": [list(utterance) for utterance in bad]})
     units = journal.read(_is_whole)
     found = [BadUtterance(*item) for number in sorted(units) for item in units[number]["bad"]]
