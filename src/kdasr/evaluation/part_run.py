@@ -53,7 +53,7 @@ class PartResults:
     """What is known of a part."""
 
     items: list[Any] | None
-    """What is kept of all recordings that can be heard, in their order; None where another process has not
+    """What is kept of all recordings that can be used, in their order; None where another process has not
     finished its share or has finished all, and where a bad recording has ended the work."""
     bad: list[BadUtterance]
 
@@ -63,7 +63,7 @@ def decode_batches(
 ) -> PartResults:
     """Decode this process's share of the batches that are not in the journal yet.
 
-    Batches with bad audio are tried again, in case it can be heard by now.
+    Batches with bad audio are tried again, in case it can be read by now.
 
     Args:
         work: the batches.
@@ -82,10 +82,10 @@ def decode_batches(
     waiting = [number for number in work.ranks.share(range(len(work.batches))) if number not in whole]
     for number in show(waiting):
         bad: list[BadUtterance] = []
-        heard = list(sound_recordings(work.batches[number], work.load, bad, work.stop_at_bad))
+        sound = list(sound_recordings(work.batches[number], work.load, bad, work.stop_at_bad))
         if bad and work.stop_at_bad:
             return PartResults(None, bad)
-        decoded = work.decode(heard) if heard else []
+        decoded = work.decode(sound) if sound else []
         items = [work.make(recording, simulation) for recording, simulation in decoded]
         journal.append(number, {"items": items, "bad": [list(utterance) for utterance in bad]})
     units = journal.read(_is_whole)
@@ -104,8 +104,8 @@ def sound_cuts(
 ) -> tuple[list["MonoCut"], list[BadUtterance]]:
     """The cuts whose audio can be used, and the utterances whose audio cannot; all of it is read once."""
     bad: list[BadUtterance] = []
-    heard = {recording.id for recording in sound_recordings(cuts, load, bad, stop_at_bad)}
-    return [cut for cut in cuts if cut.id in heard], bad
+    sound = {recording.id for recording in sound_recordings(cuts, load, bad, stop_at_bad)}
+    return [cut for cut in cuts if cut.id in sound], bad
 
 
 def sound_recordings(
