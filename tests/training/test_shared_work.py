@@ -10,7 +10,7 @@ from two_processes import run_two, under_torchrun
 
 from kdasr.common.ranks import Ranks
 from kdasr.data.data_config import DataConfig
-from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.data.valid_batches import ValidBatches
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.distillation.objective import Objective
@@ -53,6 +53,12 @@ def work(tokens: Path, out: Path) -> None:
     pieces = DevPieces(batches, 2, [])
     found = validate_transducer(fabric, module, pieces, tokenizer, Context(left=8, chunk=4), weights)
     assert found is not None
+    # A signal reaches one of two.
+    asked = fabric.world_size > 1 and fabric.global_rank == 1
+    stopped = validate_transducer(
+        fabric, module, pieces, tokenizer, Context(left=8, chunk=4), weights, lambda: asked
+    )
+    assert (stopped is None) == (fabric.world_size > 1)
     out.mkdir(exist_ok=True)
     results = {"total": found.total, "terms": found.terms, "scores": found.scores}
     (out / f"{fabric.global_rank}.json").write_text(json.dumps(results))
@@ -67,8 +73,6 @@ def work_of_rank(rank: int, port: int, tokens: Path, out: Path) -> None:
 
 def test_two_processes_find_what_one_finds(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
-    from kdasr.data.tokenizer import copy_tokenizer
-
     copy_tokenizer(tokenizer, tokens)
     work(tokens, tmp_path / "one")
     assert run_two(work_of_rank, tokens, tmp_path / "two") == [0, 0]

@@ -299,18 +299,19 @@ class Trainer:
 
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
-        alone = self.fabric.world_size == 1
         current: list[TrainBatch] = []
         with naming_batches(current, self.config, "validation"):
-            return self.system.validate(
+            validation = self.system.validate(
                 self.fabric,
                 self.module,
                 DevPieces(self.system.valid_batches(), self.config.split_batches, current),
                 self.system.tokenizer,
                 self.system.contexts[0],
                 self.stage.loss_weights,
-                should_stop=lambda: alone and self.stop.asked,
+                should_stop=lambda: self.stop.asked,
             )
+        self._stop_agreed = self._stop_agreed or validation is None
+        return validation
 
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""

@@ -37,7 +37,7 @@ def validate_transducer(
     """Evaluate on all of `batches`, shared out among the processes. Changes no random state.
 
     Returns:
-        The results, the same on every process; None when `should_stop` said so on the way.
+        The results, the same on every process; None on all when `should_stop` said so on one of them.
     """
     measure = _Measure(fabric, module, tokenizer, context, loss_weights)
     sums = sum_over_batches(fabric, module, batches, measure, should_stop)

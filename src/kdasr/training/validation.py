@@ -84,20 +84,25 @@ def sum_over_batches(
     gives the same bits.
 
     Returns:
-        The sums, the same on every process; None when `should_stop` said so on the way.
+        The sums, the same on every process; None on all when `should_stop` said so on one of them.
     """
     state = rng_state()
     module.eval()
     measured: list[tuple[int, dict[str, float]]] = []
+    stopped = False
     try:
         for number, batch in share_of(batches, fabric.global_rank, fabric.world_size):
-            if should_stop():
-                return None
+            stopped = stopped or should_stop()
+            if stopped:
+                break
             measured.append((number, dict(measure(batch.to(fabric.device)))))
     finally:
         module.train()
         set_rng_state(state)
-    everybody = [item for part in gather(fabric, {"measured": measured}) for item in part["measured"]]
+    parts = gather(fabric, {"measured": measured, "stopped": stopped})
+    if any(part["stopped"] for part in parts):
+        return None
+    everybody = [item for part in parts for item in part["measured"]]
     total: Counter[str] = Counter()
     for _, sums in sorted(everybody, key=lambda item: item[0]):
         total.update(sums)
