@@ -1,7 +1,5 @@
 """However a joint batch is split, over accumulation steps or processes, its gradient is the same."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,6 @@ from tiny_system import (
     CHUNKED,
     RandomBatches,
     fit,
-    processes,
     random_batch,
     small_model,
     small_objective,
@@ -18,6 +15,7 @@ from tiny_system import (
     trainer_config,
 )
 from torch import Tensor
+from two_processes import run_two, under_torchrun
 
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
@@ -125,39 +123,9 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(joint: dict[st
     assert_same(gradients(split_batches()), joint)
 
 
-def under_torchrun(rank: int, port: int) -> None:
-    """Set what torchrun sets."""
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_WORLD_SIZE="2",
-        GROUP_RANK="0",
-        TORCHELASTIC_RUN_ID="test",
-    )
-
-
 def gradients_of_rank(rank: int, port: int, out: Path) -> None:
     under_torchrun(rank, port)
     torch.save(gradients([split_batches()[rank]]), out / f"{rank}.pt")
-
-
-def run_two(target: object, *arguments: object) -> list[int | None]:
-    """Run `target(rank, port, *arguments)` in two processes; returns their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = [processes.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]  # type: ignore[arg-type]
-    for child in children:
-        child.start()
-    for child in children:
-        # Processes that do not agree wait for each other.
-        child.join(timeout=200)
-        child.kill()
-        child.join()
-    return [child.exitcode for child in children]
 
 
 def test_two_processes_give_the_gradient_of_the_joint_batch(joint: dict[str, Tensor], tmp_path: Path) -> None:

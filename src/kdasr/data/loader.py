@@ -22,11 +22,12 @@ from kdasr.data.batch_stream import BatchStream
 from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
-from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
+from kdasr.data.loading import train_strategy
 from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
+from kdasr.data.valid_batches import ValidBatches, valid_batches
 from kdasr.data.word_times import aligned_words
 
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
@@ -172,52 +173,6 @@ class _Plans:
 
     def __iter__(self) -> Iterator[BatchPlan]:
         return self.loader.plans()
-
-
-class ValidBatches:
-    """Batches in a fixed order without augmentation; can be iterated again and again."""
-
-    def __init__(
-        self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
-    ) -> None:
-        # The checkpoint is chosen by all of them, however long.
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames, for_training=False)
-        stored = all(cut.has_features for cut in cuts)
-        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
-        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
-        self._plans = [
-            BatchPlan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
-        ]
-
-    def __len__(self) -> int:
-        return len(self._plans)
-
-    def __iter__(self) -> Iterator[Batch]:
-        made = (self._dataset[plan] for plan in self._plans)
-        for _, _, batch in good_ones(made, self._bad_audio):
-            yield batch
-
-
-def valid_batches(
-    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
-) -> ValidBatches:
-    """The usable cuts in batches of at most `config.max_duration` seconds, padding included.
-
-    Utterances of similar length share a batch; the batches come in a fixed shuffled order, so that the
-    first few of them are a fair sample.
-    """
-    return ValidBatches(cuts, tokenizer, config, num_frames)
-
-
-def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:
-    groups: list[list[MonoCut]] = []
-    for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].duration <= max_duration:
-            groups[-1].append(cut)
-        else:
-            groups.append([cut])
-    random.Random(0).shuffle(groups)
-    return [CutSet.from_cuts(group) for group in groups]
 
 
 def _sampler(

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line, is_out_of_memory
-from kdasr.common.logging import get_logger
+from kdasr.common.logging import OWN_SHARE, get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance, MaxBad
@@ -94,7 +94,7 @@ class BadAudio:
                 "copy these files again, or run `kdasr prepare` again"
             )
         if new:
-            log.warning("left out, %s: %s", so_far, quote(new))
+            log.warning("left out, %s: %s", so_far, quote(new), extra=OWN_SHARE)
 
 
 def good_ones(items: Iterator[Made | Failure], bad_audio: BadAudio) -> Iterator[Any]:

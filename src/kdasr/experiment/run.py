@@ -1,6 +1,5 @@
 """From the configuration of a system to its parts, and to a trained system."""
 
-import logging
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -46,6 +45,7 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
+from kdasr.losses.lattice.kernel_check import check_kernels
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -72,12 +72,8 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
         TrainingInterrupted: stopped by a signal; a checkpoint is left.
     """
     fabric = make_fabric(config.training)
-    if fabric.is_global_zero:
-        changed = claim_folder(config, exp_dir)
-        setup_logging(exp_dir / "train.log")
-    else:
-        changed = []
-        setup_logging(level=logging.ERROR)
+    changed = claim_folder(config, exp_dir) if fabric.is_global_zero else []
+    setup_logging(exp_dir / "train.log", is_first=fabric.is_global_zero)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
     if saved_progress(exp_dir).stages_done >= len(wanted):
@@ -118,6 +114,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     bundles = _load_teachers(config, exp_dir, tokenizer)
     teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
+    if fabric.device.type == "cuda":
+        check_kernels(fabric.device)
     train_cuts = _load_parts(config, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
     _heed_word_times(config.objective.rnnt, train_cuts)
@@ -136,7 +134,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
-    limit = config.training.max_valid_batches or None
+    dev_batches = dev_batches.first(config.training.max_valid_batches or None)
     system = System(
         name=config.name,
         exp_dir=exp_dir,
@@ -148,7 +146,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         objective=objective,
         tokenizer=tokenizer,
         train_batches=batches,
-        valid_batches=lambda: islice(dev_batches, limit),
+        valid_batches=lambda: dev_batches,
         validate=validate_transducer,
         teachers=[TeacherFile(str(bundle.path.resolve()), sha256(bundle.path)) for bundle in bundles],
     )

@@ -37,7 +37,7 @@ from kdasr.training.resume import (
     set_rng_state,
     truncate_metrics,
 )
-from kdasr.training.step_errors import StepError, naming_batches, pieces_of
+from kdasr.training.step_errors import DevPieces, StepError, naming_batches, pieces_of
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validate, Validation
@@ -324,25 +324,19 @@ class Trainer:
 
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
-        alone = self.fabric.world_size == 1
         current: list[TrainBatch] = []
         with naming_batches(current, self.config, "validation"):
-            return self.system.validate(
+            validation = self.system.validate(
                 self.fabric,
                 self.measured,
-                self._dev_batches(current),
+                DevPieces(self.system.valid_batches(), self.config.split_batches, current),
                 self.system.tokenizer,
                 self.system.contexts[0],
                 self.stage.loss_weights,
-                should_stop=lambda: alone and self.stop.asked,
+                should_stop=lambda: self.stop.asked,
             )
-
-    def _dev_batches(self, current: list[TrainBatch]) -> Iterator[TrainBatch]:
-        """The dev batches in pieces; `current` holds the one that is worked on."""
-        for batch in self.system.valid_batches():
-            for part in pieces_of(batch, self.config.split_batches):
-                current[:] = [part]
-                yield part
+        self._stop_agreed = self._stop_agreed or validation is None
+        return validation
 
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
