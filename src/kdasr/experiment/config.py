@@ -223,6 +223,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
                 "but no hidden_mse in its loss_weights"
             )
+    _check_lengths(config.stages, source)
 
 
 def _check_text(config: TranscriptConfig, source: str) -> None:
@@ -235,12 +236,25 @@ def _check_language_model(config: LanguageModelExperiment, source: str) -> None:
     for stage in config.stages:
         if stage.plateau_patience > 0:
             raise UserError(f"{source}: stage '{stage.name}' has plateau_patience, which is for hidden_mse")
+    _check_lengths(config.stages, source)
 
 
 def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) -> None:
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
         raise UserError(f"{source}: stage names repeat: {names}")
+    for stage in stages:
+        if set(stage.loss_weights) - set(terms):
+            raise UserError(
+                f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
+                f"known terms: {', '.join(terms)}"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
+            raise UserError(f"{source}: stage name '{stage.name}' must be letters, digits, '.', '_' and '-'")
+
+
+def _check_lengths(stages: list[StageConfig], source: str) -> None:
+    """Every stage says in one way how long it is, and in one how long its warm-up is."""
     for stage in stages:
         if len(stage.length) != 1:
             given = ", ".join(f"{name}: {value:g}" for name, value in stage.length.items()) or "none of them"
@@ -249,13 +263,6 @@ def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) 
             )
         if stage.warmup_steps is not None and stage.warmup_hours is not None:
             raise UserError(f"{source}: stage '{stage.name}': warmup_steps and warmup_hours: give one")
-        if set(stage.loss_weights) - set(terms):
-            raise UserError(
-                f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
-                f"known terms: {', '.join(terms)}"
-            )
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
-            raise UserError(f"{source}: stage name '{stage.name}' must be letters, digits, '.', '_' and '-'")
 
 
 class Difference(NamedTuple):
