@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kdasr.cli.main import main
+from kdasr.cli.latency import command
 from kdasr.common.errors import UserError
 from kdasr.evaluation import foreign
 from kdasr.evaluation.foreign.base import read_hypotheses, words_of_pieces
@@ -76,8 +76,8 @@ WRITERS = {"icefall": _icefall, "nemo": _nemo, "sherpa": _sherpa, "ctm": _ctm, "
 def test_every_format_gives_the_same_figures(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.alignment.txt").write_text(ALIGNED)
     WRITERS[name](tmp_path / "heard")
-    arguments = ["latency", "--format", name, str(tmp_path / "a.alignment.txt"), str(tmp_path / "heard")]
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
+    arguments = ["--format", name, str(tmp_path / "a.alignment.txt"), str(tmp_path / "heard")]
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     (found,) = json.loads((tmp_path / "out" / "summary.json").read_text())["systems"]
     assert (found["num_utterances"], found["num_words"]) == (2, 4)

@@ -105,9 +105,8 @@ def _report(
         if summary["num_missing"]:
             click.echo(f"{summary['system']}: {summary['num_missing']} utterance(s) of the reference missing")
         if summary["num_without_reference"]:
-            click.echo(
-                f"{summary['system']}: {summary['num_without_reference']} without a reference, left out"
-            )
+            number = summary["num_without_reference"]
+            click.echo(f"{summary['system']}: {number} utterance(s) without a reference, left out")
     for name, found in gains.items():
         gain = found.gain
         unit = f"{gain.speakers} speakers" if gain.speakers else "single utterances: too few known speakers"
@@ -139,20 +138,14 @@ def _table(summaries: list[dict[str, Any]]) -> str:
         word, shares = summary["first_word_ms"], summary["first_tokens"]
         cells = [summary["system"], str(summary["num_utterances"]), _number(summary["wer"], 2)]
         cells += [_number(word[name]) for name in ("mean", "p50", "p90")]
-        cells += [_number(share and 100 * share, 1) for share in (word["coverage"],)]
-        cells += [
-            _number(shares[kind] and 100 * shares[kind], 1) for kind in ("wrong", "premature", "missing")
-        ]
+        found = [word["coverage"], *(shares[kind] for kind in ("wrong", "premature", "missing"))]
+        cells += [_number(None if share is None else 100 * share, 1) for share in found]
         cells += [_number(summary[name]["mean"]) for name in ("emission_delay_ms", "finalization_ms")]
         lines.append(cells)
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    rule = "-|-".join("-" * width for width in widths)
-    return (
-        "\n".join(f"| {row} |" for row in [rows[0]])
-        + f"\n|-{rule}-|\n"
-        + "\n".join(f"| {row} |" for row in rows[1:])
-    )
+    lines.insert(1, ["-" * width for width in widths])
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -2,7 +2,8 @@
 
 The percentile bootstrap (Efron 1979; for word error rates Bisani and Ney 2004): speakers are drawn with
 replacement, each with all utterances, the statistic is computed on each draw, and the interval holds the
-middle 95 % of the draws. Utterances of one speaker are alike, so that drawing single ones would promise too much.
+middle 95 % of the draws. Utterances of one speaker are alike, so that drawing single ones would promise too
+much.
 Where speakers are not known, or there are fewer than `MIN_SPEAKERS` of them, utterances are drawn.
 """
 

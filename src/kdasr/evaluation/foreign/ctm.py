@@ -1,7 +1,7 @@
 """NIST's ctm: `ID CHANNEL BEGIN DURATION WORD [CONFIDENCE]` per line; `;;` begins a comment.
 
-An utterance of which nothing was recognized has no line. The end of a word is where its last piece is taken to have
-been emitted.
+An utterance of which nothing was recognized has no line. The end of a word is where its last piece is taken
+to have been emitted.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
 """icefall's `recogs-*.txt` with timestamps.
 
-Lines are `ID:<tab>ref=[...]`, `ID:<tab>hyp=['A', 'B']` and `ID:<tab>timestamp_hyp=[...]` (in older versions of one
-system, words are one string). A time is that of a word's first piece, or a pair of its begin and end.
+Lines are `ID:<tab>ref=[...]`, `ID:<tab>hyp=['A', 'B']` and `ID:<tab>timestamp_hyp=[...]`; words may also be
+one string. A time is that of a word's first piece, or a pair of its begin and end. With single times the last
+piece of a word is not known, and its first one stands for it: latencies are then lower bounds.
 """
 
 import ast

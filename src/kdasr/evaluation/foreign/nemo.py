@@ -1,9 +1,9 @@
 """NeMo's manifest of `transcribe_speech.py` with timestamps: a JSON object per line.
 
-`timestamps_word` (or `timestamp`: {`word`: [...]}, as hypotheses have it) lists `word`, and `start` and `end` in
-seconds. Where there are only `start_offset` and `end_offset`, in encoder frames, the object must have the seconds
-of a frame as `frame_seconds`. The id is `id`, `utt_id`, or the name of `audio_filepath` without its folder and
-suffix. The end of a word is where its last piece is taken to have been emitted.
+`timestamps_word` (or `timestamp`: {`word`: [...]}, as hypotheses have it) lists `word`, and `start` and `end`
+in seconds. Where there are only `start_offset` and `end_offset`, in encoder frames, the object must have the
+seconds of a frame as `frame_seconds`. The id is `id`, `utt_id`, or the name of `audio_filepath` without its
+folder and suffix. The end of a word is where its last piece is taken to have been emitted.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""sherpa-onnx's results as JSON: `tokens` and `timestamps` (seconds) of equal length, `start_time` of the segment.
+"""sherpa-onnx's results as JSON: `tokens` and `timestamps` (seconds), `start_time` of the segment.
 
-A file is one object of the utterance that the file's name says, or one object per line that names its utterance
-(`id`, `key`, `filename` or `audio`), or what the command `sherpa-onnx` prints: each object after a line that is the
-path of the recording. Several segments of one utterance are joined.
+A file is one object of the utterance that the file's name says, or one object per line that names its
+utterance (`id`, `key`, `filename` or `audio`), or what the command `sherpa-onnx` prints: each object after a
+line that is the path of the recording. Several segments of one utterance are joined.
 """
 
 import json
