@@ -67,8 +67,8 @@ def read_references(path: Path, normalize: Normalize) -> dict[str, list[RefWord]
     """The words of each utterance, with their times; those without an alignment are left out.
 
     Args:
-        path: a folder with `*.alignment.txt` of LibriSpeech-Alignments anywhere below it, one such file, a ctm
-            file (`.ctm`), or Lhotse cuts with alignments of words (`.jsonl`, `.jsonl.gz`).
+        path: a folder with `*.alignment.txt` of LibriSpeech-Alignments anywhere below it, one such file, a
+            ctm file (`.ctm`), or Lhotse cuts with alignments of words (`.jsonl`, `.jsonl.gz`).
         normalize: how words are written.
 
     Raises:

@@ -26,12 +26,13 @@ def first_word_of(row: Mapping[str, Any]) -> DecodedFirstWord:
     if "first_token" in row:
         return DecodedFirstWord(row["first_word_ms"], row["first_word_wall_ms"], row["first_token"])
     ref_words, words = row.get("ref_words") or (), row.get("words") or ()
-    onset = ref_words[0]["start"] if ref_words else row.get("onset")
+    onset = next((word["start"] for word in ref_words), row.get("onset"))
     if onset is None:
         return DecodedFirstWord()
     first_ms = row.get("first_token_ms")
     shown = None if first_ms is None else onset + first_ms / 1000
-    token = first_token_of(shown, onset, bool(words) and words[0].get("ref_index") == 0)
+    first_said = next((word.get("ref_index") for word in words), None)
+    token = first_token_of(shown, onset, is_first_word=first_said == 0)
     found = next((word for word in words if word.get("ref_index") == 0), None)
     latency = since_onset(found["shown"], onset) if found else None
     wall = since_onset(found.get("wall"), onset) if found and latency is not None else None

@@ -222,7 +222,11 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
     if not length:
         return None
     speakers = speakers_in([a for a, _ in pairs])
-    both = [(a, b) for a, b in pairs if a.first_token_ms is not None and b.first_token_ms is not None]
+    both = [
+        (a, x, y)
+        for a, b in pairs
+        if (x := a.first_token_ms) is not None and (y := b.first_token_ms) is not None
+    ]
     errors_row, errors_base = ([_errors(u, measure)[0] for u in found] for found in zip(*pairs, strict=True))
     return PairedGain(
         row=row.name,
@@ -235,9 +239,9 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
             None if speakers is None else dict(zip(ids, speakers, strict=True)),
         ),
         first_token=paired_bootstrap(
-            [b.first_token_ms for _, b in both],
-            [a.first_token_ms for a, _ in both],
-            speakers=speakers_in([a for a, _ in both]),
+            [y for _, _, y in both],
+            [x for _, x, _ in both],
+            speakers=speakers_in([a for a, _, _ in both]),
         ),
         row_wer=100 * sum(errors_row) / length,
         baseline_wer=100 * sum(errors_base) / length,
