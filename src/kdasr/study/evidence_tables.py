@@ -140,8 +140,8 @@ def _how(evidence: Evidence) -> str:
         "are compared have equal steps, counted after the model that they start from. WER is that of all "
         "seeds together. Latencies are means over seeds of the mean over utterances: of the "
         "first word where it is right, from its onset; of the first token, whatever it says. Brackets: 95 % "
-        f"bootstrap intervals over {_units(evidence)} and seeds, paired where rows are compared; first words are "
-        f"compared on the utterances that both rows have right.{latency}"
+        f"bootstrap intervals over {_units(evidence)} and seeds, paired where rows are compared; first words "
+        f"are compared on the utterances that both rows have right.{latency}"
     )
 
 
