@@ -8,8 +8,8 @@ from pathlib import Path
 from lhotse import CutSet
 from lhotse.supervision import AlignmentItem
 
-from kdasr.common.files import atomic_path, sha256, write_json, write_text
-from kdasr.data.folder import RECORD, cuts_path, load_record
+from kdasr.common.files import sha256, write_json, write_text
+from kdasr.data.folder import RECORD, cuts_path, load_record, write_manifest
 from kdasr.evaluation.latency import RefWord
 
 _CHAPTER = re.compile(r"(?P<chapter>(?P<speaker>[^-]+)-(?P<number>[^-]+))-\d+")
@@ -39,8 +39,7 @@ def write_into_cuts(data_dir: Path, part: str, times: Mapping[str, Sequence[RefW
             ]
             supervision = cut.supervisions[0]
             supervision.alignment = {**(supervision.alignment or {}), "word": items}
-    with atomic_path(path) as temporary:
-        cuts.to_file(temporary)
+    write_manifest(path, cuts)
     record = load_record(data_dir)
     if record is not None and part in record["parts"]:
         entry = record["parts"][part]
