@@ -109,6 +109,7 @@ def _align(
     out: Path | None,
     reference: Path | None,
 ) -> None:
+    from kdasr.data.audio_files import quote
     from kdasr.evaluation.part_run import forget
     from kdasr.self_training.word_times.pieces import PieceAligner
     from kdasr.self_training.word_times.run import align_part, report_failed
@@ -122,18 +123,16 @@ def _align(
         raise UserError(f"{part}: none of {len(cuts)} utterances could be aligned; see {folder}/failed.tsv")
     click.echo(
         f"{part}: {len(found.times)} utterances aligned, {len(found.failed)} not; words begin "
-        f"{1000 * found.lead:.0f} ms before their first piece and end {1000 * found.tail:.0f} ms after the last"
+        f"{1000 * found.lead:.0f} ms before their first piece, and end {1000 * found.tail:.0f} ms after the "
+        "last one"
     )
     if reference is not None:
         _compare(found.times, reference, bundle, part)
     if out is not None:
         times = {id: words for id, words in found.times.items() if fits_text_form(words)}
         if len(times) < len(found.times):
-            log.warning(
-                "%s: %d utterances have words that the text form cannot spell",
-                part,
-                len(found.times) - len(times),
-            )
+            left_out = sorted(set(found.times) - set(times))
+            log.warning("%s: words that the text form cannot spell, left out: %s", part, quote(left_out))
         files = write_text_form(out, part, times)
         click.echo(f"{out / part}: {len(files)} files")
     elif reference is None:

@@ -29,7 +29,7 @@ class EmittedWord:
 
     word: str
     first: float
-    """Begin of the frame of its first piece."""
+    """Begin of the frame of its first piece that has a letter; when a bare boundary comes says little."""
     last: float
     """End of the frame of its last piece."""
 
@@ -75,7 +75,8 @@ class PieceAligner:
         spans = self._spans(self._model, self._encode(samples_N), torch.tensor(ids, device=self._device))
         if spans is None:
             raise NotAlignedError(f"{len(ids)} pieces do not fit into its frames")
-        return _words(words, begins, spans, self._model.geometry.frame_seconds)
+        visible = [bool(piece.strip(WORD_START)) for piece in pieces]
+        return _words(words, begins, visible, spans, self._model.geometry.frame_seconds)
 
     def _encode(self, samples_N: Samples) -> Tensor:
         features_TF = whole_features(SAMPLE_RATE, samples_N, self._model.geometry, 0.0)
@@ -85,14 +86,19 @@ class PieceAligner:
 
 
 def _words(
-    words: Sequence[str], begins: Sequence[bool], spans: Sequence[tuple[int, int]], frame: float
+    words: Sequence[str],
+    begins: Sequence[bool],
+    visible: Sequence[bool],
+    spans: Sequence[tuple[int, int]],
+    frame: float,
 ) -> list[EmittedWord]:
     firsts = [place for place, begin in enumerate(begins) if begin]
-    lasts = [place - 1 for place in [*firsts[1:], len(begins)]]
-    return [
-        EmittedWord(word, round(frame * spans[first][0], 4), round(frame * spans[last][1], 4))
-        for word, first, last in zip(words, firsts, lasts, strict=True)
-    ]
+    found = []
+    for word, first, following in zip(words, firsts, [*firsts[1:], len(begins)], strict=True):
+        shown = next((place for place in range(first, following) if visible[place]), first)
+        begin, end = frame * spans[shown][0], frame * spans[following - 1][1]
+        found.append(EmittedWord(word, round(begin, 4), round(end, 4)))
+    return found
 
 
 Spans = list[tuple[int, int]]
