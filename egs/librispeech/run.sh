@@ -21,6 +21,7 @@
 #   --cuts "P=FILE ..."   cuts: Lhotse manifests or Shar folders of parts named train..., dev... and test... (docs/corpora.md)
 #   --parts "A B ..."     librispeech: which parts to use, any subset (train-*, dev-*, test-*)
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
+#   --align-from EXP      stage 2: word times of all parts by this trained system, for corpora without alignments
 #   --vocab-size N        word pieces, instead of the number in the configuration
 #   --systems "A B ..."   systems of the configuration to train (default: the four above; unified: see run_chunks.sh)
 #   --all-contexts        stage 8: also under every context that a system was trained with, such as other chunks
@@ -46,13 +47,13 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/job_list.sh
 . "$here/local/job_list.sh"
 
-corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" cuts="" data="" exp="" vocab_size=""
+corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" cuts="" data="" exp="" vocab_size="" align_from=""
 systems="teacher streaming streaming-init two-stage"
 seed=1 jobs=1 gpus=0 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
 overrides=() all_contexts=() dry_run=()
-takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --systems --long-form \
-  --gain-db --seed --jobs --gpus --stage --stop-stage
+takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --align-from --systems \
+  --long-form --gain-db --seed --jobs --gpus --stage --stop-stage
 collects overrides --override
 flags all_contexts --all-contexts
 flags dry_run --dry-run
@@ -177,6 +178,8 @@ fi
 if due 2; then
   say "Stage 2: word pieces"
   now kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
+  # Utterances that have word times keep them.
+  if [[ -n $align_from ]]; then now kdasr align "$align_from" --data "$data" --parts "$parts"; fi
 fi
 
 # Students start from and learn from the average of the teacher's last checkpoints.

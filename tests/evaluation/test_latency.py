@@ -5,6 +5,7 @@ import pytest
 from streaming_helpers import bursts, make_recognizer
 
 from kdasr.evaluation.latency import RefWord, energy_onset, first_visible, measure
+from kdasr.evaluation.latency_summary import compare_first_words, first_token_shares, first_word_summary
 from kdasr.evaluation.wer import align_words
 from kdasr.nn.context import Context
 from kdasr.recognition.result import WordSpan, group_words
@@ -48,7 +49,48 @@ def test_a_word_is_shown_when_its_last_revised_piece_is() -> None:
     pairs = align_words([ref.word for ref in REF], [word.text for word in words])
     latency = measure(words, shown, wall, REF, pairs)
     assert latency.emission_delay_ms == pytest.approx([200.0, 600.0])
-    assert latency.finalization_ms == pytest.approx(100.0)
+    assert latency.finalization_ms is None  # the last word is missing
+    assert measure(words, shown, wall, REF[:2], pairs[:2]).finalization_ms == pytest.approx(600.0)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown", "token", "token_ms", "word_ms"),
+    [
+        (["▁TH", "E", "▁CAT"], [0.7, 0.9, 1.2], "right", 200.0, 400.0),
+        (["▁BAT", "▁SAT"], [0.7, 1.6], "wrong", 200.0, None),  # THE was missed
+        (["▁A", "▁THE", "▁CAT"], [0.6, 0.9, 1.2], "wrong", 100.0, 400.0),  # A was put before it
+        (["▁THE", "▁CAT"], [0.2, 1.2], "premature", -300.0, None),  # a guess
+        (["▁TH", "E", "▁CAT"], [0.2, 0.9, 1.2], "premature", -300.0, 400.0),
+        (["▁BAT"], [0.2], "premature", -300.0, None),
+        ([], [], "missing", None, None),
+        (["▁"], [0.7], "missing", None, None),
+        (["▁THE"], [0.5], "right", 0.0, 0.0),  # at the onset is not before it
+    ],
+)
+def test_the_first_token_and_the_first_word(
+    pieces: list[str], shown: list[float], token: str, token_ms: float | None, word_ms: float | None
+) -> None:
+    words = group_words(pieces)
+    pairs = align_words([ref.word for ref in REF], [word.text for word in words])
+    wall = [seconds + 0.1 for seconds in shown]
+    latency = measure(words, shown, wall, REF, pairs, None, first_visible(pieces))
+    assert latency.first_token == token
+    assert latency.first_token_ms == (None if token_ms is None else pytest.approx(token_ms))
+    assert latency.first_word_ms == (None if word_ms is None else pytest.approx(word_ms))
+    wall_ms = latency.first_word_wall_ms
+    assert wall_ms == (None if word_ms is None else pytest.approx(word_ms + 100.0))
+
+
+def test_first_words_are_compared_where_both_are_right() -> None:
+    ours = {"a": 300.0, "b": 500.0, "c": None, "d": 700.0}
+    theirs = {"a": 400.0, "b": None, "c": 100.0, "d": 750.0}
+    found = compare_first_words(ours, theirs)
+    assert (found.gain.estimate, found.gain.count, found.coverage) == (pytest.approx(75.0), 2, 0.5)
+    assert compare_first_words({"a": None}, {"a": 1.0}).as_json()["first_word_gain_ms"] is None
+    summary = first_word_summary([300.0, None, None], ["right", "missing", None])
+    assert (summary["mean"], summary["count"], summary["coverage"]) == (300.0, 1, 0.5)
+    shares = first_token_shares(["right", "wrong", "premature", "right", None])
+    assert shares == {"right": 0.5, "wrong": 0.25, "premature": 0.25, "missing": 0.0, "count": 4}
 
 
 def test_a_bare_word_boundary_is_no_first_token() -> None:

@@ -24,7 +24,11 @@ PART = "test-clean"
 def utterance(id: str, errors: int, first: float | None) -> DecodedUtterance:
     """Ten words, shown half a second after their ends."""
     delays = () if first is None else (500.0, 100.0)
-    return DecodedUtterance(id, 1.0, "", "", errors, 10, first, None, delays, first, None, (), (), ())
+    token, word = ("missing", None) if first is None else ("right", first + 50)
+    known = {"first_word_ms": word, "first_token": token}
+    return DecodedUtterance(
+        id, 1.0, "", "", errors, 10, first, None, delays, first, None, (), (), (), **known
+    )  # type: ignore[arg-type]
 
 
 def run(
@@ -78,6 +82,8 @@ def test_comparisons_with_known_values() -> None:
     new = found["new", "streaming"]
     assert new.wer.estimate == pytest.approx(60)  # 8 errors instead of 20
     assert new.first_token.estimate == pytest.approx((50 + 20 + 20) / 3)
+    assert new.first_word.gain.estimate == pytest.approx((50 + 20 + 20) / 3)
+    assert new.first_word.coverage == 0.75 and new.as_json()["num_speakers"] == 0
     assert new.gap.estimate == pytest.approx((20 - 8) / (20 - 4))
     teacher = found["teacher", "streaming"].as_json()
     assert teacher["gap_closed"] == 1 and teacher["gap_closed_ci"] == [1, 1]
@@ -157,6 +163,8 @@ def test_the_csv_files_have_the_numbers_of_the_tables(tmp_path: Path) -> None:
     assert by_row["streaming"] | {"wer_low": "", "wer_high": ""} == {
         "part": PART, "row": "streaming", "role": "baseline", "starts_from": "random weights", "steps": "700",
         "seeds": "2", "wer": "50.00", "wer_low": "", "wer_high": "", "wer_by_seed": "50.00 50.00",
+        "first_word_ms": "190", "first_word_right_percent": "100", "first_token_wrong_percent": "0",
+        "first_token_premature_percent": "0", "first_token_missing_percent": "0",
         "first_token_ms": "140", "emission_delay_ms": "300", "finalization_ms": "140",
     }  # fmt: skip
     assert by_row["teacher"]["first_token_ms"] == "" and by_row["teacher"]["role"] == "topline"
@@ -165,6 +173,7 @@ def test_the_csv_files_have_the_numbers_of_the_tables(tmp_path: Path) -> None:
         "streaming", "60.0", "fewer"
     )  # fmt: skip
     assert new["gap_closed"] == "0.75" and new["first_token_earlier_ms"] == "30"
+    assert new["first_word_earlier_ms"] == "30" and new["first_word_both_right_percent"] == "75"
     # Every number of the long tables is there, whatever sign and space it is printed with.
     known = set(re.findall(r"[\d.]+", " ".join(path.read_text() for path in paths)))
     lines = [line for line in markdown(evidence(RUNS), "make").splitlines() if line.startswith("| `")]

@@ -19,7 +19,21 @@ def trained(row: str, seed: int, errors: list[list[int]], first: float | None = 
     for part, counts in zip([*DEV, "test-clean"], errors, strict=False):
         utterances = {
             f"{part}-{i}": DecodedUtterance(
-                f"{part}-{i}", 1.0, "", "", count, 10, first, None, (), first, None, (), (), ()
+                f"{part}-{i}",
+                1.0,
+                "",
+                "",
+                count,
+                10,
+                first,
+                None,
+                (),
+                first,
+                None,
+                (),
+                (),
+                (),
+                first_word_ms=first,
             )
             for i, count in enumerate(counts)
         }

@@ -235,9 +235,10 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     for column in (
         "WER %",
         "CER %",
-        "first\ntoken",
-        "\np50",
+        "first\nword",
         "\np90",
+        "right\n%",
+        "first\ntoken",
         "\nwall",
         "word\ndelay",
         "finali-\nsation",
@@ -245,12 +246,16 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     ):
         table.add_column(column, justify="right")
     for summary in summaries:
-        latency = summary["first_token_ms"]
+        # Decoded before first words were measured: not known.
+        word, latency = summary.get("first_word_ms") or {}, summary["first_token_ms"]
+        coverage = word.get("coverage")
         table.add_row(
             summary["part"],
             _number(summary["wer"], 2),
             _number(summary["cer"], 2),
-            *(_number(latency[name], 0) for name in ("mean", "p50", "p90", "wall_mean")),
+            *(_number(word.get(name), 0) for name in ("mean", "p90")),
+            _number(None if coverage is None else 100 * coverage, 0),
+            *(_number(latency[name], 0) for name in ("mean", "wall_mean")),
             _number(summary["emission_delay_ms"]["mean"], 0),
             _number(summary["finalization_ms"]["mean"], 0),
             _number(summary["rtf"], 4),

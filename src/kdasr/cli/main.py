@@ -15,6 +15,7 @@ from kdasr.common.failures import explain
 VERBS = {
     "corpus": "Synthesize or download a corpus in LibriSpeech's layout.",
     "prepare": "Check a corpus and write manifests and features.",
+    "align": "Word times by a teacher, for corpora without alignments.",
     "tokens": "Train the SentencePiece model on the training transcripts.",
     "text": "Text for a language model, without the transcripts of some parts.",
     "import": "Take over a trained model of icefall.",
@@ -22,6 +23,7 @@ VERBS = {
     "average": "Average the last checkpoints of an experiment.",
     "calibrate": "Calibrate the confidence of words on dev parts.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
+    "latency": "Word errors and latency of other toolkits' results, from word times.",
     "results": "Train and compare every row of a recipe, with several seeds.",
     "export": "Export a student for sherpa-onnx, and check the export with it.",
     "stream": "Recognize audio files chunk by chunk, printing partial results.",

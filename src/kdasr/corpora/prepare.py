@@ -1,7 +1,5 @@
 """`kdasr prepare`: a corpus of any kind becomes a data folder, part by part."""
 
-import gzip
-import json
 import random
 import re
 import time
@@ -10,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lhotse import Recording, SupervisionSegment
+from lhotse import Recording
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import atomic_path, sha256, write_json
+from kdasr.common.files import sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.corpora.base import Corpus, Location, Part, Reading, open_corpus
 from kdasr.data.bad import BadUtterance, MaxBad, ids_of, report_bad
@@ -28,6 +26,7 @@ from kdasr.data.folder import (
     manifest_path,
     old_manifests,
     recorded_normalization,
+    write_manifest,
 )
 from kdasr.data.part_features import check_part, settings_key, store_part
 from kdasr.data.staging import Staged, Workers
@@ -273,21 +272,9 @@ def _write_manifests(out_dir: Path, part: str, utterances: list[MonoCut], cuts: 
     supervisions = [supervision for cut in utterances for supervision in cut.supervisions]
     for path in old_manifests(out_dir, part):
         path.unlink()
-    _write_manifest(manifest_path(out_dir, "recordings", part), recordings.values())
-    _write_manifest(manifest_path(out_dir, "supervisions", part), supervisions)
-    _write_manifest(cuts_path(out_dir, part), cuts)
-
-
-def _write_manifest(path: Path, items: Iterable[Recording | SupervisionSegment | MonoCut]) -> None:
-    # Not Lhotse's own writer: it goes by the suffix, which the temporary name lacks. Without name and time in
-    # gzip's header, the same manifest is the same file.
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
-    ):
-        for item in items:
-            file.write((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode())
+    write_manifest(manifest_path(out_dir, "recordings", part), recordings.values())
+    write_manifest(manifest_path(out_dir, "supervisions", part), supervisions)
+    write_manifest(cuts_path(out_dir, part), cuts)
 
 
 def _write_stats(out_dir: Path, record: dict[str, Any]) -> None:

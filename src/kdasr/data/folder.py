@@ -1,16 +1,18 @@
 """A data folder, as `kdasr prepare` leaves it: where things are, and how to read them."""
 
+import gzip
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lhotse import CutSet
+from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
-from kdasr.common.files import read_object, sha256
+from kdasr.common.files import atomic_path, read_object, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.cut_check import check_cuts
 from kdasr.data.text_rules import NONE
@@ -73,6 +75,23 @@ def old_manifests(data_dir: Path, part: str) -> list[Path]:
     """The manifests of a part under the names of earlier versions."""
     kinds = ("recordings", "supervisions")
     return [path for kind in kinds for path in _old_manifests(manifest_path(data_dir, kind, part))]
+
+
+def write_manifest(path: Path, items: Iterable[Recording | SupervisionSegment | MonoCut]) -> None:
+    """Write a manifest (`.jsonl.gz`) in one step; the same items give the same file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # Not Lhotse's own writer: it goes by the suffix, which the temporary name lacks. Without name and time in
+    # gzip's header, the same manifest is the same file.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
+    ):
+        for item in items:
+            file.write((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode())
 
 
 def _old_manifests(path: Path) -> list[Path]:

@@ -16,8 +16,10 @@ from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 from kdasr.evaluation.first_token import first_token_parts
 from kdasr.evaluation.latency import RefWord, energy_onset, first_visible, measure, word_shown
+from kdasr.evaluation.latency_summary import first_token_shares, first_word_summary
 from kdasr.evaluation.measure import Writing
 from kdasr.evaluation.statistics import summarize
+from kdasr.evaluation.timed_alignment import align_timed_words
 from kdasr.evaluation.wer import (
     Scored,
     align_words,
@@ -54,6 +56,8 @@ class Recording:
     """Normalized as the pieces are."""
     ref_words: list[RefWord]
     """The same words with their times; empty without a word alignment."""
+    speaker: str = ""
+    """Empty: not known."""
 
     @property
     def duration(self) -> float:
@@ -68,7 +72,9 @@ def load_recording(cut: "MonoCut", tokenizer: Tokenizer) -> Recording:
         AudioError: the audio cannot be decoded, or holds samples that are not finite; names file or cut.
     """
     ref = split_words(tokenizer.normalize(cut_text(cut)))
-    return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref, tokenizer))
+    named = [str(supervision.speaker) for supervision in cut.supervisions if supervision.speaker]
+    speaker = named[0] if len(set(named)) == 1 else ""
+    return Recording(cut.id, _load_source(cut), ref, _ref_words(cut, ref, tokenizer), speaker)
 
 
 def _load_source(cut: "MonoCut") -> SampleSource:
@@ -121,6 +127,9 @@ def make_record(recording: Recording, simulation: Simulation, windows: Windows |
     hyp = [word.text for word in words]
     pairs = align_words(recording.ref, hyp)
     errors, characters = count_errors(pairs), character_errors(recording.ref, hyp)
+    if recording.ref_words:  # as few errors, and a repeated word is the one of its time
+        ends = [word.end for word in words]
+        pairs = align_timed_words(recording.ref, hyp, [word.end for word in recording.ref_words], ends)
     onset = None if recording.ref_words else energy_onset(recording.samples_N)
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
@@ -133,6 +142,7 @@ def make_record(recording: Recording, simulation: Simulation, windows: Windows |
     listed = simulation.result.nbest
     return {
         "id": recording.id,
+        "speaker": recording.speaker,
         "duration": recording.duration,
         "ref": " ".join(recording.ref),
         "hyp": simulation.result.text,
@@ -192,8 +202,10 @@ def _wall_times(wall: Sequence[float] | None, count: int) -> list[float | None]:
     return [None] * count if wall is None else [round(seconds, 6) for seconds in wall]
 
 
-def _rounded(value: float | list[float] | None) -> float | list[float] | None:
-    """Milliseconds to the microsecond: beyond that there is only floating-point dust."""
+def _rounded(value: float | list[float] | str | None) -> float | list[float] | str | None:
+    """Milliseconds to the microsecond: beyond that there is only floating-point dust. Words as they are."""
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, list):
         return [round(item, 3) for item in value]
     return None if value is None else round(value, 3)
@@ -216,6 +228,7 @@ def summarize_records(records: Sequence[Record]) -> dict[str, Any]:
     }
     num_words, num_chars = errors.pop("words"), characters.pop("chars")
     wall = summarize(_values(timed, "first_token_wall_ms"))
+    firsts = [record.get("first_token") for record in timed]
     seconds = sum(record["duration"] for record in records)
     compute = sum(record["compute_seconds"] for record in records)
     return {
@@ -227,6 +240,11 @@ def summarize_records(records: Sequence[Record]) -> dict[str, Any]:
         "num_utterances": len(records),
         "errors": errors,
         "char_errors": characters,
+        "first_word_ms": {
+            **first_word_summary([record.get("first_word_ms") for record in timed], firsts),
+            "wall_mean": summarize(_values(timed, "first_word_wall_ms"))["mean"],
+        },
+        "first_tokens": first_token_shares(firsts),
         "first_token_ms": {**summarize(_values(timed, "first_token_ms")), "wall_mean": wall["mean"]},
         "emission_delay_ms": summarize([delay for record in timed for delay in record["emission_delay_ms"]]),
         "finalization_ms": summarize(_values(timed, "finalization_ms")),
@@ -246,7 +264,7 @@ def _last_word_recall(records: Sequence[Record]) -> float | None:
 
 
 def _values(records: Sequence[Record], key: str) -> list[float]:
-    return [record[key] for record in records if record[key] is not None]
+    return [value for record in records if (value := record.get(key)) is not None]
 
 
 def write_part(folder: Path, records: Sequence[Record], summary: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """Latency, as the project defines it: audio time at a simulated 1x input against word times of the reference.
 
-- First token: when the first piece that has a letter can be shown, minus the onset of the first word. A bare
-  word boundary shows nothing.
+- First word, the headline: when the first reference word is correctly shown for good, minus its onset. None
+  where it was not recognized, and where all of it was shown before its onset: nobody knows a word then.
+- First token: when the first piece that has a letter can be shown, minus the onset of the first word,
+  whatever it says. A bare word boundary shows nothing. `FirstToken` says what it was worth.
 - Emission delay of a correctly recognized word: when all its pieces are shown, minus the word's end.
-- Finalization: when all pieces are shown, minus the end of the last word.
+- Finalization, where the last word was recognized: when all pieces are shown, minus the end of that word.
 
 "Shown" is algorithmic, without compute, unless a name says `wall`. Times are seconds, measures milliseconds.
 
@@ -12,6 +14,7 @@ Shapes: N samples at 16 kHz, T frames of 10 ms, K samples of a frame.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +39,33 @@ class RefWord:
     end: float
 
 
+class FirstToken(StrEnum):
+    """What the first visible piece of an utterance was. Each utterance with an onset is of one kind."""
+
+    RIGHT = "right"
+    """It belongs to the first reference word, which was recognized, and was shown at its onset or later."""
+    WRONG = "wrong"
+    """It belongs to another word."""
+    PREMATURE = "premature"
+    """It was shown before the onset, whatever it says."""
+    MISSING = "missing"
+    """Nothing was shown."""
+
+
 @dataclass(frozen=True)
 class UtteranceLatency:
     """The measures of one utterance, in milliseconds; None where there is nothing to measure."""
 
+    first_word_ms: float | None
+    first_word_wall_ms: float | None
+    first_token: FirstToken | None
+    """None without an onset."""
     first_token_ms: float | None
     first_token_wall_ms: float | None
     emission_delay_ms: list[float]
     """One value per correctly recognized word."""
     finalization_ms: float | None
+    """None also where the last word was not recognized."""
 
 
 def first_visible(pieces: Sequence[str]) -> int:
@@ -85,9 +106,48 @@ def emission_delays_ms(
     ]
 
 
-def finalization_ms(shown: Sequence[float], ref_words: Sequence[RefWord]) -> float | None:
-    """Latency of the piece that is shown last; None without a piece or reference words."""
-    if not len(shown) or not ref_words:
+def first_word_shown(
+    words: Sequence[WordSpan], shown: Sequence[float], correct: dict[int, int]
+) -> float | None:
+    """When the first reference word was shown for good; None where it was not recognized.
+
+    Args:
+        words: recognized words.
+        shown: time of each piece.
+        correct: by index of a correctly recognized reference word, that of the recognized one.
+    """
+    return word_shown(words[correct[0]], shown) if 0 in correct else None
+
+
+def first_token_of(first: float | None, onset: float | None, is_first_word: bool) -> FirstToken | None:
+    """What the first visible piece was; None without an onset.
+
+    Args:
+        first: seconds at which it was shown; None: nothing was shown.
+        onset: of the first word.
+        is_first_word: whether it belongs to the first reference word, correctly recognized.
+    """
+    if onset is None:
+        return None
+    if first is None:
+        return FirstToken.MISSING
+    if first < onset:
+        return FirstToken.PREMATURE
+    return FirstToken.RIGHT if is_first_word else FirstToken.WRONG
+
+
+def since_onset(shown: float | None, onset: float | None) -> float | None:
+    """Milliseconds from the onset; None where something is missing, and before the onset."""
+    if shown is None or onset is None or shown < onset:
+        return None
+    return 1000.0 * (shown - onset)
+
+
+def finalization_ms(
+    shown: Sequence[float], ref_words: Sequence[RefWord], correct: dict[int, int]
+) -> float | None:
+    """Latency of the piece that is shown last; None where the last reference word was not recognized."""
+    if not ref_words or len(ref_words) - 1 not in correct:
         return None
     return 1000.0 * (max(shown) - ref_words[-1].end)
 
@@ -114,11 +174,22 @@ def measure(
     """
     if ref_words:
         onset = ref_words[0].start
+    correct = {
+        pair.ref: pair.hyp for pair in pairs if pair.correct and pair.ref is not None and pair.hyp is not None
+    }
+    word = first_word_shown(words, shown, correct)
+    word_ms = since_onset(word, onset)
+    word_wall = None if wall is None or word_ms is None else first_word_shown(words, wall, correct)
     return UtteranceLatency(
+        first_word_ms=word_ms,
+        first_word_wall_ms=since_onset(word_wall, onset),
+        first_token=first_token_of(
+            shown[first] if first < len(shown) else None, onset, is_first_word=correct.get(0) == 0
+        ),
         first_token_ms=first_token_ms(shown, onset, first),
         first_token_wall_ms=None if wall is None else first_token_ms(wall, onset, first),
         emission_delay_ms=emission_delays_ms(words, shown, ref_words, pairs) if ref_words else [],
-        finalization_ms=finalization_ms(shown, ref_words),
+        finalization_ms=finalization_ms(shown, ref_words, correct),
     )
 
 

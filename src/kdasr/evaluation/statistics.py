@@ -1,19 +1,25 @@
-"""Summaries, and bootstrap intervals by utterance for means, word error rates and their differences.
+"""Summaries, and bootstrap intervals for means, word error rates and their differences.
 
-The percentile bootstrap (Efron 1979; for word error rates Bisani and Ney 2004): utterances are drawn with
-replacement, the statistic is computed on each draw, and the interval holds the middle 95 % of the draws.
+The percentile bootstrap (Efron 1979; for word error rates Bisani and Ney 2004): speakers are drawn with
+replacement, each with all utterances, the statistic is computed on each draw, and the interval holds the
+middle 95 % of the draws. Utterances of one speaker are alike, so that drawing single ones would promise too
+much.
+Where speakers are not known, or there are fewer than `MIN_SPEAKERS` of them, utterances are drawn.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Shapes: N utterances, R resamples.
+# Shapes: N utterances, G speakers, V values, R resamples.
 
 Floats = NDArray[np.float64]
+MIN_SPEAKERS = 5
+"""Fewer are no sample of speakers."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Interval:
     high: float
     count: int
     """Utterances that it rests on."""
+    speakers: int = 0
+    """Speakers that were drawn; 0: single utterances were."""
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -39,10 +47,49 @@ def summarize(values: Sequence[float]) -> dict[str, float | int | None]:
     return {"mean": float(array.mean()), "p50": p50, "p90": p90, "p99": p99, "count": len(array)}
 
 
+def speakers_of(ids: Iterable[str], named: Iterable[str | None] | None = None) -> list[str] | None:
+    """The speaker of each utterance; None unless all are known.
+
+    Args:
+        ids: of utterances; LibriSpeech's, `speaker-chapter-number`, name the speaker.
+        named: what the corpus says; None or empty where it says nothing.
+    """
+    ids = list(ids)
+    told = [None] * len(ids) if named is None else list(named)
+    found = [speaker or _speaker_in(id) for id, speaker in zip(ids, told, strict=True)]
+    known = [speaker for speaker in found if speaker]
+    return known if len(known) == len(ids) else None
+
+
+def _speaker_in(id: str) -> str | None:
+    found = re.fullmatch(r"([^-]+)-[^-]+-\d+", id)
+    return found[1] if found else None
+
+
+def by_speaker(values: Floats, speakers: Sequence[str] | None) -> tuple[Floats, int]:
+    """Sums over the utterances of each speaker, and how many speakers there are.
+
+    Args:
+        values: (..., N).
+        speakers: of each utterance; None: not known.
+
+    Returns:
+        `(..., G)` and G; `values` as they are, and 0, where there are too few speakers.
+    """
+    names = sorted(set(speakers or ()))
+    if len(names) < MIN_SPEAKERS or speakers is None:
+        return values, 0
+    place = {name: index for index, name in enumerate(names)}
+    member_NG = np.zeros((len(speakers), len(names)))
+    member_NG[np.arange(len(speakers)), [place[name] for name in speakers]] = 1.0
+    return values @ member_NG, len(names)
+
+
 def bootstrap_interval(
     numerators: ArrayLike,
     denominators: ArrayLike | None = None,
     *,
+    speakers: Sequence[str] | None = None,
     num_resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 1,
@@ -52,7 +99,8 @@ def bootstrap_interval(
     Args:
         numerators: (N,) one value per utterance.
         denominators: (N,) weights; the statistic is `sum(numerators) / sum(denominators)`. None: the mean.
-        num_resamples: draws of N utterances.
+        speakers: of each utterance (see `speakers_of`); None: utterances are drawn.
+        num_resamples: draws of G speakers, or of N utterances.
         confidence: probability that the interval covers.
         seed: of the draws; the same seed draws the same utterances, whatever the values.
 
@@ -65,10 +113,11 @@ def bootstrap_interval(
         raise ValueError(f"expected two arrays of one length, got {top_N.shape} and {bottom_N.shape}")
     if not len(top_N) or bottom_N.sum() == 0:
         return Interval(np.nan, np.nan, np.nan, len(top_N))
-    top_R, bottom_R = _resampled_sums(np.stack([top_N, bottom_N]), num_resamples, seed)
+    drawn, num_speakers = by_speaker(np.stack([top_N, bottom_N]), speakers)
+    top_R, bottom_R = _resampled_sums(drawn, num_resamples, seed)
     ratios_R = top_R[bottom_R > 0] / bottom_R[bottom_R > 0]
     low, high = _percentiles(ratios_R, confidence)
-    return Interval(float(top_N.sum() / bottom_N.sum()), low, high, len(top_N))
+    return Interval(float(top_N.sum() / bottom_N.sum()), low, high, len(top_N), num_speakers)
 
 
 def bootstrap_wer(errors: ArrayLike, words: ArrayLike, **options: Any) -> Interval:
@@ -100,14 +149,18 @@ def relative_reduction(
     errors_new: ArrayLike,
     errors_old: ArrayLike,
     *,
+    speakers: Sequence[str] | None = None,
     num_resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 1,
 ) -> Interval:
     """By how many percent `new` makes fewer errors than `old` on the same utterances, with its interval."""
     new_N, old_N = np.asarray(errors_new, dtype=np.float64), np.asarray(errors_old, dtype=np.float64)
-    ratio = bootstrap_interval(new_N, old_N, num_resamples=num_resamples, confidence=confidence, seed=seed)
-    return Interval(100 * (1 - ratio.estimate), 100 * (1 - ratio.high), 100 * (1 - ratio.low), ratio.count)
+    ratio = bootstrap_interval(
+        new_N, old_N, speakers=speakers, num_resamples=num_resamples, confidence=confidence, seed=seed
+    )
+    low, high = 100 * (1 - ratio.high), 100 * (1 - ratio.low)
+    return Interval(100 * (1 - ratio.estimate), low, high, ratio.count, ratio.speakers)
 
 
 def difference_of_wers(

@@ -123,6 +123,7 @@ def _results(folder: Path, system: Bundle) -> list[Facts]:
         row = {key: summary.get(key) for key in ("part", "mode", "wer", "cer", "num_utterances", "num_words")}
         row["search"] = summary.get("search", "greedy")
         if row["mode"] == "streaming":
+            row["first_word_ms"] = (summary.get("first_word_ms") or {}).get("mean")
             row["first_token_ms"] = (summary.get("first_token_ms") or {}).get("mean")
         found.append(row)
     return found
@@ -138,12 +139,14 @@ def _result_lines(results: Sequence[Facts]) -> list[str]:
     lines = ["## Results", ""]
     if not results:
         return [*lines, "Not decoded before the export.", ""]
-    lines += ["| part | mode | search | WER % | CER % | first token, ms | utterances | words |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "| part | mode | search | WER % | CER % | first word, ms | first token, ms | utterances | words |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     for row in results:
         figures = [
             "" if row.get(key) is None else f"{row[key]:.{digits}f}"
-            for key, digits in (("wer", 2), ("cer", 2), ("first_token_ms", 0))
+            for key, digits in (("wer", 2), ("cer", 2), ("first_word_ms", 0), ("first_token_ms", 0))
         ]
         cells = (row["part"], row["mode"], row["search"], *figures, row["num_utterances"], row["num_words"])
         lines.append(f"| {' | '.join(map(str, cells))} |")

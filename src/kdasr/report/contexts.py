@@ -70,8 +70,8 @@ def context_table(rows: Sequence[ResultRow]) -> ContextTable | None:
 
 
 def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
-    """Word error rate against first-token latency, a line per system, a point per context."""
-    measured = [row for row in rows if row.first_token_ms["mean"] is not None]
+    """Word error rate against first-word latency, a line per system, a point per context."""
+    measured = [row for row in rows if row.first_word_ms["mean"] is not None]
     if not measured:
         return None
     parts, names = part_names(measured), list(dict.fromkeys(row.system for row in measured))
@@ -82,13 +82,13 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
             for name in names:
                 points = [row for row in measured if (row.part, row.system) == (part, name)]
                 _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row))), styles[name])
-            axes.set(title=part, xlabel="mean first-token latency, ms")
+            axes.set(title=part, xlabel="mean first-word latency, ms")
         panels[0].set_ylabel(f"{rate_name(row.measure for row in measured)}, %")
         panels[0].set_ylim(0, 1.08 * max(row.error_rate.high for row in measured))
         panels[0].margins(x=0.08)
     alt = "; ".join(
         f"{row.system} on {row.part}, {row.context}: {row.measure.upper()} "
-        f"{number(row.error_rate.estimate, 1)} %, first token {number(row.first_token_ms['mean'])} ms"
+        f"{number(row.error_rate.estimate, 1)} %, first word {number(row.first_word_ms['mean'])} ms"
         for row in measured
     )
     caption = (
@@ -99,7 +99,7 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
 
 
 def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
-    latencies = [float(row.first_token_ms["mean"] or 0.0) for row in points]
+    latencies = [float(row.first_word_ms["mean"] or 0.0) for row in points]
     color = style.color.light
     axes.plot(
         latencies,

@@ -12,6 +12,7 @@ from kdasr.common.files import read_object
 from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.wer import character_errors
+from kdasr.report.first_word import first_word_of, last_word_is_right
 from kdasr.training.schedule_file import planned_steps
 
 MODES = ("streaming", "offline")
@@ -69,6 +70,7 @@ class DecodedUtterance:
     first_token_wall_ms: float | None
     emission_delay_ms: tuple[float, ...]
     finalization_ms: float | None
+    """None also where the last word is wrong or missing."""
     first_token_parts_ms: Mapping[str, float] | None
     """What the wall-clock first-token latency consists of, by the names of `FirstTokenParts`."""
     ref_words: tuple[AlignedWord, ...]
@@ -78,6 +80,13 @@ class DecodedUtterance:
     num_char_errors: int = 0
     num_chars: int = 0
     """Characters of the reference, spaces between words included."""
+    first_word_ms: float | None = None
+    """None where the first word is not right, or was shown before its onset."""
+    first_word_wall_ms: float | None = None
+    first_token: str | None = None
+    """A `FirstToken`; None: it cannot be timed."""
+    speaker: str = ""
+    """Empty: not known."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +299,9 @@ def _comparable(utterances: dict[str, DecodedUtterance], mode: str) -> dict[str,
             utterance,
             first_token_ms=None,
             first_token_wall_ms=None,
+            first_word_ms=None,
+            first_word_wall_ms=None,
+            first_token=None,
             emission_delay_ms=(),
             finalization_ms=None,
             first_token_parts_ms=None,
@@ -301,6 +313,7 @@ def _comparable(utterances: dict[str, DecodedUtterance], mode: str) -> dict[str,
 def _utterance(row: Mapping[str, Any], frame_seconds: float) -> DecodedUtterance:
     errors = row["errors"]
     characters = row.get("char_errors") or _character_errors(str(row["ref"]), str(row["hyp"]))
+    first = first_word_of(row)
     return DecodedUtterance(
         id=str(row["id"]),
         duration=float(row["duration"]),
@@ -310,10 +323,14 @@ def _utterance(row: Mapping[str, Any], frame_seconds: float) -> DecodedUtterance
         num_words=int(errors["words"]),
         num_char_errors=sum(int(characters[kind]) for kind in ("sub", "ins", "del")),
         num_chars=int(characters["chars"]),
+        first_word_ms=first.latency_ms,
+        first_word_wall_ms=first.wall_ms,
+        first_token=first.token,
+        speaker=str(row.get("speaker") or ""),
         first_token_ms=row.get("first_token_ms"),
         first_token_wall_ms=row.get("first_token_wall_ms"),
         emission_delay_ms=tuple(float(value) for value in row.get("emission_delay_ms") or ()),
-        finalization_ms=row.get("finalization_ms"),
+        finalization_ms=row.get("finalization_ms") if last_word_is_right(row) else None,
         first_token_parts_ms=row.get("first_token_parts_ms"),
         ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
         tokens=tuple(

@@ -20,7 +20,7 @@ from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.status import Note, decode_command
 from kdasr.report.style import COLORS, Styles, figure_svg
-from kdasr.report.wording import interval, number, signed, verdict
+from kdasr.report.wording import interval, number, resampled_units, share, signed, verdict
 
 
 @dataclass
@@ -54,7 +54,7 @@ def write_page(content: PageContent, path: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed}
-    environment.globals |= {"interval": interval, "verdict": verdict}
+    environment.globals |= {"interval": interval, "verdict": verdict, "share": share, "resampled": _resampled}
     environment.globals |= {"counts": counts, "first_word": first_word, "increase": increase}
     write_text(path, environment.get_template("report.html").render(_variables(content)))
 
@@ -72,6 +72,7 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "swatch": {name: style.color.name for name, style in content.styles.items()},
         "sections": [(part, [row for row in content.rows if row.part == part]) for part in parts],
         "best": {part: _best_student(content, part) for part in parts},
+        "rows": content.rows,
         "comparisons": content.comparisons,
         "contexts": context_table(content.contexts),
         "gains": gain_table(content.rows),
@@ -86,6 +87,11 @@ def _variables(content: PageContent) -> dict[str, Any]:
         "onsets": sorted({row.onset for row in content.rows if row.onset}),
         "commands": _commands(content),
     }
+
+
+def _resampled(found: Sequence[ResultRow | PairedGain]) -> str:
+    """What the intervals of rows or comparisons are over."""
+    return resampled_units(one.wer for one in found)
 
 
 def _folder_name(folder: Path) -> str:

@@ -79,10 +79,10 @@ def _color_labels(axes: Axes, names: Sequence[str], styles: Styles) -> None:
 
 
 def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
-    """Distribution of algorithmic first-token latency per system; None when nothing was measured."""
+    """Distribution of algorithmic first-word latency per system; None when no first word was right."""
     values = {
         (system.name, part.part): np.array(
-            [u.first_token_ms for u in part.utterances.values() if u.first_token_ms is not None], dtype=float
+            [u.first_word_ms for u in part.utterances.values() if u.first_word_ms is not None], dtype=float
         )
         for system in systems
         for part in system.parts.values()
@@ -100,7 +100,7 @@ def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], sty
             for place, name in enumerate(names):
                 if (name, part) in values:
                     _ridge(axes, values[name, part], place, styles[name], (low, high))
-            axes.set(title=part, xlabel="first-token latency, ms", xlim=(low, high))
+            axes.set(title=part, xlabel="first-word latency, ms", xlim=(low, high))
             axes.set_yticks([place + 0.8 for place in range(len(names))], names)
             axes.set_ylim(len(names) - 0.1, -0.15)
             axes.spines["left"].set_visible(False)
@@ -112,11 +112,12 @@ def latency_plot(systems: Sequence[SystemRecord], rows: Sequence[ResultRow], sty
         for (name, part), v in values.items()
     )
     caption = (
-        "Algorithmic first-token latency, a histogram per system in steps of 40 ms. "
+        "Algorithmic latency of the first word, on the utterances where it was right: a histogram per system "
+        "in steps of 40 ms. "
         "Full tick: median; dotted tick: 90th percentile. Further left is better. The "
         "outermost bars hold what lies beyond the axis; a whole distribution beyond it is given in words."
     )
-    return Plot("first-token", "First-token latency", caption, f"Histograms of latency. {alt}.", figure)
+    return Plot("first-word", "First-word latency", caption, f"Histograms of latency. {alt}.", figure)
 
 
 def _latency_limits(

@@ -5,11 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdasr.evaluation.latency_summary import (
+    FirstWordGain,
+    compare_first_words,
+    first_token_shares,
+    first_word_summary,
+)
 from kdasr.evaluation.statistics import (
     Interval,
     bootstrap_wer,
     paired_bootstrap,
     relative_reduction,
+    speakers_of,
     summarize,
 )
 from kdasr.report.confidence import Confidence, confidence_of
@@ -32,6 +39,10 @@ class ResultRow:
     """Which of the two says more: `cer` where words are not separated by spaces, else `wer`."""
     num_words: int
     num_utterances: int
+    first_word_ms: Summary
+    """`summarize` of the utterances whose first word is right, `wall_mean`, and `coverage`, their share."""
+    first_tokens: Summary
+    """Shares of utterances whose first token was right, wrong, premature or missing, and their `count`."""
     first_token_ms: Summary
     """`summarize` of the algorithmic latency, and `wall_mean`."""
     emission_delay_ms: Summary
@@ -72,6 +83,9 @@ class ResultRow:
             "measure": self.measure,
             "num_words": self.num_words,
             "num_utterances": self.num_utterances,
+            "num_speakers": self.wer.speakers,
+            "first_word_ms": self.first_word_ms,
+            "first_tokens": self.first_tokens,
             "first_token_ms": self.first_token_ms,
             "emission_delay_ms": self.emission_delay_ms,
             "finalization_ms": self.finalization_ms,
@@ -96,8 +110,10 @@ class PairedGain:
     part: str
     wer: Interval
     """Relative reduction of the errors that `measure` counts, in percent; positive: `row` makes fewer."""
+    first_word: FirstWordGain
+    """How much earlier `row` shows its first word, where both have it right."""
     first_token: Interval
-    """How much earlier `row` shows its first token, ms; positive: earlier."""
+    """How much earlier `row` shows its first token, whatever it says, ms; positive: earlier."""
     row_wer: float
     baseline_wer: float
     row_steps: int | None
@@ -119,6 +135,8 @@ class PairedGain:
             "wer_rel_reduction": _finite(self.wer.estimate),
             "wer_ci": [_finite(self.wer.low), _finite(self.wer.high)],
             "num_utterances": self.wer.count,
+            "num_speakers": self.wer.speakers,
+            **self.first_word.as_json(),
             "first_token_gain_ms": _finite(self.first_token.estimate),
             "first_token_ci": [_finite(self.first_token.low), _finite(self.first_token.high)],
             "num_first_token_pairs": self.first_token.count,
@@ -141,17 +159,27 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
     first = [value for u in utterances if (value := u.first_token_ms) is not None]
     wall = [value for u in utterances if (value := u.first_token_wall_ms) is not None]
     final = [value for u in utterances if (value := u.finalization_ms) is not None]
+    word_wall = [value for u in utterances if (value := u.first_word_wall_ms) is not None]
+    firsts = [u.first_token for u in utterances]
+    speakers = speakers_in(utterances)
     return ResultRow(
         system=system.name,
         part=decoded.part,
         mode=decoded.mode,
-        wer=bootstrap_wer([utterance.num_errors for utterance in utterances], words),
+        wer=bootstrap_wer([utterance.num_errors for utterance in utterances], words, speakers=speakers),
         cer=bootstrap_wer(
-            [utterance.num_char_errors for utterance in utterances], [u.num_chars for u in utterances]
+            [utterance.num_char_errors for utterance in utterances],
+            [u.num_chars for u in utterances],
+            speakers=speakers,
         ),
         measure=decoded.measure,
         num_words=sum(words),
         num_utterances=len(utterances),
+        first_word_ms={
+            **first_word_summary([u.first_word_ms for u in utterances], firsts),
+            "wall_mean": sum(word_wall) / len(word_wall) if word_wall else None,
+        },
+        first_tokens=first_token_shares(firsts),
         first_token_ms={**summarize(first), "wall_mean": sum(wall) / len(wall) if wall else None},
         emission_delay_ms=summarize([delay for u in utterances for delay in u.emission_delay_ms]),
         finalization_ms=summarize(final),
@@ -193,24 +221,39 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
     length = sum(_errors(a, measure)[1] for a, _ in pairs)
     if not length:
         return None
-    latencies = [
-        (a.first_token_ms, b.first_token_ms)
+    speakers = speakers_in([a for a, _ in pairs])
+    both = [
+        (a, x, y)
         for a, b in pairs
-        if a.first_token_ms is not None and b.first_token_ms is not None
+        if (x := a.first_token_ms) is not None and (y := b.first_token_ms) is not None
     ]
     errors_row, errors_base = ([_errors(u, measure)[0] for u in found] for found in zip(*pairs, strict=True))
     return PairedGain(
         row=row.name,
         baseline=baseline.name,
         part=part,
-        wer=relative_reduction(errors_row, errors_base),
-        first_token=paired_bootstrap([b for _, b in latencies], [a for a, _ in latencies]),
+        wer=relative_reduction(errors_row, errors_base, speakers=speakers),
+        first_word=compare_first_words(
+            {a.id: a.first_word_ms for a, _ in pairs},
+            {b.id: b.first_word_ms for _, b in pairs},
+            None if speakers is None else dict(zip(ids, speakers, strict=True)),
+        ),
+        first_token=paired_bootstrap(
+            [y for _, _, y in both],
+            [x for _, x, _ in both],
+            speakers=speakers_in([a for a, _, _ in both]),
+        ),
         row_wer=100 * sum(errors_row) / length,
         baseline_wer=100 * sum(errors_base) / length,
         row_steps=ours.summary.get("train_steps"),
         baseline_steps=theirs.summary.get("train_steps"),
         measure=measure,
     )
+
+
+def speakers_in(utterances: Sequence[DecodedUtterance]) -> list[str] | None:
+    """The speaker of each; None unless all are known. An id in LibriSpeech's form names its speaker."""
+    return speakers_of([u.id for u in utterances], [u.speaker for u in utterances])
 
 
 def _errors(utterance: DecodedUtterance, measure: str) -> tuple[int, int]:

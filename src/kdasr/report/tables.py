@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdasr.common.files import write_json, write_text
+from kdasr.evaluation.latency import FirstToken
+from kdasr.evaluation.statistics import Interval
 from kdasr.report import wording
 from kdasr.report.long_form import LongFormRow, counts, long_form_table
 from kdasr.report.results import PairedGain, ResultRow, part_names
@@ -22,13 +24,15 @@ MIN_WIDTH = 124
 LONG_FORM_WIDTH = 140
 """The same of the table of long streams."""
 
-_SUMMARIES = ("first_token", "emission_delay", "finalization")
+_SUMMARIES = ("first_word", "first_token", "emission_delay", "finalization")
 _STATISTICS = ("mean", "p50", "p90", "p99")
 
 CSV_COLUMNS = (
     *("system", "part", "mode", "context", "wer", "wer_low", "wer_high"),
     *("cer", "cer_low", "cer_high", "measure", "num_words", "num_utterances"),
     *(f"{summary}_{statistic}_ms" for summary in _SUMMARIES for statistic in _STATISTICS),
+    *("first_word_wall_mean_ms", "first_word_coverage"),
+    *(f"first_token_{kind.value}" for kind in FirstToken),
     *("first_token_wall_mean_ms", "rtf", "params", "train_steps", "onset"),
 )
 
@@ -70,6 +74,9 @@ def _csv_row(row: ResultRow) -> dict[str, Any]:
     cells |= {"wer": row.wer.estimate, "wer_low": row.wer.low, "wer_high": row.wer.high}
     cells |= {"cer": row.cer.estimate, "cer_low": row.cer.low, "cer_high": row.cer.high}
     cells["first_token_wall_mean_ms"] = row.first_token_ms["wall_mean"]
+    cells["first_word_wall_mean_ms"] = row.first_word_ms["wall_mean"]
+    cells["first_word_coverage"] = row.first_word_ms["coverage"]
+    cells |= {f"first_token_{kind.value}": row.first_tokens[kind.value] for kind in FirstToken}
     for summary in _SUMMARIES:
         values = getattr(row, f"{summary}_ms")
         cells |= {f"{summary}_{statistic}_ms": values[statistic] for statistic in _STATISTICS}
@@ -113,10 +120,12 @@ _COLUMNS = (
     _Column("CER %", lambda row: number(row.cer.estimate, 2), 100),
     _Column("words", lambda row: number(row.num_words), 120),
     _Column("utts", lambda row: number(row.num_utterances), 120),
-    _Column("first\ntoken\nmean", lambda row: number(row.first_token_ms["mean"])),
-    _Column("first\ntoken\np50", lambda row: number(row.first_token_ms["p50"])),
-    _Column("first\ntoken\np90", lambda row: number(row.first_token_ms["p90"])),
-    _Column("first\ntoken\nwall", lambda row: number(row.first_token_ms["wall_mean"]), 74),
+    _Column("first\nword\nmean", lambda row: number(row.first_word_ms["mean"])),
+    _Column("first\nword\np90", lambda row: number(row.first_word_ms["p90"])),
+    _Column("first\nword\nwall", lambda row: number(row.first_word_ms["wall_mean"]), 120),
+    _Column("first\nword\nright %", lambda row: wording.share(row.first_word_ms["coverage"])),
+    _Column("first\ntoken\nmean", lambda row: number(row.first_token_ms["mean"]), 80),
+    _Column("wrong,\nearly,\nnone %", lambda row: wording.bad_first_tokens(row.first_tokens), 90),
     _Column("emission\ndelay\nmean", lambda row: number(row.emission_delay_ms["mean"]), 100),
     _Column("finali-\nsation\nmean", lambda row: number(row.finalization_ms["mean"]), 100),
     _Column("RTF", lambda row: number(row.rtf, 3)),
@@ -130,19 +139,24 @@ def comparison_table(comparisons: Sequence[PairedGain]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("system", "against", "part"):
         table.add_column(name, no_wrap=True)
-    for name in ("fewer errors, %", "first token earlier, ms", "steps"):
+    for name in ("fewer errors, %", "first word earlier, ms", "first token earlier, ms", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     for c in comparisons:
         steps = number(c.row_steps) + ("" if c.equal_steps else f" against {number(c.baseline_steps)}")
         errors = f"{signed(c.wer.estimate)} ({signed(c.wer.low)} to {signed(c.wer.high)})"
         if c.measure == "cer":
             errors += " (characters)"
-        first = (
-            f"{signed(c.first_token.estimate, 0)} "
-            f"({signed(c.first_token.low, 0)} to {signed(c.first_token.high, 0)})"
-        )
-        table.add_row(c.row, c.baseline, c.part, errors, first if c.first_token.count else "–", steps)
+        word = _gain(c.first_word.gain)
+        if c.first_word.coverage:
+            word += f" on {wording.share(c.first_word.coverage)} %"
+        table.add_row(c.row, c.baseline, c.part, errors, word, _gain(c.first_token), steps)
     return table
+
+
+def _gain(gain: Interval) -> str:
+    if not gain.count:
+        return wording.NOTHING
+    return f"{signed(gain.estimate, 0)} ({signed(gain.low, 0)} to {signed(gain.high, 0)})"
 
 
 def wide_console(width: int = MIN_WIDTH) -> Console:
@@ -160,7 +174,9 @@ def print_tables(
     console.print(terminal_table(rows, console.width))
     if comparisons:
         console.print(
-            "Paired by utterance, with 95 % bootstrap intervals; positive: better than the baseline"
+            "Paired by utterance, with 95 % bootstrap intervals over "
+            f"{wording.resampled_units(c.wer for c in comparisons)}; positive: better than the baseline. "
+            "First words: on the utterances that both have right"
         )
         console.print(comparison_table(comparisons))
     if long_form:

@@ -110,7 +110,7 @@ def _reference_lane(utterance: DecodedUtterance) -> TimelineLane:
 
 
 def _system_lane(name: str, utterance: DecodedUtterance, style: SystemStyle) -> TimelineLane:
-    latency = utterance.first_token_ms
+    latency = utterance.first_word_ms
     detail = f"{utterance.num_errors} error{'' if utterance.num_errors == 1 else 's'}"
     if latency is not None:
         detail += f", {number(latency)} ms"
@@ -298,11 +298,7 @@ def _alt(utterance: DecodedUtterance, decoded: dict[str, DecodedUtterance]) -> s
     shown = readable(utterance.ref)
     lines = [
         f"{name}: “{shown(found.hyp)}”, {found.num_errors} errors"
-        + (
-            f", first token after {number(found.first_token_ms)} ms"
-            if found.first_token_ms is not None
-            else ""
-        )
+        + (f", first word after {number(found.first_word_ms)} ms" if found.first_word_ms is not None else "")
         for name, found in decoded.items()
     ]
     return f"Timeline of one utterance. Reference: “{shown(utterance.ref)}”. " + "; ".join(lines) + "."

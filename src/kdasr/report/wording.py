@@ -4,12 +4,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kdasr.evaluation.statistics import Interval
+from kdasr.evaluation.latency import FirstToken
+from kdasr.evaluation.latency_summary import FirstWordGain
+from kdasr.evaluation.statistics import MIN_SPEAKERS, Interval
 from kdasr.report.experiment import SystemRecord
 from kdasr.report.results import PairedGain
 
 NOTHING = "–"
 """Stands for a number that was not measured."""
+
+_BAD = (FirstToken.WRONG, FirstToken.PREMATURE, FirstToken.MISSING)
 
 THOUSANDS = "\u202f"
 """Separates thousands: a narrow space that does not break."""
@@ -33,6 +37,16 @@ def number(value: float | int | None, digits: int = 0) -> str:
 def percent(value: float) -> str:
     """A number with one digit and its percent sign, which stay on one line."""
     return f"{number(value, 1)}\u00a0%"
+
+
+def share(value: float | None) -> str:
+    """A share as a number of percent."""
+    return number(None if value is None else 100 * value)
+
+
+def bad_first_tokens(shares: Mapping[str, float | int | None]) -> str:
+    """Percent of the first tokens that were wrong, premature and missing."""
+    return " / ".join(share(shares[kind]) for kind in _BAD)
 
 
 def interval(low: float, high: float, digits: int = 1) -> str:
@@ -73,7 +87,7 @@ def headline(
         if found:
             findings = [finding(c, _unique_name(c, found, names)) for c in found]
             sentence = f"On {part}, the {row} student {'; it '.join(findings)}."
-            undecided = any(0.0 in change for c in found for change in (c.wer, c.first_token))
+            undecided = any(0.0 in change for c in found for change in (c.wer, c.first_word.gain))
             return f"{sentence} {ONE_RUN}" if undecided else sentence
     return (
         f"This report holds no comparison of {row} with a streaming baseline: "
@@ -90,7 +104,7 @@ def _unique_name(comparison: PairedGain, among: Sequence[PairedGain], names: Map
 
 def finding(comparison: PairedGain, baseline: str) -> str:
     """What a comparison says, as a verb phrase."""
-    return f"{_errors(comparison, baseline)} and {_first_token(comparison.first_token)}"
+    return f"{_errors(comparison, baseline)} and {_first_word(comparison.first_word)}"
 
 
 def rate_name(measures: Iterable[str]) -> str:
@@ -122,16 +136,29 @@ def _errors(comparison: PairedGain, baseline: str) -> str:
     return f"makes {percent(abs(change.estimate))} {more} {kind} errors than {baseline} ({wers}; {span})"
 
 
-def _first_token(gain: Interval) -> str:
+def resampled_units(intervals: Iterable[Interval]) -> str:
+    """What some intervals are over: so many speakers, or utterances."""
+    numbers = sorted({interval.speakers for interval in intervals})
+    if not numbers or numbers == [0]:
+        return f"utterances (fewer than {MIN_SPEAKERS} known speakers)"
+    if 0 in numbers:
+        return "speakers, or utterances where too few speakers are known"
+    spoken = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"{spoken} speakers"
+
+
+def _first_word(found: FirstWordGain) -> str:
+    gain = found.gain
     if not math.isfinite(gain.estimate):
-        return "its first-token latency was not measured"
+        return "its first-word latency was not measured"
+    where = f" on the {percent(100 * (found.coverage or 0.0))} of utterances whose first word both have right"
     early = gain.estimate > 0
     low, high = (gain.low, gain.high) if early else (-gain.high, -gain.low)
     span = f"{interval(low, high, 0)}\u00a0ms{_doubt(gain)}"
     if round(gain.estimate) == 0:
-        return f"shows its first token at the same time ({span})"
+        return f"shows its first word at the same time ({span}){where}"
     size = f"{number(abs(gain.estimate))}\u00a0ms"
-    return f"shows its first token {size} {'earlier' if early else 'later'} ({span})"
+    return f"shows its first word {size} {'earlier' if early else 'later'} ({span}){where}"
 
 
 def _doubt(change: Interval) -> str:

@@ -6,9 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from kdasr.evaluation.latency import FirstToken
+from kdasr.evaluation.latency_summary import FirstWordGain
 from kdasr.evaluation.statistics import Interval
 from kdasr.study.ranking import Ranking, rank
-from kdasr.study.seeds import gain_over_seeds, gap_closed, reduction_over_seeds, wer_over_seeds
+from kdasr.study.seeds import (
+    Draws,
+    coverage_over_seeds,
+    gain_over_seeds,
+    gap_closed,
+    reduction_over_seeds,
+    wer_over_seeds,
+)
 from kdasr.study.trained_run import (
     SCRATCH,
     TEACHER,
@@ -18,9 +27,11 @@ from kdasr.study.trained_run import (
     errors_of,
     finite,
     first_token_of,
+    first_word_of,
     matrix,
     mean_of,
     part_result,
+    speakers_by_id,
     words_of,
 )
 
@@ -38,6 +49,11 @@ class MeanResult:
     steps: int
     """Training steps of its own, without those of what it starts from."""
     wer: Interval
+    first_word_ms: float | None
+    """On the utterances whose first word is right; see `first_word_coverage`."""
+    first_word_coverage: float | None
+    first_tokens: dict[str, float | None]
+    """Mean shares of utterances whose first token was right, wrong, premature or missing."""
     first_token_ms: float | None
     emission_delay_ms: float | None
     finalization_ms: float | None
@@ -52,6 +68,10 @@ class MeanResult:
             "train_steps": self.steps,
             "wer": finite(self.wer.estimate),
             "wer_ci": [finite(self.wer.low), finite(self.wer.high)],
+            "num_speakers": self.wer.speakers,
+            "first_word_ms": self.first_word_ms,
+            "first_word_coverage": self.first_word_coverage,
+            **{f"first_token_{name}": share for name, share in self.first_tokens.items()},
             "first_token_ms": self.first_token_ms,
             "emission_delay_ms": self.emission_delay_ms,
             "finalization_ms": self.finalization_ms,
@@ -68,8 +88,10 @@ class SeedComparison:
     num_seeds: int
     wer: Interval
     """Relative reduction of errors in percent; positive: `row` makes fewer."""
+    first_word: FirstWordGain
+    """How much earlier `row` shows its first word, where both have it right."""
     first_token: Interval
-    """How much earlier `row` shows its first token, ms; positive: earlier."""
+    """How much earlier `row` shows its first token, whatever it says, ms; positive: earlier."""
     gap: Interval
     """Share of the baseline's distance to the topline that `row` closes; 1: all of it."""
 
@@ -81,12 +103,14 @@ class SeedComparison:
             "part": self.part,
             "wer_rel_reduction": finite(self.wer.estimate),
             "wer_ci": [finite(self.wer.low), finite(self.wer.high)],
+            **self.first_word.as_json(),
             "first_token_gain_ms": finite(self.first_token.estimate),
             "first_token_ci": [finite(self.first_token.low), finite(self.first_token.high)],
             "gap_closed": finite(self.gap.estimate),
             "gap_closed_ci": [finite(self.gap.low), finite(self.gap.high)],
             "num_seeds": self.num_seeds,
             "num_utterances": self.wer.count,
+            "num_speakers": self.wer.speakers,
             "num_first_token_pairs": self.first_token.count,
         }
 
@@ -194,16 +218,21 @@ class Evidence:
         if not ids:
             return None
         errors = [matrix(group, seeds, part, ids, errors_of) for group in groups]
-        first = [matrix(group, seeds, part, ids, first_token_of) for group in (ours, theirs)]
+        token, other_token = (matrix(group, seeds, part, ids, first_token_of) for group in (ours, theirs))
+        word, other_word = (matrix(group, seeds, part, ids, first_word_of) for group in (ours, theirs))
+        draws = Draws(speakers=speakers_by_id(ours[seeds[0]].parts[part], ids))
         nothing = Interval(np.nan, np.nan, np.nan, 0)
         return SeedComparison(
             row=row,
             baseline=baseline,
             part=part,
             num_seeds=len(seeds),
-            wer=reduction_over_seeds(errors[0], errors[1]),
-            first_token=gain_over_seeds(first[0], first[1]),
-            gap=gap_closed(errors[0], errors[1], errors[2]) if has_topline else nothing,
+            wer=reduction_over_seeds(errors[0], errors[1], draws),
+            first_word=FirstWordGain(
+                gain_over_seeds(word, other_word, draws), coverage_over_seeds(word, other_word)
+            ),
+            first_token=gain_over_seeds(token, other_token, draws),
+            gap=gap_closed(errors[0], errors[1], errors[2], draws) if has_topline else nothing,
         )
 
     def by_seed(self, row: str, part: str) -> dict[int, TrainedRun]:
@@ -225,8 +254,16 @@ class Evidence:
             num_seeds=len(runs),
             steps=results[0].info.steps,
             wer=wer_over_seeds(
-                matrix(runs, seeds, part, ids, errors_of), matrix(runs, seeds, part, ids, words_of)
+                matrix(runs, seeds, part, ids, errors_of),
+                matrix(runs, seeds, part, ids, words_of),
+                Draws(speakers=speakers_by_id(runs[seeds[0]].parts[part], ids)),
             ),
+            first_word_ms=mean_of([result.first_word_ms for result in results]),
+            first_word_coverage=mean_of([result.first_word_coverage for result in results]),
+            first_tokens={
+                kind.value: mean_of([result.first_tokens[kind.value] for result in results])
+                for kind in FirstToken
+            },
             first_token_ms=mean_of([result.first_token_ms for result in results]),
             emission_delay_ms=mean_of([result.emission_delay_ms for result in results]),
             finalization_ms=mean_of([result.finalization_ms for result in results]),

@@ -36,11 +36,11 @@ class BriefTables:
 
     def _means(self) -> str:
         lines = [line for line in self.found.get("rows", []) if line["part"] in self.parts]
-        streamed = any(line["first_token_ms"] for line in lines)
+        streamed = any(line["first_word_ms"] for line in lines)
         heads = [
             head
             for part in self.parts
-            for head in (f"{part}: WER % (95 %)", *(["first token, ms"] if streamed else []))
+            for head in (f"{part}: WER % (95 %)", *(["first word, ms (right, %)"] if streamed else []))
         ]
         table = [["row", "starts from", "steps", "seeds", *heads]]
         for row in dict.fromkeys(line["row"] for line in lines):
@@ -51,15 +51,15 @@ class BriefTables:
             for part in self.parts:
                 line = by_part.get(part, {})
                 cells.append(_spread(line, "wer"))
-                cells += [_shown(line.get("first_token_ms", ""))] if streamed else []
+                cells += [_with_share(line)] if streamed else []
             table.append(cells)
         return _markdown(table) if len(table) > 1 else ""
 
     def _comparisons(self) -> str:
         lines = [line for line in self.found.get("comparisons", []) if line["part"] in self.parts]
         lines = [line for line in lines if line["row"] in self.rows]
-        streamed = any(line["first_token_earlier_ms"] for line in lines)
-        latency = ["first token earlier, ms (95 %)"] if streamed else []
+        streamed = any(line["first_word_earlier_ms"] for line in lines)
+        latency = ["first word earlier, ms (95 %)"] if streamed else []
         heads = [head for part in self.parts for head in (f"{part}: fewer word errors, % (95 %)", *latency)]
         table = [["row", "against", *heads]]
         pairs = dict.fromkeys((line["row"], line["against"]) for line in lines)
@@ -70,11 +70,13 @@ class BriefTables:
             for part in self.parts:
                 line = by_part.get(part, {})
                 cells.append(_decided(line, "fewer_word_errors_percent", "word_errors"))
-                cells += [_decided(line, "first_token_earlier_ms", "first_token")] if streamed else []
+                cells += [_decided(line, "first_word_earlier_ms", "first_word")] if streamed else []
             table.append(cells)
         if len(table) == 1:
             return ""
         note = "Positive is better, bold is decided: the interval does not contain 0."
+        if streamed:
+            note += " First words are compared on the utterances that both rows have right."
         return f"{note}\n\n{_markdown(table)}"
 
 
@@ -128,6 +130,13 @@ def _shown(text: str, thousands: bool = False, sign: bool = False) -> str:
         text = f"{int(text):,}".replace(",", THOUSANDS)
     plus = "+" if sign and float(text.replace(THOUSANDS, "")) > 0 else ""
     return plus + text.replace("-", "−")
+
+
+def _with_share(line: Mapping[str, str]) -> str:
+    """First-word latency, and for how many percent of the utterances there is one."""
+    if not line.get("first_word_ms"):
+        return NOTHING
+    return f"{_shown(line['first_word_ms'])} ({_shown(line['first_word_right_percent'])})"
 
 
 def _spread(line: Mapping[str, str], name: str, sign: bool = False) -> str:

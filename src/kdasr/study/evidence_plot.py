@@ -1,4 +1,4 @@
-"""Word error rate against first-token latency: a point per method and seed, and their mean."""
+"""Word error rate against first-word latency: a point per method and seed, and their mean."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
     """
     parts = [part for part in evidence.parts if part.startswith("test")] or evidence.parts
     means = [mean for mean in evidence.means if mean.part in parts]
-    streamed = [mean for mean in means if mean.first_token_ms is not None]
+    streamed = [mean for mean in means if mean.first_word_ms is not None]
     if not streamed:
         return None
     looks = _looks([row for row in evidence.rows if any(mean.row == row for mean in streamed)], evidence)
@@ -69,7 +69,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
                 _means(axes, [m for m in streamed if m.part == part and m.row in rows], shown, labeled)
             panels[place][0].set_ylabel("word error rate, %")
         for axes in panels[-1]:
-            axes.set_xlabel("mean first-token latency, ms")
+            axes.set_xlabel("mean first-word latency, ms")
         _legend(figure, looks, evidence)
     caption = (
         "Small points: one training seed each; large, numbered: the mean over seeds. Hollow: the baselines. "
@@ -78,10 +78,10 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
     )
     alt = "; ".join(
         f"{mean.row} on {mean.part}: WER {number(mean.wer.estimate, 1)} %"
-        + (f", first token {number(mean.first_token_ms)} ms" if mean.first_token_ms is not None else "")
+        + (f", first word {number(mean.first_word_ms)} ms" if mean.first_word_ms is not None else "")
         for mean in means
     )
-    title = "Word error rate against first-token latency"
+    title = "Word error rate against first-word latency"
     return Plot("wer-latency", title, caption, f"Scatter plot. {alt}.", figure)
 
 
@@ -116,10 +116,10 @@ def _topline(axes: Axes, means: Sequence[MeanResult]) -> None:
 def _points(axes: Axes, results: Sequence[PartResult], looks: Mapping[str, _Look]) -> None:
     for result in results:
         look = looks.get(result.info.row)
-        if look is None or result.first_token_ms is None or result.wer is None:
+        if look is None or result.first_word_ms is None or result.wer is None:
             continue
         axes.plot(
-            [result.first_token_ms], [result.wer], look.marker, color=look.color, markersize=4.2, alpha=0.65,
+            [result.first_word_ms], [result.wer], look.marker, color=look.color, markersize=4.2, alpha=0.65,
             markerfacecolor="none" if look.hollow else look.color, markeredgewidth=0.9,
         )  # fmt: skip
 
@@ -127,7 +127,7 @@ def _points(axes: Axes, results: Sequence[PartResult], looks: Mapping[str, _Look
 def _means(
     axes: Axes, means: Sequence[MeanResult], looks: Mapping[str, _Look], labeled: Collection[str]
 ) -> None:
-    where = [(mean.first_token_ms or 0.0, mean.wer.estimate) for mean in means]
+    where = [(mean.first_word_ms or 0.0, mean.wer.estimate) for mean in means]
     for mean, (latency, wer) in zip(means, where, strict=True):
         look = looks[mean.row]
         axes.plot(

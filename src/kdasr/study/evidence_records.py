@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from kdasr.evaluation.latency import FirstToken
 from kdasr.evaluation.statistics import Interval
 from kdasr.report.wording import NOTHING, THOUSANDS, number, verdict
 from kdasr.study.evidence import Evidence, MeanResult, SeedComparison
@@ -61,6 +62,10 @@ def _interval(name: str, interval: Interval, digits: int) -> Record:
     return {name + end: plain(value, digits) for end, value in values}
 
 
+def _percent(share: float | None) -> str:
+    return plain(None if share is None else 100 * share)
+
+
 def _row(mean: MeanResult, evidence: Evidence) -> Record:
     return {
         "part": mean.part,
@@ -71,6 +76,13 @@ def _row(mean: MeanResult, evidence: Evidence) -> Record:
         "seeds": plain(mean.num_seeds),
         **_interval("wer", mean.wer, 2),
         "wer_by_seed": " ".join(plain(wer, 2) for wer in evidence.wer_by_seed(mean)),
+        "first_word_ms": plain(mean.first_word_ms),
+        "first_word_right_percent": _percent(mean.first_word_coverage),
+        **{
+            f"first_token_{kind.value}_percent": _percent(mean.first_tokens[kind.value])
+            for kind in FirstToken
+            if kind != FirstToken.RIGHT
+        },
         "first_token_ms": plain(mean.first_token_ms),
         "emission_delay_ms": plain(mean.emission_delay_ms),
         "finalization_ms": plain(mean.finalization_ms),
@@ -84,6 +96,10 @@ def _comparison(found: SeedComparison) -> Record:
         "against": found.baseline,
         **_interval("fewer_word_errors_percent", found.wer, 1),
         "word_errors": verdict(found.wer, "fewer", "more"),
+        **_interval("first_word_earlier_ms", found.first_word.gain, 0),
+        "first_word": verdict(found.first_word.gain, "earlier", "later"),
+        "first_word_both_right_percent": _percent(found.first_word.coverage),
+        "speakers": plain(found.wer.speakers or None),
         **_interval("first_token_earlier_ms", found.first_token, 0),
         "first_token": verdict(found.first_token, "earlier", "later"),
         **_interval("gap_closed", found.gap, 2),
@@ -93,18 +109,21 @@ def _comparison(found: SeedComparison) -> Record:
 def _ranked(entry: Ranked, evidence: Evidence) -> Record:
     ours = entry.row == evidence.rank_against
     nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
-    fewer, earlier = (nothing, nothing) if ours else (entry.fewer, entry.earlier)
+    fewer, word, token = [nothing] * 3 if ours else (entry.fewer, entry.word_earlier, entry.earlier)
     return {
         "row": entry.row,
         "role": "ranked against" if ours else evidence.role_of(entry.row),
         "steps": plain(entry.steps),
         **_interval("wer", entry.wer, 1),
         **{f"wer_{part}": plain(wer, 1) for part, wer in entry.wer_by_part.items()},
+        "first_word_ms": plain(entry.first_word_ms),
         "first_token_ms": plain(entry.first_token_ms),
         **_interval("fewer_word_errors_percent", fewer, 1),
         "word_errors": "" if ours else verdict(fewer, "fewer", "more"),
-        **_interval("first_token_earlier_ms", earlier, 0),
-        "first_token": "" if ours else verdict(earlier, "earlier", "later"),
+        **_interval("first_word_earlier_ms", word, 0),
+        "first_word": "" if ours else verdict(word, "earlier", "later"),
+        **_interval("first_token_earlier_ms", token, 0),
+        "first_token": "" if ours else verdict(token, "earlier", "later"),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.evaluation.statistics import Interval
-from kdasr.report.wording import NOTHING, number, signed, verdict
+from kdasr.report.wording import NOTHING, bad_first_tokens, number, resampled_units, share, signed, verdict
 from kdasr.study.evidence import Evidence, MeanResult, SeedComparison
 from kdasr.study.ranking import Ranking
 from kdasr.study.trained_run import settled
@@ -83,7 +83,7 @@ def opening(evidence: Evidence, command: str, picture: str | None = None) -> lis
     """What stands before the tables: the command, how to read the numbers, the picture."""
     blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
     if picture:
-        blocks.append(f"![Word error rate against first-token latency]({picture})")
+        blocks.append(f"![Word error rate against first-word latency]({picture})")
     return blocks
 
 
@@ -120,10 +120,14 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
     return blocks
 
 
+def _units(evidence: Evidence) -> str:
+    return resampled_units(found.wer for found in (evidence.comparisons or evidence.means))
+
+
 def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
     means = evidence.means
-    offline = {mean.row for mean in means if mean.first_token_ms is None}
+    offline = {mean.row for mean in means if mean.first_word_ms is None}
     if means and offline == {mean.row for mean in means}:
         latency = " All rows are decoded in whole utterances, so there are no latencies."
     elif evidence.topline in offline:
@@ -134,8 +138,10 @@ def _how(evidence: Evidence) -> str:
     return (
         f"Seeds {seeds}{some}. Students that "
         "are compared have equal steps, counted after the model that they start from. WER is that of all "
-        "seeds together. Latencies are means over seeds of the mean over utterances. Brackets: 95 % "
-        f"bootstrap intervals over utterances and seeds, paired where rows are compared.{latency}"
+        "seeds together. Latencies are means over seeds of the mean over utterances: of the "
+        "first word where it is right, from its onset; of the first token, whatever it says. Brackets: 95 % "
+        f"bootstrap intervals over {_units(evidence)} and seeds, paired where rows are compared; first words "
+        f"are compared on the utterances that both rows have right.{latency}"
     )
 
 
@@ -143,9 +149,9 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
     lines = [
         f"{part} ({sizes(part, evidence)})",
         "",
-        "| row | starts from | steps | seeds | WER % (95 %) | WER by seed | first token, ms "
-        "| emission delay, ms | finalization, ms |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| row | starts from | steps | seeds | WER % (95 %) | WER by seed | first word, ms | right, % "
+        "| first token: wrong / early / none, % | first token, ms | emission delay, ms | finalization, ms |",
+        f"|{'---|' * 12}",
     ]
     for mean in means:
         cells = (
@@ -155,6 +161,9 @@ def _mean_table(part: str, means: Sequence[MeanResult], evidence: Evidence) -> s
             str(mean.num_seeds),
             _interval(mean.wer, 2),
             " ".join(number(wer, 2) for wer in evidence.wer_by_seed(mean)),
+            number(mean.first_word_ms),
+            share(mean.first_word_coverage),
+            bad_first_tokens(mean.first_tokens),
             number(mean.first_token_ms),
             number(mean.emission_delay_ms),
             number(mean.finalization_ms),
@@ -185,9 +194,9 @@ def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], topl
     lines = [
         f"Against `{baseline}`, the same seeds and utterances; positive is better:",
         "",
-        "| row | part | fewer word errors, % (95 %) | | first token earlier, ms (95 %) | "
-        f"| gap to `{topline}` closed (95 %) |",
-        "|---|---|---|---|---|---|---|",
+        "| row | part | fewer word errors, % (95 %) | | first word earlier, ms (95 %) | | both right, % | "
+        f"first token earlier, ms (95 %) | gap to `{topline}` closed (95 %) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for found in comparisons:
         cells = (
@@ -195,8 +204,10 @@ def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], topl
             found.part,
             _signed_interval(found.wer, 1),
             verdict(found.wer, "fewer", "more"),
+            _signed_interval(found.first_word.gain, 0),
+            verdict(found.first_word.gain, "earlier", "later"),
+            share(found.first_word.coverage),
             _signed_interval(found.first_token, 0),
-            verdict(found.first_token, "earlier", "later"),
             _signed_interval(found.gap, 2),
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -212,8 +223,8 @@ def _ranking_table(ranking: Ranking, evidence: Evidence) -> str:
         f"were chosen here. The last columns are against `{reference}`, the row that is shipped; positive is "
         "better:",
         "",
-        f"| row | steps | WER % (95 %) | {parts} | first token, ms | fewer word errors than `{reference}`, % "
-        "(95 %) | | first token earlier, ms (95 %) | |",
+        f"| row | steps | WER % (95 %) | {parts} | first word, ms | fewer word errors than `{reference}`, % "
+        "(95 %) | | first word earlier, ms (95 %) | |",
         f"|{'---|' * (8 + len(ranking.parts))}",
     ]
     for entry in ranking.rows:
@@ -223,11 +234,11 @@ def _ranking_table(ranking: Ranking, evidence: Evidence) -> str:
             number(entry.steps),
             _interval(entry.wer, 1),
             *(number(wer, 1) for wer in entry.wer_by_part.values()),
-            number(entry.first_token_ms),
+            number(entry.first_word_ms),
             NOTHING if ours else _signed_interval(entry.fewer, 1),
             "" if ours else verdict(entry.fewer, "fewer", "more"),
-            NOTHING if ours else _signed_interval(entry.earlier, 0),
-            "" if ours else verdict(entry.earlier, "earlier", "later"),
+            NOTHING if ours else _signed_interval(entry.word_earlier, 0),
+            "" if ours else verdict(entry.word_earlier, "earlier", "later"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdasr.evaluation.statistics import Interval
-from kdasr.study.seeds import Floats, gain_over_seeds, reduction_over_seeds, wer_over_seeds
+from kdasr.study.seeds import Draws, Floats, gain_over_seeds, reduction_over_seeds, wer_over_seeds
 from kdasr.study.trained_run import (
     TrainedRun,
     Value,
@@ -15,8 +15,10 @@ from kdasr.study.trained_run import (
     errors_of,
     finite,
     first_token_of,
+    first_word_of,
     matrix,
     mean_of,
+    speakers_by_id,
     words_of,
 )
 
@@ -31,11 +33,15 @@ class Ranked:
     steps: int
     wer: Interval
     wer_by_part: dict[str, float]
+    first_word_ms: float | None
+    """On the utterances whose first word is right."""
     first_token_ms: float | None
     fewer: Interval
     """Percent fewer errors than the row that all are ranked against; paired."""
     earlier: Interval
     """How much earlier than the row that all are ranked against it shows its first token, ms; paired."""
+    word_earlier: Interval
+    """The same of the first word, where both have it right."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `ranking` in `summary.json`."""
@@ -45,6 +51,9 @@ class Ranked:
             "wer": finite(self.wer.estimate),
             "wer_ci": [finite(self.wer.low), finite(self.wer.high)],
             "wer_by_part": self.wer_by_part,
+            "first_word_ms": self.first_word_ms,
+            "first_word_gain_ms": finite(self.word_earlier.estimate),
+            "first_word_ci": [finite(self.word_earlier.low), finite(self.word_earlier.high)],
             "first_token_ms": self.first_token_ms,
             "wer_rel_reduction": finite(self.fewer.estimate),
             "wer_rel_reduction_ci": [finite(self.fewer.low), finite(self.fewer.high)],
@@ -93,21 +102,25 @@ def rank(
         )
 
     words_SN, reference_SN = values(against, words_of), values(against, errors_of)
-    reference_first_SN = values(against, first_token_of)
+    reference_first_SN, reference_word_SN = values(against, first_token_of), values(against, first_word_of)
+    draws = Draws(speakers=_speakers(runs[against], seeds[0], ids))
 
     def ranked(row: str) -> Ranked:
         errors_SN, first_SN = values(row, errors_of), values(row, first_token_of)
+        word_SN = values(row, first_word_of)
         return Ranked(
             row=row,
             steps=runs[row][parts[0]][seeds[0]].info.steps,
-            wer=wer_over_seeds(errors_SN, words_SN),
+            wer=wer_over_seeds(errors_SN, words_SN, draws),
             wer_by_part={
                 part: 100 * values(row, errors_of, [part]).sum() / values(row, words_of, [part]).sum()
                 for part in parts
             },
             first_token_ms=mean_of(first_SN[np.isfinite(first_SN)].tolist()),
-            fewer=reduction_over_seeds(errors_SN, reference_SN),
-            earlier=gain_over_seeds(first_SN, reference_first_SN),
+            first_word_ms=mean_of(word_SN[np.isfinite(word_SN)].tolist()),
+            fewer=reduction_over_seeds(errors_SN, reference_SN, draws),
+            earlier=gain_over_seeds(first_SN, reference_first_SN, draws),
+            word_earlier=gain_over_seeds(word_SN, reference_word_SN, draws),
         )
 
     return Ranking(
@@ -117,3 +130,12 @@ def rank(
         num_words=int(words_SN[0].sum()),
         rows=sorted(map(ranked, runs), key=lambda entry: entry.wer.estimate),
     )
+
+
+def _speakers(
+    row: Mapping[str, dict[int, TrainedRun]], seed: int, ids: Mapping[str, list[str]]
+) -> list[str] | None:
+    """The speaker of each utterance of all parts; None unless all are known."""
+    found = [speakers_by_id(row[part][seed].parts[part], chosen) for part, chosen in ids.items()]
+    known = [names for names in found if names is not None]
+    return [name for names in known for name in names] if len(known) == len(found) else None

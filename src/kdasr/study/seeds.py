@@ -9,6 +9,9 @@ intervals in ASR performance evaluation*, ICASSP 2004, do), and the same seeds, 
 a teacher and the order of batches. Word errors are summed before they are divided, so a long utterance
 counts as its words do.
 
+Where at least `MIN_SPEAKERS` speakers are known, speakers are drawn in the place of utterances, each with
+all of its own: utterances of one speaker are alike.
+
 With S seeds the draws contain only (S - 1) / S of the variance between seeds, two thirds with three seeds, so
 such intervals are somewhat too narrow where seeds disagree more than utterances do; more seeds mend that.
 """
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdasr.evaluation.statistics import Interval
+from kdasr.evaluation.statistics import Interval, by_speaker
 
 # Shapes: S seeds, N utterances, R resamples, V values of each utterance.
 
@@ -36,6 +39,8 @@ class Draws:
     confidence: float = 0.95
     seed: int = 1
     """The same seed draws the same seeds and utterances, whatever the values."""
+    speakers: Sequence[str] | None = None
+    """Of each utterance: speakers are drawn, each with all utterances; None, or too few: utterances are."""
 
 
 def crossed_interval(
@@ -64,13 +69,14 @@ def crossed_interval(
         return Interval(np.nan, np.nan, np.nan, count)
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = float(statistic(stacked_VSN.sum(axis=(1, 2))[:, None])[0])
-        drawn_R = statistic(_crossed_sums(stacked_VSN, draws))
+        units_VSG, num_speakers = by_speaker(stacked_VSN, draws.speakers)
+        drawn_R = statistic(_crossed_sums(units_VSG, draws))
     usable_R = drawn_R[np.isfinite(drawn_R)]
     if not np.isfinite(estimate) or len(usable_R) < MIN_USABLE * len(drawn_R):
-        return Interval(estimate if np.isfinite(estimate) else np.nan, np.nan, np.nan, count)
+        return Interval(estimate if np.isfinite(estimate) else np.nan, np.nan, np.nan, count, num_speakers)
     tail = 50.0 * (1.0 - draws.confidence)
     low, high = np.percentile(usable_R, [tail, 100.0 - tail])
-    return Interval(estimate, float(low), float(high), count)
+    return Interval(estimate, float(low), float(high), count, num_speakers)
 
 
 def _crossed_sums(values_VSN: Floats, draws: Draws, block: int = 256) -> Floats:
@@ -106,7 +112,14 @@ def gain_over_seeds(row_SN: Floats, base_SN: Floats, draws: Draws | None = None)
     found = crossed_interval(
         [difference_SN, both_SN.astype(np.float64)], lambda sums: sums[0] / sums[1], draws
     )
-    return Interval(found.estimate, found.low, found.high, int(both_SN.any(axis=0).sum()))
+    count = int(both_SN.any(axis=0).sum())
+    return Interval(found.estimate, found.low, found.high, count, found.speakers)
+
+
+def coverage_over_seeds(row_SN: Floats, base_SN: Floats) -> float | None:
+    """Share of the utterances and seeds in which both have a value (nan: none); None without utterances."""
+    both_SN = np.isfinite(row_SN) & np.isfinite(base_SN)
+    return float(both_SN.mean()) if both_SN.size else None
 
 
 def gap_closed(row_SN: Floats, base_SN: Floats, topline_SN: Floats, draws: Draws | None = None) -> Interval:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from kdasr.evaluation.latency_summary import first_token_shares, first_word_summary
 from kdasr.evaluation.statistics import summarize
 from kdasr.report.experiment import DecodedPart, DecodedUtterance, MetricsRow, read_metrics, read_part
+from kdasr.report.results import speakers_in
 from kdasr.study.seeds import Floats
 
 # Shapes: S seeds, N utterances.
@@ -51,6 +53,12 @@ class PartResult:
     part: str
     wer: float | None
     num_words: int
+    first_word_ms: float | None
+    """On the utterances whose first word is right; see `first_word_coverage`."""
+    first_word_coverage: float | None
+    """The share of those utterances."""
+    first_tokens: dict[str, float | int | None]
+    """Shares of utterances whose first token was right, wrong, premature or missing, and `count`."""
     first_token_ms: float | None
     emission_delay_ms: float | None
     finalization_ms: float | None
@@ -63,6 +71,9 @@ class PartResult:
             "seed": self.info.seed,
             "part": self.part,
             "wer": self.wer,
+            "first_word_ms": self.first_word_ms,
+            "first_word_coverage": self.first_word_coverage,
+            **{f"first_token_{name}": share for name, share in self.first_tokens.items() if name != "count"},
             "first_token_ms": self.first_token_ms,
             "emission_delay_ms": self.emission_delay_ms,
             "finalization_ms": self.finalization_ms,
@@ -93,10 +104,18 @@ def part_result(run: TrainedRun, part: str) -> PartResult:
         part=part,
         wer=100 * errors / words if words else None,
         num_words=words,
+        first_word_ms=mean_of([utterance.first_word_ms for utterance in utterances]),
+        first_word_coverage=_coverage(utterances),
+        first_tokens=first_token_shares([utterance.first_token for utterance in utterances]),
         first_token_ms=mean_of([utterance.first_token_ms for utterance in utterances]),
         emission_delay_ms=mean_of(delays),
         finalization_ms=mean_of([utterance.finalization_ms for utterance in utterances]),
     )
+
+
+def _coverage(utterances: Sequence[DecodedUtterance]) -> float | None:
+    firsts = [utterance.first_token for utterance in utterances]
+    return first_word_summary([utterance.first_word_ms for utterance in utterances], firsts)["coverage"]
 
 
 def settled(run: TrainedRun, share: float = 0.25) -> tuple[float, float] | None:
@@ -146,6 +165,16 @@ def errors_of(utterance: DecodedUtterance) -> float:
 def words_of(utterance: DecodedUtterance) -> float:
     """Reference words."""
     return utterance.num_words
+
+
+def first_word_of(utterance: DecodedUtterance) -> float:
+    """First-word latency in ms; nan where the first word is not right."""
+    return math.nan if utterance.first_word_ms is None else utterance.first_word_ms
+
+
+def speakers_by_id(part: DecodedPart, ids: Sequence[str]) -> list[str] | None:
+    """The speaker of some utterances of a part; None unless all are known."""
+    return speakers_in([part.utterances[id] for id in ids])
 
 
 def first_token_of(utterance: DecodedUtterance) -> float:

@@ -1,0 +1,31 @@
+"""NIST's ctm: `ID CHANNEL BEGIN DURATION WORD [CONFIDENCE]` per line; `;;` begins a comment.
+
+An utterance of which nothing was recognized has no line. The end of a word is where its last piece is taken
+to have been emitted.
+"""
+
+from pathlib import Path
+
+from kdasr.common.lines import text_lines
+from kdasr.evaluation.foreign.base import HeardWord, Hypothesis, not_in_format, register_format
+
+
+@register_format("ctm")
+def read(path: Path) -> list[Hypothesis]:
+    """See the module; words are in the order of their begin.
+
+    Raises:
+        UserError: a line in another form.
+    """
+    found: dict[str, list[HeardWord]] = {}
+    for number, line in enumerate(text_lines(path), start=1):
+        fields = line.split()
+        if not fields or fields[0].startswith(";;"):
+            continue
+        try:
+            name, _, begin, duration, word = fields[:5]
+            first = float(begin)
+            found.setdefault(name, []).append(HeardWord(word, first, first + float(duration)))
+        except ValueError as error:
+            raise not_in_format(path, number, "ctm", error) from None
+    return [Hypothesis(name, sorted(words, key=lambda word: word.first)) for name, words in found.items()]

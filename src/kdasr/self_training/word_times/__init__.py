@@ -1,0 +1,1 @@
+"""Word times by a trained model's own alignment, for corpora that have none."""

@@ -1,0 +1,147 @@
+"""Results in foreign formats: the same audio gives the same figures, and what does not parse says so."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kdasr.cli.latency import command
+from kdasr.common.errors import UserError
+from kdasr.evaluation import foreign
+from kdasr.evaluation.foreign.base import read_hypotheses, words_of_pieces
+from kdasr.evaluation.latency import RefWord
+from kdasr.evaluation.timed_results import Display, read_references, score_hypothesis, score_system
+
+assert foreign.__all__
+ALIGNED = '1-2-0001 ",THE,CAT,SAT," "0.500,0.600,1.000,1.500,2.000"\n1-2-0002 ",YES," "0.300,0.800,1.000"\n'
+HEARD = {
+    "1-2-0001": [("the", 0.7, 0.9), ("cat", 1.1, 1.3), ("sad", 1.6, 1.9)],
+    "1-2-0002": [("yes", 0.2, 0.4)],
+}
+"""The first word is right and then wrong; in the other one, "yes" begins before its onset."""
+
+
+def _icefall(path: Path) -> None:
+    lines = []
+    for id, words in HEARD.items():
+        lines += [f"{id}:\tref=['X']", f"{id}:\thyp={[word.upper() for word, _, _ in words]}"]
+        times = ", ".join(f"({first:.3f}, {last:.03f})" for _, first, last in words)
+        lines.append(f"{id}:\ttimestamp_hyp=[{times}]")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _nemo(path: Path) -> None:
+    lines = []
+    for id, words in HEARD.items():
+        timed = [{"word": f"{word},", "start": first, "end": last} for word, first, last in words]
+        lines.append({"audio_filepath": f"/data/{id}.wav", "pred_text": "...", "timestamps_word": timed})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _sherpa(path: Path) -> None:
+    lines = []
+    for id, words in HEARD.items():
+        lines += [f"/data/{id}.wav", "Elapsed seconds: 0.1"]
+        tokens = [piece for word, _, _ in words for piece in (f" {word[0]}", word[1:])]
+        times = [time - 0.25 for _, first, last in words for time in (first, last)]
+        lines.append(json.dumps({"text": "...", "tokens": tokens, "timestamps": times, "start_time": 0.25}))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _ctm(path: Path) -> None:
+    lines = [";; a comment"]
+    for id, words in HEARD.items():
+        lines += [f"{id} 1 {first:.2f} {last - first:.2f} {word} 0.9" for word, first, last in words]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _kdasr(path: Path) -> None:
+    lines = []
+    for id, words in HEARD.items():
+        pieces = [
+            piece
+            for word, first, last in words
+            for piece in ({"piece": f"▁{word[0]}", "shown": first}, {"piece": word[1:], "shown": last})
+        ]
+        lines.append({"id": id, "tokens": pieces})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+WRITERS = {"icefall": _icefall, "nemo": _nemo, "sherpa": _sherpa, "ctm": _ctm, "kdasr": _kdasr}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_figures(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.alignment.txt").write_text(ALIGNED)
+    WRITERS[name](tmp_path / "heard")
+    arguments = ["--format", name, str(tmp_path / "a.alignment.txt"), str(tmp_path / "heard")]
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads((tmp_path / "out" / "summary.json").read_text())["systems"]
+    assert (found["num_utterances"], found["num_words"]) == (2, 4)
+    assert found["wer"] == pytest.approx(25.0)
+    # THE is complete at 0.9 s, 0.4 s after its onset; YES is complete 0.1 s after its onset.
+    assert found["first_word_ms"]["mean"] == pytest.approx(250.0)
+    assert found["first_word_ms"]["coverage"] == 1.0
+    assert found["first_tokens"] == {"right": 0.5, "wrong": 0, "premature": 0.5, "missing": 0, "count": 2}
+    assert found["first_token_ms"]["mean"] == pytest.approx((200.0 - 100.0) / 2)
+    assert found["emission_delay_ms"]["mean"] == pytest.approx((300.0 + 300.0 - 400.0) / 3)
+    assert found["finalization_ms"]["count"] == 1  # SAT was not recognized
+    assert found["finalization_ms"]["mean"] == pytest.approx(-400.0)
+
+
+def test_a_chunk_is_waited_for() -> None:
+    display = Display(chunk=0.32, look_ahead=0.1)
+    assert display.shown(0.0) == pytest.approx(0.42)
+    assert display.shown(0.3199) == pytest.approx(0.74)  # 0.32, rounded
+    assert display.shown(0.3) == pytest.approx(0.42)
+    assert Display(look_ahead=0.1).shown(0.3) == pytest.approx(0.4)
+    reference = [RefWord("a", 0.1, 0.2)]
+    score = score_hypothesis(reference, words_of_pieces(["▁A"], [0.3]), display, str.lower)
+    assert score.latency.first_word_ms == pytest.approx(320.0)
+    assert asdict(score.latency)["first_token"] == "right"
+
+
+def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> None:
+    (tmp_path / "a.alignment.txt").write_text(ALIGNED)
+    references = read_references(tmp_path, str.lower)
+    (tmp_path / "one.ctm").write_text("1-2-0002 1 0.3 0.2 yes\n")
+    scores = score_system(references, read_hypotheses(tmp_path / "one.ctm", "ctm"), Display(), str.lower)
+    assert scores["1-2-0001"].latency.first_token == "missing"
+    assert scores["1-2-0001"].num_errors == 3
+    (tmp_path / "other.ctm").write_text("x 1 0.3 0.2 yes\n")
+    with pytest.raises(UserError, match="no utterance has a reference"):
+        score_system(references, read_hypotheses(tmp_path / "other.ctm", "ctm"), Display(), str.lower)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("ctm", "a 1 0.5 word\n", "line 1: not in the format 'ctm'"),
+        ("icefall", "a:\thyp=['X', 'Y']\na:\ttimestamp_hyp=[0.1]\n", "'a' has 2 words and 1 times"),
+        ("icefall", "a hyp\n", "line 1: not in the format 'icefall'"),
+        ("nemo", '{"audio_filepath": "a.wav", "pred_text": "x"}\n', "no 'timestamps_word'"),
+        ("nemo", "[1]\n", "expected a JSON object"),
+        ("sherpa", '{"text": "a"}\n', "no 'tokens' and 'timestamps'"),
+        ("sherpa", '{"id": "a", "tokens": ["a"], "timestamps": []}\n', "line 1: not in the format 'sherpa'"),
+        ("ctm", "a 1 0.5 0.1 x\n\n;; only\n", None),
+        ("kdasr", '{"id": "a"}\n', "no 'tokens'"),
+        ("ctm", ";; nothing\n", "holds no utterance"),
+        ("praat", "", "--format praat: known are ctm, icefall, kdasr, nemo, sherpa"),
+    ],
+)
+def test_what_does_not_parse(tmp_path: Path, name: str, text: str, message: str | None) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(text)
+    if message is None:
+        assert list(read_hypotheses(path, name)) == ["a"]
+        return
+    with pytest.raises(UserError, match=message):
+        read_hypotheses(path, name)
+
+
+def test_pieces_become_words() -> None:
+    words = words_of_pieces(["▁TH", "E", "▁", "CAT", "'S"], [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [(word.text, word.first, word.last) for word in words] == [("THE", 0.1, 0.2), ("CAT'S", 0.4, 0.5)]
