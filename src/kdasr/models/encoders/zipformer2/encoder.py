@@ -76,7 +76,7 @@ class Zipformer2Encoder(Encoder):
         num_frames = self.geometry.num_frames(features_BTF.shape[1])
         if num_frames == 0:
             return self._nothing(features_BTF, lens_B)
-        if self.training:
+        if self.training and not self.is_repeating:
             self._count(features_BTF)
         feature_lens_B = feature_lens_B.to(features_BTF.device)
         features_BTF = _silenced(features_BTF, feature_lens_B)
