@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
-from kdasr.cli.contexts import parse_context, trained_contexts
+from kdasr.cli.contexts import parse_context, parse_contexts, trained_contexts
 from kdasr.cli.decode_part import DecodeRun, decode_part, decode_part_as_streams, file_sha256
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
@@ -71,6 +71,10 @@ _MIN_WIDTH = 100
     is_flag=True,
     help="Also under every context that the system was trained with; those results go to EXP/contexts.",
 )
+@click.option(
+    "--contexts",
+    help="Instead under each of these: 'full; left=32,chunk=8; left=32,chunk=4,right=2'. To EXP/contexts.",
+)
 @int8_option
 @search_options
 @endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
@@ -100,6 +104,7 @@ def command(
     checkpoint: str,
     context: str | None,
     all_contexts: bool,
+    contexts: str | None,
     int8: bool,
     tail_seconds: float | None,
     max_bad: str,
@@ -158,8 +163,11 @@ def command(
     if rules is not None and mode != "streaming":
         raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
     if all_contexts:
-        needs("one context, not --all-contexts", "context", "long_form", "out")
-    contexts = trained_contexts(exp) if all_contexts else {}
+        needs("one context, not --all-contexts", "context", "long_form", "out", "contexts")
+    others = trained_contexts(exp) if all_contexts else {}
+    if contexts is not None:
+        needs("one context, not --contexts", "context", "long_form", "out")
+        others = parse_contexts(contexts, _system_folder(exp))
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
@@ -191,10 +199,13 @@ def command(
     if joined is not None:
         _print_long_form([decode_part_as_streams(run, part) for part in names])
         return
-    _print_table([decode_part(run, part) for part in names])
-    for name, other in contexts.items():
+    if contexts is None:
+        _print_table([decode_part(run, part) for part in names])
+    for name, other in others.items():
         recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, lm_use)
-        under = replace(run, recognizer=recognizer.with_endpoints(rules), out=exp / "contexts" / name)
+        under = replace(
+            run, recognizer=recognizer.with_endpoints(rules), out=_system_folder(exp) / "contexts" / name
+        )
         _print_table([decode_part(under, part) for part in names])
 
 

@@ -129,6 +129,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         exp_dir=exp_dir,
         seed=config.seed,
         contexts=config.contexts,
+        context_choice=config.context_choice,
         stages=config.stages,
         config=config.training,
         model=model,
@@ -322,6 +323,8 @@ def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:
     """What runs, on what, where."""
     parameters = sum(parameter.numel() for parameter in system.model.parameters())
     logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
+    if system.context_choice is not None:
+        logger.info("contexts in training: %s", system.context_choice)
     logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
     logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.num_steps})" for stage in system.stages))
     for name, described in data.items():
