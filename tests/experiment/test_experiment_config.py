@@ -262,6 +262,6 @@ def test_wrong_choices_of_contexts_are_named(tmp_path: Path, contexts: dict, mes
 
 
 def test_every_context_that_may_be_drawn_is_one_that_the_encoder_can_have(tmp_path: Path) -> None:
-    model = {"encoder": {"type": "zipformer2", "causal": True, "downsampling_factor": [1, 2]}}
+    model = {"encoder": {"type": "zipformer2", "causal": True, "downsampling_factor": [1, 4]}}
     with pytest.raises(UserError, match="chunk=3"):
         _load(tmp_path, {"model": model, "contexts": {"left": [8], "chunk": [4, 3]}})

@@ -62,5 +62,5 @@ def test_the_parts_of_a_context_are_drawn_independently_of_each_other():
 @pytest.mark.parametrize(("probability", "counts"), [(0.0, (4, 0)), (1.0, (0, 1)), (0.5, (4, 1))])
 def test_all_contexts_are_those_that_can_be_drawn(probability, counts):
     choice = ContextChoice(left=[4], chunk=[1, 2], right=[0, 1], full_probability=probability)
-    found = choice.all()
-    assert (sum(not context.is_full for context in found), sum(context.is_full for context in found)) == counts
+    whole = [context.is_full for context in choice.all()]
+    assert (whole.count(False), whole.count(True)) == counts
