@@ -77,8 +77,4 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
 
 
 def _folder_name(context: Context, short: bool) -> str:
-    if context.is_full:
-        return "full"
-    if short:
-        return f"chunk-{context.chunk}"
-    return f"left-{context.left}-chunk-{context.chunk}-right-{context.right}"
+    return f"chunk-{context.chunk}" if short and not context.is_full else context.folder_name

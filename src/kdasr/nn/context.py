@@ -54,6 +54,11 @@ class Context:
         assert not self.is_full
         return self.chunk + self.right
 
+    @property
+    def folder_name(self) -> str:
+        """The name of a folder of results under this context."""
+        return "full" if self.is_full else f"left-{self.left}-chunk-{self.chunk}-right-{self.right}"
+
     def __str__(self) -> str:
         return "full" if self.is_full else f"left={self.left} chunk={self.chunk} right={self.right}"
 
