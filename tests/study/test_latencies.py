@@ -19,7 +19,11 @@ CONTEXTS = {
 }
 ROWS: dict[str, Any] = {
     "teacher": None,
-    "narrow": {"system": "streaming", "line": "separate", "settings": {"contexts.0.chunk": 2}},
+    "narrow": {
+        "system": "streaming",
+        "line": "separate",
+        "settings": {"contexts": [{"left": 8, "chunk": 2}]},
+    },
     "wide": {"system": "streaming", "line": "separate"},
     "all": {"system": "streaming", "settings": {"contexts": CONTEXTS}},
 }
