@@ -121,16 +121,16 @@ class Objective(StepObjective):
 
         features = batch.features_BTF, batch.feature_lens_B
         output = cast(TransducerOutput, model(*features, batch.tokens_BS, inputs.context, batch.history_BH))
-        teacher, second = None, None
+        teacher, second, remasked = None, None, None
         if needing(Need.TEACHER, inputs.loss_weights):
             answers = [one.encode(batch.for_teacher()) for one in self.teachers]
             num_frames, frame_seconds = output.encoded_BTD.shape[1], model.geometry.frame_seconds
             teacher = AlignedTeacher(answers, num_frames, output.lens_B, frame_seconds)
         if needing(Need.SECOND_CONTEXT, inputs.loss_weights):
-            with model.encoder.repeating():
-                encoded = model.encode(*features, Context.full())
-            second = TransducerOutput(*encoded, output.predicted_BSD)
-        return Given(model, batch, output, inputs.step, inputs.loss_weights, teacher, second)
+            second = _again(model, batch, Context.full(), output)
+        if needing(Need.SECOND_MASKS, inputs.loss_weights):
+            remasked = _again(model, batch.for_teacher(), inputs.context, output)
+        return Given(model, batch, output, inputs.step, inputs.loss_weights, teacher, second, remasked)
 
     def _on_lattice(
         self, terms: Sequence[LatticeTerm], given: Given
@@ -171,6 +171,13 @@ class Objective(StepObjective):
         needs_teacher = needing(Need.TEACHER, loss_weights)
         if needs_teacher and self.teacher is None:
             raise UserError(f"loss_weights has {needs_teacher}, but there is no teacher")
+
+
+def _again(model: Transducer, batch: Batch, context: Context, first: TransducerOutput) -> TransducerOutput:
+    """The student on a batch that it has heard in this step, after the same predictions."""
+    with model.encoder.repeating():
+        encoded = model.encode(batch.features_BTF, batch.feature_lens_B, context)
+    return TransducerOutput(*encoded, first.predicted_BSD)
 
 
 def _weigh(

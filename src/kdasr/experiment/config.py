@@ -254,6 +254,12 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         needs_teacher = needing(Need.TEACHER, stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
             raise UserError(f"{source}: stage '{stage.name}' has {needs_teacher} but no objective.teacher")
+        copies = needing(Need.SECOND_MASKS, stage.loss_weights)
+        if copies and any(needing(Need.TEACHER, other.loss_weights) for other in config.stages):
+            raise UserError(
+                f"{source}: stage '{stage.name}' has {copies}, which are not for students of a "
+                "teacher: batches hold one copy more, the teacher's or the second one"
+            )
         if stage.plateau_patience > 0 and "hidden_mse" not in stage.loss_weights:
             raise UserError(
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "

@@ -22,6 +22,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.batch import MASKED, REMASKED
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.same_data import check_same_data, describe_data
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
@@ -118,7 +119,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         world_size=fabric.world_size,
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
-        teacher_features=config.objective.teacher_features if teachers else "masked",
+        teacher_features=_second_features(config),
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
@@ -152,6 +153,14 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         )
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
+
+
+def _second_features(config: ExperimentConfig) -> str:
+    """What batches hold beside what the student hears: for its teacher, or for a second copy."""
+    terms = {name for stage in config.stages for name in stage.loss_weights}
+    if needing(Need.SECOND_MASKS, terms):
+        return REMASKED
+    return config.objective.teacher_features if needing(Need.TEACHER, terms) else MASKED
 
 
 def _compare_with_teacher(

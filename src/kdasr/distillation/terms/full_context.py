@@ -38,7 +38,7 @@ class FullRnntTerm(LatticeTerm):
 
     def collect(self, found: Found, given: Given) -> Mapping[str, Tensor]:
         """The loss in nats."""
-        return {"rnnt_full": rnnt_term(self.config, given.step, found.lattice.simple_B, found.rnnt_B)}
+        return {self.name: rnnt_term(self.config, given.step, found.lattice.simple_B, found.rnnt_B)}
 
 
 @register
@@ -56,4 +56,4 @@ class FullCtcTerm(Term):
         """The loss in nats."""
         batch, output = given.batch, given.output
         logits_BTV = given.model.ctc_head(output.encoded_BTD)
-        return {"ctc_full": ctc_loss(logits_BTV, output.lens_B, batch.tokens_BS, batch.token_lens_B)}
+        return {self.name: ctc_loss(logits_BTV, output.lens_B, batch.tokens_BS, batch.token_lens_B)}
