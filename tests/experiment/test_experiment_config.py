@@ -265,3 +265,12 @@ def test_every_context_that_may_be_drawn_is_one_that_the_encoder_can_have(tmp_pa
     model = {"encoder": {"type": "zipformer2", "causal": True, "downsampling_factor": [1, 4]}}
     with pytest.raises(UserError, match="chunk=3"):
         _load(tmp_path, {"model": model, "contexts": {"left": [8], "chunk": [4, 3]}})
+
+
+def test_a_second_copy_and_a_teacher_do_not_go_together(tmp_path: Path) -> None:
+    weights = {"rnnt": 0.5, "rnnt_remasked": 0.5, "cr_ctc": 0.1}
+    stages = [{"name": "a", "num_steps": 1, "loss_weights": weights}]
+    assert _load(tmp_path, {"stages": stages}).stages[0].loss_weights == weights
+    stages.append({"name": "b", "num_steps": 1, "loss_weights": {"hidden_mse": 1.0}})
+    with pytest.raises(UserError, match=r"stage 'a' has .*cr_ctc.* not for students of a teacher"):
+        _load(tmp_path, {"stages": stages, "objective": {"teacher": "teacher"}})
