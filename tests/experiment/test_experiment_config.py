@@ -237,7 +237,9 @@ def test_a_system_takes_one_form_of_contexts_or_the_other(tmp_path: Path) -> Non
     fixed, drawn = [{"left": 4, "chunk": 2}], {"left": [4], "chunk": [1, 2]}
     recipe = {"contexts": CHOICE, "systems": {"fixed": {"contexts": fixed}, "drawn": {"contexts": drawn}}}
     own = _load(tmp_path, recipe, "fixed")
-    assert own.context_choice is None and own.contexts == [Context(4, 2)]
+    assert (
+        not own.context_choice and own.context_choice == ContextChoice() and own.contexts == [Context(4, 2)]
+    )
     own = _load(tmp_path, recipe, "drawn")
     # What a system does not say is that of all systems.
     assert own.context_choice == ContextChoice([4], [1, 2], [0, 1], 0.5) and own.contexts == [Context(4, 1)]
@@ -249,7 +251,8 @@ def test_a_system_takes_one_form_of_contexts_or_the_other(tmp_path: Path) -> Non
     ("contexts", "message"),
     [
         ({**CHOICE, "middle": [1]}, "contexts: no option 'middle'"),
-        ({**CHOICE, "chunk": []}, "context_choice.chunk"),
+        ({**CHOICE, "chunk": []}, "contexts: expected both left and chunk"),
+        ({"full_probability": 0.5}, "contexts: expected both left and chunk"),
         ({**CHOICE, "left": [-1]}, "context_choice.left"),
         ({**CHOICE, "full_probability": 1.5}, "context_choice.full_probability"),
         ({**CHOICE, "evaluate": []}, "contexts"),

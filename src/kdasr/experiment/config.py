@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -58,7 +58,7 @@ class ExperimentConfig:
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
     validation and decoding. The other form, `{left: [...], chunk: [...], right: [...], full_probability: p,
     evaluate: [...]}`, draws every part by itself (`context_choice`)."""
-    context_choice: ContextChoice | None = None
+    context_choice: ContextChoice = field(default_factory=ContextChoice)
     """What training draws contexts from where `contexts` has its other form. `contexts` are then those of
     validation and decoding: `evaluate`, else the first value of each part."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -89,7 +89,7 @@ class ExperimentConfig:
             return _with_choice(layer, contexts)
         if contexts is None or "context_choice" in layer:
             return layer
-        return {**layer, "context_choice": None}
+        return {**layer, "context_choice": asdict(ContextChoice())}
 
 
 def _with_choice(layer: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,8 +246,10 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     """
     _check_stages(config.stages, list(known_terms()), source)
     _check_text(config.text, source)
-    drawn = config.context_choice.all() if config.context_choice is not None else []
-    for context in (*config.contexts, *drawn):
+    choice = config.context_choice
+    if bool(choice.left) != bool(choice.chunk) or (choice.full_probability > 0.0 and not choice):
+        raise UserError(f"{source}: contexts: expected both left and chunk to draw from: {choice}")
+    for context in (*config.contexts, *choice.all()):
         try:
             config.model.encoder.check_context(context)
         except UserError as error:

@@ -71,13 +71,10 @@ class ContextChoice:
     2026, arXiv 2604.19079; with `right`, Sharma et al. 2025, arXiv 2506.14434).
     """
 
-    left: Annotated[list[int], between(0, MOST_FRAMES), Items(at_least=1)] = field(
-        default_factory=lambda: [0]
-    )
-    """Frames before the chunk; each value is drawn as often as any other."""
-    chunk: Annotated[list[int], between(1, MOST_FRAMES), Items(at_least=1)] = field(
-        default_factory=lambda: [1]
-    )
+    left: Annotated[list[int], between(0, MOST_FRAMES), Items()] = field(default_factory=list)
+    """Frames before the chunk; each value is drawn as often as any other. Empty, as `chunk` is then:
+    nothing is drawn."""
+    chunk: Annotated[list[int], between(1, MOST_FRAMES), Items()] = field(default_factory=list)
     """Frames per chunk."""
     right: Annotated[list[int], between(0, MOST_FRAMES), Items(at_least=1)] = field(
         default_factory=lambda: [0]
@@ -85,6 +82,9 @@ class ContextChoice:
     """Look-ahead frames."""
     full_probability: Annotated[float, between(0, 1)] = 0.0
     """Share of the steps that see the whole utterance instead."""
+
+    def __bool__(self) -> bool:
+        return bool(self.chunk)
 
     def draw(self, seed: int, step: int) -> Context:
         """The context of a step: a function of seed and step alone, the same on every process."""
@@ -98,7 +98,7 @@ class ContextChoice:
         chunked = [Context(*parts) for parts in product(self.left, self.chunk, self.right)]
         if self.full_probability == 1.0:
             chunked = []
-        return [*chunked, *([Context.full()] if self.full_probability > 0.0 else [])]
+        return [*chunked, *([Context.full()] if self and self.full_probability > 0.0 else [])]
 
     def __str__(self) -> str:
         parts = " ".join(f"{name}={getattr(self, name)}" for name in ("left", "chunk", "right"))
@@ -108,6 +108,7 @@ class ContextChoice:
 def sample_context(contexts: Sequence[Context] | ContextChoice, seed: int, step: int) -> Context:
     """The context of an optimizer step: a function of seed and step alone, the same on every process."""
     if isinstance(contexts, ContextChoice):
+        assert contexts, "nothing to draw from"
         return contexts.draw(seed, step)
     if len(contexts) == 1:
         return contexts[0]

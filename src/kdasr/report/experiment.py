@@ -149,8 +149,8 @@ class SystemRecord:
     @property
     def num_contexts(self) -> int:
         """How many contexts it was trained under."""
-        choice = self.config.get("context_choice")
-        if choice:
+        choice = self.config.get("context_choice") or {}
+        if choice.get("chunk"):
             sizes = [len(choice.get(name) or [0]) for name in ("left", "chunk", "right")]
             return prod(sizes) + (float(choice.get("full_probability") or 0) > 0)
         return len(self.config.get("contexts") or [None])

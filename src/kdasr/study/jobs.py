@@ -79,7 +79,7 @@ class Study:
         kinds = STAGES if upto == "test" and self.recipe.results.rows[row].test else STAGES[:1]
         variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
         found = [f"{kind}{variant}" for variant in variants for kind in kinds]
-        if self.recipe.systems[row].context_choice is not None:
+        if self.recipe.systems[row].context_choice:
             found += [f"{kind}{UNDER_CONTEXTS}" for kind in kinds]
         return found
 

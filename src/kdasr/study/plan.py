@@ -52,7 +52,7 @@ class Run:
     @property
     def other_contexts(self) -> list[Context]:
         """Further contexts that it is decoded under: of a system that draws its contexts."""
-        return self.config.contexts[1:] if self.config.context_choice is not None else []
+        return self.config.contexts[1:] if self.config.context_choice else []
 
     def decoded_under(self, context: Context) -> Path:
         """The folder of a decoding under one of the further contexts."""

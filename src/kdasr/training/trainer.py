@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,7 +77,7 @@ class System:
     """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation], None] | None = None
     """What else is to happen at a validation, before the checkpoint."""
-    context_choice: ContextChoice | None = None
+    context_choice: ContextChoice = field(default_factory=ContextChoice)
     """What training draws contexts from; `contexts` are then those of validation, each of them."""
     teachers: Sequence[TeacherFile] = ()
     """The checkpoints that the objective's teachers came from."""
@@ -308,7 +308,7 @@ class Trainer:
         """
         first, *others = self.system.contexts
         found = self._validate_under(first, self.stage.loss_weights)
-        if found is None or self.system.context_choice is None or not others:
+        if found is None or not self.system.context_choice or not others:
             return found
         scores = {str(first): found.scores}
         for context in others:

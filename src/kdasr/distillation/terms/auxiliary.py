@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
-from kdasr.common.ranges import LARGEST_SIZE, Items, at_least, between
+from kdasr.common.ranges import EXPERIMENTAL, LARGEST_SIZE, Items, at_least, between
 from kdasr.distillation.terms.base import Given, Need, Setup, Term, register
 from kdasr.distillation.terms.hidden_mse import layers_of_its_rate, nearest_layers, partner_layer
 from kdasr.losses.auxiliary import distance_loss, relation_loss
@@ -38,19 +38,21 @@ class AuxiliaryConfig:
     layers: Annotated[list[int], at_least(0), Items()] = field(default_factory=list)
     """The student's layers that have a branch, counted from 0; of its output's frame rate. Empty: none, and
     the term cannot have a weight."""
-    teacher_layers: Annotated[list[int], at_least(0), Items(unique=False)] = field(default_factory=list)
+    teacher_layers: Annotated[list[int], at_least(0), Items(unique=False), EXPERIMENTAL] = field(
+        default_factory=list
+    )
     """The teacher's partner of each; empty: the same relative depth."""
     num_heads: Annotated[int, between(1, LARGEST_SIZE)] = 4
     """Of the branch's attention, and of the relations."""
     ffn_dim: Annotated[int, between(1, LARGEST_SIZE)] = 512
     """Inner width of the branch's feed-forward part."""
-    distance: Annotated[float, at_least(0)] = 1.0
+    distance: Annotated[float, at_least(0), EXPERIMENTAL] = 1.0
     """Weight of the distance between branch and teacher, within the term."""
-    relation: Annotated[float, at_least(0)] = 0.05
+    relation: Annotated[float, at_least(0), EXPERIMENTAL] = 0.05
     """Of the relations between frames; 0: not computed."""
-    prediction: Annotated[float, at_least(0)] = 0.5
+    prediction: Annotated[float, at_least(0), EXPERIMENTAL] = 0.5
     """Of the distance between what the LSTM predicts and what the teacher has; 0: there is no LSTM."""
-    ahead: Annotated[int, between(1, 1000)] = 2
+    ahead: Annotated[int, between(1, 1000), EXPERIMENTAL] = 2
     """Encoder frames by which the LSTM predicts."""
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from kdasr.common.ranges import OneOf, at_least
+from kdasr.common.ranges import EXPERIMENTAL, OneOf, at_least
 from kdasr.distillation.lattice import BLANK, PrunedLattice, joint_of
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Mode, Need, Setup, Wanted, register
 from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
@@ -50,7 +50,7 @@ class ModeKlConfig:
     node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "uniform"
     """uniform | nonblank (1 - P(blank), the mean of both modes) | occupation (how often the learner's paths
     leave a node): weight of a lattice node in the mean."""
-    start_step: Annotated[int, at_least(0)] = 0
+    start_step: Annotated[int, at_least(0), EXPERIMENTAL] = 0
     """The term is 0 in the first steps of a student that began from random weights; one that began from
     trained weights has it at once."""
 
