@@ -76,14 +76,18 @@ def test_rows_say_what_their_readers_expect(tmp_path: Path) -> None:
 def test_every_step_draws_its_context_and_every_evaluated_one_is_validated(tmp_path: Path) -> None:
     choice = ContextChoice(left=[4, 8], chunk=[2, 4], full_probability=0.3)
     drawn: list[Context] = []
+    measured: list[Context] = []
     model, evaluated = small_model(), [Context(4, 2, 1), Context.full()]
-    model.register_forward_pre_hook(lambda own, inputs: drawn.append(inputs[3]) if own.training else None)
+    model.register_forward_pre_hook(
+        lambda own, inputs: (drawn if own.training else measured).append(inputs[3])
+    )
     fit(tiny_system(tmp_path, model=model, contexts=evaluated, context_choice=choice))
     assert drawn == [choice.draw(seed=5, step=step) for step in range(6)]
+    # Two validations of two batches.
+    assert measured == [context for _ in range(2) for context in evaluated for _ in range(2)]
     for row in rows(tmp_path, "valid"):
         assert list(row["contexts"]) == ["left=4 chunk=2 right=1", "full"]
         assert row["contexts"]["left=4 chunk=2 right=1"] == {"wer": row["wer"], "cer": row["cer"]}
-        assert row["contexts"]["full"] != row["contexts"]["left=4 chunk=2 right=1"]
     kept = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
     assert kept["context"] == {"left": 4, "chunk": 2, "right": 1}
 
