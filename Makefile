@@ -3,6 +3,7 @@
 #   make demo      the main job on the embedded corpus: speech in, a report out
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make lpm       learning without transcripts: every row of conf/lpm/lpm.yaml; takes long
+#   make unified   one model for every latency: every row of conf/unified.yaml; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
 #   make docs      the documents as a site: build/site/index.html
 #   make package   a wheel and an sdist, each installed alone and tried
@@ -26,9 +27,9 @@ JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve clean
+.PHONY: help setup lm lpm unified bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 16
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed
@@ -53,6 +54,11 @@ results: setup
 # All rows, or ARGS='--rows "lpm" --upto dev'; see egs/librispeech/run_lpm.sh --help.
 lpm: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_lpm.sh --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
+
+# One model for every latency: all rows, or ARGS='--rows "mcr dual-mode" --upto dev'.
+unified: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --size results \
+		--conf egs/librispeech/conf/unified.yaml --exp exp/unified --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)

@@ -3,8 +3,10 @@
 First what comes after the encoders in stage two (joiners of student and teacher, pruned loss, KL, forward and
 backward) against the same written the short way by autograd, in time and peak memory. Then whole training
 steps of the recipe's students: stage two (`rnnt`, `ctc`, `output_kl`) against a plain step (`rnnt`, `ctc`),
-with the teacher's forward timed apart. The models are untrained, which is the most expensive case: the KL
-runs on the nodes that the student's paths visit, and an untrained student's paths go everywhere.
+with the teacher's forward timed apart. Then steps in two modes that agree (`rnnt_full`, `ctc_full`,
+`mode_kl`) against a plain one, in time and peak memory, whole and in two pieces. The models are untrained,
+which is the most expensive case: the KL runs on the nodes that the student's paths visit, and an untrained
+student's paths go everywhere.
 """
 
 import statistics
@@ -79,6 +81,14 @@ def step_row(size: str) -> dict[str, Any]:
     }
 
 
+def modes_row(size: str, pieces: int) -> dict[str, Any]:
+    """A step in two modes against a plain one, which is computed in one piece."""
+    script = str(Path(__file__).with_name("mode_steps.py"))
+    ours = [sys.executable, script, "two-modes", size, str(pieces)]
+    plain = [sys.executable, script, "plain", size, "1"]
+    return {"two_modes": size, "pieces": pieces, **compare_processes(ours, plain, RUNS)}
+
+
 def _milliseconds(part: Callable[[], None]) -> float:
     start = time.perf_counter()
     part()
@@ -87,13 +97,15 @@ def _milliseconds(part: Callable[[], None]) -> float:
 
 def measure() -> dict[str, Any]:
     losses, steps = loss_row(), [step_row(size) for size in SIZES]
-    print_rows([losses, *steps])
+    modes = [modes_row(size, pieces) for size in SIZES for pieces in (1, 2)]
+    print_rows([losses, *steps, *modes])
     return {
         "time_ratio": losses["time_ratio"],
         "memory_ratio": losses["memory_ratio"],
         "kl_overhead": max(row["kl_overhead"] for row in steps),
         "losses": losses,
         "steps": steps,
+        "modes": modes,
     }
 
 

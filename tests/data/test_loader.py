@@ -182,6 +182,20 @@ def test_masks_differ_from_epoch_to_epoch(tokenizer: Tokenizer) -> None:
     assert not torch.equal(first.features_BTF, second.features_BTF)
 
 
+def test_a_second_copy_differs_from_the_first_in_its_masks_alone(tokenizer: Tokenizer) -> None:
+    one = dummy_cuts(1, min_seconds=3.0)
+    masked = next(TrainLoader(one, tokenizer, config(), seed=1, teacher_features="remasked"))
+    plain = next(TrainLoader(one, tokenizer, config(), seed=1, teacher_features="unmasked"))
+    first, second, whole = masked.features_BTF, masked.teacher_features_BTF, plain.teacher_features_BTF
+    assert second is not None and whole is not None
+    assert torch.equal(first, plain.features_BTF), "the first copy is what it would be alone"
+    changed = [(copy != whole) for copy in (first, second)]
+    assert all(0.02 < float(mask.float().mean()) < 0.9 for mask in changed)
+    assert not torch.equal(*changed)
+    # Where neither is masked they are the same, and each mask is of whole frames or whole bins.
+    assert torch.equal(first[~changed[0] & ~changed[1]], second[~changed[0] & ~changed[1]])
+
+
 @pytest.mark.parametrize("count", [30, 7])
 def test_ranks_share_the_epoch_in_step(cuts: CutSet, tokenizer: Tokenizer, count: int) -> None:
     cuts = CutSet.from_cuts([*list(cuts)[1:count], next(iter(cuts)).with_id("a_dup0")])

@@ -293,6 +293,31 @@ def test_all_contexts_of_a_training_are_decoded_beside_the_own_one(exp: Path, da
         _decode(exp, data, "streaming", "--all-contexts", "--context", "full")
 
 
+def test_chosen_contexts_are_decoded_in_place_of_the_own_one(exp: Path, data: Path) -> None:
+    (exp / "config.yaml").write_text(yaml.safe_dump({"contexts": CONTEXTS}))
+    chosen = "left=8,chunk=2 ; left=4,chunk=2,right=1; full"
+    _decode(exp, data, "streaming", "--contexts", chosen, "--max-utterances", 1)
+    found = {
+        path.parts[-4]: json.loads(path.read_text())["context"]
+        for path in (exp / "contexts").glob("*/streaming/test-clean/summary.json")
+    }
+    assert found == {
+        "chunk-2": "left=8 chunk=2 right=0",
+        "left-4-chunk-2-right-1": "left=4 chunk=2 right=1",
+        "full": "full",
+    }
+    assert not (exp / "decode").exists()
+    for wrong, message in (
+        ("full;full", "'full' is there twice"),
+        (" ; ", "expected such as"),
+        ("full; chunk=2", "context ' chunk=2'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _decode(exp, data, "streaming", "--contexts", wrong)
+    with pytest.raises(UserError, match="--context needs one context"):
+        _decode(exp, data, "streaming", "--contexts", "full", "--context", "full")
+
+
 @pytest.mark.parametrize(
     ("contexts", "names"),
     [

@@ -15,9 +15,10 @@ from kdasr.experiment.config import (
     identity_of,
     load_experiment,
     load_saved_experiment,
+    save_experiment,
 )
 from kdasr.language_model.text import TextConfig
-from kdasr.nn.context import Context
+from kdasr.nn.context import Context, ContextChoice
 
 RECIPE = {
     "training": {"log_every": 7},
@@ -218,3 +219,71 @@ def test_systems_without_a_name_are_listed(tmp_path: Path) -> None:
     path.write_text("systems: {1: {}, null: {}}\n")
     with pytest.raises(UserError, match="name one of its systems: 1, None"):
         load_experiment(path)
+
+
+CHOICE = {"left": [8, 16], "chunk": [4, 2], "right": [0, 1], "full_probability": 0.5}
+
+
+def _load(tmp_path: Path, recipe: dict, system: str | None = None, *overrides: str) -> ExperimentConfig:
+    path = tmp_path / "choice.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return load_experiment(path, system, overrides)
+
+
+def test_contexts_may_be_drawn_part_by_part(tmp_path: Path) -> None:
+    config = _load(tmp_path, {"contexts": CHOICE})
+    assert config.context_choice == ContextChoice([8, 16], [4, 2], [0, 1], 0.5)
+    assert config.contexts == [Context(8, 4, 0)]
+    evaluated = [{"left": 16, "chunk": 2, "right": 1}, {}]
+    config = _load(tmp_path, {"contexts": {**CHOICE, "evaluate": evaluated}}, None, "contexts.chunk=[2,8]")
+    assert config.contexts == [Context(16, 2, 1), Context.full()]
+    assert config.context_choice == ContextChoice([8, 16], [2, 8], [0, 1], 0.5)
+    save_experiment(config, tmp_path)
+    assert load_saved_experiment(tmp_path) == config
+    assert claim_folder(config, tmp_path) == []
+
+
+def test_a_system_takes_one_form_of_contexts_or_the_other(tmp_path: Path) -> None:
+    fixed, drawn = [{"left": 4, "chunk": 2}], {"left": [4], "chunk": [1, 2]}
+    recipe = {"contexts": CHOICE, "systems": {"fixed": {"contexts": fixed}, "drawn": {"contexts": drawn}}}
+    own = _load(tmp_path, recipe, "fixed")
+    assert (
+        not own.context_choice and own.context_choice == ContextChoice() and own.contexts == [Context(4, 2)]
+    )
+    own = _load(tmp_path, recipe, "drawn")
+    # What a system does not say is that of all systems.
+    assert own.context_choice == ContextChoice([4], [1, 2], [0, 1], 0.5) and own.contexts == [Context(4, 1)]
+    own = _load(tmp_path, {**recipe, "contexts": fixed}, "drawn")
+    assert own.context_choice == ContextChoice([4], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        ({**CHOICE, "middle": [1]}, "contexts: no option 'middle'"),
+        ({**CHOICE, "chunk": []}, "contexts: expected both left and chunk"),
+        ({"full_probability": 0.5}, "contexts: expected both left and chunk"),
+        ({**CHOICE, "left": [-1]}, "context_choice.left"),
+        ({**CHOICE, "full_probability": 1.5}, "context_choice.full_probability"),
+        ({**CHOICE, "evaluate": []}, "contexts"),
+        ({**CHOICE, "right": 3}, "context_choice.right"),
+    ],
+)
+def test_wrong_choices_of_contexts_are_named(tmp_path: Path, contexts: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _load(tmp_path, {"contexts": contexts})
+
+
+def test_every_context_that_may_be_drawn_is_one_that_the_encoder_can_have(tmp_path: Path) -> None:
+    model = {"encoder": {"type": "zipformer2", "causal": True, "downsampling_factor": [1, 4]}}
+    with pytest.raises(UserError, match="chunk=3"):
+        _load(tmp_path, {"model": model, "contexts": {"left": [8], "chunk": [4, 3]}})
+
+
+def test_a_second_copy_and_a_teacher_do_not_go_together(tmp_path: Path) -> None:
+    weights = {"rnnt": 0.5, "rnnt_remasked": 0.5, "cr_ctc": 0.1}
+    stages = [{"name": "a", "num_steps": 1, "loss_weights": weights}]
+    assert _load(tmp_path, {"stages": stages}).stages[0].loss_weights == weights
+    stages.append({"name": "b", "num_steps": 1, "loss_weights": {"hidden_mse": 1.0}})
+    with pytest.raises(UserError, match=r"stage 'a' has .*cr_ctc.* not for students of a teacher"):
+        _load(tmp_path, {"stages": stages, "objective": {"teacher": "teacher"}})

@@ -320,6 +320,18 @@ def test_wrong_arguments_name_the_culprit(arguments: list[str], culprit: str) ->
     assert isinstance(result.exception, UserError) and culprit in str(result.exception)
 
 
+def test_a_context_may_be_chosen_for_an_export(student, tmp_path: Path) -> None:
+    arguments = [str(student.folder), "--out", str(tmp_path / "out")]
+    chosen = Context(left=4, chunk=2, right=1)
+    result = CliRunner().invoke(command, [*arguments, "--context", "left=4,chunk=2,right=1"])
+    assert result.exit_code == 0, result.output
+    assert open_bundle(tmp_path / "out").context == chosen != student.system.context
+    again = CliRunner().invoke(command, [*arguments, "--context", "left=4,chunk=2,right=1"])
+    assert "already exported" in again.output
+    whole = CliRunner().invoke(command, [*arguments, "--context", "full"])
+    assert isinstance(whole.exception, UserError) and "full context" in str(whole.exception)
+
+
 def test_the_calibration_goes_with_the_bundle(copy: Path, student) -> None:
     assert open_bundle(copy).calibration is None
     manifest = json.loads((copy / "manifest.json").read_text())

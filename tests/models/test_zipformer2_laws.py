@@ -41,7 +41,7 @@ def in_a_batch(utterances: list[Tensor], more: int = 0) -> tuple[Tensor, Tensor]
 
 def windows(features_TF: Tensor, context: Context) -> list[tuple[Tensor, int]]:
     """The windows (W, F) of a stream, and how many of their frames are valid."""
-    size, parts = 4 * context.chunk + 13, []
+    size, parts = 4 * context.window_frames + 13, []
     for begin in range(0, (len(features_TF) - 13) // 4 * 4, 4 * context.chunk):
         part_XF = features_TF[begin : begin + size]
         noise_YF = torch.randn(size - len(part_XF), 80, dtype=torch.float64)
@@ -72,12 +72,18 @@ def streamed(encoder: Zipformer2Encoder, utterances: list[Tensor], context: Cont
     return [torch.cat(parts) if parts else torch.zeros(0, 12) for parts in outputs]
 
 
-@pytest.mark.parametrize(("left", "chunk"), [(0, 2), (2, 2), (8, 2), (6, 4), (8, 8), (60, 6), (4, 40)])
+@pytest.mark.parametrize(
+    ("left", "chunk", "right"),
+    [
+        *((0, 2, 0), (2, 2, 0), (8, 2, 0), (6, 4, 0), (8, 8, 0), (60, 6, 0), (4, 40, 0)),
+        *((0, 2, 2), (4, 2, 6), (6, 4, 2), (2, 8, 4), (60, 6, 8), (4, 40, 4), (4, 2, 60)),
+    ],
+)
 def test_chunk_by_chunk_equals_the_whole(
-    encoder: Zipformer2Encoder, utterances: list[Tensor], left: int, chunk: int
+    encoder: Zipformer2Encoder, utterances: list[Tensor], left: int, chunk: int, right: int
 ) -> None:
     """With streams of all ages in a batch, last windows that are not full, and noise behind them."""
-    context = Context(left, chunk)
+    context = Context(left, chunk, right)
     with torch.no_grad():
         whole = encoder(*in_a_batch(utterances), context)
     for features_TF, encoded_UD, found_UD in zip(
@@ -188,7 +194,7 @@ def test_impossible_sizes_are_named(changes: dict[str, object], said: str) -> No
 @pytest.mark.parametrize(
     ("causal", "context", "said"),
     [
-        (True, Context(4, 2, 1), "no look-ahead"),
+        (True, Context(4, 2, 1), "right must be a multiple of 2 frames"),
         (True, Context(4, 3), "chunk must be a multiple of 2 frames"),
         (True, Context(3, 4), "left must be a multiple of 2 frames"),
         (False, Context(4, 2), "needs model.encoder.causal=true for chunks"),

@@ -11,9 +11,11 @@ from kdasr.data.data_config import SpecAugmentConfig
 from kdasr.distillation.objective_config import LENGTHS
 from kdasr.experiment.config import ExperimentConfig, load_experiment
 from kdasr.models.transducer.build import build_transducer
+from kdasr.study.recipe import load_recipe
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
-FILES = sorted(CONF.glob("*.yaml"))
+UNIFIED = CONF / "unified.yaml"
+FILES = sorted(path for path in CONF.glob("*.yaml") if path != UNIFIED)
 SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
 
 
@@ -64,6 +66,24 @@ def test_method_is_hidden_states_first_then_outputs(path: Path) -> None:
     first, second = load_experiment(path, "two-stage").stages
     assert "hidden_mse" in first.loss_weights and "output_kl" not in first.loss_weights
     assert "output_kl" in second.loss_weights
+
+
+def test_one_model_for_every_latency_is_compared_at_equal_steps_under_equal_waits() -> None:
+    recipe = load_recipe(UNIFIED)
+    students = {row: recipe.systems[row] for row in recipe.results.rows if recipe.results.is_student(row)}
+    waits = [
+        {context.window_frames for context in s.contexts if not context.is_full} for s in students.values()
+    ]
+    assert len({tuple(length(config).values()) for config in students.values()}) == 1
+    alone = {row for row, config in recipe.results.rows.items() if config.line == "separate"}
+    for row, found in zip(students, waits, strict=True):
+        assert found == ({int(row.removeprefix("separate-")) // 40} if row in alone else {2, 4, 8, 16, 32}), (
+            row
+        )
+        assert students[row].contexts[-1].is_full == (row not in alone)
+    assert {row: "mode_kl" in config.stages[-1].loss_weights for row, config in students.items()} == {
+        row: "mcr" in row for row in students
+    }
 
 
 @pytest.mark.parametrize(("stem", "low", "high"), [("tiny", 2e4, 2e5), ("librispeech", 70e6, 90e6)])

@@ -30,7 +30,8 @@ from kdasr.report.results import comparisons, result_rows
 from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import collect_notes
 from kdasr.report.style import system_styles
-from kdasr.report.timeline import Label, Lane, _place, token_labels
+from kdasr.report.tables import write_results_json
+from kdasr.report.timeline import Label, TimelineLane, _place, token_labels
 from kdasr.report.wording import headline
 from kdasr.testing import write_corpus
 
@@ -167,7 +168,7 @@ def test_labels_in_a_row_never_overlap_and_stay_on_the_axis() -> None:
         "a text of many words that has to be broken into lines",
         "end",
     ]
-    lane = Lane("l", "", "#000000", [Label(0.4 * i, [(text, False)]) for i, text in enumerate(texts)])
+    lane = TimelineLane("l", "", "#000000", [Label(0.4 * i, [(text, False)]) for i, text in enumerate(texts)])
     width = 300.0
     _place(lane, width, end=2.0)
     assert " ".join(text for label in lane.labels for text, _ in label.runs) == " ".join(texts)
@@ -218,6 +219,10 @@ def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -
     systems = read_experiments([tmp_path / "exp"])
     assert {row.context for row in result_rows(systems)} == {"full", "left=32 chunk=8 right=0"}
     rows = context_rows(systems)
+    own = result_rows(systems)
+    write_results_json(own, [], tmp_path / "results.json", [*own[:1], *rows])
+    written = [(row["context"], row["part"]) for row in json.loads((tmp_path / "results.json").read_text())]
+    assert written == [(row.context, row.part) for row in (*own, *rows)]
     table = context_table(rows)
     assert table is not None
     assert [(line.chunk_ms, line.right_ms) for line in table.lines] == [(80.0, 40.0), (640.0, 40.0)]

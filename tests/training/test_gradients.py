@@ -26,7 +26,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.training.devices import make_fabric
-from kdasr.training.module import TrainingModule, sample_context
+from kdasr.training.module import TrainingModule
 from kdasr.training.resume import batches_per_process
 from kdasr.training.trainer import System
 from kdasr.training.training_config import TrainerConfig
@@ -202,12 +202,3 @@ def test_one_process_goes_on_where_two_were_and_two_where_one_was(tmp_path: Path
         assert found["trainer"]["progress"]["batches_per_step"] == 2 and found["train_steps"] == 6
         for name, value in expected["model"].items():
             torch.testing.assert_close(found["model"][name], value, rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_context_depends_on_seed_and_step_only() -> None:
-    contexts = [CHUNKED, *(type(CHUNKED)(left=4, chunk=chunk) for chunk in (1, 2, 8))]
-    drawn = [sample_context(contexts, seed=1, step=step) for step in range(200)]
-    torch.manual_seed(99)
-    assert drawn == [sample_context(contexts, seed=1, step=step) for step in range(200)]
-    assert drawn != [sample_context(contexts, seed=2, step=step) for step in range(200)]
-    assert all(30 < drawn.count(context) < 75 for context in contexts)

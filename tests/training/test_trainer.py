@@ -20,6 +20,7 @@ from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.distillation.objective_config import StageConfig
+from kdasr.nn.context import Context, ContextChoice
 from kdasr.training.resume import Progress
 from kdasr.training.stage import reached_plateau, update_best
 from kdasr.training.trainer import System
@@ -70,6 +71,25 @@ def test_rows_say_what_their_readers_expect(tmp_path: Path) -> None:
         expected = sum(weight * row["terms"][name] for name, weight in TWO_TERMS.items())
         assert row["total"] == pytest.approx(expected, rel=1e-5)
     assert train[0]["lr"] == pytest.approx(3e-3)
+
+
+def test_every_step_draws_its_context_and_every_evaluated_one_is_validated(tmp_path: Path) -> None:
+    choice = ContextChoice(left=[4, 8], chunk=[2, 4], full_probability=0.3)
+    drawn: list[Context] = []
+    measured: list[Context] = []
+    model, evaluated = small_model(), [Context(4, 2, 1), Context.full()]
+    model.register_forward_pre_hook(
+        lambda own, inputs: (drawn if own.training else measured).append(inputs[3])
+    )
+    fit(tiny_system(tmp_path, model=model, contexts=evaluated, context_choice=choice))
+    assert drawn == [choice.draw(seed=5, step=step) for step in range(6)]
+    # Two validations of two batches.
+    assert measured == [context for _ in range(2) for context in evaluated for _ in range(2)]
+    for row in rows(tmp_path, "valid"):
+        assert list(row["contexts"]) == ["left=4 chunk=2 right=1", "full"]
+        assert row["contexts"]["left=4 chunk=2 right=1"] == {"wer": row["wer"], "cer": row["cer"]}
+    kept = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    assert kept["context"] == {"left": 4, "chunk": 2, "right": 1}
 
 
 def test_checkpoints_are_kept_as_configured(tmp_path: Path) -> None:

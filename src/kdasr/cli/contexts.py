@@ -29,6 +29,31 @@ def parse_context(text: str) -> Context:
         raise UserError(f"context '{text}': {error}") from None
 
 
+def parse_contexts(text: str, exp: Path) -> dict[str, Context]:
+    """Read contexts between semicolons, such as `full; left=32,chunk=8; left=32,chunk=4,right=2`.
+
+    Returns:
+        Each by the name of its folder in `EXP/contexts`, which is that of `trained_contexts` where it is one
+        of those.
+
+    Raises:
+        UserError: as `parse_context`; no context, or one twice.
+    """
+    known = {}
+    if (exp / "config.yaml").is_file():
+        known = {context: name for name, context in trained_contexts(exp).items()}
+    found: dict[str, Context] = {}
+    for part in filter(str.strip, text.split(";")):
+        context = parse_context(part)
+        name = known.get(context) or _folder_name(context, short=False)
+        if name in found:
+            raise UserError(f"--contexts: '{part.strip()}' is there twice")
+        found[name] = context
+    if not found:
+        raise UserError(f"--contexts '{text}': expected such as 'full; left=32,chunk=8'")
+    return found
+
+
 def trained_contexts(exp: Path) -> dict[str, Context]:
     """The contexts that a system was trained with, each by the name of its folder in `EXP/contexts`.
 
@@ -52,8 +77,4 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
 
 
 def _folder_name(context: Context, short: bool) -> str:
-    if context.is_full:
-        return "full"
-    if short:
-        return f"chunk-{context.chunk}"
-    return f"left-{context.left}-chunk-{context.chunk}-right-{context.right}"
+    return f"chunk-{context.chunk}" if short and not context.is_full else context.folder_name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
-from kdasr.cli.contexts import parse_context, trained_contexts
+from kdasr.cli.contexts import parse_context, parse_contexts, trained_contexts
 from kdasr.cli.decode_part import (
     DecodeRun,
     decode_part,
@@ -79,6 +79,10 @@ _MIN_WIDTH = 100
     is_flag=True,
     help="Also under every context that the system was trained with; those results go to EXP/contexts.",
 )
+@click.option(
+    "--contexts",
+    help="Instead under each of these: 'full; left=32,chunk=8; left=32,chunk=4,right=2'. To EXP/contexts.",
+)
 @int8_option
 @search_options
 @endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
@@ -108,6 +112,7 @@ def command(
     checkpoint: str,
     context: str | None,
     all_contexts: bool,
+    contexts: str | None,
     int8: bool,
     tail_seconds: float | None,
     max_bad: str,
@@ -170,8 +175,11 @@ def command(
     if rules is not None and mode != "streaming":
         raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
     if all_contexts:
-        needs("one context, not --all-contexts", "context", "long_form", "out")
-    contexts = trained_contexts(exp) if all_contexts else {}
+        needs("one context, not --all-contexts", "context", "long_form", "out", "contexts")
+    others = trained_contexts(exp) if all_contexts else {}
+    if contexts is not None:
+        needs("one context, not --contexts", "context", "long_form", "out")
+        others = parse_contexts(contexts, _system_folder(exp))
     if force and not ranks.is_alone:
         raise UserError("--force: with one process; to decode again with several, remove the results")
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
@@ -203,10 +211,12 @@ def command(
             bundle.name,
         )
         return
-    _decode_parts(run, names)
-    for name, other in contexts.items():
+    if contexts is None:
+        _decode_parts(run, names)
+    for name, other in others.items():
         recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, lm_use)
-        under = replace(run, recognizer=recognizer.with_endpoints(rules), out=exp / "contexts" / name)
+        folder = _system_folder(exp) / "contexts" / name
+        under = replace(run, recognizer=recognizer.with_endpoints(rules), out=folder)
         _decode_parts(under, names)
 
 

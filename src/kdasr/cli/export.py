@@ -1,17 +1,19 @@
 """`kdasr export`: a student as ONNX graphs for sherpa-onnx, and the proof that a client hears the same."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kdasr.cli.contexts import parse_context
 from kdasr.cli.long_form import long_form_options, parse_long_form
 from kdasr.cli.search_options import needs
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
+from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -29,6 +31,10 @@ _SHOWN_DIFFERENCES = 5
 @click.option("--int8", is_flag=True, help="Also export int8 graphs; with --check: check those.")
 @click.option(
     "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+@click.option(
+    "--context",
+    help="Encoder context instead of the trained one, such as left=32,chunk=8,right=2 (encoder frames).",
 )
 @click.option(
     "--check",
@@ -50,6 +56,7 @@ def command(
     out: Path | None,
     int8: bool,
     checkpoint: str,
+    context: str | None,
     bundle: Path | None,
     against: Path | None,
     long_form: bool,
@@ -83,7 +90,7 @@ def command(
     if bundle is not None:
         if out is not None:
             raise UserError("--check exports nothing: leave out --out")
-        needs("an export; --check makes none", "force")
+        needs("an export; --check makes none", "force", "context")
         if against is None:
             needs("--against", "checkpoint")
         joined = parse_long_form(long_form, minutes, gaps, gap_noise)
@@ -94,18 +101,35 @@ def command(
         raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
     if against is not None or len(paths) != 1:
         raise UserError("export one system: kdasr export EXP --out DIR")
-    _export(paths[0], out, checkpoint, int8, force)
+    chosen = parse_context(context) if context else None
+    _export(_Export(paths[0], out, checkpoint, chosen, int8, force))
 
 
-def _export(exp: Path, out: Path, checkpoint: str, int8: bool, force: bool) -> None:
+@dataclass(frozen=True)
+class _Export:
+    """What is exported, and how."""
+
+    exp: Path
+    out: Path
+    checkpoint: str
+    context: Context | None
+    """None: the one of training."""
+    int8: bool
+    force: bool
+
+
+def _export(wanted: _Export) -> None:
     from kdasr.checkpoint import load_bundle
     from kdasr.export.build import export_bundle, find_current
 
-    system = load_bundle(exp, checkpoint)
-    if not force and find_current(system, out, int8=int8) is not None:
+    system, out = load_bundle(wanted.exp, wanted.checkpoint), wanted.out
+    if wanted.context is not None:
+        system.model.config.encoder.check_context(wanted.context)
+        system = replace(system, context=wanted.context)
+    if not wanted.force and find_current(system, out, int8=wanted.int8) is not None:
         click.echo(f"{out}: already exported, --force to do it again")
         return
-    folder = export_bundle(system, out, int8=int8)
+    folder = export_bundle(system, out, int8=wanted.int8)
     for name in folder.manifest["files"]:
         click.echo(f"{folder.folder / name}  {(folder.folder / name).stat().st_size / 1e6:.2f} MB")
 

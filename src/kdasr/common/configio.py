@@ -71,6 +71,7 @@ def build_config(
         UserError: an unknown key, a value of the wrong type, or one out of the range that is declared
             beside its field (see `kdasr.common.ranges`); the message names the key.
     """
+    layers = tuple(_in_full(schema, layer, source) for layer in layers)
     try:
         merged = OmegaConf.structured(schema)
         for layer in layers:
@@ -111,7 +112,16 @@ def _override(config: Any, schema: type, override: Override, source: str) -> Any
         return config
     for name in reversed(names):
         value = {name: value}
-    return _merge(config, schema, value, source)
+    return _merge(config, schema, _in_full(schema, value, source), source)
+
+
+def _in_full(schema: type, layer: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """A layer without the short forms that a schema knows: its class method `in_full` writes them out."""
+    in_full = getattr(schema, "in_full", None)
+    try:
+        return layer if in_full is None else in_full(layer)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def _merge(config: Any, schema: type, layer: Mapping[str, Any], source: str) -> Any:

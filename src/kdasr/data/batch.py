@@ -11,6 +11,8 @@ from torch import Tensor
 
 MASKED, UNMASKED, CLEAN = TEACHER_FEATURES = ("masked", "unmasked", "clean")
 """What a teacher hears: what its student hears; without masks; or also without the noise of `data.join`."""
+REMASKED = "remasked"
+"""In place of what a teacher hears: the same with masks drawn anew, for losses that compare two copies."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Batch:
     start of every stream (`StatelessPredictor.start_context`) where there are none; None: there are none."""
     teacher_features_BTF: Tensor | None = None
     """What a teacher hears where that is something else: as `features_BTF`, without what makes the student's
-    task harder. None: the same."""
+    task harder. None: the same. Of a batch in two copies (`REMASKED`): the second one."""
     paired: bool = True
     """Whether the transcripts are to be learnt; else there are none."""
 

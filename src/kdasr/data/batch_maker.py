@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.data.augment import generator_for, spec_augment
-from kdasr.data.batch import MASKED, UNMASKED, Batch
+from kdasr.data.batch import MASKED, REMASKED, UNMASKED, Batch
 from kdasr.data.channel_augment import AudioTransform
 from kdasr.data.data_config import DataConfig, JoinConfig
 from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
@@ -62,7 +62,7 @@ class _Joined:
     cut: MonoCut | MixedCut
     parts: list[Tensor]
     unmasked: list[Tensor]
-    """The same parts as a teacher hears them."""
+    """The same parts as a teacher hears them, or with other masks."""
     utterances: list[_Utterance]
     begins: list[int]
 
@@ -93,7 +93,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             config: masks, gain and joining; None: no augmentation.
             seed: with the plan's place it decides all random numbers.
             word_times: whether batches say when the words of their pieces are spoken.
-            teacher_features: one of `TEACHER_FEATURES`.
+            teacher_features: one of `TEACHER_FEATURES`, or `REMASKED`.
         """
         self._strategy = strategy
         self._tokenizer = tokenizer
@@ -127,7 +127,10 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         unmasked_UTF = features_UTF
         if self._config is not None:
             if self._config.spec_augment.enabled:
-                features_UTF = spec_augment(features_UTF, lens_U, self._config.spec_augment, generator)
+                masks = self._config.spec_augment
+                features_UTF = spec_augment(features_UTF, lens_U, masks, generator)
+                if self._teacher_features == REMASKED:
+                    unmasked_UTF = spec_augment(unmasked_UTF, lens_U, masks, generator)
             gain = self._config.gain
             if gain.probability > 0.0:
                 changed_U, level_U = torch.rand(2, len(cuts), generator=generator)
@@ -153,7 +156,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         noise_TF = _drawn_noise(self._join, self._join.own_bed, [own_TF], len(own_TF), generator)
         if noise_TF is not None:
             utterance.features_TF = torch.logaddexp(own_TF, noise_TF)
-            if self._teacher_features == UNMASKED:
+            if self._teacher_features in (UNMASKED, REMASKED):
                 utterance.unmasked_TF = torch.logaddexp(utterance.unmasked_TF, noise_TF)
         return utterance
 
@@ -166,7 +169,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         noise_TF = _drawn_noise(self._join, self._join.bed, speech, num_frames, generator)
         if noise_TF is not None:
             item.parts = [torch.logaddexp(torch.cat(item.parts), noise_TF)]
-            if self._teacher_features == UNMASKED:
+            if self._teacher_features in (UNMASKED, REMASKED):
                 item.unmasked = [torch.logaddexp(torch.cat(item.unmasked), noise_TF)]
         return item
 

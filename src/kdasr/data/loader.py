@@ -63,7 +63,7 @@ class TrainLoader(BatchStream[Batch]):
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`. `pin_memory`: batches lie in page-locked memory, for a GPU.
+        `TEACHER_FEATURES`, or `REMASKED`. `pin_memory`: batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word

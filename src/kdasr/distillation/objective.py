@@ -20,6 +20,7 @@ from kdasr.distillation.terms.base import (
     Found,
     Given,
     LatticeTerm,
+    Mode,
     Need,
     Setup,
     Term,
@@ -93,33 +94,43 @@ class Objective(StepObjective):
         self._check_terms(inputs.loss_weights)
         given = self._given(model, inputs)
         wanted = [term for name, term in self.terms.items() if name in inputs.loss_weights]
-        on_lattice = [term for term in wanted if isinstance(term, LatticeTerm)]
-        others = [term for term in wanted if not isinstance(term, LatticeTerm)]
         # First those that need the teacher: its hidden layers are not needed later.
-        others.sort(key=lambda term: Need.TEACHER not in term.needs)
-        computed = [(term, term(given)) for term in others]
+        wanted.sort(key=lambda term: Need.TEACHER not in term.needs)
         values: dict[str, Tensor] = {}
         per_frame: set[str] = set()
-        for term, found in [*computed, *self._on_lattice(on_lattice, given)]:
-            values |= found
-            per_frame |= set(found) if term.unit is Unit.FRAME else set()
+        for mode in Mode:
+            for term, found in self._computed([term for term in wanted if mode in term.modes], given, mode):
+                for name, value_B in found.items():
+                    values[name] = values[name] + value_B if name in values else value_B
+                per_frame |= set(found) if term.unit is Unit.FRAME else set()
         own = Denominators(max(float(given.output.lens_B.sum()), 1.0), float(len(inputs.batch)))
         return _weigh(values, inputs.loss_weights, inputs.denominators or own, frozenset(per_frame))
+
+    def _computed(
+        self, terms: Sequence[Term], given: Given, mode: Mode
+    ) -> list[tuple[Term, Mapping[str, Tensor]]]:
+        """The values of terms in one mode."""
+        if not terms:
+            return []
+        given = given.in_mode(mode)
+        alone = [(term, term(given)) for term in terms if not isinstance(term, LatticeTerm)]
+        return [*alone, *self._on_lattice([term for term in terms if isinstance(term, LatticeTerm)], given)]
 
     def _given(self, model: Transducer, inputs: StepInput) -> Given:
         batch: Batch = inputs.batch
 
-        def student(context: Context) -> TransducerOutput:
-            features = batch.features_BTF, batch.feature_lens_B
-            return cast(TransducerOutput, model(*features, batch.tokens_BS, context, batch.history_BH))
-
-        output, teacher = student(inputs.context), None
+        features = batch.features_BTF, batch.feature_lens_B
+        output = cast(TransducerOutput, model(*features, batch.tokens_BS, inputs.context, batch.history_BH))
+        teacher, second, remasked = None, None, None
         if needing(Need.TEACHER, inputs.loss_weights):
             answers = [one.encode(batch.for_teacher()) for one in self.teachers]
             num_frames, frame_seconds = output.encoded_BTD.shape[1], model.geometry.frame_seconds
             teacher = AlignedTeacher(answers, num_frames, output.lens_B, frame_seconds)
-        second = student(Context.full()) if needing(Need.SECOND_CONTEXT, inputs.loss_weights) else None
-        return Given(model, batch, output, inputs.step, inputs.loss_weights, teacher, second)
+        if needing(Need.SECOND_CONTEXT, inputs.loss_weights):
+            second = _again(model, batch, Context.full(), output)
+        if needing(Need.SECOND_MASKS, inputs.loss_weights):
+            remasked = _again(model, batch.for_teacher(), inputs.context, output)
+        return Given(model, batch, output, inputs.step, inputs.loss_weights, teacher, second, remasked)
 
     def _on_lattice(
         self, terms: Sequence[LatticeTerm], given: Given
@@ -160,6 +171,13 @@ class Objective(StepObjective):
         needs_teacher = needing(Need.TEACHER, loss_weights)
         if needs_teacher and self.teacher is None:
             raise UserError(f"loss_weights has {needs_teacher}, but there is no teacher")
+
+
+def _again(model: Transducer, batch: Batch, context: Context, first: TransducerOutput) -> TransducerOutput:
+    """The student on a batch that it has heard in this step, after the same predictions."""
+    with model.encoder.repeating():
+        encoded = model.encode(batch.features_BTF, batch.feature_lens_B, context)
+    return TransducerOutput(*encoded, first.predicted_BSD)
 
 
 def _weigh(

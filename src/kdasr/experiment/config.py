@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,12 +20,14 @@ from kdasr.language_model.model import LanguageModelConfig
 from kdasr.language_model.module import TERM as LM_TERM
 from kdasr.language_model.text import TextConfig
 from kdasr.models.transducer.transducer_config import TransducerConfig
-from kdasr.nn.context import Context
+from kdasr.nn.context import Context, ContextChoice
 from kdasr.training.training_config import TrainerConfig
 
 DEFAULT_LOSS_WEIGHTS = {"rnnt": 1.0, "ctc": 0.3}
 CONFIG = "config.yaml"
 """Of an experiment folder: the configuration of its system."""
+EVALUATE = "evaluate"
+"""Of `contexts`, where training draws every part: what is validated and decoded."""
 LANGUAGE_MODEL = "language_model"
 """The `kind` of a language model. A transducer has none."""
 
@@ -54,7 +56,11 @@ class ExperimentConfig:
         default_factory=lambda: [Context.full()]
     )
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
-    validation and decoding."""
+    validation and decoding. The other form, `{left: [...], chunk: [...], right: [...], full_probability: p,
+    evaluate: [...]}`, draws every part by itself (`context_choice`)."""
+    context_choice: ContextChoice = field(default_factory=ContextChoice)
+    """What training draws contexts from where `contexts` has its other form. `contexts` are then those of
+    validation and decoding: `evaluate`, else the first value of each part."""
     data: DataConfig = field(default_factory=DataConfig)
     text: TranscriptConfig = field(default_factory=TranscriptConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)
@@ -70,6 +76,37 @@ class ExperimentConfig:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
         for stage in self.stages:
             stage.loss_weights = stage.loss_weights or dict(DEFAULT_LOSS_WEIGHTS)
+
+    @classmethod
+    def in_full(cls, layer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A layer of options in which `contexts` is a list.
+
+        Raises:
+            UserError: an unknown part of the other form.
+        """
+        contexts = layer.get("contexts")
+        if isinstance(contexts, Mapping):
+            return _with_choice(layer, contexts)
+        if contexts is None or "context_choice" in layer:
+            return layer
+        return {**layer, "context_choice": asdict(ContextChoice())}
+
+
+def _with_choice(layer: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[str, Any]:
+    known = [entry.name for entry in fields(ContextChoice)]
+    for name in contexts:
+        if name not in (*known, EVALUATE):
+            raise UserError(f"contexts: no option '{name}'; there are: {', '.join((*known, EVALUATE))}")
+    choice = {name: value for name, value in contexts.items() if name != EVALUATE}
+    written = {name: value for name, value in layer.items() if name != "contexts"}
+    written["context_choice"] = choice
+    if EVALUATE in contexts:
+        written["contexts"] = contexts[EVALUATE]
+    elif all(isinstance(choice.get(name), list) and choice[name] for name in ("left", "chunk")):
+        first = {name: choice[name][0] for name in ("left", "chunk")}
+        right = choice.get("right")
+        written["contexts"] = [{**first, "right": right[0] if isinstance(right, list) and right else 0}]
+    return written
 
 
 def experiment_schema() -> type[ExperimentConfig]:
@@ -209,7 +246,10 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     """
     _check_stages(config.stages, list(known_terms()), source)
     _check_text(config.text, source)
-    for context in config.contexts:
+    choice = config.context_choice
+    if bool(choice.left) != bool(choice.chunk) or (choice.full_probability > 0.0 and not choice):
+        raise UserError(f"{source}: contexts: expected both left and chunk to draw from: {choice}")
+    for context in (*config.contexts, *choice.all()):
         try:
             config.model.encoder.check_context(context)
         except UserError as error:
@@ -218,6 +258,12 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
         needs_teacher = needing(Need.TEACHER, stage.loss_weights)
         if needs_teacher and not config.objective.teacher:
             raise UserError(f"{source}: stage '{stage.name}' has {needs_teacher} but no objective.teacher")
+        copies = needing(Need.SECOND_MASKS, stage.loss_weights)
+        if copies and any(needing(Need.TEACHER, other.loss_weights) for other in config.stages):
+            raise UserError(
+                f"{source}: stage '{stage.name}' has {copies}, which are not for students of a "
+                "teacher: batches hold one copy more, the teacher's or the second one"
+            )
         if stage.plateau_patience > 0 and "hidden_mse" not in stage.loss_weights:
             raise UserError(
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "

@@ -22,6 +22,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.batch import MASKED, REMASKED
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.pace import Pace
 from kdasr.data.same_data import check_same_data, describe_data
@@ -128,7 +129,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         world_size=fabric.world_size,
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
-        teacher_features=config.objective.teacher_features if teachers else "masked",
+        teacher_features=_second_features(config),
         pin_memory=fabric.device.type == "cuda",
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
@@ -140,6 +141,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         exp_dir=exp_dir,
         seed=config.seed,
         contexts=config.contexts,
+        context_choice=config.context_choice,
         stages=config.stages,
         config=config.training,
         model=model,
@@ -163,6 +165,14 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         )
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
+
+
+def _second_features(config: ExperimentConfig) -> str:
+    """What batches hold beside what the student hears: for its teacher, or for a second copy."""
+    terms = {name for stage in config.stages for name in stage.loss_weights}
+    if needing(Need.SECOND_MASKS, terms):
+        return REMASKED
+    return config.objective.teacher_features if needing(Need.TEACHER, terms) else MASKED
 
 
 def _heed_word_times(rnnt: RnntConfig, cuts: CutSet) -> None:
@@ -356,6 +366,8 @@ def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:
     """What runs, on what, where."""
     parameters = sum(parameter.numel() for parameter in system.model.parameters())
     logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
+    if system.context_choice:
+        logger.info("contexts in training: %s", system.context_choice)
     logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
     logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.steps})" for stage in system.stages))
     for name, described in data.items():

@@ -53,8 +53,8 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
     _require_packages()
     if system.context.is_full:
         raise UserError(
-            f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
-            "export a student with a chunked context"
+            f"{system.path}: '{system.name}' has a full context and cannot stream; "
+            "export a student with a chunked context (--context names one that it was trained under)"
         )
     if not isinstance(system.model.encoder, ConformerEncoder):
         raise UserError(

@@ -1,9 +1,12 @@
 """How much of the utterance a frame may look at: the one parameter between teacher and student."""
 
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Annotated
 
-from kdasr.common.ranges import between
+from kdasr.common.ranges import Items, between
 
 UNLIMITED = -1
 MOST_FRAMES = 100_000
@@ -51,5 +54,62 @@ class Context:
         assert not self.is_full
         return self.chunk + self.right
 
+    @property
+    def folder_name(self) -> str:
+        """The name of a folder of results under this context."""
+        return "full" if self.is_full else f"left-{self.left}-chunk-{self.chunk}-right-{self.right}"
+
     def __str__(self) -> str:
         return "full" if self.is_full else f"left={self.left} chunk={self.chunk} right={self.right}"
+
+
+@dataclass
+class ContextChoice:
+    """Contexts of which every part is drawn by itself, anew for each optimizer step.
+
+    So one model learns every latency between the smallest chunk and the whole utterance (Andrusenko et al.
+    2026, arXiv 2604.19079; with `right`, Sharma et al. 2025, arXiv 2506.14434).
+    """
+
+    left: Annotated[list[int], between(0, MOST_FRAMES), Items()] = field(default_factory=list)
+    """Frames before the chunk; each value is drawn as often as any other. Empty, as `chunk` is then:
+    nothing is drawn."""
+    chunk: Annotated[list[int], between(1, MOST_FRAMES), Items()] = field(default_factory=list)
+    """Frames per chunk."""
+    right: Annotated[list[int], between(0, MOST_FRAMES), Items(at_least=1)] = field(
+        default_factory=lambda: [0]
+    )
+    """Look-ahead frames."""
+    full_probability: Annotated[float, between(0, 1)] = 0.0
+    """Share of the steps that see the whole utterance instead."""
+
+    def __bool__(self) -> bool:
+        return bool(self.chunk)
+
+    def draw(self, seed: int, step: int) -> Context:
+        """The context of a step: a function of seed and step alone, the same on every process."""
+        draws = random.Random(f"context {seed} {step}")
+        sees_all = draws.random() < self.full_probability
+        context = Context(draws.choice(self.left), draws.choice(self.chunk), draws.choice(self.right))
+        return Context.full() if sees_all else context
+
+    def all(self) -> list[Context]:
+        """Every context that may be drawn."""
+        chunked = [Context(*parts) for parts in product(self.left, self.chunk, self.right)]
+        if self.full_probability == 1.0:
+            chunked = []
+        return [*chunked, *([Context.full()] if self and self.full_probability > 0.0 else [])]
+
+    def __str__(self) -> str:
+        parts = " ".join(f"{name}={getattr(self, name)}" for name in ("left", "chunk", "right"))
+        return f"{parts}, full in {100 * self.full_probability:g} % of the steps"
+
+
+def sample_context(contexts: Sequence[Context] | ContextChoice, seed: int, step: int) -> Context:
+    """The context of an optimizer step: a function of seed and step alone, the same on every process."""
+    if isinstance(contexts, ContextChoice):
+        assert contexts, "nothing to draw from"
+        return contexts.draw(seed, step)
+    if len(contexts) == 1:
+        return contexts[0]
+    return random.Random(f"context {seed} {step}").choice(list(contexts))

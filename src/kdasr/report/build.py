@@ -85,7 +85,7 @@ def write_report(results: Results, data_dir: Path | None = None, out_dir: Path |
         The folder that was written.
     """
     out_dir = out_dir or results.folders[0] / "report"
-    write_results_json(results.rows, results.long_form, out_dir / "results.json")
+    write_results_json(results.rows, results.long_form, out_dir / "results.json", results.contexts)
     write_comparisons_json(results.comparisons, out_dir / "comparisons.json")
     write_results_csv(results.rows, out_dir / "results.csv")
     if results.contexts:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,10 @@ class SystemRecord:
     @property
     def num_contexts(self) -> int:
         """How many contexts it was trained under."""
+        choice = self.config.get("context_choice") or {}
+        if choice.get("chunk"):
+            sizes = [len(choice.get(name) or [0]) for name in ("left", "chunk", "right")]
+            return prod(sizes) + (float(choice.get("full_probability") or 0) > 0)
         return len(self.config.get("contexts") or [None])
 
     @property

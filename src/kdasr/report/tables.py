@@ -37,8 +37,18 @@ CSV_COLUMNS = (
 )
 
 
-def write_results_json(rows: Sequence[ResultRow], long_form: Sequence[LongFormRow], path: Path) -> None:
-    """Write one object per system and part; `long_form` in it has one per condition of its long streams."""
+def write_results_json(
+    rows: Sequence[ResultRow],
+    long_form: Sequence[LongFormRow],
+    path: Path,
+    contexts: Sequence[ResultRow] = (),
+) -> None:
+    """Write one object per system and part; `long_form` in it has one per condition of its long streams.
+
+    `contexts`: rows under other contexts, which follow; those under a context of `rows` are left out.
+    """
+    own = {(row.system, row.part, row.context) for row in rows}
+    others = [row for row in contexts if (row.system, row.part, row.context) not in own]
     write_json(
         path,
         [
@@ -47,10 +57,10 @@ def write_results_json(rows: Sequence[ResultRow], long_form: Sequence[LongFormRo
                 "long_form": [
                     joined.as_json()
                     for joined in long_form
-                    if (joined.system, joined.part) == (row.system, row.part)
+                    if (joined.system, joined.part) == (row.system, row.part) and row not in others
                 ]
             }
-            for row in rows
+            for row in (*rows, *others)
         ],
     )
 

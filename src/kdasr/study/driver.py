@@ -57,7 +57,7 @@ def run_study(study: Study, options: Options, say: Say = print) -> Report:
     report = Report()
     trials = study.planner.trials(rows)
     trial_jobs = study.jobs(trials, "dev")
-    if len(_finished(study, trial_jobs)) < len(trial_jobs):
+    if len(finished_jobs(study, trial_jobs)) < len(trial_jobs):
         early = {row: rate for row, rate in fixed_rates(study).items() if row in rows}
         runs = [*trials, *study.planner.runs(rows, early)]
         jobs = study.jobs(runs, "dev")
@@ -81,7 +81,7 @@ def describe_plan(study: Study, options: Options) -> list[str]:
     rates = {row: rate for row, rate in chosen_rates(study).items() if row in rows}
     jobs = {job.name: job for job in study.jobs(study.planner.trials(rows), "dev")}
     jobs |= {job.name: job for job in study.jobs(study.planner.runs(rows, rates), options.upto)}
-    finished = _finished(study, list(jobs.values()))
+    finished = finished_jobs(study, list(jobs.values()))
     return [f"{'finished' if name in finished else 'to run  '}  {name}" for name in jobs]
 
 
@@ -99,7 +99,7 @@ def tuning_table(study: Study) -> dict[str, dict[float, float | None]]:
     """By tuned row: dev WER in percent of each learning rate with the first seed, None where unfinished."""
     table: dict[str, dict[float, float | None]] = {}
     trials = study.planner.trials(list(study.recipe.results.rows))
-    finished = _finished(study, study.jobs(trials, "dev"))
+    finished = finished_jobs(study, study.jobs(trials, "dev"))
     for run in trials:
         assert run.learning_rate is not None
         wer = dev_wer(study, run) if run.job_name("dev") in finished else None
@@ -139,7 +139,7 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
     """
     results = study.recipe.results
     runs = study.planner.runs(list(results.rows), chosen_rates(study))
-    finished = _finished(study, study.jobs(runs, upto))
+    finished = finished_jobs(study, study.jobs(runs, upto))
     kinds = STAGES if upto == "test" else STAGES[:1]
     trained: list[TrainedRun] = []
     for run in runs:
@@ -179,5 +179,6 @@ def _tuned(
     ]
 
 
-def _finished(study: Study, jobs: Sequence[StampedJob]) -> set[str]:
+def finished_jobs(study: Study, jobs: Sequence[StampedJob]) -> set[str]:
+    """The names of those that have finished."""
     return Stamps(study.exp / "stamps").finished(jobs)

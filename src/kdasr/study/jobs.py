@@ -20,7 +20,8 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.data.tokenizer import RULE_NAME
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment, identity_of
-from kdasr.study.plan import LANGUAGE_MODEL, WITH_LM, Planner, Run, needed_runs, weighs_labels
+from kdasr.nn.context import Context
+from kdasr.study.plan import LANGUAGE_MODEL, UNDER_CONTEXTS, WITH_LM, Planner, Run, needed_runs, weighs_labels
 from kdasr.study.recipe import Recipe
 from kdasr.study.stamps import Settings, StampedJob
 
@@ -80,10 +81,15 @@ class Study:
         """The kinds of decoding of a row."""
         kinds = STAGES if upto == "test" and self.recipe.results.rows[row].test else STAGES[:1]
         variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
-        return [f"{kind}{variant}" for variant in variants for kind in kinds]
+        found = [f"{kind}{variant}" for variant in variants for kind in kinds]
+        if self.recipe.systems[row].context_choice:
+            found += [f"{kind}{UNDER_CONTEXTS}" for kind in kinds]
+        return found
 
     def _make(self, run: Run, kind: str) -> StampedJob:
         """The job `train` of a run, or `dev` or `test`, which decode, with `WITH_LM` behind it or without."""
+        if kind.endswith(UNDER_CONTEXTS):
+            return self._decode_under_contexts(run, kind)
         return self._train(run) if kind == "train" else self._decode(run, kind)
 
     def _train_language_model(self) -> StampedJob:
@@ -161,6 +167,29 @@ class Study:
             outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
         )
 
+    def _decode_under_contexts(self, run: Run, kind: str) -> StampedJob:
+        parts = self.recipe.parts(kind.removesuffix(UNDER_CONTEXTS))
+        commands, outputs = [], []
+        for context in run.other_contexts:
+            mode, out = mode_under(context), run.decoded_under(context)
+            where = ("--data", str(self.data), "--parts", " ".join(parts), "--out", str(out))
+            how = ("--context", _as_option(context), "--mode", mode)
+            together = () if context.is_full else ("--streams", str(STREAMS))
+            commands.append((*self.kdasr, "decode", str(run.folder), *together, *where, *how))
+            outputs += [out / mode / part / "summary.json" for part in parts]
+        return StampedJob(
+            name=run.job_name(kind),
+            commands=tuple(commands),
+            settings={
+                "contexts": [asdict(context) for context in run.other_contexts],
+                "parts": parts,
+                "data": self._digest(parts),
+                "streams": STREAMS,
+            },
+            needs=(run.job_name("train"),),
+            outputs=tuple(outputs),
+        )
+
     def _training(self, conf: Path, exp: Path) -> tuple[tuple[str, ...], ...]:
         train = ("train", "--config", str(conf), "--exp", str(exp))
         return (*self._launch(), *train), (*self.kdasr, "average", str(exp))
@@ -191,6 +220,15 @@ class Study:
         if key not in self.digests:
             self.digests[key] = data_digest(self.data, key)
         return self.digests[key]
+
+
+def mode_under(context: Context) -> str:
+    """How `kdasr decode` decodes under a context: whole utterances under the full one."""
+    return "offline" if context.is_full else "streaming"
+
+
+def _as_option(context: Context) -> str:
+    return str(context).replace(" ", ",")
 
 
 def _digest_of_text(language_model: str | None) -> dict[str, str]:

@@ -9,12 +9,15 @@ from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig
+from kdasr.nn.context import Context
 from kdasr.study.recipe import Recipe, ResultsConfig
 from kdasr.study.trained_run import RunInfo
 from kdasr.training.schedule_file import planned_steps
 
 LANGUAGE_MODEL = "lm"
 """The job that trains the recipe's language model, and its folder."""
+UNDER_CONTEXTS = "-contexts"
+"""What decodings under further contexts add to the name of their job."""
 WITH_LM = "-lm"
 """What a decoding with that model adds to the name of its job and folder."""
 
@@ -47,6 +50,15 @@ class Run:
     def decoded(self, variant: str = "") -> Path:
         """The folder of a decoding: by greedy search, or `WITH_LM`."""
         return self.folder / f"decode{variant}"
+
+    @property
+    def other_contexts(self) -> list[Context]:
+        """Further contexts that it is decoded under: of a system that draws its contexts."""
+        return self.config.contexts[1:] if self.config.context_choice else []
+
+    def decoded_under(self, context: Context) -> Path:
+        """The folder of a decoding under one of the further contexts."""
+        return self.folder / "contexts" / context.folder_name
 
     def info(self) -> RunInfo:
         """What the report has to know of it."""

@@ -22,7 +22,8 @@ from kdasr.study.trained_run import SCRATCH, TEACHER
 RENAMED = {"bound": "topline", "shipped": "rank_against"}
 """Options of the section by their former names."""
 ORDERS = ("seed", "row")
-SUMMARIES = ("comparisons", "recovered")
+CONTEXTS = "contexts"
+SUMMARIES = ("comparisons", "recovered", CONTEXTS)
 
 
 @dataclass
@@ -41,6 +42,9 @@ class RowConfig:
     other steps."""
     against: Annotated[list[str], Items()] = field(default_factory=list)
     """Rows that it is compared with beside the baselines."""
+    line: str = ""
+    """Of a summary by contexts: rows with the same name here are one line of it, such as a model for each
+    chunk. Empty: the row is a line of its own."""
     test: bool = True
     """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +105,8 @@ class ResultsConfig:
     tune: Annotated[list[TuneConfig], Items(unique=False)] = field(default_factory=list)
     summary: Annotated[str, OneOf(*SUMMARIES)] = "comparisons"
     """What `summary.json` holds. comparisons: runs, means, comparisons; recovered: a list of runs with the
-    share of the first baseline's distance to the topline that each has recovered."""
+    share of the first baseline's distance to the topline that each has recovered; contexts: a list of runs,
+    each under every context that it is evaluated under. Rows' own contexts may differ then."""
     language_model: StudyLanguageModel | None = None
     """None: rows are decoded by greedy search alone, and those with weights `prior` name a model of their
     own."""
@@ -278,6 +283,8 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
     first = next(iter(students), "")
     for name, config in students.items():
         ours, theirs = _comparable(config), _comparable(students[first])
+        if results.summary == CONTEXTS:
+            ours.pop("first context")
         for key in ours:
             if ours[key] != theirs[key]:
                 raise UserError(

@@ -20,10 +20,14 @@ from kdasr.study.evidence_tables import (
     write_summary,
 )
 from kdasr.study.jobs import Study
+from kdasr.study.latencies import latency_plot, latency_points
 from kdasr.study.plan import WITH_LM
+from kdasr.study.recipe import CONTEXTS
 from kdasr.study.recovered import recovered
 
 PICTURE = "wer-latency.png"
+LINES = "wer-latency-lines.png"
+"""A line per system through its contexts."""
 CSV_FOLDER = "results"
 COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
 
@@ -50,7 +54,7 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
     if study.recipe.language_model is not None:
         decodings[WITH_LM] = collect(study, upto, WITH_LM)
     evidence = decodings[""]
-    yield from _write_numbers(study, decodings)
+    yield from _write_numbers(study, decodings, upto)
     plot = evidence_plot(evidence)
     if plot:
         save_png(plot.figure, study.exp / PICTURE)
@@ -85,7 +89,7 @@ def _section(study: Study, decodings: Mapping[str, Evidence], command: str, pict
     return "\n\n".join(block for block in blocks if block)
 
 
-def _write_numbers(study: Study, decodings: Mapping[str, Evidence]) -> Iterator[str]:
+def _write_numbers(study: Study, decodings: Mapping[str, Evidence], upto: str) -> Iterator[str]:
     """`summary.json` in the form that the recipe wants; comparisons in a file of their own if not there."""
     evidence = decodings[""]
     path = study.exp / "summary.json"
@@ -95,6 +99,15 @@ def _write_numbers(study: Study, decodings: Mapping[str, Evidence]) -> Iterator[
         ]
         write_json(path, entries)
         yield f"{path}: {len(entries)} entries"
+        path = study.exp / COMPARISONS
+    if study.recipe.results.summary == CONTEXTS:
+        points = latency_points(study, upto)
+        write_json(path, [point.as_json() for point in points])
+        yield f"{path}: {len(points)} entries"
+        plot = latency_plot(points)
+        if plot is not None:
+            save_png(plot.figure, study.exp / LINES)
+            yield f"{study.exp / LINES}"
         path = study.exp / COMPARISONS
     write_summary(evidence, path)
     yield f"{path}: {len(evidence.runs)} runs"

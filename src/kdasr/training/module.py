@@ -1,12 +1,10 @@
 """Model and objective behind one forward, so that Fabric and DDP wrap one module."""
 
-import random
 from collections.abc import Sequence
 
 from torch import nn
 
 from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective, TrainBatch
-from kdasr.nn.context import Context
 
 
 class TrainingModule(nn.Module):
@@ -24,10 +22,3 @@ class TrainingModule(nn.Module):
     def count(self, batches: Sequence[TrainBatch]) -> Denominators:
         """What the losses of some batches of this process are divided by."""
         return Denominators.total([self.objective.count(batch) for batch in batches])
-
-
-def sample_context(contexts: Sequence[Context], seed: int, step: int) -> Context:
-    """The context of an optimizer step: a function of seed and step alone, the same on every process."""
-    if len(contexts) == 1:
-        return contexts[0]
-    return random.Random(f"context {seed} {step}").choice(list(contexts))

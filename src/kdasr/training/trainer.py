@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +18,13 @@ from kdasr.data.pace import Pace
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import StepObjective, TrainBatch
-from kdasr.nn.context import Context
+from kdasr.nn.context import Context, ContextChoice, sample_context
 from kdasr.training import stage as stages
 from kdasr.training.average import RunningAverage
 from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
 from kdasr.training.lost import count_lost
 from kdasr.training.metrics import Display, Meter, MetricsWriter
-from kdasr.training.module import TrainingModule, sample_context
+from kdasr.training.module import TrainingModule
 from kdasr.training.resume import (
     Progress,
     TeacherFile,
@@ -67,6 +67,7 @@ class System:
     exp_dir: Path
     seed: int
     contexts: list[Context]
+    """Those of training; the first one is that of validation and decoding."""
     stages: list[StageConfig]
     config: TrainerConfig
     model: nn.Module
@@ -80,6 +81,8 @@ class System:
     """What else is to happen once the model has the weights that training starts from."""
     after_validation: Callable[[Fabric, Validation, nn.Module], None] | None = None
     """What else is to happen at a validation, before the checkpoint; gets the model that was measured."""
+    context_choice: ContextChoice = field(default_factory=ContextChoice)
+    """What training draws contexts from; `contexts` are then those of validation, each of them."""
     teachers: Sequence[TeacherFile] = ()
     """The checkpoints that the objective's teachers came from."""
 
@@ -241,7 +244,8 @@ class Trainer:
         with naming_batches(batches, self.config, f"step {progress.step + 1}"):
             for _ in range(self.config.optim.accumulate):
                 batches.append(next(self.system.train_batches))
-            context = sample_context(self.system.contexts, self.system.seed, progress.step)
+            contexts = self.system.context_choice or self.system.contexts
+            context = sample_context(contexts, self.system.seed, progress.step)
             parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
             result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
             agreed = self.updater.agree(result, self.stop.asked)
@@ -323,7 +327,23 @@ class Trainer:
         return rhythm or progress.stage_step >= self.stage.steps
 
     def validate(self) -> Validation | None:
-        """Results on the dev parts; None when a stop was asked for on the way."""
+        """Results on the dev parts; None when a stop was asked for on the way.
+
+        Under the first context, and the scores under every other one of a system that draws its contexts.
+        """
+        first, *others = self.system.contexts
+        found = self._validate_under(first, self.stage.loss_weights)
+        if found is None or not self.system.context_choice or not others:
+            return found
+        scores = {str(first): found.scores}
+        for context in others:
+            measured = self._validate_under(context, self.stage.loss_weights)
+            if measured is None:
+                return None
+            scores[str(context)] = measured.scores
+        return replace(found, under=scores)
+
+    def _validate_under(self, context: Context, loss_weights: dict[str, float]) -> Validation | None:
         current: list[TrainBatch] = []
         with naming_batches(current, self.config, "validation"):
             validation = self.system.validate(
@@ -331,8 +351,8 @@ class Trainer:
                 self.measured,
                 DevPieces(self.system.valid_batches(), self.config.split_batches, current),
                 self.system.tokenizer,
-                self.system.contexts[0],
-                self.stage.loss_weights,
+                context,
+                loss_weights,
                 should_stop=lambda: self.stop.asked,
             )
         self._stop_agreed = self._stop_agreed or validation is None
@@ -341,9 +361,8 @@ class Trainer:
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
         progress, stage = self.progress, self.stage
-        self._write(
-            {"split": "valid", "total": validation.total, **validation.scores, "terms": validation.terms}
-        )
+        row = {"split": "valid", "total": validation.total, **validation.scores, "terms": validation.terms}
+        self._write({**row, "contexts": validation.under} if validation.under else row)
         progress.validated_step = progress.step
         plateau = stages.reached_plateau(progress, stage, validation.terms)
         if plateau and progress.stage_step < stage.steps:

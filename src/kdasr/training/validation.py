@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
@@ -30,6 +30,8 @@ class Validation:
     """What else was measured (`wer` and `cer` in percent, `cer` first where words are not separated by
     spaces; or `ppl` and `word_ppl`); the first one says which checkpoint is the best, the lower the
     better."""
+    under: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The scores by context, where there are several."""
 
     @property
     def criterion(self) -> float:

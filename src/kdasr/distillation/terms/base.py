@@ -7,7 +7,7 @@ log, the dev losses and the report's plots all take it from the registry. `docs/
 # Shapes: B utterances, T encoder frames, K states kept per frame.
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -32,6 +32,19 @@ class Need(Enum):
     TEACHER = "teacher"
     SECOND_CONTEXT = "second context"
     """The student's output on the same batch under the full context, with gradient."""
+    SECOND_MASKS = "second masks"
+    """Its output on the same batch with other masks of SpecAugment, with gradient."""
+
+
+class Mode(Enum):
+    """How the student heard the batch that a term looks at."""
+
+    OWN = "own"
+    """Under the context of the step."""
+    FULL = "full"
+    """Under the full context; for terms with `Need.SECOND_CONTEXT`."""
+    REMASKED = "remasked"
+    """Under the context of the step, with other masks; for terms with `Need.SECOND_MASKS`."""
 
 
 class Unit(Enum):
@@ -68,7 +81,22 @@ class Given:
     teacher: AlignedTeacher | None = None
     """For `Need.TEACHER`."""
     second: TransducerOutput | None = None
-    """For `Need.SECOND_CONTEXT`."""
+    """The student's under the full context, on the same frames and after the same predictions; for
+    `Need.SECOND_CONTEXT`. In `Mode.FULL`, that under the context of the step."""
+    remasked: TransducerOutput | None = None
+    """Likewise with other masks; for `Need.SECOND_MASKS`."""
+    mode: Mode = Mode.OWN
+    """Of `output`."""
+
+    def in_mode(self, mode: Mode) -> "Given":
+        """The same, seen from another mode than `OWN`: `output` takes the place of the one in this mode."""
+        if mode is self.mode:
+            return self
+        if mode is Mode.REMASKED:
+            assert self.remasked is not None
+            return replace(self, output=self.remasked, remasked=self.output, mode=mode)
+        assert self.second is not None
+        return replace(self, output=self.second, second=self.output, mode=mode)
 
 
 class Term(nn.Module):
@@ -80,6 +108,8 @@ class Term(nn.Module):
     """Of its plot in the report, unit included."""
     unit: ClassVar[Unit] = Unit.UTTERANCE
     needs: ClassVar[frozenset[Need]] = frozenset()
+    modes: frozenset[Mode] = frozenset({Mode.OWN})
+    """In which it is computed; the sum of its values counts. Others than `OWN` take a need."""
     settings: ClassVar[type | None] = None
     """Dataclass of its options (`kdasr.common.ranges`); None: it has none."""
     section: ClassVar[str] = ""

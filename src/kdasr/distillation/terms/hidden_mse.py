@@ -50,10 +50,10 @@ class HiddenTerm(Term):
         """
         super().__init__()
         depth, teacher_depth = len(student.hidden), len(teacher.hidden)
-        own_rate, teacher_rate = _layers_of_its_rate(student), _layers_of_its_rate(teacher)
+        own_rate, teacher_rate = layers_of_its_rate(student), layers_of_its_rate(teacher)
         self.student_layers = list(config.layers) or (own_rate if teacher_rate else [])
         wanted = [partner_layer(layer, depth, teacher_depth) for layer in self.student_layers]
-        self.teacher_layers = list(config.teacher_layers) or _nearest(wanted, teacher_rate)
+        self.teacher_layers = list(config.teacher_layers) or nearest_layers(wanted, teacher_rate)
         weights = list(config.layer_weights) or [1.0] * len(self.student_layers)
         self.weights = [weight / (sum(weights) or 1.0) for weight in weights]
         self.shift = config.shift
@@ -121,12 +121,12 @@ def _check_layers(name: str, layers: Sequence[int], depth: int) -> None:
         raise UserError(f"objective.hidden.{name}: {wrong[0]} is not a layer; there are 0 to {depth - 1}")
 
 
-def _layers_of_its_rate(encoder: Geometry) -> list[int]:
+def layers_of_its_rate(encoder: Geometry) -> list[int]:
     """The layers that have as many frames as the encoder's output; all of most encoders."""
     return [index for index, layer in enumerate(encoder.hidden) if layer.stride == encoder.stride]
 
 
-def _nearest(wanted: Sequence[int], layers: Sequence[int]) -> list[int]:
+def nearest_layers(wanted: Sequence[int], layers: Sequence[int]) -> list[int]:
     """Of each wanted layer, the nearest one among `layers`, where there are any."""
     return [min(layers or [at], key=lambda layer, at=at: abs(layer - at)) for at in wanted]  # type: ignore[misc]
 

@@ -11,6 +11,8 @@ The law that every encoder has to keep: *chunk by chunk equals the whole utteran
 # U encoder frames, C encoder frames of a chunk, D width.
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -150,6 +152,19 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.geometry = config.geometry
+        self.is_repeating = False
+
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Within: what is encoded was encoded before in this step, under another context or mask.
+
+        Whatever goes on by the speech that training has heard stands still.
+        """
+        before, self.is_repeating = self.is_repeating, True
+        try:
+            yield
+        finally:
+            self.is_repeating = before
 
     @abstractmethod
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:

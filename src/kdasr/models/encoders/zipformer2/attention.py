@@ -49,7 +49,7 @@ class AttentionWeights(nn.Module):
         widths = [self.query_dim, self.query_dim, self.pos_query_dim]
         query, key_BNWD, pos_query = self.project(x_BNWD).split(widths, dim=-1)
         key_BNWD = self.key_whiten(self.key_balancer(key_BNWD))
-        keys_BNKD, cache_BLD = with_left_context(cache_BLD, key_BNWD, frames.block)
+        keys_BNKD, cache_BLD = with_left_context(cache_BLD, key_BNWD, frames.chunk)
         query_BNHWQ = query.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
         keys_BNHQK = keys_BNKD.unflatten(-1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
         scores = query_BNHWQ @ keys_BNHQK
@@ -108,7 +108,7 @@ class SelfAttention(nn.Module):
         Returns:
             Blocks (B, N, W, D) and the values of the last L frames.
         """
-        values_BNKD, cache_BLD = with_left_context(cache_BLD, self.project(x_BNWD), frames.block)
+        values_BNKD, cache_BLD = with_left_context(cache_BLD, self.project(x_BNWD), frames.chunk)
         values_BNHKV = values_BNKD.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
         y_BNHWV = weights_BNHWK @ values_BNHKV
         return self.whiten(self.output(y_BNHWV.transpose(2, 3).flatten(3))), cache_BLD
@@ -141,6 +141,6 @@ class NonlinAttention(nn.Module):
         """
         gate_BNWD, value_BNWD, y_BNWD = self.project(x_BNWD).chunk(3, dim=-1)
         gated_BNWD = self.value_whiten(value_BNWD) * torch.tanh(self.balancer(gate_BNWD))
-        gated_BNKD, cache_BLD = with_left_context(cache_BLD, gated_BNWD, frames.block)
+        gated_BNKD, cache_BLD = with_left_context(cache_BLD, gated_BNWD, frames.chunk)
         mixed_BNWD = weights_BN1WK.squeeze(2) @ gated_BNKD
         return self.whiten(self.output(mixed_BNWD * y_BNWD)), cache_BLD

@@ -153,17 +153,15 @@ class Zipformer2Config(EncoderConfig):
     def check_context(self, context: Context) -> None:
         """
         Raises:
-            UserError: a look-ahead; chunks of an encoder that is not causal; or sizes that a stack does not
+            UserError: chunks of an encoder that is not causal; or sizes that a stack does not
                 divide evenly.
         """
-        if context.right:
-            raise UserError(f"context '{context}': a zipformer2 has no look-ahead; right must be 0")
         if context.is_full:
             return
         if not self.causal:
             raise UserError(f"context '{context}': a zipformer2 needs model.encoder.causal=true for chunks")
         multiple = self.frame_multiple // OUTPUT_FACTOR
-        for name, frames in (("chunk", context.chunk), ("left", context.left)):
+        for name, frames in (("chunk", context.chunk), ("left", context.left), ("right", context.right)):
             if frames % multiple:
                 raise UserError(
                     f"context '{context}': {name} must be a multiple of {multiple} frames, with "

@@ -36,8 +36,8 @@ class Depthwise(nn.Module):
 class ChunkDepthwise(nn.Module):
     """A causal convolution over all chunks, and a symmetric one inside each of them.
 
-    The symmetric one sees zeros beyond its chunk. What it gives is scaled by factors that are learnt for the
-    frames near either edge.
+    The symmetric one sees zeros beyond its chunk and the look-ahead behind it. What it gives is scaled by
+    factors that are learnt for the frames near either edge.
     """
 
     def __init__(self, dim: int, kernel: int) -> None:
@@ -56,7 +56,7 @@ class ChunkDepthwise(nn.Module):
         """
         causal, inner = self.causal, self.inner
         assert causal.bias is not None and inner.bias is not None
-        joined_BNPD, cache_BHD = with_left_context(cache_BHD, x_BNWD, frames.block)
+        joined_BNPD, cache_BHD = with_left_context(cache_BHD, x_BNWD, frames.chunk)
         past = depthwise_conv(joined_BNPD.flatten(0, 1), causal.weight.squeeze(1), causal.bias)
         padded_BNPD = functional.pad(x_BNWD, (0, 0, self.reach, self.reach))
         own = depthwise_conv(padded_BNPD.flatten(0, 1), inner.weight.squeeze(1), inner.bias)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdasr.models.encoders.base import Encoder, EncoderOutput, StepOutput
-from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR, Zipformer2Config
+from kdasr.models.encoders.zipformer2.config import INNER_STRIDE, OUTPUT_FACTOR, Zipformer2Config
 from kdasr.models.encoders.zipformer2.frames import CallFrames, visible_keys
 from kdasr.models.encoders.zipformer2.front_end import REACH, FrontEnd, padded
 from kdasr.models.encoders.zipformer2.layer import LayerState
 from kdasr.models.encoders.zipformer2.stack import Downsample, Stack
-from kdasr.nn.blocks import to_blocks
+from kdasr.nn.blocks import main_frames, to_blocks
 from kdasr.nn.context import Context
 from kdasr.nn.schedule import BATCH_SECONDS, Clock
 
@@ -76,27 +76,30 @@ class Zipformer2Encoder(Encoder):
         num_frames = self.geometry.num_frames(features_BTF.shape[1])
         if num_frames == 0:
             return self._nothing(features_BTF, lens_B)
-        if self.training:
+        if self.training and not self.is_repeating:
             self._count(features_BTF)
         feature_lens_B = feature_lens_B.to(features_BTF.device)
         features_BTF = _silenced(features_BTF, feature_lens_B)
         x_BUD, frame_lens_B, ends_B = self._whole(features_BTF, feature_lens_B, context)
-        block, left, edge = self._blocks(x_BUD.shape[1], context)
-        x_BNUD = to_blocks(x_BUD, block, 0)
+        (left, chunk, right), edge = self._blocks(x_BUD.shape[1], context)
+        x_BNUD = to_blocks(x_BUD, chunk, right)
         processed_B = torch.zeros_like(frame_lens_B)
         call = CallFrames(
-            block=block,
+            block=chunk + right,
+            chunk=chunk,
             left=left,
-            visible_BNK=visible_keys(x_BNUD.shape[1], block, left, frame_lens_B, processed_B),
+            visible_BNK=visible_keys(x_BNUD.shape[1], (left, chunk, right), frame_lens_B, processed_B),
             all_valid=False,
             ends_B=ends_B,
             edge=edge,
         )
         state = self._zero_state(x_BUD.shape[0], left, x_BUD.device)
         encoded_BNCD, layers, _ = self._run_stacks(x_BNUD, state.layers, call)
-        encoded_BUD = encoded_BNCD.flatten(1, 2)[:, :num_frames]
+        encoded_BUD = main_frames(encoded_BNCD, chunk // OUTPUT_FACTOR)[:, :num_frames]
         hidden = [
-            layer_BNUD.flatten(1, 2)[:, : num_frames * self.geometry.stride // layer.stride]
+            main_frames(layer_BNUD, INNER_STRIDE * chunk // layer.stride)[
+                :, : num_frames * self.geometry.stride // layer.stride
+            ]
             for layer_BNUD, layer in zip(layers, self.geometry.hidden[:-1], strict=True)
         ]
         return EncoderOutput(encoded_BUD, lens_B, [*hidden, encoded_BUD])
@@ -110,13 +113,13 @@ class Zipformer2Encoder(Encoder):
     ) -> StepOutput:
         """Encode one window of each stream. See `Encoder.step`."""
         self.check_window(features_BWF, context)
-        block = OUTPUT_FACTOR * context.chunk
+        block, chunk = OUTPUT_FACTOR * context.window_frames, OUTPUT_FACTOR * context.chunk
         frame_lens_B = torch.full_like(state.processed_B, block)
         lens_B, ends_B = torch.full_like(state.processed_B, context.chunk), None
         if feature_lens_B is not None:
             feature_lens_B = feature_lens_B.to(features_BWF.device)
             features_BWF = _silenced(features_BWF, feature_lens_B)
-            lens_B = self.geometry.streamed_frames(feature_lens_B)
+            lens_B = self.geometry.streamed_frames(feature_lens_B).clamp(max=context.chunk)
             frame_lens_B = self._streamed_lens(feature_lens_B).clamp(max=block)
             ends_B = torch.full_like(frame_lens_B, block) if self._as_batch else frame_lens_B
         x_BHUV = self.front_end.convolve(features_BWF)
@@ -125,17 +128,18 @@ class Zipformer2Encoder(Encoder):
         left = OUTPUT_FACTOR * context.left
         call = CallFrames(
             block=block,
+            chunk=chunk,
             left=left,
-            visible_BNK=visible_keys(1, block, left, frame_lens_B, state.processed_B),
+            visible_BNK=visible_keys(1, (left, chunk, block - chunk), frame_lens_B, state.processed_B),
             all_valid=feature_lens_B is None,
             ends_B=ends_B,
             edge=block,
         )
         encoded_BNCD, _, layers = self._run_stacks(x_BUD.unsqueeze(1), state.layers, call)
         new_state = Zipformer2State(
-            state.processed_B + frame_lens_B, x_BHUV[:, :, block : block + REACH], layers
+            state.processed_B + frame_lens_B.clamp(max=chunk), x_BHUV[:, :, chunk : chunk + REACH], layers
         )
-        return StepOutput(encoded_BNCD.squeeze(1), lens_B, new_state)
+        return StepOutput(main_frames(encoded_BNCD, context.chunk), lens_B, new_state)
 
     @property
     def _as_batch(self) -> bool:
@@ -172,16 +176,18 @@ class Zipformer2Encoder(Encoder):
         tail = 0 if self._as_batch else TAIL
         return ((feature_lens_B + tail - 7) // 2 - REACH).clamp(min=0)
 
-    def _blocks(self, num_frames: int, context: Context) -> tuple[int, int, int | None]:
-        """Frames of a block, frames before it, and frames to the edge of its chunk (None: to its end)."""
+    def _blocks(self, num_frames: int, context: Context) -> tuple[tuple[int, int, int], int | None]:
+        """Frames before a chunk, of the chunk and of its look-ahead, and frames from the start of the chunk
+        to the edge of the look-ahead (None: to the end of the utterance)."""
         multiple = self.config.frame_multiple
         whole = -(-num_frames // multiple) * multiple
         chunk, left = OUTPUT_FACTOR * context.chunk, OUTPUT_FACTOR * context.left
         if context.is_full or (self._as_batch and chunk >= num_frames):
-            return whole, 0, None
+            return (0, whole, 0), None
+        right = OUTPUT_FACTOR * context.right
         if chunk >= whole:
-            return whole, 0, chunk
-        return chunk, min(left, (-(-num_frames // chunk) - 1) * chunk), chunk
+            return (0, whole, 0), chunk + right
+        return (min(left, (-(-num_frames // chunk) - 1) * chunk), chunk, right), chunk + right
 
     def _run_stacks(
         self, x_BNUD: Tensor, states: tuple[tuple[LayerState, ...], ...], call: CallFrames

@@ -1,0 +1,146 @@
+"""Every run under every context that it was decoded under: what a longer wait buys, system by system."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kdasr.nn.context import Context
+from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.style import figure_style, system_styles
+from kdasr.report.wording import number
+from kdasr.study.driver import chosen_rates, finished_jobs
+from kdasr.study.jobs import STAGES, Study, mode_under
+from kdasr.study.plan import UNDER_CONTEXTS, Run
+from kdasr.study.trained_run import part_result, read_run
+
+
+@dataclass(frozen=True)
+class LatencyPoint:
+    """One run on one part under one context."""
+
+    line: str
+    """The row, or what its rows have in common (`RowConfig.line`)."""
+    seed: int
+    part: str
+    context_ms: float | None
+    """What is waited for: the chunk and its look-ahead. None: the whole utterance."""
+    wer: float | None
+    """Percent."""
+    first_word_ms: float | None
+    """Mean time from the onset of the first word to its first token; None where it comes at the end."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of `summary.json`."""
+        return {
+            "row": self.line,
+            "seed": self.seed,
+            "part": self.part,
+            "context_ms": self.context_ms,
+            "wer": self.wer,
+            "first_word_ms": self.first_word_ms,
+        }
+
+
+def latency_points(study: Study, upto: str) -> list[LatencyPoint]:
+    """Every finished decoding of every run, in the order of rows, seeds, parts and waits.
+
+    Raises:
+        UserError: a file is not as `kdasr decode` writes it.
+    """
+    runs = study.planner.runs(list(study.recipe.results.rows), chosen_rates(study))
+    done = finished_jobs(study, study.jobs(runs, upto))
+    points = [point for run in runs for point in _points(study, run, done, upto)]
+    lines = list(dict.fromkeys(point.line for point in points))
+    parts = [part for kind in STAGES for part in study.recipe.parts(kind)]
+
+    def place(point: LatencyPoint) -> tuple[int, int, int, float]:
+        wait = float("inf") if point.context_ms is None else point.context_ms
+        return lines.index(point.line), point.seed, parts.index(point.part), wait
+
+    return sorted(points, key=place)
+
+
+def _points(study: Study, run: Run, done: set[str], upto: str) -> Iterator[LatencyPoint]:
+    """Of one run: its own context, and the further ones."""
+    row = study.recipe.results.rows[run.row]
+    own = (run.config.contexts[0], run.decoded(), "")
+    others = [(context, run.decoded_under(context), UNDER_CONTEXTS) for context in run.other_contexts]
+    for kind in STAGES if upto == "test" else STAGES[:1]:
+        for context, folder, suffix in (own, *others):
+            if run.job_name(f"{kind}{suffix}") in done:
+                yield from _of_context(run, row.line or run.row, context, folder, study.recipe.parts(kind))
+
+
+def _of_context(
+    run: Run, line: str, context: Context, folder: Path, parts: Sequence[str]
+) -> Iterator[LatencyPoint]:
+    mode = mode_under(context)
+    trained = read_run(run.info(), folder / mode, mode, parts)
+    frame_ms = 1000.0 * run.config.model.geometry.frame_seconds
+    wait = None if context.is_full else round(frame_ms * context.window_frames, 6)
+    for part in parts:
+        found = part_result(trained, part)
+        first = None if context.is_full else found.first_token_ms
+        yield LatencyPoint(line, run.seed, part, wait, found.wer, first)
+
+
+def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
+    """Word error rate against first-word latency, a line per system, means over seeds; a panel per part.
+
+    The full context, which shows nothing before the end, stands at the right edge. None when no run has a
+    latency.
+    """
+    parts = list(dict.fromkeys(point.part for point in points if point.part.startswith("test")))
+    parts = parts or list(dict.fromkeys(point.part for point in points))
+    means = {key: _mean(group) for key, group in _groups(points).items() if key[1] in parts}
+    latest = max((first for _, first in means.values() if first is not None), default=None)
+    if latest is None:
+        return None
+    lines = list(dict.fromkeys(line for line, _, _ in means))
+    styles = system_styles(lines)
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 3.8 + 0.1 * len(lines)), layout="constrained")
+        panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+        for axes, part in zip(panels, parts, strict=True):
+            for line in lines:
+                style, own = styles[line], [(k[2], v) for k, v in means.items() if k[:2] == (line, part)]
+                streamed = sorted((first, wer) for wait, (wer, first) in own if first is not None)
+                whole = [wer for wait, (wer, _) in own if wait is None]
+                look = {"color": style.color.light, "marker": style.marker, "linewidth": 1.2}
+                if streamed:
+                    axes.plot(*zip(*streamed, strict=True), linestyle=style.line, label=line, **look)
+                axes.plot([1.12 * latest] * len(whole), whole, linestyle="none", **look)
+            axes.set(title=part, xlabel="mean first-word latency, ms (right edge: full context)")
+        panels[0].set_ylabel("word error rate, %")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    alt = "; ".join(
+        f"{line} on {part}, {'full' if wait is None else f'{number(wait)} ms'}: WER {number(wer, 1)} %"
+        + (f", first word {number(first)} ms" if first is not None else "")
+        for (line, part, wait), (wer, first) in means.items()
+    )
+    caption = "Means over seeds. Each point of a line is a context; down and left is better."
+    title = "Word error rate against first-word latency, a line per system"
+    return Plot("wer-latency-lines", title, caption, f"Line plot. {alt}.", figure)
+
+
+_Key = tuple[str, str, float | None]
+
+
+def _groups(points: Sequence[LatencyPoint]) -> dict[_Key, list[LatencyPoint]]:
+    groups: dict[_Key, list[LatencyPoint]] = {}
+    for point in points:
+        if point.wer is not None:
+            groups.setdefault((point.line, point.part, point.context_ms), []).append(point)
+    return groups
+
+
+def _mean(points: Sequence[LatencyPoint]) -> tuple[float, float | None]:
+    """Word error rate and latency."""
+    first = [point.first_word_ms for point in points if point.first_word_ms is not None]
+    wer = float(np.mean([point.wer for point in points if point.wer is not None]))
+    return wer, float(np.mean(first)) if first else None

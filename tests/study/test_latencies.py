@@ -1,0 +1,92 @@
+"""Runs that are decoded under several contexts: jobs, `summary.json` and the plot of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_helpers import calls, make_study
+
+from kdasr.study.driver import Options, run_study
+from kdasr.study.jobs import Study
+from kdasr.study.latencies import latency_plot, latency_points
+from kdasr.study.write import write_results
+
+CONTEXTS = {
+    "left": [8],
+    "chunk": [2, 4],
+    "evaluate": [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 2, "right": 1}, {}],
+}
+ROWS: dict[str, Any] = {
+    "teacher": None,
+    "narrow": {
+        "system": "streaming",
+        "line": "separate",
+        "settings": {"contexts": [{"left": 8, "chunk": 2}]},
+    },
+    "wide": {"system": "streaming", "line": "separate"},
+    "all": {"system": "streaming", "settings": {"contexts": CONTEXTS}},
+}
+
+
+def contexts_study(folder: Path) -> Study:
+    return make_study(folder, rows=ROWS, summary="contexts", baselines=["wide"], test_parts=["test-clean"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("latencies")
+    study = contexts_study(folder)
+    report = run_study(study, Options(upto="test"), say=lambda _: None)
+    assert not report.failed and not report.skipped
+    list(write_results(study, "test", "kdasr results", None))
+    return study
+
+
+def test_every_context_is_a_row_of_the_summary(finished: Study) -> None:
+    entries = json.loads((finished.exp / "summary.json").read_text())
+    assert all(set(e) == {"row", "seed", "part", "context_ms", "wer", "first_word_ms"} for e in entries)
+    found = {(e["row"], e["context_ms"]) for e in entries}
+    assert found == {
+        ("teacher", None),
+        # 2 + 0, 4 + 0 and 2 + 1 frames of 40 ms: what is waited for.
+        *(("separate", ms) for ms in (80.0, 160.0)),
+        *(("all", ms) for ms in (120.0, 160.0, None)),
+    }
+    for entry in entries:
+        assert (entry["first_word_ms"] is None) == (entry["context_ms"] is None)
+    assert {(e["seed"], e["part"]) for e in entries if e["row"] == "all" and e["context_ms"] is None} == {
+        (seed, part) for seed in (1, 2) for part in ("dev-clean", "test-clean")
+    }
+    # The stand-in's: 10 words, a latency of 100 ms and the seed and the utterance's number, of which 0 to 3.
+    (one,) = (
+        e
+        for e in entries
+        if (e["row"], e["seed"], e["part"], e["context_ms"]) == ("all", 2, "dev-clean", 120)
+    )
+    assert one["first_word_ms"] == pytest.approx(100 + 2 + 1.5)
+
+
+def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
+    before = calls(finished.exp.parent)
+    decoded = [call for call in before if "--context left=8,chunk=2,right=1" in call]
+    assert len(decoded) == 4 and all(
+        "--mode streaming" in call and "/contexts/left-8-chunk-2-right-1" in call for call in decoded
+    )
+    assert all("--mode offline" in call for call in before if "--context full" in call)
+    run_study(finished, Options(upto="test"), say=lambda _: None)
+    assert calls(finished.exp.parent) == before
+    plot = latency_plot(latency_points(finished, "test"))
+    assert plot is not None and plot.figure.legends
+    (axes,) = plot.figure.axes
+    labels = [line.get_label() for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    assert labels == ["separate", "all"]
+    assert latency_plot([]) is None
+    assert (finished.exp / "wer-latency-lines.png").is_file()
+
+
+def test_a_study_that_is_not_about_contexts_wants_equal_ones(tmp_path: Path) -> None:
+    from kdasr.common.errors import UserError
+
+    with pytest.raises(UserError, match="first context"):
+        make_study(tmp_path, rows=ROWS, baselines=["wide"])
