@@ -23,6 +23,7 @@ from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
 from kdasr.data.loading import train_strategy
+from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
@@ -56,12 +57,13 @@ class TrainLoader(BatchStream[Batch]):
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
         teacher_features: str = MASKED,
+        pin_memory: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`.
+        `TEACHER_FEATURES`. `pin_memory`: batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -86,6 +88,7 @@ class TrainLoader(BatchStream[Batch]):
         self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._pin_memory = pin_memory
         strategy, transform = train_strategy(self._cuts, config)
         self._dataset = BatchMaker(
             strategy,
@@ -117,6 +120,7 @@ class TrainLoader(BatchStream[Batch]):
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
+            pin_memory=self._pin_memory,
         )
         return good_ones(iter(loader), self._bad_audio)
 
@@ -136,8 +140,17 @@ class TrainLoader(BatchStream[Batch]):
             return cut
         return cut.with_id(COPY.sub("", cut.id))
 
-    def _sampler(self, epoch: int) -> DynamicBucketingSampler:
-        """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
+    def pace(self) -> Pace:
+        """Of these batches, as if one process had them all: the same on every rank."""
+        return pace_of(self._sampler(0, rank=0, world_size=1), sum(cut.duration for cut in self._cuts))
+
+    def _sampler(
+        self, epoch: int, *, rank: int | None = None, world_size: int | None = None
+    ) -> DynamicBucketingSampler:
+        """The batches of an epoch, of this rank or of another one; with `data.join`, of utterances that are
+        joined anew."""
+        rank = self._rank if rank is None else rank
+        world_size = self._world_size if world_size is None else world_size
         config, shuffled = self._config, list(self._cuts)
         # All of them, not the window that a sampler keeps: parts, speakers and speeds lie one after another.
         random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
@@ -147,7 +160,7 @@ class TrainLoader(BatchStream[Batch]):
             # Lhotse wants at least a cut per bucket; of joined ones there are at least so many.
             fewest = max(1, len(shuffled) // config.join.max_utterances)
             config = replace(config, num_buckets=min(config.num_buckets, fewest))
-        sampler = _sampler(cuts, config, self._seed, self._rank, self._world_size)
+        sampler = _sampler(cuts, config, self._seed, rank, world_size)
         sampler.set_epoch(epoch)
         return sampler
 

@@ -4,7 +4,7 @@ A data loader wraps an exception of a worker in the text of its traceback; so wo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lhotse import CutSet
@@ -36,8 +36,15 @@ class Made:
     """A batch of what could be read of its plan."""
 
     item: Any
-    """None: nothing of it could."""
+    """Epoch, number and batch; None: nothing of it could."""
     bad: tuple[BadUtterance, ...] = ()
+
+    def pin_memory(self) -> "Made":
+        """The same in page-locked memory, see `Batch.pin_memory`."""
+        if self.item is None:
+            return self
+        *place, batch = self.item
+        return replace(self, item=(*place, batch.pin_memory()))
 
 
 class Reported(Dataset[Any]):

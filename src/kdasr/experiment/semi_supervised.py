@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from lhotse import CutSet
 from lightning_fabric import Fabric
+from torch import nn
 
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
@@ -73,6 +74,7 @@ def with_unpaired(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         num_frames=config.model.geometry.num_frames,
+        pin_memory=fabric.device.type == "cuda",
     )
     assert isinstance(system.train_batches, TrainLoader)
     accumulate = config.training.optim.accumulate
@@ -88,14 +90,14 @@ def with_unpaired(
 
 def update_when_better(
     system: System, objective: Objective, proposal: ProposalModel
-) -> Callable[[Fabric, Validation], None]:
+) -> Callable[[Fabric, Validation, nn.Module], None]:
     """What replaces the proposal model at a validation of the system: see `ProposalModel.consider`.
 
     Its own error is measured at the first validation, on the same dev utterances: word errors of greedy
     search, all dev parts together (the paper takes the mean of two).
     """
 
-    def update(fabric: Fabric, validation: Validation) -> None:
+    def update(fabric: Fabric, validation: Validation, model: nn.Module) -> None:
         if not proposal.measured:
             batches = system.valid_batches()
             measured = validate_model(
@@ -103,8 +105,8 @@ def update_when_better(
             )
             proposal.set_error(measured.criterion)
             logger.info("proposal model: dev %s %.2f %%", _measure(measured), measured.criterion)
-        assert isinstance(system.model, Transducer)
-        if proposal.consider(system.model, validation.criterion):
+        assert isinstance(model, Transducer)
+        if proposal.consider(model, validation.criterion):
             logger.info(
                 "the model is the proposal model from now on (update %d), dev %s %.2f %%",
                 int(proposal.updates),
