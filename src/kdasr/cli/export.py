@@ -124,12 +124,12 @@ class _Check:
 
 def _check(wanted: _Check) -> None:
     from kdasr.checkpoint import load_bundle
-    from kdasr.export.bundle import open_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
     from kdasr.export.check_long_form import compare_long_form
+    from kdasr.export.foreign import open_exported
     from kdasr.export.runtime import load_exported
 
-    bundle = open_bundle(wanted.folder)
+    bundle = open_exported(wanted.folder)
     if wanted.against:
         ours = load_bundle(wanted.against, wanted.checkpoint)
     else:

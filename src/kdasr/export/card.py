@@ -13,6 +13,7 @@ from kdasr.common.files import read_json, sha256
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.parity import TOLERANCE, Parity
+from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.recognition.features import samples_for_frame
 from kdasr.recognition.flush import flush_seconds
 
@@ -52,11 +53,13 @@ def collect_facts(system: Bundle) -> Facts:
 def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Parity]) -> None:
     """Write the card as Markdown."""
     latency, checkpoint = facts["latency_ms"], facts["checkpoint"]
+    kind = system.model.encoder.config.type
+    features = ", normalized in the graph" if kind == FIRST_TYPE else ""
     lines = [
         f"# {facts['system']}",
         "",
         f"A streaming transducer exported by kdasr {__version__} for [sherpa-onnx]"
-        "(https://github.com/k2-fsa/sherpa-onnx) (model type `conformer`).",
+        f"(https://github.com/k2-fsa/sherpa-onnx) (model type `{kind}`).",
         "",
         "| | |",
         "|---|---|",
@@ -67,7 +70,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         f"| size | {facts['params'] / 1e6:.2f} M parameters, {system.tokenizer.vocab_size} pieces |",
         f"| text | as in the training transcripts, normalized by `{facts['normalization']}` |",
         *_penalty_lines(facts["blank_penalty"]),
-        "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalized in the graph |",
+        f"| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them{features} |",
         f"| training data | {facts['training_data'] or 'not known'} |",
         f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
         f"| checkpoint | {checkpoint['file']}, sha256 {checkpoint['sha256'][:16]} |",
@@ -77,7 +80,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         "",
         *(_parity_line(kind, measured) for kind, measured in parity.items()),
         "",
-        *_usage_lines(parity),
+        *_usage_lines(parity, kind),
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
 
@@ -160,7 +163,7 @@ def _parity_line(kind: str, measured: Parity) -> str:
     )
 
 
-def _usage_lines(kinds: Mapping[str, Parity]) -> list[str]:
+def _usage_lines(kinds: Mapping[str, Parity], encoder: str) -> list[str]:
     lines = ["## Use", "", "```python", "import sherpa_onnx", ""]
     lines += ["recognizer = sherpa_onnx.OnlineRecognizer.from_transducer("]
     lines += ['    tokens="tokens.txt",']
@@ -168,6 +171,12 @@ def _usage_lines(kinds: Mapping[str, Parity]) -> list[str]:
     lines += [")", "```", ""]
     if "int8" in kinds:
         lines += ["`encoder.int8.onnx` and so on: MatMul (decoder: and Gather) with int8 weights.", ""]
+    if encoder != FIRST_TYPE:
+        lines += [
+            "With endpoint detection give `reset_encoder=True`: without it sherpa-onnx begins each segment "
+            "with what the encoder remembers of the one before, which kdasr has not measured.",
+            "",
+        ]
     lines += [
         "With endpoint detection give a large `rule3_min_utterance_length`, such as 1000: at rule 3 "
         "sherpa-onnx begins anew in the middle of speech, which loses words.",

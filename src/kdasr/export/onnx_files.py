@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
+from kdasr.export.zipformer2 import Zipformer2Graph
 
 OPSET = 18
 IR_VERSION = 8
 """The oldest that goes with the opset: runtimes of 2023 and later, so those in sherpa-onnx too, read it."""
+AnyEncoderGraph = EncoderGraph | Zipformer2Graph
 QUANTIZED = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": ["MatMul"]}
 """Operators with int8 weights, as in icefall's and sherpa-onnx's own models."""
 
@@ -29,17 +31,20 @@ class _Signature:
     inputs: dict[str, int]
     """Name to the dimension that is the stream."""
     outputs: Sequence[str]
-    example: tuple[Tensor, ...]
+    example: tuple[Tensor | list[Tensor], ...]
+
+    def dimensions(self, streams: Any) -> tuple[Any, ...]:
+        """Which dimension of each example varies, in the form of the examples."""
+        rest = iter(self.inputs.values())
+        return tuple(
+            [{next(rest): streams} for _ in example] if isinstance(example, list) else {next(rest): streams}
+            for example in self.example
+        )
 
 
-def write_encoder(graph: EncoderGraph, num_features: int, path: Path) -> None:
+def write_encoder(graph: AnyEncoderGraph, num_features: int, path: Path) -> None:
     """Write `encoder.onnx`."""
-    windows = torch.zeros(2, graph.window_features, num_features)
-    signature = _Signature(
-        {"x": 0, "cached_attn": 2, "cached_conv": 2, "processed_lens": 0},
-        ["encoder_out", "new_cached_attn", "new_cached_conv"],
-        (windows, *graph.zero_states(2), torch.zeros(2, dtype=torch.int64)),
-    )
+    signature = _Signature(graph.inputs, graph.outputs, graph.example(2, num_features))
     _write(graph, signature, graph.metadata, path)
 
 
@@ -79,7 +84,7 @@ def _write(graph: nn.Module, signature: _Signature, metadata: dict[str, Any], pa
             dynamo=True,
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
-            dynamic_shapes=tuple({dimension: streams} for dimension in signature.inputs.values()),
+            dynamic_shapes=signature.dimensions(streams),
             opset_version=OPSET,
             optimize=True,
             verbose=False,
