@@ -31,16 +31,15 @@ from kdasr.nn.context import Context
 from kdasr.nn.depthwise import depthwise_conv
 from kdasr.nn.linear import Linear
 
-LAYER_STATES = (
-    "cached_key",
-    "cached_nonlin_attn",
-    "cached_val1",
-    "cached_val2",
-    "cached_conv1",
-    "cached_conv2",
-)
-STREAM_DIMS = (1, 1, 1, 1, 0, 0)
-"""Of each of these, the dimension that is the stream."""
+_LAYER_STATES = {
+    "cached_key": 1,
+    "cached_nonlin_attn": 1,
+    "cached_val1": 1,
+    "cached_val2": 1,
+    "cached_conv1": 0,
+    "cached_conv2": 0,
+}
+"""The states of a layer in order, and the dimension of each that is the stream."""
 
 
 class StateShape(NamedTuple):
