@@ -103,7 +103,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     tokenizer = _own_tokenizer(config, exp_dir, fabric)
     config = replace(config, training=share_out(config.training, exp_dir, fabric))
     seed_everything(config.seed, rank=0)
-    model = _build_model(config, tokenizer)
+    model = build_model(config, tokenizer)
     bundles = _load_teachers(config, exp_dir, tokenizer)
     teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
@@ -264,7 +264,7 @@ def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Toke
     return tokenizer
 
 
-def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
+def build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     """A random model for this tokenizer, with the feature statistics of the data."""
     size = _vocab_size(config.model.vocab_size, tokenizer)
     model = build_transducer(replace(config.model, vocab_size=size))

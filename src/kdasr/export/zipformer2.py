@@ -60,7 +60,7 @@ def state_tensors(num_layers: int) -> list[StateShape]:
 
 
 class Zipformer2Graph(nn.Module):
-    """`Zipformer2Encoder.step` and the joiner's encoder projection, for windows all of whose frames are valid.
+    """`Zipformer2Encoder.step` and the joiner's projection, for windows all of whose frames are valid.
 
     The model's own layers compute, but for what a context makes constant: positions and edges of chunks.
     """
