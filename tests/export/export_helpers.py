@@ -34,14 +34,14 @@ def emitting_model(vocab_size: int, seed: int = 1, num_heads: int = 2) -> Transd
         torch.manual_seed(seed)
         model = build_transducer(config).eval()
         model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
-        _spread_pieces(model)
+        spread_pieces(model, Context(left=8, chunk=4))
     return model
 
 
 @torch.no_grad()
-def _spread_pieces(model: Transducer) -> None:
+def spread_pieces(model: Transducer, context: Context) -> None:
     """Whiten the joiner's hidden units on some audio; then let silence mean blank."""
-    context, size = Context(left=8, chunk=4), model.config.vocab_size
+    size = model.config.vocab_size
     heard, silent = bursts(8.0, seed=99), np.zeros(32000, dtype=np.float32)
     hidden = []
     for wave_N in (heard, silent):
@@ -75,8 +75,12 @@ def write_cuts(folder: Path, waves: list[NDArray[np.float32]]) -> Path:
 
 def save_student(folder: Path, context: Context, seed: int = 1) -> Bundle:
     """An experiment folder with an emitting model, and the system in it."""
+    return save_system(folder, emitting_model(24, seed), context)
+
+
+def save_system(folder: Path, model: Transducer, context: Context) -> Bundle:
+    """An experiment folder with a model of the pieces of `tiny_tokenizer`, and the system in it."""
     tokenizer = tiny_tokenizer(folder / "tokens")
-    model = emitting_model(tokenizer.vocab_size, seed)
     payload = {
         "model_config": config_to_dict(model.config),
         "model": model.state_dict(),
