@@ -12,9 +12,8 @@ import onnx
 import pytest
 import torch
 from export_helpers import bursts, save_system, spread_pieces
-from icefall_data import FOLDER, TOLERANCE, golden, needs_icefall
-from zipformer2_models import small_config
 
+from icefall_data import FOLDER, TOLERANCE, golden, needs_icefall
 from kdasr.checkpoint import Bundle, load_bundle
 from kdasr.common.errors import UserError
 from kdasr.export.build import encoder_graph, export_bundle
@@ -27,6 +26,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.recognizer import StreamingRecognizer
+from zipformer2_models import small_config
 
 CONTEXT = Context(left=8, chunk=4)
 
