@@ -174,7 +174,7 @@ def test_what_has_no_place_in_the_contract_is_refused(system: Bundle, tmp_path: 
 
 @needs_icefall
 def test_the_golden_model_keeps_the_contract_and_the_values(tmp_path: Path) -> None:
-    """Names, order, shapes and metadata as icefall's exporter gives them; chunks as its model computes them."""
+    """Names, order, shapes and metadata as of icefall's exporter; chunks as its model computes them."""
     source = FOLDER / "zipformer-streaming"
     import_icefall(
         ImportOptions(
