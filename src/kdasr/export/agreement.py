@@ -33,14 +33,21 @@ def check_agreement(bundle: BundleFolder, encoder: GraphShapes, joiner: GraphSha
     Raises:
         UserError: they disagree; the message names both files.
     """
-    if bundle.is_zipformer2:
+    if bundle.context.is_full:
+        found = [[len(shape) for shape in shapes] for shapes in (encoder.inputs, encoder.outputs)]
+        if found != [[3, 1], [3, 1]]:
+            raise UserError(
+                f"{bundle.path}: a full context, but {bundle.graph('encoder', int8).name} is no graph for "
+                "whole utterances: export again"
+            )
+    elif bundle.is_zipformer2:
         _check_zipformer2(bundle, encoder, int8)
     else:
         _check_conformer(bundle, encoder, int8)
-    found, expected = joiner.outputs[0][-1], len(bundle.pieces())
-    if _differ(found, expected):
+    known, pieces = joiner.outputs[0][-1], len(bundle.pieces())
+    if _differ(known, pieces):
         raise UserError(
-            f"{bundle.tokens}: {expected} pieces, but {bundle.graph('joiner', int8).name} knows {found}: "
+            f"{bundle.tokens}: {pieces} pieces, but {bundle.graph('joiner', int8).name} knows {known}: "
             "export again"
         )
 

@@ -26,6 +26,7 @@ from kdasr.export.bundle import (
 )
 from kdasr.export.card import collect_facts, write_card
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
+from kdasr.export.offline import OfflineGraph
 from kdasr.export.parity import Parity, measure_parity
 from kdasr.export.runtime import OnnxTransducer
 from kdasr.export.zipformer2 import Zipformer2Graph
@@ -40,7 +41,8 @@ log = get_logger(__name__)
 
 
 def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder:
-    """Export a streaming system for sherpa-onnx, or whoever runs ONNX.
+    """Export a system for sherpa-onnx, or whoever runs ONNX: one that streams for its `OnlineRecognizer`, one
+    with a full context for its `OfflineRecognizer`.
 
     Writes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, with `int8` also
     `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`. All are made in a folder
@@ -52,17 +54,12 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         int8: also quantize.
 
     Raises:
-        UserError: a system with full context, or with an encoder that has no export; a package of the
+        UserError: a system with an encoder that has no export, or not under its context; a package of the
             `export` extra is missing; `out` holds other things or cannot be written; the graphs differ from
             the model; or the disk is full. `out` is as it was.
     """
     out = Path(out).resolve()
     _require_packages()
-    if system.context.is_full:
-        raise UserError(
-            f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
-            "export a student with a chunked context"
-        )
     kind = system.model.encoder.config.type
     if kind not in ENCODERS:
         raise UserError(
@@ -136,6 +133,8 @@ def encoder_graph(model: Transducer, context: Context) -> "AnyEncoderGraph":
     Raises:
         UserError: sizes or a context that the contract has no place for.
     """
+    if context.is_full:
+        return OfflineGraph(model)
     if isinstance(model.encoder, ConformerEncoder):
         return EncoderGraph(model, context)
     return Zipformer2Graph(model, context)

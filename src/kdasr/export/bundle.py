@@ -74,7 +74,7 @@ class BundleFolder:
 
     @property
     def context(self) -> Context:
-        """The context that the graphs were exported under."""
+        """The context that the graphs were exported under; full of graphs for whole utterances."""
         return Context(**self.manifest["context"])
 
     @property
@@ -218,8 +218,7 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     try:
         if set(context) != {"left", "chunk", "right"} or {type(value) for value in context.values()} != {int}:
             raise ValueError("expected left, chunk and right, whole numbers of frames")
-        if Context(**context).is_full:
-            raise ValueError("expected a chunked context")
+        Context(**context)
     except ValueError as error:
         raise UserError(f"{path}: 'context' is {context}: {error}") from None
     _check_encoder(manifest.get("encoder", {"type": FIRST_TYPE}), path)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
@@ -27,9 +28,10 @@ from kdasr.data.text_rules import NONE
 from kdasr.export.agreement import check_agreement
 from kdasr.export.bundle import GRAPHS, BundleFolder
 from kdasr.export.foreign import open_exported
+from kdasr.export.offline import SHORTEST
 from kdasr.export.onnx_graph import OnnxGraph
 from kdasr.export.zipformer2 import state_tensors
-from kdasr.models.encoders.base import Geometry, StepOutput
+from kdasr.models.encoders.base import EncoderOutput, Geometry, StepOutput
 from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR
 from kdasr.models.predictor import start_context
 from kdasr.nn.context import Context
@@ -70,7 +72,9 @@ class OnnxTransducer:
         self.context = bundle.context
         width = encoder.shapes.outputs[0][2]
         self.geometry = replace(bundle.geometry, dim=width, hidden=())
-        self.encoder = OnnxEncoder(encoder, bundle, self.geometry)
+        self._whole = encoder if self.context.is_full else None
+        if self._whole is None:
+            self.encoder = OnnxEncoder(encoder, bundle, self.geometry)
         self.predictor = OnnxPredictor(decoder)
         self.joiner = OnnxJoiner(joiner, int8)
         self.num_inference_params: int = bundle.manifest["params"]
@@ -97,13 +101,20 @@ class OnnxTransducer:
         """One empty tensor, on the device where inputs and outputs are: the CPU."""
         yield torch.empty(0)
 
-    def encode(self, *_: object) -> NoReturn:
-        """Graphs step from window to window.
+    def encode(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
+        """Encode whole utterances, projected to the joiner. See `Encoder.forward`; no hidden layers.
 
         Raises:
-            UserError: always.
+            UserError: graphs that step from window to window, or another context.
         """
-        raise UserError("an exported bundle recognizes streams, not whole recordings: --mode streaming")
+        if self._whole is None:
+            raise UserError("an exported bundle recognizes streams, not whole recordings: --mode streaming")
+        if not context.is_full:
+            raise UserError(f"context '{context}': this bundle was exported for whole utterances")
+        padding = SHORTEST - features_BTF.shape[1]
+        features_BTF = functional.pad(features_BTF, (0, 0, 0, max(0, padding)), value=LOWEST_LOG_ENERGY)
+        encoded_BTJ, lens_B = self._whole(features_BTF, feature_lens_B)
+        return EncoderOutput(encoded_BTJ, lens_B, [])
 
     def encode_chunk(
         self,

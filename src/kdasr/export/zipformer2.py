@@ -12,7 +12,7 @@ runtime binds tensors by position and makes the first states, of zeros, from the
 
 from collections.abc import Iterable
 from copy import deepcopy
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ _LAYER_STATES = {
     "cached_conv2": 0,
 }
 """The states of a layer in order, and the dimension of each that is the stream."""
+
+
+EncoderT = TypeVar("EncoderT", bound=nn.Module)
 
 
 class StateShape(NamedTuple):
@@ -187,13 +190,16 @@ def unpacked(tensors: list[Tensor], processed_N: Tensor, stacks: list[int]) -> Z
     return Zipformer2State(processed_N, tensors[-1], by_stack)
 
 
-def for_runtime(encoder: Zipformer2Encoder, context: Context | None) -> Zipformer2Encoder:
-    """A copy for a graph: linear layers as products that are quantized, and, under a chunked context, its
-    positions and the factors at the edges of its chunks as constants."""
+def for_runtime(encoder: Zipformer2Encoder, context: Context) -> Zipformer2Encoder:
+    """A copy for a graph: positions and the factors at the edges of chunks are constants."""
     encoder = deepcopy(encoder).eval()
-    if context is not None:
-        for stack in encoder.stacks:
-            _fix_context(cast(Stack, stack), context)
+    for stack in encoder.stacks:
+        _fix_context(cast(Stack, stack), context)
+    return with_products(encoder)
+
+
+def with_products(encoder: EncoderT) -> EncoderT:
+    """The same encoder, its linear layers replaced by products that quantization recognizes."""
     for parent in list(encoder.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Linear):
