@@ -85,12 +85,10 @@ def test_sherpa_onnx_hears_what_the_model_hears(system: Bundle, bundle: BundleFo
 
 def test_linear_layers_have_int8_weights(bundle: BundleFolder) -> None:
     kinds = Counter(node.op_type for node in onnx.load(bundle.graph("encoder", int8=True)).graph.node)
-    per_layer = (
-        1 + 2 * 2 + 2 + 3 * 2 + 2 * 2
-    )  # attention weights; attention; non-linear one; feed-forward; convolution
+    # Weights (and positions, which are constant), attention, non-linear attention, feed-forward, convolution.
+    per_layer = 2 + 2 * 2 + 2 + 3 * 2 + 2 * 2
     assert kinds["MatMulInteger"] == 4 * per_layer + 2
-    # Scores of keys and of positions, two sums of values and a gated one.
-    assert kinds["MatMul"] == 4 * 5
+    assert kinds["MatMul"] == 4 * 4  # scores of keys, two sums of values and one of gated values
     assert not {"Cos", "Sin", "Atan", "Range", "Gather"} & set(kinds)
 
 

@@ -37,7 +37,7 @@ def check_agreement(bundle: BundleFolder, encoder: GraphShapes, joiner: GraphSha
         found = [[len(shape) for shape in shapes] for shapes in (encoder.inputs, encoder.outputs)]
         if found != [[3, 1], [3, 1]]:
             raise UserError(
-                f"{bundle.path}: a full context, but {bundle.graph('encoder', int8).name} is no graph for "
+                f"{bundle.path}: context 'full', but {bundle.graph('encoder', int8).name} is no graph for "
                 "whole utterances: export again"
             )
     elif bundle.is_zipformer2:
