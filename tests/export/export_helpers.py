@@ -1,6 +1,7 @@
 """Small random students that emit pieces, in experiment folders, and things for them to hear."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -12,9 +13,13 @@ from kdasr.checkpoint import Bundle, load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.features import whole_features
 from kdasr.testing import tiny_config, tiny_tokenizer
+from zipformer2_models import small_config
+
+CONTEXT = Context(left=8, chunk=4)
 
 
 def bursts(seconds: float, seed: int = 0) -> NDArray[np.float32]:
@@ -91,3 +96,21 @@ def save_system(folder: Path, model: Transducer, context: Context) -> Bundle:
     }
     save_checkpoint(folder / "checkpoints" / "averaged.pt", payload)
     return load_bundle(folder)
+
+
+def save_zipformer(folder: Path, context: Context = CONTEXT, **encoder: Any) -> Bundle:
+    """An experiment folder with a random model that emits all kinds of pieces."""
+    config = TransducerConfig(
+        vocab_size=24,
+        encoder=small_config(**encoder),
+        predictor=PredictorConfig(dim=16),
+        joiner_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build_transducer(config).eval()
+        with torch.no_grad():
+            for parameter in model.encoder.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2 if parameter.ndim < 4 else 0.02)
+        spread_pieces(model, context if model.encoder.config.causal else Context.full())
+    return save_system(folder, model, context)

@@ -5,8 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from export_helpers import bursts, emitting_model, save_system
-from test_zipformer2 import save_zipformer
+from export_helpers import bursts, emitting_model, save_system, save_zipformer
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
@@ -73,7 +72,7 @@ def test_whole_utterances_are_no_streams(exported: tuple[Bundle, BundleFolder]) 
     with pytest.raises(UserError, match="exported for whole utterances"):
         load_exported(bundle.folder).model.encode(torch.zeros(1, 20, 80), torch.tensor([20]), Context(8, 4))
     with pytest.raises(UserError, match="leave out --long-form"):
-        list(compare_long_form(bundle, system, CLIPS, LongForm()))
+        list(compare_long_form(bundle, system, CLIPS, LongForm([])))
 
 
 def test_a_causal_model_is_not_exported_under_the_full_context(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_helpers import bursts, save_system, spread_pieces
+from export_helpers import CONTEXT, bursts, save_zipformer
 
 from icefall_data import FOLDER, TOLERANCE, golden, needs_icefall
 from kdasr.checkpoint import Bundle, load_bundle
@@ -22,31 +22,8 @@ from kdasr.export.check import Clip, compare_with_sherpa, count_identical
 from kdasr.export.foreign import is_exported, open_exported
 from kdasr.export.runtime import OnnxTransducer, load_exported
 from kdasr.interop.icefall import ImportOptions, import_icefall
-from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.recognizer import StreamingRecognizer
-from zipformer2_models import small_config
-
-CONTEXT = Context(left=8, chunk=4)
-
-
-def save_zipformer(folder: Path, context: Context = CONTEXT, **encoder: Any) -> Bundle:
-    """An experiment folder with a random model that emits all kinds of pieces."""
-    config = TransducerConfig(
-        vocab_size=24,
-        encoder=small_config(**encoder),
-        predictor=PredictorConfig(dim=16),
-        joiner_dim=16,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = build_transducer(config).eval()
-        with torch.no_grad():
-            for parameter in model.encoder.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.2 if parameter.ndim < 4 else 0.02)
-        spread_pieces(model, context if model.encoder.config.causal else Context.full())
-    return save_system(folder, model, context)
 
 
 @pytest.fixture(scope="module")
