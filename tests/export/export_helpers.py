@@ -98,11 +98,22 @@ def save_system(folder: Path, model: Transducer, context: Context) -> Bundle:
     return load_bundle(folder)
 
 
+_TWO_STACKS = {
+    "num_encoder_layers": [1, 1],
+    "downsampling_factor": [1, 2],
+    "encoder_dim": [8, 12],
+    "encoder_unmasked_dim": [8],
+    "feedforward_dim": [16, 24],
+    "num_heads": [2, 3],
+    "cnn_module_kernel": [7, 5],
+}
+
+
 def save_zipformer(folder: Path, context: Context = CONTEXT, **encoder: Any) -> Bundle:
     """An experiment folder with a random model that emits all kinds of pieces."""
     config = TransducerConfig(
         vocab_size=24,
-        encoder=small_config(**encoder),
+        encoder=small_config(**{**_TWO_STACKS, **encoder}),
         predictor=PredictorConfig(dim=16),
         joiner_dim=16,
     )

@@ -324,12 +324,7 @@ def list_jobs(options: DistillOptions, config: ExperimentConfig, teacher: Bundle
     )
     made = [
         (
-            "Stage one: hidden states",
-            "train-hidden",
-            [(*trainer, *train, "--until-stage", config.stages[0].name, *changed)],
-        ),
-        (
-            "Stage two: output distributions",
+            "Training: hidden states, then output distributions too",
             "train",
             [(*trainer, *train, *changed), (*KDASR, "average", out, "--last", str(AVERAGED))],
         ),
@@ -355,7 +350,6 @@ def list_jobs(options: DistillOptions, config: ExperimentConfig, teacher: Bundle
         ),
     ]
     needs = {
-        "train": ["train-hidden"],
         "decode-student": ["train"],
         "export": ["decode-student"],
         "check-export": ["export"],
