@@ -22,7 +22,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
-from kdasr.study.distill import FEWEST_STEPS, count_steps
+from kdasr.study.distill import FEWEST_STEPS, hours_to_hear
 from kdasr.testing import dummy_cuts, tiny_tokenizer
 
 
@@ -66,11 +66,11 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(teacher: Path, t
         yaml.safe_dump(
             {
                 "data": {"max_duration": 10.0, "num_buckets": 1, "speed_perturbation": [1.0]},
-                "training": {"accelerator": "cpu", "validate_every": 2},
+                "training": {"accelerator": "cpu"},
             }
         )
     )
-    steps = ["stages.0.num_steps=2", "stages.1.num_steps=2", "objective.rnnt.prune_range=3"]
+    steps = ["stages.0.num_hours=0.005", "stages.1.num_hours=0.005", "training.validate_hours=0.005"]
     asked = ["--teacher", teacher, "--cuts", f"train={train}", "--cuts", f"dev={dev}", "--out", out]
     asked += ["--chunk-ms", 320, "--left-ms", 640, "--student", small, "--jobs", 2]
     asked += [word for step in steps for word in ("--override", step)]
@@ -167,7 +167,6 @@ def test_a_student_of_another_type_has_its_own_sizes(teacher: Path) -> None:
     assert back.encoder.causal  # type: ignore[attr-defined]
 
 
-def test_steps_follow_from_the_hours_of_speech() -> None:
-    assert count_steps(960, 600, passes=8) == 46080
-    assert count_steps(10, 60, passes=8) == 4800
-    assert count_steps(0.1, 60, passes=8) == FEWEST_STEPS
+def test_the_schedule_follows_from_the_hours_of_speech() -> None:
+    assert hours_to_hear(960, 600, passes=8) == 7680
+    assert hours_to_hear(0.1, 60, passes=8) == FEWEST_STEPS * 60 / 3600

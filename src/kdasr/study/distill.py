@@ -196,9 +196,9 @@ def hours_of(data: Path, parts: Sequence[str]) -> float:
     return sum(entry["hours"] / max(1, len(entry["settings"]["speeds"])) for entry in entries)
 
 
-def count_steps(hours: float, seconds_per_step: float, passes: float) -> int:
-    """Optimizer steps that hear so many hours so often."""
-    return max(FEWEST_STEPS, math.ceil(passes * hours * 3600 / seconds_per_step))
+def hours_to_hear(hours: float, seconds_per_step: float, passes: float) -> float:
+    """Hours of audio of all stages together: so many passes, and no fewer than `FEWEST_STEPS`."""
+    return round(max(passes * hours, FEWEST_STEPS * seconds_per_step / 3600), 3)
 
 
 def write_recipe(options: DistillOptions, teacher: Bundle, base: Mapping[str, Any]) -> ExperimentConfig:
@@ -225,47 +225,57 @@ def _recipe(
     sizes, context = sizes_and_context(options, teacher.model.config)
     data = {**shared["data"], "dir": str(options.data.resolve()), "train_parts": train, "dev_parts": dev}
     accumulate = ((shared.get("training") or {}).get("optim") or {}).get("accumulate", 1)
-    steps = count_steps(hours_of(options.data, train), data["max_duration"] * accumulate, options.passes)
-    is_zipformer = sizes.encoder.type == "zipformer2"
-    rate = 0.01 if is_zipformer else 2e-3
-    warmup = min(500, steps // 20)
-    training = {
-        "log_every": 50,
-        "validate_every": max(25, steps // VALIDATIONS),
-        "keep_last": AVERAGED,
-        "optim": {
-            "optimizer": "scaled-adam" if is_zipformer else "muon",
-            "learning_rate": rate,
-            "warmup_steps": warmup,
-        },
-    }
-    losses = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 12.0}
-    hidden = math.ceil(HIDDEN_SHARE * steps)
-    stages = [
-        {"name": "hidden", "num_steps": hidden, "init_from": str(options.work.resolve() / "start")},
-        {
-            "name": "output",
-            "num_steps": steps - hidden,
-            "learning_rate": rate / 2,
-            "warmup_steps": warmup // 5,
-        },
-    ]
-    stages[0]["loss_weights"] = losses
-    stages[1]["loss_weights"] = {**losses, "output_kl": 0.1}
+    seconds = data["max_duration"] * accumulate * options.processes
+    hours = hours_to_hear(hours_of(options.data, train), seconds, options.passes)
     model = config_to_dict(sizes)
     del model["vocab_size"]
+    objective = {"teacher": str(teacher.path.resolve()), "rnnt": {"warmup_steps": 0}}
+    start = str(options.work.resolve() / "start")
     return {
         "data": data,
         "text": dict(shared["text"]),
         "model": model,
-        "objective": _merged(
-            {"teacher": str(teacher.path.resolve()), "rnnt": {"warmup_steps": 0}},
-            shared.get("objective") or {},
-        ),
-        "training": _merged(training, shared.get("training") or {}),
+        "objective": _merged(objective, shared.get("objective") or {}),
+        "training": _merged(_training(sizes, hours), shared.get("training") or {}),
         "report": {"teacher": TEACHER, "method": options.name},
-        "systems": {options.name: {"contexts": [vars(context)], "stages": stages}},
+        "systems": {options.name: {"contexts": [vars(context)], "stages": _stages(sizes, hours, start)}},
     }
+
+
+def _peak(sizes: TransducerConfig) -> float:
+    """The learning rate, of ScaledAdam for a Zipformer2 and of Muon for others."""
+    return 0.01 if sizes.encoder.type == "zipformer2" else 2e-3
+
+
+def _training(sizes: TransducerConfig, hours: float) -> dict[str, Any]:
+    return {
+        "log_every": 50,
+        "validate_hours": hours / VALIDATIONS,
+        "keep_last": AVERAGED,
+        "optim": {
+            "optimizer": "scaled-adam" if sizes.encoder.type == "zipformer2" else "muon",
+            "learning_rate": _peak(sizes),
+            "warmup_hours": 0.05 * hours,
+        },
+    }
+
+
+def _stages(sizes: TransducerConfig, hours: float, start: str) -> list[dict[str, Any]]:
+    losses = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 12.0}
+    hidden = {
+        "name": "hidden",
+        "num_hours": HIDDEN_SHARE * hours,
+        "init_from": start,
+        "loss_weights": losses,
+    }
+    output = {
+        "name": "output",
+        "num_hours": (1 - HIDDEN_SHARE) * hours,
+        "learning_rate": _peak(sizes) / 2,
+        "warmup_hours": 0.01 * hours,
+        "loss_weights": {**losses, "output_kl": 0.1},
+    }
+    return [hidden, output]
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
