@@ -4,7 +4,6 @@ The recipe is an ordinary configuration, `distill/recipe.yaml` in the student's 
 read there, and trained on by hand with `kdasr train`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
