@@ -25,7 +25,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
-from kdasr.study.distill import FEWEST_STEPS, hours_to_hear
+from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear
 from kdasr.study.jobs import KDASR
 from kdasr.study.stamps import StampedJob
 from kdasr.testing import dummy_cuts, tiny_tokenizer

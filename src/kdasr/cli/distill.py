@@ -11,7 +11,7 @@ from kdasr.common.logging import setup_logging
 
 if TYPE_CHECKING:
     from kdasr.checkpoint import Bundle
-    from kdasr.study.distill import DistillOptions
+    from kdasr.study.distill_options import DistillOptions
 
 
 @click.command(short_help="An offline teacher in, an exported streaming student out.")
@@ -80,21 +80,29 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
     # Imported here, so that --help does not wait for torch.
     from kdasr.cli.job_outcome import end_with
     from kdasr.common.job_runner import RunOptions, Stopped, run_jobs
-    from kdasr.study import distill
+    from kdasr.study.distill import list_jobs, start_student, summary_lines
+    from kdasr.study.distill_options import (
+        WORK,
+        DistillOptions,
+        check_folder,
+        open_teacher,
+        sizes_and_context,
+    )
+    from kdasr.study.distill_recipe import write_recipe
     from kdasr.study.stamps import Stamps
 
     setup_logging()
     if bool(cuts) == (data is not None):
         raise UserError("what is to be trained on? Give --cuts PART=FILE_OR_FOLDER, or --data DIR")
-    options = distill.DistillOptions(out=out, data=data or out / distill.WORK / "data", **asked)
-    distill.check_folder(options)
-    teacher = distill.open_teacher(options)
-    distill.sizes_and_context(options, teacher.model.config)  # before hours of preparation
+    options = DistillOptions(out=out, data=data or out / WORK / "data", **asked)
+    check_folder(options)
+    teacher = open_teacher(options)
+    sizes_and_context(options, teacher.model.config)  # before hours of preparation
     base = _prepare(options, teacher, cuts, jobs)
-    config = distill.write_recipe(options, teacher, base)
+    config = write_recipe(options, teacher, base)
     if not (options.work / "start" / "checkpoints").is_dir():
-        click.echo(f"start: {distill.start_student(options, config, teacher)}")
-    made = distill.list_jobs(options, config, teacher)
+        click.echo(f"start: {start_student(options, config, teacher)}")
+    made = list_jobs(options, teacher)
     running = RunOptions(options.work / "log", jobs, show=("check-export", "report"))
     try:
         outcome = run_jobs(made, running, Stamps(options.work / "stamps"), click.echo)
@@ -102,7 +110,7 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
         click.echo(f"kdasr: {stop}; the same command goes on", err=True)
         sys.exit(128 + stop.signal)
     end_with(outcome.failed, outcome.skipped)
-    for line in distill.summary_lines(options):
+    for line in summary_lines(options):
         click.echo(line)
 
 
@@ -117,7 +125,8 @@ def _prepare(
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.data_config import DataConfig
     from kdasr.data.tokens import adopt_pieces
-    from kdasr.study.distill import data_section, student_changes
+    from kdasr.study.distill_options import student_changes
+    from kdasr.study.distill_recipe import data_section
 
     base = data_section(teacher, on_gpu=torch.cuda.is_available())
     if not cuts:
