@@ -119,12 +119,12 @@ def _peak(sizes: TransducerConfig) -> float:
 def _training(sizes: TransducerConfig, hours: float) -> dict[str, Any]:
     return {
         "log_every": 50,
-        "validate_hours": hours / VALIDATIONS,
+        "validate_hours": round(hours / VALIDATIONS, 4),
         "keep_last": AVERAGED,
         "optim": {
             "optimizer": "scaled-adam" if sizes.encoder.type == "zipformer2" else "muon",
             "learning_rate": _peak(sizes),
-            "warmup_hours": 0.05 * hours,
+            "warmup_hours": round(0.05 * hours, 4),
         },
     }
 
@@ -133,15 +133,15 @@ def _stages(sizes: TransducerConfig, hours: float, start: str) -> list[dict[str,
     losses = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 12.0}
     hidden = {
         "name": "hidden",
-        "num_hours": HIDDEN_SHARE * hours,
+        "num_hours": round(HIDDEN_SHARE * hours, 4),
         "init_from": start,
         "loss_weights": losses,
     }
     output = {
         "name": "output",
-        "num_hours": (1 - HIDDEN_SHARE) * hours,
+        "num_hours": round((1 - HIDDEN_SHARE) * hours, 4),
         "learning_rate": _peak(sizes) / 2,
-        "warmup_hours": 0.01 * hours,
+        "warmup_hours": round(0.01 * hours, 4),
         "loss_weights": {**losses, "output_kl": 0.1},
     }
     return [hidden, output]
