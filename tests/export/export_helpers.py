@@ -1,6 +1,7 @@
 """Small random students that emit pieces, in experiment folders, and things for them to hear."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -12,9 +13,13 @@ from kdasr.checkpoint import Bundle, load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.features import whole_features
 from kdasr.testing import tiny_config, tiny_tokenizer
+from zipformer2_models import small_config
+
+CONTEXT = Context(left=8, chunk=4)
 
 
 def bursts(seconds: float, seed: int = 0) -> NDArray[np.float32]:
@@ -34,14 +39,14 @@ def emitting_model(vocab_size: int, seed: int = 1, num_heads: int = 2) -> Transd
         torch.manual_seed(seed)
         model = build_transducer(config).eval()
         model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
-        _spread_pieces(model)
+        spread_pieces(model, Context(left=8, chunk=4))
     return model
 
 
 @torch.no_grad()
-def _spread_pieces(model: Transducer) -> None:
+def spread_pieces(model: Transducer, context: Context) -> None:
     """Whiten the joiner's hidden units on some audio; then let silence mean blank."""
-    context, size = Context(left=8, chunk=4), model.config.vocab_size
+    size = model.config.vocab_size
     heard, silent = bursts(8.0, seed=99), np.zeros(32000, dtype=np.float32)
     hidden = []
     for wave_N in (heard, silent):
@@ -75,8 +80,12 @@ def write_cuts(folder: Path, waves: list[NDArray[np.float32]]) -> Path:
 
 def save_student(folder: Path, context: Context, seed: int = 1) -> Bundle:
     """An experiment folder with an emitting model, and the system in it."""
+    return save_system(folder, emitting_model(24, seed), context)
+
+
+def save_system(folder: Path, model: Transducer, context: Context) -> Bundle:
+    """An experiment folder with a model of the pieces of `tiny_tokenizer`, and the system in it."""
     tokenizer = tiny_tokenizer(folder / "tokens")
-    model = emitting_model(tokenizer.vocab_size, seed)
     payload = {
         "model_config": config_to_dict(model.config),
         "model": model.state_dict(),
@@ -87,3 +96,32 @@ def save_student(folder: Path, context: Context, seed: int = 1) -> Bundle:
     }
     save_checkpoint(folder / "checkpoints" / "averaged.pt", payload)
     return load_bundle(folder)
+
+
+_TWO_STACKS = {
+    "num_encoder_layers": [1, 1],
+    "downsampling_factor": [1, 2],
+    "encoder_dim": [8, 12],
+    "encoder_unmasked_dim": [8],
+    "feedforward_dim": [16, 24],
+    "num_heads": [2, 3],
+    "cnn_module_kernel": [7, 5],
+}
+
+
+def save_zipformer(folder: Path, context: Context = CONTEXT, **encoder: Any) -> Bundle:
+    """An experiment folder with a random model that emits all kinds of pieces."""
+    config = TransducerConfig(
+        vocab_size=24,
+        encoder=small_config(**{**_TWO_STACKS, **encoder}),
+        predictor=PredictorConfig(dim=16),
+        joiner_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build_transducer(config).eval()
+        with torch.no_grad():
+            for parameter in model.encoder.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2 if parameter.ndim < 4 else 0.02)
+        spread_pieces(model, context if model.encoder.config.causal else Context.full())
+    return save_system(folder, model, context)

@@ -89,7 +89,7 @@ def test_a_manifest_that_lacks_something_names_it(copy: Path, name: str, value: 
         {"left": 8, "chunk": 4},
         {"left": 8, "chunk": "4", "right": 0},
         {"left": 8, "chunk": 0, "right": 0},
-        {"left": -1, "chunk": -1, "right": 0},
+        {"left": 8, "chunk": -1, "right": 0},
     ],
 )
 def test_a_context_that_is_none_is_refused(copy: Path, context: dict[str, object]) -> None:
@@ -116,6 +116,7 @@ def test_every_file_has_to_have_its_digest(copy: Path, name: str) -> None:
         ({"left": 8, "chunk": 3, "right": 0}, "15 feature frames per window, but {} has 19"),
         ({"left": 8, "chunk": 3, "right": 1}, "3 encoder frames per chunk, but {} has 4"),
         ({"left": 7, "chunk": 4, "right": 0}, "14 rows of the attention cache, but {} has 16"),
+        ({"left": -1, "chunk": -1, "right": 0}, "{} is no graph for whole utterances"),
     ],
 )
 def test_a_context_that_is_not_the_graphs_is_found_on_opening(
@@ -177,10 +178,10 @@ def test_int8_that_was_not_exported(other) -> None:
         load_exported(other.bundle.folder, int8=True)
 
 
-def test_a_teacher_is_refused(student, tmp_path: Path) -> None:
-    teacher = replace(student.system, context=Context.full(), name="teacher")
-    with pytest.raises(UserError, match="'teacher' was trained with full context"):
-        export_bundle(teacher, tmp_path / "out")
+def test_an_encoder_that_has_no_contract_is_refused(student, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(student.system.model.encoder.config, "type", "lstm")
+    with pytest.raises(UserError, match="has an encoder of type 'lstm'; only those of type conformer or zip"):
+        export_bundle(student.system, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

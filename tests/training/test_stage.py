@@ -6,12 +6,22 @@ import torch
 from tiny_system import TWO_TERMS, VOCAB, fit, small_config, small_model, tiny_system, trainer_config
 
 from kdasr.checkpoint import average_checkpoints, load_checkpoint, save_checkpoint
+from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
-from kdasr.training.stage import checkpoints_to_average, freeze, initial_checkpoint, stages_until
+from kdasr.models.transducer.transducer_config import TransducerConfig
+from kdasr.nn.context import Context
+from kdasr.training.stage import (
+    checkpoints_to_average,
+    freeze,
+    initial_checkpoint,
+    initialize,
+    stages_until,
+)
 from kdasr.training.trainer import System
+from zipformer2_models import small_config as zipformer_config
 
 
 def stage(name: str, **options: object) -> StageConfig:
@@ -155,3 +165,20 @@ def test_until_stage_is_inclusive_and_must_exist() -> None:
     assert len(stages_until(stages, None)) == 3
     with pytest.raises(UserError, match=r"'d'.*a, b, c"):
         stages_until(stages, "d")
+
+
+def test_a_causal_zipformer_starts_from_one_that_is_not(tmp_path: Path) -> None:
+    """Under the full context it computes what that one does; the reverse is another architecture."""
+    config = TransducerConfig(vocab_size=VOCAB, encoder=zipformer_config(causal=False), joiner_dim=8)
+    teacher = build_transducer(config).eval()
+    student = build_transducer(replace(config, encoder=zipformer_config(causal=True))).eval()
+    for name, model in (("teacher", teacher), ("student", student)):
+        payload = {"model_config": config_to_dict(model.config), "model": model.state_dict()}
+        payload |= {"context": {"left": -1, "chunk": -1, "right": 0}, "tokenizer_fingerprint": "same"}
+        save_checkpoint(tmp_path / f"{name}.pt", {**payload, "system": name, "train_steps": 1})
+    with pytest.raises(UserError, match="another architecture"):
+        initialize(teacher, tmp_path / "student.pt", "same")
+    initialize(student, tmp_path / "teacher.pt", "same")
+    features_BTF, lens_B = torch.randn(2, 91, 80), torch.tensor([91, 60])
+    expected, found = (m.encode(features_BTF, lens_B, Context.full()).encoded_BTD for m in (teacher, student))
+    assert torch.allclose(found, expected, atol=1e-5)

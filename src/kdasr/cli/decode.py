@@ -290,9 +290,9 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _default_out(exp: Path, bundle: "Bundle") -> Path:
-    from kdasr.export.bundle import MANIFEST
+    from kdasr.export.foreign import is_exported
 
-    if bundle.path.name == MANIFEST:
+    if is_exported(exp):
         raise UserError(f"--out is missing: {exp} is an exported bundle, and nothing is written into that")
     return _system_folder(exp) / "decode"
 

@@ -65,13 +65,14 @@ def command(
     gap_noise: str,
     force: bool,
 ) -> None:
-    """Export a student for sherpa-onnx, or check an exported one.
+    """Export a system for sherpa-onnx, or check an exported one.
 
     \b
         kdasr export EXP --out DIR [--int8]
         kdasr export --check DIR CUTS... [--against EXP] [--long-form]
 
-    EXP is a streaming system's folder or a checkpoint file. DIR gets encoder.onnx, decoder.onnx,
+    EXP is a system's folder or a checkpoint file. One that streams is exported for sherpa-onnx's
+    OnlineRecognizer, one with a full context for its OfflineRecognizer. DIR gets encoder.onnx, decoder.onnx,
     joiner.onnx and tokens.txt, a model card and a manifest, once the graphs have been compared with PyTorch
     chunk by chunk.
 
@@ -148,12 +149,12 @@ class _Check:
 
 def _check(wanted: _Check) -> None:
     from kdasr.checkpoint import load_bundle
-    from kdasr.export.bundle import open_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
     from kdasr.export.check_long_form import compare_long_form
+    from kdasr.export.foreign import open_exported
     from kdasr.export.runtime import load_exported
 
-    bundle = open_bundle(wanted.folder)
+    bundle = open_exported(wanted.folder)
     if wanted.against:
         ours = load_bundle(wanted.against, wanted.checkpoint)
     else:

@@ -20,6 +20,7 @@ VERBS = {
     "text": "Text for a language model, without the transcripts of some parts.",
     "import": "Take over a trained model of icefall.",
     "train": "Train one system of a recipe, stage by stage.",
+    "distill": "An offline teacher in, an exported streaming student out.",
     "average": "Average the last checkpoints of an experiment.",
     "calibrate": "Calibrate the confidence of words on dev parts.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",

@@ -109,13 +109,13 @@ def command(
             max_bad=MaxBad.parse(max_bad),
             keep_empty=empty_transcripts == "keep",
             corpus=corpus,
-            cuts=_places(cuts),
+            cuts=parse_places(cuts),
             normalize=normalize,
         )
     )
 
 
-def _places(cuts: tuple[str, ...]) -> dict[str, list[Path]]:
+def parse_places(cuts: tuple[str, ...]) -> dict[str, list[Path]]:
     """The places of `part=place ...`, by part; several options may name one part."""
     places: dict[str, list[Path]] = {}
     for item in cuts:

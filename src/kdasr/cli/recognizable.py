@@ -20,7 +20,7 @@ device_option = click.option(
 
 
 def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
-    """The system in an experiment folder, a checkpoint file, or the folder that `kdasr export` wrote.
+    """The system in an experiment folder, a checkpoint file, or an exported folder.
 
     Args:
         path: where it is.
@@ -34,10 +34,10 @@ def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
     import torch
 
     from kdasr.checkpoint import load_bundle
-    from kdasr.export.bundle import MANIFEST
+    from kdasr.export.foreign import is_exported
 
     torch.set_num_threads(threads)
-    if not (path / MANIFEST).is_file():
+    if not is_exported(path):
         if int8:
             raise UserError(f"--int8: {path} is not an exported bundle")
         return load_bundle(path, checkpoint)

@@ -138,7 +138,7 @@ def _announce(url: str, service: Any, is_local: bool) -> None:
 
 def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[ServedModel]":
     """The models, with the options of `kdasr stream`."""
-    from kdasr.export.bundle import MANIFEST
+    from kdasr.export.foreign import is_exported
     from kdasr.serving.lane import ServedModel
 
     lm_use = parse_language_model(options.pop("lm"), options.pop("lm_scale"), options.pop("rescore"))
@@ -148,11 +148,11 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
     search = parse_search(language_model=lm_use, **options)
     models: list[ServedModel] = []
     for path in [exp] if compare is None else [exp, compare]:
-        is_exported = (path / MANIFEST).is_file()
+        exported = is_exported(path)
         bundle = load_recognizable(
             path,
-            "auto" if is_exported and compare else checkpoint,
-            int8=int8 and (is_exported or compare is None),
+            "auto" if exported and compare else checkpoint,
+            int8=int8 and (exported or compare is None),
             threads=threads,
         )
         recognizer = build_recognizer(bundle, None, tail_seconds, search, biasing, lm_use)

@@ -109,7 +109,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     # Of its own: steps are filled in where the recipe counts epochs or hours.
     config = deepcopy(replace(config, training=share_out(config.training, exp_dir, fabric)))
     seed_everything(config.seed, rank=0)
-    model = _build_model(config, tokenizer)
+    model = build_model(config, tokenizer)
     if config.training.recompute_layers:
         model.encoder.recompute_layers()
     bundles = _load_teachers(config, exp_dir, tokenizer)
@@ -308,7 +308,7 @@ def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Toke
     return tokenizer
 
 
-def _build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
+def build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
     """A random model for this tokenizer, with the feature statistics of the data."""
     size = _vocab_size(config.model.vocab_size, tokenizer)
     model = build_transducer(replace(config.model, vocab_size=size))

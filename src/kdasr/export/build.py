@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdasr import __version__
 from kdasr.checkpoint import Bundle, is_disk_full
@@ -14,6 +14,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.export.bundle import (
     CARD,
+    ENCODERS,
     GRAPHS,
     MANIFEST,
     TOKENS,
@@ -25,15 +26,23 @@ from kdasr.export.bundle import (
 )
 from kdasr.export.card import collect_facts, write_card
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
+from kdasr.export.offline import OfflineGraph
 from kdasr.export.parity import Parity, measure_parity
 from kdasr.export.runtime import OnnxTransducer
+from kdasr.export.zipformer2 import Zipformer2Graph
 from kdasr.models.encoders.conformer import ConformerEncoder
+from kdasr.models.transducer.model import Transducer
+from kdasr.nn.context import Context
+
+if TYPE_CHECKING:
+    from kdasr.export.onnx_files import AnyEncoderGraph
 
 log = get_logger(__name__)
 
 
 def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder:
-    """Export a streaming system for sherpa-onnx, or whoever runs ONNX.
+    """Export a system for sherpa-onnx, or whoever runs ONNX: one that streams for its `OnlineRecognizer`, one
+    with a full context for its `OfflineRecognizer`.
 
     Writes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, with `int8` also
     `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`. All are made in a folder
@@ -45,21 +54,17 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         int8: also quantize.
 
     Raises:
-        UserError: a system with full context, or with an encoder that has no export; a package of the
+        UserError: a system with an encoder that has no export, or not under its context; a package of the
             `export` extra is missing; `out` holds other things or cannot be written; the graphs differ from
             the model; or the disk is full. `out` is as it was.
     """
     out = Path(out).resolve()
     _require_packages()
-    if system.context.is_full:
+    kind = system.model.encoder.config.type
+    if kind not in ENCODERS:
         raise UserError(
-            f"{system.path}: '{system.name}' has a full context and cannot stream; "
-            "export a student with a chunked context (--context names one that it was trained under)"
-        )
-    if not isinstance(system.model.encoder, ConformerEncoder):
-        raise UserError(
-            f"{system.path}: '{system.name}' has an encoder of type '{system.model.encoder.config.type}'; "
-            "only those of type 'conformer' can be exported"
+            f"{system.path}: '{system.name}' has an encoder of type '{kind}'; "
+            f"only those of type {' or '.join(ENCODERS)} can be exported"
         )
     with _writing_to(out):
         _check_target(out)
@@ -97,7 +102,8 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     from kdasr.export.onnx_files import QUANTIZED, quantize, write_decoder, write_encoder, write_joiner
 
     model, config = system.model.eval(), system.model.config
-    write_encoder(EncoderGraph(model, system.context), config.num_features, folder / graph_name("encoder"))
+    encoder = encoder_graph(model, system.context)
+    write_encoder(encoder, config.num_features, folder / graph_name("encoder"))
     write_decoder(PredictorGraph(model), folder / graph_name("decoder"))
     write_joiner(JoinerGraph(model), config.joiner_dim, folder / graph_name("joiner"))
     if int8:
@@ -108,7 +114,7 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     (folder / TOKENS).write_text(table, encoding="utf-8")
     kinds = [False, True] if int8 else [False]
     files = [*(graph_name(name, kind) for kind in kinds for name in GRAPHS), TOKENS]
-    facts = collect_facts(system)
+    facts = {**collect_facts(system), "encoder": {"type": config.encoder.type, **encoder.facts}}
     unfinished = BundleFolder(folder, {"context": asdict(system.context), **facts, "files": files})
     parity = {}
     for kind in kinds:
@@ -119,6 +125,19 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     figures = {kind: asdict(measured) for kind, measured in parity.items()}
     write_manifest(folder, files, {"context": asdict(system.context), **facts, "parity": figures})
     return parity
+
+
+def encoder_graph(model: Transducer, context: Context) -> "AnyEncoderGraph":
+    """The encoder as a module to write, for a type of `ENCODERS`.
+
+    Raises:
+        UserError: sizes or a context that the contract has no place for.
+    """
+    if context.is_full:
+        return OfflineGraph(model)
+    if isinstance(model.encoder, ConformerEncoder):
+        return EncoderGraph(model, context)
+    return Zipformer2Graph(model, context)
 
 
 def _require_packages() -> None:

@@ -1,7 +1,8 @@
 """A bundle: the folder that `kdasr export` writes, and what makes it whole."""
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import OWN_RULE, RULES
-from kdasr.models.encoders.base import Geometry
-from kdasr.models.encoders.conformer import ConformerConfig
+from kdasr.models.encoders.base import FIRST_TYPE, EncoderConfig, Geometry
 from kdasr.nn.context import Context
 
 FORMAT = "kdasr-bundle"
@@ -26,6 +26,10 @@ GRAPHS = ("encoder", "decoder", "joiner")
 _REQUIRED = {"context": dict, "system": str, "params": int, "train_steps": int, "files": dict}
 _OPTIONAL = {"blank_penalty": 0.0, "normalization": "", "normalize": ""}
 """What may be missing, as in bundles of earlier versions, and a value of its type."""
+ENCODERS = (FIRST_TYPE, "zipformer2")
+"""Types of encoders that can be exported."""
+_STACKS = ("num_encoder_layers", "downsampling_factor")
+"""What a manifest says of a zipformer2, a number per stack."""
 _KIND = {dict: "an object", str: "a text", int: "a whole number"}
 
 
@@ -40,16 +44,44 @@ class BundleFolder:
 
     folder: Path
     manifest: Mapping[str, Any]
+    graphs: Mapping[str, str] = field(default_factory=dict)
+    """File names of the graphs, where they are not those of `graph_name`."""
+
+    @property
+    def path(self) -> Path:
+        """The file that stands for the bundle: its manifest, or the encoder of another toolkit's."""
+        return self.graph("encoder") if self.is_foreign else self.folder / MANIFEST
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another toolkit exported it."""
+        return bool(self.graphs)
+
+    @property
+    def is_zipformer2(self) -> bool:
+        """Whether its encoder is a Zipformer2; else it is a conformer."""
+        return self.encoder["type"] == "zipformer2"
+
+    @property
+    def encoder(self) -> Mapping[str, Any]:
+        """Its `type` and, of a zipformer2, numbers per stack."""
+        return self.manifest.get("encoder", {"type": FIRST_TYPE})
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of all stacks of a zipformer2."""
+        return sum(self.encoder["num_encoder_layers"])
 
     @property
     def context(self) -> Context:
-        """The context that the graphs were exported under."""
+        """The context that the graphs were exported under; full of graphs for whole utterances."""
         return Context(**self.manifest["context"])
 
     @property
     def geometry(self) -> Geometry:
-        """Rates of the exported encoder, which is a conformer; its widths are not in the manifest."""
-        return ConformerConfig().geometry
+        """Rates of the exported encoder; its widths are not in the manifest."""
+        kind = {"type": self.encoder["type"]}
+        return EncoderConfig.kind_of(kind, "encoder")().geometry
 
     @property
     def calibration(self) -> Calibration | None:
@@ -66,7 +98,8 @@ class BundleFolder:
     @property
     def has_int8(self) -> bool:
         """Whether there are int8 graphs besides the float32 ones."""
-        return graph_name("encoder", int8=True) in self.manifest["files"]
+        name = graph_name("encoder", int8=True)
+        return name in (self.graphs or self.manifest["files"])
 
     def graph(self, graph: str, int8: bool = False) -> Path:
         """One of `GRAPHS`.
@@ -76,7 +109,8 @@ class BundleFolder:
         """
         if int8 and not self.has_int8:
             raise UserError(f"{self.folder}: exported without int8: run `kdasr export` with --int8")
-        return self.folder / graph_name(graph, int8)
+        name = graph_name(graph, int8)
+        return self.folder / self.graphs.get(name, name)
 
     @property
     def tokens(self) -> Path:
@@ -91,6 +125,8 @@ class BundleFolder:
         """
         try:
             rows = [line.rsplit(" ", 1) for line in text_lines(self.tokens)]
+            if self.is_foreign:  # such as `#0`, of a lexicon's graph: no model emits them
+                rows = [row for row in rows if not re.fullmatch(r"#[0-9]+", row[0])]
             piece_of = {int(index): piece for piece, index in rows}
         except ValueError:
             raise UserError(f"{self.tokens}: expected a piece and its id in each line") from None
@@ -182,10 +218,10 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     try:
         if set(context) != {"left", "chunk", "right"} or {type(value) for value in context.values()} != {int}:
             raise ValueError("expected left, chunk and right, whole numbers of frames")
-        if Context(**context).is_full:
-            raise ValueError("expected a chunked context")
+        Context(**context)
     except ValueError as error:
         raise UserError(f"{path}: 'context' is {context}: {error}") from None
+    _check_encoder(manifest.get("encoder", {"type": FIRST_TYPE}), path)
     digests: Mapping[str, Any] = manifest["files"]
     int8 = any(graph_name(graph, int8=True) in digests for graph in GRAPHS)
     kinds = [False, True] if int8 else [False]
@@ -195,3 +231,20 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     for name in digests:
         if Path(name).name != name:
             raise UserError(f"{path}: 'files' names '{name}', which is not a file of the bundle")
+
+
+def _check_encoder(encoder: Any, path: Path) -> None:
+    """
+    Raises:
+        UserError: not of a type that is exported, or a zipformer2 without the numbers of its stacks.
+    """
+    if not isinstance(encoder, Mapping) or encoder.get("type") not in ENCODERS:
+        raise UserError(f"{path}: 'encoder' is {encoder!r:.60}; expected a type of {' or '.join(ENCODERS)}")
+    if encoder["type"] == FIRST_TYPE:
+        return
+    for name in _STACKS:
+        values = encoder.get(name)
+        if not isinstance(values, list) or not values or {type(value) for value in values} != {int}:
+            raise UserError(f"{path}: 'encoder' has {name} {values!r:.40}; expected a number per stack")
+    if len({len(encoder[name]) for name in _STACKS}) != 1 or min(encoder["downsampling_factor"]) < 1:
+        raise UserError(f"{path}: 'encoder' is {encoder!r:.120}; expected a number per stack: export again")

@@ -13,6 +13,8 @@ from kdasr.common.files import read_json, sha256
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.parity import TOLERANCE, Parity
+from kdasr.models.encoders.base import FIRST_TYPE, Geometry
+from kdasr.nn.context import Context
 from kdasr.recognition.features import samples_for_frame
 from kdasr.recognition.flush import flush_seconds
 
@@ -26,8 +28,6 @@ def collect_facts(system: Bundle) -> Facts:
     """
     folder = system.path.parent.parent
     config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
-    geometry = system.model.geometry
-    window, frame_ms = geometry.window_features(system.context.window_frames), 1000 * geometry.frame_seconds
     return {
         "system": system.name,
         "params": system.model.num_inference_params,
@@ -39,35 +39,43 @@ def collect_facts(system: Bundle) -> Facts:
         "normalization": system.tokenizer.normalization,
         "normalize": system.tokenizer.rule,
         "training_data": _training_data(config.get("data", {})),
-        "latency_ms": {
-            "chunk": round(frame_ms * system.context.chunk),
-            "lookahead": round(frame_ms * system.context.right),
-            "first_output": 1000 * samples_for_frame(window - 1) / SAMPLE_RATE,
-            "first_output_sherpa_onnx": 1000 * samples_for_frame(window) / SAMPLE_RATE,
-        },
+        "latency_ms": _latency(system.context, system.model.geometry),
         "results": _results(folder, system),
+    }
+
+
+def _latency(context: Context, geometry: Geometry) -> dict[str, float] | None:
+    """Of a system that streams."""
+    if context.is_full:
+        return None
+    window, frame_ms = geometry.window_features(context.window_frames), 1000 * geometry.frame_seconds
+    return {
+        "chunk": round(frame_ms * context.chunk),
+        "lookahead": round(frame_ms * context.right),
+        "first_output": 1000 * samples_for_frame(window - 1) / SAMPLE_RATE,
+        "first_output_sherpa_onnx": 1000 * samples_for_frame(window) / SAMPLE_RATE,
     }
 
 
 def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Parity]) -> None:
     """Write the card as Markdown."""
-    latency, checkpoint = facts["latency_ms"], facts["checkpoint"]
+    checkpoint, way = facts["checkpoint"], "whole-utterance" if system.context.is_full else "streaming"
+    kind = system.model.encoder.config.type
+    features = ", normalized in the graph" if kind == FIRST_TYPE else ""
     lines = [
         f"# {facts['system']}",
         "",
-        f"A streaming transducer exported by kdasr {__version__} for [sherpa-onnx]"
-        "(https://github.com/k2-fsa/sherpa-onnx) (model type `conformer`).",
+        f"A {way} transducer exported by kdasr {__version__} for [sherpa-onnx]"
+        f"(https://github.com/k2-fsa/sherpa-onnx) (model type `{kind}`).",
         "",
         "| | |",
         "|---|---|",
         f"| context | {system.context} (frames of {1000 * system.model.geometry.frame_seconds:g} ms) |",
-        f"| latency | chunks of {latency['chunk']} ms, look-ahead {latency['lookahead']} ms; pieces of the "
-        f"first chunk need {latency['first_output']:.1f} ms of audio, in sherpa-onnx "
-        f"{latency['first_output_sherpa_onnx']:.1f} ms |",
+        *_latency_lines(facts["latency_ms"]),
         f"| size | {facts['params'] / 1e6:.2f} M parameters, {system.tokenizer.vocab_size} pieces |",
         f"| text | as in the training transcripts, normalized by `{facts['normalization']}` |",
         *_penalty_lines(facts["blank_penalty"]),
-        "| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them, normalized in the graph |",
+        f"| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them{features} |",
         f"| training data | {facts['training_data'] or 'not known'} |",
         f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
         f"| checkpoint | {checkpoint['file']}, sha256 {checkpoint['sha256'][:16]} |",
@@ -77,7 +85,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         "",
         *(_parity_line(kind, measured) for kind, measured in parity.items()),
         "",
-        *_usage_lines(parity),
+        *_usage_lines(parity, kind, system.context),
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
 
@@ -163,14 +171,33 @@ def _parity_line(kind: str, measured: Parity) -> str:
     )
 
 
-def _usage_lines(kinds: Mapping[str, Parity]) -> list[str]:
+def _latency_lines(latency: Mapping[str, float] | None) -> list[str]:
+    if latency is None:
+        return ["| latency | hears an utterance at its end |"]
+    return [
+        f"| latency | chunks of {latency['chunk']} ms, look-ahead {latency['lookahead']} ms; pieces of the "
+        f"first chunk need {latency['first_output']:.1f} ms of audio, in sherpa-onnx "
+        f"{latency['first_output_sherpa_onnx']:.1f} ms |"
+    ]
+
+
+def _usage_lines(kinds: Mapping[str, Parity], encoder: str, context: Context) -> list[str]:
     lines = ["## Use", "", "```python", "import sherpa_onnx", ""]
-    lines += ["recognizer = sherpa_onnx.OnlineRecognizer.from_transducer("]
+    recognizer = "OfflineRecognizer" if context.is_full else "OnlineRecognizer"
+    lines += [f"recognizer = sherpa_onnx.{recognizer}.from_transducer("]
     lines += ['    tokens="tokens.txt",']
     lines += [f'    {name}="{graph_name(name)}",' for name in ("encoder", "decoder", "joiner")]
     lines += [")", "```", ""]
     if "int8" in kinds:
         lines += ["`encoder.int8.onnx` and so on: MatMul (decoder: and Gather) with int8 weights.", ""]
+    if context.is_full:
+        return [*lines, f"`{MANIFEST}` has the digest of each file and these figures for programs.", ""]
+    if encoder != FIRST_TYPE:
+        lines += [
+            "With endpoint detection give `reset_encoder=True`: without it sherpa-onnx begins each segment "
+            "with what the encoder remembers of the one before, which kdasr has not measured.",
+            "",
+        ]
     lines += [
         "With endpoint detection give a large `rule3_min_utterance_length`, such as 1000: at rule 3 "
         "sherpa-onnx begins anew in the middle of speech, which loses words.",

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.features import SAMPLE_RATE, num_feature_frames
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.hypothesis import NBest
 from kdasr.evaluation.wer import ErrorCounts, word_errors
 from kdasr.export.bundle import BundleFolder
-from kdasr.export.client import ClientPiece, Samples, Segment, SherpaClient
+from kdasr.export.client import ClientPiece, Samples, Segment, SherpaClient, SherpaOffline
+from kdasr.export.offline import SHORTEST
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import join_words
@@ -26,6 +28,8 @@ from kdasr.recognition.stream import Stream
 PAUSES = (0.3, 2.6, 6.0)
 """Seconds of silence between the utterances of one stream: too short for an endpoint, long enough for one
 after something was said, and so long that one with nothing before it follows."""
+BATCH = 4
+"""Whole utterances that are recognized together."""
 BEAM = 4
 """Hypotheses in beam search; sherpa-onnx's own default."""
 _BEAM_SEARCH = f"modified beam search ({BEAM})"
@@ -92,6 +96,8 @@ def compare_with_sherpa(
 
     Greedy search: one stream; four utterances in one stream with endpoint resets, which each of the two
     decides on by itself; two streams in one batch. Then modified beam search: one stream, and with resets.
+    Graphs for whole utterances are compared by greedy search, four utterances in a batch.
+
     int8 graphs get the first two only, because they scale a batch as a whole, so that what is in it is not
     independent. They agree in every utterance only where onnxruntime is of the version inside sherpa-onnx:
     another kernel's rounding can move an activation by one of 255 steps.
@@ -106,6 +112,9 @@ def compare_with_sherpa(
         UserError: see `check_utterances`.
     """
     check_utterances(bundle, ours, utterances)
+    if bundle.context.is_full:
+        yield _compare_offline(SherpaOffline(bundle, int8=int8), ours, utterances, 1 if int8 else BATCH)
+        return
     client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
     yield _compare_single(client, greedy, utterances)
     rules = EndpointRules(keep_predictor=True)
@@ -156,6 +165,27 @@ def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence
         segments = client.decode_together([spoken.samples_N for spoken in pair])
         for spoken, segment in zip(pair, segments, strict=True):
             comparison.add([spoken], [segment], [ours.segment(spoken, segment.num_windows)])
+    return comparison
+
+
+def _compare_offline(
+    client: SherpaOffline, ours: Recognizable, utterances: Sequence[Clip], batch_size: int
+) -> Comparison:
+    """Whole utterances, with the silence behind them that our recognizer adds."""
+    comparison = Comparison(f"greedy search, whole utterances, {batch_size} in a batch")
+    recognizer = StreamingRecognizer(ours)
+    tail_N = np.zeros(round(recognizer.tail_seconds * SAMPLE_RATE), dtype=np.float32)
+    heard = [spoken for spoken in utterances if num_feature_frames(len(spoken.samples_N)) >= SHORTEST]
+    for group in _groups(heard, batch_size):
+        waves = [np.concatenate([spoken.samples_N, tail_N]) for spoken in group]
+        theirs = client.decode_together(waves)
+        results = recognize_offline(recognizer, [spoken.samples_N for spoken in group])
+        for spoken, wave_N, pieces, result in zip(group, waves, theirs, results, strict=True):
+            # We search no frame that a stream of the same length would not have.
+            frames = recognizer.geometry.streamed_frames(num_feature_frames(len(wave_N)))
+            pieces = [item for item in pieces if item.frame < frames]
+            own = [ClientPiece(token.piece, token.frame) for token in result.tokens]
+            comparison.add([spoken], [Segment(pieces, 1)], [Segment(own, 1)])
     return comparison
 
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from kdasr.common.errors import UserError
 from kdasr.evaluation.joining import Pause, join, plan_streams
 from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export.bundle import BundleFolder
@@ -40,8 +41,10 @@ def compare_long_form(
         A comparison per pause and way.
 
     Raises:
-        UserError: see `check_utterances`.
+        UserError: graphs for whole utterances; also see `check_utterances`.
     """
+    if bundle.context.is_full:
+        raise UserError(f"{bundle.folder}: exported for whole utterances: leave out --long-form")
     check_utterances(bundle, ours, utterances)
     rules = {False: None, True: EndpointRules(keep_predictor=True)}
     for pause in options.pauses:

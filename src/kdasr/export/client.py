@@ -3,7 +3,8 @@
 What the runtime does, so that others can do the same (sherpa-onnx, `online-recognizer-transducer-impl.h`):
 it decodes a window when more than T feature frames beyond those it has processed are there, advances by a
 chunk, and never decodes part of a window; so a client appends silence. After an endpoint, `reset` starts to
-count windows and timestamps from 0 again. It also keeps the caches, which our graph ignores at count 0.
+count windows and timestamps from 0 again. It also keeps the caches, which our conformer's graph ignores at
+count 0; a Zipformer2 counts in a state of its own, and gets new states with `reset_encoder=True`.
 
 What it keeps of the pieces depends on the search. In greedy search the last ones stay in the predictor's
 context; after a segment without pieces they are forgotten, but not what the predictor made of them. In
@@ -56,6 +57,34 @@ def with_tail(samples_N: Samples, context: Context, geometry: Geometry, extra_fr
     return np.concatenate([samples_N, np.zeros(frames * FRAME_SHIFT_SAMPLES, dtype=np.float32)])
 
 
+class SherpaOffline:
+    """`sherpa_onnx.OfflineRecognizer` on a bundle for whole utterances, one thread, greedy search."""
+
+    def __init__(self, bundle: BundleFolder, *, int8: bool = False) -> None:
+        """
+        Raises:
+            UserError: sherpa-onnx is not installed, or there are no int8 graphs.
+        """
+        try:
+            import sherpa_onnx
+        except ImportError:
+            raise UserError("sherpa-onnx is not installed: pip install 'kdasr[export]'") from None
+        graphs = {name: str(bundle.graph(name, int8)) for name in GRAPHS}
+        self._frame_seconds = bundle.geometry.frame_seconds
+        self._recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+            tokens=str(bundle.tokens), **graphs, num_threads=1
+        )
+
+    def decode_together(self, recordings: Sequence[Samples]) -> list[list[ClientPiece]]:
+        """Decode recordings in one batch."""
+        streams = []
+        for samples_N in recordings:
+            streams.append(self._recognizer.create_stream())
+            streams[-1].accept_waveform(SAMPLE_RATE, samples_N)
+        self._recognizer.decode_streams(streams)
+        return [_emissions(stream.result, self._frame_seconds) for stream in streams]
+
+
 class SherpaClient:
     """`sherpa_onnx.OnlineRecognizer` on a bundle, one thread."""
 
@@ -74,6 +103,8 @@ class SherpaClient:
         except ImportError:
             raise UserError("sherpa-onnx is not installed: pip install 'kdasr[export]'") from None
         self.context, self.geometry = bundle.context, bundle.geometry
+        if bundle.is_zipformer2:
+            options = {"reset_encoder": True, **options}
         graphs = {name: str(bundle.graph(name, int8)) for name in GRAPHS}
         self._recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
             tokens=str(bundle.tokens), **graphs, num_threads=1, **options
@@ -122,8 +153,11 @@ class SherpaClient:
         return stream
 
     def _emissions(self, stream: Any) -> list[ClientPiece]:
-        result = self._recognizer.get_result_all(stream)
-        frames = [round(seconds / self.geometry.frame_seconds) for seconds in result.timestamps]
-        # It shows the mark at the start of a word as a space.
-        pieces = [piece.replace(" ", WORD_START) for piece in result.tokens]
-        return [ClientPiece(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]
+        return _emissions(self._recognizer.get_result_all(stream), self.geometry.frame_seconds)
+
+
+def _emissions(result: Any, frame_seconds: float) -> list[ClientPiece]:
+    frames = [round(seconds / frame_seconds) for seconds in result.timestamps]
+    # It shows the mark at the start of a word as a space.
+    pieces = [piece.replace(" ", WORD_START) for piece in result.tokens]
+    return [ClientPiece(piece, frame) for piece, frame in zip(pieces, frames, strict=True)]

@@ -94,6 +94,26 @@ class EncoderGraph(nn.Module):
             "right_context": self.context.right,
         }
 
+    @property
+    def inputs(self) -> dict[str, int]:
+        """Names of the inputs, and the dimension of each that is the stream."""
+        return {"x": 0, "cached_attn": 2, "cached_conv": 2, "processed_lens": 0}
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return ["encoder_out", "new_cached_attn", "new_cached_conv"]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a manifest keeps of the encoder beside its type."""
+        return {}
+
+    def example(self, num_streams: int, num_features: int) -> tuple[Tensor, ...]:
+        """Arguments of `forward`, of new streams."""
+        x_NTF = torch.zeros(num_streams, self.window_features, num_features)
+        return x_NTF, *self.zero_states(num_streams), torch.zeros(num_streams, dtype=torch.int64)
+
     def zero_states(self, num_streams: int) -> tuple[Tensor, Tensor]:
         """`cached_attn` and `cached_conv` of new streams."""
         layers = len(self.layers)

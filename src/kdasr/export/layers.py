@@ -32,6 +32,16 @@ class Affine(nn.Module):
         self.register_buffer("weight_IO", weight_OI.detach().t().contiguous())
         self.register_buffer("bias_O", bias_O.detach().clone())
 
+    @property
+    def in_features(self) -> int:
+        """I, as of `nn.Linear`."""
+        return self.weight_IO.shape[0]
+
+    @property
+    def out_features(self) -> int:
+        """O."""
+        return self.weight_IO.shape[1]
+
     @classmethod
     def of(cls, linear: nn.Linear) -> "Affine":
         """The same map as `linear`."""

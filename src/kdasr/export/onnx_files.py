@@ -5,7 +5,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
+from kdasr.export.offline import SHORTEST, OfflineGraph
+from kdasr.export.zipformer2 import Zipformer2Graph
 
 OPSET = 18
 IR_VERSION = 8
 """The oldest that goes with the opset: runtimes of 2023 and later, so those in sherpa-onnx too, read it."""
+AnyEncoderGraph = EncoderGraph | Zipformer2Graph | OfflineGraph
 QUANTIZED = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": ["MatMul"]}
 """Operators with int8 weights, as in icefall's and sherpa-onnx's own models."""
 
@@ -26,20 +29,32 @@ QUANTIZED = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": [
 class _Signature:
     """Inputs and outputs of a graph, in order: sherpa-onnx binds by position."""
 
-    inputs: dict[str, int]
-    """Name to the dimension that is the stream."""
+    inputs: Mapping[str, int | Mapping[int, str]]
+    """Name to the dimension that is the stream, or to all that vary, by their names."""
     outputs: Sequence[str]
-    example: tuple[Tensor, ...]
+    example: tuple[Tensor | list[Tensor], ...]
+
+    def dimensions(self) -> tuple[Any, ...]:
+        """Which dimensions of each example vary, in the form of the examples."""
+        # N is at least 1: an example of 2 streams keeps it from being fixed.
+        sizes = {
+            "N": torch.export.Dim("N", min=1, max=65536),
+            "T": torch.export.Dim("T", min=SHORTEST, max=2**20),
+        }
+        every = [
+            {dim: sizes[name] for dim, name in ({dims: "N"} if isinstance(dims, int) else dims).items()}
+            for dims in self.inputs.values()
+        ]
+        rest = iter(every)
+        return tuple(
+            [next(rest) for _ in example] if isinstance(example, list) else next(rest)
+            for example in self.example
+        )
 
 
-def write_encoder(graph: EncoderGraph, num_features: int, path: Path) -> None:
+def write_encoder(graph: AnyEncoderGraph, num_features: int, path: Path) -> None:
     """Write `encoder.onnx`."""
-    windows = torch.zeros(2, graph.window_features, num_features)
-    signature = _Signature(
-        {"x": 0, "cached_attn": 2, "cached_conv": 2, "processed_lens": 0},
-        ["encoder_out", "new_cached_attn", "new_cached_conv"],
-        (windows, *graph.zero_states(2), torch.zeros(2, dtype=torch.int64)),
-    )
+    signature = _Signature(graph.inputs, graph.outputs, graph.example(2, num_features))
     _write(graph, signature, graph.metadata, path)
 
 
@@ -70,8 +85,7 @@ def quantize(source: Path, target: Path, operators: list[str]) -> None:
 
 def _write(graph: nn.Module, signature: _Signature, metadata: dict[str, Any], path: Path) -> None:
     # torch.export's exporter, not TorchScript's: it folds constants and shapes to half as many nodes, and it
-    # is the one that torch develops. N is at least 1: an example of 2 streams keeps it from being fixed.
-    streams = torch.export.Dim("N", min=1, max=65536)
+    # is the one that torch develops.
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             graph.eval(),
@@ -79,7 +93,7 @@ def _write(graph: nn.Module, signature: _Signature, metadata: dict[str, Any], pa
             dynamo=True,
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
-            dynamic_shapes=tuple({dimension: streams} for dimension in signature.inputs.values()),
+            dynamic_shapes=signature.dimensions(),
             opset_version=OPSET,
             optimize=True,
             verbose=False,

@@ -24,6 +24,8 @@ TOLERANCE = 1e-4
 INT8_TOLERANCE = 0.25
 """Largest relative difference (of norms) of an int8 output: beyond it, quantization has failed outright."""
 _STREAMS = 3
+_UTTERANCES = (37, 101, 64)
+"""Encoded frames of whole utterances."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Parity:
 @torch.inference_mode()
 def measure_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
     """Compare every chunk of some streams of different ages in one batch, and the two small graphs."""
+    if graphs.context.is_full:
+        return _offline_parity(model, graphs)
     context, geometry = graphs.context, model.geometry
     waves = [_noise(seed, context, geometry) for seed in range(_STREAMS)]
     streams = [torch.from_numpy(whole_features(SAMPLE_RATE, wave_N, geometry)) for wave_N in waves]
@@ -80,6 +84,33 @@ def measure_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
     decoder, joiner = _search_parity(model, graphs, expected_XJ)
     return Parity(
         chunks=_STREAMS * _num_turns(context),
+        encoder=_largest(encoded_XJ, expected_XJ),
+        decoder=decoder,
+        joiner=joiner,
+        encoder_relative=float((encoded_XJ - expected_XJ).norm() / expected_XJ.norm()),
+    )
+
+
+def _offline_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
+    """Compare utterances of different lengths in one batch, each of them counted as a chunk."""
+    context, geometry = Context(left=0, chunk=1), model.geometry
+    features = [
+        torch.from_numpy(whole_features(SAMPLE_RATE, _noise(seed, context, geometry, length), geometry))
+        for seed, length in enumerate(_UTTERANCES)
+    ]
+    lens_B = torch.tensor([len(features_TF) for features_TF in features])
+    features_BTF = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    both: tuple[Any, Any] = model, graphs
+    outputs = []
+    for each in both:
+        encoded = each.encode(features_BTF, lens_B, Context.full())
+        projected_BTJ = each.joiner.project_encoder(encoded.encoded_BTD)
+        frames = [row[:length] for row, length in zip(projected_BTJ, encoded.lens_B.tolist(), strict=True)]
+        outputs.append(torch.cat(frames))
+    encoded_XJ, expected_XJ = outputs[1], outputs[0]
+    decoder, joiner = _search_parity(model, graphs, expected_XJ)
+    return Parity(
+        chunks=len(features),
         encoder=_largest(encoded_XJ, expected_XJ),
         decoder=decoder,
         joiner=joiner,
@@ -116,9 +147,9 @@ def _window(features_TF: Tensor, number: int, context: Context, geometry: Geomet
     return features_TF[start : start + geometry.window_features(context.window_frames)]
 
 
-def _noise(seed: int, context: Context, geometry: Geometry) -> np.ndarray:
-    """Noise that swells from silence to full scale and back, enough of it for all chunks."""
-    frames = geometry.window_features(context.chunk * _num_turns(context) + context.right)
+def _noise(seed: int, context: Context, geometry: Geometry, length: int = 0) -> np.ndarray:
+    """Noise that swells from silence to full scale and back, enough of it for all chunks (or frames)."""
+    frames = geometry.window_features(length or context.chunk * _num_turns(context) + context.right)
     count = frames * FRAME_SHIFT_SAMPLES
     generator = np.random.default_rng(seed)
     loudness = np.clip(np.sin(2 * np.pi * np.arange(count) / SAMPLE_RATE + seed), 0, 1) ** 2

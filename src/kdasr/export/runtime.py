@@ -8,9 +8,8 @@ recognizer = StreamingRecognizer(load_exported("exp/demo/two-stage/export"))
 ```
 """
 
-# Shapes: B streams, W feature frames of a window, F features, C encoder frames of a chunk, L layers, A rows
-# of the attention cache, R rows of the convolution cache, D width, J joiner width, K pieces of context,
-# V pieces, X rows.
+# Shapes: B streams, W feature frames of a window, F features, C encoder frames of a chunk, J joiner width,
+# K pieces of context, V pieces, X rows.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,16 +18,21 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
-from kdasr.common.failures import first_line
 from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.data.text_normalization import DEFAULT_RULE, RULES, WORD_START, TextNormalizer
 from kdasr.data.text_rules import NONE
-from kdasr.export.agreement import GraphShapes, check_agreement
-from kdasr.export.bundle import GRAPHS, MANIFEST, BundleFolder, open_bundle
-from kdasr.models.encoders.base import Geometry, StepOutput
+from kdasr.export.agreement import check_agreement
+from kdasr.export.bundle import GRAPHS, BundleFolder
+from kdasr.export.foreign import open_exported
+from kdasr.export.offline import SHORTEST
+from kdasr.export.onnx_graph import OnnxGraph
+from kdasr.export.zipformer2 import state_tensors
+from kdasr.models.encoders.base import EncoderOutput, Geometry, StepOutput
+from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR
 from kdasr.models.predictor import start_context
 from kdasr.nn.context import Context
 
@@ -38,8 +42,8 @@ class OnnxState(NamedTuple):
 
     processed_B: Tensor
     """Main frames seen so far, int64."""
-    attention_BLAD: Tensor
-    convolution_BLRD: Tensor
+    caches: tuple[Tensor, ...]
+    """The graph's state tensors in its order, the stream moved to the front."""
 
 
 class OnnxTransducer:
@@ -68,15 +72,17 @@ class OnnxTransducer:
         self.context = bundle.context
         width = encoder.shapes.outputs[0][2]
         self.geometry = replace(bundle.geometry, dim=width, hidden=())
-        self.encoder = OnnxEncoder(encoder, self.context, self.geometry)
+        self._whole = encoder if self.context.is_full else None
+        if self._whole is None:
+            self.encoder = OnnxEncoder(encoder, bundle, self.geometry)
         self.predictor = OnnxPredictor(decoder)
         self.joiner = OnnxJoiner(joiner, int8)
         self.num_inference_params: int = bundle.manifest["params"]
 
     @classmethod
     def load(cls, folder: Path | str, *, int8: bool = False, threads: int = 1) -> "OnnxTransducer":
-        """Check and open the bundle in `folder`. Raises as `open_bundle` and the constructor do."""
-        return cls(open_bundle(folder), int8=int8, threads=threads)
+        """Check and open the bundle in `folder`. Raises as `open_exported` and the constructor do."""
+        return cls(open_exported(folder), int8=int8, threads=threads)
 
     def to(self, device: torch.device | str) -> "OnnxTransducer":
         """Graphs stay on the CPU.
@@ -95,13 +101,20 @@ class OnnxTransducer:
         """One empty tensor, on the device where inputs and outputs are: the CPU."""
         yield torch.empty(0)
 
-    def encode(self, *_: object) -> NoReturn:
-        """Graphs step from window to window.
+    def encode(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
+        """Encode whole utterances, projected to the joiner. See `Encoder.forward`; no hidden layers.
 
         Raises:
-            UserError: always.
+            UserError: graphs that step from window to window, or another context.
         """
-        raise UserError("an exported bundle recognizes streams, not whole recordings: --mode streaming")
+        if self._whole is None:
+            raise UserError("an exported bundle recognizes streams, not whole recordings: --mode streaming")
+        if not context.is_full:
+            raise UserError(f"context '{context}': this bundle was exported for whole utterances")
+        padding = SHORTEST - features_BTF.shape[1]
+        features_BTF = functional.pad(features_BTF, (0, 0, 0, max(0, padding)), value=LOWEST_LOG_ENERGY)
+        encoded_BTJ, lens_B = self._whole(features_BTF, feature_lens_B)
+        return EncoderOutput(encoded_BTJ, lens_B, [])
 
     def encode_chunk(
         self,
@@ -117,13 +130,22 @@ class OnnxTransducer:
 class OnnxEncoder:
     """The encoder's graph with the encoder's streaming interface."""
 
-    def __init__(self, graph: "OnnxGraph", context: Context, geometry: Geometry) -> None:
+    def __init__(self, graph: OnnxGraph, bundle: BundleFolder, geometry: Geometry) -> None:
         self._graph = graph
-        self._context = context
+        self._context = bundle.context
         self._geometry = geometry
-        features, attention, convolution, _ = graph.shapes.inputs
+        features, *states, _ = graph.shapes.inputs
         self._window_features = features[1]
-        self._state_shapes = [(shape[0], shape[1], shape[3]) for shape in (attention, convolution)]
+        if bundle.is_zipformer2:
+            self._stream_dims = [state.stream_dim for state in state_tensors(bundle.num_layers)]
+            self._count_unit = OUTPUT_FACTOR
+        else:
+            self._stream_dims = [2, 2]
+            self._count_unit = geometry.stride
+        self._state_shapes = [
+            [size for place, size in enumerate(shape) if place != dim]
+            for shape, dim in zip(states, self._stream_dims, strict=True)
+        ]
 
     def init_state(
         self, batch_size: int, context: Context, device: torch.device | str | None = None
@@ -136,10 +158,8 @@ class OnnxEncoder:
         self._check_context(context)
         if device is not None:
             _check_device(device)
-        shapes = [(batch_size, *shape) for shape in self._state_shapes]
-        return OnnxState(
-            torch.zeros(batch_size, dtype=torch.int64), *(torch.zeros(shape) for shape in shapes)
-        )
+        caches = tuple(torch.zeros(batch_size, *shape) for shape in self._state_shapes)
+        return OnnxState(torch.zeros(batch_size, dtype=torch.int64), caches)
 
     def step(
         self, features_BWF: Tensor, state: OnnxState, context: Context, feature_lens_B: Tensor | None = None
@@ -155,16 +175,14 @@ class OnnxEncoder:
         if feature_lens_B is not None:
             beyond_BW = torch.arange(expected) >= feature_lens_B[:, None]
             features_BWF = features_BWF.masked_fill(beyond_BW[:, :, None], LOWEST_LOG_ENERGY)
-            lens_B = self._geometry.num_frames(feature_lens_B).clamp(max=context.chunk)
-        encoded_BCJ, attention, convolution = self._graph(
-            features_BWF,
-            state.attention_BLAD.permute(1, 2, 0, 3),
-            state.convolution_BLRD.permute(1, 2, 0, 3),
-            self._geometry.stride * state.processed_B,
-        )
-        # Views: streams are split off along dimension 0, wherever it lies in memory.
-        caches = attention.permute(2, 0, 1, 3), convolution.permute(2, 0, 1, 3)
-        return StepOutput(encoded_BCJ, lens_B, OnnxState(state.processed_B + context.chunk, *caches))
+            lens_B = self._geometry.streamed_frames(feature_lens_B).clamp(max=context.chunk)
+        inputs = [cache.movedim(0, dim) for cache, dim in zip(state.caches, self._stream_dims, strict=True)]
+        processed_B = self._count_unit * state.processed_B
+        encoded_BCJ, *outputs = self._graph(features_BWF, *inputs, processed_B)
+        # Views: streams are split off along dimension 0, wherever it lies in memory. A Zipformer2 gives the
+        # frames it has seen, too, which are counted here.
+        caches = tuple(cache.movedim(dim, 0) for cache, dim in zip(outputs, self._stream_dims, strict=False))
+        return StepOutput(encoded_BCJ, lens_B, OnnxState(state.processed_B + context.chunk, caches))
 
     def _check_context(self, context: Context) -> None:
         if context != self._context:
@@ -174,7 +192,7 @@ class OnnxEncoder:
 class OnnxPredictor:
     """The predictor's graph; what it predicts is projected to the joiner."""
 
-    def __init__(self, graph: "OnnxGraph") -> None:
+    def __init__(self, graph: OnnxGraph) -> None:
         self._graph = graph
         self.context_size: int = graph.shapes.inputs[0][1]
 
@@ -190,7 +208,7 @@ class OnnxPredictor:
 class OnnxJoiner:
     """The joiner's graph. The projections are in the other two graphs."""
 
-    def __init__(self, graph: "OnnxGraph", int8: bool = False) -> None:
+    def __init__(self, graph: OnnxGraph, int8: bool = False) -> None:
         self._graph = graph
         if int8:
             self.lookahead = 1
@@ -263,9 +281,11 @@ class PieceTable:
 def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -> Bundle:
     """An exported student in the place of a trained system: for `StreamingRecognizer`, under its own context.
 
+    A folder that `kdasr export` wrote, or one of icefall's streaming Zipformer2 for sherpa-onnx.
+
     Raises as `OnnxTransducer.load` does.
     """
-    exported = open_bundle(folder)
+    exported = open_exported(folder)
     model: Any = OnnxTransducer(exported, int8=int8, threads=threads)
     pieces: Any = PieceTable(
         exported.pieces(),
@@ -278,7 +298,7 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
         context=exported.context,
         name=exported.manifest["system"],
         train_steps=exported.manifest["train_steps"],
-        path=exported.folder / MANIFEST,
+        path=exported.path,
         calibration=exported.calibration,
         blank_penalty=exported.manifest.get("blank_penalty", 0.0),
     )
@@ -287,52 +307,3 @@ def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -
 def _check_device(device: torch.device | str) -> None:
     if torch.device(device).type != "cpu":
         raise UserError(f"device {device}: exported graphs run on the CPU")
-
-
-class OnnxGraph:
-    """One ONNX file in onnxruntime: tensors in and out, by position."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        """
-        Raises:
-            UserError: onnxruntime is not installed, or the file is no graph that it can run.
-        """
-        self._path = path
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError("onnxruntime is not installed: pip install 'kdasr[export]'") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            ends = self._session.get_inputs(), self._session.get_outputs()
-            self._names = [entry.name for entry in ends[0]]  # a damaged name may be no text
-            self.shapes = GraphShapes(*([entry.shape for entry in entries] for entries in ends))
-        except MemoryError:
-            raise
-        except Exception as error:  # each of onnxruntime's failures is a class of its own
-            raise UserError(
-                f"{path}: onnxruntime cannot run it ({first_line(error)}): export again"
-            ) from None
-
-    def check_ranks(self, inputs: list[int], outputs: list[int]) -> None:
-        """
-        Raises:
-            UserError: inputs or outputs are not so many, or of other numbers of dimensions.
-        """
-        found = [[len(shape) for shape in shapes] for shapes in (self.shapes.inputs, self.shapes.outputs)]
-        if found != [inputs, outputs]:
-            raise UserError(f"{self._path}: dimensions {found}, expected {[inputs, outputs]}: export again")
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        arrays = [tensor.contiguous().numpy() for tensor in inputs]
-        try:
-            outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise UserError(f"{self._path}: onnxruntime cannot run it ({first_line(error)})") from None
-        return [torch.from_numpy(output) for output in outputs]

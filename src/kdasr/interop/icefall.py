@@ -12,11 +12,11 @@ from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import MODEL_NAME, TABLE_NAME, Tokenizer
-from kdasr.interop.causal import causal_weights
 from kdasr.interop.icefall_checkpoint import averaged_since, read_icefall
 from kdasr.interop.icefall_names import icefall_name
 from kdasr.interop.icefall_sizes import ENCODER_OPTIONS, transducer_config
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
+from kdasr.models.encoders.zipformer2.causal import causal_weights
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context

@@ -17,6 +17,7 @@ from kdasr.checkpoint import (
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.distillation.objective_config import StageConfig
+from kdasr.models.transducer.model import Transducer
 from kdasr.training.resume import Progress, TeacherFile, saved_progress
 from kdasr.training.training_config import TrainerConfig
 
@@ -152,11 +153,16 @@ def initial_checkpoint(stages: Sequence[StageConfig], index: int, exp_dir: Path)
 def initialize(model: nn.Module, path: Path, tokenizer_fingerprint: str) -> None:
     """Copy the weights of a checkpoint, its feature statistics included, into `model`.
 
+    A transducer takes those of one that streams with other parameters too: see `EncoderConfig.adapted`.
+
     Raises:
         UserError: other tokens or another architecture; names the first tensor that differs and both shapes.
     """
     payload = load_checkpoint(path)
-    load_weights(model, payload["model"], source=str(path))
+    state = payload["model"]
+    if isinstance(model, Transducer):
+        state = model.config.encoder.adapted(state)
+    load_weights(model, state, source=str(path))
     if payload["tokenizer_fingerprint"] != tokenizer_fingerprint:
         raise UserError(f"{path}: trained with other tokens; its output layer means something else here")
 

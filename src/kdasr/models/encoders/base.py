@@ -11,7 +11,7 @@ The law that every encoder has to keep: *chunk by chunk equals the whole utteran
 # U encoder frames, C encoder frames of a chunk, D width.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -139,6 +139,14 @@ class EncoderConfig(OptionChoice):
         Raises:
             UserError: naming the context.
         """
+
+    def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of a whole model, as a model with an encoder of these options starts from them.
+
+        For what is trained in other parameters than it streams with: `state` may be of an encoder of this
+        type that differs in nothing but that. The default changes nothing.
+        """
+        return state
 
     def build(self, num_features: int) -> "Encoder":
         """A freshly initialized encoder of `num_features` features per frame; seed torch first."""

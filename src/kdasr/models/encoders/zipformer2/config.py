@@ -1,5 +1,6 @@
 """The options of a Zipformer2 encoder, named as in icefall."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import lcm
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -10,6 +11,8 @@ from kdasr.models.encoders.base import EncoderConfig, Geometry, HiddenLayer
 from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kdasr.models.encoders.zipformer2.encoder import Zipformer2Encoder
 
 OUTPUT_FACTOR = 2
@@ -167,6 +170,12 @@ class Zipformer2Config(EncoderConfig):
                     f"context '{context}': {name} must be a multiple of {multiple} frames, with "
                     f"model.encoder.downsampling_factor {self.downsampling_factor}"
                 )
+
+    def adapted(self, state: Mapping[str, "Tensor"]) -> Mapping[str, "Tensor"]:
+        """A causal encoder takes the weights of one that is not: see `causal_weights`."""
+        from kdasr.models.encoders.zipformer2.causal import causal_weights, is_causal
+
+        return causal_weights(state) if self.causal and not is_causal(state) else state
 
     def build(self, num_features: int) -> "Zipformer2Encoder":
         """A freshly initialized Zipformer2."""

@@ -60,10 +60,10 @@ class ChunkDepthwise(nn.Module):
         past = depthwise_conv(joined_BNPD.flatten(0, 1), causal.weight.squeeze(1), causal.bias)
         padded_BNPD = functional.pad(x_BNWD, (0, 0, self.reach, self.reach))
         own = depthwise_conv(padded_BNPD.flatten(0, 1), inner.weight.squeeze(1), inner.bias)
-        own_BNWD = own.unflatten(0, x_BNWD.shape[:2]) * self._factors(frames)
+        own_BNWD = own.unflatten(0, x_BNWD.shape[:2]) * self.factors(frames)
         return past.unflatten(0, x_BNWD.shape[:2]) + own_BNWD, cache_BHD
 
-    def _factors(self, frames: Frames) -> Tensor:
+    def factors(self, frames: Frames) -> Tensor:
         """Of each frame of a block, (W, D) or, where every utterance has an end of its own, (B, 1, W, D)."""
         # A place behind the last tap is for frames that are far from the edge.
         scales_2JD = functional.pad(self.edge_scales, (0, 1)).transpose(1, 2)

@@ -79,8 +79,7 @@ class Zipformer2Encoder(Encoder):
         if self.training and not self.is_repeating:
             self._count(features_BTF)
         feature_lens_B = feature_lens_B.to(features_BTF.device)
-        features_BTF = _silenced(features_BTF, feature_lens_B)
-        x_BUD, frame_lens_B, ends_B = self._whole(features_BTF, feature_lens_B, context)
+        x_BUD, frame_lens_B, ends_B = self.whole(features_BTF, feature_lens_B, context)
         (left, chunk, right), edge = self._blocks(x_BUD.shape[1], context)
         x_BNUD = to_blocks(x_BUD, chunk, right)
         processed_B = torch.zeros_like(frame_lens_B)
@@ -145,15 +144,16 @@ class Zipformer2Encoder(Encoder):
     def _as_batch(self) -> bool:
         return self.config.padding == "batch"
 
-    def _whole(
+    def whole(
         self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole utterances through the front end: frames, how many are valid, and where they end.
+        """Whole utterances through the front end: frames of 20 ms, how many are valid, and where they end.
 
         With padding of their own, utterances under a full context end with zeros in the front end, as if each
         were alone; in chunks they end as their streams do, with silence in the features.
         """
         front_end = self.front_end
+        features_BTF = _silenced(features_BTF, feature_lens_B)
         if not context.is_full and not self._as_batch:
             features_BTF = functional.pad(features_BTF, (0, 0, 0, TAIL), value=SILENCE)
             x_BHUV = front_end.convolve(features_BTF)
@@ -188,6 +188,12 @@ class Zipformer2Encoder(Encoder):
         if chunk >= whole:
             return (0, whole, 0), chunk + right
         return (min(left, (-(-num_frames // chunk) - 1) * chunk), chunk, right), chunk + right
+
+    def encode_blocks(self, x_BNUD: Tensor, call: CallFrames) -> Tensor:
+        """Blocks of new streams, from the front end's frames to encoded ones."""
+        stacks = (cast(Stack, stack) for stack in self.stacks)
+        states = tuple(stack.init_state(x_BNUD.shape[0], call.left, x_BNUD) for stack in stacks)
+        return self._run_stacks(x_BNUD, states, call)[0]
 
     def _run_stacks(
         self, x_BNUD: Tensor, states: tuple[tuple[LayerState, ...], ...], call: CallFrames

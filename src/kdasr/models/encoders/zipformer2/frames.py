@@ -111,15 +111,18 @@ def visible_keys(num_blocks: int, sizes: tuple[int, int, int], lens_B: Tensor, p
     return (frames_NK >= -processed_B[:, None, None]) & (frames_NK < lens_B[:, None, None])
 
 
-def relative_positions(frames: Frames, width: int, like: Tensor) -> Tensor:
+def relative_positions(
+    frames: Frames, width: int, like: Tensor, compute: torch.dtype = torch.float64
+) -> Tensor:
     """Vectors (R, P) of key minus query, from -(L + W - 1) to W - 1 frames of the stack.
 
     The distance x is compressed: c sign(x) ln((|x| + c) / c) with c = sqrt(P) goes on growing, but slowly,
     and its arc tangent keeps it on half a turn. Cosines and sines of its multiples follow; the last of them
-    is 1, for the share of a score that does not depend on the distance.
+    is 1, for the share of a score that does not depend on the distance. They are computed in the type
+    `compute` and given in that of `like`.
     """
     first = -(frames.left + frames.block - 1)
-    distance_R = torch.arange(first, frames.block, device=like.device, dtype=torch.float64)
+    distance_R = torch.arange(first, frames.block, device=like.device, dtype=compute)
     scale = math.sqrt(width)
     compressed_R = scale * distance_R.sign() * ((distance_R.abs() + scale) / scale).log()
     turn_R = (2 * math.pi / width * compressed_R).atan()

@@ -38,6 +38,7 @@ class Stack(nn.Module):
     def __init__(self, sizes: StackSizes, config: Zipformer2Config, clock: Clock, index: int) -> None:
         super().__init__()
         self.sizes, self.pos_dim = sizes, config.pos_dim
+        self.position_type = torch.float64
         rates = layer_skip_rates(config, clock, index)
         self.layers = nn.ModuleList(
             Layer(sizes, config.pos_dim, config.causal, clock, rate) for rate in rates
@@ -70,7 +71,7 @@ class Stack(nn.Module):
         frames = call.at_rate(self.sizes.factor)
         if self.downsample is not None:
             x_BNWD = self.downsample(x_BNWD, call)
-        positions_RP = relative_positions(frames, self.pos_dim, x_BNWD)
+        positions_RP = relative_positions(frames, self.pos_dim, x_BNWD, self.position_type)
         positions_RP = functional.dropout(positions_RP, POSITION_DROPOUT, self.training)
         mask = channel_mask(x_BNWD, self.sizes.unmasked_dim) if self.training else None
         x_BNWD = masked(x_BNWD, mask)

@@ -7,6 +7,11 @@ from torch import Tensor
 _CONVOLUTION = ".depthwise.conv."
 
 
+def is_causal(state: Mapping[str, Tensor]) -> bool:
+    """Whether the weights are of a model for chunks."""
+    return not any(_CONVOLUTION in name for name in state)
+
+
 def causal_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a causal transducer that computes what one that is not causal does.
 

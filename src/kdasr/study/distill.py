@@ -1,0 +1,131 @@
+"""`kdasr distill`: from an offline teacher to an exported streaming student: first weights, jobs, summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdasr.checkpoint import Bundle
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_object
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.run import build_model
+from kdasr.experiment.student_start import Start, write_start
+from kdasr.study.distill_options import DistillOptions
+from kdasr.study.distill_recipe import TEACHER, parts_of
+from kdasr.study.jobs import KDASR, STREAMS
+from kdasr.study.stamps import StampedJob
+
+
+def start_student(options: DistillOptions, config: ExperimentConfig, teacher: Bundle) -> Start:
+    """Write the student's first weights.
+
+    Raises:
+        UserError: the data have other pieces than the teacher.
+    """
+    import torch
+
+    tokenizer = Tokenizer.load(options.data / "tokens")
+    if tokenizer.fingerprint != teacher.tokenizer.fingerprint:
+        raise UserError(
+            f"{options.data / 'tokens'}: not the pieces of the teacher {teacher.path}: run kdasr tokens "
+            f"--data {options.data} --from {options.teacher / 'tokens'}"
+        )
+    torch.manual_seed(config.seed)
+    student = build_model(config, tokenizer)
+    return write_start(student, teacher, config.contexts[0], options.work / "start")
+
+
+def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
+    """Training, decoding, export, check and report, each after what it needs."""
+    _, dev, test = parts_of(options.data)
+    out, data, parts = str(options.out), str(options.data), " ".join([*dev, *test])
+    export, heard = options.out / "export", options.work / TEACHER / "decode"
+    cuts = tuple(str(options.data / f"cuts_{part}.jsonl.gz") for part in (test or dev))
+    mode = "offline" if teacher.context.is_full else "streaming"
+    decoded = ("--data", data, "--parts", parts)
+    return [
+        _job(
+            options,
+            "Training: hidden states, then output distributions too",
+            "train",
+            [_training_command(options), ("average", out)],
+            outputs=[options.out / "checkpoints" / "averaged.pt"],
+        ),
+        _job(
+            options,
+            "Decoding",
+            "decode-student",
+            [
+                ("calibrate", out, "--data", data, "--parts", " ".join(dev)),
+                ("decode", out, "--streams", str(STREAMS), *decoded),
+            ],
+            needs=["train"],
+            outputs=[options.out / "decode" / "streaming" / part / "summary.json" for part in dev],
+        ),
+        _job(
+            options,
+            "Decoding",
+            "decode-teacher",
+            [("decode", str(teacher.path), "--mode", mode, "--out", str(heard), *decoded)],
+            outputs=[heard / mode / part / "summary.json" for part in dev],
+        ),
+        _job(
+            options,
+            "Export",
+            "export",
+            [("export", out, "--out", str(export), "--int8")],
+            needs=["decode-student"],
+            outputs=[export / "manifest.json"],
+        ),
+        _job(
+            options,
+            "Export",
+            "check-export",
+            [("export", "--check", str(export), *cuts, "--against", out)],
+            needs=["export"],
+        ),
+        _job(
+            options,
+            "Report",
+            "report",
+            [("report", out, str(options.work / TEACHER), "--data", data)],
+            needs=["decode-student", "decode-teacher"],
+            after=["check-export"],
+            outputs=[options.out / "report" / "index.html"],
+        ),
+    ]
+
+
+def _training_command(options: DistillOptions) -> tuple[str, ...]:
+    changed = (word for override in options.overrides for word in ("--override", override))
+    recipe = ("--config", str(options.recipe), "--system", options.name, "--exp", str(options.out))
+    return ("train", *recipe, *changed)
+
+
+def _job(
+    options: DistillOptions, stage: str, name: str, verbs: Sequence[tuple[str, ...]], **further: Any
+) -> StampedJob:
+    """A job of some verbs of kdasr, which runs again when they or the recipe have changed."""
+    processes = ("-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "-m", "kdasr")
+    many = (KDASR[0], *processes) if options.processes > 1 else KDASR
+    commands = [(*(many if verb[0] == "train" else KDASR), *verb) for verb in verbs]
+    recipe = options.recipe.read_text(encoding="utf-8")
+    settings = {"commands": [list(verb) for verb in verbs], "recipe": recipe}
+    return StampedJob(name=name, commands=commands, stage=stage, settings=settings, **further)
+
+
+def summary_lines(options: DistillOptions) -> list[str]:
+    """Word errors of teacher and student, the student's latency, and where everything is."""
+    _, dev, test = parts_of(options.data)
+    lines = []
+    for part in [*dev, *test]:
+        student = read_object(options.out / "decode" / "streaming" / part / "summary.json")
+        found = sorted((options.work / TEACHER / "decode").glob(f"*/{part}/summary.json"))
+        wers = [read_object(found[0])["wer"] if found else None, student["wer"]]
+        teacher, own = ("-" if wer is None else f"{wer:.2f} %" for wer in wers)
+        first = (student.get("first_token_ms") or {}).get("mean")
+        delay = "" if first is None else f", first token after {first:.0f} ms"
+        lines.append(f"{part}: WER of the teacher {teacher}, of the student {own}{delay}")
+    lines.append(f"student: {options.out}; for sherpa-onnx: {options.out / 'export'}")
+    lines.append(f"report: {options.out / 'report' / 'index.html'}")
+    return lines

@@ -1,0 +1,199 @@
+"""One command: from an imported offline teacher to a student that sherpa-onnx hears as we do."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from icefall_layout import Layout
+from lhotse import CutSet, Recording
+
+from kdasr.checkpoint import load_bundle
+from kdasr.cli.main import cli
+from kdasr.common import job_runner
+from kdasr.common.errors import UserError
+from kdasr.common.job_runner import Outcome, Record, RunOptions, Say
+from kdasr.experiment.student_start import student_sizes, weights_of_teacher
+from kdasr.interop.icefall import ImportOptions, import_icefall
+from kdasr.models.encoders.tiny import tiny_encoder
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.nn.context import Context
+from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear
+from kdasr.study.jobs import KDASR
+from kdasr.study.stamps import StampedJob
+from kdasr.testing import dummy_cuts, tiny_tokenizer
+
+
+def write_cuts(folder: Path, part: str, count: int, seed: int) -> Path:
+    """A manifest of recordings on the disk, with transcripts and word times of `dummy_cuts`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cuts = []
+    for cut in dummy_cuts(count, 1.0, 2.0, seed=seed, with_features=False):
+        path = folder / f"{part}-{cut.id}.wav"
+        soundfile.write(path, cut.load_audio()[0], 16000, subtype="FLOAT")
+        written = Recording.from_file(path).to_cut().with_id(f"{part}-{cut.id}")
+        [said] = cut.supervisions
+        written.supervisions = [said.with_offset(0.0)]
+        written.supervisions[0].recording_id = written.recording_id
+        written.supervisions[0].id = written.id
+        written.supervisions[0].duration = written.duration
+        cuts.append(written)
+    CutSet.from_cuts(cuts).to_file(folder / f"{part}.jsonl.gz")
+    return folder / f"{part}.jsonl.gz"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment folder with a random Zipformer2 of icefall's layout."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_tokenizer(folder / "lang")
+    checkpoint = Layout().save_epoch(folder / "epoch-1.pt")
+    import_icefall(ImportOptions(checkpoint=checkpoint, tokens=folder / "lang", out=folder / "exp"))
+    return folder / "exp"
+
+
+def distill(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["distill", *map(str, arguments)])
+
+
+def run_here(
+    jobs: Sequence[StampedJob], _options: RunOptions, record: Record[StampedJob], say: Say
+) -> Outcome:
+    """`run_jobs` in this process: to start Python for every command takes longer than the commands."""
+    outcome = Outcome(unchanged=sorted(record.finished(jobs)))
+    for job in jobs:
+        if job.name in outcome.unchanged:
+            continue
+        assert outcome.complete.issuperset(job.needs), job.name
+        record.begin(job)
+        for command in job.commands:
+            said = CliRunner().invoke(cli, list(command[len(KDASR) :]))
+            assert said.exit_code == 0, (command, said.output, said.exception)
+            say(said.output)
+        assert record.end(job) == ""
+        outcome.finished.append(job.name)
+    return outcome
+
+
+def test_one_command_leads_from_the_teacher_to_a_checked_export(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_runner, "run_jobs", run_here)
+    train, dev = write_cuts(tmp_path, "train", 8, seed=1), write_cuts(tmp_path, "dev", 2, seed=2)
+    out = tmp_path / "student"
+    small = tmp_path / "student.yaml"
+    small.write_text(
+        yaml.safe_dump(
+            {
+                "data": {"max_duration": 10.0, "num_buckets": 1, "speed_perturbation": [1.0]},
+                "training": {"accelerator": "cpu"},
+            }
+        )
+    )
+    steps = ["stages.0.num_hours=0.005", "stages.1.num_hours=0.005", "training.validate_hours=0.005"]
+    asked = ["--teacher", teacher, "--cuts", f"train={train}", "--cuts", f"dev={dev}", "--out", out]
+    asked += ["--chunk-ms", 320, "--left-ms", 640, "--student", small]
+    asked += [word for step in steps for word in ("--override", step)]
+    result = distill(*asked)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "all 0.1" in result.output and "parameters are the teacher's" in result.output
+    assert "2 of 2 utterances identical" in result.output
+    assert "dev: WER of the teacher" in result.output
+    student = load_bundle(out)
+    assert (student.name, student.context) == ("student", Context(left=16, chunk=8))
+    assert student.model.config.encoder.causal  # type: ignore[attr-defined]
+    rows = json.loads((out / "report" / "results.json").read_text())
+    assert {row["system"] for row in rows} == {"teacher", "student"}
+    before = (out / "checkpoints" / "averaged.pt").stat().st_mtime_ns
+    again = distill(*asked)
+    assert again.exit_code == 0 and "identical" not in again.output
+    assert (out / "checkpoints" / "averaged.pt").stat().st_mtime_ns == before
+    other = distill(*asked, "--chunk-ms", 640)
+    assert isinstance(other.exception, UserError)
+    assert "holds a student of --chunk-ms 320, this is --chunk-ms 640" in str(other.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--chunk-ms", 330], "--chunk-ms 330: the student's frames are 40 ms: give a multiple"),
+        (["--chunk-ms", 40, "--left-ms", 640], None),
+        (["--lookahead-ms", 40], "has no look-ahead"),
+        (["--student", "missing.yaml"], r"missing\.yaml: no such configuration file"),
+        (["--student", "{models: {}}"], "section 'models'; expected one of model, data, training"),
+        (["--student", "{model: 3}"], "model: expected a mapping"),
+        (["--student", "{model: {encoder: {encoder_dim: [8, 8, 8]}}}"], "encoder_dim has 3 values"),
+        (["--student", "{model: {encoder: {causal: false}}}"], "causal=true for chunks"),
+        (["--student", "{model: {encoder: {downsampling_factor: [1, 8]}}}"], "chunk must be a multiple of 4"),
+        (["--data", "nothing-there"], "no part named train"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_distilled_is_named(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[Any], fault: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if str(arguments[1]).startswith("{"):
+        (tmp_path / "student.yaml").write_text(arguments[1])
+        arguments = ["--student", "student.yaml"]
+        if "downsampling" in (tmp_path / "student.yaml").read_text():
+            arguments += ["--chunk-ms", 80]
+    given = [] if "--data" in arguments else ["--cuts", "train=cuts.jsonl.gz"]
+    result = distill("--teacher", teacher, "--out", tmp_path / "out", *given, *arguments)
+    assert isinstance(result.exception, UserError)
+    assert (fault or "cuts.jsonl.gz") in str(result.exception) or pytest.fail(str(result.exception))
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def conformer(num_layers: int, seed: int, dim: int = 16) -> Transducer:
+    torch.manual_seed(seed)
+    encoder = tiny_encoder()
+    encoder.num_layers, encoder.dim = num_layers, dim  # type: ignore[attr-defined]
+    return build_transducer(TransducerConfig(80, 24, encoder, PredictorConfig(dim=16), joiner_dim=16))
+
+
+def test_a_student_with_fewer_layers_takes_those_at_the_same_depth() -> None:
+    teacher, student = conformer(6, seed=1), conformer(3, seed=2)
+    found = weights_of_teacher(student, teacher)
+    assert set(found) == set(student.state_dict())
+    name, layers = "feed_in.expand.weight", teacher.encoder.layers
+    for layer, partner in ((0, 1), (1, 3), (2, 5)):
+        expected = layers[partner].state_dict()[name]  # type: ignore[index, union-attr]
+        assert torch.equal(found[f"encoder.layers.{layer}.{name}"], expected)
+
+
+def test_a_student_of_other_widths_takes_what_has_the_same_shape() -> None:
+    found = weights_of_teacher(conformer(2, seed=2, dim=32), conformer(2, seed=1))
+    assert "predictor.embedding.weight" in found and "joiner.output.weight" in found
+    assert "encoder.layers.0.feed_in.expand.weight" not in found
+
+
+def test_a_zipformer_student_of_a_zipformer_starts_as_the_teacher(teacher: Path) -> None:
+    bundle = load_bundle(teacher)
+    sizes = student_sizes(bundle.model.config, {}, "test")
+    student = build_transducer(sizes).eval()
+    student.load_state_dict(weights_of_teacher(student, bundle.model))
+    features_BTF, lens_B = torch.randn(2, 97, 80), torch.tensor([97, 60])
+    expected = bundle.model.encode(features_BTF, lens_B, Context.full())
+    found = student.encode(features_BTF, lens_B, Context.full())
+    assert torch.allclose(found.encoded_BTD, expected.encoded_BTD, atol=1e-5)
+
+
+def test_a_student_of_another_type_has_its_own_sizes(teacher: Path) -> None:
+    config = load_bundle(teacher).model.config
+    sizes = student_sizes(config, {"encoder": {"type": "conformer", "num_layers": 2}}, "test")
+    assert (sizes.encoder.type, sizes.joiner_dim) == ("conformer", config.joiner_dim)
+    back = student_sizes(sizes, {"encoder": {"type": "zipformer2"}}, "test")
+    assert back.encoder.causal  # type: ignore[attr-defined]
+
+
+def test_the_schedule_follows_from_the_hours_of_speech() -> None:
+    assert hours_to_hear(960, 600, passes=8) == 7680
+    assert hours_to_hear(0.1, 60, passes=8) == FEWEST_STEPS * 60 / 3600
