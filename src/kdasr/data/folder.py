@@ -86,13 +86,31 @@ def recorded_normalization(record: Mapping[str, Any] | None) -> str:
 
 
 def load_cuts(data_dir: Path | str, part: str) -> CutSet:
-    """The cuts of a prepared part, with paths that hold from the current directory.
+    """The cuts of a prepared part, all of them in memory, with paths that hold from the current directory.
 
     Raises:
         UserError: the part has not been prepared, and the message names those that have; or it is empty or
             damaged, or its features are gone.
     """
     data_dir = Path(data_dir)
+    check_prepared(data_dir, part)
+    path = cuts_path(data_dir, part)
+    cuts = _read(path)
+    warn_if_changed(data_dir, part, sha256(path))
+    for cut in cuts:
+        in_folder(cut, data_dir)
+    first = next(iter(cuts), None)
+    if first is None:
+        raise UserError(f"{path}: no utterances: remove it and run `kdasr prepare`")
+    check_sources(first, part)
+    return cuts
+
+
+def check_prepared(data_dir: Path, part: str) -> None:
+    """
+    Raises:
+        UserError: the part has not been prepared; the message names those that have.
+    """
     record = load_record(data_dir)
     if record is None:
         raise UserError(f"{data_dir}: not a prepared data folder ({RECORD} is missing): run `kdasr prepare`")
@@ -100,26 +118,36 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         raise UserError(
             f"{data_dir}: part '{part}' is not prepared; there are: {', '.join(record['parts']) or 'none'}"
         )
-    path = cuts_path(data_dir, part)
-    cuts = _read(path)
-    known = record["parts"][part].get("written", {}).get("cuts_sha256")
-    if known is not None and known != sha256(path):
-        log.warning("%s: not as `kdasr prepare` left it", path)
-    for cut in cuts:
-        for source in cut.recording.sources:
-            source.source = str(data_dir / source.source)
-        if cut.features is not None:
-            cut.features.storage_path = str(data_dir / cut.features.storage_path)
-    first = next(iter(cuts), None)
-    if first is None:
-        raise UserError(f"{path}: no utterances: remove it and run `kdasr prepare`")
-    if first.features is not None and not Path(first.features.storage_path).is_dir():
+
+
+def warn_if_changed(data_dir: Path, part: str, digest: str) -> None:
+    """Warn when the cuts of a part, which have this digest, are not as `kdasr prepare` left them."""
+    record = load_record(data_dir) or {"parts": {part: {}}}
+    if record["parts"][part].get("written", {}).get("cuts_sha256") not in (None, digest):
+        log.warning("%s: not as `kdasr prepare` left it", cuts_path(data_dir, part))
+
+
+def in_folder(cut: MonoCut, data_dir: Path) -> MonoCut:
+    """Give a cut of the manifest paths that hold from the current directory."""
+    for source in cut.recording.sources:
+        source.source = str(data_dir / source.source)
+    if cut.features is not None:
+        cut.features.storage_path = str(data_dir / cut.features.storage_path)
+    return cut
+
+
+def check_sources(first: MonoCut, part: str) -> None:
+    """Whether features and audio of a part are there, by its first cut.
+
+    Raises:
+        UserError: the features are gone. Audio that is gone is a warning.
+    """
+    if first.features is not None and not Path(first.features.storage_path).exists():
         raise UserError(
             f"{first.features.storage_path}: the features of '{part}' are gone: run `kdasr prepare`"
         )
     if not Path(first.recording.sources[0].source).is_file():
         log.warning("%s: the audio of '%s' is gone", first.recording.sources[0].source, part)
-    return cuts
 
 
 def _read(path: Path) -> CutSet:
