@@ -1,6 +1,5 @@
 """`kdasr prepare`: a corpus of any kind becomes a data folder, part by part."""
 
-import gzip
 import json
 import random
 import re
@@ -18,6 +17,7 @@ from kdasr.common.files import atomic_path, sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.corpora.base import Corpus, Location, Part, Reading, open_corpus
 from kdasr.data.bad import BadUtterance, MaxBad, ids_of, report_bad
+from kdasr.data.blocks import write_blocks
 from kdasr.data.features import FeatureStats, utterance_of
 from kdasr.data.fingerprint import folder_size
 from kdasr.data.folder import (
@@ -29,6 +29,7 @@ from kdasr.data.folder import (
     old_manifests,
     recorded_normalization,
 )
+from kdasr.data.index_folder import open_part
 from kdasr.data.part_features import check_part, settings_key, store_part
 from kdasr.data.staging import Staged, Workers
 from kdasr.data.text_rules import check_rule
@@ -116,6 +117,9 @@ def prepare_corpus(options: PrepareOptions) -> None:
                 else:
                     _prepare_part(part, settings, options, record, workers)
         _write_stats(options.out_dir, record)
+        for part in parts:
+            if options.is_train(part.name):
+                open_part(options.out_dir, part.name)  # makes its index
     except OSError as error:
         raise UserError(
             f"{options.out_dir}: cannot be written ({error.strerror or error}). What is done is kept: the "
@@ -279,15 +283,11 @@ def _write_manifests(out_dir: Path, part: str, utterances: list[MonoCut], cuts: 
 
 
 def _write_manifest(path: Path, items: Iterable[Recording | SupervisionSegment | MonoCut]) -> None:
-    # Not Lhotse's own writer: it goes by the suffix, which the temporary name lacks. Without name and time in
-    # gzip's header, the same manifest is the same file.
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
-    ):
-        for item in items:
-            file.write((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode())
+    # Not Lhotse's own writer: single lines of a file in blocks can be read.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        write_blocks(
+            file, ((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode() for item in items)
+        )
 
 
 def _write_stats(out_dir: Path, record: dict[str, Any]) -> None:

@@ -265,7 +265,8 @@ class _Steps:
 
 
 def _as_table(cuts: CutSet | CutTable) -> CutTable:
-    return MemoryTable(cuts) if isinstance(cuts, CutSet) else cuts
+    table: CutTable = MemoryTable(cuts) if isinstance(cuts, CutSet) else cuts
+    return table
 
 
 def usable_rows(

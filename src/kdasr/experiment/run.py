@@ -22,6 +22,9 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
+from kdasr.data.cut_index import FolderTable
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.index_folder import open_parts
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.same_data import check_same_data, describe_data
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
@@ -107,7 +110,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     bundles = _load_teachers(config, exp_dir, tokenizer)
     teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
-    train_cuts = _load_parts(config, config.data.train_parts)
+    train_cuts = open_parts(config.data.dir, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
     batches = TrainLoader(
         train_cuts,
@@ -142,7 +145,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     if bundles:
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
-    data = {"training": train_cuts, "dev": dev_cuts}
+    data: dict[str, FolderTable | CutSet] = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     if fabric.is_global_zero:
@@ -314,7 +317,9 @@ def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
     return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
 
 
-def _hours(cuts: CutSet) -> float:
+def _hours(cuts: FolderTable | CutSet) -> float:
+    if isinstance(cuts, FolderTable):
+        return float(cuts.columns.samples_N.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
     return sum(cut.duration for cut in cuts) / 3600
 
 
