@@ -57,8 +57,15 @@ class CutReader(Protocol):
 class CutTable(Protocol):
     """Cuts in a fixed order."""
 
-    columns: Columns
-    reader: CutReader
+    @property
+    def columns(self) -> Columns:
+        """What is known of them."""
+        ...
+
+    @property
+    def reader(self) -> CutReader:
+        """What reads them."""
+        ...
 
     def pieces(self, tokenizer: Tokenizer) -> NDArray[np.uint16]:
         """`count_pieces` of each transcript, (N,)."""

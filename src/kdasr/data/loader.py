@@ -265,8 +265,7 @@ class _Steps:
 
 
 def _as_table(cuts: CutSet | CutTable) -> CutTable:
-    table: CutTable = MemoryTable(cuts) if isinstance(cuts, CutSet) else cuts
-    return table
+    return MemoryTable(cuts) if isinstance(cuts, CutSet) else cuts
 
 
 def usable_rows(
