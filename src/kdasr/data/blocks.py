@@ -104,7 +104,7 @@ class BlockReader:
             self._file.close()
 
     def line(self, number: int) -> bytes:
-        """A line by its number, from 0.
+        """A line by its number, from 0; without its end.
 
         Raises:
             UserError: the file is gone, or not what it was.
@@ -121,7 +121,7 @@ class BlockReader:
         try:
             # Several processes may share the open file, and so its position: `pread` does without one.
             packed = os.pread(self._file.fileno(), end - start, start)
-            return zlib.decompress(packed, 16 + zlib.MAX_WBITS).splitlines(keepends=True)
+            return zlib.decompress(packed, 16 + zlib.MAX_WBITS).split(b"\n")[:-1]
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
         except zlib.error as error:

@@ -120,7 +120,7 @@ def batches_of(seconds_P: NDArray[np.float64], num_buckets: int, max_seconds: fl
         max_seconds: of a batch, padding included; a longer utterance is alone.
 
     Returns:
-        The places of the utterances of each batch.
+        The places of the utterances of each batch, that with the shortest ones first.
     """
     sorted_P = np.argsort(seconds_P, kind="stable")
     before_P = np.cumsum(seconds_P[sorted_P]) - seconds_P[sorted_P]
@@ -135,7 +135,8 @@ def batches_of(seconds_P: NDArray[np.float64], num_buckets: int, max_seconds: fl
         full += batches[:-1]
         rest += batches[-1] if batches else []
     rest.sort(key=lambda place: seconds[place])
-    return full + _filled(rest, seconds, max_seconds)
+    batches = full + _filled(rest, seconds, max_seconds)
+    return sorted(batches, key=lambda batch: max(seconds[place] for place in batch))
 
 
 def _filled(places: Sequence[int], seconds: Sequence[float], max_seconds: float) -> list[list[int]]:

@@ -111,7 +111,7 @@ def _make(folder: Path, manifest: Path) -> dict[str, Any]:
     blocks = find_blocks(manifest)
     is_copy = blocks is None
     if blocks is None:
-        log.info("%s: is copied in blocks, once, so that single lines can be read", manifest)
+        log.info("%s: copied in blocks, once, so that single lines can be read", manifest)
         with (folder / COPY).open("wb") as file:
             copy = BlockWriter(file)
             for line in _lines(manifest):
