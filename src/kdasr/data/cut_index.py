@@ -129,9 +129,13 @@ class PartIndex:
         path = self.folder / COPY if self.meta["is_copy"] else cuts_path(self.data_dir, self.part)
         return PartReader(BlockReader(path, self.folder / BLOCKS), self.data_dir)
 
+    def pieces_path(self, tokenizer: Tokenizer) -> Path:
+        """Where the counts of these pieces are kept."""
+        return self.folder / f"pieces-{tokenizer.fingerprint[:16]}.npy"
+
     def pieces(self, tokenizer: Tokenizer) -> NDArray[np.uint16]:
         """`count_pieces` of each transcript (N,): counted once for these pieces, and kept."""
-        path = self.folder / f"pieces-{tokenizer.fingerprint[:16]}.npy"
+        path = self.pieces_path(tokenizer)
         with suppress(OSError, ValueError):
             known_N = np.load(path, mmap_mode="r", allow_pickle=False)
             if known_N.shape == (len(self),) and known_N.dtype == np.uint16:

@@ -95,7 +95,7 @@ class TrainLoader:
         self._bad_audio = BadAudio(len(self._rows_U), MaxBad.parse(config.max_bad))
         self._config, self._seed = config, seed
         self._rank, self._world_size = rank, world_size
-        self._planner = EpochPlanner(
+        self.planner = EpochPlanner(
             len(self._rows_U), seed, config.max_duration, config.num_buckets, self._items
         )
         self._position = Position(run=world_size)
@@ -112,6 +112,11 @@ class TrainLoader:
             teacher_features=teacher_features,
         )
         self._dataset = PlannedBatches(self._table.reader, Reported(maker))
+
+    @property
+    def position(self) -> Position:
+        """Where the stream stands."""
+        return self._position
 
     @property
     def epoch(self) -> int:
@@ -190,7 +195,7 @@ class TrainLoader:
 
     def steps(self) -> Iterator["Step"]:
         """What this process is to make after the current position, without an end."""
-        for group, after in self._planner.steps(self._position, self._world_size):
+        for group, after in self.planner.steps(self._position, self._world_size):
             yield Step(group[self._rank], after)
 
     def plans(self) -> Iterator[BatchPlan]:
