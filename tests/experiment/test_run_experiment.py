@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import kdasr
 
 from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint
-from kdasr.cli.main import cli, main
+from kdasr.cli.main import main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -67,10 +68,6 @@ def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exp") / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def kdasr(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def train(recipe: Path, system: str, *arguments: object, exp: Path | None = None) -> Result:

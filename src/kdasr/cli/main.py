@@ -25,6 +25,7 @@ VERBS = {
     "export": "Export a student for sherpa-onnx, and check the export with it.",
     "stream": "Recognize audio files chunk by chunk, printing partial results.",
     "serve": "Serve live streams to sherpa-onnx's clients and to a web page with a microphone.",
+    "options": "Every option of a recipe: its range, default and meaning.",
     "jobs": "Run a list of jobs, several side by side, each with a log.",
     "report": "Tables, plots and one HTML page from experiment folders.",
     "info": "Versions, devices and the loss backend in use.",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
+from kdasr.common.ranges import EXPERIMENTAL, MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
 from kdasr.data.batch import TEACHER_FEATURES
 from kdasr.decoding.expansion import MAX_PENALTY
 from kdasr.losses.pruned_rnnt.backend import BACKENDS
@@ -23,11 +23,14 @@ class RnntConfig:
     rnnt_type: Annotated[str, OneOf(*RNNT_TYPES)] = "regular"
     """regular | modified | constrained."""
     prune_range: Annotated[int, at_least(2)] = 5
+    """Pieces per frame that the pruned lattice keeps."""
     keep_logits: Annotated[bool, MAY_CHANGE] = True
     """Keep the logits of the lattice for the backward pass; false makes them twice instead. `output_kl`
     keeps its own gradient either way."""
     lm_scale: Annotated[float, between(0, 1)] = 0.25
+    """Share of the predictor alone in the simple joiner's logits (k2)."""
     am_scale: Annotated[float, between(0, 1)] = 0.0
+    """Share of the encoder alone in them."""
     simple_scale: Annotated[float, at_least(0)] = 0.5
     """Weight of the simple loss after the warm-up; it starts at 1."""
     pruned_start: Annotated[float, at_least(0)] = 0.1
@@ -111,6 +114,7 @@ class StageConfig:
     """What to start from, what to train, on which losses, for how long."""
 
     name: str = "train"
+    """What the stage is called in logs and checkpoints."""
     num_steps: Annotated[int, at_least(1)] = 1000
     """Optimizer steps, not batches."""
     loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
@@ -118,7 +122,7 @@ class StageConfig:
     init_from: str | None = None
     """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
     (first stage) or the stage before."""
-    freeze: Annotated[list[str], Items()] = field(default_factory=list)
+    freeze: Annotated[list[str], Items(), EXPERIMENTAL] = field(default_factory=list)
     """Prefixes of parameter names that do not train."""
     learning_rate: Annotated[float | None, above(0)] = None
     """Peak learning rate; None: that of `optim`."""

@@ -57,7 +57,7 @@ class LongForm:
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance that can be heard again, and how it scored by itself."""
+    """An utterance that can be recognized again, and how it scored by itself."""
 
     placed: Placed
     piece: Piece
@@ -198,11 +198,11 @@ def _score_single(
         recordings = [load() for load in loads]
         places = [placed(recording) for recording in recordings]
         new = [index for index, place in enumerate(places) if place.id not in done.records]
-        heard = simulate_together(recognizer, [recordings[index].samples_N for index in new])
+        recognized = simulate_together(recognizer, [recordings[index].samples_N for index in new])
         done.add(
             [
                 score_stream([places[index]], simulation.result)
-                for index, simulation in zip(new, heard, strict=True)
+                for index, simulation in zip(new, recognized, strict=True)
             ]
         )
         for load, recording, place in zip(loads, recordings, places, strict=True):
@@ -238,9 +238,9 @@ def _score_streams(
             for job in some
         ]
         sources, resets = [stream.source for stream in joined], [job.endpoints for job in some]
-        heard = simulate_together(recognizer, sources, resets=resets)
+        recognized = simulate_together(recognizer, sources, resets=resets)
         records = []
-        for job, stream, simulation in zip(some, joined, heard, strict=True):
+        for job, stream, simulation in zip(some, joined, recognized, strict=True):
             members = [
                 spoken[member].placed.moved(start / SAMPLE_RATE)
                 for member, start in zip(job.members, stream.starts, strict=True)

@@ -47,7 +47,9 @@ class ExperimentConfig:
     """Everything that determines one system (a teacher, a baseline, a student)."""
 
     name: str = "experiment"
+    """What the experiment is called; the name of the system unless it is given."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 1
+    """Of all that is drawn at random: weights, order, masks, joins."""
     contexts: Annotated[list[Context], Items(at_least=1, unique=False)] = field(
         default_factory=lambda: [Context.full()]
     )

@@ -19,7 +19,7 @@ from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import StepObjective, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
-from kdasr.training.interrupt import StopRequest, TrainingInterrupted
+from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
 from kdasr.training.lost import count_lost
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import TrainingModule, sample_context
@@ -96,7 +96,7 @@ class Trainer:
             batches_per_step=fabric.world_size * system.config.optim.accumulate,
         )
         self.meter = Meter()
-        self.stop = StopRequest()
+        self.stop = TrainingStop()
         self.display = Display(enabled=fabric.is_global_zero)
         self.writer: MetricsWriter | None = None
         self.learning_rate = 0.0

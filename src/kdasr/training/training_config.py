@@ -19,11 +19,15 @@ class OptimConfig:
     blank plateau sooner in a trial there. | scaled-adam: Zipformer's, with `decay: eden` and a learning rate
     of 0.045; it has no weight decay and clips by `clipping_scale`."""
     learning_rate: Annotated[float, above(0)] = 1e-3
+    """The peak."""
     betas: Annotated[list[float], between(0, 1, below=True), Items(exactly=2, unique=False)] = field(
         default_factory=lambda: [0.9, 0.98]
     )
+    """Of AdamW and of the parameters that Muon leaves to it."""
     weight_decay: Annotated[float, at_least(0)] = 1e-2
+    """Decoupled, per step and unit of learning rate."""
     warmup_steps: Annotated[int, at_least(0)] = 200
+    """Steps of a linear rise to the peak."""
     decay: Annotated[str, OneOf(*DECAYS)] = "cosine"
     """cosine | linear | inverse-sqrt | constant | eden: by steps and epochs, without an end."""
     eden_steps: Annotated[float, above(0)] = 7500.0
@@ -33,7 +37,9 @@ class OptimConfig:
     steps_per_epoch: Annotated[int, at_least(0)] = 0
     """What Eden takes for an epoch; 0: the second factor is 1."""
     final_fraction: Annotated[float, between(0, 1)] = 0.05
+    """Share of the peak that is left at the end."""
     clip_norm: Annotated[float, above(0, infinite=True)] = 5.0
+    """Largest norm of the gradient of a step."""
     clipping_scale: Annotated[float, above(0, infinite=True)] = 2.0
     """Of scaled-adam, in place of `clip_norm`: by how much a gradient may be above the median."""
     accumulate: Annotated[int, at_least(1)] = 1
@@ -45,6 +51,7 @@ class TrainerConfig:
     """Devices, precision, and the rhythm of logs, validations and checkpoints."""
 
     accelerator: Annotated[str, MAY_CHANGE] = "auto"
+    """cpu, cuda, or auto: a GPU where there is one."""
     precision: Annotated[str, OneOf(*PRECISIONS)] = "32-true"
     """32-true | bf16-mixed (Lightning Fabric's names)."""
     split_batches: Annotated[int, at_least(1), MAY_CHANGE] = 1
@@ -53,7 +60,9 @@ class TrainerConfig:
     num_threads: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Torch threads on the CPU; 0: leave torch's default."""
     log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50
+    """Steps between two lines of the log."""
     validate_every: Annotated[int, at_least(1)] = 250
+    """Steps between two validations, each with a checkpoint."""
     keep_last: Annotated[int, at_least(0), MAY_CHANGE] = 5
     """Validation checkpoints kept for averaging, besides the best one."""
     max_valid_batches: Annotated[int, at_least(0)] = 0

@@ -7,7 +7,7 @@ from typing import Annotated
 from torch import Tensor
 
 from kdasr.common.errors import UserError
-from kdasr.common.ranges import OneOf, at_least, between
+from kdasr.common.ranges import EXPERIMENTAL, OneOf, at_least, between
 from kdasr.distillation.lattice import BLANK, PrunedLattice
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Wanted, register
 from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
@@ -29,20 +29,20 @@ class OutputConfig:
     """Exponent of the power transform: fixed | entropy | confidence."""
     exponent: Annotated[float, between(0, 1, above=True)] = 1.0
     """`fixed`: the exponent; `confidence`: the smallest one, such as 0.7."""
-    entropy_floor: Annotated[float, at_least(0)] = 0.5
+    entropy_floor: Annotated[float, at_least(0), EXPERIMENTAL] = 0.5
     """`entropy`: raise the target's entropy to this many nats."""
-    granularity: Annotated[str, OneOf(*GRANULARITIES)] = "node"
+    granularity: Annotated[str, OneOf(*GRANULARITIES), EXPERIMENTAL] = "node"
     """node | utterance: one exponent per lattice node or per utterance."""
     sides: Annotated[str, OneOf(*SIDES)] = "both"
     """target | both: whether the student's distribution is transformed too."""
     direction: Annotated[str, OneOf(*DIRECTIONS)] = "forward"
     """forward KL(teacher || student) | reverse | symmetric."""
-    temperature_squared: bool = True
+    temperature_squared: Annotated[bool, EXPERIMENTAL] = True
     """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
     classes: Annotated[str, OneOf(*CLASSES)] = "full"
     """full: all pieces and blank; collapsed: the node's next piece, blank and the rest (Panchapagesan et al.
     2021, arXiv 2011.06110), which the exponent then applies to."""
-    shift: Annotated[int, between(-1000, 1000)] = 0
+    shift: Annotated[int, between(-1000, 1000), EXPERIMENTAL] = 0
     """Encoder frames: the target at frame t is what the teacher says at t - shift. Above 0 the student may be
     so much later than the teacher, below 0 it is to be earlier; frames without a target do not count."""
     node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "occupation"
