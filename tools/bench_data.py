@@ -40,7 +40,7 @@ from kdasr.data.cut_table import speaker_number
 from kdasr.data.data_config import DataConfig
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import RECORD, VERSION, cuts_path
-from kdasr.data.index_folder import open_part, open_parts
+from kdasr.data.index_folder import open_parts
 from kdasr.data.loader import TrainLoader
 from kdasr.data.loading import on_the_fly
 from kdasr.data.tokenizer import Tokenizer
@@ -226,7 +226,9 @@ def main() -> None:
             found = rates(Path(folder).resolve())
         print(json.dumps(found), flush=True)
         os._exit(0)  # not waiting for workers that have read ahead
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="10000,1000000", help="numbers of cuts, with commas between")
     parser.add_argument("--folder", type=Path, default=Path("exp/bench/data"), help="for the data folders")
     parser.add_argument("--out", type=Path, default=Path("exp/bench/data.json"))

@@ -100,7 +100,8 @@ class Trainer:
         self.display = Display(enabled=fabric.is_global_zero)
         self.writer: MetricsWriter | None = None
         self.learning_rate = 0.0
-        self._stop_agreed = False
+        self._stop_agreed = self._save_agreed = False
+        self._saved_at = time.monotonic()
         self._saved_optimizer: dict[str, Any] | None = None
         self._before_step: tuple[dict[str, Any], dict[str, Any]] | None = None
         """While a step is computed: where batches and random numbers stood before it."""
@@ -221,8 +222,9 @@ class Trainer:
             context = sample_context(self.system.contexts, self.system.seed, progress.step)
             parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
             result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
-            agreed = self.updater.agree(result, self.stop.asked)
-            self._stop_agreed = agreed.stop
+            due = time.monotonic() - self._saved_at >= 60 * self.config.save_minutes
+            agreed = self.updater.agree(result, stop_asked=self.stop.asked, save_due=due)
+            self._stop_agreed, self._save_agreed = agreed.stop, agreed.save
         self._before_step = None
         if not agreed.finite:
             self._skip(parts, result)
@@ -340,6 +342,7 @@ class Trainer:
             "meter": self.meter.state_dict(),
         }
         processes = gather(self.fabric, own)
+        self._saved_at, self._save_agreed = time.monotonic(), False
         if not self.fabric.is_global_zero:
             return
         system, progress = self.system, self.progress
@@ -364,6 +367,11 @@ class Trainer:
         }
         save_checkpoint(self.last_path, {**payload, "trainer": state})
         stages.prune_checkpoints(system.exp_dir, system.stages, self.stage.name, self.config.keep_last)
+
+    def save_if_due(self) -> None:
+        """Write `last.pt` when `save_minutes` have passed since it was written."""
+        if self._save_agreed:
+            self.save(keep=False, best=False)
 
     def stop_if_asked(self) -> None:
         """Leave a checkpoint and stop, when a signal has asked for it.
@@ -396,6 +404,7 @@ def run_stage(index: int, trainer: Trainer) -> None:
             trainer.train_step()
             trainer.log_train()
         trainer.stop_if_asked()
+        trainer.save_if_due()
 
 
 def _starts_from(stage: StageConfig, index: int) -> str:
