@@ -91,13 +91,13 @@ def generate(folder: Path, count: int) -> None:
 
 def _line(name: str, audio: int, length: int, text: str, speaker: str) -> bytes:
     """A cut as `kdasr prepare` writes it."""
-    seconds = length / SAMPLE_RATE
+    place = f'"start": 0.0, "duration": {length / SAMPLE_RATE}, "channel": 0'
+    source = f'{{"type": "file", "channels": [0], "source": "audio/{audio}.flac"}}'
     return (
-        f'{{"id": "{name}", "start": 0.0, "duration": {seconds}, "channel": 0, "supervisions": [{{"id": "{name}", '
-        f'"recording_id": "{name}", "start": 0.0, "duration": {seconds}, "channel": 0, "text": "{text}", '
-        f'"speaker": "{speaker}"}}], "recording": {{"id": "{name}", "sources": [{{"type": "file", "channels": [0], '
-        f'"source": "audio/{audio}.flac"}}], "sampling_rate": {SAMPLE_RATE}, "num_samples": {length}, '
-        f'"duration": {seconds}, "channel_ids": [0]}}, "custom": {{"speed": 1.0}}, "type": "MonoCut"}}\n'
+        f'{{"id": "{name}", {place}, "supervisions": [{{"id": "{name}", "recording_id": "{name}", {place}, '
+        f'"text": "{text}", "speaker": "{speaker}"}}], "recording": {{"id": "{name}", "sources": [{source}], '
+        f'"sampling_rate": {SAMPLE_RATE}, "num_samples": {length}, "duration": {length / SAMPLE_RATE}, '
+        '"channel_ids": [0]}, "custom": {"speed": 1.0}, "type": "MonoCut"}\n'
     ).encode()
 
 
@@ -197,11 +197,12 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     resumed = _child("start", folder, time.time(), 0.5)
     speed = _child("rates", folder)
     print(
-        f"{count} cuts: {begun['start_s']:.1f} s to the first batch, {resumed['start_s']:.1f} s from the middle "
-        f"of an epoch; {begun['first_mb']:.0f} MB then, {begun['peak_mb']:.0f} MB after {begun['planned']:.0f} "
-        f"batches were planned in {begun['planning_s']:.0f} s, {begun['worker_mb']:.0f} MB of a worker's own; "
-        f"{speed['made_per_s']:.0f} utterances per second with features, {speed['planned_per_s']:.0f} without, "
-        f"{speed['made_ratio']:.2f} and {speed['planned_ratio']:.2f} times as many as behind Lhotse's sampler",
+        f"{count} cuts: {begun['start_s']:.1f} s to the first batch, {resumed['start_s']:.1f} s from the "
+        f"middle of an epoch; {begun['first_mb']:.0f} MB then, {begun['peak_mb']:.0f} MB after "
+        f"{begun['planned']:.0f} batches were planned in {begun['planning_s']:.0f} s, "
+        f"{begun['worker_mb']:.0f} MB of a worker's own; {speed['made_per_s']:.0f} utterances per second with "
+        f"features, {speed['planned_per_s']:.0f} without, {speed['made_ratio']:.2f} and "
+        f"{speed['planned_ratio']:.2f} times as many as behind Lhotse's sampler",
         flush=True,
     )
     return {

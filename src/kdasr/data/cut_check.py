@@ -61,7 +61,7 @@ def fault_in_cut(cut: MonoCut) -> str | None:
 def _fault_in_recording(cut: MonoCut) -> str | None:
     recording = cut.recording
     if recording is None:
-        return "has no recording"
+        return "has no recording, and features of others are not used"
     rate, count = recording.sampling_rate, recording.num_samples
     if type(rate) is not int or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         return f"sampling_rate is {rate!r:.40}, expected a whole number of Hz"

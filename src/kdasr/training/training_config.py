@@ -66,7 +66,7 @@ class TrainerConfig:
     keep_last: Annotated[int, at_least(0), MAY_CHANGE] = 5
     """Validation checkpoints kept for averaging, besides the best one."""
     save_minutes: Annotated[float, above(0, infinite=True), MAY_CHANGE] = 30.0
-    """`last.pt` is also written when so many minutes have passed since it was; `.inf`: at validations alone."""
+    """Minutes after which `last.pt` is written again, apart from validations; `.inf`: never."""
     max_valid_batches: Annotated[int, at_least(0)] = 0
     """0: the whole dev part."""
     max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10
