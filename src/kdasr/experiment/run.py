@@ -51,7 +51,7 @@ from kdasr.nn.context import Context
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
-from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
+from kdasr.training.stage import stage_checkpoints, stages_done, stages_until, teacher_checkpoint
 from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
@@ -75,7 +75,7 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
         setup_logging(level=logging.ERROR)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
-    if saved_progress(exp_dir).stages_done >= len(wanted):
+    if stages_done(saved_progress(exp_dir), config.stages) >= len(wanted):
         if (Path(config.data.dir) / "tokens").is_dir():  # else nothing contradicts
             _own_tokenizer(config, exp_dir, fabric)
         logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))

@@ -122,7 +122,7 @@ class Trainer:
         self.restore()
         with self.stop.listening():
             try:
-                for index in range(self.progress.stages_done, len(wanted)):
+                for index in range(stages.stages_done(self.progress, self.system.stages), len(wanted)):
                     run_stage(index, self)
             except StepError as error:
                 raise UserError(f"{error}. {self._saved_after_error()}") from error
@@ -392,6 +392,7 @@ class Trainer:
 def run_stage(index: int, trainer: Trainer) -> None:
     """Train one stage from wherever it stands to its end."""
     trainer.begin(index)
+    trainer.progress.stage_over = False
     while not trainer.progress.stage_over:
         if trainer.validation_due():
             validation = trainer.validate()
