@@ -200,8 +200,8 @@ def measure(folder: Path, count: int) -> dict[str, float]:
         f"{count} cuts: {begun['start_s']:.1f} s to the first batch, {resumed['start_s']:.1f} s from the "
         f"middle of an epoch; {begun['first_mb']:.0f} MB then, {begun['peak_mb']:.0f} MB after "
         f"{begun['planned']:.0f} batches were planned in {begun['planning_s']:.0f} s, "
-        f"{begun['worker_mb']:.0f} MB of a worker's own; {speed['made_per_s']:.0f} utterances per second with "
-        f"features, {speed['planned_per_s']:.0f} without, {speed['made_ratio']:.2f} and "
+        f"{begun['worker_mb']:.0f} MB of a worker's own; {speed['made_per_s']:.0f} utterances per second "
+        f"with features, {speed['planned_per_s']:.0f} without, {speed['made_ratio']:.2f} and "
         f"{speed['planned_ratio']:.2f} times as many as behind Lhotse's sampler",
         flush=True,
     )

@@ -280,10 +280,8 @@ def claim_folder(config: AnyExperiment, exp_dir: Path) -> list[Difference]:
     saved = load_saved_experiment(exp_dir)
     found = list(differences(config_to_dict(saved), config_to_dict(config)))
     for key, old, new in found:
-        same_kind = type(saved) is type(config)
-        if not (
-            same_kind and (declared_at(type(config), key).may_change or _is_longer(exp_dir, key, old, new))
-        ):
+        free = type(saved) is type(config) and declared_at(type(config), key).may_change
+        if not free and not _is_longer(exp_dir, key, old, new):
             raise UserError(
                 f"{exp_dir} holds a run with {key}: {old}, this one has {key}: {new}, another model. "
                 "Give another --exp, or remove that folder."
