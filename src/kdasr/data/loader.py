@@ -1,8 +1,8 @@
 """Batches for training and validation: planned from an index, made of cuts that are read when needed."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +31,8 @@ from kdasr.data.epoch_plan import EpochPlanner, Item, Planned, Position
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config, rows_of, stand_in, with_cuts
-from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
+from kdasr.data.loading import train_strategy
+from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Failure, Made, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import (
@@ -43,6 +44,7 @@ from kdasr.data.usable import (
     log_unusable,
     report_unusable,
 )
+from kdasr.data.valid_batches import ValidBatches, valid_batches
 
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
 
@@ -70,12 +72,13 @@ class TrainLoader:
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
         teacher_features: str = MASKED,
+        pin_memory: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`.
+        `TEACHER_FEATURES`. `pin_memory`: batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -95,6 +98,7 @@ class TrainLoader:
         self._bad_audio = BadAudio(len(self._rows_U), MaxBad.parse(config.max_bad))
         self._config, self._seed = config, seed
         self._rank, self._world_size = rank, world_size
+        self._pin_memory = pin_memory
         self.planner = EpochPlanner(
             len(self._rows_U), seed, config.max_duration, config.num_buckets, self._items
         )
@@ -190,8 +194,17 @@ class TrainLoader:
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
+            pin_memory=self._pin_memory,
         )
         return good_ones(iter(loader), self._bad_audio)
+
+    def pace(self) -> Pace:
+        """Of these batches, as if one process had them all: the same on every rank."""
+        first = (Step(group[0], after) for group, after in self.planner.steps(Position(), 1))
+        epoch = takewhile(lambda step: step.after.epoch == 0, first)
+        samples_U = self._table.columns.samples_N[self._rows_U]
+        seconds = float(samples_U.sum(dtype=np.int64)) / SAMPLE_RATE
+        return pace_of((self._dataset.plan(step).cuts for step in epoch), seconds)
 
     def steps(self) -> Iterator["Step"]:
         """What this process is to make after the current position, without an end."""
@@ -296,52 +309,6 @@ def usable_rows(
         lambda some: [cut.id for cut in table.reader.read(rows[list(some)].tolist())],
     )
     return rows[verdict == USABLE]
-
-
-class ValidBatches:
-    """Batches in a fixed order without augmentation; can be iterated again and again."""
-
-    def __init__(
-        self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
-    ) -> None:
-        # The checkpoint is chosen by all of them, however long.
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames, for_training=False)
-        stored = all(cut.has_features for cut in cuts)
-        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
-        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
-        self._plans = [
-            BatchPlan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
-        ]
-
-    def __len__(self) -> int:
-        return len(self._plans)
-
-    def __iter__(self) -> Iterator[Batch]:
-        made = (self._dataset[plan] for plan in self._plans)
-        for _, _, batch in good_ones(made, self._bad_audio):
-            yield batch
-
-
-def valid_batches(
-    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
-) -> ValidBatches:
-    """The usable cuts in batches of at most `config.max_duration` seconds, padding included.
-
-    Utterances of similar length share a batch; the batches come in a fixed shuffled order, so that the
-    first few of them are a fair sample.
-    """
-    return ValidBatches(cuts, tokenizer, config, num_frames)
-
-
-def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:
-    groups: list[list[MonoCut]] = []
-    for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].duration <= max_duration:
-            groups[-1].append(cut)
-        else:
-            groups.append([cut])
-    random.Random(0).shuffle(groups)
-    return [CutSet.from_cuts(group) for group in groups]
 
 
 def select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:

@@ -10,9 +10,9 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import EXPERIMENTAL, Items, OneOf, at_least, between
 from kdasr.distillation.lattice import BLANK, PrunedLattice
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Need, Setup, Wanted, register
-from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
+from kdasr.losses.lattice.collapsed import CollapsedKl
 from kdasr.losses.lattice.joiner import NodeLogits
-from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, NextSymbols, PowerKl
 from kdasr.losses.lattice.node_weights import (
     BY_ENTROPY,
     BY_STUDENT,
@@ -66,6 +66,9 @@ class OutputConfig:
     """uniform | occupation (the student's) | teacher_occupation | both (their product) | nonblank (the
     teacher's 1 - P(blank)) | entropy (the teacher's) | occupation_nonblank | occupation_entropy: weight of a
     lattice node in the mean. All but the first two take a pass of the teacher's joiner over all nodes."""
+    wrong_nodes: Annotated[str, OneOf("count", "drop")] = "count"
+    """count | drop: whether nodes count at which the teacher's best class is a piece that is not the next one
+    of the transcript."""
 
 
 @register
@@ -139,12 +142,15 @@ class OutputTerm(LatticeTerm):
         if self.config.node_weights in BY_TEACHER:
             base_BTK = self._weights_of(teacher, lattice, base_BTK)
         by_occupation = self.config.node_weights in BY_STUDENT
-        if self.config.classes == "full":
-            return PowerKl(teacher, rule, self.form, base_BTK, by_occupation)
-        if self.config.classes == "symbols":
-            return SymbolKl(teacher, rule, self.form, base_BTK, by_occupation, BLANK)
         symbols = NextSymbols.of(lattice.tokens_BS, lattice.boundary_B4[:, 2], BLANK)
-        return CollapsedKl(teacher, rule, self.form, base_BTK, by_occupation, symbols)
+        trusted = symbols if self.config.wrong_nodes == "drop" else None
+        if self.config.classes == "full":
+            return PowerKl(teacher, rule, self.form, base_BTK, by_occupation, trusted)
+        if self.config.classes == "symbols":
+            return SymbolKl(teacher, rule, self.form, base_BTK, by_occupation, BLANK, trusted)
+        return CollapsedKl(
+            teacher, rule, self.form, base_BTK, by_occupation, symbols, all_nodes=trusted is None
+        )
 
     def _annealed(self, step: int) -> float:
         if not self.config.anneal:

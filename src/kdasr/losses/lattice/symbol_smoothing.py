@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kdasr.losses.lattice.joiner import NodeLogits
-from kdasr.losses.lattice.kl import KlForm, PowerKl, power_kl_with_gradient
+from kdasr.losses.lattice.kl import KlForm, NextSymbols, PowerKl, power_kl_with_gradient, without
 from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.losses.lattice.power import PowerRule
 
@@ -51,6 +51,7 @@ class SymbolKl(PowerKl):
         base_BTK: Tensor,
         by_occupation: bool,
         blank: int,
+        trusted: NextSymbols | None = None,
     ) -> None:
         """`blank`: its class; the others as in `PowerKl`.
 
@@ -59,7 +60,7 @@ class SymbolKl(PowerKl):
         """
         if form.direction != "forward":
             raise ValueError(f"direction '{form.direction}': expected forward for smoothing among symbols")
-        super().__init__(_Symbols(teacher, blank), rule, form, base_BTK, by_occupation)
+        super().__init__(_Symbols(teacher, blank), rule, form, base_BTK, by_occupation, trusted)
         self.whole, self.blank = teacher, blank
 
     def begin(self, nodes: Nodes) -> None:
@@ -69,7 +70,8 @@ class SymbolKl(PowerKl):
 
     def evaluate(self, student_NV: Tensor, nodes: Nodes, with_gradient: bool) -> NodeValues:
         """The sum of both parts; the exponent is that among the symbols."""
-        teacher = split_blank(self.whole.logits_of(nodes.frames_N, nodes.states_N), self.blank)
+        teacher_NV = self.whole.logits_of(nodes.frames_N, nodes.states_N)
+        wrong_N, teacher = self._wrong(teacher_NV, nodes), split_blank(teacher_NV, self.blank)
         student = split_blank(student_NV, self.blank)
         exponents_N = self._exponents(teacher.symbols_NV, nodes)
         ones_N, plain = torch.ones_like(exponents_N), replace(self.form, temperature_squared=False)
@@ -80,10 +82,11 @@ class SymbolKl(PowerKl):
         symbol_N = teacher.blank_N2.softmax(1)[:, 1]
         values_N = choice_N + symbol_N * among_N
         if not with_gradient:
-            return NodeValues(values_N, None, exponents_N)
+            return without(wrong_N, NodeValues(values_N, None, exponents_N))
         gradient_NV.mul_(symbol_N[:, None]).addcmul_(student.symbols_NV.softmax(1), choice_N2[:, 1:])
         gradient_NV[:, self.blank] = choice_N2[:, 0]
-        return NodeValues(values_N, gradient_NV.mul_(nodes.weights_N.unsqueeze(1)), exponents_N)
+        weighted_NV = gradient_NV.mul_(nodes.weights_N.unsqueeze(1))
+        return without(wrong_N, NodeValues(values_N, weighted_NV, exponents_N))
 
 
 class _Symbols(NamedTuple):
