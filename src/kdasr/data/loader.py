@@ -36,6 +36,7 @@ from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Failure, Made, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import (
+    AT_ONCE,
     USABLE,
     NumFrames,
     Unusable,
@@ -295,10 +296,16 @@ def usable_rows(
         UserError: none has a speed that is asked for.
     """
     columns = table.columns
-    there = np.flatnonzero(np.bincount(columns.speeds_N)) / 1000
-    wanted = wanted_speeds(there.tolist(), config.speed_perturbation)
+    starts = range(0, len(columns.speeds_N), AT_ONCE)
+    speeds = [columns.speeds_N[start : start + AT_ONCE] for start in starts]
+    there = {speed / 1000 for some in speeds for speed in np.unique(some).tolist()}
+    wanted = wanted_speeds(there, config.speed_perturbation)
     chosen = np.array([round(1000 * speed) for speed in wanted], np.uint16)
-    rows = np.flatnonzero(np.isin(columns.speeds_N, chosen)).astype(np.int32)
+    found = [
+        (start + np.flatnonzero(np.isin(some, chosen))).astype(np.int32)
+        for start, some in zip(starts, speeds, strict=True)
+    ]
+    rows = np.concatenate(found) if found else np.zeros(0, np.int32)
     pieces = table.pieces(tokenizer)[rows]
     verdict = judge(columns.samples_N[rows], pieces, config, num_frames)
     log_unusable(

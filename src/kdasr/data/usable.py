@@ -22,6 +22,8 @@ SPECIAL, UNKNOWN = 1 << 15, 1 << 14
 """Bits of a count of pieces: there is one that is no text, such as `<blk>`; there is `<unk>`."""
 MOST_PIECES = UNKNOWN - 1
 """The rest of the bits: so many pieces or more."""
+AT_ONCE = 1 << 20
+"""Cuts that are looked at together, so that little memory is needed for many."""
 USABLE, SHORT, LONG, NO_TEXT, NO_ROOM = range(5)
 """What `judge` says of a cut."""
 
@@ -76,6 +78,20 @@ def judge(
         num_frames: of the encoder.
         for_training: see above.
     """
+    verdict_N = np.zeros(len(samples_N), np.uint8)
+    for start in range(0, len(samples_N), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        verdict_N[some] = _judged(samples_N[some], pieces_N[some], config, num_frames, for_training)
+    return verdict_N
+
+
+def _judged(
+    samples_N: NDArray[np.int32],
+    pieces_N: NDArray[np.uint16],
+    config: DataConfig,
+    num_frames: NumFrames,
+    for_training: bool,
+) -> NDArray[np.uint8]:
     verdict_N = np.zeros(len(samples_N), np.uint8)
     features_N = (samples_N + FRAME_SHIFT_SAMPLES // 2) // FRAME_SHIFT_SAMPLES
     if for_training:
