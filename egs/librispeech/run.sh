@@ -77,6 +77,7 @@ case $corpus in
     size=${size:-librispeech}
     name=librispeech
     [[ $size == librispeech ]] || name=librispeech-$size
+    if [[ $size == mini ]]; then parts=${parts:-"train-clean-5 dev-clean-2 test-clean"}; fi
     parts=${parts:-"train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other"} ;;
   cuts)
     [[ -n $cuts ]] || die "--corpus cuts: give --cuts \"train=FILE_OR_FOLDER dev=FILE_OR_FOLDER ...\""

@@ -48,6 +48,7 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
+from kdasr.losses.lattice.kernel_check import check_kernels
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -113,6 +114,8 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     bundles = _load_teachers(config, exp_dir, tokenizer)
     teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
+    if fabric.device.type == "cuda":
+        check_kernels(fabric.device)
     train_cuts = open_parts(config.data.dir, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
     _heed_word_times(config.objective.rnnt, train_cuts)
