@@ -27,7 +27,7 @@ JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm unified bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve clean
+.PHONY: help setup lm lpm unified bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve bench-data clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
 
@@ -135,6 +135,10 @@ bench-stream: setup
 # On the demo's exported student: what the server costs beside the recognizer in it.
 bench-serve: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_serve.py
+
+# Start, memory and speed of training data of many cuts; ARGS="--sizes 10000,1000000,15000000" for the largest too.
+bench-data: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_data.py $(ARGS)
 
 # Needs the demo and its language model.
 bench-lpm: setup

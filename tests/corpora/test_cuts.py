@@ -19,6 +19,7 @@ from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment
 from lhotse.cut import MonoCut, MultiCut
 from lhotse.recipes import prepare_librispeech
 from lhotse.supervision import AlignmentItem
+from lhotse.utils import fastcopy
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
@@ -245,6 +246,8 @@ def bad_audio(tmp_path: Path) -> dict[str, tuple[MonoCut, str]]:
         for item in (lost, wrong, short, url, shell)
     }
     found = {name: (cut, reasons[name]) for name, cut in cuts.items()}
+    bare = fastcopy(cuts["lost"], id="bare", recording=None, supervisions=[said("bare", "bare", 0, 1.0, "x")])
+    found["bare"] = (bare, "has no recording")
     pair = [said("ok", "beyond", 0, 0.5, "x"), said("late", "beyond", 0.5, 9.0, "y")]
     found["late"] = (cut_of(beyond, *pair), "its supervision is at 0.50 to 9.50 s, the cut has 1.00 s")
     return found
@@ -256,10 +259,10 @@ def test_audio_that_cannot_be_used_costs_its_utterance(
     monkeypatch.chdir(tmp_path)
     bad = bad_audio(tmp_path)
     manifest = write(tmp_path / "c.jsonl.gz", *(cut for cut, _ in bad.values()))
-    with pytest.raises(UserError, match=r"dev: 6 of 7 utterances have bad audio, more than --max-bad 1%"):
+    with pytest.raises(UserError, match=r"dev: 7 of 8 utterances have bad audio, more than --max-bad 1%"):
         prepare(tmp_path, manifest)
     assert not list((tmp_path / "data").rglob("*.npy"))
-    assert [cut.id for cut in prepare(tmp_path, manifest, max_bad=MaxBad(6, is_share=False))] == ["ok"]
+    assert [cut.id for cut in prepare(tmp_path, manifest, max_bad=MaxBad(7, is_share=False))] == ["ok"]
     lines = [line.split("\t") for line in (tmp_path / "data" / "bad-dev.tsv").read_text().splitlines()]
     told = {("shell" if name == "shell-cut" else name): reason for name, _, reason in lines}
     assert told.keys() == bad.keys()
@@ -311,6 +314,11 @@ def empty_cuts(folder: Path) -> None:
     gzip.open(folder / "cuts.000001.jsonl.gz", "wt").close()
 
 
+def empty_both(folder: Path) -> None:
+    for number in range(2):
+        gzip.open(folder / f"cuts.{number:06d}.jsonl.gz", "wt").close()
+
+
 def empty_audio(folder: Path) -> None:
     tarfile.open(folder / "recording.000001.tar", "w").close()
 
@@ -347,6 +355,7 @@ def only_the_manifest(tmp_path: Path) -> list[Path]:
         (lambda path: [path], "not a Shar folder .*there: nothing"),
         (shards(drop_a_shard), r"2 shards of cuts and 1 of recordings; .*cuts\.000001\.jsonl\.gz"),
         (shards(empty_cuts), r"cuts\.000001\.jsonl\.gz: an empty shard: 0 cuts"),
+        (shards(empty_both), r"dev: 2 of 2 manifests or shards cannot be used: .*000000\.jsonl\.gz: an"),
         (shards(empty_audio), r"recording\.000001\.tar: an empty shard: 0 recordings, 1 cuts"),
         (shards(other_audio), r"recording\.000001\.tar: has 'a' in the place of 'b'|in the place of"),
         (only_the_manifest, r"dev: 1 of 1 .*its audio is in a Shar archive: name the folder"),

@@ -261,7 +261,8 @@ def test_a_share_of_the_joined_utterances_lies_in_noise(
         for name, one_TF, two_TF in zip(one.ids, one.features_BTF, two.features_BTF, strict=True)
     }
     spoken_in = [noise for name, noise in changed.items() if spoken(name)]
-    assert 0.2 < sum(spoken_in) / len(spoken_in) < 0.8
+    # Of up to three utterances that each have a noise of their own, most have one somewhere.
+    assert 0.2 < sum(spoken_in) / len(spoken_in) < 0.95
     assert not any(noise for name, noise in changed.items() if not spoken(name))
 
 

@@ -142,9 +142,11 @@ def test_a_folder_belongs_to_one_configuration(recipe: Path, tmp_path: Path) -> 
     claim_folder(config, tmp_path / "exp")
     claim_folder(config, tmp_path / "exp")
     assert load_saved_experiment(tmp_path / "exp") == config
-    other = load_experiment(recipe, "student", ("stages.0.num_steps=4",))
-    with pytest.raises(UserError, match=r"exp.*stages\.0\.num_steps: 3.*num_steps: 4.*--exp"):
+    other = load_experiment(recipe, "student", ("stages.0.num_steps=2",))
+    with pytest.raises(UserError, match=r"exp.*stages\.0\.num_steps: 3.*num_steps: 2.*--exp"):
         claim_folder(other, tmp_path / "exp")
+    longer = load_experiment(recipe, "student", ("stages.0.num_steps=4",))
+    assert list(map(str, claim_folder(longer, tmp_path / "exp"))) == ["stages.0.num_steps: 3 -> 4"]
     with pytest.raises(UserError, match="holds a run with name: student"):
         claim_folder(LanguageModelExperiment(), tmp_path / "exp")
 

@@ -11,13 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_system import RandomBatches, fit, processes, tiny_system, trainer_config, two_stage_system
+from tiny_system import (
+    TWO_TERMS,
+    RandomBatches,
+    fit,
+    processes,
+    tiny_system,
+    trainer_config,
+    two_stage_system,
+)
 
 import kdasr.checkpoint
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
+from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
-from kdasr.training.resume import batches_per_process, own_state, rng_state, set_rng_state, truncate_metrics
+from kdasr.training.resume import (
+    Progress,
+    batches_per_process,
+    own_state,
+    rng_state,
+    set_rng_state,
+    truncate_metrics,
+)
+from kdasr.training.stage import stages_done
+from kdasr.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +137,49 @@ def test_stage_by_stage_is_the_same_run(uninterrupted: Path, tmp_path: Path) -> 
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["train_steps"] == 5
     fit(two_stage_system(tmp_path))
     assert_same_run(uninterrupted, tmp_path)
+
+
+def test_a_longer_last_stage_goes_on_as_if_it_had_been_so(tmp_path: Path) -> None:
+    config = trainer_config()
+    config.optim.decay = "constant"
+
+    def steps(count: int) -> dict[str, Any]:
+        only = StageConfig(name="only", num_steps=count, loss_weights=dict(TWO_TERMS))
+        return {"stages": [only], "config": config}
+
+    fit(tiny_system(tmp_path / "whole", **steps(9)))
+    fit(tiny_system(tmp_path / "longer", **steps(6)))
+    fit(tiny_system(tmp_path / "longer", **steps(9)))
+    one, other = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("whole", "longer")
+    )
+    assert one["train_steps"] == other["train_steps"] == 9
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "longer")
+    # A plateau has ended the stage for good.
+    ended = Progress(stage_step=3, stage_over=True, plateau_count=2)
+    assert stages_done(ended, [StageConfig(num_steps=9, plateau_patience=2)]) == 1
+    assert stages_done(ended, [StageConfig(num_steps=9)]) == 0
+
+
+def test_the_last_checkpoint_is_also_written_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    save = Trainer.save
+
+    def noting(trainer: Trainer, *, keep: bool, best: bool) -> None:
+        save(trainer, keep=keep, best=best)
+        seen.append((trainer.progress.step, keep))
+
+    monkeypatch.setattr(Trainer, "save", noting)
+    fit(tiny_system(tmp_path / "often", config=trainer_config(save_minutes=1e-9)))
+    often, seen = seen, []
+    fit(tiny_system(tmp_path / "rarely"))
+    assert seen == [(3, True), (6, True)]
+    assert [step for step, keep in often if not keep] == [1, 2, 3, 4, 5, 6]
+    one, other = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("often", "rarely")
+    )
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
 
 
 def test_signals_work_as_before_after_training(tmp_path: Path) -> None:

@@ -83,8 +83,18 @@ class LhotseCuts:
         """
         sources = [source for path in self._places[part] for source in sources_at(path)]
         check = CutsCheck(part, reading)
+        faults: list[UserError] = []
         for source in sources:
-            check.add(source)
+            try:
+                check.add(source)
+            except UserError as error:
+                faults.append(error)
+        if len(faults) > 1:
+            raise UserError(
+                f"{part}: {len(faults)} of {len(sources)} manifests or shards cannot be used: {quote(faults)}"
+            )
+        if faults:
+            raise faults[0]
         found = check.finish()
         return CutPart(part, found.bad, found.empty, found.fingerprint, sources, found)
 

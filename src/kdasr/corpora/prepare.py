@@ -28,6 +28,7 @@ from kdasr.data.folder import (
     recorded_normalization,
     write_manifest,
 )
+from kdasr.data.index_folder import open_part
 from kdasr.data.part_features import check_part, settings_key, store_part
 from kdasr.data.staging import Staged, Workers
 from kdasr.data.text_rules import check_rule
@@ -35,6 +36,8 @@ from kdasr.data.text_rules import check_rule
 log = get_logger(__name__)
 
 STATS = "feature_stats.json"
+MANY = 300_000
+"""Files of features from which on it is better to have none."""
 _PART_NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -115,6 +118,9 @@ def prepare_corpus(options: PrepareOptions) -> None:
                 else:
                     _prepare_part(part, settings, options, record, workers)
         _write_stats(options.out_dir, record)
+        for part in parts:
+            if options.is_train(part.name):
+                open_part(options.out_dir, part.name)  # makes its index
     except OSError as error:
         raise UserError(
             f"{options.out_dir}: cannot be written ({error.strerror or error}). What is done is kept: the "
@@ -208,6 +214,10 @@ def _prepare_part(
     with Staged(out_dir / "audio" / part, key) as audio, Staged(out_dir / "fbank" / part, key) as fbank:
         utterances, bad = checked.cuts(audio.partial, options.jobs)
         cuts = at_speeds(utterances, settings["speeds"])
+        if not options.on_the_fly and len(cuts) > MANY:
+            log.warning(
+                "%s: %d files of features, one for each cut: --on-the-fly stores none", part, len(cuts)
+            )
         if options.on_the_fly:
             stats, found = check_part(cuts, workers, settings["train"])
         else:

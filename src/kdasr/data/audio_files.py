@@ -15,10 +15,11 @@ SHOWN = 5
 """Ids and files quoted in a message; the rest is counted."""
 
 
-def quote(names: Iterable[object]) -> str:
-    """The first few of `names`, and how many more there are."""
+def quote(names: Iterable[object], count: int | None = None) -> str:
+    """The first few of `names`, and how many more there are of `count`, if not all of them are given."""
     texts = [str(name) for name in names]
-    rest = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    more = (len(texts) if count is None else count) - SHOWN
+    rest = f" and {more} more" if more > 0 else ""
     return ", ".join(texts[:SHOWN]) + rest
 
 

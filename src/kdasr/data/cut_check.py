@@ -25,15 +25,20 @@ def check_cuts(cuts: Iterable[Any], path: Path) -> None:
     """
     seen = set()
     for cut in cuts:
-        try:
-            fault = fault_in_cut(cut) if isinstance(cut, MonoCut) else None
-        except (TypeError, ValueError, AttributeError, KeyError) as error:  # values of whatever type
-            fault = f"is not one ({first_line(error)})"
+        fault = fault_of(cut)
         if fault is None and cut.id in seen:
             fault = "its id is there twice"
         if fault is not None:
             raise UserError(f"{path}: cut '{cut.id}': {fault}")
         seen.add(cut.id)
+
+
+def fault_of(cut: Any) -> str | None:
+    """What of a cut of one recording cannot be true; None if all can, and for any other cut."""
+    try:
+        return fault_in_cut(cut) if isinstance(cut, MonoCut) else None
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # values of whatever type
+        return f"is not one ({first_line(error)})"
 
 
 def fault_in_cut(cut: MonoCut) -> str | None:
@@ -56,7 +61,7 @@ def fault_in_cut(cut: MonoCut) -> str | None:
 def _fault_in_recording(cut: MonoCut) -> str | None:
     recording = cut.recording
     if recording is None:
-        return "has no recording"
+        return "has no recording, and features of others are not used"
     rate, count = recording.sampling_rate, recording.num_samples
     if type(rate) is not int or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         return f"sampling_rate is {rate!r:.40}, expected a whole number of Hz"

@@ -1,6 +1,5 @@
 """A data folder, as `kdasr prepare` leaves it: where things are, and how to read them."""
 
-import gzip
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.files import atomic_path, read_object, sha256
 from kdasr.common.logging import get_logger
+from kdasr.data.blocks import write_blocks
 from kdasr.data.cut_check import check_cuts
 from kdasr.data.text_rules import NONE
 
@@ -83,15 +83,10 @@ def write_manifest(path: Path, items: Iterable[Recording | SupervisionSegment | 
     Raises:
         OSError: it cannot be written.
     """
-    # Not Lhotse's own writer: it goes by the suffix, which the temporary name lacks. Without name and time in
-    # gzip's header, the same manifest is the same file.
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
-    ):
-        for item in items:
-            file.write((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode())
+    # Not Lhotse's own writer: single lines of a file in blocks can be read.
+    lines = ((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode() for item in items)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        write_blocks(file, lines)
 
 
 def _old_manifests(path: Path) -> list[Path]:
@@ -105,13 +100,31 @@ def recorded_normalization(record: Mapping[str, Any] | None) -> str:
 
 
 def load_cuts(data_dir: Path | str, part: str) -> CutSet:
-    """The cuts of a prepared part, with paths that hold from the current directory.
+    """The cuts of a prepared part, all of them in memory, with paths that hold from the current directory.
 
     Raises:
         UserError: the part has not been prepared, and the message names those that have; or it is empty or
             damaged, or its features are gone.
     """
     data_dir = Path(data_dir)
+    check_prepared(data_dir, part)
+    path = cuts_path(data_dir, part)
+    cuts = _read(path)
+    warn_if_changed(data_dir, part, sha256(path))
+    for cut in cuts:
+        in_folder(cut, data_dir)
+    first = next(iter(cuts), None)
+    if first is None:
+        raise UserError(f"{path}: no utterances: remove it and run `kdasr prepare`")
+    check_sources(first, part)
+    return cuts
+
+
+def check_prepared(data_dir: Path, part: str) -> None:
+    """
+    Raises:
+        UserError: the part has not been prepared; the message names those that have.
+    """
     record = load_record(data_dir)
     if record is None:
         raise UserError(f"{data_dir}: not a prepared data folder ({RECORD} is missing): run `kdasr prepare`")
@@ -119,26 +132,36 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
         raise UserError(
             f"{data_dir}: part '{part}' is not prepared; there are: {', '.join(record['parts']) or 'none'}"
         )
-    path = cuts_path(data_dir, part)
-    cuts = _read(path)
-    known = record["parts"][part].get("written", {}).get("cuts_sha256")
-    if known is not None and known != sha256(path):
-        log.warning("%s: not as `kdasr prepare` left it", path)
-    for cut in cuts:
-        for source in cut.recording.sources:
-            source.source = str(data_dir / source.source)
-        if cut.features is not None:
-            cut.features.storage_path = str(data_dir / cut.features.storage_path)
-    first = next(iter(cuts), None)
-    if first is None:
-        raise UserError(f"{path}: no utterances: remove it and run `kdasr prepare`")
-    if first.features is not None and not Path(first.features.storage_path).is_dir():
+
+
+def warn_if_changed(data_dir: Path, part: str, digest: str) -> None:
+    """Warn when the cuts of a part, which have this digest, are not as `kdasr prepare` left them."""
+    record = load_record(data_dir) or {"parts": {part: {}}}
+    if record["parts"][part].get("written", {}).get("cuts_sha256") not in (None, digest):
+        log.warning("%s: not as `kdasr prepare` left it", cuts_path(data_dir, part))
+
+
+def in_folder(cut: MonoCut, data_dir: Path) -> MonoCut:
+    """Give a cut of the manifest paths that hold from the current directory."""
+    for source in cut.recording.sources:
+        source.source = str(data_dir / source.source)
+    if cut.features is not None:
+        cut.features.storage_path = str(data_dir / cut.features.storage_path)
+    return cut
+
+
+def check_sources(first: MonoCut, part: str) -> None:
+    """Whether features and audio of a part are there, by its first cut.
+
+    Raises:
+        UserError: the features are gone. Audio that is gone is a warning.
+    """
+    if first.features is not None and not Path(first.features.storage_path).exists():
         raise UserError(
             f"{first.features.storage_path}: the features of '{part}' are gone: run `kdasr prepare`"
         )
     if not Path(first.recording.sources[0].source).is_file():
         log.warning("%s: the audio of '%s' is gone", first.recording.sources[0].source, part)
-    return cuts
 
 
 def _read(path: Path) -> CutSet:

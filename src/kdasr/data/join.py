@@ -7,8 +7,9 @@ Utterances are taken from a window over the stream of cuts, so that memory does 
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from lhotse import SupervisionSegment
 from lhotse.cut import MixedCut, MixTrack, MonoCut, PaddingCut
 
 from kdasr.common.errors import UserError
@@ -98,6 +99,25 @@ class _Waiting:
         while len(self._in_order) < WINDOW and (cut := next(self._cuts, None)) is not None:
             self._in_order[cut.id] = cut
             self._by_speaker.setdefault(_speaker(cut), deque()).append(cut)
+
+
+def stand_in(row: int, seconds: float, speaker: str | None) -> MonoCut:
+    """What stands for a cut while it is planned which ones are joined: all that `JoinedCuts` looks at."""
+    name = str(row)
+    spoken = [SupervisionSegment(name, name, 0.0, seconds, speaker=speaker)] if speaker else []
+    return MonoCut(name, 0.0, seconds, 0, supervisions=spoken)
+
+
+def rows_of(cut: MixedCut) -> list[int]:
+    """The rows of the stand-ins in a joined utterance."""
+    return [int(segment.id) for segment in segments_of(cut) if isinstance(segment, MonoCut)]
+
+
+def with_cuts(planned: MixedCut, cuts: Sequence[MonoCut]) -> MixedCut:
+    """A joined utterance with the cuts themselves in the places of their stand-ins."""
+    following = iter(cuts)
+    segments = [next(following) if isinstance(part, MonoCut) else part for part in segments_of(planned)]
+    return mixed("+".join(cut.id for cut in cuts) or planned.id, segments)
 
 
 def check_join_config(config: JoinConfig) -> None:

@@ -1,53 +1,69 @@
-"""Batches for training and validation: Lhotse samples, this file makes it exactly resumable."""
+"""Batches for training and validation: planned from an index, made of cuts that are read when needed."""
 
-import random
-import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any, Self
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import MixedCut, MonoCut
-from lhotse.dataset import DynamicBucketingSampler
-from torch.utils.data import DataLoader
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import MASKED, Batch
 from kdasr.data.batch_maker import BatchMaker, BatchPlan
-from kdasr.data.batch_stream import BatchStream
+from kdasr.data.cut_table import (
+    STORED,
+    WORDS,
+    CutReader,
+    CutTable,
+    MemoryTable,
+    speed_of,
+    wanted_speeds,
+)
 from kdasr.data.data_config import DataConfig
+from kdasr.data.epoch_plan import EpochPlanner, Item, Planned, Position
+from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
-from kdasr.data.join import JoinedCuts, check_join_config
+from kdasr.data.join import JoinedCuts, check_join_config, rows_of, stand_in, with_cuts
 from kdasr.data.loading import train_strategy
 from kdasr.data.pace import Pace, pace_of
-from kdasr.data.reported import BadAudio, Reported, good_ones
+from kdasr.data.reported import BadAudio, Failure, Made, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
+from kdasr.data.usable import (
+    AT_ONCE,
+    USABLE,
+    NumFrames,
+    Unusable,
+    every_frame,
+    judge,
+    log_unusable,
+    report_unusable,
+)
 from kdasr.data.valid_batches import ValidBatches, valid_batches
-from kdasr.data.word_times import aligned_words
 
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
 
+# Shapes: N cuts of a table, U of them usable, P of a pool.
+
 log = get_logger(__name__)
 
-COPY = re.compile(r"_dup\d+$")
-"""The end of the ids of Lhotse's copies."""
 
-
-class TrainLoader(BatchStream[Batch]):
+class TrainLoader:
     """An endless, shuffled, augmented stream of batches of similar durations.
 
-    Batches depend on the cuts, the configuration, `seed`, `rank` and `world_size`, and not on the number
-    of workers or on global random states. All ranks see the same number of batches per epoch.
+    The batches of an epoch depend on the cuts, the configuration and `seed`, and not on the number of workers
+    or of processes, or on global random states. All ranks see the same number of batches per epoch.
     """
 
     def __init__(
         self,
-        cuts: CutSet,
+        cuts: CutSet | CutTable,
         tokenizer: Tokenizer,
         config: DataConfig,
         *,
@@ -69,51 +85,110 @@ class TrainLoader(BatchStream[Batch]):
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
                 times where they are asked for.
         """
-        super().__init__()
         check_join_config(config.join)
-        cuts = select_speeds(cuts, config.speed_perturbation)
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames)
-        if len(cuts) == 0:
+        self._table = _as_table(cuts)
+        self._rows_U = usable_rows(self._table, tokenizer, config, num_frames)
+        flags_U = self._table.columns.flags_N[self._rows_U]
+        if len(self._rows_U) == 0:
             raise UserError("no usable training utterances (see the warnings above)")
-        if not word_times:
-            # They would travel to the workers with each batch.
-            cuts = CutSet.from_cuts(cut.drop_alignments() for cut in cuts)
-        elif not any(aligned_words(cut) for cut in cuts):
+        if word_times and not (flags_U & WORDS).any():
             raise UserError(
                 "the training utterances have no word times, which objective.rnnt.left_buffer and "
                 "right_buffer need: prepare the data with alignments, or leave both out"
             )
-        self._cuts = cuts
-        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
-        self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
-        self._config = config
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._bad_audio = BadAudio(len(self._rows_U), MaxBad.parse(config.max_bad))
+        self._config, self._seed = config, seed
+        self._rank, self._world_size = rank, world_size
         self._pin_memory = pin_memory
-        strategy, transform = train_strategy(self._cuts, config)
-        self._dataset = BatchMaker(
+        self.planner = EpochPlanner(
+            len(self._rows_U), seed, config.max_duration, config.num_buckets, self._items
+        )
+        self._position = Position(run=world_size)
+        self._epoch = 0
+        self._iterator: Iterator[tuple[Position, int, Batch]] | None = None
+        strategy, transform = train_strategy(bool((flags_U & STORED).all()), config)
+        maker = BatchMaker(
             strategy,
             tokenizer,
             transform=transform,
             config=config,
-            seed=(seed, rank),
+            seed=(seed,),
             word_times=word_times,
             teacher_features=teacher_features,
         )
+        self._dataset = PlannedBatches(self._table.reader, Reported(maker))
+
+    @property
+    def position(self) -> Position:
+        """Where the stream stands."""
+        return self._position
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the batch handed out last."""
+        return self._epoch
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._start()
+        self._position, self._epoch, batch = next(self._iterator)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as plain values, the same on all ranks."""
+        place = self._position._asdict()
+        return {**place, "world_size": self._world_size, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the batch that `state` was taken at, without making those before it again.
+
+        With the same number of processes the batches that follow are the same bits. With another number
+        too, shared among these: every utterance of the epoch still comes once. A state of an earlier
+        version, which knew another order, goes on at the begin of its epoch.
+
+        Raises:
+            UserError: the state belongs to other data or other settings.
+        """
+        for key, value in self._identity().items():
+            if state.get(key) != value:
+                raise UserError(
+                    f"cannot resume the data stream: {key} was {state.get(key)} and is {value} now"
+                )
+        if "pool" in state:
+            self._position = Position(*(int(state[name]) for name in Position._fields))
+        else:
+            self._position = Position(epoch=int(state["epoch"]), run=self._world_size)
+            log.warning(
+                "the checkpoint is of an earlier version, which had another order of the utterances: epoch "
+                "%d begins again",
+                self._position.epoch,
+            )
+        before = state.get("world_size", self._world_size)
+        if before != self._world_size and "pool" in state:
+            log.info(
+                "epoch %d goes on after the batches that %d process(es) have had: each utterance comes once",
+                self._position.epoch,
+                before,
+            )
+        self._epoch, self._iterator = self._position.epoch, None
 
     def _identity(self) -> dict[str, Any]:
+        """Plain values that decide what the batches are."""
         return {
             "seed": self._seed,
-            "world_size": self._world_size,
-            "num_cuts": len(self._cuts),
+            "num_cuts": len(self._rows_U),
             "max_duration": self._config.max_duration,
             "num_buckets": self._config.num_buckets,
         }
 
-    def _start(self) -> Iterator[tuple[int, int, Batch]]:
+    def _start(self) -> Iterator[tuple[Position, int, Batch]]:
         workers = self._config.num_workers
         loader = DataLoader(
-            Reported(self._dataset),
-            sampler=_Plans(self),
+            self._dataset,
+            sampler=_Steps(self),
             batch_size=None,
             num_workers=workers,
             collate_fn=_identity,
@@ -124,95 +199,133 @@ class TrainLoader(BatchStream[Batch]):
         )
         return good_ones(iter(loader), self._bad_audio)
 
-    def plans(self) -> Iterator[BatchPlan]:
-        """The endless sequence of batch contents after the current position."""
-        epoch, last = self._position
-        while True:
-            for index, cuts in enumerate(self._sampler(epoch)):
-                if index > last:
-                    yield BatchPlan(epoch, index, CutSet.from_cuts(map(self._with_own_id, cuts)))
-            epoch, last = epoch + 1, -1
-
-    def _with_own_id(self, cut: MonoCut | MixedCut) -> MonoCut | MixedCut:
-        """Without the suffix that Lhotse gives a cut which serves several processes at the end of an epoch:
-        labels are found by ids."""
-        if COPY.search(cut.id) is None or cut.id.rpartition("+")[2] in self._named_like_copies:
-            return cut
-        return cut.with_id(COPY.sub("", cut.id))
-
     def pace(self) -> Pace:
         """Of these batches, as if one process had them all: the same on every rank."""
-        return pace_of(self._sampler(0, rank=0, world_size=1), sum(cut.duration for cut in self._cuts))
+        first = (Step(group[0], after) for group, after in self.planner.steps(Position(), 1))
+        epoch = takewhile(lambda step: step.after.epoch == 0, first)
+        samples_U = self._table.columns.samples_N[self._rows_U]
+        seconds = float(samples_U.sum(dtype=np.int64)) / SAMPLE_RATE
+        return pace_of((self._dataset.plan(step).cuts for step in epoch), seconds)
 
-    def _sampler(
-        self, epoch: int, *, rank: int | None = None, world_size: int | None = None
-    ) -> DynamicBucketingSampler:
-        """The batches of an epoch, of this rank or of another one; with `data.join`, of utterances that are
-        joined anew."""
-        rank = self._rank if rank is None else rank
-        world_size = self._world_size if world_size is None else world_size
-        config, shuffled = self._config, list(self._cuts)
-        # All of them, not the window that a sampler keeps: parts, speakers and speeds lie one after another.
-        random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
-        cuts = CutSet.from_cuts(shuffled)
-        if config.join.enabled:
-            cuts = CutSet(JoinedCuts(shuffled, config.join, (self._seed, epoch)))
-            # Lhotse wants at least a cut per bucket; of joined ones there are at least so many.
-            fewest = max(1, len(shuffled) // config.join.max_utterances)
-            config = replace(config, num_buckets=min(config.num_buckets, fewest))
-        sampler = _sampler(cuts, config, self._seed, rank, world_size)
-        sampler.set_epoch(epoch)
-        return sampler
+    def steps(self) -> Iterator["Step"]:
+        """What this process is to make after the current position, without an end."""
+        for group, after in self.planner.steps(self._position, self._world_size):
+            yield Step(group[self._rank], after)
+
+    def plans(self) -> Iterator[BatchPlan]:
+        """The same with the cuts themselves."""
+        return map(self._dataset.plan, self.steps())
+
+    def _items(
+        self, places_P: NDArray[np.int32], seed: tuple[int, ...]
+    ) -> tuple[Sequence[Item], NDArray[np.float64]]:
+        """The utterances of a pool and their seconds; with `data.join` they are joined."""
+        rows_P = self._rows_U[places_P]
+        seconds_P = self._table.columns.samples_N[rows_P] / SAMPLE_RATE
+        if not self._config.join.enabled:
+            return rows_P.tolist(), seconds_P
+        speakers = (hex(number) if number else None for number in self._table.columns.speakers_N[rows_P])
+        cuts = map(stand_in, rows_P.tolist(), seconds_P.tolist(), speakers)
+        joined = list(JoinedCuts(cuts, self._config.join, seed))
+        return joined, np.array([cut.duration for cut in joined])
 
 
-class _Plans:
-    """`TrainLoader.plans` as the iterable that a DataLoader wants for a sampler."""
+@dataclass(frozen=True)
+class Step:
+    """What a process is to make next, and where the stream stands then."""
+
+    batch: Planned
+    after: Position
+
+
+class PlannedBatches(Dataset[Made | Failure]):
+    """Reads the cuts of a plan and makes its batch. Runs in loader workers, which get nothing but plans."""
+
+    def __init__(self, reader: CutReader, maker: Reported) -> None:
+        self._reader, self._maker = reader, maker
+
+    def plan(self, step: Step) -> BatchPlan:
+        """A plan with the cuts that it is of.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        items = step.batch.items
+        rows = [row for item in items for row in (rows_of(item) if isinstance(item, MixedCut) else [item])]
+        cuts = iter(self._reader.read(rows))
+        made: list[MonoCut | MixedCut] = []
+        for item in items:
+            if isinstance(item, MixedCut):
+                made.append(with_cuts(item, [next(cuts) for _ in rows_of(item)]))
+            else:
+                made.append(next(cuts))
+        return BatchPlan(step.after.epoch, step.batch.number, CutSet.from_cuts(made))
+
+    def __getitem__(self, step: Step) -> Made | Failure:
+        """The position after the batch, its epoch, and the batch itself."""
+        try:
+            plan = self.plan(step)
+        except UserError as error:
+            return Failure(str(error))
+        made = self._maker[plan]
+        if isinstance(made, Failure) or made.item is None:
+            return made
+        return replace(made, item=(step.after, step.after.epoch, made.item[2]))
+
+
+class _Steps:
+    """`TrainLoader.steps` as the iterable that a DataLoader wants for a sampler."""
 
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[BatchPlan]:
-        return self.loader.plans()
+    def __iter__(self) -> Iterator[Step]:
+        return self.loader.steps()
 
 
-def _sampler(
-    cuts: CutSet, config: DataConfig, seed: int, rank: int, world_size: int
-) -> DynamicBucketingSampler:
-    num_buckets = config.num_buckets if cuts.is_lazy else min(config.num_buckets, len(cuts))
-    longest = max(cut.duration for cut in cuts) if num_buckets < 2 else 0.0
-    with warnings.catch_warnings():
-        # Lhotse would rather have lazy manifests; ours fit in memory.
-        warnings.simplefilter("ignore", UserWarning)
-        return DynamicBucketingSampler(
-            cuts,
-            max_duration=config.max_duration,
-            num_buckets=num_buckets,
-            # Lhotse cannot estimate the bounds of a single bucket: one bound above all durations is that.
-            duration_bins=[longest] if num_buckets < 2 else None,
-            shuffle=True,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
+def _as_table(cuts: CutSet | CutTable) -> CutTable:
+    return MemoryTable(cuts) if isinstance(cuts, CutSet) else cuts
+
+
+def usable_rows(
+    table: CutTable, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames
+) -> NDArray[np.int32]:
+    """The rows of the cuts to train on, (U,); the others are logged.
+
+    Raises:
+        UserError: none has a speed that is asked for.
+    """
+    columns = table.columns
+    starts = range(0, len(columns.speeds_N), AT_ONCE)
+    speeds = [columns.speeds_N[start : start + AT_ONCE] for start in starts]
+    there = {speed / 1000 for some in speeds for speed in np.unique(some).tolist()}
+    wanted = wanted_speeds(there, config.speed_perturbation)
+    chosen = np.array([round(1000 * speed) for speed in wanted], np.uint16)
+    found = [
+        (start + np.flatnonzero(np.isin(some, chosen))).astype(np.int32)
+        for start, some in zip(starts, speeds, strict=True)
+    ]
+    rows = np.concatenate(found) if found else np.zeros(0, np.int32)
+    pieces = table.pieces(tokenizer)[rows]
+    verdict = judge(columns.samples_N[rows], pieces, config, num_frames)
+    log_unusable(
+        verdict,
+        pieces,
+        config,
+        tokenizer,
+        lambda some: [cut.id for cut in table.reader.read(rows[list(some)].tolist())],
+    )
+    return rows[verdict == USABLE]
 
 
 def select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
-    """The cuts whose speed is asked for; a cut that does not say has speed 1."""
-    found = {speed_of(cut) for cut in cuts}
-    wanted = {float(speed) for speed in speeds}
-    if not found & wanted:
-        raise UserError(f"data.speed_perturbation: {sorted(wanted)}: the prepared cuts have {sorted(found)}")
-    if wanted - found:
-        log.info(
-            "no copies at speed %s: prepare them with `kdasr prepare --speed`",
-            ", ".join(f"{speed:g}" for speed in sorted(wanted - found)),
-        )
-    return cuts if found <= wanted else CutSet.from_cuts(cut for cut in cuts if speed_of(cut) in wanted)
+    """The cuts whose speed is asked for; a cut that does not say has speed 1.
 
-
-def speed_of(cut: MonoCut) -> float:
-    """The speed factor that `kdasr prepare` noted on the cut."""
-    return float((cut.custom or {}).get("speed", 1.0))
+    Raises:
+        UserError: none of them has.
+    """
+    wanted = wanted_speeds({speed_of(cut) for cut in cuts}, speeds)
+    return CutSet.from_cuts(cut for cut in cuts if speed_of(cut) in wanted)
 
 
 def _identity(value: Any) -> Any:

@@ -42,13 +42,12 @@ def on_the_fly(transform: AudioTransform | None) -> OnTheFlyFeatures:
     )
 
 
-def train_strategy(cuts: CutSet, config: DataConfig) -> tuple[BatchIO, AudioTransform | None]:
-    """Where training takes the features of `cuts` from, and what is done to their audio.
+def train_strategy(stored: bool, config: DataConfig) -> tuple[BatchIO, AudioTransform | None]:
+    """Where training takes features from, and what is done to the audio. `stored`: all cuts have features.
 
     Raises:
         UserError: rooms, noise or channels, and features that are stored without any.
     """
-    stored = all(cut.has_features for cut in cuts)
     transforms: list[AudioTransform] = []
     for name, is_wanted, make in (
         ("reverb.probability", config.reverb.probability > 0, lambda: Reverb(config.reverb)),

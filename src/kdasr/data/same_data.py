@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lhotse import Recording
 from lhotse.cut import MonoCut
@@ -26,23 +26,56 @@ DATA = "data.json"
 CLOSE = 0.1
 """Difference of a mean log energy that rounding on another machine does not make, and other audio does."""
 
+PARTS = "by_part"
+"""Of a description: its digest is one of the digests of several parts."""
+
 Description = dict[str, Any]
 """Plain values: a count of `utterances`, `sentences` or `files`, a `digest`, perhaps the features' `mean`."""
 
 
-def describe_cuts(cuts: Iterable[MonoCut], data_dir: Path, parts: Sequence[str] = ()) -> Description:
+@runtime_checkable
+class Indexed(Protocol):
+    """Cuts that have been described already, part by part."""
+
+    def __len__(self) -> int: ...
+
+    def described(self) -> list[str]:
+        """For each part the digest of the `cut_line` of all its cuts."""
+        ...
+
+
+def cut_line(cut: MonoCut) -> str:
+    """What describes one cut."""
+    words = [(word, round(start, 3), round(end, 3)) for word, start, end in aligned_words(cut)]
+    return repr((cut.id, round(cut.duration * SAMPLE_RATE), cut_text(cut), words))
+
+
+def _of_indices(count: int, digests: list[str]) -> Description:
+    if len(digests) == 1:
+        return {"utterances": count, "digest": digests[0]}
+    return {
+        "utterances": count,
+        "digest": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        PARTS: True,
+    }
+
+
+def describe_cuts(
+    cuts: Iterable[MonoCut] | Indexed, data_dir: Path, parts: Sequence[str] = ()
+) -> Description:
     """Ids, lengths, transcripts and word times of some cuts in their order; no paths.
 
     With `parts` also the mean of their features, where `kdasr prepare` has it: the same utterances with
     noise in them are other data.
     """
-    digest, count = hashlib.sha256(), 0
-    for cut in cuts:
-        words = [(word, round(start, 3), round(end, 3)) for word, start, end in aligned_words(cut)]
-        line = (cut.id, round(cut.duration * SAMPLE_RATE), cut_text(cut), words)
-        digest.update(repr(line).encode())
-        count += 1
-    found: Description = {"utterances": count, "digest": digest.hexdigest()}
+    if isinstance(cuts, Indexed):
+        found = _of_indices(len(cuts), cuts.described())
+    else:
+        digest, count = hashlib.sha256(), 0
+        for cut in cuts:
+            digest.update(cut_line(cut).encode())
+            count += 1
+        found = {"utterances": count, "digest": digest.hexdigest()}
     entries = (load_record(data_dir) or {"parts": {}})["parts"]
     stats = FeatureStats()
     for part in parts:
@@ -71,7 +104,7 @@ def _digest_of(lines: Sequence[str]) -> str:
 
 
 def describe_data(
-    config: DataConfig, cuts: Mapping[str, Iterable[MonoCut]], unpaired: Sequence[str] = ()
+    config: DataConfig, cuts: Mapping[str, Iterable[MonoCut] | Indexed], unpaired: Sequence[str] = ()
 ) -> dict[str, Description]:
     """What `check_same_data` compares: the `training`, `dev` and perhaps `unpaired` cuts, noise and rooms."""
     parts = {"training": config.train_parts, "dev": config.dev_parts, "unpaired": unpaired}
@@ -103,14 +136,18 @@ def check_same_data(exp_dir: Path, found: Mapping[str, Description], source: str
         difference = _difference(began.get(name, now), now)
         if difference is not None:
             raise UserError(f"{source}: not the {name} data that {exp_dir} began with: {difference}")
-    write_json(path, {**found, **began})
+    newer = {
+        name: now for name, now in found.items() if now.get(PARTS) and not began.get(name, now).get(PARTS)
+    }
+    write_json(path, {**found, **began, **newer})
 
 
 def _difference(then: Description, now: Description) -> str | None:
     for kind in ("utterances", "sentences", "files"):
         if then.get(kind) != now.get(kind):
             return f"{now.get(kind)} {kind}, {then.get(kind)} then"
-    if then["digest"] != now["digest"]:
+    # Descriptions of earlier versions have one digest over the cuts of all parts.
+    if then.get(PARTS) == now.get(PARTS) and then["digest"] != now["digest"]:
         return "other names, lengths, transcripts, word times or order"
     means = zip(then.get("mean", []), now.get("mean", []), strict=False)
     if any(abs(left - right) > CLOSE for left, right in means):

@@ -1,7 +1,7 @@
 """`kdasr tokens`: the pieces of a data folder."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.folder import find_manifest, load_record, recorded_normalization, train_parts
+from kdasr.data.index_folder import open_part
 from kdasr.data.staging import Staged
 from kdasr.data.text_normalization import one_space
 from kdasr.data.text_rules import NONE
@@ -72,6 +73,7 @@ def train_pieces(data_dir: Path, pieces: Pieces) -> Tokenizer:
         )
 
     tokenizer, is_new = _publish(data_dir, settings, make)
+    _count_pieces(data_dir, parts, tokenizer)
     made, out_dir = tokenizer.vocab_size, tokenizer.model_path.parent
     if not is_new:
         log.info("%s: already trained with %d pieces", out_dir, made)
@@ -91,11 +93,12 @@ def adopt_pieces(data_dir: Path, source: Path) -> Tokenizer:
     Raises:
         UserError: no training part is prepared, or pieces that cannot be used; says why.
     """
-    texts, _ = _transcripts(data_dir)
+    texts, parts = _transcripts(data_dir)
     rule = recorded_normalization(load_record(data_dir))
     model = read_model(source)
     settings = {"from_sha256": hashlib.sha256(model).hexdigest(), "normalize": rule}
     tokenizer, is_new = _publish(data_dir, settings, lambda folder: write_tokenizer(model, folder, rule))
+    _count_pieces(data_dir, parts, tokenizer)
     out_dir = tokenizer.model_path.parent
     state = "" if is_new else ", which are there already"
     log.info("%s: %d pieces from %s%s", out_dir, tokenizer.vocab_size, source, state)
@@ -162,6 +165,12 @@ def _publish(
         write_json(staged.partial / RECORD_NAME, {**settings, "model_sha256": digest})
         staged.publish()
     return Tokenizer.load(out_dir), True
+
+
+def _count_pieces(data_dir: Path, parts: Sequence[str], tokenizer: Tokenizer) -> None:
+    """So that training does not have to when it starts."""
+    for part in parts:
+        open_part(Path(data_dir), part).pieces(tokenizer)
 
 
 def _log_normalization(tokenizer: Tokenizer, texts: list[str]) -> None:

@@ -328,7 +328,8 @@ def claim_folder(config: AnyExperiment, exp_dir: Path) -> list[Difference]:
 
     Returns:
         Options in which the run began otherwise and that change nothing of the model (`MAY_CHANGE`, and
-        `MAY_MOVE` if the same data and models lie there). The file is not changed.
+        `MAY_MOVE` if the same data and models lie there), or make a stage longer that no other has followed
+        yet. The file is not changed.
 
     Raises:
         UserError: it holds a run of another configuration; names the first option that differs.
@@ -339,12 +340,23 @@ def claim_folder(config: AnyExperiment, exp_dir: Path) -> list[Difference]:
     saved = load_saved_experiment(exp_dir)
     found = list(differences(config_to_dict(saved), config_to_dict(config)))
     for key, old, new in found:
-        if type(saved) is not type(config) or not declared_at(type(config), key).may_change:
+        free = type(saved) is type(config) and declared_at(type(config), key).may_change
+        if not free and not _is_longer(exp_dir, key, old, new):
             raise UserError(
                 f"{exp_dir} holds a run with {key}: {old}, this one has {key}: {new}, another model. "
                 "Give another --exp, or remove that folder."
             )
     return found
+
+
+def _is_longer(exp_dir: Path, key: str, old: Any, new: Any) -> bool:
+    """Whether an option gives more steps to a stage that none has followed yet."""
+    name = re.fullmatch(r"stages\.(\d+)\.num_steps", key)
+    if name is None or not isinstance(old, int) or not isinstance(new, int) or new < old:
+        return False
+    from kdasr.training.resume import saved_progress  # brings torch and Fabric, which few commands need
+
+    return int(name[1]) >= saved_progress(exp_dir).stage
 
 
 def save_experiment(config: AnyExperiment, exp_dir: Path) -> None:

@@ -23,12 +23,15 @@ from kdasr.common.failures import is_disk_full
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.batch import MASKED, REMASKED
+from kdasr.data.cut_index import FolderTable
+from kdasr.data.cut_table import WORDS
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.index_folder import open_parts
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
 from kdasr.data.pace import Pace
 from kdasr.data.same_data import check_same_data, describe_data
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.data.tokens import check_tokens
-from kdasr.data.word_times import aligned_words
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import TransducerTeacher
@@ -54,15 +57,12 @@ from kdasr.training.clock import Timed, count_steps
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
-from kdasr.training.stage import checkpoints_to_average, stages_until, teacher_checkpoint
+from kdasr.training.stage import checkpoints_to_average, stages_done, stages_until, teacher_checkpoint
 from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
 
 logger = get_logger(__name__)
-
-LOOKED_AT = 10_000
-"""Utterances that are asked for word times before it is said that there are none."""
 
 
 def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) -> None:
@@ -77,7 +77,7 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
     setup_logging(exp_dir / "train.log", is_first=fabric.is_global_zero)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
-    if saved_progress(exp_dir).stages_done >= len(wanted):
+    if stages_done(saved_progress(exp_dir), config.stages) >= len(wanted):
         if (Path(config.data.dir) / "tokens").is_dir():  # else nothing contradicts
             _own_tokenizer(config, exp_dir, fabric)
         logger.info("%s: already trained: %s", exp_dir, ", ".join(stage.name for stage in wanted))
@@ -117,7 +117,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
     if fabric.device.type == "cuda":
         check_kernels(fabric.device)
-    train_cuts = _load_parts(config, config.data.train_parts)
+    train_cuts = open_parts(config.data.dir, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
     _heed_word_times(config.objective.rnnt, train_cuts)
     batches = TrainLoader(
@@ -155,7 +155,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     if bundles:
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
-    data = {"training": train_cuts, "dev": dev_cuts}
+    data: dict[str, FolderTable | CutSet] = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     _count_steps(system, config.objective.rnnt, fabric)
@@ -175,11 +175,11 @@ def _second_features(config: ExperimentConfig) -> str:
     return config.objective.teacher_features if needing(Need.TEACHER, terms) else MASKED
 
 
-def _heed_word_times(rnnt: RnntConfig, cuts: CutSet) -> None:
+def _heed_word_times(rnnt: RnntConfig, cuts: FolderTable) -> None:
     """Take the bounds of words out of the settings, where the recipe allows it and nothing has word times."""
     if not rnnt.is_restricted or rnnt.without_word_times == "refuse":
         return
-    if not any(aligned_words(cut) for cut in islice(cuts, LOOKED_AT)):
+    if not (cuts.columns.flags_N & WORDS).any():
         logger.warning(
             "no word times in the training data: objective.rnnt.left_buffer and right_buffer are ignored"
         )
@@ -358,7 +358,9 @@ def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
     return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
 
 
-def _hours(cuts: CutSet) -> float:
+def _hours(cuts: FolderTable | CutSet) -> float:
+    if isinstance(cuts, FolderTable):
+        return float(cuts.columns.samples_N.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
     return sum(cut.duration for cut in cuts) / 3600
 
 

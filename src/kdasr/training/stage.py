@@ -36,6 +36,14 @@ def stages_until(stages: Sequence[StageConfig], last: str | None) -> Sequence[St
     return stages[: names.index(last) + 1]
 
 
+def stages_done(progress: Progress, stages: Sequence[StageConfig]) -> int:
+    """How many stages have ended. The latest has not, if it has been given more steps since."""
+    stage = stages[progress.stage]
+    plateau = 0 < stage.plateau_patience <= progress.plateau_count
+    longer = stage.num_steps is not None and progress.stage_step < stage.num_steps
+    return progress.stage + (progress.stage_over and (plateau or not longer))
+
+
 def stage_checkpoints(exp_dir: Path, stage: str) -> list[Path]:
     """The kept checkpoints of one stage, oldest first."""
     found = (exp_dir / FOLDER).glob(f"{stage}-*.pt")

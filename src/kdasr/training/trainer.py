@@ -107,7 +107,8 @@ class Trainer:
         self.display = Display(enabled=fabric.is_global_zero)
         self.writer: MetricsWriter | None = None
         self.learning_rate = 0.0
-        self._stop_agreed = False
+        self._stop_agreed = self._save_agreed = False
+        self._saved_at = time.monotonic()
         self._saved_optimizer: dict[str, Any] | None = None
         self._saved_average: dict[str, Any] | None = None
         self.average: RunningAverage | None = None
@@ -130,7 +131,7 @@ class Trainer:
         self.restore()
         with self.stop.listening():
             try:
-                for index in range(self.progress.stages_done, len(wanted)):
+                for index in range(stages.stages_done(self.progress, self.system.stages), len(wanted)):
                     run_stage(index, self)
             except StepError as error:
                 raise UserError(f"{error}. {self._saved_after_error()}") from error
@@ -248,8 +249,9 @@ class Trainer:
             context = sample_context(contexts, self.system.seed, progress.step)
             parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
             result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
-            agreed = self.updater.agree(result, self.stop.asked)
-            self._stop_agreed = agreed.stop
+            due = time.monotonic() - self._saved_at >= 60 * self.config.save_minutes
+            agreed = self.updater.agree(result, stop_asked=self.stop.asked, save_due=due)
+            self._stop_agreed, self._save_agreed = agreed.stop, agreed.save
         self._before_step = None
         if not agreed.finite:
             self._skip(parts, result)
@@ -378,6 +380,7 @@ class Trainer:
             "meter": self.meter.state_dict(),
         }
         processes = gather(self.fabric, own)
+        self._saved_at, self._save_agreed = time.monotonic(), False
         if not self.fabric.is_global_zero:
             return
         system, progress = self.system, self.progress
@@ -405,6 +408,11 @@ class Trainer:
         save_checkpoint(self.last_path, {**payload, "trainer": state})
         stages.prune_checkpoints(system.exp_dir, system.stages, self.stage.name, self.config.keep_last)
 
+    def save_if_due(self) -> None:
+        """Write `last.pt` when `save_minutes` have passed since it was written."""
+        if self._save_agreed:
+            self.save(keep=False, best=False)
+
     def stop_if_asked(self) -> None:
         """Leave a checkpoint and stop, when a signal has asked for it.
 
@@ -424,6 +432,7 @@ class Trainer:
 def run_stage(index: int, trainer: Trainer) -> None:
     """Train one stage from wherever it stands to its end."""
     trainer.begin(index)
+    trainer.progress.stage_over = False
     while not trainer.progress.stage_over:
         if trainer.validation_due():
             validation = trainer.validate()
@@ -436,6 +445,7 @@ def run_stage(index: int, trainer: Trainer) -> None:
             trainer.train_step()
             trainer.log_train()
         trainer.stop_if_asked()
+        trainer.save_if_due()
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -82,6 +82,8 @@ class TrainerConfig:
     average_decay: Annotated[float, between(0, 1, below=True), EXPERIMENTAL] = 0.0
     """Keep a running average of the weights, of which this share stays at each step: 0.999 for about the last
     1,000 steps. It is what is validated and kept, in place of an average of checkpoints; 0: there is none."""
+    save_minutes: Annotated[float, above(0, infinite=True), MAY_CHANGE] = 30.0
+    """Minutes after which `last.pt` is written again, apart from validations; `.inf`: never."""
     max_valid_batches: Annotated[int, at_least(0)] = 0
     """0: the whole dev part."""
     max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10

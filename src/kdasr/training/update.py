@@ -57,6 +57,8 @@ class Agreement:
     """Loss and gradient are finite everywhere."""
     stop: bool
     """Somebody was asked to stop."""
+    save: bool
+    """The first process says that it is time to."""
     num_lost: int
     """Utterances that no path fits, of all processes together."""
     num_utterances: int
@@ -105,18 +107,19 @@ class Updater:
             per_utterance.append(losses.per_utterance)
         return StepResult(sums.pop("total"), sums, gradient_norm(self._parameters), per_utterance)
 
-    def agree(self, result: StepResult, stop_asked: bool) -> Agreement:
+    def agree(self, result: StepResult, *, stop_asked: bool, save_due: bool) -> Agreement:
         """Tell all processes what each of them knows: the same on all of them."""
         bad = ~(torch.isfinite(result.total) & torch.isfinite(result.gradient_norm))
         utterances = sum(len(next(iter(terms.values()))) for terms in result.per_utterance)
-        own = torch.tensor([stop_asked, utterances], device=bad.device)
+        due = save_due and self._fabric.is_global_zero
+        own = torch.tensor([stop_asked, due, utterances], device=bad.device)
         flags = torch.stack([bad, result.num_lost(), *own]).float()
         if self._fabric.world_size > 1:
             reduced = self._fabric.all_reduce(flags, reduce_op="sum")
             assert isinstance(reduced, Tensor)
             flags = reduced
-        num_bad, num_lost, num_stops, num_utterances = map(round, flags.tolist())
-        return Agreement(num_bad == 0, num_stops > 0, num_lost, num_utterances)
+        num_bad, num_lost, num_stops, num_due, num_utterances = map(round, flags.tolist())
+        return Agreement(num_bad == 0, num_stops > 0, num_due > 0, num_lost, num_utterances)
 
     def apply(self, result: StepResult, stage_step: int) -> float:
         """Clip the gradient and step; returns the learning rate that was used."""
