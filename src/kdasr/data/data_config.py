@@ -25,15 +25,42 @@ class SpecAugmentConfig:
 
 
 @dataclass
+class NoiseSource:
+    """Recordings of one kind, at levels of their own."""
+
+    folder: str = "noise"
+    """Below `musan_dir`: in MUSAN `noise`, `music` or `speech`; `.` for all of it."""
+    weight: Annotated[float, above(0)] = 1.0
+    """How often it is chosen, against the other sources."""
+    snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
+    """Lowest and highest level of the utterance above all its recordings together."""
+    count: Annotated[list[int], between(1, 100), RANGE] = field(default_factory=lambda: [1, 1])
+    """Fewest and most recordings at once, all alike loud: several of speech are babble."""
+
+
+@dataclass
 class NoiseConfig:
-    """Noise mixing from a folder of recordings (MUSAN's `noise` part, or any wav files)."""
+    """Noise mixing from a folder of recordings (MUSAN, or any wav files)."""
 
     musan_dir: Annotated[str | None, MAY_MOVE] = None
     """Folder of noise recordings; null: no noise is mixed. Needs features computed on the fly."""
     probability: Annotated[float, between(0, 1)] = 0.5
-    """Share of the utterances."""
+    """Share of the utterances that get noise, each of one source."""
     snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
-    """Lowest and highest level of the speech above the noise, in dB."""
+    """Without `sources`: lowest and highest level of the utterance above the noise."""
+    sources: Annotated[list[NoiseSource], Items(unique=False)] = field(default_factory=list)
+    """Empty: one recording of MUSAN's `noise`, or of all of the folder if there is no such part in it."""
+
+
+@dataclass
+class ReverbConfig:
+    """Utterances as they sound in rooms."""
+
+    probability: Annotated[float, between(0, 1)] = 0.0
+    """Share of the utterances. Above 0 it needs features computed on the fly."""
+    responses: Annotated[str | None, MAY_MOVE] = None
+    """A folder of recorded room impulse responses, or a Lhotse manifest of them (`lhotse prepare rir-noise`);
+    null: random rooms, by Lhotse's fast generator."""
 
 
 @dataclass
@@ -153,6 +180,7 @@ class DataConfig:
     max_bad: Annotated[str, MAY_CHANGE] = "1%"
     """Utterances that may turn out to be unreadable on the way, a share or a number; they are left out."""
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    reverb: ReverbConfig = field(default_factory=ReverbConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     channel: ChannelConfig = field(default_factory=ChannelConfig)
     gain: GainConfig = field(default_factory=GainConfig)

@@ -12,6 +12,8 @@ from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 WEIGHTS = ("prior", "uniform", "confidence")
 NORMALIZERS = ("frames", "utterances")
 UPDATES = ("better", "never")
+LENGTHS = ("num_steps", "num_epochs", "num_hours")
+"""The options of a stage of which one says how long it is."""
 
 
 @dataclass
@@ -39,6 +41,8 @@ class RnntConfig:
     """Weight of the pruned loss at the first step; it ends at 1."""
     warmup_steps: Annotated[int, at_least(0)] = 500
     """Steps over which both weights move; counted from the start of a run that begins from scratch."""
+    warmup_hours: Annotated[float | None, at_least(0)] = None
+    """The same in hours of audio, instead."""
     delay_penalty: Annotated[float, at_least(0)] = 0.0
     """Nats per frame in favor of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
     al. 2022, arXiv 2211.00490)."""
@@ -48,6 +52,9 @@ class RnntConfig:
     2011.03072). Needs word times in the training data; native backend only."""
     right_buffer: Annotated[float | None, at_least(0)] = None
     """Seconds after the end of a word until which its pieces may be emitted; null: until the end."""
+    without_word_times: Annotated[str, OneOf("refuse", "ignore")] = "refuse"
+    """Where no utterance has word times. refuse: training does not begin; ignore: it begins without these
+    two."""
     fast_emit: Annotated[float, at_least(0)] = 0.0
     """The gradients of pieces in the pruned loss are multiplied by 1 + this after the warm-up; the value of
     the loss does not change (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
@@ -113,25 +120,45 @@ class UnpairedConfig:
 
 @dataclass
 class StageConfig:
-    """What to start from, what to train, on which losses, for how long."""
+    """What to start from, what to train, on which losses, for how long: one of `num_steps`, `num_epochs` and
+    `num_hours`."""
 
     name: str = "train"
     """What the stage is called in logs and checkpoints."""
-    num_steps: Annotated[int, at_least(1)] = 1000
-    """Optimizer steps, not batches."""
+    num_steps: Annotated[int | None, at_least(1)] = None
+    """Optimizer steps, not batches. A stage in epochs or hours has them once the data have been counted."""
+    num_epochs: Annotated[float | None, above(0)] = None
+    """Passes over the training data, all speeds of an utterance included; with `unpaired.parts`, over those
+    with transcripts."""
+    num_hours: Annotated[float | None, above(0)] = None
+    """Hours of audio, of all processes together; pauses that `data.join` adds do not count."""
     loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
     """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
     init_from: str | None = None
-    """An earlier stage's name, an experiment folder, or a checkpoint file; null: random weights
-    (first stage) or the stage before."""
+    """An earlier stage's name, an experiment folder, or a checkpoint file; null: random weights (first stage)
+    or the stage before. Of a stage it is what `kdasr average` makes of its checkpoints."""
     freeze: Annotated[list[str], Items(), EXPERIMENTAL] = field(default_factory=list)
     """Prefixes of parameter names that do not train."""
     learning_rate: Annotated[float | None, above(0)] = None
     """Peak learning rate; null: that of `optim`."""
     warmup_steps: Annotated[int | None, at_least(0)] = None
     """Steps of the learning-rate warm-up; null: those of `optim`."""
+    warmup_hours: Annotated[float | None, at_least(0)] = None
+    """The same in hours of audio, instead."""
     plateau_patience: Annotated[int, at_least(0)] = 0
     """End the stage when the dev `hidden_mse` has not improved for so many validations; 0: by steps only."""
+
+    @property
+    def steps(self) -> int:
+        """`num_steps`; of a stage in epochs or hours they must have been counted."""
+        assert self.num_steps is not None
+        return self.num_steps
+
+    @property
+    def length(self) -> dict[str, float]:
+        """How long it is, as the recipe says it: the option and its value; several or none is a mistake."""
+        own = {name: getattr(self, name) for name in LENGTHS}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import LARGEST_SIZE, MOST_LAYERS, between
@@ -132,6 +133,11 @@ class ConformerEncoder(Encoder):
         self.subsampling = ConvSubsampling(num_features, config.subsampling_channels, config.dim)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_layers))
+        self._recomputes = False
+
+    def recompute_layers(self) -> None:
+        """See `Encoder.recompute_layers`."""
+        self._recomputes = True
 
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
         """Normalize features by these."""
@@ -194,7 +200,11 @@ class ConformerEncoder(Encoder):
         plan = plan_blocks(x_BNWD, lens_B, state.processed_B, left, chunk, head_dim)
         outputs, layer_states = [], []
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x_BNWD, new_state = layer(x_BNWD, layer_state, plan)
+            if self._recomputes and torch.is_grad_enabled():
+                # Dropout draws the same numbers again: the random state is put back for the second pass.
+                x_BNWD, new_state = checkpoint(layer, x_BNWD, layer_state, plan, use_reentrant=False)
+            else:
+                x_BNWD, new_state = layer(x_BNWD, layer_state, plan)
             outputs.append(x_BNWD)
             layer_states.append(new_state)
         # The caches take whole chunks. A shorter one ends its stream, so its count is never read again.
