@@ -7,7 +7,9 @@ import click
 
 @click.command(short_help="Average the last checkpoints of an experiment.")
 @click.argument("exp_dir", metavar="EXP", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--last", "count", type=click.IntRange(min=1), help="How many. [default: training.keep_last]")
+@click.option(
+    "--last", "count", type=click.IntRange(min=1), help="Checkpoints. [default: training.keep_last]"
+)
 def command(exp_dir: Path, count: int | None) -> None:
     """Average the last checkpoints of the final stage of EXP into EXP/checkpoints/averaged.pt.
 

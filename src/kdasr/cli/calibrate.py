@@ -46,7 +46,7 @@ def command(
     stream, under several blank penalties, and takes the one with the fewest errors. Then fits confidences so
     that 0.9 means that nine words in ten are right. Writes EXP/calibration.json, which is used from then on
     whenever the checkpoint is: by stream, decode, export (the penalty becomes part of the exported joiner)
-    and from Python; not by training. Done before with the same checkpoint and parts, it is left as it is.
+    and from Python; not by training. What was done with the same checkpoint and parts is kept.
     """
     import torch
 

@@ -78,13 +78,13 @@ def synthetic(size: str, out: Path, seed: int, jobs: int, parts: str, speakers: 
 
 @command.command()
 @click.option(
-    "--size", type=click.Choice(SIZE_NAMES), default="demo", show_default=True, help="Whose sentences."
+    "--size", type=click.Choice(SIZE_NAMES), default="demo", show_default=True, help="Size of the corpus."
 )
-@click.option("--sentences", type=click.IntRange(min=1), required=True, help="How many.")
+@click.option("--sentences", type=click.IntRange(min=1), required=True, help="Number of them.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="The file; gzipped if it ends in .gz."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="That of the corpus.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of the corpus.")
 def text(size: str, sentences: int, out: Path, seed: int) -> None:
     """Write sentences for language models, more of them than a synthetic corpus brings.
 

@@ -38,8 +38,8 @@ def command(jobs_file: TextIO, exp: Path, num: int, gpus: int | None, show: tupl
         report: decode-teacher | check-export
             kdasr report exp/demo
 
-    A job runs once those that it names have finished; of those behind the bar it is enough that they have
-    ended. Each indented line is a command for bash; kdasr's own verbs skip what they have finished before.
+    A job runs once those that it names have finished; those behind the bar must only have ended, even in
+    failure. Each indented line is a command for bash; kdasr's own verbs skip what they have finished before.
     With --jobs 1 the jobs print here; otherwise each has a log in EXP/log, and the last line of it is
     printed now and then. When a job fails, those that need it are skipped and the others go on; the exit
     status is then 1. With --gpus each job sees as many GPUs as the others, and none that another job sees at

@@ -92,7 +92,7 @@ _OPTIONS = (
     click.option(
         "--biasing",
         type=click.Path(path_type=Path),
-        help="Phrases to favor, one per line, each with its boost per piece after a tab if it likes; "
+        help="Phrases to favor, one per line, optionally with a boost per piece after a tab; "
         "beam search only.",
     ),
     click.option(

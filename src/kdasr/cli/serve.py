@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     help="0: any that is free.",
 )
 @click.option(
-    "--max-streams", type=click.IntRange(min=1), default=100, show_default=True, help="Beyond them: HTTP 503."
+    "--max-streams",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Further ones get HTTP 503.",
 )
 @click.option("--compare", type=click.Path(path_type=Path), help="A second system, beside EXP on the page.")
 @click.option(

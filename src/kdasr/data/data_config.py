@@ -43,7 +43,7 @@ class NoiseConfig:
     """Noise mixing from a folder of recordings (MUSAN, or any wav files)."""
 
     musan_dir: Annotated[str | None, MAY_MOVE] = None
-    """None: no noise is mixed. Needs features computed on the fly."""
+    """Folder of noise recordings; null: no noise is mixed. Needs features computed on the fly."""
     probability: Annotated[float, between(0, 1)] = 0.5
     """Share of the utterances that get noise, each of one source."""
     snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
@@ -60,7 +60,7 @@ class ReverbConfig:
     """Share of the utterances. Above 0 it needs features computed on the fly."""
     responses: Annotated[str | None, MAY_MOVE] = None
     """A folder of recorded room impulse responses, or a Lhotse manifest of them (`lhotse prepare rir-noise`);
-    None: random rooms, by Lhotse's fast generator."""
+    null: random rooms, by Lhotse's fast generator."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class ChannelConfig:
     kinds: Annotated[
         list[str], OneOf("band", "mulaw", "alaw", "gsm", "mp3", "opus", "vorbis"), Items(at_least=1)
     ] = field(default_factory=lambda: ["band", "mulaw", "gsm", "mp3", "opus"])
-    """One of these for each, all alike likely. mulaw, alaw and gsm are telephones: 8 kHz."""
+    """One of these is drawn for each, all equally likely. mulaw, alaw and gsm are telephones: 8 kHz."""
     band_hz: Annotated[list[float], between(1000, 8000), RANGE] = field(
         default_factory=lambda: [3000.0, 7000.0]
     )
@@ -90,15 +90,16 @@ class JoinConfig:
     enabled: bool = False
     """Join utterances of the training parts, anew in each epoch."""
     max_utterances: Annotated[int, at_least(1)] = 4
-    """Utterances of one joined utterance: 1 to this many, all numbers alike likely."""
+    """Utterances of one joined utterance: 1 to this many, all numbers equally likely."""
     max_seconds: Annotated[float, above(0)] = 20.0
     """Longest joined utterance, pauses included; a single one may be longer."""
     pause: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 4.0])
-    """Shortest and longest pause between two utterances. The mean lies at a quarter."""
+    """Shortest and longest pause between two utterances. Short ones are likelier: the mean lies a
+    quarter of the way from the shortest to the longest."""
     jitter: Annotated[float, between(0, 10)] = 0.0
-    """Before an utterance without a lead: a pause of up to so many seconds, all alike likely; 0: none. Words
-    of a stream may stand anywhere in a chunk; those of a training utterance, which begins with a chunk, stand
-    always in the same place. Give at least the length of a chunk."""
+    """Before an utterance without a lead: a pause of up to so many seconds, all lengths equally likely; 0:
+    none. Words of a stream may stand anywhere in a chunk; those of a training utterance, which begins with a
+    chunk, always stand in the same place. Give at least the length of a chunk."""
     lead: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 2.0])
     """The same before the first utterance, for half of all joined ones; the others have none."""
     trail: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 3.0])
@@ -120,10 +121,10 @@ class JoinConfig:
     """Probability that an utterance lies in a noise of its own, of the same levels: where the speaker
     changes, the noise often changes too."""
     empty: Annotated[float, between(0, 1)] = 0.03
-    """Stretches of nothing but pause, which must give no piece, per joined utterance."""
+    """Stretches without speech, in which no piece must be emitted, per joined utterance."""
     history: Annotated[float, between(0, 1)] = 0.3
-    """Probability that the predictor of a joined utterance starts after the last pieces of another one: what
-    it meets where a recognizer keeps them at an endpoint."""
+    """Probability that the predictor of a joined utterance starts after the last pieces of another one: that
+    is what it meets where a recognizer keeps them at an endpoint."""
 
 
 @dataclass
@@ -133,7 +134,7 @@ class GainConfig:
     probability: Annotated[float, between(0, 1)] = 0.0
     """Share of the utterances."""
     gain_db: Annotated[list[float], between(-60, 60), RANGE] = field(default_factory=lambda: [-30.0, 10.0])
-    """Lowest and highest change of the level; all values between are alike likely."""
+    """Lowest and highest change of the level; all values between are equally likely."""
 
 
 @dataclass
@@ -142,9 +143,10 @@ class TranscriptConfig:
 
     normalize: str | None = None
     """The rule by which all text is written before it is cut into pieces: `none`, `upper`, `lower`, `words`,
-    or another one of `kdasr.data.text_rules`. None: that of the data folder."""
+    or another one of `kdasr.data.text_rules`. null: that of the data folder."""
     model_type: Annotated[str, OneOf("unigram", "bpe", "char")] = "unigram"
-    """Of the SentencePiece model. `char` has all characters of the transcripts, and no `data.vocab_size`."""
+    """Kind of the SentencePiece model. `char` has all characters of the transcripts, and no
+    `data.vocab_size`."""
 
 
 @dataclass
@@ -168,7 +170,7 @@ class DataConfig:
     max_duration: Annotated[float, above(0)] = 60.0
     """Seconds of audio per batch, padding included."""
     num_buckets: Annotated[int, at_least(1)] = 10
-    """Of durations; a batch is filled from one of them."""
+    """Buckets of utterances of similar duration; a batch is filled from one of them."""
     num_workers: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Processes that make batches beside the training; 0: the training makes them."""
     min_seconds: Annotated[float, at_least(0)] = 0.3

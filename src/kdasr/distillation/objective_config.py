@@ -21,9 +21,11 @@ class RnntConfig:
     """Pruned RNN-T (Kuang et al. 2022)."""
 
     backend: Annotated[str, OneOf(*BACKENDS), MAY_CHANGE] = "auto"
-    """auto | k2 | native."""
+    """Which code computes the loss. auto: k2 where it runs and has what is asked for, else native; k2,
+    native: that one."""
     rnnt_type: Annotated[str, OneOf(*RNNT_TYPES)] = "regular"
-    """regular | modified | constrained."""
+    """Lattice of the loss. regular: a frame may emit several pieces; modified: at most one; constrained: as
+    modified, and each piece is followed by a blank."""
     prune_range: Annotated[int, at_least(2)] = 5
     """Pieces per frame that the pruned lattice keeps."""
     keep_logits: Annotated[bool, MAY_CHANGE] = True
@@ -45,16 +47,17 @@ class RnntConfig:
     """Nats per frame in favor of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
     al. 2022, arXiv 2211.00490)."""
     left_buffer: Annotated[float | None, at_least(0)] = None
-    """Seconds before a word begins from which its pieces may be emitted; None: from the start. Other paths
+    """Seconds before a word begins from which its pieces may be emitted; null: from the start. Other paths
     have no probability in the loss (alignment-restricted transducer, Mahadeokar et al. 2021, arXiv
     2011.03072). Needs word times in the training data; native backend only."""
     right_buffer: Annotated[float | None, at_least(0)] = None
-    """The same after a word's end; None: until the end."""
+    """Seconds after the end of a word until which its pieces may be emitted; null: until the end."""
     without_word_times: Annotated[str, OneOf("refuse", "ignore")] = "refuse"
-    """refuse | ignore: whether training begins without these two where no utterance has word times."""
+    """Where no utterance has word times. refuse: training does not begin; ignore: it begins without these
+    two."""
     fast_emit: Annotated[float, at_least(0)] = 0.0
-    """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
-    it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
+    """The gradients of pieces in the pruned loss are multiplied by 1 + this after the warm-up; the value of
+    the loss does not change (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
 
     @property
     def is_restricted(self) -> bool:
@@ -79,10 +82,10 @@ class LabelConfig:
     confidence: the proposal model's probability per piece, between 0 and 1, not normalized."""
     length_tolerance: Annotated[float | None, between(0, 1, below=True)] = 0.05
     """Pieces and end may be by this share fewer or more than those that the first proposal model found by
-    greedy search, both bounds rounded outwards; None: any number."""
+    greedy search, both bounds rounded outwards; null: any number."""
     max_gap: Annotated[float | None, at_least(0)] = None
     """Drop proposals whose probability under the proposal model is below the best one's by more than this
-    many nats; None: keep them. Not in the paper: a beam ends on hypotheses that hardly compete, too, and a
+    many nats; null: keep them. Not in the paper: a beam ends on hypotheses that hardly compete, too, and a
     prior alone does not know which."""
     max_repeats: Annotated[int, at_least(0)] = 0
     """Drop labels in which some pair of neighboring pieces occurs more often; 0: keep them."""
@@ -104,7 +107,7 @@ class UnpairedConfig:
     ratio: Annotated[int, at_least(1)] = 4
     """Optimizer steps on unpaired batches after each one on a paired batch."""
     weight: Annotated[float, at_least(0)] = 0.2
-    """Of the loss of an unpaired batch."""
+    """Weight of the loss of an unpaired batch."""
     normalize: Annotated[str, OneOf(*NORMALIZERS)] = "frames"
     """What the sum over a batch is divided by, utterances without labels included. frames: the encoder's,
     as for `rnnt`, so that `weight` compares the two losses; utterances: the batch's size, as in the paper,
@@ -132,14 +135,14 @@ class StageConfig:
     loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
     """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
     init_from: str | None = None
-    """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights (first stage)
+    """An earlier stage's name, an experiment folder, or a checkpoint file; null: random weights (first stage)
     or the stage before. Of a stage it is what `kdasr average` makes of its checkpoints."""
     freeze: Annotated[list[str], Items(), EXPERIMENTAL] = field(default_factory=list)
     """Prefixes of parameter names that do not train."""
     learning_rate: Annotated[float | None, above(0)] = None
-    """Peak learning rate; None: that of `optim`."""
+    """Peak learning rate; null: that of `optim`."""
     warmup_steps: Annotated[int | None, at_least(0)] = None
-    """Learning-rate warm-up; None: that of `optim`."""
+    """Steps of the learning-rate warm-up; null: those of `optim`."""
     warmup_hours: Annotated[float | None, at_least(0)] = None
     """The same in hours of audio, instead."""
     plateau_patience: Annotated[int, at_least(0)] = 0

@@ -33,7 +33,7 @@ _BLOCK = 10 * SAMPLE_RATE
 def samples_for_frame(frame: int) -> int:
     """Samples (16 kHz) that must have arrived before feature frame `frame` is known.
 
-    Frames of 25 ms are centerd on their 10 ms (`snip_edges` off), so the last sample of frame t is that at
+    Frames of 25 ms are centered on their 10 ms (`snip_edges` off), so the last sample of frame t is that at
     10 t + 17.5 ms.
     """
     return frame * _SHIFT + _SHIFT // 2 + _WINDOW // 2

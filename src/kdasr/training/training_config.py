@@ -19,9 +19,9 @@ class OptimConfig:
     """
 
     optimizer: Annotated[str, OneOf(*OPTIMIZERS)] = "adamw"
-    """adamw | muon: Muon for the encoder's matrices, AdamW for the rest. The demo uses it because it left the
-    blank plateau sooner in a trial there. | scaled-adam: Zipformer's, with `decay: eden` and a learning rate
-    of 0.045; it has no weight decay and clips by `clipping_scale`."""
+    """adamw; muon: Muon for the matrices of the encoder and AdamW for the rest (the demo uses it: in a trial
+    it began to emit pieces after fewer steps); scaled-adam: that of Zipformer, to be used with `decay: eden`
+    and a learning rate of 0.045. It has no weight decay, and `clipping_scale` in place of `clip_norm`."""
     learning_rate: Annotated[float, above(0)] = 1e-3
     """The peak."""
     betas: Annotated[list[float], between(0, 1, below=True), Items(exactly=2, unique=False)] = field(
@@ -35,21 +35,22 @@ class OptimConfig:
     warmup_hours: Annotated[float | None, at_least(0)] = None
     """The warm-up in hours of audio, instead."""
     decay: Annotated[str, OneOf(*DECAYS)] = "cosine"
-    """cosine | linear | inverse-sqrt | constant | eden: by steps and epochs, without an end."""
+    """How the learning rate falls after the warm-up. eden: by steps and epochs, whatever the length of the
+    stage."""
     eden_steps: Annotated[float, above(0)] = 7500.0
     """Steps at which Eden is down to 0.84 of the peak; it goes on as the inverse square root of steps."""
     eden_hours: Annotated[float | None, above(0)] = None
     """The same in hours of audio, instead."""
     eden_epochs: Annotated[float, above(0)] = 3.5
-    """The same in epochs, for a second factor."""
+    """The same in epochs: Eden is the product of a factor by steps and one by epochs."""
     steps_per_epoch: Annotated[int, at_least(0)] = 0
-    """What Eden takes for an epoch; 0: as many as there are, which are counted at the start."""
+    """Steps that Eden takes for an epoch; 0: as many as there are, which are counted at the start."""
     final_fraction: Annotated[float, between(0, 1)] = 0.05
     """Share of the peak that is left at the end."""
     clip_norm: Annotated[float, above(0, infinite=True)] = 5.0
     """Largest norm of the gradient of a step."""
     clipping_scale: Annotated[float, above(0, infinite=True)] = 2.0
-    """Of scaled-adam, in place of `clip_norm`: by how much a gradient may be above the median."""
+    """Of scaled-adam, in place of `clip_norm`: how many times the median norm a gradient may have."""
     accumulate: Annotated[int, at_least(1)] = 1
     """Batches per optimizer step."""
 
@@ -61,7 +62,7 @@ class TrainerConfig:
     accelerator: Annotated[str, MAY_CHANGE] = "auto"
     """cpu, cuda, or auto: a GPU where there is one."""
     precision: Annotated[str, OneOf(*PRECISIONS)] = "32-true"
-    """32-true | bf16-mixed (Lightning Fabric's names)."""
+    """Of numbers in training, as Lightning Fabric names it: float32, or bfloat16 beside float32 weights."""
     split_batches: Annotated[int, at_least(1), MAY_CHANGE] = 1
     """Compute each batch in so many pieces, one after another: in less memory, to the same gradient but for
     rounding and dropout."""
@@ -85,7 +86,7 @@ class TrainerConfig:
     save_minutes: Annotated[float, above(0, infinite=True), MAY_CHANGE] = 30.0
     """Minutes after which `last.pt` is written again, apart from validations; `.inf`: never."""
     max_valid_batches: Annotated[int, at_least(0)] = 0
-    """0: the whole dev part."""
+    """Batches of a validation at most; 0: the whole dev parts."""
     max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10
     """Stop after this many non-finite batches in a row."""
     max_lost: Annotated[float, between(0, 1), MAY_CHANGE] = 0.05

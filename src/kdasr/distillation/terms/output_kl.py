@@ -34,13 +34,15 @@ class OutputConfig:
     """KL divergence between output distributions on the student's pruned lattice."""
 
     rule: Annotated[str, OneOf(*RULES)] = "fixed"
-    """Exponent of the power transform: fixed | entropy | confidence."""
+    """Exponent of the power transform. fixed: `exponent` everywhere; entropy: the largest one that raises the
+    entropy of the target to `entropy_floor`; confidence: the smaller, the surer the teacher is."""
     exponent: Annotated[float, between(0, 1, above=True)] = 1.0
     """`fixed`: the exponent; `confidence`: the smallest one, such as 0.7."""
     entropy_floor: Annotated[float, at_least(0), EXPERIMENTAL] = 0.5
     """`entropy`: raise the target's entropy to this many nats."""
     granularity: Annotated[str, OneOf(*GRANULARITIES), EXPERIMENTAL] = "node"
-    """node | utterance: one exponent per lattice node or per utterance."""
+    """Whether each lattice node or each utterance has an exponent of its own; for `entropy` and
+    `confidence`."""
     min_exponent: Annotated[float, between(MIN_EXPONENT, 1)] = MIN_EXPONENT
     """No exponent is smaller, so T^2 is at most its inverse squared: `entropy` finds very small ones where
     the teacher is sure."""
@@ -50,9 +52,10 @@ class OutputConfig:
     """Two steps, counted from the student's start: between them all exponents move to 1, which smooths
     nothing. Empty: they stay."""
     sides: Annotated[str, OneOf(*SIDES)] = "both"
-    """target | both: whether the student's distribution is transformed too."""
+    """What is transformed. target: the teacher's distribution; both: the student's too."""
     direction: Annotated[str, OneOf(*DIRECTIONS)] = "forward"
-    """forward KL(teacher || student) | reverse | symmetric."""
+    """forward: KL(teacher to student), the mean under the teacher's distribution; reverse: under the
+    student's; symmetric: the mean of both."""
     temperature_squared: Annotated[bool, EXPERIMENTAL] = True
     """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
     classes: Annotated[str, OneOf(*CLASSES)] = "full"
@@ -63,12 +66,13 @@ class OutputConfig:
     """Encoder frames: the target at frame t is what the teacher says at t - shift. Above 0 the student may be
     so much later than the teacher, below 0 it is to be earlier; frames without a target do not count."""
     node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "occupation"
-    """uniform | occupation (the student's) | teacher_occupation | both (their product) | nonblank (the
-    teacher's 1 - P(blank)) | entropy (the teacher's) | occupation_nonblank | occupation_entropy: weight of a
-    lattice node in the mean. All but the first two take a pass of the teacher's joiner over all nodes."""
+    """Weight of a lattice node in the mean. uniform: all alike; occupation, teacher_occupation: how often the
+    paths of the student or of the teacher pass there; both: the product of these two; nonblank: the teacher's
+    1 - P(blank); entropy: that of the teacher's distribution; occupation_nonblank, occupation_entropy: these
+    times `occupation`. All but the first two take a pass of the teacher's joiner over all nodes."""
     wrong_nodes: Annotated[str, OneOf("count", "drop")] = "count"
-    """count | drop: whether nodes count at which the teacher's best class is a piece that is not the next one
-    of the transcript."""
+    """Nodes at which the teacher's best class is a piece that is not the next one of the transcript. count:
+    they count as the others do; drop: they are left out."""
 
 
 @register
