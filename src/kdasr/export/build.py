@@ -53,8 +53,9 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         int8: also quantize.
 
     Raises:
-        UserError: a system with a full context, or with an encoder that has no export, or not under its context; a package of the
-            `export` extra is missing; `out` holds other things or cannot be written; the graphs differ from
+        UserError: a system with full context, with an encoder that has no export, or with a context that its
+            contract has no place for; a package of the `export` extra is missing; `out` holds other things or
+            cannot be written; the graphs differ from
             the model; or the disk is full. `out` is as it was.
     """
     out = Path(out).resolve()
