@@ -124,12 +124,14 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     ("arguments", "fault"),
     [
         (["--chunk-ms", 330], "--chunk-ms 330: the student's frames are 40 ms: give a multiple"),
-        (["--chunk-ms", 40, "--left-ms", 640], None),
         (["--lookahead-ms", 40], "has no look-ahead"),
-        (["--student", "missing.yaml"], r"missing\.yaml: no such configuration file"),
+        (["--student", "missing.yaml"], "missing.yaml: no such configuration file"),
         (["--student", "{models: {}}"], "section 'models'; expected one of model, data, training"),
         (["--student", "{model: 3}"], "model: expected a mapping"),
-        (["--student", "{model: {encoder: {encoder_dim: [8, 8, 8]}}}"], "encoder_dim has 3 values"),
+        (
+            ["--student", "{model: {encoder: {encoder_dim: [8, 8, 8]}}}"],
+            "has 2 values; expected one, or one for each of the 3 stacks",
+        ),
         (["--student", "{model: {encoder: {causal: false}}}"], "causal=true for chunks"),
         (["--student", "{model: {encoder: {downsampling_factor: [1, 8]}}}"], "chunk must be a multiple of 4"),
         (["--data", "nothing-there"], "no part named train"),
@@ -137,7 +139,7 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     ids=str,
 )
 def test_what_cannot_be_distilled_is_named(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[Any], fault: str | None
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[Any], fault: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if str(arguments[1]).startswith("{"):
@@ -148,7 +150,7 @@ def test_what_cannot_be_distilled_is_named(
     given = [] if "--data" in arguments else ["--cuts", "train=cuts.jsonl.gz"]
     result = distill("--teacher", teacher, "--out", tmp_path / "out", *given, *arguments)
     assert isinstance(result.exception, UserError)
-    assert (fault or "cuts.jsonl.gz") in str(result.exception) or pytest.fail(str(result.exception))
+    assert fault in str(result.exception)
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 

@@ -71,8 +71,7 @@ def command(
         kdasr export EXP --out DIR [--int8]
         kdasr export --check DIR CUTS... [--against EXP] [--long-form]
 
-    EXP is a system's folder or a checkpoint file. One that streams is exported for sherpa-onnx's
-    OnlineRecognizer, one with a full context for its OfflineRecognizer. DIR gets encoder.onnx, decoder.onnx,
+    EXP is a streaming system's folder or a checkpoint file. DIR gets encoder.onnx, decoder.onnx,
     joiner.onnx and tokens.txt, a model card and a manifest, once the graphs have been compared with PyTorch
     chunk by chunk.
 

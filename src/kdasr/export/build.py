@@ -41,8 +41,7 @@ log = get_logger(__name__)
 
 
 def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder:
-    """Export a system for sherpa-onnx, or whoever runs ONNX: one that streams for its `OnlineRecognizer`, one
-    with a full context for its `OfflineRecognizer`.
+    """Export a streaming system for sherpa-onnx, or whoever runs ONNX.
 
     Writes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, with `int8` also
     `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`. All are made in a folder
@@ -54,12 +53,18 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         int8: also quantize.
 
     Raises:
-        UserError: a system with an encoder that has no export, or not under its context; a package of the
-            `export` extra is missing; `out` holds other things or cannot be written; the graphs differ from
+        UserError: a system with full context, with an encoder that has no export, or with a context that its
+            contract has no place for; a package of the `export` extra is missing; `out` holds other things or
+            cannot be written; the graphs differ from
             the model; or the disk is full. `out` is as it was.
     """
     out = Path(out).resolve()
     _require_packages()
+    if system.context.is_full:
+        raise UserError(
+            f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
+            "export a student with a chunked context"
+        )
     kind = system.model.encoder.config.type
     if kind not in ENCODERS:
         raise UserError(
