@@ -263,8 +263,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     (folder / "environment.json").write_text(json.dumps({"git": "0123abc"}))
     (folder / "config.yaml").write_text("data: {dir: /somewhere/data/demo, train_parts: [train-clean-100]}\n")
     summary = {"mode": "streaming", "wer": 12.345, "cer": 4.5, "num_utterances": 96, "num_words": 590}
-    summary["context"] = str(system.context)
-    summary |= {"first_token_ms": {"mean": 149.7}, "first_word_ms": {"mean": 361.2}}
+    summary |= {
         "context": str(system.context),
         "first_token_ms": {"mean": 149.7},
         "first_word_ms": {"mean": 361.2},
