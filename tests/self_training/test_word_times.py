@@ -1,6 +1,7 @@
 """Word times by a model's own alignment: boundaries by hand, files, and a part with a bad utterance."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_every_word_of_a_transcript_gets_its_place(root: Path, method: str) -> N
     single = aligner(samples_N, cut_text(cut))
     assert [word.word for word in single] == cut_text(cut).split()
     assert all(0 <= word.first < word.last <= cut.duration + 0.1 for word in single)
-    assert all(one.last <= two.first + 0.1 for one, two in zip(single, single[1:], strict=False))
+    assert all(one.last <= two.first + 0.1 for one, two in pairwise(single))
     with pytest.raises(NotAlignedError, match="no words"):
         aligner(samples_N, " ")
     if method == "ctc":  # a transducer emits any number of pieces in a frame
