@@ -6,7 +6,7 @@
 #   make test      the test suite          make lint   ruff, mypy, import-linter
 #   make docs      the documents as a site: build/site/index.html
 #   make package   a wheel and an sdist, each installed alone and tried
-#   make torture   damaged files, killed commands and full disks, half an hour of them
+#   make torture   damaged files, killed commands and full disks: five minutes of them
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
 #   make lm        a language model over the demo's pieces; make bench-lpm: what a step without transcripts costs
 #   make setup-k2  k2 for .venv: the build for its torch (K2_BUILD=cpu or cuda12.8 chooses)
@@ -22,7 +22,7 @@ K2_VENV := .venv-k2
 BIN := $(VENV)/bin
 SIZE ?= demo
 CORPUS ?= synthetic
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
+JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $$(( n > 2 ? 2 : n )))
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 

@@ -28,6 +28,8 @@
 #   --long-form "..."     options of kdasr decode --long-form in stage 10 (default: --gap-noise quiet --max-utterances 80)
 #   --seed N              seed of the corpus and of training (default: 1)
 #   --jobs J              processes side by side (default: 1)
+#   --gpus N              GPUs of this machine; each of the J jobs side by side has N/J of them, and shares its training and
+#                         its decoding out among as many processes (docs/many_gpus.md)
 #   --gain-db "A B ..."   stage 8: also the error rates of recordings that are so many dB louder, such as "-30 -20 -10 10"
 #   --override K=V        further option of the configuration; may be repeated
 #   --dry-run             print the commands of the stages instead of running them
@@ -47,16 +49,16 @@ root=$(cd "$here/../.." && pwd)
 
 corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" cuts="" data="" exp="" vocab_size="" align_from=""
 systems="teacher streaming streaming-init two-stage"
-seed=1 jobs=1 stage=0 stop_stage=11 gain_db=""
+seed=1 jobs=1 gpus=0 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
 overrides=() all_contexts=() dry_run=()
-takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --align-from --systems --long-form \
-  --gain-db --seed --jobs --stage --stop-stage
+takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --align-from \
+  --systems --long-form --gain-db --seed --jobs --gpus --stage --stop-stage
 collects overrides --override
 flags all_contexts --all-contexts
 flags dry_run --dry-run
 parse_options "$@"
-whole_numbers_and_jobs stage stop_stage seed
+whole_numbers_and_jobs stage stop_stage seed gpus
 
 # The parts that begin with a word.
 select_parts() {
@@ -76,6 +78,7 @@ case $corpus in
     size=${size:-librispeech}
     name=librispeech
     [[ $size == librispeech ]] || name=librispeech-$size
+    if [[ $size == mini ]]; then parts=${parts:-"train-clean-5 dev-clean-2 test-clean"}; fi
     parts=${parts:-"train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other"} ;;
   cuts)
     [[ -n $cuts ]] || die "--corpus cuts: give --cuts \"train=FILE_OR_FOLDER dev=FILE_OR_FOLDER ...\""
@@ -107,6 +110,19 @@ if [[ $corpus == cuts ]]; then test_parts=${test_parts:-$dev_parts}; fi
 # One thread each when trainings run side by side; more threads than cores would only slow both down.
 if ((jobs > 1)); then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi
 
+# In front of what several processes can share out, and where things are computed. `kdasr jobs` says which GPUs.
+launcher=() device=() jobs_options=(--exp "$exp" --jobs "$jobs")
+if ((gpus)); then
+  jobs_options+=(--gpus "$gpus")
+  device=(--device cuda)
+  overrides=(--override training.accelerator=cuda "${overrides[@]}")
+  if ((gpus / jobs > 1)); then
+    launcher=(torchrun --standalone --nproc-per-node "$((gpus / jobs))" --no-python)
+  fi
+  # No jobs: are there so many GPUs? Before anything is computed.
+  ((${#dry_run[@]})) || kdasr jobs "${jobs_options[@]}" </dev/null
+fi
+
 due() { ((stage <= $1 && $1 <= stop_stage)); }
 wants() { [[ " $systems " == *" $1 "* ]]; }
 
@@ -121,7 +137,7 @@ now() {
 
 # train SYSTEM [further options of kdasr train]: a command of the job before it
 train() {
-  run kdasr train --config "$conf" --system "$1" --exp "$exp/$1" \
+  run "${launcher[@]}" kdasr train --config "$conf" --system "$1" --exp "$exp/$1" \
     --override "data.dir=$data" --override "seed=$seed" \
     --override "data.train_parts=[${train_parts// /,}]" --override "data.dev_parts=[${dev_parts// /,}]" \
     "${overrides[@]}" "${@:2}"
@@ -204,8 +220,8 @@ if due 7; then
   for system in $systems; do
     job "decode-offline-$system" "train-$system"
     if [[ $system != teacher ]]; then run kdasr average "$exp/$system"; fi
-    run kdasr calibrate "$exp/$system" --data "$data" --parts "$dev_parts"
-    run kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline
+    run kdasr calibrate "$exp/$system" --data "$data" --parts "$dev_parts" "${device[@]}"
+    run "${launcher[@]}" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode offline "${device[@]}"
   done
 fi
 
@@ -213,7 +229,7 @@ if due 8; then
   stage "Stage 8: streaming decoding"
   for system in $systems; do
     job "decode-streaming-$system" "decode-offline-$system"
-    run kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming \
+    run "${launcher[@]}" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --mode streaming "${device[@]}" \
       ${gain_db:+--gain-db "$gain_db"} "${all_contexts[@]}"
   done
 fi
@@ -238,7 +254,7 @@ if due 10; then
   for system in $systems; do
     job "decode-long-form-$system" "decode-offline-$system"
     # shellcheck disable=SC2086 # several options in one string
-    run kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --long-form $long_form
+    run "${launcher[@]}" kdasr decode "$exp/$system" --data "$data" --parts "$test_parts" --long-form $long_form "${device[@]}"
   done
 fi
 
@@ -253,5 +269,5 @@ fi
 if ((${#dry_run[@]})); then
   printf '\n%s' "$job_list"
 elif [[ -n $listed ]]; then
-  exec kdasr jobs --exp "$exp" --jobs "$jobs" --show check-export --show report <<<"$job_list"
+  exec kdasr jobs "${jobs_options[@]}" --show check-export --show report <<<"$job_list"
 fi

@@ -22,6 +22,7 @@
 #   --corpus-seed N       seed of the synthetic corpus (default: 1; 3 for the size results, as in run_results.sh)
 #   --text FILE           librispeech: text to train the language model on, a sentence per line, may be gzipped
 #   --jobs N              processes side by side, one thread each (default: 1)
+#   --gpus N              GPUs of this machine, shared out among the jobs (docs/many_gpus.md)
 #   --rows "A B ..."      only these rows, what they start from, and the topline (default: all)
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
@@ -46,7 +47,7 @@ stage=0 stop_stage=2
 prepare=() options=()
 takes --corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage
 collects prepare --corpus-dir --alignments-dir --parts
-collects options --rows --markdown --override
+collects options --gpus --rows --markdown --override
 flags options --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage

@@ -11,6 +11,7 @@
 #   --corpus-dir DIR, --alignments-dir DIR, --parts "A B ..."   as in run.sh
 #   --corpus-seed N       seed of the synthetic corpus (default: 3 for the size results, else 1)
 #   --jobs N              processes side by side, one thread each (default: 1)
+#   --gpus N              GPUs of this machine, shared out among the jobs (docs/many_gpus.md)
 #   --rows "A B ..."      only these rows and the teacher (default: all)
 #   --upto NAME           dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
@@ -33,7 +34,7 @@ corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed="" upto=
 prepare=() options=()
 takes --corpus --size --conf --data --exp --corpus-seed --jobs --upto
 collects prepare --corpus-dir --alignments-dir --parts
-collects options --rows --markdown --override
+collects options --gpus --rows --markdown --override
 flags options --dry-run
 renamed --stage --upto
 parse_options "$@"

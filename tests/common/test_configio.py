@@ -43,6 +43,8 @@ def test_later_layers_and_overrides_win_and_lists_are_replaced() -> None:
         ({"inner": {"size": "big"}}, "inner.size"),
         ({"x": 1}, "x"),
         ({"inner": 5}, "inner"),
+        ({"inner": {"names": ["a", {}]}}, "inner.names[1]"),
+        ({"inner": {"names": [[]]}}, "inner.names[0]"),
     ],
 )
 def test_mistakes_name_the_key_and_the_source(layer: dict, key: str) -> None:

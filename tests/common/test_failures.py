@@ -83,3 +83,14 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path, arguments: tuple[str, ...
     result = CliRunner().invoke(cli, [*words, str(tmp_path / "file" / "out")])
     assert isinstance(result.exception, UserError), result.exception
     assert str(tmp_path / "file") in str(result.exception) and "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("verb", ["prepare", "average", "report"])
+def test_what_processes_do_not_share_is_refused_below_torchrun(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    result = CliRunner().invoke(cli, [verb, "exp"])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith(f"kdasr {verb}: 4 processes were started (WORLD_SIZE)")
+    assert CliRunner().invoke(cli, ["decode", "--help"]).exit_code == 0

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from kdasr.cli.jobs import command
@@ -123,6 +124,50 @@ def test_one_job_at_a_time_writes_to_the_output_itself(
     command.main(["--exp", str(tmp_path), str(write(tmp_path, f"a:\n\t{print_it}\n"))], standalone_mode=False)
     assert "\n42\n" in "\n" + capfd.readouterr().out
     assert not (tmp_path / "log").exists()
+
+
+MEET = "echo $CUDA_VISIBLE_DEVICES > {out}/{one}; while test ! -e {out}/{other}; do sleep 0.05; done"
+
+
+def test_jobs_side_by_side_have_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs meet; each of their commands, and the job after them, sees one half of the GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
+    lines = ["again:", "\techo $CUDA_VISIBLE_DEVICES"]
+    for one, other in (("a", "b"), ("b", "a")):
+        lines += [f"{one}:", "\t" + MEET.format(out=tmp_path, one=one, other=other)]
+        lines += [f"\techo $CUDA_VISIBLE_DEVICES > {tmp_path}/{one}2"]
+    lines += ["c: a b", f"\techo $CUDA_VISIBLE_DEVICES > {tmp_path}/c"]
+    result = jobs(tmp_path, "\n".join(lines), "--jobs", "2", "--gpus", "4")
+    assert result.exit_code == 0, result.output
+    seen = {name: (tmp_path / name).read_text().strip() for name in ("a", "b", "a2", "b2", "c")}
+    assert {seen["a"], seen["b"]} == {"2,3", "5,7"}
+    assert (seen["a2"], seen["b2"]) == (seen["a"], seen["b"]) and seen["c"] in ("2,3", "5,7")
+    assert "started a on GPU " in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "visible", "message"),
+    [
+        (("--gpus", "4"), None, "--gpus 4: only 3 can be used here; see `kdasr info`"),
+        (("--gpus", "3"), "0,1", "--gpus 3: only 2 can be used here (CUDA_VISIBLE_DEVICES=0,1)"),
+        (("--gpus", "3", "--jobs", "2"), None, "--gpus 3: cannot be shared out evenly among --jobs 2"),
+    ],
+)
+def test_gpus_that_are_not_there_are_one_line(
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    visible: str | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    result = jobs(tmp_path, "", *arguments)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith(message) and "\n" not in str(result.exception)
 
 
 def write(folder: Path, text: str) -> Path:

@@ -116,6 +116,16 @@ def test_a_corpus_of_other_parts_is_refused(corpus: Path) -> None:
         list(generate_corpus(fewer, corpus, 5, 1))
 
 
+def test_some_parts_of_more_speakers_are_a_corpus_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    more = MICRO.only(["test-clean"], 3)
+    summary = [event for event in generate_corpus(more, tmp_path, 5, 1) if isinstance(event, Summary)][-1]
+    assert {part: counts["speakers"] for part, counts in summary.parts.items()} == {"test-clean": 3}
+    with pytest.raises(UserError, match="of 3 speakers"):
+        next(generate_corpus(MICRO, tmp_path, 5, 1))
+    with pytest.raises(UserError, match=r"no part test-cleen; there are: .*test-clean"):
+        MICRO.only(["test-cleen"], 3)
+
+
 def test_a_foreign_corpus_is_refused(tmp_path: Path) -> None:
     (tmp_path / "LibriSpeech").mkdir()
     with pytest.raises(UserError, match="another origin"):

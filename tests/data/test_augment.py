@@ -10,7 +10,7 @@ import torch
 
 from kdasr.common.errors import UserError
 from kdasr.data.augment import NoiseMixer, generator_for, spec_augment
-from kdasr.data.data_config import NoiseConfig, SpecAugmentConfig
+from kdasr.data.data_config import NoiseConfig, NoiseSource, SpecAugmentConfig
 from kdasr.testing import dummy_batch, tone
 
 CONFIG = SpecAugmentConfig(num_time_masks=2, max_time_fraction=0.1, num_freq_masks=2, max_freq_bins=20)
@@ -137,3 +137,48 @@ def test_noise_folders_that_cannot_serve_are_named(musan: Path) -> None:
         NoiseMixer(NoiseConfig(musan_dir=str(musan / "empty")))
     with pytest.raises(UserError, match="snr_db"):
         NoiseMixer(NoiseConfig(musan_dir=str(musan), snr_db=[20.0, 10.0]))
+
+
+def test_each_source_of_noise_has_its_own_levels_and_counts(tmp_path: Path) -> None:
+    """Noise of one frequency per recording: which were heard, and how loud, is in the spectrum."""
+    time = np.arange(16000) / 16000
+    tones = {"noise": [500], "speech": [1000, 1500, 2000, 2500, 3000]}
+    for part, frequencies in tones.items():
+        (tmp_path / part).mkdir()
+        for hertz in frequencies:
+            loud = 0.01 + 0.1 * (hertz % 1000 == 0)  # all are made alike loud
+            soundfile.write(tmp_path / part / f"{hertz}.wav", loud * np.sin(2 * np.pi * hertz * time), 16000)
+    sources = [
+        NoiseSource("noise", weight=3.0, snr_db=[0.0, 0.0]),
+        NoiseSource("speech", snr_db=[12.0, 12.0], count=[3, 5]),
+    ]
+    mixer = NoiseMixer(NoiseConfig(str(tmp_path), probability=1.0, sources=sources))
+    assert len(mixer.files) == 6
+    samples = torch.from_numpy(tone(1.0))[None]
+    mixer.generator = generator_for(2)
+    babble = []
+    for _ in range(60):
+        noise_N = (mixer(samples) - samples)[0]
+        ratio = float(10 * torch.log10(samples.square().mean() / noise_N.square().mean()))
+        power = torch.fft.rfft(noise_N).abs()[[500, *tones["speech"]]].square()
+        if power[0] > power[1:].sum():
+            assert ratio == pytest.approx(0.0, abs=0.05)
+        else:
+            assert ratio == pytest.approx(12.0, abs=0.05)
+            # A recording that was drawn twice is twice as loud, or as soft as the phases make it.
+            babble.append(int((power[1:] > 0.02 * power.max()).sum()))
+    assert 5 < len(babble) < 26  # a quarter
+    assert max(babble) >= 3 and min(babble) >= 1
+    with pytest.raises(UserError, match=r"noise\.sources: .*music: no such folder"):
+        NoiseMixer(NoiseConfig(str(tmp_path), sources=[NoiseSource("music")]))
+
+
+def test_one_source_draws_as_the_folder_alone(musan: Path) -> None:
+    """A run that began before there were sources goes on to the same bits."""
+    samples = torch.from_numpy(tone(0.5))[None]
+    heard = []
+    for config in (NoiseConfig(str(musan)), NoiseConfig(str(musan), sources=[NoiseSource("noise")])):
+        mixer = NoiseMixer(config)
+        mixer.generator = generator_for(3)
+        heard.append(torch.cat([mixer(samples) for _ in range(5)]))
+    assert torch.equal(*heard)

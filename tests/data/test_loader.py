@@ -18,6 +18,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.data.data_config import DataConfig, JoinConfig, NoiseConfig, SpecAugmentConfig
 from kdasr.data.loader import TrainLoader, valid_batches
+from kdasr.data.reported import Made
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.testing import dummy_cuts, tone
 
@@ -259,6 +260,20 @@ def test_noise_needs_audio_and_resumes_exactly(cuts: CutSet, tokenizer: Tokenize
     again = TrainLoader(cuts, tokenizer, changed, seed=1)
     again.load_state_dict(state)
     assert same(next(again), batch)
+
+
+def test_pinned_batches_hold_the_same(
+    cuts: CutSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a data loader makes them for a GPU, which this machine may lack: all but the lengths is moved."""
+    moved: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: moved.append(self.clone()) or moved[-1])
+    made = Made((0, 1, next(TrainLoader(cuts, tokenizer, config(join=JoinConfig(enabled=True)), seed=1))))
+    _, number, pinned = made.pin_memory().item
+    assert number == 1 and same(pinned, made.item[2])
+    assert len(moved) == 3 and pinned.features_BTF is moved[0]  # features, pieces, history
+    assert pinned.feature_lens_B is made.item[2].feature_lens_B
+    assert Made(None).pin_memory().item is None
 
 
 def test_nothing_usable_is_an_error(tokenizer: Tokenizer) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.distillation.lattice import LatticeBuilder, PrunedLattice
 from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.terms.output_kl import CLASSES, OutputConfig, OutputTerm
@@ -56,12 +57,37 @@ def test_a_student_may_be_later_than_its_teacher_by_the_shift(
 
 def test_every_setting_of_classes_weights_and_shift_is_another_term() -> None:
     lattice, teacher = build(seed=0), build(seed=1).joint
+    teacher.weight_VD.data.mul_(20.0)  # sharp: entropies differ
     values = [
         divergence(
-            OutputConfig("fixed", classes=classes, node_weights=weights, shift=shift), lattice, teacher
+            OutputConfig("fixed", 0.5, classes=classes, node_weights=weights, shift=shift), lattice, teacher
         )
         for classes, weights, shift in product(CLASSES, NODE_WEIGHTS, (0, 1))
     ]
     for i, value in enumerate(values):
         assert (value > 0).all()
         assert not any(torch.allclose(value, other, rtol=1e-4) for other in values[:i])
+
+
+def test_smoothing_ends_between_the_steps_of_anneal() -> None:
+    lattice, teacher = build(seed=0), build(seed=1).joint
+    moving = OutputTerm(OutputConfig("fixed", 0.4, anneal=[10, 20]), "regular")
+    for step, exponent in ((0, 0.4), (10, 0.4), (15, 0.7), (20, 1.0), (99, 1.0)):
+        fixed = OutputTerm(OutputConfig("fixed", exponent), "regular")
+        values = [
+            BUILDER.evaluate(lattice, warm=True, nodes=[term]).nodes[0].value_B
+            for term in (moving.on_nodes(lattice, teacher, step), fixed.on_nodes(lattice, teacher))
+        ]
+        torch.testing.assert_close(values[0], values[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "culprit"),
+    [
+        ({"anneal": [5]}, r"objective\.output\.anneal is \[5\]"),
+        ({"classes": "symbols", "direction": "symmetric"}, "classes: symbols"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(options: dict, culprit: str) -> None:
+    with pytest.raises(UserError, match=culprit):
+        OutputTerm(OutputConfig("fixed", 0.5, **options), "regular")

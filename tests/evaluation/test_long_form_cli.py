@@ -1,6 +1,7 @@
 """`kdasr decode --long-form` on a small corpus, and long files in `kdasr stream`."""
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from streaming_helpers import bursts
 from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
 from kdasr.common.errors import UserError
+from kdasr.evaluation import long_form_run
 from kdasr.recognition.audio import AudioFile
 from kdasr.testing import write_corpus
 
@@ -71,6 +73,39 @@ def test_a_part_is_decoded_in_every_condition_and_once(root: Path, tmp_path: Pat
     assert streams.read_bytes() == before
     long_form(root, tmp_path, "--gaps", "0.5", "--gap-noise", "quiet", "--max-utterances", 3)
     assert [c["num_utterances"] for c in summary(tmp_path)["conditions"]] == [3, 3]
+
+
+def test_processes_that_share_a_part_write_what_one_writes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They need not run at the same time; the first one is killed once, in the middle of its streams."""
+    options = ("--gaps", "0,0.5", "--streams", "2")
+    table = long_form(root, tmp_path / "whole", *options).output
+    shared, join = tmp_path / "shared", long_form_run.join
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def run_rank(rank: int) -> str:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        return long_form(root, shared, *options).output
+
+    calls = count(1)
+
+    def stopping(*arguments: Any) -> Any:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return join(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(long_form_run, "join", stopping)
+        with pytest.raises((KeyboardInterrupt, SystemExit, AssertionError)):
+            run_rank(0)
+    folder = Path("long-form") / "test-clean"
+    assert (shared / folder / "streams.jsonl.partial-0").read_text()
+    assert "test-clean" not in run_rank(1) and not (shared / folder / "summary.json").exists()
+    assert run_rank(0) == table
+    files = {path.name: path.read_bytes() for path in (tmp_path / "whole" / folder).iterdir()}
+    assert {path.name: path.read_bytes() for path in (shared / folder).iterdir()} == files
 
 
 def test_without_word_times_latency_counts_from_energy(root: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What is decoded of a part is kept at once, and a recording that cannot be heard costs itself."""
 
 import json
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from experiment_folder import prepare_part, write_experiment
 
 from kdasr.cli.decode import command as decode
 from kdasr.common.errors import UserError
-from kdasr.evaluation import part_run
+from kdasr.common.ranks import Ranks, ShardedJournal, forget_journal
+from kdasr.evaluation import batches, evaluate
 from kdasr.evaluation.evaluate import make_record
-from kdasr.evaluation.part_run import PARTIAL, Journal
+from kdasr.evaluation.part_run import PARTIAL
 from kdasr.testing import write_corpus
 
 PART = "test-clean"
@@ -40,16 +43,35 @@ def run(root: Path, out: Path, mode: str, *options: object) -> tuple[list[dict[s
     torch.set_num_threads(threads)
     if result.exception:
         raise result.exception
-    folder = out / mode / PART
-    assert result.exit_code == 0 and not (folder / PARTIAL).exists()
+    assert result.exit_code == 0
+    return results(out / mode / PART)
+
+
+def results(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Records and summary of a part that is finished, without what is measured."""
+    assert not list(folder.glob(f"{PARTIAL}*"))
     lines = (folder / "utterances.jsonl").read_text().split("\n")[:-1]
     records = [json.loads(line) for line in lines]
     for record in records:
         for item in (record, *record["tokens"], *record["words"]):
-            # A confidence is the same to its rounding only: products of larger batches round differently.
-            for name in (*MEASURED, "confidence"):
+            for name in MEASURED:
                 item.pop(name, None)
-    return records, json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    for name in ("first_token_ms", "rtf"):
+        summary.pop(name)
+    return records, summary
+
+
+def stopping_at(*numbers: int) -> Callable[..., dict[str, Any]]:
+    """`make_record`, which is interrupted at these of its calls."""
+    calls = count(1)
+
+    def make(*arguments: Any, **options: Any) -> dict[str, Any]:
+        if next(calls) in numbers:
+            raise KeyboardInterrupt
+        return make_record(*arguments, **options)
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -64,23 +86,54 @@ def test_an_interrupted_part_goes_on_to_the_same_records(
     kept: dict[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, _ = run(root, tmp_path / "whole", mode, *options)
-    calls = [0]
-
-    def stopping(*arguments: Any) -> Any:
-        calls[0] += 1
-        if calls[0] in kept:
-            raise KeyboardInterrupt
-        return make_record(*arguments)
-
-    monkeypatch.setattr(part_run, "make_record", stopping)
-    for count in kept.values():
+    whole = run(root, tmp_path / "whole", mode, *options)
+    monkeypatch.setattr(evaluate, "make_record", stopping_at(*kept))
+    for kept_now in kept.values():
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run(root, tmp_path / "parts", mode, *options)
-        lines = (tmp_path / "parts" / mode / PART / PARTIAL).read_text().split("\n")[1:-1]
-        assert sum(len(json.loads(line)) for line in lines) == count
-    records, _ = run(root, tmp_path / "parts", mode, *options)
-    assert records == whole and len(records) == 6
+        lines = (tmp_path / "parts" / mode / PART / f"{PARTIAL}-0").read_text().split("\n")[1:-1]
+        assert sum(len(json.loads(line)[1]["items"]) for line in lines) == kept_now
+    parts = run(root, tmp_path / "parts", mode, *options)
+    assert parts == whole and len(parts[0]) == 6
+
+
+def run_rank(root: Path, out: Path, rank: int, *options: object, world_size: int = 2) -> None:
+    """What torchrun starts as one of its processes; they need not run at the same time."""
+    variables = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        where = [root / "exp", "--data", root / "data", "--parts", PART, "--out", out]
+        result = CliRunner().invoke(decode, [str(word) for word in (*where, *options)])
+    if result.exception:
+        raise result.exception
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"), [("streaming", ["--gain-db", -20]), ("streaming", ["--streams", 2]), ("offline", [])]
+)
+def test_processes_that_share_a_part_write_what_one_writes(
+    root: Path, tmp_path: Path, mode: str, options: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_SECONDS", 4.0)
+    whole = run(root, tmp_path / "whole", mode, *options)
+    arguments = ["--mode", mode, *options]
+    folder = tmp_path / "shared" / mode / PART
+    run_rank(root, tmp_path / "shared", 1, *arguments)
+    assert not (folder / "summary.json").exists()
+    # The other one is killed within its share.
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "make_record", stopping_at(2))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run_rank(root, tmp_path / "shared", 0, *arguments)
+    assert not (folder / "summary.json").exists()
+    run_rank(root, tmp_path / "shared", 0, *arguments)
+    assert results(folder) == whole
+    left = [{path.name for path in out.iterdir()} for out in (folder, tmp_path / "whole" / mode / PART)]
+    assert left[0] == left[1]
+    if "--gain-db" in options:
+        gains = [json.loads((out / mode / PART / "gain.json").read_text()) for out in tmp_path.iterdir()]
+        assert gains[0] == gains[1]
 
 
 @pytest.mark.parametrize("mode", ["streaming", "offline"])
@@ -121,18 +174,44 @@ def test_a_recording_that_is_not_finite_is_bad(root: Path, tmp_path: Path) -> No
     assert summary["bad_utterances"][0][2] == "holds samples that are not finite (nan or infinity)"
 
 
-def test_a_journal_keeps_whole_batches_of_the_same_settings(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, {"search": "greedy"})
-    journal.append([{"id": "a"}, {"id": "b"}])
-    journal.append([{"id": "c"}])
-    whole = journal.path.read_bytes()
+def test_a_journal_keeps_whole_units_of_the_same_settings(tmp_path: Path) -> None:
+    path, settings = tmp_path / PARTIAL, {"search": "greedy"}
+    journal = ShardedJournal(path, settings)
+    journal.append(3, ["a", "b"])
+    journal.append(0, ["c"])
+    own = tmp_path / f"{PARTIAL}-0"
+    whole = own.read_bytes()
     for torn in (whole[:-1], whole[:-3]):
-        journal.path.write_bytes(torn)
-        again = Journal(tmp_path, {"search": "greedy"})
-        assert [record["id"] for record in again.records] == ["a", "b"]
-        again.append([{"id": "c"}])
-        assert again.path.read_bytes() == whole
-    assert Journal(tmp_path, {"search": "beam"}).records == []
-    assert Journal(tmp_path, {"search": "greedy"}).records == []
-    journal.path.write_bytes(b"\xff not json")
-    assert Journal(tmp_path, {"search": "greedy"}).records == []
+        own.write_bytes(torn)
+        again = ShardedJournal(path, settings)
+        assert again.read() == {3: ["a", "b"]}
+        again.append(0, ["c"])
+        assert own.read_bytes() == whole
+    other = ShardedJournal(path, settings, Ranks(1, 2))
+    other.append(1, ["d"])
+    other.append(3, [])
+    assert other.read(bool) == journal.read(bool) == {0: ["c"], 1: ["d"], 3: ["a", "b"]}
+    assert ShardedJournal(path, {"search": "beam"}).read() == {}
+    assert ShardedJournal(path, settings).read() == {1: ["d"], 3: []}  # the file of the other one is there
+    forget_journal(path)
+    assert not list(tmp_path.iterdir())
+    own.write_bytes(b"\xff not json")
+    assert ShardedJournal(path, settings).read() == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "expected RANK, WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "expected RANK, WORLD_SIZE"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "expected RANK, WORLD_SIZE"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "--force: with one process"),
+    ],
+)
+def test_processes_that_cannot_share_are_refused(
+    root: Path, tmp_path: Path, variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        run(root, tmp_path, "offline", "--force")

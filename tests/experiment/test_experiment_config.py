@@ -80,11 +80,20 @@ def test_overrides_win(recipe: Path) -> None:
         ({"contexts": []}, "contexts"),
         ({"stages": []}, "stages"),
         ({"stages": [{"name": "a"}, {"name": "a"}]}, "repeat"),
-        ({"stages": [{"name": "a/b", "loss_weights": {"ctc": 1.0}}]}, "a/b"),
+        ({"stages": [{"name": "a"}]}, "'a': expected one of num_steps, num_epochs, num_hours, found none"),
+        ({"stages": [{"num_steps": 4, "num_hours": 2}]}, "'train': .*found num_steps: 4, num_hours: 2"),
+        (
+            {"stages": [{"num_steps": 4, "warmup_steps": 2, "warmup_hours": 2}]},
+            "warmup_steps and warmup_hours",
+        ),
+        ({"stages": [{"name": "a/b", "num_steps": 4, "loss_weights": {"ctc": 1.0}}]}, "a/b"),
         ({"stages": [{"num_stepz": 3}]}, "num_stepz"),
-        ({"stages": [{"loss_weights": {"rnt": 1.0}}]}, "rnt"),
-        ({"stages": [{"loss_weights": {"output_kl": 1.0}}]}, r"objective\.teacher"),
-        ({"stages": [{"plateau_patience": 2, "loss_weights": {"ctc": 1.0}}]}, "plateau_patience"),
+        ({"stages": [{"num_steps": 4, "loss_weights": {"rnt": 1.0}}]}, "rnt"),
+        ({"stages": [{"num_steps": 4, "loss_weights": {"output_kl": 1.0}}]}, r"objective\.teacher"),
+        (
+            {"stages": [{"num_steps": 4, "plateau_patience": 2, "loss_weights": {"ctc": 1.0}}]},
+            "plateau_patience",
+        ),
     ],
 )
 def test_mistakes_name_the_option_and_the_file(tmp_path: Path, change: dict, culprit: str) -> None:
@@ -144,10 +153,11 @@ def test_only_options_that_keep_the_model_may_change(tmp_path: Path) -> None:
     claim_folder(began, tmp_path)
     free = {path for path, declared in options_of(ExperimentConfig) if declared.may_change}
     assert free >= {
-        "data.dir", "data.num_workers", "training.accelerator", "training.log_every", "training.keep_last",
-        "training.num_threads", "objective.teacher",
+        "data.dir", "data.num_workers", "training.accelerator", "training.log_every",
+        "training.recompute_layers", "training.num_threads", "objective.teacher",
     }  # fmt: skip
     assert not free & {"seed", "data.max_duration", "training.precision", "training.optim.learning_rate"}
+    assert "training.keep_last" not in free  # the next stage starts from so many
     changes = ("data.dir=new", "data.num_workers=4", "training.log_every=7", "training.accelerator=cpu")
     now = build_config(ExperimentConfig, config_to_dict(began), overrides=changes)
     found = claim_folder(now, tmp_path)

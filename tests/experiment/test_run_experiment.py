@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import kdasr
 
 from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint
-from kdasr.cli.main import cli, main
+from kdasr.cli.main import main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -67,10 +68,6 @@ def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exp") / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def kdasr(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def train(recipe: Path, system: str, *arguments: object, exp: Path | None = None) -> Result:
@@ -197,6 +194,33 @@ def test_average_takes_the_last_checkpoints_of_the_final_stage(teacher: Path) ->
     torch.testing.assert_close(bundle.model.state_dict()[name], (kept[0][name] + kept[1][name]) / 2)
 
 
+def test_a_stage_in_epochs_hears_the_data_so_often(recipe: Path, data: Path, tmp_path: Path) -> None:
+    """Also that word times which nothing has are asked for, or done without where the recipe says so."""
+    changes = ("stages.0.num_steps=null", "stages.0.num_epochs=2", "training.optim.warmup_hours=0.001")
+    overrides = [item for change in changes for item in ("--override", change)]
+    bounds = ("--override", "objective.rnnt.left_buffer=0.0")
+    refused = train(recipe, "teacher", *overrides, *bounds, exp=tmp_path / "refused")
+    assert "left_buffer" in refusal(refused)
+    ignored = ("--override", "objective.rnnt.without_word_times=ignore")
+    result = train(recipe, "teacher", *overrides, *bounds, *ignored, exp=tmp_path / "exp")
+    assert result.exit_code == 0, result.output
+    log = (tmp_path / "exp" / "train.log").read_text()
+    assert "left_buffer and right_buffer are ignored" in log
+    schedule = json.loads((tmp_path / "exp" / "schedule.json").read_text())
+    steps = schedule["stages"]["train"]
+    assert steps == round(2 * schedule["steps_per_epoch"]) > 4
+    assert f"stage 'train': {steps} steps, 2.0" in log
+    last = load_checkpoint(tmp_path / "exp" / "checkpoints" / "last.pt")
+    assert last["train_steps"] == steps
+    position = last["trainer"]["processes"][0]["batches"]
+    passes = position["epoch"] + (position["index"] + 1) / schedule["steps_per_epoch"]
+    assert passes == pytest.approx(2, abs=0.2)
+    # The folder keeps what the recipe says, so that the same command finds the run.
+    assert load_saved_experiment(tmp_path / "exp").stages[0].length == {"num_epochs": 2}
+    again = train(recipe, "teacher", *overrides, *bounds, *ignored, exp=tmp_path / "exp")
+    assert again.exit_code == 0 and "already trained" in again.output
+
+
 def test_averaging_nothing_is_refused(tmp_path: Path) -> None:
     result = kdasr("average", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError) and "nowhere" in str(result.exception)
@@ -272,7 +296,11 @@ def test_a_run_goes_on_elsewhere_with_another_loader_to_the_same_bits(
     # A checkpoint that would now be preferred: the run keeps to the one that it began with.
     assert kdasr("average", new / "teacher").exit_code == 0
     changes = (f"data.dir={new / 'data'}", f"objective.teacher={new / 'teacher'}", "data.num_workers=1")
-    changes += ("training.keep_last=2", "objective.rnnt.backend=native")
+    changes += (
+        "training.max_bad_batches=2",
+        "training.recompute_layers=true",
+        "objective.rnnt.backend=native",
+    )
     options = [word for change in changes for word in ("--override", change)]
     result = train(recipe, "student", *options, exp=new / "student")
     assert result.exit_code == 0, result.output

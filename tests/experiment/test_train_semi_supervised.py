@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import kdasr
 
-from kdasr.cli.main import cli
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
@@ -58,10 +58,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert kdasr("train", "--config", folder / "lm.yaml", "--exp", folder / "exp/lm").exit_code == 0
     assert train(folder, "seed").exit_code == 0
     return folder
-
-
-def kdasr(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def train(folder: Path, system: str, *overrides: str, exp: str = "") -> Result:

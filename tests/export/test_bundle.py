@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
@@ -348,12 +349,15 @@ def test_a_fact_that_cannot_be_true_is_named(copy: Path, name: str, value: objec
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "joiner.onnx"])
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, None, "other"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, None, "other", "no text"])
 def test_a_graph_that_cannot_be_run_is_named(copy: Path, name: str, content: bytes | str | None) -> None:
     """Its digest is right: it was damaged before the manifest was written, or made by another program."""
     path, digests = copy / name, open_bundle(copy).manifest["files"]
     if content == "other":
         shutil.copy(copy / ("joiner.onnx" if name == "decoder.onnx" else "decoder.onnx"), path)
+    elif content == "no text":  # the name of its first input, wherever it stands
+        input_name = onnx.load(path).graph.input[0].name.encode()
+        path.write_bytes(path.read_bytes().replace(input_name, b"\xb3" + input_name[1:]))
     else:
         path.write_bytes(path.read_bytes()[:-50] if content is None else content)
     rewrite(copy, files={**digests, name: sha256(path)})

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import soundfile
-import torch
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import kdasr, well
 from tables_corpus import Tables
 
-from kdasr.cli.main import cli
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
@@ -29,20 +28,6 @@ def _registered() -> Iterator[None]:
     register(Tables)
     yield
     unregister(Tables.name)
-
-
-def kdasr(*arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    torch.set_num_threads(threads)
-    return result
-
-
-def well(*arguments: object) -> str:
-    result = kdasr(*arguments)
-    if result.exception is not None:
-        raise result.exception
-    return result.output
 
 
 @pytest.fixture(scope="module")

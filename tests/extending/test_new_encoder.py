@@ -13,11 +13,10 @@ import pytest
 import torch
 import yaml
 from causal_encoder import CausalConfig, CausalEncoder
-from click.testing import CliRunner, Result
+from command_line import kdasr, well
 from torch import Tensor
 
 from kdasr.checkpoint import load_bundle
-from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
@@ -86,20 +85,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def kdasr(*arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    torch.set_num_threads(threads)
-    return result
-
-
-def well(*arguments: object) -> str:
-    result = kdasr(*arguments)
-    if result.exception is not None:
-        raise result.exception
-    return result.output
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from command_line import kdasr
 
 from kdasr.checkpoint import load_checkpoint
-from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
@@ -54,10 +53,6 @@ def recipe(prepared: Path, folder: Path, **changes: Any) -> Path:
     path = folder / "lm.yaml"
     path.write_text(yaml.safe_dump({**content, **changes}))
     return path
-
-
-def kdasr(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def refusal(prepared: Path, folder: Path, **changes: Any) -> str:

@@ -8,10 +8,10 @@ from small_lattice import BOUNDARY, SYMBOLS, random_joint, ranges_of, valid_node
 from straightforward import joiner_logits, power_kl
 from torch import Tensor
 
-from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols, collapse, uncollapse_gradient
+from kdasr.losses.lattice.collapsed import CollapsedKl, collapse, uncollapse_gradient
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
-from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl
+from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, NextSymbols, PowerKl
 from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.losses.lattice.power import PowerRule, node_exponents
 

@@ -5,10 +5,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdasr.losses.lattice.collapsed import CollapsedKl
 from kdasr.losses.lattice.joiner import Joint
-from kdasr.losses.lattice.kl import DIRECTIONS, SIDES, KlForm, PowerKl, power_kl_with_gradient
-from kdasr.losses.lattice.nodes import Nodes
+from kdasr.losses.lattice.kl import (
+    DIRECTIONS,
+    SIDES,
+    KlForm,
+    NextSymbols,
+    PowerKl,
+    power_kl_with_gradient,
+)
+from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.losses.lattice.power import PowerRule
+from kdasr.losses.lattice.symbol_smoothing import SymbolKl
 
 FORMS = [KlForm(*form) for form in product(SIDES, DIRECTIONS, (True, False))]
 
@@ -124,3 +133,32 @@ def test_wrong_names_are_named() -> None:
         KlForm(sides="left")
     with pytest.raises(ValueError, match="'up'"):
         KlForm(direction="up")
+
+
+@pytest.mark.parametrize("kind", ["full", "collapsed", "symbols"])
+def test_nodes_where_the_teacher_is_wrong_may_be_left_out(kind: str) -> None:
+    """Blank 0; the teacher's best class is blank, the next symbol, another one, and a symbol at the end."""
+    teacher = torch.tensor([[5.0, 0, 1, 2], [0, 5.0, 1, 2], [0, 1, 5.0, 2], [0, 1, 5.0, 2]]).double()
+    student = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double()
+    places = torch.arange(4)
+    nodes = Nodes(places, places, places, torch.full((4,), 0.5).double())
+    symbols, rule = NextSymbols(torch.tensor([1, 1, 1, 0]), 0), PowerRule("fixed", exponent=0.6)
+
+    class Teacher:
+        def logits_of(self, frames_N: Tensor, _: Tensor) -> Tensor:
+            return teacher[frames_N]
+
+    def evaluated(*, drop: bool) -> NodeValues:
+        trusted, given = symbols if drop else None, (Teacher(), rule, KlForm(), torch.zeros(4, 1, 1), False)
+        if kind == "collapsed":
+            term: PowerKl = CollapsedKl(*given, symbols, all_nodes=not drop)  # type: ignore[arg-type]
+        elif kind == "symbols":
+            term = SymbolKl(*given, 0, trusted)  # type: ignore[arg-type]
+        else:
+            term = PowerKl(*given, trusted)  # type: ignore[arg-type]
+        return term.evaluate(student, nodes, True)
+
+    kept, dropped, right = evaluated(drop=False), evaluated(drop=True), torch.tensor([1.0, 1, 0, 0]).double()
+    assert kept.gradient_NV is not None and dropped.gradient_NV is not None and (kept.value_N > 0).all()
+    torch.testing.assert_close(dropped.value_N, kept.value_N * right)
+    torch.testing.assert_close(dropped.gradient_NV, kept.gradient_NV * right[:, None])

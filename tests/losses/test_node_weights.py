@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.kl import KlForm, PowerKl
-from kdasr.losses.lattice.node_weights import BY_TEACHER, teacher_weights
+from kdasr.losses.lattice.node_weights import BY_ENTROPY, BY_TEACHER, teacher_entropy, teacher_weights
 from kdasr.losses.lattice.power import PowerRule
 from kdasr.losses.lattice.teacher_band import teacher_band
 from kdasr.losses.pruned_rnnt.pruned import pruned_loss_and_occupation
@@ -18,6 +18,8 @@ VALID = valid_nodes(RANGES)
 
 
 def weights_of(kind: str, teacher: Joint, ranges: Tensor = RANGES, rnnt_type: str = "regular") -> Tensor:
+    if kind in BY_ENTROPY:
+        return teacher_entropy(teacher, SYMBOLS, ranges, BOUNDARY, VALID)
     band = teacher_band(teacher, SYMBOLS, ranges, 0, BOUNDARY, rnnt_type)
     return teacher_weights(kind, band, VALID)
 
@@ -33,6 +35,13 @@ def test_nonblank_is_what_blank_leaves() -> None:
     teacher = random_joint(1)
     expected = joiner_logits(teacher, RANGES).softmax(-1)[..., 1:].sum(-1)
     torch.testing.assert_close(weights_of("nonblank", teacher), expected * VALID)
+
+
+def test_entropy_is_that_of_the_teachers_distributions() -> None:
+    teacher = random_joint(1)
+    log_probs = joiner_logits(teacher, RANGES).log_softmax(-1)
+    expected = -(log_probs.exp() * log_probs).sum(-1)
+    torch.testing.assert_close(weights_of("entropy", teacher), expected * VALID)
 
 
 @pytest.mark.parametrize("kind", ["teacher_occupation", "both"])

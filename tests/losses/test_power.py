@@ -100,3 +100,17 @@ def test_fixed_rule_is_a_constant() -> None:
 def test_impossible_rules_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PowerRule(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", ["fixed", "entropy", "confidence"])
+def test_exponents_are_limited_and_then_annealed(rule: str) -> None:
+    values = log_probs(5.0)
+    bare = node_exponents(values, PowerRule(rule, exponent=0.2, entropy_floor=1.0))
+    limited = node_exponents(values, PowerRule(rule, exponent=0.2, entropy_floor=1.0, min_exponent=0.5))
+    assert (bare < 0.5).any()
+    torch.testing.assert_close(limited, bare.clamp(min=0.5))
+    halfway = PowerRule(rule, exponent=0.2, entropy_floor=1.0, min_exponent=0.5, annealed=0.5)
+    torch.testing.assert_close(node_exponents(values, halfway), 0.5 * (limited + 1.0))
+    utterances, weights = torch.zeros(len(values), dtype=torch.long), torch.ones(len(values))
+    annealed = PowerRule(rule, exponent=0.2, entropy_floor=1.0, annealed=1.0)
+    assert (utterance_exponents(values, annealed, weights, utterances, 1) == 1.0).all()

@@ -9,10 +9,10 @@ from torch import Tensor
 from triton_without_gpu import Interpreter
 
 from kdasr.losses.lattice import blocks, kl
-from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
+from kdasr.losses.lattice.collapsed import CollapsedKl
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
-from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.kl import KlForm, NextSymbols, PowerKl
 from kdasr.losses.lattice.power import PowerRule
 from kdasr.losses.pruned_rnnt import get_rnnt_prune_ranges, recursion, rnnt_loss_simple
 

@@ -10,7 +10,7 @@ from icefall_data import arrays, needs_icefall
 from kdasr.nn.bias_norm import BiasNorm
 from kdasr.nn.gradient_shaping import (
     Balancer,
-    Range,
+    ChannelRange,
     Whiten,
     balanced_gradient,
     limited_gradient,
@@ -32,7 +32,7 @@ def data() -> dict[str, Any]:
 def test_all_gradients_are_icefalls(data: dict[str, Any]) -> None:
     found = {}
     for case in "abcd":
-        limits = Range(*data[f"balancer.{case}.args"][:4].tolist())
+        limits = ChannelRange(*data[f"balancer.{case}.args"][:4].tolist())
         found[f"balancer.{case}.x_grad"] = balanced_gradient(
             data["balancer.x"], data["balancer.y_grad"], limits
         )
@@ -91,14 +91,14 @@ def test_the_balancer_pulls_channels_back_into_range() -> None:
     """A descent along its gradient alone makes small ones larger, large ones smaller, and mixes signs."""
     torch.manual_seed(0)
     x = torch.randn(200, 3) * torch.tensor([0.01, 20.0, 1.0]) + torch.tensor([0.0, 0.0, 9.0])
-    penalty = balanced_gradient(x, torch.ones_like(x), Range(0.3, 0.7, 0.2, 4.0)) - 1.0
+    penalty = balanced_gradient(x, torch.ones_like(x), ChannelRange(0.3, 0.7, 0.2, 4.0)) - 1.0
     after = x - 0.01 * penalty / penalty.abs().max()
     rms, before = after.square().mean(dim=0).sqrt(), x.square().mean(dim=0).sqrt()
     assert rms[0] > before[0] and rms[1] < before[1]
     assert after[:, 2].mean() < x[:, 2].mean()
     inside = torch.randn(200, 3)
     assert torch.equal(
-        balanced_gradient(inside, torch.ones_like(x), Range(0.3, 0.7, 0.2, 4.0)), torch.ones(200, 3)
+        balanced_gradient(inside, torch.ones_like(x), ChannelRange(0.3, 0.7, 0.2, 4.0)), torch.ones(200, 3)
     )
 
 

@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.data_config import SpecAugmentConfig
+from kdasr.distillation.objective_config import LENGTHS
 from kdasr.experiment.config import ExperimentConfig, load_experiment
 from kdasr.models.transducer.build import build_transducer
 
@@ -14,8 +17,9 @@ FILES = sorted(CONF.glob("*.yaml"))
 SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
 
 
-def student_steps(config: ExperimentConfig) -> int:
-    return sum(stage.num_steps for stage in config.stages)
+def length(config: ExperimentConfig) -> dict[str, float]:
+    """Of all stages together, by the option that says it."""
+    return {name: sum(stage.length.get(name, 0) for stage in config.stages) for name in LENGTHS}
 
 
 def test_the_sizes_of_the_recipe_are_there() -> None:
@@ -30,7 +34,7 @@ def test_systems_are_compared_at_equal_steps_data_and_context(path: Path) -> Non
     assert not baseline.contexts[0].is_full
     for name in ("streaming-init", "two-stage"):
         other = configs[name]
-        assert student_steps(other) == student_steps(baseline), name
+        assert length(other) == length(baseline), name
         assert other.contexts == baseline.contexts, name
         assert other.training == baseline.training, name
         assert other.objective.rnnt == baseline.objective.rnnt, name
@@ -68,3 +72,22 @@ def test_models_have_the_stated_size(stem: str, low: float, high: float) -> None
     config.vocab_size = 500
     parameters = sum(p.numel() for p in build_transducer(config).parameters())
     assert low < parameters < high
+
+
+@pytest.mark.parametrize("stem", ["large", "librispeech"])
+def test_a_baseline_trains_as_long_as_teacher_and_student_together(stem: str) -> None:
+    path = CONF / f"{stem}.yaml"
+    together = [length(load_experiment(path, system))["num_epochs"] for system in ("teacher", "two-stage")]
+    long = load_experiment(path, "streaming-long")
+    assert length(long)["num_epochs"] == sum(together) > 0
+    short = load_experiment(path, "streaming")
+    assert (long.contexts, long.data, long.model) == (short.contexts, short.data, short.model)
+
+
+@pytest.mark.parametrize(("stem", "share"), [("librispeech", 0.45), ("base", 0.31)])
+def test_masks_cover_the_share_of_cells_that_is_stated(stem: str, share: float) -> None:
+    """Of the conformer's paper: two masks of up to 27 of 80 bins, ten of up to 5 % of the frames."""
+    config = load_experiment(CONF / f"{stem}.yaml", "teacher").data.spec_augment
+    features_BTF = torch.randn(300, 400, 80)
+    masked_BTF = spec_augment(features_BTF, torch.full((300,), 400), config, generator_for(1))
+    assert float((masked_BTF != features_BTF).float().mean()) == pytest.approx(share, abs=0.015)

@@ -130,6 +130,29 @@ def test_a_dry_run_prints_the_commands_and_calls_nothing(recipe: Recipe) -> None
         assert text in result.stdout, text
 
 
+def test_gpus_are_shared_out_among_trainings_and_decodings(recipe: Recipe) -> None:
+    result = recipe.run("--dry-run", "--gpus", "4", "--jobs", "2")
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    launched = "torchrun --standalone --nproc-per-node 2 --no-python kdasr "
+    for verb, count in (("train", 5), ("decode", 12)):
+        found = [line for line in lines if f"kdasr {verb} " in line]
+        assert len(found) == count and all(line.startswith(launched) for line in found)
+    computed = [line for line in lines if "kdasr decode " in line or "kdasr calibrate " in line]
+    assert len(computed) == 16 and all("--device cuda" in line for line in computed)
+    assert all("training.accelerator=cuda" in line for line in lines if "kdasr train " in line)
+    # One process each, and so nobody to share with.
+    result = recipe.run("--dry-run", "--gpus", "2", "--jobs", "2")
+    assert "torchrun" not in result.stdout and "--device cuda" in result.stdout
+    assert "cuda" not in recipe.run("--dry-run").stdout
+
+
+def test_gpus_that_are_not_there_end_the_recipe_at_once(recipe: Recipe) -> None:
+    result = recipe.run("--gpus", "99")
+    assert result.returncode == 1 and not recipe.calls()
+    assert result.stderr.startswith("kdasr: error: --gpus 99: only ") and result.stderr.count("\n") == 1
+
+
 def test_every_chunk_is_decoded(recipe: Recipe) -> None:
     result = recipe.run("--gain-db", "-20", script="run_chunks.sh")
     assert result.returncode == 0, result.stderr

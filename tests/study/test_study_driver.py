@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import yaml
 from study_helpers import calls, make_study
 
 from kdasr.common.errors import UserError
-from kdasr.study.driver import Options, chosen_rates, collect, describe_plan, run_study
+from kdasr.study.driver import Options, chosen_rates, collect, describe_plan, fixed_rates, run_study
 from kdasr.study.jobs import Study
 from kdasr.study.write import write_results
 
@@ -63,6 +65,18 @@ def test_a_teacher_comes_before_its_students_and_is_decoded_offline(tmp_path: Pa
     decodes = {line.split()[1]: line.split()[-1] for line in lines if line.startswith("decode")}
     assert decodes.pop(teacher) == decodes.pop(teacher.replace("seed-2", "seed-1")) == "offline"
     assert set(decodes.values()) == {"streaming"}
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_a_job_has_a_process_for_each_of_its_gpus(tmp_path: Path, gpus: int) -> None:
+    study = replace(make_study(tmp_path), gpus=gpus)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python")
+    before = (sys.executable, *launcher, *study.kdasr) if gpus == 2 else study.kdasr
+    for job in study.jobs(study.planner.runs(["teacher", "streaming"], fixed_rates(study)), "test"):
+        first, *others = job.commands
+        assert first[: len(before)] == before and first[len(before)] in ("train", "decode")
+        assert (first[-2:] == ("--device", "cuda")) == (gpus > 0 and "decode" in first)
+        assert all(command[: len(study.kdasr)] == study.kdasr for command in others)
 
 
 def test_a_teacher_that_all_seeds_share_is_trained_once(tmp_path: Path) -> None:

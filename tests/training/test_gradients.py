@@ -1,7 +1,5 @@
 """However a joint batch is split, over accumulation steps or processes, its gradient is the same."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,6 @@ from tiny_system import (
     CHUNKED,
     RandomBatches,
     fit,
-    processes,
     random_batch,
     small_model,
     small_objective,
@@ -18,10 +15,16 @@ from tiny_system import (
     trainer_config,
 )
 from torch import Tensor
+from two_processes import run_two, under_torchrun
 
 from kdasr.checkpoint import load_checkpoint
+from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.distillation.objective_config import StageConfig
+from kdasr.models.encoders.zipformer2.config import Zipformer2Config
+from kdasr.models.transducer.build import build_transducer
+from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.training.devices import make_fabric
 from kdasr.training.module import TrainingModule, sample_context
 from kdasr.training.resume import batches_per_process
@@ -34,11 +37,13 @@ ALL_TERMS = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 2.0, "output_kl": 0.5}
 SIZES = ((60, 47, 52), (44, 40))
 
 
-def gradients(batches: list[Batch], config: TrainerConfig | None = None) -> dict[str, Tensor]:
+def gradients(
+    batches: list[Batch], config: TrainerConfig | None = None, model: Transducer | None = None
+) -> dict[str, Tensor]:
     """Gradients and logged values of an optimizer step of this process."""
     config = config or trainer_config()
     fabric = make_fabric(config)
-    module = TrainingModule(small_model(), small_objective(with_teacher=True))
+    module = TrainingModule(model or small_model(), small_objective(with_teacher=True))
     updater = Updater(fabric, module, StageConfig(loss_weights=ALL_TERMS), config.optim)
     result = updater.gradients(batches, CHUNKED, step=2)
     values = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
@@ -50,6 +55,36 @@ def gradients(batches: list[Batch], config: TrainerConfig | None = None) -> dict
 
 def split_batches() -> list[Batch]:
     return [random_batch(seed, sizes) for seed, sizes in enumerate(SIZES)]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_layers_that_are_computed_again_give_the_same_bits(dropout: float) -> None:
+    """Those that draw random numbers too; in evaluation nothing is computed twice."""
+    found, calls = [], []
+    for recompute in (False, True):
+        model = small_model(dropout=dropout)
+        if recompute:
+            model.encoder.recompute_layers()
+        count: list[int] = []
+        # Before its forward: the second one ends as soon as it has what the backward pass needs.
+        model.encoder.layers[0].register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        torch.manual_seed(1)
+        found.append(gradients([random_batch(0)], model=model.train()))
+        found[-1]["next random number"] = torch.rand(1)
+        calls.append(len(count))
+        with torch.no_grad():
+            model.eval().encode(random_batch(0).features_BTF, random_batch(0).feature_lens_B, CHUNKED)
+        assert len(count) == calls[-1] + 1
+    assert calls == [1, 2]
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 20
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
+
+
+def test_an_encoder_that_cannot_compute_again_says_so() -> None:
+    encoder = build_transducer(TransducerConfig(vocab_size=5, encoder=Zipformer2Config())).encoder
+    with pytest.raises(UserError, match=r"recompute_layers.*'zipformer2'"):
+        encoder.recompute_layers()
 
 
 def joined_batch() -> Batch:
@@ -88,39 +123,9 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(joint: dict[st
     assert_same(gradients(split_batches()), joint)
 
 
-def under_torchrun(rank: int, port: int) -> None:
-    """Set what torchrun sets."""
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_WORLD_SIZE="2",
-        GROUP_RANK="0",
-        TORCHELASTIC_RUN_ID="test",
-    )
-
-
 def gradients_of_rank(rank: int, port: int, out: Path) -> None:
     under_torchrun(rank, port)
     torch.save(gradients([split_batches()[rank]]), out / f"{rank}.pt")
-
-
-def run_two(target: object, *arguments: object) -> list[int | None]:
-    """Run `target(rank, port, *arguments)` in two processes; returns their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = [processes.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]  # type: ignore[arg-type]
-    for child in children:
-        child.start()
-    for child in children:
-        # Processes that do not agree wait for each other.
-        child.join(timeout=200)
-        child.kill()
-        child.join()
-    return [child.exitcode for child in children]
 
 
 def test_two_processes_give_the_gradient_of_the_joint_batch(joint: dict[str, Tensor], tmp_path: Path) -> None:

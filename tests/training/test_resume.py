@@ -16,7 +16,7 @@ from tiny_system import RandomBatches, fit, processes, tiny_system, trainer_conf
 import kdasr.checkpoint
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
-from kdasr.training.interrupt import StopRequest, TrainingInterrupted
+from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
 from kdasr.training.resume import batches_per_process, own_state, rng_state, set_rng_state, truncate_metrics
 
 
@@ -165,7 +165,7 @@ def test_another_number_of_processes_shares_the_same_batches_per_step(tmp_path: 
 
 
 def test_a_second_signal_is_not_caught(tmp_path: Path) -> None:
-    request = StopRequest()
+    request = TrainingStop()
     with request.listening():
         os.kill(os.getpid(), signal.SIGINT)
         assert request.asked

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_system import TWO_TERMS, VOCAB, fit, small_config, small_model, tiny_system
+from tiny_system import TWO_TERMS, VOCAB, fit, small_config, small_model, tiny_system, trainer_config
 
-from kdasr.checkpoint import load_checkpoint, save_checkpoint
+from kdasr.checkpoint import average_checkpoints, load_checkpoint, save_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
-from kdasr.training.stage import freeze, initial_checkpoint, stages_until
+from kdasr.training.stage import checkpoints_to_average, freeze, initial_checkpoint, stages_until
 from kdasr.training.trainer import System
 
 
@@ -67,6 +67,22 @@ def test_stages_continue_by_default_and_go_back_when_told(tmp_path: Path) -> Non
         assert torch.equal(saved["back"][name], saved["one"][name]), name
     assert not torch.equal(saved["one"]["joiner.output.weight"], saved["two"]["joiner.output.weight"])
     assert trainer.progress.from_scratch
+
+
+def test_a_stage_starts_from_what_is_averaged_of_the_one_before(tmp_path: Path) -> None:
+    """The last `keep_last` checkpoints: the same as `kdasr average` takes, and for a stage that goes back."""
+    config = trainer_config(validate_every=2, keep_last=2)
+    one = stage("one", num_steps=6)
+    fit(tiny_system(tmp_path / "alone", stages=[one], config=config))
+    paths = checkpoints_to_average(tmp_path / "alone", "one", config)
+    assert [path.name for path in paths] == ["one-0000004.pt", "one-0000006.pt"]
+    expected = average_checkpoints(paths)["model"]
+    stages = [one, stage("next", num_steps=0), stage("two"), stage("back", num_steps=0, init_from="one")]
+    fit(tiny_system(tmp_path / "chain", stages=stages, config=config))
+    for name in ("next-0000006.pt", "back-0000008.pt"):
+        start = weights(tmp_path / "chain" / "checkpoints" / name)
+        assert all(torch.equal(start[key], expected[key]) for key in expected), name
+    assert not torch.equal(weights(paths[-1])["joiner.output.weight"], expected["joiner.output.weight"])
 
 
 def test_a_start_from_a_file_brings_feature_statistics(trained: Path, tmp_path: Path) -> None:

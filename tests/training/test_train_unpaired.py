@@ -144,7 +144,7 @@ def fit_validation(system: System, wer: float) -> float:
 
     validation = Validation(total=0.0, terms={}, scores={"wer": wer})
     assert system.after_validation is not None
-    system.after_validation(Fabric(accelerator="cpu", devices=1), validation)
+    system.after_validation(Fabric(accelerator="cpu", devices=1), validation, system.model)
     return validation.criterion
 
 

@@ -76,7 +76,7 @@ def test_checkpoints_are_kept_as_configured(tmp_path: Path) -> None:
     stages = [StageConfig(name=name, num_steps=6, loss_weights=TWO_TERMS) for name in ("one", "two-1")]
     fit(tiny_system(tmp_path, stages=stages, config=trainer_config(validate_every=2)))
     assert files(tmp_path) == {
-        *("one-0000006.pt", "two-1-0000010.pt", "two-1-0000012.pt"),
+        *("one-0000006.pt", "one-averaged.pt", "two-1-0000010.pt", "two-1-0000012.pt"),
         *("best.pt", "last.pt"),
     }
     for name in files(tmp_path):

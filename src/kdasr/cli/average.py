@@ -7,12 +7,13 @@ import click
 
 @click.command(short_help="Average the last checkpoints of an experiment.")
 @click.argument("exp_dir", metavar="EXP", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--last", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many.")
-def command(exp_dir: Path, count: int) -> None:
+@click.option("--last", "count", type=click.IntRange(min=1), help="How many. [default: training.keep_last]")
+def command(exp_dir: Path, count: int | None) -> None:
     """Average the last checkpoints of the final stage of EXP into EXP/checkpoints/averaged.pt.
 
-    The checkpoints are those of the last validations; a run keeps training.keep_last of them. Decoding
-    prefers averaged.pt to best.pt.
+    The checkpoints are those of the last validations; a run keeps training.keep_last of them. With
+    training.average_decay each is an average already, and the last one alone is taken. A stage starts from
+    the same average of the stage before it. Decoding prefers averaged.pt to best.pt.
     """
     # Imported here, so that --help does not wait for torch.
     from kdasr.experiment.run import average

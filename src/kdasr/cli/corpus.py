@@ -45,20 +45,28 @@ def command() -> None:
     show_default="all cores",
     help="Processes.",
 )
-def synthetic(size: str, out: Path, seed: int, jobs: int) -> None:
+@click.option("--parts", default="", help="Only these parts, separated by spaces or commas.")
+@click.option("--speakers", type=click.IntRange(min=1), help="Speakers of each of these parts.")
+def synthetic(size: str, out: Path, seed: int, jobs: int, parts: str, speakers: int | None) -> None:
     """Synthesize speech with espeak-ng.
 
     OUT gets LibriSpeech/PART/SPEAKER/CHAPTER/*.flac with transcripts, LibriSpeech-Alignments/ with word
     times, and librispeech-lm-norm.txt with text for language models. The same size and seed give the same
     bytes, whatever the number of jobs. An interrupted run goes on where it stopped.
+
+    More speech to test on, by speakers that no model has heard: --parts "test-clean test-other" --speakers 40
+    with another --seed.
     """
     from kdasr.corpora.synthetic.corpus import Summary, generate_corpus
     from kdasr.corpora.synthetic.sizes import SIZES
 
+    chosen = SIZES[size]
+    if parts or speakers:
+        chosen = chosen.only(parts.replace(",", " ").split() or list(chosen.parts), speakers)
     started = time.perf_counter()
     summary = None
     with click.progressbar(length=1, label=f"Synthesizing '{size}'", show_pos=True) as bar:
-        for event in generate_corpus(SIZES[size], out, seed, jobs):
+        for event in generate_corpus(chosen, out, seed, jobs):
             if isinstance(event, Summary):
                 summary = event
             else:

@@ -1,5 +1,6 @@
 """`kdasr decode`: test parts through a trained system, with word errors and latency."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,14 +9,20 @@ import click
 
 from kdasr.cli.bad_audio import max_bad_option
 from kdasr.cli.contexts import parse_context, trained_contexts
-from kdasr.cli.decode_part import DecodeRun, decode_part, decode_part_as_streams, file_sha256
+from kdasr.cli.decode_part import (
+    DecodeRun,
+    decode_part,
+    decode_part_as_streams,
+    file_sha256,
+    finished_part,
+)
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
     batch_size,
     long_form_options,
     parse_long_form,
 )
-from kdasr.cli.recognizable import device_option, int8_option, load_recognizable, move_to
+from kdasr.cli.recognizable import device_of, device_option, int8_option, load_recognizable, move_to
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -25,6 +32,7 @@ from kdasr.cli.search_options import (
 )
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
+from kdasr.common.ranks import Ranks
 
 if TYPE_CHECKING:
     from kdasr.checkpoint import Bundle
@@ -128,6 +136,9 @@ def command(
     is skipped; an interrupted one goes on where it was. Writes recogs.txt, errs.txt, utterances.jsonl and
     summary.json.
 
+    Several processes share out the utterances: torchrun --standalone --nproc-per-node N --no-python kdasr
+    decode ... --device cuda. Each takes the GPU of its number; the last one to finish writes the results.
+
     With --long-form, the utterances of a part are joined into streams in the order in which they were
     spoken, decoded in one batch with pauses of each length, with and without resets at endpoints, and scored
     beside the same utterances one by one. Writes long-form/<part>/ with streams.jsonl, single.jsonl and
@@ -136,7 +147,8 @@ def command(
     from kdasr.data.bad import MaxBad
     from kdasr.evaluation.loudness import parse_gains
 
-    setup_logging()
+    ranks = Ranks.of_environment()
+    setup_logging(level=logging.INFO if ranks.is_first else logging.WARNING)
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
     if not names:
         raise UserError("--parts: name at least one part")
@@ -153,15 +165,17 @@ def command(
         if mode != "streaming":
             raise UserError(f"--long-form needs --mode streaming; it is {mode}")
         needs("utterances one by one, not --long-form", "nbest", "gain_db")
-        joined = batch_size(joined, streams)
+        joined = replace(batch_size(joined, streams), ranks=ranks)
         streams = joined.batch
     if rules is not None and mode != "streaming":
         raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
     if all_contexts:
         needs("one context, not --all-contexts", "context", "long_form", "out")
     contexts = trained_contexts(exp) if all_contexts else {}
+    if force and not ranks.is_alone:
+        raise UserError("--force: with one process; to decode again with several, remove the results")
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
-    move_to(bundle.model, device)
+    move_to(bundle.model, device_of(device, ranks))
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     run = DecodeRun(
         bundle=bundle,
@@ -181,6 +195,7 @@ def command(
         long_form=joined,
         max_bad=MaxBad.parse(max_bad),
         gains=parse_gains(gain_db) if gain_db else [],
+        ranks=ranks,
     )
     if joined is not None and run.recognizer.context.is_full:
         log.warning(
@@ -188,14 +203,22 @@ def command(
             bundle.name,
         )
         return
-    if joined is not None:
-        _print_long_form([decode_part_as_streams(run, part) for part in names])
-        return
-    _print_table([decode_part(run, part) for part in names])
+    _decode_parts(run, names)
     for name, other in contexts.items():
         recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, lm_use)
         under = replace(run, recognizer=recognizer.with_endpoints(rules), out=exp / "contexts" / name)
-        _print_table([decode_part(under, part) for part in names])
+        _decode_parts(under, names)
+
+
+def _decode_parts(run: DecodeRun, names: list[str]) -> None:
+    """Decode the parts, and show their results if those of all parts are there."""
+    decode = decode_part if run.long_form is None else decode_part_as_streams
+    summaries = [decode(run, part) for part in names]
+    # What others had in hand then may be finished by now.
+    there = [summary or finished_part(run, part) for part, summary in zip(names, summaries, strict=True)]
+    if None not in there:
+        show = _print_table if run.long_form is None else _print_long_form
+        show([summary for summary in there if summary is not None])
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:

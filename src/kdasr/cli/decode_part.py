@@ -1,6 +1,6 @@
 """One part of a corpus decoded by `kdasr decode`, one by one or as long streams; what is finished is kept."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
     from kdasr.checkpoint import Bundle
-    from kdasr.data.bad import BadUtterance, MaxBad
+    from kdasr.common.ranks import Ranks
+    from kdasr.data.bad import MaxBad
     from kdasr.evaluation.evaluate import Record, Recording
     from kdasr.evaluation.long_form_run import LongForm
     from kdasr.recognition.endpoint import EndpointRules
     from kdasr.recognition.recognizer import StreamingRecognizer
-    from kdasr.recognition.simulate import Simulation
 
 log = get_logger(__name__)
+
+SUMMARY = "summary.json"
+"""Of a part, in the folder of its results; written last."""
 
 _FORMERLY = {"search": "greedy", "nbest": 0, "int8": False, "streams": 1, "calibrated_blank_penalty": 0.0}
 """Settings of summaries that do not mention them."""
@@ -49,69 +52,164 @@ class DecodeRun:
     long_form: "LongForm | None"
     max_bad: "MaxBad"
     gains: list[float]
+    ranks: "Ranks"
+    """Which of several processes that share out the utterances this one is."""
 
 
-def decode_part(run: DecodeRun, part: str) -> dict[str, Any]:
-    """Decode the utterances of a part one by one; returns its summary."""
-    from kdasr.data.word_times import warn_of_word_times
-    from kdasr.evaluation.evaluate import summarize_records, write_part
-    from kdasr.evaluation.loudness import signal_summary
-    from kdasr.evaluation.part_run import forget
+def decode_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
+    """Decode the utterances of a part one by one; returns its summary.
 
+    Of several processes, the one that finds the last share finished writes the results. None: others have
+    not finished theirs.
+    """
     folder = run.out / run.mode / part
     cuts = _load_cuts(run, part)
     settings = _settings(run, part, cuts)
-    finished = _finished(folder, settings, run.force)
-    if finished is not None:
-        _decode_gains(run, cuts, folder, settings, finished)
-        return finished
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
-    records, bad = _records(run, part, cuts, folder, settings)
-    summary = {
+    summary = _finished(folder, settings, run.force)
+    if summary is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {run.out}: cannot write there: {error.strerror}") from None
+        summary = _decode_utterances(run, part, cuts, folder, settings)
+    _decode_gains(run, cuts, folder, settings)
+    return summary
+
+
+def finished_part(run: DecodeRun, part: str) -> dict[str, Any] | None:
+    """The summary of a part that is finished; None while it is not."""
+    folder, settings = run.out / run.mode / part, _settings(run, part, _load_cuts(run, part))
+    if run.long_form is not None:
+        assert run.endpoints is not None
+        folder = long_form_folder(run.out, part)
+        settings |= run.long_form.settings(run.endpoints)
+    return _summary_there(folder, settings)
+
+
+def _decode_utterances(
+    run: DecodeRun, part: str, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What is missing of this process's share; the summary once nothing is missing anywhere."""
+    from kdasr.common.ranks import forget_journal, one_at_a_time
+    from kdasr.data.bad import report_bad
+    from kdasr.evaluation.batches import BatchDecoder
+    from kdasr.evaluation.evaluate import make_record, write_part
+    from kdasr.evaluation.part_run import PARTIAL, PartWork, decode_batches
+
+    if run.force:
+        forget_journal(folder / PARTIAL)
+    decoder = BatchDecoder(run.recognizer, run.mode == "offline", run.streams, run.nbest)
+    windows = run.recognizer.windows if run.mode == "streaming" else None
+    work = PartWork(
+        batches=decoder.plan(cuts),
+        load=_loader(run),
+        decode=decoder,
+        make=partial(make_record, windows=windows),
+        journal=folder / PARTIAL,
+        settings=settings,
+        ranks=run.ranks,
+        stop_at_bad=run.max_bad.at_once,
+    )
+
+    def summary_of_others() -> dict[str, Any] | None:
+        return None if run.ranks.is_alone else _summary_there(folder, settings)
+
+    label = f"{run.bundle.name} {part} ({run.mode})"
+    results = decode_batches(work, lambda: summary_of_others() is not None, partial(_shown, label, run.ranks))
+    with one_at_a_time(folder):
+        if (summary := summary_of_others()) is not None:
+            return summary
+        if results.items is None and not (work.stop_at_bad and results.bad):
+            log.info("%s: done, but for what other processes have in hand", folder)
+            return None
+        bad = report_bad(part, results.bad, len(cuts), run.max_bad, folder / "bad.tsv")
+        assert results.items is not None  # what stops the work is too much for `report_bad`
+        summary = {
+            **_summarize(run, part, cuts, results.items),
+            "bad_utterances": [list(utterance) for utterance in bad],
+            **settings,
+        }
+        write_part(folder, results.items, summary)
+        forget_journal(work.journal)
+    return summary
+
+
+def _summarize(run: DecodeRun, part: str, cuts: list["MonoCut"], records: list["Record"]) -> dict[str, Any]:
+    """What the records of a part say, and of what system they are."""
+    from kdasr.data.word_times import warn_of_word_times
+    from kdasr.evaluation.evaluate import summarize_records
+    from kdasr.evaluation.loudness import signal_summary
+
+    return {
         "system": run.bundle.name,
         "part": part,
         "mode": run.mode,
         **summarize_records(records),
         "signal": signal_summary(part, records),
-        "bad_utterances": [list(utterance) for utterance in bad],
         "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "frame_seconds": run.recognizer.geometry.frame_seconds,
         "checkpoint": str(run.bundle.path),
-        **settings,
     }
-    write_part(folder, records, summary)
-    forget(folder)
-    _decode_gains(run, cuts, folder, settings, summary)
-    return summary
 
 
-def _decode_gains(
-    run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any], summary: dict[str, Any]
-) -> None:
+def _shown(label: str, ranks: "Ranks", items: "Sequence[int]") -> "Iterable[int]":
+    """A bar on the terminal, for the first of several processes."""
+    from rich.progress import track
+
+    return track(items, label, console=console, transient=True, disable=not ranks.is_first)
+
+
+def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]) -> None:
     """Add to `gain.json` what is not measured yet."""
-    from kdasr.evaluation.loudness import GainFile, decode_at_gain
-    from kdasr.evaluation.part_run import sound_recordings
+    from kdasr.common.files import read_object
+    from kdasr.common.ranks import forget_journal, one_at_a_time
+    from kdasr.evaluation.batches import BatchDecoder
+    from kdasr.evaluation.loudness import GAIN_FILE, STREAMS, GainFile, error_rates, errors_of, louder
+    from kdasr.evaluation.part_run import PartWork, decode_batches
 
-    file = GainFile(folder, settings, summary, anew=run.force)
-    for gain in file.missing(run.gains):
-        recordings = sound_recordings(cuts, _loader(run), bad=[])
-        entry = decode_at_gain(run.recognizer, recordings, gain, offline=run.mode == "offline")
-        rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
-        log.info("%s at %+g dB: WER %s", folder, gain, rate)
-        file.add(entry)
+    decoder = BatchDecoder(run.recognizer, run.mode == "offline", STREAMS)
+    load = _loader(run)
+    for gain in GainFile(folder, settings, anew=run.force).missing(run.gains):
+        work = PartWork(
+            batches=decoder.plan(cuts),
+            load=lambda cut, gain=gain: louder(load(cut), gain),  # type: ignore[misc]
+            decode=decoder,
+            make=errors_of,
+            journal=folder / f"{GAIN_FILE}.partial.{gain:g}dB",
+            settings=settings,
+            ranks=run.ranks,
+        )
+        if run.force:
+            forget_journal(work.journal)
+        label = f"{run.bundle.name} {folder.name} ({gain:+g} dB)"
+
+        def is_finished(gain: float = gain) -> bool:
+            return not GainFile(folder, settings).missing([gain])
+
+        results = decode_batches(work, is_finished, partial(_shown, label, run.ranks))
+        if results.items is None:
+            continue
+        with one_at_a_time(folder):
+            if is_finished():
+                continue
+            entry = error_rates(gain, results.items)
+            rate = "-" if entry["wer"] is None else f"{entry['wer']:.2f} %"
+            log.info("%s at %+g dB: WER %s", folder, gain, rate)
+            GainFile(folder, settings).add(entry, read_object(folder / SUMMARY))
+            forget_journal(work.journal)
 
 
-def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
-    """Decode the utterances of a part joined into streams; returns its summary."""
+def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any] | None:
+    """Decode the utterances of a part joined into streams; returns its summary.
+
+    None: other processes have not finished their shares.
+    """
     from kdasr.common.files import write_json
     from kdasr.data.bad import report_bad
     from kdasr.evaluation.joining import in_order
-    from kdasr.evaluation.long_form_run import SUMMARY, decode_long_form, forget
+    from kdasr.evaluation.long_form_run import decode_long_form, forget
     from kdasr.evaluation.part_run import sound_cuts
 
     assert run.long_form is not None and run.endpoints is not None
@@ -134,6 +232,8 @@ def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any]:
         settings,
         show_progress(f"{run.bundle.name} {part} (long form)"),
     )
+    if conditions is None:
+        return None
     summary = {
         "system": run.bundle.name,
         "part": part,
@@ -176,16 +276,29 @@ def _finished(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[st
     """The summary of an earlier run with these settings; None when the part has to be decoded."""
     from kdasr.common.files import read_object
 
-    if not (folder / "summary.json").is_file() or force:
+    if force or not (folder / SUMMARY).is_file():
         return None
-    summary = read_object(folder / "summary.json")
-    earlier = {name: summary.get(name, _FORMERLY.get(name)) for name in settings}
-    if earlier == settings:
+    if (summary := _summary_there(folder, settings)) is not None:
         log.info("%s: already decoded, --force to do it again", folder)
         return summary
-    other = ", ".join(name for name in settings if earlier[name] != settings[name])
+    earlier = read_object(folder / SUMMARY)
+    other = ", ".join(name for name in settings if _setting(earlier, name) != settings[name])
     log.warning("%s: takes the place of results with another %s", folder, other)
     return None
+
+
+def _summary_there(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary in a folder, if it is one of these settings."""
+    from kdasr.common.files import read_object
+
+    if not (folder / SUMMARY).is_file():
+        return None
+    summary = read_object(folder / SUMMARY)
+    return summary if all(_setting(summary, name) == settings[name] for name in settings) else None
+
+
+def _setting(summary: Mapping[str, Any], name: str) -> Any:
+    return summary.get(name, _FORMERLY.get(name))
 
 
 def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | None:
@@ -214,32 +327,6 @@ def _loader(run: DecodeRun) -> "Callable[[MonoCut], Recording]":
     from kdasr.evaluation.evaluate import load_recording
 
     return partial(load_recording, tokenizer=run.bundle.tokenizer)
-
-
-def _records(
-    run: DecodeRun, part: str, cuts: list["MonoCut"], folder: Path, settings: Mapping[str, Any]
-) -> tuple[list["Record"], list["BadUtterance"]]:
-    """The records of a part, and the utterances whose audio cannot be used, which count nowhere."""
-    from rich.progress import track
-
-    from kdasr.data.bad import report_bad
-    from kdasr.evaluation.evaluate import decode_offline, decode_streaming
-    from kdasr.evaluation.part_run import Journal, decode_cuts, forget
-
-    label = f"{run.bundle.name} {part} ({run.mode})"
-
-    def decode(recordings: "Iterable[Recording]") -> "Iterator[list[tuple[Recording, Simulation]]]":
-        shown = track(recordings, label, total=len(cuts), console=console, transient=True)
-        if run.mode == "streaming":
-            return decode_streaming(run.recognizer, shown, run.nbest, run.streams)
-        return decode_offline(run.recognizer, shown, run.nbest)
-
-    if run.force:
-        forget(folder)
-    windows = run.recognizer.windows if run.mode == "streaming" else None
-    journal = Journal(folder, settings)
-    records, bad = decode_cuts(cuts, _loader(run), decode, windows, journal, run.max_bad.at_once)
-    return records, report_bad(part, bad, len(cuts), run.max_bad, folder / "bad.tsv")
 
 
 def file_sha256(path: Path) -> str | None:

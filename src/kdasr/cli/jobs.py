@@ -19,9 +19,14 @@ import click
     "--jobs", "num", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs side by side."
 )
 @click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="GPUs of this machine, shared out among the jobs side by side.  [default: each job sees all]",
+)
+@click.option(
     "--show", multiple=True, metavar="JOB", help="Print the whole log of this job when it ends; repeatable."
 )
-def command(jobs_file: TextIO, exp: Path, num: int, show: tuple[str, ...]) -> None:
+def command(jobs_file: TextIO, exp: Path, num: int, gpus: int | None, show: tuple[str, ...]) -> None:
     """Run the jobs of FILE (or of the standard input), which looks like a Makefile:
 
     \b
@@ -37,14 +42,18 @@ def command(jobs_file: TextIO, exp: Path, num: int, show: tuple[str, ...]) -> No
     ended. Each indented line is a command for bash; kdasr's own verbs skip what they have finished before.
     With --jobs 1 the jobs print here; otherwise each has a log in EXP/log, and the last line of it is
     printed now and then. When a job fails, those that need it are skipped and the others go on; the exit
-    status is then 1. Ctrl-C stops the running ones, which save a checkpoint; the exit status is then 130.
+    status is then 1. With --gpus each job sees as many GPUs as the others, and none that another job sees at
+    that time (CUDA_VISIBLE_DEVICES). Ctrl-C stops the running ones, which save a checkpoint; the exit status
+    is then 130.
     """
     from kdasr.cli.job_outcome import end_with
+    from kdasr.common.devices import share_devices
     from kdasr.common.job_list import read_jobs
     from kdasr.common.job_runner import RunOptions, Stopped, run_jobs
 
     jobs = read_jobs(jobs_file.read(), jobs_file.name)
-    options = RunOptions(exp / "log", num, show, foreground=num == 1)
+    devices = share_devices(gpus, num) if gpus else []
+    options = RunOptions(exp / "log", num, show, foreground=num == 1, devices=devices)
     try:
         outcome = run_jobs(jobs, options, say=click.echo)
     except Stopped as stop:

@@ -1,6 +1,7 @@
 """The `kdasr` command: one verb per file, imported only when it is used."""
 
 import importlib
+import os
 import sys
 from keyword import iskeyword
 from typing import Any
@@ -27,10 +28,14 @@ VERBS = {
     "export": "Export a student for sherpa-onnx, and check the export with it.",
     "stream": "Recognize audio files chunk by chunk, printing partial results.",
     "serve": "Serve live streams to sherpa-onnx's clients and to a web page with a microphone.",
+    "options": "Every option of a recipe: its range, default and meaning.",
     "jobs": "Run a list of jobs, several side by side, each with a log.",
     "report": "Tables, plots and one HTML page from experiment folders.",
     "info": "Versions, devices and the loss backend in use.",
 }
+
+SHARED = ("train", "decode")
+"""Verbs whose work several processes share out."""
 
 
 class LazyGroup(click.Group):
@@ -44,6 +49,19 @@ class LazyGroup(click.Group):
             return None
         module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         return importlib.import_module(f"kdasr.cli.{module}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A verb that several processes would do several times is refused below torchrun."""
+        found = super().resolve_command(ctx, args)
+        count = os.environ.get("WORLD_SIZE", "1")
+        if count != "1" and found[0] not in SHARED:
+            raise UserError(
+                f"kdasr {found[0]}: {count} processes were started (WORLD_SIZE) for what one does: start it "
+                f"without torchrun. {' and '.join(SHARED)} are shared out"
+            )
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb. A full disk, missing rights or memory are the user's to mend, in one line."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranks import Ranks
 
 if TYPE_CHECKING:
     from kdasr.checkpoint import Bundle
@@ -45,6 +46,11 @@ def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
     from kdasr.export.runtime import load_exported
 
     return load_exported(path, int8=int8, threads=threads)
+
+
+def device_of(device: str, ranks: Ranks) -> str:
+    """The device of one of several processes: `cuda` is another GPU for each of a machine."""
+    return f"cuda:{ranks.local_rank}" if device == "cuda" and not ranks.is_alone else device
 
 
 def move_to(model: Any, device: str) -> None:

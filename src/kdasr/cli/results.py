@@ -23,6 +23,11 @@ from kdasr.common.errors import UserError
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side."
 )
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="GPUs of this machine, shared out among the jobs; each has processes on all of its own.",
+)
 @click.option("--rows", default="", help="Only these rows, and the topline.  [default: all]")
 @click.option(
     "--upto",
@@ -50,6 +55,7 @@ def command(
     data: Path,
     exp: Path,
     jobs: int,
+    gpus: int | None,
     rows: str,
     upto: str,
     stage: str | None,
@@ -68,6 +74,7 @@ def command(
     import shlex
 
     from kdasr.cli.job_outcome import end_with
+    from kdasr.common.devices import share_devices
     from kdasr.common.job_runner import Stopped
     from kdasr.study.driver import Options, describe_plan, run_study
     from kdasr.study.evidence_tables import around_section
@@ -79,8 +86,10 @@ def command(
     if stage is not None:
         raise UserError(f"--stage is called --upto now: --upto {stage}")
     # Absolute, or another spelling of the same folder would be other data and train everything again.
-    study = Study(Planner(load_recipe(conf, overrides), data.absolute(), exp))
-    options = Options(jobs, tuple(rows.replace(",", " ").split()), upto)
+    planner = Planner(load_recipe(conf, overrides), data.absolute(), exp)
+    study = Study(planner, gpus=gpus // jobs if gpus else 0)
+    devices = share_devices(gpus, jobs) if gpus and not dry_run else []
+    options = Options(jobs, tuple(rows.replace(",", " ").split()), upto, devices)
     if dry_run:
         click.echo("\n".join(describe_plan(study, options)))
         return

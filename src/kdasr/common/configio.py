@@ -80,7 +80,9 @@ def build_config(
         check_ranges(
             schema, cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True)), f"{source}: "
         )
-        return cast(ConfigT, OmegaConf.to_object(merged))
+        built = cast(ConfigT, OmegaConf.to_object(merged))
+        OmegaConf.structured(built)  # a list that was merged may hold what it may not: only this looks at it
+        return built
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or _first_refused(schema, layers) or "?"
         reason = str(getattr(error, "msg", None) or error).strip().splitlines()[0]

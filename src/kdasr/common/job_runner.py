@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from kdasr.common.devices import VISIBLE
 from kdasr.common.processes import Command, Process, StopRequest, stop_processes
 
 POLL_SECONDS = 0.05
@@ -88,6 +89,9 @@ class RunOptions:
     """On top of that of this process."""
     keep_open: Sequence[int] = ()
     """File descriptors that the jobs inherit."""
+    devices: Sequence[Sequence[str]] = ()
+    """GPUs of each of the `num` jobs that run side by side: a job sees those of a place that is free. Without
+    any, all jobs see what this process sees."""
     progress_seconds: float = PROGRESS_SECONDS
 
 
@@ -186,6 +190,8 @@ class _Running(Generic[JobT]):
     step: int
     process: Process
     started: float
+    place: int
+    """Among those that run side by side."""
 
 
 class _Pool(Generic[JobT]):
@@ -193,6 +199,7 @@ class _Pool(Generic[JobT]):
 
     def __init__(self, options: RunOptions, record: Record[JobT], say: Say) -> None:
         assert options.num == 1 or not options.foreground
+        assert len(options.devices) in (0, options.num)
         self.options, self.record, self.say = options, record, say
         self.running: list[_Running[JobT]] = []
         self._stage = ""
@@ -203,15 +210,20 @@ class _Pool(Generic[JobT]):
             self._stage = job.stage
             self.say(f"\n== {job.stage}  [{_clock()}]")
         self.record.begin(job)
+        place = min(set(range(self.options.num)) - {running.place for running in self.running})
         log = None if self.options.foreground else self.options.logs / f"{job.name}.log"
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-            self.say(f"started {job.name}; log: {log}")
-        self.running.append(_Running(job, log, 0, self._spawn(job.commands[0], log), time.monotonic()))
+            where = f" on GPU {', '.join(self.options.devices[place])}" if self.options.devices else ""
+            self.say(f"started {job.name}{where}; log: {log}")
+        process = self._spawn(job.commands[0], log, place)
+        self.running.append(_Running(job, log, 0, process, time.monotonic(), place))
         self._last_event = time.monotonic()
 
-    def _spawn(self, command: Command, log: Path | None) -> Process:
+    def _spawn(self, command: Command, log: Path | None, place: int) -> Process:
         environment = os.environ | dict(self.options.environment)
+        if self.options.devices:
+            environment[VISIBLE] = ",".join(self.options.devices[place])
         return Process(command, log, environment, self.options.keep_open)
 
     def poll(self) -> list[tuple[str, bool]]:
@@ -224,7 +236,7 @@ class _Pool(Generic[JobT]):
             job = running.job
             if status == 0 and running.step + 1 < len(job.commands):
                 running.step += 1
-                running.process = self._spawn(job.commands[running.step], running.log)
+                running.process = self._spawn(job.commands[running.step], running.log, running.place)
                 continue
             self.running.remove(running)
             ended.append((job.name, self._close(running, status)))

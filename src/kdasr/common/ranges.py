@@ -103,6 +103,14 @@ class MayChange:
 MAY_CHANGE, MAY_MOVE = MayChange(), MayChange(path=True)
 
 
+@dataclass(frozen=True)
+class Experimental:
+    """Of an option that no shipped recipe turns and no measurement supports. It may go."""
+
+
+EXPERIMENTAL = Experimental()
+
+
 class OneOf:
     """The words that an option may be."""
 
@@ -113,7 +121,7 @@ class OneOf:
         return f"one of {', '.join(self.words)}"
 
 
-Constraint = Range | Items | OneOf | MayChange
+Constraint = Range | Items | OneOf | MayChange | Experimental
 
 
 class Declared(NamedTuple):
@@ -222,7 +230,7 @@ def _check_value(declared: Declared, value: Any, source: str, path: str) -> None
             refusal = constraint.refusal(list(value))
             if refusal is not None:
                 raise UserError(f"{source}option '{path}' is {refusal}")
-        if isinstance(constraint, Items | MayChange):
+        if isinstance(constraint, Items | MayChange | Experimental):
             continue
         for step, item in _entries(value) if isinstance(value, Mapping | list) else [("", value)]:
             known = item in constraint.words if isinstance(constraint, OneOf) else item in constraint

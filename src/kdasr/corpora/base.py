@@ -217,7 +217,7 @@ def open_corpus(name: str | None, location: Location, parts: Sequence[str]) -> C
     return known[name].open(location, parts)
 
 
-def place_told(cut: MonoCut) -> Place | None:
+def place_by_fields(cut: MonoCut) -> Place | None:
     """Where a cut stands in what it is of, by its `custom` fields `chapter` and `position`; None without."""
     custom = getattr(cut, "custom", None) or {}
     if custom.get("chapter") is None:

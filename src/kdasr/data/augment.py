@@ -1,6 +1,7 @@
 """Randomness on the data side: masks on features and noise under speech, each from its own generator."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -12,7 +13,7 @@ from kdasr.common.folders import find_files
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import is_audio, quote
 from kdasr.data.channels import mix_down
-from kdasr.data.data_config import NoiseConfig, SpecAugmentConfig
+from kdasr.data.data_config import NoiseConfig, NoiseSource, SpecAugmentConfig
 from kdasr.data.features import SAMPLE_RATE
 
 # Shapes: B utterances, T feature frames, F mel bins, M masks, N samples.
@@ -61,8 +62,15 @@ def spec_augment(
     return torch.where(mask_BTF, mean_BF[:, None, :], features_BTF)
 
 
+class Recordings(NamedTuple):
+    """The files of a noise source, and how it is used."""
+
+    source: NoiseSource
+    files: list[Path]
+
+
 class NoiseMixer:
-    """Adds a random stretch of a random noise recording at a random signal-to-noise ratio.
+    """Adds random stretches of random noise recordings at a random signal-to-noise ratio.
 
     A transform for Lhotse's `OnTheFlyFeatures`: called with the samples of one utterance, (1, N). Set
     `generator` before each batch.
@@ -70,34 +78,40 @@ class NoiseMixer:
 
     def __init__(self, config: NoiseConfig) -> None:
         """Raises:
-        UserError: `musan_dir` is missing or holds no wav or flac files, or `snr_db` is not a range.
+        UserError: `musan_dir` or a source in it is missing or holds no wav or flac files, or `snr_db` is not
+            a range.
         """
         assert config.musan_dir is not None
         root = Path(config.musan_dir)
         if not root.is_dir():
             raise UserError(f"data.noise.musan_dir: {root}: no such folder")
-        folder = root / "noise" if (root / "noise").is_dir() else root
-        found = find_files(folder, is_audio)
-        self.files = found.files
-        if not self.files:
-            raise UserError(f"data.noise.musan_dir: {folder}: no wav or flac files")
-        log.info("%s: %d noise recordings", folder, len(self.files))
-        if found.broken:
-            log.warning("%s: %d link(s) lead nowhere: %s", folder, len(found.broken), quote(found.broken))
-        if len(config.snr_db) != 2 or config.snr_db[0] > config.snr_db[1]:
-            raise UserError(f"data.noise.snr_db: expected [lowest, highest], found {config.snr_db}")
+        alone = NoiseSource("noise" if (root / "noise").is_dir() else ".", snr_db=config.snr_db)
+        self.sources = [_recordings_of(source, root) for source in config.sources or [alone]]
         self.probability = config.probability
-        self.snr_db = config.snr_db
         self.generator = generator_for(0)
+
+    @property
+    def files(self) -> list[Path]:
+        """The recordings of all sources."""
+        return [file for source in self.sources for file in source.files]
 
     def __call__(self, samples: Tensor) -> Tensor:
         """The samples with or without noise, same shape."""
         chance, which, offset, level = torch.rand(4, generator=self.generator).tolist()
         if chance >= self.probability or samples.numel() == 0:
             return samples
-        file = self.files[min(int(which * len(self.files)), len(self.files) - 1)]
-        noise_N = self._stretch(file, offset, samples.shape[-1])
-        snr_db = self.snr_db[0] + level * (self.snr_db[1] - self.snr_db[0])
+        source, files = self._chosen()
+        places = [(which, offset)]
+        fewest, most = source.count
+        if most > 1:
+            more = int(torch.randint(fewest, most + 1, (1,), generator=self.generator)) - 1
+            places += [(one, other) for one, other in torch.rand(more, 2, generator=self.generator).tolist()]
+        noise_N = torch.zeros(samples.shape[-1])
+        for one, begin in places:
+            stretch_N = _stretch(files[min(int(one * len(files)), len(files) - 1)], begin, len(noise_N))
+            # Alike loud: each by itself has a power of 1.
+            noise_N = noise_N + stretch_N / stretch_N.square().mean().sqrt().clamp(min=_SILENCE)
+        snr_db = source.snr_db[0] + level * (source.snr_db[1] - source.snr_db[0])
         power = samples.square().mean()
         noise_power = noise_N.square().mean()
         if noise_power <= 0 or power <= 0:
@@ -105,19 +119,46 @@ class NoiseMixer:
         gain = torch.sqrt(power / noise_power / 10 ** (snr_db / 10))
         return samples + gain * noise_N
 
-    @staticmethod
-    def _stretch(file: Path, offset: float, num_samples: int) -> Tensor:
-        """`num_samples` of `file` from a random place on, repeated when it is shorter."""
-        import torchaudio
+    def _chosen(self) -> Recordings:
+        """One of the sources, by their weights."""
+        if len(self.sources) == 1:
+            return self.sources[0]
+        weights = torch.tensor([recordings.source.weight for recordings in self.sources])
+        return self.sources[int(torch.multinomial(weights, 1, generator=self.generator))]
 
-        try:
-            with soundfile.SoundFile(file) as audio:
-                wanted = int(np.ceil(num_samples * audio.samplerate / SAMPLE_RATE)) + 1
-                audio.seek(int(offset * max(0, audio.frames - wanted)))
-                noise = torch.from_numpy(mix_down(audio.read(wanted, dtype="float32", always_2d=True))[0])
-                noise = torchaudio.functional.resample(noise, audio.samplerate, SAMPLE_RATE)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise UserError(f"{file}: cannot be read as noise: {error}") from error
-        if noise.numel() == 0:
-            return torch.zeros(num_samples)
-        return noise.repeat(-(-num_samples // noise.numel()))[:num_samples]
+
+_SILENCE = 1e-8
+"""Root mean square of a recording that is silent."""
+
+
+def _recordings_of(source: NoiseSource, root: Path) -> Recordings:
+    folder = root / source.folder
+    if not folder.is_dir():
+        raise UserError(f"data.noise.sources: {folder}: no such folder")
+    found = find_files(folder, is_audio)
+    if not found.files:
+        raise UserError(f"data.noise.musan_dir: {folder}: no wav or flac files")
+    log.info("%s: %d noise recordings", folder, len(found.files))
+    if found.broken:
+        log.warning("%s: %d link(s) lead nowhere: %s", folder, len(found.broken), quote(found.broken))
+    for name, values in (("snr_db", source.snr_db), ("count", source.count)):
+        if len(values) != 2 or values[0] > values[1]:
+            raise UserError(f"data.noise.{name}: expected [lowest, highest], found {values}")
+    return Recordings(source, found.files)
+
+
+def _stretch(file: Path, offset: float, num_samples: int) -> Tensor:
+    """`num_samples` of `file` from a random place on, repeated when it is shorter."""
+    import torchaudio
+
+    try:
+        with soundfile.SoundFile(file) as audio:
+            wanted = int(np.ceil(num_samples * audio.samplerate / SAMPLE_RATE)) + 1
+            audio.seek(int(offset * max(0, audio.frames - wanted)))
+            noise = torch.from_numpy(mix_down(audio.read(wanted, dtype="float32", always_2d=True))[0])
+            noise = torchaudio.functional.resample(noise, audio.samplerate, SAMPLE_RATE)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as noise: {error}") from error
+    if noise.numel() == 0:
+        return torch.zeros(num_samples)
+    return noise.repeat(-(-num_samples // noise.numel()))[:num_samples]

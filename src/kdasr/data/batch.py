@@ -59,13 +59,25 @@ class Batch:
             ids=self.ids,
             texts=self.texts,
             audio_seconds=self.audio_seconds,
-            word_times_BS2=None if self.word_times_BS2 is None else self.word_times_BS2.to(device),
+            word_times_BS2=None
+            if self.word_times_BS2 is None
+            else self.word_times_BS2.to(device, non_blocking=True),
             history_BH=None if self.history_BH is None else self.history_BH.to(device, non_blocking=True),
             teacher_features_BTF=None
             if self.teacher_features_BTF is None
             else self.teacher_features_BTF.to(device, non_blocking=True),
             paired=self.paired,
         )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from which copies to a GPU run beside its work.
+
+        A data loader with `pin_memory` calls it.
+        """
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        # Lengths are read on the CPU alone.
+        moved = {name: value.pin_memory() for name, value in tensors.items() if "lens" not in name}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """Some of its utterances, padded to their longest; their audio by their share of the frames."""

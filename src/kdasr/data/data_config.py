@@ -13,21 +13,54 @@ class SpecAugmentConfig:
     """Masks on log-mel features (Park et al. 2019)."""
 
     enabled: bool = True
+    """Mask stretches of time and bands of frequency in training (Park et al. 2019)."""
     num_time_masks: Annotated[int, at_least(0)] = 2
+    """Masks per utterance."""
     max_time_fraction: Annotated[float, between(0, 1)] = 0.1
     """Longest time mask as a share of the utterance."""
     num_freq_masks: Annotated[int, at_least(0)] = 2
+    """Masks per utterance."""
     max_freq_bins: Annotated[int, at_least(0)] = 20
+    """Widest frequency mask, in mel bins."""
+
+
+@dataclass
+class NoiseSource:
+    """Recordings of one kind, at levels of their own."""
+
+    folder: str = "noise"
+    """Below `musan_dir`: in MUSAN `noise`, `music` or `speech`; `.` for all of it."""
+    weight: Annotated[float, above(0)] = 1.0
+    """How often it is chosen, against the other sources."""
+    snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
+    """Lowest and highest level of the utterance above all its recordings together."""
+    count: Annotated[list[int], between(1, 100), RANGE] = field(default_factory=lambda: [1, 1])
+    """Fewest and most recordings at once, all alike loud: several of speech are babble."""
 
 
 @dataclass
 class NoiseConfig:
-    """Noise mixing from a folder of recordings (MUSAN's `noise` part, or any wav files)."""
+    """Noise mixing from a folder of recordings (MUSAN, or any wav files)."""
 
     musan_dir: Annotated[str | None, MAY_MOVE] = None
     """None: no noise is mixed. Needs features computed on the fly."""
     probability: Annotated[float, between(0, 1)] = 0.5
+    """Share of the utterances that get noise, each of one source."""
     snr_db: Annotated[list[float], between(-100, 100), RANGE] = field(default_factory=lambda: [10.0, 20.0])
+    """Without `sources`: lowest and highest level of the utterance above the noise."""
+    sources: Annotated[list[NoiseSource], Items(unique=False)] = field(default_factory=list)
+    """Empty: one recording of MUSAN's `noise`, or of all of the folder if there is no such part in it."""
+
+
+@dataclass
+class ReverbConfig:
+    """Utterances as they sound in rooms."""
+
+    probability: Annotated[float, between(0, 1)] = 0.0
+    """Share of the utterances. Above 0 it needs features computed on the fly."""
+    responses: Annotated[str | None, MAY_MOVE] = None
+    """A folder of recorded room impulse responses, or a Lhotse manifest of them (`lhotse prepare rir-noise`);
+    None: random rooms, by Lhotse's fast generator."""
 
 
 @dataclass
@@ -55,6 +88,7 @@ class JoinConfig:
     """
 
     enabled: bool = False
+    """Join utterances of the training parts, anew in each epoch."""
     max_utterances: Annotated[int, at_least(1)] = 4
     """Utterances of one joined utterance: 1 to this many, all numbers alike likely."""
     max_seconds: Annotated[float, above(0)] = 20.0
@@ -97,6 +131,7 @@ class GainConfig:
     """Utterances made louder or softer."""
 
     probability: Annotated[float, between(0, 1)] = 0.0
+    """Share of the utterances."""
     gain_db: Annotated[list[float], between(-60, 60), RANGE] = field(default_factory=lambda: [-30.0, 10.0])
     """Lowest and highest change of the level; all values between are alike likely."""
 
@@ -119,7 +154,9 @@ class DataConfig:
     dir: Annotated[str, MAY_MOVE] = "data"
     """The folder that `kdasr prepare` wrote: manifests, features, tokenizer."""
     train_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["train-clean-100"])
+    """Prepared parts to train on."""
     dev_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["dev-clean"])
+    """Prepared parts that validation decodes."""
     vocab_size: Annotated[int, at_least(4)] = 500
     """Word pieces, `<blk>`, `<sos/eos>` and `<unk>` included."""
     on_the_fly: bool = False
@@ -127,15 +164,21 @@ class DataConfig:
     speed_perturbation: Annotated[list[float], between(0.5, 2), Items(at_least=1)] = field(
         default_factory=lambda: [0.9, 1.0, 1.1]
     )
+    """Speeds of the copies that `prepare` made; 1.0 is the recording itself."""
     max_duration: Annotated[float, above(0)] = 60.0
     """Seconds of audio per batch, padding included."""
     num_buckets: Annotated[int, at_least(1)] = 10
+    """Of durations; a batch is filled from one of them."""
     num_workers: Annotated[int, at_least(0), MAY_CHANGE] = 0
+    """Processes that make batches beside the training; 0: the training makes them."""
     min_seconds: Annotated[float, at_least(0)] = 0.3
+    """Shortest training utterance."""
     max_seconds: Annotated[float, above(0, infinite=True)] = 25.0
+    """Longest training utterance; dev utterances have no limit."""
     max_bad: Annotated[str, MAY_CHANGE] = "1%"
     """Utterances that may turn out to be unreadable on the way, a share or a number; they are left out."""
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    reverb: ReverbConfig = field(default_factory=ReverbConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     channel: ChannelConfig = field(default_factory=ChannelConfig)
     gain: GainConfig = field(default_factory=GainConfig)

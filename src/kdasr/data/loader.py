@@ -22,10 +22,12 @@ from kdasr.data.batch_stream import BatchStream
 from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts
 from kdasr.data.join import JoinedCuts, check_join_config
-from kdasr.data.loading import StoredFeatures, on_the_fly, train_strategy
+from kdasr.data.loading import train_strategy
+from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import NumFrames, Unusable, every_frame, report_unusable
+from kdasr.data.valid_batches import ValidBatches, valid_batches
 from kdasr.data.word_times import aligned_words
 
 __all__ = ["TrainLoader", "Unusable", "ValidBatches", "load_cuts", "report_unusable", "valid_batches"]
@@ -55,12 +57,13 @@ class TrainLoader(BatchStream[Batch]):
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
         teacher_features: str = MASKED,
+        pin_memory: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`.
+        `TEACHER_FEATURES`. `pin_memory`: batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -85,6 +88,7 @@ class TrainLoader(BatchStream[Batch]):
         self._named_like_copies = {cut.id for cut in cuts if COPY.search(cut.id)}
         self._config = config
         self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._pin_memory = pin_memory
         strategy, transform = train_strategy(self._cuts, config)
         self._dataset = BatchMaker(
             strategy,
@@ -116,6 +120,7 @@ class TrainLoader(BatchStream[Batch]):
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
+            pin_memory=self._pin_memory,
         )
         return good_ones(iter(loader), self._bad_audio)
 
@@ -135,8 +140,17 @@ class TrainLoader(BatchStream[Batch]):
             return cut
         return cut.with_id(COPY.sub("", cut.id))
 
-    def _sampler(self, epoch: int) -> DynamicBucketingSampler:
-        """The batches of an epoch; with `data.join`, of utterances that are joined anew."""
+    def pace(self) -> Pace:
+        """Of these batches, as if one process had them all: the same on every rank."""
+        return pace_of(self._sampler(0, rank=0, world_size=1), sum(cut.duration for cut in self._cuts))
+
+    def _sampler(
+        self, epoch: int, *, rank: int | None = None, world_size: int | None = None
+    ) -> DynamicBucketingSampler:
+        """The batches of an epoch, of this rank or of another one; with `data.join`, of utterances that are
+        joined anew."""
+        rank = self._rank if rank is None else rank
+        world_size = self._world_size if world_size is None else world_size
         config, shuffled = self._config, list(self._cuts)
         # All of them, not the window that a sampler keeps: parts, speakers and speeds lie one after another.
         random.Random(f"{self._seed}:{epoch}").shuffle(shuffled)
@@ -146,7 +160,7 @@ class TrainLoader(BatchStream[Batch]):
             # Lhotse wants at least a cut per bucket; of joined ones there are at least so many.
             fewest = max(1, len(shuffled) // config.join.max_utterances)
             config = replace(config, num_buckets=min(config.num_buckets, fewest))
-        sampler = _sampler(cuts, config, self._seed, self._rank, self._world_size)
+        sampler = _sampler(cuts, config, self._seed, rank, world_size)
         sampler.set_epoch(epoch)
         return sampler
 
@@ -159,52 +173,6 @@ class _Plans:
 
     def __iter__(self) -> Iterator[BatchPlan]:
         return self.loader.plans()
-
-
-class ValidBatches:
-    """Batches in a fixed order without augmentation; can be iterated again and again."""
-
-    def __init__(
-        self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
-    ) -> None:
-        # The checkpoint is chosen by all of them, however long.
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames, for_training=False)
-        stored = all(cut.has_features for cut in cuts)
-        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
-        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
-        self._plans = [
-            BatchPlan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
-        ]
-
-    def __len__(self) -> int:
-        return len(self._plans)
-
-    def __iter__(self) -> Iterator[Batch]:
-        made = (self._dataset[plan] for plan in self._plans)
-        for _, _, batch in good_ones(made, self._bad_audio):
-            yield batch
-
-
-def valid_batches(
-    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
-) -> ValidBatches:
-    """The usable cuts in batches of at most `config.max_duration` seconds, padding included.
-
-    Utterances of similar length share a batch; the batches come in a fixed shuffled order, so that the
-    first few of them are a fair sample.
-    """
-    return ValidBatches(cuts, tokenizer, config, num_frames)
-
-
-def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:
-    groups: list[list[MonoCut]] = []
-    for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].duration <= max_duration:
-            groups[-1].append(cut)
-        else:
-            groups.append([cut])
-    random.Random(0).shuffle(groups)
-    return [CutSet.from_cuts(group) for group in groups]
 
 
 def _sampler(

@@ -13,6 +13,7 @@ from kdasr.data.augment import NoiseMixer
 from kdasr.data.channel_augment import AudioChain, AudioTransform, ChannelAugment
 from kdasr.data.data_config import DataConfig
 from kdasr.data.features import feature_extractor
+from kdasr.data.reverb import Reverb
 
 # Shapes: B utterances, T feature frames, F mel bins.
 
@@ -45,11 +46,12 @@ def train_strategy(cuts: CutSet, config: DataConfig) -> tuple[BatchIO, AudioTran
     """Where training takes the features of `cuts` from, and what is done to their audio.
 
     Raises:
-        UserError: noise or channels, and features that are stored without any.
+        UserError: rooms, noise or channels, and features that are stored without any.
     """
     stored = all(cut.has_features for cut in cuts)
     transforms: list[AudioTransform] = []
     for name, is_wanted, make in (
+        ("reverb.probability", config.reverb.probability > 0, lambda: Reverb(config.reverb)),
         ("noise.musan_dir", config.noise.musan_dir is not None, lambda: NoiseMixer(config.noise)),
         ("channel.probability", config.channel.probability > 0, lambda: ChannelAugment(config.channel)),
     ):
@@ -57,7 +59,7 @@ def train_strategy(cuts: CutSet, config: DataConfig) -> tuple[BatchIO, AudioTran
             raise UserError(f"data.{name}: changes audio, not stored features: set data.on_the_fly: true")
         if is_wanted:
             transforms.append(make())
-    if transforms:  # noise is where the speaker is: it goes through the channel too
+    if transforms:  # noise is where the listener is, and goes through the channel too
         chain = AudioChain(transforms)
         return on_the_fly(chain), chain
     if config.on_the_fly:

@@ -4,7 +4,7 @@ A data loader wraps an exception of a worker in the text of its traceback; so wo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lhotse import CutSet
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line, is_out_of_memory
-from kdasr.common.logging import get_logger
+from kdasr.common.logging import OWN_SHARE, get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance, MaxBad
@@ -36,8 +36,15 @@ class Made:
     """A batch of what could be read of its plan."""
 
     item: Any
-    """None: nothing of it could."""
+    """Epoch, number and batch; None: nothing of it could."""
     bad: tuple[BadUtterance, ...] = ()
+
+    def pin_memory(self) -> "Made":
+        """The same in page-locked memory, see `Batch.pin_memory`."""
+        if self.item is None:
+            return self
+        *place, batch = self.item
+        return replace(self, item=(*place, batch.pin_memory()))
 
 
 class Reported(Dataset[Any]):
@@ -87,7 +94,7 @@ class BadAudio:
                 "copy these files again, or run `kdasr prepare` again"
             )
         if new:
-            log.warning("left out, %s: %s", so_far, quote(new))
+            log.warning("left out, %s: %s", so_far, quote(new), extra=OWN_SHARE)
 
 
 def good_ones(items: Iterator[Made | Failure], bad_audio: BadAudio) -> Iterator[Any]:

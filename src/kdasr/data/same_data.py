@@ -5,15 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lhotse import Recording
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.augment import NoiseMixer
-from kdasr.data.data_config import DataConfig
+from kdasr.data.data_config import DataConfig, ReverbConfig
 from kdasr.data.features import SAMPLE_RATE, FeatureStats
 from kdasr.data.folder import load_record
+from kdasr.data.reverb import Reverb
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 
@@ -51,17 +53,33 @@ def describe_cuts(cuts: Iterable[MonoCut], data_dir: Path, parts: Sequence[str] 
 def describe_files(files: Sequence[Path], root: Path) -> Description:
     """Names and sizes of some files below a folder."""
     lines = sorted(f"{file.relative_to(root)} {file.stat().st_size}" for file in files)
-    return {"files": len(files), "digest": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+    return {"files": len(files), "digest": _digest_of(lines)}
+
+
+def _describe_responses(config: ReverbConfig) -> Description:
+    """Names and sizes of recorded room impulse responses: files below a folder, or those of a manifest."""
+    found = Reverb(config).responses or []
+    files = [response for response in found if isinstance(response, Path)]
+    if files:
+        return describe_files(files, Path(str(config.responses)))
+    lines = [f"{response.id} {response.num_samples}" for response in found if isinstance(response, Recording)]
+    return {"files": len(lines), "digest": _digest_of(sorted(lines))}
+
+
+def _digest_of(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def describe_data(
     config: DataConfig, cuts: Mapping[str, Iterable[MonoCut]], unpaired: Sequence[str] = ()
 ) -> dict[str, Description]:
-    """What `check_same_data` compares: the `training`, `dev` and perhaps `unpaired` cuts, and the noise."""
+    """What `check_same_data` compares: the `training`, `dev` and perhaps `unpaired` cuts, noise and rooms."""
     parts = {"training": config.train_parts, "dev": config.dev_parts, "unpaired": unpaired}
     found = {name: describe_cuts(some, Path(config.dir), parts[name]) for name, some in cuts.items()}
     if config.noise.musan_dir is not None:
         found["noise"] = describe_files(NoiseMixer(config.noise).files, Path(config.noise.musan_dir))
+    if config.reverb.probability > 0 and config.reverb.responses is not None:
+        found["reverb"] = _describe_responses(config.reverb)
     return found
 
 

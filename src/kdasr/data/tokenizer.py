@@ -208,8 +208,8 @@ def copy_tokenizer(tokenizer: Tokenizer, out_dir: Path) -> None:
 
 
 def _fingerprint(model: bytes, normalize: str) -> str:
-    told = b"" if normalize == NONE else b"\n" + normalize.encode()
-    return hashlib.sha256(model + told).hexdigest()
+    rule = b"" if normalize == NONE else b"\n" + normalize.encode()
+    return hashlib.sha256(model + rule).hexdigest()
 
 
 def _check_record(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
+from kdasr.data.pace import Pace
 from kdasr.data.usable import cut_text
 
 
@@ -39,6 +40,8 @@ class Batches(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    def pace(self) -> Pace: ...
+
 
 class InterleavedBatches:
     """For one optimizer step paired batches, then for `ratio` steps unpaired ones, and so on.
@@ -67,6 +70,11 @@ class InterleavedBatches:
         batch = next(self._sources["paired" if is_paired else "unpaired"])
         self._count += 1
         return replace(batch, paired=is_paired)
+
+    def pace(self) -> Pace:
+        """An epoch is a pass over the paired data."""
+        unpaired = self._sources["unpaired"].pace()
+        return self._sources["paired"].pace().interleaved(unpaired, self._rhythm["ratio"])
 
     def state_dict(self) -> dict[str, Any]:
         """Where both streams stand, as plain values."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
+from kdasr.common.ranges import EXPERIMENTAL, MAY_CHANGE, MAY_MOVE, Items, OneOf, above, at_least, between
 from kdasr.data.batch import TEACHER_FEATURES
 from kdasr.decoding.expansion import MAX_PENALTY
 from kdasr.losses.pruned_rnnt.backend import BACKENDS
@@ -12,6 +12,8 @@ from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 WEIGHTS = ("prior", "uniform", "confidence")
 NORMALIZERS = ("frames", "utterances")
 UPDATES = ("better", "never")
+LENGTHS = ("num_steps", "num_epochs", "num_hours")
+"""The options of a stage of which one says how long it is."""
 
 
 @dataclass
@@ -23,17 +25,22 @@ class RnntConfig:
     rnnt_type: Annotated[str, OneOf(*RNNT_TYPES)] = "regular"
     """regular | modified | constrained."""
     prune_range: Annotated[int, at_least(2)] = 5
+    """Pieces per frame that the pruned lattice keeps."""
     keep_logits: Annotated[bool, MAY_CHANGE] = True
     """Keep the logits of the lattice for the backward pass; false makes them twice instead. `output_kl`
     keeps its own gradient either way."""
     lm_scale: Annotated[float, between(0, 1)] = 0.25
+    """Share of the predictor alone in the simple joiner's logits (k2)."""
     am_scale: Annotated[float, between(0, 1)] = 0.0
+    """Share of the encoder alone in them."""
     simple_scale: Annotated[float, at_least(0)] = 0.5
     """Weight of the simple loss after the warm-up; it starts at 1."""
     pruned_start: Annotated[float, at_least(0)] = 0.1
     """Weight of the pruned loss at the first step; it ends at 1."""
     warmup_steps: Annotated[int, at_least(0)] = 500
     """Steps over which both weights move; counted from the start of a run that begins from scratch."""
+    warmup_hours: Annotated[float | None, at_least(0)] = None
+    """The same in hours of audio, instead."""
     delay_penalty: Annotated[float, at_least(0)] = 0.0
     """Nats per frame in favor of early pieces, in the simple and the pruned loss, after the warm-up (Kang et
     al. 2022, arXiv 2211.00490)."""
@@ -43,6 +50,8 @@ class RnntConfig:
     2011.03072). Needs word times in the training data; native backend only."""
     right_buffer: Annotated[float | None, at_least(0)] = None
     """The same after a word's end; None: until the end."""
+    without_word_times: Annotated[str, OneOf("refuse", "ignore")] = "refuse"
+    """refuse | ignore: whether training begins without these two where no utterance has word times."""
     fast_emit: Annotated[float, at_least(0)] = 0.0
     """Pieces' gradients in the pruned loss are multiplied by 1 + this after the warm-up; the loss stays what
     it is (FastEmit, Yu et al. 2021, arXiv 2010.11148). Native backend only."""
@@ -108,24 +117,45 @@ class UnpairedConfig:
 
 @dataclass
 class StageConfig:
-    """What to start from, what to train, on which losses, for how long."""
+    """What to start from, what to train, on which losses, for how long: one of `num_steps`, `num_epochs` and
+    `num_hours`."""
 
     name: str = "train"
-    num_steps: Annotated[int, at_least(1)] = 1000
-    """Optimizer steps, not batches."""
+    """What the stage is called in logs and checkpoints."""
+    num_steps: Annotated[int | None, at_least(1)] = None
+    """Optimizer steps, not batches. A stage in epochs or hours has them once the data have been counted."""
+    num_epochs: Annotated[float | None, above(0)] = None
+    """Passes over the training data, all speeds of an utterance included; with `unpaired.parts`, over those
+    with transcripts."""
+    num_hours: Annotated[float | None, above(0)] = None
+    """Hours of audio, of all processes together; pauses that `data.join` adds do not count."""
     loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
     """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
     init_from: str | None = None
-    """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights
-    (first stage) or the stage before."""
-    freeze: Annotated[list[str], Items()] = field(default_factory=list)
+    """An earlier stage's name, an experiment folder, or a checkpoint file; None: random weights (first stage)
+    or the stage before. Of a stage it is what `kdasr average` makes of its checkpoints."""
+    freeze: Annotated[list[str], Items(), EXPERIMENTAL] = field(default_factory=list)
     """Prefixes of parameter names that do not train."""
     learning_rate: Annotated[float | None, above(0)] = None
     """Peak learning rate; None: that of `optim`."""
     warmup_steps: Annotated[int | None, at_least(0)] = None
     """Learning-rate warm-up; None: that of `optim`."""
+    warmup_hours: Annotated[float | None, at_least(0)] = None
+    """The same in hours of audio, instead."""
     plateau_patience: Annotated[int, at_least(0)] = 0
     """End the stage when the dev `hidden_mse` has not improved for so many validations; 0: by steps only."""
+
+    @property
+    def steps(self) -> int:
+        """`num_steps`; of a stage in epochs or hours they must have been counted."""
+        assert self.num_steps is not None
+        return self.num_steps
+
+    @property
+    def length(self) -> dict[str, float]:
+        """How long it is, as the recipe says it: the option and its value; several or none is a mistake."""
+        own = {name: getattr(self, name) for name in LENGTHS}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass

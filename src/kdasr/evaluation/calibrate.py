@@ -19,7 +19,8 @@ from kdasr.common.calibration import fit_calibration
 from kdasr.common.logging import get_logger
 from kdasr.decoding.confidence import area_under_curve, calibration_error
 from kdasr.decoding.search import GreedyOptions, build_search
-from kdasr.evaluation.evaluate import Recording, batches_of
+from kdasr.evaluation.batches import batches_of
+from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import Pause
 from kdasr.evaluation.measure import Writing
 from kdasr.evaluation.wer import ErrorCounts, align_words, character_errors, count_errors

@@ -1,14 +1,10 @@
 """Decode a part of a corpus and measure it: one record per utterance, and a summary."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
@@ -33,9 +29,7 @@ from kdasr.evaluation.wer import (
     write_recogs,
 )
 from kdasr.recognition.audio import check_samples
-from kdasr.recognition.offline import recognize_offline
-from kdasr.recognition.recognizer import StreamingRecognizer
-from kdasr.recognition.simulate import Simulation, simulate, simulate_together
+from kdasr.recognition.simulate import Simulation
 from kdasr.recognition.sources import FileSource, SampleSource, blocks
 from kdasr.recognition.windows import Windows
 
@@ -121,68 +115,6 @@ def _ref_words(cut: "MonoCut", ref: list[str], tokenizer: Tokenizer) -> list[Ref
         log.warning("%s: %d aligned words, %d in the transcript; not timed", cut.id, len(words), len(ref))
         return []
     return words
-
-
-def decode_streaming(
-    recognizer: StreamingRecognizer, recordings: Iterable[Recording], nbest: int = 0, streams: int = 1
-) -> Iterator[list[tuple[Recording, Simulation]]]:
-    """Recognize recordings from raw samples as simulated streams, one after another; batch by batch.
-
-    With `nbest`, results list so many hypotheses (beam search only). With `streams` above 1, so many share
-    every batch: faster, the same but for the rounding of larger matrix products, and nothing is known of
-    the time with compute.
-    """
-    if streams > 1:
-        waiting = iter(recordings)
-        while batch := list(islice(waiting, streams)):
-            waves = [recording.samples_N for recording in batch]
-            yield list(zip(batch, simulate_together(recognizer, waves, nbest=nbest), strict=True))
-        return
-    # The first windows of a process pay for memory and kernels that every later one finds ready.
-    simulate(recognizer, np.zeros(2 * SAMPLE_RATE, dtype=np.float32))
-    for recording in recordings:
-        yield [(recording, simulate(recognizer, recording.samples_N, nbest=nbest))]
-
-
-def decode_offline(
-    recognizer: StreamingRecognizer,
-    recordings: Iterable[Recording],
-    nbest: int = 0,
-    batch_seconds: float = 120.0,
-) -> Iterator[list[tuple[Recording, Simulation]]]:
-    """Recognize recordings, batch by batch, each of at most `batch_seconds` of audio, padding included.
-
-    A piece counts as shown at the end of its recording, and the compute of a batch is shared by duration.
-    With `nbest`, results list so many hypotheses (beam search only).
-    """
-    for batch in batches_of(recordings, batch_seconds):
-        yield list(_offline_batch(recognizer, batch, nbest))
-
-
-def batches_of(recordings: Iterable[Recording], seconds: float = 120.0) -> Iterator[list[Recording]]:
-    """Recordings in their order: batches of one, or of at most so much audio, padding included."""
-    batch: list[Recording] = []
-    for recording in recordings:
-        longest = max([recording.duration, *(other.duration for other in batch)])
-        if batch and longest * (len(batch) + 1) > seconds:
-            yield batch
-            batch = []
-        batch.append(recording)
-    if batch:
-        yield batch
-
-
-def _offline_batch(
-    recognizer: StreamingRecognizer, batch: Sequence[Recording], nbest: int
-) -> Iterator[tuple[Recording, Simulation]]:
-    started = perf_counter()
-    results = recognize_offline(recognizer, [recording.samples_N[:] for recording in batch], nbest)
-    compute_per_second = (perf_counter() - started) / max(
-        1e-9, sum(recording.duration for recording in batch)
-    )
-    for recording, result in zip(batch, results, strict=True):
-        compute = compute_per_second * recording.duration
-        yield recording, Simulation(result, [recording.duration + compute] * len(result.tokens), compute)
 
 
 def make_record(recording: Recording, simulation: Simulation, windows: Windows | None) -> Record:

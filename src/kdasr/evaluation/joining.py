@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.corpora.base import place_by_id, place_told
+from kdasr.corpora.base import place_by_fields, place_by_id
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.audio import Samples
 from kdasr.recognition.sources import JoinedSource, Piece
@@ -110,11 +110,11 @@ def in_order(cuts: Sequence["MonoCut"]) -> list["MonoCut"]:
     shared = Counter(recordings)
     groups: dict[str, list[tuple[float, int, MonoCut]]] = {}
     for index, cut in enumerate(cuts):
-        told = place_told(cut)
+        place = place_by_fields(cut)
         speaker = cut.supervisions[0].speaker if cut.supervisions else None
-        if told is None and shared[recordings[index]] > 1:
+        if place is None and shared[recordings[index]] > 1:
             group, rank = f"recording {recordings[index]}", cut.start
-        elif place := told or place_by_id(cut):
+        elif place := place or place_by_id(cut):
             group, rank = f"chapter {place.chapter}", place.position
         else:
             group, rank = f"speaker {speaker}", 0.0

@@ -71,7 +71,7 @@ def placed(recording: Recording) -> Placed:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _RecognizedWord:
     """A recognized word; seconds of the stream."""
 
     word: str
@@ -92,44 +92,47 @@ def score_stream(utterances: Sequence[Placed], result: Result) -> Record:
         `duration`, `utterances` (of each: id, start, end, reference, recognized words with their times,
         errors, first-word latency and emission delays in ms) and `minutes` (errors of each minute).
     """
-    heard = _heard(result)
+    recognized = _recognized_words(result)
     ref_words = [word for utterance in utterances for word in utterance.ref_words]
     owners = [place for place, utterance in enumerate(utterances) for _ in utterance.ref]
     ref = [word for utterance in utterances for word in utterance.ref]
     pairs = align_timed_words(
         ref,
-        [word.word for word in heard],
+        [word.word for word in recognized],
         [word.end for word in ref_words],
-        [word.end for word in heard],
+        [word.end for word in recognized],
     )
-    hyp_owners = _owners_of_heard(pairs, owners, heard, utterances)
+    hyp_owners = _owners_of_recognized(pairs, owners, recognized, utterances)
     duration = utterances[-1].end
     errors = _Counts(len(utterances))
     minutes = _Counts(max(1, ceil(duration / MINUTE)))
     correct: dict[int, int] = {}
     for pair in pairs:
-        said = ref_words[pair.ref].start if pair.ref is not None else heard[_known(pair.hyp)].start
+        said = ref_words[pair.ref].start if pair.ref is not None else recognized[_known(pair.hyp)].start
         errors.add(owners[pair.ref] if pair.ref is not None else hyp_owners[_known(pair.hyp)], pair)
         minutes.add(int(said // MINUTE), pair)
         if pair.correct:
             correct[_known(pair.ref)] = _known(pair.hyp)
     return {
         "duration": round(duration, 4),
-        "utterances": _utterance_records(utterances, heard, hyp_owners, correct, errors.counts),
+        "utterances": _utterance_records(utterances, recognized, hyp_owners, correct, errors.counts),
         "minutes": [_errors(counts) for counts in minutes.counts],
     }
 
 
-def _heard(result: Result) -> list[_Heard]:
+def _recognized_words(result: Result) -> list[_RecognizedWord]:
     shown = [token.shown for token in result.tokens]
     return [
-        _Heard(word.text, word.start, word.end, word_shown(word, shown), round(word.confidence, 4))
+        _RecognizedWord(word.text, word.start, word.end, word_shown(word, shown), round(word.confidence, 4))
         for word in result.words
     ]
 
 
-def _owners_of_heard(
-    pairs: Sequence[AlignedPair], owners: Sequence[int], heard: Sequence[_Heard], utterances: Sequence[Placed]
+def _owners_of_recognized(
+    pairs: Sequence[AlignedPair],
+    owners: Sequence[int],
+    recognized: Sequence[_RecognizedWord],
+    utterances: Sequence[Placed],
 ) -> list[int]:
     """The utterance that each recognized word counts to."""
     starts = [utterance.start for utterance in utterances]
@@ -142,7 +145,7 @@ def _owners_of_heard(
     for pair, after in zip(pairs, reversed(limits), strict=True):
         before = owners[pair.ref] if pair.ref is not None else before
         if pair.hyp is not None:
-            spoken = bisect_right(starts, heard[pair.hyp].end) - 1 if pair.ref is None else before
+            spoken = bisect_right(starts, recognized[pair.hyp].end) - 1 if pair.ref is None else before
             found.append(min(max(spoken, before), after))
     return found
 
@@ -166,7 +169,7 @@ class _Counts:
 
 def _utterance_records(
     utterances: Sequence[Placed],
-    heard: Sequence[_Heard],
+    recognized: Sequence[_RecognizedWord],
     hyp_owners: Sequence[int],
     correct: dict[int, int],
     errors: Sequence[ErrorCounts],
@@ -175,15 +178,15 @@ def _utterance_records(
     first_of = np.searchsorted(said_by, range(len(utterances)))
     right = set(correct.values())
     words: list[list[dict[str, Any]]] = [[] for _ in utterances]
-    for place, (word, owner) in enumerate(zip(heard, hyp_owners, strict=True)):
+    for place, (word, owner) in enumerate(zip(recognized, hyp_owners, strict=True)):
         words[owner].append({**asdict(word), "correct": place in right})
     records = []
     for place, utterance in enumerate(utterances):
         first = int(first_of[place])
         near = {
-            index: heard[correct[first + index]]
+            index: recognized[correct[first + index]]
             for index, word in enumerate(utterance.ref_words)
-            if first + index in correct and _is_near(utterance, word, heard[correct[first + index]])
+            if first + index in correct and _is_near(utterance, word, recognized[correct[first + index]])
         }
         records.append(
             {
@@ -206,11 +209,11 @@ def _utterance_records(
     return records
 
 
-def _is_near(utterance: Placed, word: RefWord, heard: _Heard) -> bool:
+def _is_near(utterance: Placed, word: RefWord, recognized: _RecognizedWord) -> bool:
     """Whether a recognized word can be this one, by when it was emitted."""
     if not utterance.aligned:
-        return (utterance.onset or utterance.start) <= heard.end <= utterance.end + LATEST_SECONDS
-    return word.start <= heard.end <= word.end + LATEST_SECONDS
+        return (utterance.onset or utterance.start) <= recognized.end <= utterance.end + LATEST_SECONDS
+    return word.start <= recognized.end <= word.end + LATEST_SECONDS
 
 
 def _milliseconds(shown: float, since: float | None) -> float | None:

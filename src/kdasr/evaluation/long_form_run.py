@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json, write_text
+from kdasr.common.ranks import Ranks, one_at_a_time
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import QUIET_DB, Pause, join, plan_streams
@@ -20,6 +21,8 @@ from kdasr.recognition.sources import Piece
 
 SINGLE, STREAMS, SUMMARY = "single.jsonl", "streams.jsonl", "summary.json"
 _SETTINGS = "settings.json"
+_PARTIAL = ".partial-"
+"""Before the number of a process, of several."""
 
 ItemT = TypeVar("ItemT")
 Load = Callable[[], Recording]
@@ -42,6 +45,8 @@ class LongForm:
     """Streams that advance together."""
     seed: int = 1
     """Of the noise in pauses."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Which of several processes that share out the work this one is."""
 
     def settings(self, rules: EndpointRules) -> dict[str, Any]:
         """What decides the result, in JSON's types."""
@@ -57,11 +62,10 @@ class LongForm:
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance that can be heard again, and how it scored by itself."""
+    """An utterance that can be recognized again."""
 
     placed: Placed
     piece: Piece
-    record: Record
 
 
 @dataclass(frozen=True)
@@ -80,35 +84,64 @@ class _Job:
 
 
 class RecordFile:
-    """Records in lines of JSON, one added at a time; those of an earlier run are there again."""
+    """Records in lines of JSON, one added at a time; those of an earlier run are there again.
 
-    def __init__(self, path: Path, key: Callable[[Record], Any]) -> None:
+    Of several processes each adds to a file of its own, and reads those of all.
+    """
+
+    def __init__(self, path: Path, key: Callable[[Record], Any], ranks: Ranks | None = None) -> None:
         """
         Args:
             path: of the file, which need not be there.
             key: what tells records apart.
+            ranks: None: there is one process.
         """
+        alone = ranks is None or ranks.is_alone
         self._path = path
-        self.records: dict[Any, Record] = {}
-        complete = []
-        # Bytes: a line may be cut in the middle of a letter, and a transcript may hold other separators of
-        # lines than the newline.
-        for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break
-            self.records[key(record)] = record
-            complete.append(line.decode() + "\n")
+        self._own = path if ranks is None or alone else path.with_name(f"{path.name}{_PARTIAL}{ranks.rank}")
         self._key = key
-        write_text(path, "".join(complete))
+        self.records: dict[Any, Record] = {}
+        self.reread()
+        write_text(
+            self._own, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in _read(self._own))
+        )
+
+    def reread(self) -> None:
+        """Read what all processes have added."""
+        for path in (self._path, *sorted(self._path.parent.glob(f"{self._path.name}{_PARTIAL}*"))):
+            self.records |= {self._key(record): record for record in _read(path)}
 
     def add(self, records: Sequence[Record]) -> None:
         """Write some records at the end."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._own.open("a", encoding="utf-8") as file:
             for record in records:
                 self.records[self._key(record)] = record
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(_line(record))
+
+    def finish(self, keys: Iterable[Any]) -> None:
+        """Put the records of all processes into one file, in this order."""
+        write_text(self._path, "".join(_line(self.records[key]) for key in keys))
+        _forget_shares(self._path)
+
+
+def _read(path: Path) -> Iterator[Record]:
+    """The records of a file up to one that is not whole."""
+    # Bytes: a line may be cut in the middle of a letter, and a transcript may hold other separators of lines
+    # than the newline.
+    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _forget_shares(path: Path) -> None:
+    for share in path.parent.glob(f"{path.name}{_PARTIAL}*"):
+        share.unlink(missing_ok=True)
 
 
 def decode_long_form(
@@ -118,7 +151,7 @@ def decode_long_form(
     folder: Path,
     settings: Mapping[str, Any],
     wrap: Wrap = lambda items, _: items,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]] | None:
     """Decode a part in every condition, and write `single.jsonl` and `streams.jsonl` on the way.
 
     What an earlier call with the same `settings` has finished is not decoded again.
@@ -132,26 +165,41 @@ def decode_long_form(
         wrap: shows progress.
 
     Returns:
-        Of each condition: gap, noise, endpoints and what `summarize_streams` says.
+        Of each condition: gap, noise, endpoints and what `summarize_streams` says. None: other processes have
+        not finished their shares.
 
     Raises:
         UserError: a full context; or audio that cannot be read.
     """
     if recognizer.context.is_full:
         raise UserError("long form needs a chunked context: under a full one a stream is heard at its end")
-    _keep_if_same(folder, settings)
-    single = RecordFile(folder / SINGLE, lambda record: record["utterances"][0]["id"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder):
+        _keep_if_same(folder, settings)
+    ranks = options.ranks
+    single = RecordFile(folder / SINGLE, lambda record: record["utterances"][0]["id"], ranks)
     streams = RecordFile(
         folder / STREAMS,
         lambda record: (record["endpoints"], record["gap_s"], record["noise"], record["stream"]),
+        ranks,
     )
-    scored = _score_single(recognizer.with_endpoints(None), utterances, options.batch, single)
+    scored = _score_single(recognizer.with_endpoints(None), utterances, options, single)
     spoken: list[Spoken] = list(wrap(scored, len(utterances)))
-    jobs = _plan(spoken, options)
+    # Streams of like length together: at the end of a batch, few are left to share the work.
+    jobs = sorted(_plan(spoken, options), key=lambda job: -job.num_samples)
     if recognizer.endpoints is None:
         recognizer = recognizer.with_endpoints(EndpointRules())
     for _ in wrap(_score_streams(recognizer, spoken, jobs, options, streams), len(jobs)):
         pass
+    if not ranks.is_alone:
+        with one_at_a_time(folder):
+            single.reread()
+            streams.reread()
+            ids, keys = [one.placed.id for one in spoken], [job.key for job in jobs]
+            if not (single.records.keys() >= set(ids) and streams.records.keys() >= set(keys)):
+                return None
+            single.finish(ids)
+            streams.finish(keys)
     alone = {key: record["utterances"][0] for key, record in single.records.items()}
     return [
         {
@@ -162,7 +210,7 @@ def decode_long_form(
             **summarize_streams(
                 [
                     streams.records[job.key]
-                    for job in jobs
+                    for job in sorted(jobs, key=lambda job: job.number)
                     if (job.endpoints, job.pause) == (endpoints, pause)
                 ],
                 alone,
@@ -180,34 +228,35 @@ def forget(folder: Path) -> None:
 
 def _keep_if_same(folder: Path, settings: Mapping[str, Any]) -> None:
     """Remove the records of a run with other settings."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)
     path = folder / _SETTINGS
     written = json.loads(json.dumps(dict(settings)))  # a tuple comes back as a list
     if not path.is_file() or read_json(path) != written:
         for name in (SINGLE, STREAMS):
             (folder / name).unlink(missing_ok=True)
+            _forget_shares(folder / name)
         write_json(path, written)
 
 
 def _score_single(
-    recognizer: StreamingRecognizer, utterances: Sequence[Load], batch: int, done: RecordFile
+    recognizer: StreamingRecognizer, utterances: Sequence[Load], options: LongForm, done: RecordFile
 ) -> Iterator[Spoken]:
-    """The utterances one by one, of which `batch` share every batch."""
-    for loads in _batches(utterances, batch):
+    """The utterances one by one, of which `options.batch` share every batch."""
+    for number, loads in enumerate(_batches(utterances, options.batch)):
         recordings = [load() for load in loads]
         places = [placed(recording) for recording in recordings]
-        new = [index for index, place in enumerate(places) if place.id not in done.records]
-        heard = simulate_together(recognizer, [recordings[index].samples_N for index in new])
+        mine = options.ranks.has(number)
+        new = [index for index, place in enumerate(places) if mine and place.id not in done.records]
+        recognized = simulate_together(recognizer, [recordings[index].samples_N for index in new])
         done.add(
             [
                 score_stream([places[index]], simulation.result)
-                for index, simulation in zip(new, heard, strict=True)
+                for index, simulation in zip(new, recognized, strict=True)
             ]
         )
         for load, recording, place in zip(loads, recordings, places, strict=True):
             piece = Piece(len(recording.samples_N), lambda load=load: load().samples_N)  # type: ignore[misc]
-            yield Spoken(place, piece, done.records[place.id])
+            yield Spoken(place, piece)
 
 
 def _plan(spoken: Sequence[Spoken], options: LongForm) -> list[_Job]:
@@ -229,18 +278,19 @@ def _score_streams(
     options: LongForm,
     done: RecordFile,
 ) -> Iterator[Record]:
-    yield from (done.records[job.key] for job in jobs if job.key in done.records)
-    # Streams of like length together: at the end of a batch, few are left to share the work.
-    new = sorted((job for job in jobs if job.key not in done.records), key=lambda job: -job.num_samples)
-    for some in _batches(new, options.batch):
+    for number, batch in enumerate(_batches(jobs, options.batch)):
+        yield from (done.records[job.key] for job in batch if job.key in done.records)
+        some = [job for job in batch if job.key not in done.records]
+        if not some or not options.ranks.has(number):
+            continue
         joined = [
             join([spoken[member].piece for member in job.members], job.pause, [options.seed, job.number])
             for job in some
         ]
         sources, resets = [stream.source for stream in joined], [job.endpoints for job in some]
-        heard = simulate_together(recognizer, sources, resets=resets)
+        recognized = simulate_together(recognizer, sources, resets=resets)
         records = []
-        for job, stream, simulation in zip(some, joined, heard, strict=True):
+        for job, stream, simulation in zip(some, joined, recognized, strict=True):
             members = [
                 spoken[member].placed.moved(start / SAMPLE_RATE)
                 for member, start in zip(job.members, stream.starts, strict=True)

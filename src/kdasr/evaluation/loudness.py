@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from kdasr.common.files import read_object, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import quote
 from kdasr.data.signal_check import SignalReport
-from kdasr.evaluation.evaluate import Record, Recording, decode_offline, decode_streaming
+from kdasr.evaluation.evaluate import Record, Recording
 from kdasr.evaluation.statistics import summarize
 from kdasr.evaluation.wer import ErrorCounts, character_errors, word_errors
 from kdasr.recognition.audio import Samples
-from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.simulate import Simulation
 from kdasr.recognition.sources import SampleSource
 
 log = get_logger(__name__)
@@ -71,13 +71,8 @@ def parse_gains(text: str) -> list[float]:
 class GainFile:
     """`gain.json` of a decoded part: error rates at several gains, kept while the settings are the same."""
 
-    def __init__(
-        self, folder: Path, settings: Mapping[str, Any], summary: Mapping[str, Any], *, anew: bool = False
-    ) -> None:
-        """Read what is there; a file of other settings is removed, and with `anew` any.
-
-        `summary` has the rates without a gain.
-        """
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Read what is there; a file of other settings is removed, and with `anew` any."""
         self._path = folder / GAIN_FILE
         self._settings = settings
         known = read_object(self._path) if self._path.is_file() else {}
@@ -85,39 +80,40 @@ class GainFile:
         if anew or known.get("settings") != settings:
             self._path.unlink(missing_ok=True)
             entries = []
-        unchanged = {"gain_db": 0.0, "wer": summary["wer"], "cer": summary["cer"]}
-        self._entries = {entry["gain_db"]: entry for entry in [unchanged, *entries]}
+        self._entries = {entry["gain_db"]: entry for entry in entries}
 
     def missing(self, gains: Sequence[float]) -> list[float]:
-        """Those gains that are not measured yet."""
-        return [gain for gain in gains if gain not in self._entries]
+        """Those gains that are not measured yet; without a gain, `summary.json` has the rates."""
+        return [gain for gain in gains if gain not in self._entries and gain != 0.0]
 
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Keep what `decode_at_gain` says, on the disk too."""
-        self._entries[entry["gain_db"]] = dict(entry)
+    def add(self, entry: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+        """Keep a result on the disk, beside the rates without a gain, which `summary` has."""
+        unchanged = {"gain_db": 0.0, "wer": summary["wer"], "cer": summary["cer"]}
+        self._entries |= {0.0: unchanged, entry["gain_db"]: dict(entry)}
         results = [self._entries[gain] for gain in sorted(self._entries)]
         write_json(self._path, {"settings": self._settings, "results": results})
 
 
-def decode_at_gain(
-    recognizer: StreamingRecognizer, recordings: Iterable[Recording], gain_db: float, offline: bool
-) -> dict[str, Any]:
-    """Error rates when every recording is louder by `gain_db`, cut at full scale as in a file of 16 bits."""
-    louder = (replace(recording, samples_N=_Louder(recording.samples_N, gain_db)) for recording in recordings)
-    if offline:
-        decoded = decode_offline(recognizer, louder)
-    else:
-        decoded = decode_streaming(recognizer, louder, streams=STREAMS)
-    words, characters = ErrorCounts(), ErrorCounts()
-    for recording, simulation in (pair for batch in decoded for pair in batch):
-        said = [word.text for word in simulation.result.words]
-        words += word_errors(recording.ref, said)
-        characters += character_errors(recording.ref, said)
-    return {
-        "gain_db": gain_db,
-        "wer": words.rate if words.words else None,
-        "cer": characters.rate if characters.words else None,
-    }
+def louder(recording: Recording, gain_db: float) -> Recording:
+    """A recording that is louder by so much, cut at full scale as in a file of 16 bits."""
+    return replace(recording, samples_N=_Louder(recording.samples_N, gain_db))
+
+
+def errors_of(recording: Recording, simulation: Simulation) -> dict[str, list[int]]:
+    """Substitutions, insertions, deletions and length, in words and in characters: plain values."""
+    said = [word.text for word in simulation.result.words]
+    kinds = {"wer": word_errors(recording.ref, said), "cer": character_errors(recording.ref, said)}
+    return {name: list(astuple(errors)) for name, errors in kinds.items()}
+
+
+def error_rates(gain_db: float, counts: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """The entry of `gain.json` from the `errors_of` all recordings."""
+    sums = {"wer": ErrorCounts(), "cer": ErrorCounts()}
+    for found in counts:
+        for name, numbers in found.items():
+            sums[name] += ErrorCounts(*numbers)
+    rates = {name: total.rate if total.words else None for name, total in sums.items()}
+    return {"gain_db": gain_db, **rates}
 
 
 class _Louder:

@@ -1,122 +1,102 @@
-"""A part decoded recording by recording: what is done is kept, and a bad recording costs itself."""
+"""A part decoded batch by batch: what is done is kept, a bad recording costs itself, processes can share."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kdasr.common.logging import get_logger
+from kdasr.common.ranks import Ranks, ShardedJournal, one_at_a_time
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
-from kdasr.evaluation.evaluate import Record, Recording, make_record
-from kdasr.recognition.simulate import Simulation
+from kdasr.evaluation.batches import BatchDecoder
+from kdasr.evaluation.evaluate import Recording
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
-    from kdasr.recognition.windows import Windows
-
 log = get_logger(__name__)
 
 Load = Callable[["MonoCut"], Recording]
-Decode = Callable[[Iterable[Recording]], Iterator[Sequence[tuple[Recording, Simulation]]]]
-"""Gives the results batch by batch: `decode_streaming` or `decode_offline`."""
-
-
 PARTIAL = "utterances.jsonl.partial"
-"""The journal, beside the results."""
+"""The journal, beside the results; the number of a process follows."""
 
 
-def forget(folder: Path) -> None:
-    """Remove the journal: the results are written, or are to be made anew."""
-    (folder / PARTIAL).unlink(missing_ok=True)
+class Show(Protocol):
+    """Shows the progress of some work."""
+
+    def __call__(self, items: Sequence[int], /) -> Iterable[int]: ...
 
 
-class Journal:
-    """The records of a part that is being decoded, a line for each batch, after a line with the settings.
+@dataclass(frozen=True)
+class PartWork:
+    """The batches of a part, and what becomes of each."""
 
-    A batch is there as a whole or not at all, so that those that follow hold what they would have held.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Go on with the file if its settings are these, else begin it anew.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self.path = folder / PARTIAL
-        self._settings = json.loads(json.dumps(settings))
-        self.records: list[Record] = []
-        kept = self._read()
-        with self.path.open("rb+" if kept else "wb") as file:
-            if kept:
-                file.truncate(kept)
-            else:
-                file.write(_line(self._settings))
-
-    def append(self, batch: Sequence[Record]) -> None:
-        """Keep the records of a batch.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        with self.path.open("ab") as file:
-            file.write(_line(list(batch)))
-        self.records += batch
-
-    def _read(self) -> int:
-        """The records of whole batches; returns the bytes up to the end of the last one."""
-        if not self.path.is_file():
-            return 0
-        kept = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    break
-                if not line.endswith(b"\n") or (kept == 0 and value != self._settings):
-                    break
-                if kept:
-                    self.records += value
-                kept += len(line)
-        return kept
+    batches: Sequence[Sequence["MonoCut"]]
+    """The same in every process: a batch holds what it would hold if one process decoded all."""
+    load: Load
+    """Makes a recording of a cut (`load_recording`)."""
+    decode: BatchDecoder
+    make: Callable[..., Any]
+    """From a recording and its `Simulation` to what is kept of it: plain values, such as `make_record`."""
+    journal: Path
+    """What is done is kept in files of this name."""
+    settings: Mapping[str, Any]
+    """Plain values that decide the results."""
+    ranks: Ranks
+    stop_at_bad: bool = False
+    """Take no further recordings after one whose audio cannot be used."""
 
 
-def _line(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+@dataclass(frozen=True)
+class PartResults:
+    """What is known of a part."""
+
+    items: list[Any] | None
+    """What is kept of all recordings that can be used, in their order; None where another process has not
+    finished its share or has finished all, and where a bad recording has ended the work."""
+    bad: list[BadUtterance]
 
 
-def decode_cuts(
-    cuts: Sequence["MonoCut"],
-    load: Load,
-    decode: Decode,
-    windows: "Windows | None",
-    journal: Journal,
-    stop_at_bad: bool = False,
-) -> tuple[list[Record], list[BadUtterance]]:
-    """Decode the cuts whose records are not in the journal yet.
+def decode_batches(
+    work: PartWork, is_finished: Callable[[], bool], show: Show = lambda items: items
+) -> PartResults:
+    """Decode this process's share of the batches that are not in the journal yet.
+
+    Batches with bad audio are tried again, in case it can be read by now.
 
     Args:
-        cuts: all of the part.
-        load: makes a recording of a cut (`load_recording`).
-        decode: how.
-        windows: see `make_record`.
-        journal: gets the records of each batch at once.
-        stop_at_bad: take no further recordings after one whose audio cannot be used.
-
-    Returns:
-        The records of all recordings that can be heard, in their order, and those that cannot.
+        work: the batches.
+        is_finished: whether another process has put all results together. It does so, and removes the
+            journal, within `one_at_a_time` of the journal's folder.
+        show: progress.
     """
-    done = {record["id"] for record in journal.records}
+    with one_at_a_time(work.journal.parent):
+        if not work.ranks.is_alone and is_finished():
+            return PartResults(None, [])
+        journal = ShardedJournal(work.journal, work.settings, work.ranks)
+        done = journal.read(_is_whole)
+    whole = {number for number, unit in done.items() if _is_whole(unit)}
     if done:
-        log.info("%s: goes on after %d of %d utterances", journal.path, len(done), len(cuts))
-    bad: list[BadUtterance] = []
-    waiting = [cut for cut in cuts if cut.id not in done]
-    for batch in decode(sound_recordings(waiting, load, bad, stop_at_bad)):
-        journal.append([make_record(recording, simulation, windows) for recording, simulation in batch])
-    place = {cut.id: index for index, cut in enumerate(cuts)}
-    return sorted(journal.records, key=lambda record: place[record["id"]]), bad
+        log.info("%s: goes on after %d of %d batches", work.journal, len(whole), len(work.batches))
+    waiting = [number for number in work.ranks.share(range(len(work.batches))) if number not in whole]
+    for number in show(waiting):
+        bad: list[BadUtterance] = []
+        sound = list(sound_recordings(work.batches[number], work.load, bad, work.stop_at_bad))
+        if bad and work.stop_at_bad:
+            return PartResults(None, bad)
+        decoded = work.decode(sound) if sound else []
+        items = [work.make(recording, simulation) for recording, simulation in decoded]
+        journal.append(number, {"items": items, "bad": [list(utterance) for utterance in bad]})
+    units = journal.read(_is_whole)
+    found = [BadUtterance(*item) for number in sorted(units) for item in units[number]["bad"]]
+    if len(units) < len(work.batches):
+        return PartResults(None, found)
+    return PartResults([item for number in sorted(units) for item in units[number]["items"]], found)
+
+
+def _is_whole(unit: Any) -> bool:
+    return not unit["bad"]
 
 
 def sound_cuts(
@@ -124,8 +104,8 @@ def sound_cuts(
 ) -> tuple[list["MonoCut"], list[BadUtterance]]:
     """The cuts whose audio can be used, and the utterances whose audio cannot; all of it is read once."""
     bad: list[BadUtterance] = []
-    heard = {recording.id for recording in sound_recordings(cuts, load, bad, stop_at_bad)}
-    return [cut for cut in cuts if cut.id in heard], bad
+    sound = {recording.id for recording in sound_recordings(cuts, load, bad, stop_at_bad)}
+    return [cut for cut in cuts if cut.id in sound], bad
 
 
 def sound_recordings(

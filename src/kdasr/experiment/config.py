@@ -13,7 +13,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, Items, between, declared_at, declared_fields
 from kdasr.data.data_config import DataConfig, TranscriptConfig
 from kdasr.data.text_rules import check_rule
-from kdasr.distillation.objective_config import StageConfig, UnpairedConfig
+from kdasr.distillation.objective_config import LENGTHS, StageConfig, UnpairedConfig
 from kdasr.distillation.terms import ObjectiveConfig, objective_schema
 from kdasr.distillation.terms.base import Need, known_terms, needing
 from kdasr.language_model.model import LanguageModelConfig
@@ -47,7 +47,9 @@ class ExperimentConfig:
     """Everything that determines one system (a teacher, a baseline, a student)."""
 
     name: str = "experiment"
+    """What the experiment is called; the name of the system unless it is given."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 1
+    """Of all that is drawn at random: weights, order, masks, joins."""
     contexts: Annotated[list[Context], Items(at_least=1, unique=False)] = field(
         default_factory=lambda: [Context.full()]
     )
@@ -60,7 +62,7 @@ class ExperimentConfig:
     unpaired: UnpairedConfig = field(default_factory=UnpairedConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
     stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
-        default_factory=lambda: [StageConfig()]
+        default_factory=lambda: [StageConfig(num_steps=1000)]
     )
     report: Annotated[ReportConfig, MAY_CHANGE] = field(default_factory=ReportConfig)
 
@@ -95,7 +97,7 @@ class LanguageModelExperiment:
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     training: TrainerConfig = field(default_factory=TrainerConfig)
     stages: Annotated[list[StageConfig], Items(at_least=1, unique=False)] = field(
-        default_factory=lambda: [StageConfig()]
+        default_factory=lambda: [StageConfig(num_steps=1000)]
     )
 
     def __post_init__(self) -> None:
@@ -240,6 +242,13 @@ def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) 
     if len(set(names)) != len(names):
         raise UserError(f"{source}: stage names repeat: {names}")
     for stage in stages:
+        if len(stage.length) != 1:
+            given = ", ".join(f"{name}: {value:g}" for name, value in stage.length.items()) or "none of them"
+            raise UserError(
+                f"{source}: stage '{stage.name}': expected one of {', '.join(LENGTHS)}, found {given}"
+            )
+        if stage.warmup_steps is not None and stage.warmup_hours is not None:
+            raise UserError(f"{source}: stage '{stage.name}': warmup_steps and warmup_hours: give one")
         if set(stage.loss_weights) - set(terms):
             raise UserError(
                 f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "

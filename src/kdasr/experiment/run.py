@@ -1,7 +1,7 @@
 """From the configuration of a system to its parts, and to a trained system."""
 
-import logging
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,10 +23,13 @@ from kdasr.common.failures import is_disk_full
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
+from kdasr.data.pace import Pace
 from kdasr.data.same_data import check_same_data, describe_data
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.data.tokens import check_tokens
+from kdasr.data.word_times import aligned_words
 from kdasr.distillation.objective import Objective
+from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms.base import Need, needing
 from kdasr.experiment.config import (
@@ -42,18 +45,23 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
+from kdasr.losses.lattice.kernel_check import check_kernels
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
+from kdasr.training.clock import Timed, count_steps
 from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
-from kdasr.training.stage import stage_checkpoints, stages_until, teacher_checkpoint
+from kdasr.training.stage import checkpoints_to_average, stages_until, teacher_checkpoint
 from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
 from kdasr.training.trainer import System, Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
 
 logger = get_logger(__name__)
+
+LOOKED_AT = 10_000
+"""Utterances that are asked for word times before it is said that there are none."""
 
 
 def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) -> None:
@@ -64,12 +72,8 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
         TrainingInterrupted: stopped by a signal; a checkpoint is left.
     """
     fabric = make_fabric(config.training)
-    if fabric.is_global_zero:
-        changed = claim_folder(config, exp_dir)
-        setup_logging(exp_dir / "train.log")
-    else:
-        changed = []
-        setup_logging(level=logging.ERROR)
+    changed = claim_folder(config, exp_dir) if fabric.is_global_zero else []
+    setup_logging(exp_dir / "train.log", is_first=fabric.is_global_zero)
     fabric.barrier()
     wanted = stages_until(config.stages, until_stage)
     if saved_progress(exp_dir).stages_done >= len(wanted):
@@ -101,14 +105,20 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         UserError: missing data, tokens that do not match, no such teacher, an impossible size.
     """
     tokenizer = _own_tokenizer(config, exp_dir, fabric)
-    config = replace(config, training=share_out(config.training, exp_dir, fabric))
+    # Of its own: steps are filled in where the recipe counts epochs or hours.
+    config = deepcopy(replace(config, training=share_out(config.training, exp_dir, fabric)))
     seed_everything(config.seed, rank=0)
     model = _build_model(config, tokenizer)
+    if config.training.recompute_layers:
+        model.encoder.recompute_layers()
     bundles = _load_teachers(config, exp_dir, tokenizer)
     teachers = [TransducerTeacher(bundle.model, bundle.context).to(fabric.device) for bundle in bundles]
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
+    if fabric.device.type == "cuda":
+        check_kernels(fabric.device)
     train_cuts = _load_parts(config, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
+    _heed_word_times(config.objective.rnnt, train_cuts)
     batches = TrainLoader(
         train_cuts,
         tokenizer,
@@ -119,11 +129,12 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
         teacher_features=config.objective.teacher_features if teachers else "masked",
+        pin_memory=fabric.device.type == "cuda",
     )
     dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
     if not len(dev_batches):
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
-    limit = config.training.max_valid_batches or None
+    dev_batches = dev_batches.first(config.training.max_valid_batches or None)
     system = System(
         name=config.name,
         exp_dir=exp_dir,
@@ -135,7 +146,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         objective=objective,
         tokenizer=tokenizer,
         train_batches=batches,
-        valid_batches=lambda: islice(dev_batches, limit),
+        valid_batches=lambda: dev_batches,
         validate=validate_transducer,
         teachers=[TeacherFile(str(bundle.path.resolve()), sha256(bundle.path)) for bundle in bundles],
     )
@@ -145,12 +156,24 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     data = {"training": train_cuts, "dev": dev_cuts}
     if config.unpaired.parts:
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
+    _count_steps(system, config.objective.rnnt, fabric)
     if fabric.is_global_zero:
         check_same_data(
             exp_dir, describe_data(config.data, data, config.unpaired.parts), f"data.dir: {config.data.dir}"
         )
     described = {name: f"{len(cuts)} utterances, {_hours(cuts):.2f} h" for name, cuts in data.items()}
     return _start(system, backend, described, fabric)
+
+
+def _heed_word_times(rnnt: RnntConfig, cuts: CutSet) -> None:
+    """Take the bounds of words out of the settings, where the recipe allows it and nothing has word times."""
+    if not rnnt.is_restricted or rnnt.without_word_times == "refuse":
+        return
+    if not any(aligned_words(cut) for cut in islice(cuts, LOOKED_AT)):
+        logger.warning(
+            "no word times in the training data: objective.rnnt.left_buffer and right_buffer are ignored"
+        )
+        rnnt.left_buffer = rnnt.right_buffer = None
 
 
 def _compare_with_teacher(
@@ -203,7 +226,7 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
     """
     if not config.data.train_text:
         raise UserError("data.train_text: name at least one text file to train on")
-    config = replace(config, training=share_out(config.training, exp_dir, fabric))
+    config = deepcopy(replace(config, training=share_out(config.training, exp_dir, fabric)))
     tokenizer = _own_tokenizer(config, exp_dir, fabric)
     seed_everything(config.seed, rank=0)
     size = _vocab_size(config.model.vocab_size, tokenizer)
@@ -230,12 +253,23 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
         valid_batches=lambda: islice(dev_batches, limit),
         validate=validate_language_model,
     )
+    _count_steps(system, None, fabric)
     texts = {"training": train_text, "dev": dev_text}
     if fabric.is_global_zero:
         found = {name: text.description() for name, text in texts.items()}
         check_same_data(exp_dir, found, f"data.dir: {config.data.dir}")
     described = {name: f"{len(text)} sentences, {text.lens_N.sum()} pieces" for name, text in texts.items()}
     return _start(system, "none", described, fabric)
+
+
+def _count_steps(system: System, rnnt: RnntConfig | None, fabric: Fabric) -> None:
+    """Fill in the steps of what the recipe gives in epochs or hours."""
+
+    def measure() -> Pace:
+        return system.train_batches.pace().of_steps(system.config.optim.accumulate * fabric.world_size)
+
+    timed = Timed(system.stages, system.config, rnnt)
+    count_steps(timed, system.exp_dir, measure, save=fabric.is_global_zero)
 
 
 def _start(system: System, backend: str, data: dict[str, str], fabric: Fabric) -> Trainer:
@@ -323,15 +357,19 @@ def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:
     parameters = sum(parameter.numel() for parameter in system.model.parameters())
     logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
     logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
-    logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.num_steps})" for stage in system.stages))
+    logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.steps})" for stage in system.stages))
     for name, described in data.items():
         logger.info("%s: %s", name, described)
     device = f"{fabric.device}, {fabric.world_size} process(es), {system.config.precision}"
     logger.info("device: %s, %d CPU threads", device, torch.get_num_threads())
 
 
-def average(exp_dir: Path, count: int) -> list[Path]:
-    """Average the last `count` kept checkpoints of the final stage into `checkpoints/averaged.pt`.
+def average(exp_dir: Path, count: int | None = None) -> list[Path]:
+    """Average kept checkpoints of the final stage into `checkpoints/averaged.pt`.
+
+    Args:
+        exp_dir: of the system.
+        count: the last so many; None: those that would be the start of a next stage.
 
     Returns:
         The checkpoints that went in.
@@ -339,9 +377,7 @@ def average(exp_dir: Path, count: int) -> list[Path]:
     Raises:
         UserError: no experiment there, or its final stage has left no checkpoint.
     """
-    stage = load_saved_experiment(exp_dir).stages[-1].name
-    paths = stage_checkpoints(exp_dir, stage)[-count:]
-    if not paths:
-        raise UserError(f"{exp_dir}: stage '{stage}' has left no checkpoint yet")
+    config = load_saved_experiment(exp_dir)
+    paths = checkpoints_to_average(exp_dir, config.stages[-1].name, config.training, count)
     save_checkpoint(exp_dir / FOLDER / "averaged.pt", average_checkpoints(paths))
     return paths

@@ -1,5 +1,6 @@
 """A system that also learns from speech without transcripts: local prior matching, pseudo-labels."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import torch
 from lhotse import CutSet
 from lightning_fabric import Fabric
+from torch import nn
 
 from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.ranks import Ranks
 from kdasr.data.data_config import JoinConfig
 from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts
@@ -19,8 +22,9 @@ from kdasr.distillation.objective import Objective
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.models.transducer.model import Transducer
+from kdasr.self_training.first_search import FirstSearch
 from kdasr.self_training.labels import FirstGuess, Labeler, label_search
-from kdasr.self_training.proposals import ProposalModel, load_hypotheses, save_hypotheses, seed_hypotheses
+from kdasr.self_training.proposals import ProposalModel, load_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.stage import resolve_reference
 from kdasr.training.trainer import System
@@ -70,6 +74,7 @@ def with_unpaired(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         num_frames=config.model.geometry.num_frames,
+        pin_memory=fabric.device.type == "cuda",
     )
     assert isinstance(system.train_batches, TrainLoader)
     accumulate = config.training.optim.accumulate
@@ -85,14 +90,14 @@ def with_unpaired(
 
 def update_when_better(
     system: System, objective: Objective, proposal: ProposalModel
-) -> Callable[[Fabric, Validation], None]:
+) -> Callable[[Fabric, Validation, nn.Module], None]:
     """What replaces the proposal model at a validation of the system: see `ProposalModel.consider`.
 
     Its own error is measured at the first validation, on the same dev utterances: word errors of greedy
     search, all dev parts together (the paper takes the mean of two).
     """
 
-    def update(fabric: Fabric, validation: Validation) -> None:
+    def update(fabric: Fabric, validation: Validation, model: nn.Module) -> None:
         if not proposal.measured:
             batches = system.valid_batches()
             measured = validate_model(
@@ -100,8 +105,8 @@ def update_when_better(
             )
             proposal.set_error(measured.criterion)
             logger.info("proposal model: dev %s %.2f %%", _measure(measured), measured.criterion)
-        assert isinstance(system.model, Transducer)
-        if proposal.consider(system.model, validation.criterion):
+        assert isinstance(model, Transducer)
+        if proposal.consider(model, validation.criterion):
             logger.info(
                 "the model is the proposal model from now on (update %d), dev %s %.2f %%",
                 int(proposal.updates),
@@ -172,14 +177,19 @@ def _load_language_model(config: ExperimentConfig, system: System, fabric: Fabri
 def _guesses(
     proposal: ProposalModel, cuts: CutSet, config: ExperimentConfig, system: System, fabric: Fabric
 ) -> dict[str, FirstGuess]:
-    """Those of the experiment folder; made there at the first start, by the first process."""
+    """Those of the experiment folder; made there at the first start, by all processes together."""
     path, labels = system.exp_dir / GUESSES, config.unpaired.labels
     # Only the filter of low scores asks for scores, which must be those of the search that labels come from.
     search = label_search(labels) if labels.worst_share else replace(label_search(labels), beam=1)
     made_by = f"{proposal.fingerprint()}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
-    if fabric.is_global_zero and not path.is_file():
+    ids = [cut.id for cut in cuts]
+    is_there = path.is_file()
+    fabric.barrier()  # all have looked before one of them writes it
+    if not is_there:
         logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
-        save_hypotheses(path, seed_hypotheses(proposal, batches, fabric.device, search), made_by)
-    fabric.barrier()
-    return load_hypotheses(path, [cut.id for cut in cuts], made_by)
+        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        data = {"utterances": digest, "max_duration": config.data.max_duration}
+        first_search = FirstSearch(proposal, batches, search, fabric.device, made_by, data)
+        first_search.run(path, Ranks(fabric.global_rank, fabric.world_size))
+    return load_hypotheses(path, ids, made_by)

@@ -308,15 +308,15 @@ class OnnxGraph:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            ends = self._session.get_inputs(), self._session.get_outputs()
+            self._names = [entry.name for entry in ends[0]]  # a damaged name may be no text
+            self.shapes = GraphShapes(*([entry.shape for entry in entries] for entries in ends))
         except MemoryError:
             raise
         except Exception as error:  # each of onnxruntime's failures is a class of its own
             raise UserError(
                 f"{path}: onnxruntime cannot run it ({first_line(error)}): export again"
             ) from None
-        self._names = [entry.name for entry in self._session.get_inputs()]
-        entries = self._session.get_inputs(), self._session.get_outputs()
-        self.shapes = GraphShapes(*([entry.shape for entry in ends] for ends in entries))
 
     def check_ranks(self, inputs: list[int], outputs: list[int]) -> None:
         """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch_stream import BatchStream
+from kdasr.data.pace import Pace
 from kdasr.language_model.text import EncodedText
 
 # Shapes: B sentences, S pieces.
@@ -91,6 +92,10 @@ class TextLoader(BatchStream[TextBatch]):
         if len(self._plan(0)) == 0:
             raise UserError(f"too little text for {world_size} processes; lower data.batch_pieces")
 
+    def pace(self) -> Pace:
+        """Batches of an epoch, as if for one process."""
+        return Pace(len(self._batches(0)), None)
+
     def _identity(self) -> dict[str, Any]:
         return {
             "seed": self._seed,
@@ -110,6 +115,12 @@ class TextLoader(BatchStream[TextBatch]):
 
     def _plan(self, epoch: int) -> list[list[int]]:
         """The sentences of each of this rank's batches of an epoch."""
+        batches = self._batches(epoch)
+        even = len(batches) - len(batches) % self._world_size
+        return batches[self._rank : even : self._world_size]
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """The sentences of the batches of all processes."""
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._text))
         lens = self._text.lens_N
@@ -118,8 +129,7 @@ class TextLoader(BatchStream[TextBatch]):
             pool = order[start : start + POOL]
             batches += _groups(self._text, pool[np.argsort(lens[pool], kind="stable")], self._batch_pieces)
         generator.shuffle(batches)
-        even = len(batches) - len(batches) % self._world_size
-        return batches[self._rank : even : self._world_size]
+        return batches
 
 
 def valid_text_batches(text: EncodedText, batch_pieces: int) -> list[TextBatch]:

@@ -15,7 +15,7 @@ TEXT = (".txt", ".txt.gz")
 """What a file's name ends with that stands for a word n-gram of its sentences."""
 
 
-class Pieces(Protocol):
+class PieceTable(Protocol):
     """A tokenizer, or the table of pieces of an exported bundle, which has no `fingerprint`."""
 
     @property
@@ -43,7 +43,7 @@ def load_sentence_scorer(
 
 
 def load_language_model(
-    path: Path, pieces: Pieces, source: str, checkpoint: str = "auto"
+    path: Path, pieces: PieceTable, source: str, checkpoint: str = "auto"
 ) -> TransformerLanguageModel:
     """Load a language model for a recognizer, in evaluation mode, on the CPU, without gradients.
 
@@ -73,7 +73,7 @@ def load_language_model(
     return model.eval().requires_grad_(False)
 
 
-def _check_pieces(path: Path, trained_on: str, pieces: Pieces, source: str) -> None:
+def _check_pieces(path: Path, trained_on: str, pieces: PieceTable, source: str) -> None:
     own = getattr(pieces, "fingerprint", None)
     if own is None:
         # A bundle says which pieces it has, not which model made them: compare the pieces.

@@ -46,7 +46,7 @@ def shape_gradient(x: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Ten
 
 
 @dataclass(frozen=True)
-class Range:
+class ChannelRange:
     """What the values of a channel are to be like; see `Balancer`."""
 
     min_positive: float = 0.05
@@ -92,14 +92,14 @@ class Balancer(nn.Module):
         if not self.training or not by_chance(value(self.probability)):
             return x
         bounds = (self.min_positive, self.max_positive, self.min_abs, self.max_abs)
-        limits = Range(*(value(bound) for bound in bounds))
+        limits = ChannelRange(*(value(bound) for bound in bounds))
         return shape_gradient(x, lambda x, grad: balanced_gradient(x, grad, limits, self.channel_dim))
 
 
 BALANCER_SCALE = 0.04
 
 
-def balanced_gradient(x: Tensor, grad: Tensor, limits: Range, channel_dim: int = -1) -> Tensor:
+def balanced_gradient(x: Tensor, grad: Tensor, limits: ChannelRange, channel_dim: int = -1) -> Tensor:
     """The gradient with that of the balancer's penalty added, in proportion to its own size."""
     others = [dim for dim in range(x.ndim) if dim != channel_dim % x.ndim]
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):

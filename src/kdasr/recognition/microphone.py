@@ -39,7 +39,7 @@ def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]
             does not start (another program has it).
     """
     sounddevice = _sounddevice()
-    heard = _Heard()
+    heard = _Captured()
     with ExitStack() as opened:
         try:
             rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
@@ -63,7 +63,7 @@ def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]
             yield rate, samples
 
 
-class _Heard:
+class _Captured:
     """What the device has delivered: filled by its thread, emptied by ours."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class _Heard:
 
 
 @contextmanager
-def _interrupt_ends(heard: _Heard) -> Iterator[None]:
+def _interrupt_ends(heard: _Captured) -> Iterator[None]:
     """Let the first Ctrl-C end what is heard instead of interrupting the program."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

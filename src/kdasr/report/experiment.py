@@ -13,6 +13,7 @@ from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.wer import character_errors
 from kdasr.report.first_word import first_word_of, last_word_is_right
+from kdasr.training.schedule_file import planned_steps
 
 MODES = ("streaming", "offline")
 """Decoding modes, the preferred one first."""
@@ -144,7 +145,13 @@ class SystemRecord:
         stages = self.config.get("stages") or []
         if not stages or any(stage.get("plateau_patience") for stage in stages):
             return None
-        return sum(int(stage.get("num_steps", 0)) for stage in stages)
+        steps = self.steps_of_stages
+        return sum(steps.values()) if len(steps) == len(stages) else None
+
+    @property
+    def steps_of_stages(self) -> dict[str, int]:
+        """By stage; without those that nobody knows yet."""
+        return planned_steps(self.config.get("stages") or [], self.folder)
 
     @property
     def waits_for_end(self) -> bool:

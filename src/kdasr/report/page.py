@@ -127,7 +127,7 @@ def _training(system: SystemRecord, rows: Sequence[ResultRow]) -> dict[str, Any]
         "stages": [
             {
                 "name": stage.get("name"),
-                "steps": stage.get("num_steps"),
+                "steps": system.steps_of_stages.get(str(stage.get("name"))),
                 "init": stage.get("init_from"),
                 "losses": ", ".join(f"{k} {v:g}" for k, v in (stage.get("loss_weights") or {}).items()),
             }

@@ -48,7 +48,7 @@ class Label:
 
 
 @dataclass
-class Lane:
+class TimelineLane:
     """One line of the figure: a system, or the reference."""
 
     name: str
@@ -100,22 +100,22 @@ def timeline_plot(
     )
 
 
-def _reference_lane(utterance: DecodedUtterance) -> Lane:
+def _reference_lane(utterance: DecodedUtterance) -> TimelineLane:
     words, shown = utterance.ref_words, readable(utterance.ref)
     if not words:
         labels = [Label(0.0, [(f"{shown(utterance.ref)} (no word alignment)", False)])]
-        return Lane("reference", "", INK.light, labels)
+        return TimelineLane("reference", "", INK.light, labels)
     labels = [Label(word.start, [(shown(word.word), False)]) for word in words]
-    return Lane("reference", "", INK.light, labels, spans=[(word.start, word.end) for word in words])
+    return TimelineLane("reference", "", INK.light, labels, spans=[(word.start, word.end) for word in words])
 
 
-def _system_lane(name: str, utterance: DecodedUtterance, style: SystemStyle) -> Lane:
+def _system_lane(name: str, utterance: DecodedUtterance, style: SystemStyle) -> TimelineLane:
     latency = utterance.first_word_ms
     detail = f"{utterance.num_errors} error{'' if utterance.num_errors == 1 else 's'}"
     if latency is not None:
         detail += f", {number(latency)} ms"
     marks = [token.emitted for token in utterance.tokens]
-    return Lane(name, detail, style.color.light, token_labels(utterance), marks=marks)
+    return TimelineLane(name, detail, style.color.light, token_labels(utterance), marks=marks)
 
 
 def token_labels(utterance: DecodedUtterance) -> list[Label]:
@@ -145,7 +145,7 @@ def token_labels(utterance: DecodedUtterance) -> list[Label]:
     return labels
 
 
-def _time_range(utterance: DecodedUtterance, lanes: Sequence[Lane], width: float) -> float:
+def _time_range(utterance: DecodedUtterance, lanes: Sequence[TimelineLane], width: float) -> float:
     """Seconds on the axis: the audio, and room for the labels that stand to the right of their time."""
     end = max(utterance.duration, *(label.time for lane in lanes for label in lane.labels))
     for lane in lanes:
@@ -155,7 +155,7 @@ def _time_range(utterance: DecodedUtterance, lanes: Sequence[Lane], width: float
     return end * 1.005
 
 
-def _place(lane: Lane, width: float, end: float) -> None:
+def _place(lane: TimelineLane, width: float, end: float) -> None:
     """Put every label right of its time, or left of it where it does not fit, in the first free row."""
     placed: list[Label] = []
     taken: list[list[tuple[float, float]]] = []
@@ -207,7 +207,7 @@ def _wrap(label: Label, chars: int) -> list[Label]:
 
 
 def _draw(
-    lanes: Sequence[Lane], features_TF: np.ndarray | None, frame: tuple[float, float, float, float]
+    lanes: Sequence[TimelineLane], features_TF: np.ndarray | None, frame: tuple[float, float, float, float]
 ) -> Figure:
     margin, width, end, duration = frame
     lanes_height = sum(lane.height + LANE_GAP for lane in lanes) + 4
@@ -255,7 +255,7 @@ def _draw_spectrogram(
     axes.set_ylabel("mel bin")
 
 
-def _draw_lane(axes: Axes, lane: Lane, y: float, seconds_per_point: float) -> None:
+def _draw_lane(axes: Axes, lane: TimelineLane, y: float, seconds_per_point: float) -> None:
     """Text on its rows, ticks where it was shown, and below it the emission frames or the words' extents."""
     bottom = y + lane.height
     left = -8 * seconds_per_point

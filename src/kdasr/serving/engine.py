@@ -30,7 +30,7 @@ _BLOCK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Failure:
+class StreamFailure:
     """A stream that cannot go on."""
 
     code: str
@@ -53,11 +53,11 @@ class Ended:
     figures: list[dict[str, Any]]
 
 
-Event = Update | Failure | Taken | Ended
+Event = Update | StreamFailure | Taken | Ended
 
 
 @dataclass(eq=False)
-class Job:
+class ServedAudio:
     """One client's audio on its way through the models."""
 
     models: Sequence[ServedModel]
@@ -92,7 +92,7 @@ class Engine:
         self.models = list(models)
         self._limits, self._metrics = limits, metrics
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._active: dict[Job, None] = {}
+        self._active: dict[ServedAudio, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="kdasr-decoding", daemon=True)
 
@@ -106,30 +106,30 @@ class Engine:
         self._inbox.put(None)
         self._thread.join(timeout)
 
-    def open(self, job: Job) -> None:
-        """Create the streams of a job; a failure is reported to its listener."""
-        self._inbox.put(lambda: self._open(job))
+    def open(self, audio: ServedAudio) -> None:
+        """Create the streams of some audio; a failure is reported to its listener."""
+        self._inbox.put(lambda: self._open(audio))
 
-    def push(self, job: Job, samples: Samples) -> None:
-        """Give a job some audio at its rate."""
+    def push(self, audio: ServedAudio, samples: Samples) -> None:
+        """Give it some samples at its rate."""
         now = time.monotonic()
-        self._inbox.put(lambda: self._push(job, samples, now))
+        self._inbox.put(lambda: self._push(audio, samples, now))
 
-    def finish(self, job: Job) -> None:
-        """No more audio comes; the job ends when all of it is decoded."""
-        self._inbox.put(lambda: self._finish(job))
+    def finish(self, audio: ServedAudio) -> None:
+        """No more audio comes; it ends when all is decoded."""
+        self._inbox.put(lambda: self._finish(audio))
 
-    def close(self, job: Job) -> None:
-        """Drop a job, whatever is left of it. It hears nothing more."""
-        self._inbox.put(lambda: self._close(job))
+    def close(self, audio: ServedAudio) -> None:
+        """Drop some audio, whatever is left of it. Its listener gets nothing more."""
+        self._inbox.put(lambda: self._close(audio))
 
     def _run(self) -> None:
         while self._take_inbox():
             for work in (self._feed, self._ends):
-                self._post([event for job in list(self._active) for event in self._guarded(job, work)])
+                self._post([event for audio in list(self._active) for event in self._guarded(audio, work)])
             for batch in self._batches():
                 self._post(self._decode(batch))
-            self._active = {job: None for job in self._active if job.has_work}
+            self._active = {audio: None for audio in self._active if audio.has_work}
 
     def _take_inbox(self) -> bool:
         """Do what is asked for; wait when there is nothing else to do. False: stop."""
@@ -142,56 +142,58 @@ class Engine:
                 return False
             task()
 
-    def _open(self, job: Job) -> None:
+    def _open(self, audio: ServedAudio) -> None:
         try:
-            job.lanes = [Lane(model, job.arrivals, job.biasing.get(model.name)) for model in job.models]
+            audio.lanes = [
+                Lane(model, audio.arrivals, audio.biasing.get(model.name)) for model in audio.models
+            ]
         except Exception as error:
-            self._fail(job, error)
+            self._fail(audio, error)
 
-    def _push(self, job: Job, samples: Samples, now: float) -> None:
-        if not job.is_closed:
-            job.arrivals.add(len(samples) / job.rate, now)
-            job.waiting.append(samples)
-            self._active[job] = None
+    def _push(self, audio: ServedAudio, samples: Samples, now: float) -> None:
+        if not audio.is_closed:
+            audio.arrivals.add(len(samples) / audio.rate, now)
+            audio.waiting.append(samples)
+            self._active[audio] = None
 
-    def _finish(self, job: Job) -> None:
-        job.is_finished = True
-        self._active[job] = None
+    def _finish(self, audio: ServedAudio) -> None:
+        audio.is_finished = True
+        self._active[audio] = None
 
-    def _close(self, job: Job) -> None:
-        job.is_closed = True
-        job.lanes, job.waiting = [], deque()
-        self._active.pop(job, None)
+    def _close(self, audio: ServedAudio) -> None:
+        audio.is_closed = True
+        audio.lanes, audio.waiting = [], deque()
+        self._active.pop(audio, None)
 
-    def _feed(self, job: Job) -> list[tuple[Job, Event]]:
-        """Take a block of a job's audio, unless what it has taken is not decoded yet."""
-        if job.is_behind:
+    def _feed(self, audio: ServedAudio) -> list[tuple[ServedAudio, Event]]:
+        """Take a block of the samples, unless what it has taken is not decoded yet."""
+        if audio.is_behind:
             return []
-        if job.waiting:
-            samples, block = job.waiting.popleft(), round(_BLOCK_SECONDS * job.rate)
+        if audio.waiting:
+            samples, block = audio.waiting.popleft(), round(_BLOCK_SECONDS * audio.rate)
             if len(samples) > block:
-                job.waiting.appendleft(samples[block:])
-            for lane in job.lanes:
-                lane.accept(job.rate, samples[:block])
-            return [(job, Taken(len(samples[:block]) / job.rate))]
-        if job.is_finished:
-            for lane in job.lanes:
+                audio.waiting.appendleft(samples[block:])
+            for lane in audio.lanes:
+                lane.accept(audio.rate, samples[:block])
+            return [(audio, Taken(len(samples[:block]) / audio.rate))]
+        if audio.is_finished:
+            for lane in audio.lanes:
                 lane.finish()
         return []
 
-    def _batches(self) -> Iterator[list[tuple[Job, Lane]]]:
+    def _batches(self) -> Iterator[list[tuple[ServedAudio, Lane]]]:
         """All chunks that are ready, in batches of one model each."""
         for model in self.models:
             ready = [
-                (job, lane)
-                for job in self._active
-                for lane in job.lanes
+                (audio, lane)
+                for audio in self._active
+                for lane in audio.lanes
                 if lane.model is model and lane.is_ready
             ]
             for start in range(0, len(ready), self._limits.max_batch):
                 yield ready[start : start + self._limits.max_batch]
 
-    def _decode(self, batch: list[tuple[Job, Lane]]) -> list[tuple[Job, Event]]:
+    def _decode(self, batch: list[tuple[ServedAudio, Lane]]) -> list[tuple[ServedAudio, Event]]:
         """Decode one chunk of each. One that fails takes no other with it."""
         started = time.perf_counter()
         try:
@@ -204,54 +206,56 @@ class Engine:
             self._fail(batch[0][0], error)
             return []
         seconds = (time.perf_counter() - started) / len(batch)
-        events: list[tuple[Job, Event]] = []
-        for job, lane in batch:
-            events += self._guarded(job, partial(self._reports, lane, seconds))
+        events: list[tuple[ServedAudio, Event]] = []
+        for audio, lane in batch:
+            events += self._guarded(audio, partial(self._reports, lane, seconds))
         return events
 
-    def _reports(self, lane: Lane, seconds: float, job: Job) -> list[tuple[Job, Event]]:
-        return [self._report(job, lane, seconds)]
+    def _reports(self, lane: Lane, seconds: float, audio: ServedAudio) -> list[tuple[ServedAudio, Event]]:
+        return [self._report(audio, lane, seconds)]
 
-    def _report(self, job: Job, lane: Lane, seconds: float) -> tuple[Job, Event]:
+    def _report(self, audio: ServedAudio, lane: Lane, seconds: float) -> tuple[ServedAudio, Event]:
         update = lane.report(seconds)
         if seconds:
             self._metrics.add_chunk(update)
         if update.is_final and update.result.tokens and not lane.model.is_offline:
-            for other in job.lanes:
+            for other in audio.lanes:
                 if other.model.is_offline:
                     other.cut()
-        return job, update
+        return audio, update
 
-    def _ends(self, job: Job) -> list[tuple[Job, Event]]:
-        """Reports of what has ended with nothing left to decode, and the end of the job."""
-        events = [self._report(job, lane, 0.0) for lane in job.lanes if lane.is_silent_end]
-        if job.is_finished and job.lanes and all(lane.is_done for lane in job.lanes):
-            events.append((job, Ended([lane.figures() for lane in job.lanes])))
-            self._close(job)
+    def _ends(self, audio: ServedAudio) -> list[tuple[ServedAudio, Event]]:
+        """Reports of what has ended with nothing left to decode, and the end of the audio."""
+        events = [self._report(audio, lane, 0.0) for lane in audio.lanes if lane.is_silent_end]
+        if audio.is_finished and audio.lanes and all(lane.is_done for lane in audio.lanes):
+            events.append((audio, Ended([lane.figures() for lane in audio.lanes])))
+            self._close(audio)
         return events
 
-    def _guarded(self, job: Job, work: Callable[[Job], list[tuple[Job, Event]]]) -> list[tuple[Job, Event]]:
-        """What `work` reports; should it fail, its job alone ends."""
-        if job.is_closed:
+    def _guarded(
+        self, audio: ServedAudio, work: Callable[[ServedAudio], list[tuple[ServedAudio, Event]]]
+    ) -> list[tuple[ServedAudio, Event]]:
+        """What `work` reports; should it fail, its audio alone ends."""
+        if audio.is_closed:
             return []
         try:
-            return work(job)
+            return work(audio)
         except Exception as error:
-            self._fail(job, error)
+            self._fail(audio, error)
             return []
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        """End a job that cannot go on. What the user has done is told; what we have done is logged."""
-        was_open = bool(job.lanes)
-        self._close(job)
+    def _fail(self, audio: ServedAudio, error: Exception) -> None:
+        """End what cannot go on. What the user has done is told; what we have done is logged."""
+        was_open = bool(audio.lanes)
+        self._close(audio)
         if isinstance(error, UserError):
-            failure = Failure("bad_samples" if was_open else "bad_start", str(error))
+            failure = StreamFailure("bad_samples" if was_open else "bad_start", str(error))
         else:
             log.error("a stream failed", exc_info=error)
-            failure = Failure("internal", "the server failed on this stream", is_ours=True)
-        self._post([(job, failure)])
+            failure = StreamFailure("internal", "the server failed on this stream", is_ours=True)
+        self._post([(audio, failure)])
 
-    def _post(self, events: list[tuple[Job, Event]]) -> None:
+    def _post(self, events: list[tuple[ServedAudio, Event]]) -> None:
         if events and self._loop is not None:
             try:
                 self._loop.call_soon_threadsafe(_deliver, events)
@@ -259,6 +263,6 @@ class Engine:
                 log.debug("%d events after the end of the event loop", len(events))
 
 
-def _deliver(events: list[tuple[Job, Event]]) -> None:
-    for job, event in events:
-        job.listener(event)
+def _deliver(events: list[tuple[ServedAudio, Event]]) -> None:
+    for audio, event in events:
+        audio.listener(event)

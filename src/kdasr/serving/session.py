@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdasr.decoding.biasing import BiasingGraph
-from kdasr.serving.engine import Ended, Engine, Event, Failure, Job, Taken
+from kdasr.serving.engine import Ended, Engine, Event, ServedAudio, StreamFailure, Taken
 from kdasr.serving.lane import ServedModel, Update
 from kdasr.serving.limits import Limits
 from kdasr.serving.messages import INTERNAL, INVALID, MessageError, Replies
@@ -41,7 +41,7 @@ class Session:
         biasing: Mapping[str, BiasingGraph],
     ) -> None:
         self._engine, self._limits = engine, limits
-        self._job = Job(list(models), rate, self._hear, dict(biasing))
+        self._audio = ServedAudio(list(models), rate, self._hear, dict(biasing))
         self._finals: deque[Update] = deque()
         self._latest: dict[str, Update] = {}
         self._over: Ended | MessageError | None = None
@@ -52,25 +52,25 @@ class Session:
         self.queue_seconds = 0.0
         """Audio that waits to be decoded."""
         self.closing = Closing(1000)
-        engine.open(self._job)
+        engine.open(self._audio)
 
     def push(self, samples: Any) -> None:
         """Take samples of the client's rate and format."""
         if len(samples) and not self.is_finished:
-            self.queue_seconds += len(samples) / self._job.rate
-            self._engine.push(self._job, samples)
+            self.queue_seconds += len(samples) / self._audio.rate
+            self._engine.push(self._audio, samples)
 
     def finish(self, reason: str = "end") -> None:
         """No more audio is taken; what there is will be decoded and sent. The first reason counts."""
         if not self.is_finished:
             self.is_finished, self._reason = True, reason
-            self._engine.finish(self._job)
+            self._engine.finish(self._audio)
             self._taken.set()
 
     def refuse(self, error: MessageError) -> None:
         """End the stream with an error, after the results that there are."""
         self.is_finished = True
-        self._engine.close(self._job)
+        self._engine.close(self._audio)
         self._over = self._over or error
         self._news.set()
         self._taken.set()
@@ -79,7 +79,7 @@ class Session:
         """Drop whatever is left."""
         self.is_finished = True
         self.queue_seconds = 0.0
-        self._engine.close(self._job)
+        self._engine.close(self._audio)
 
     async def room(self) -> None:
         """Wait until more audio may be taken."""
@@ -122,7 +122,7 @@ class Session:
             return
         if isinstance(event, Update):
             self._keep(event)
-        elif isinstance(event, Failure):
+        elif isinstance(event, StreamFailure):
             self.is_finished = True
             close = INTERNAL if event.is_ours else INVALID
             self._over = self._over or MessageError(event.code, event.message, close)

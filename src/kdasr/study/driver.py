@@ -24,6 +24,8 @@ class Options:
     """Empty: all."""
     upto: str = "test"
     """One of `STAGES`; dev: nothing decodes a test part."""
+    devices: Sequence[Sequence[str]] = ()
+    """GPUs of each job that runs side by side with others; none: all see all."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ def run_study(study: Study, options: Options, say: Say = print) -> Report:
         runs = [*trials, *study.planner.runs(rows, early)]
         jobs = study.jobs(runs, "dev")
         say(f"Round 1: learning rates of {len({run.row for run in trials})} rows, {len(trials)} trials")
-        report.add(run_stamped(jobs, study.exp, options.num_jobs, say))
+        report.add(run_stamped(jobs, study.exp, options.num_jobs, say, options.devices))
     rates = {row: rate for row, rate in chosen_rates(study).items() if row in rows}
     for row in rows:
         if row not in rates:
@@ -68,7 +70,8 @@ def run_study(study: Study, options: Options, say: Say = print) -> Report:
             say(f"{row}: its learning rate is not chosen, because not all trials of {whose} have finished")
     runs = study.planner.runs(rows, rates)
     say(f"Training and decoding {len(runs)} runs of {len(rates)} rows")
-    report.add(run_stamped(study.jobs(runs, options.upto), study.exp, options.num_jobs, say))
+    jobs = study.jobs(runs, options.upto)
+    report.add(run_stamped(jobs, study.exp, options.num_jobs, say, options.devices))
     return report
 
 

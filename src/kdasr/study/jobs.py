@@ -37,6 +37,9 @@ class Study:
     planner: Planner
     kdasr: tuple[str, ...] = KDASR
     """The command that jobs call."""
+    gpus: int = 0
+    """Of each job: as many processes share out its training and its decoding. 0: one process trains where
+    `training.accelerator` says, and decodes on the CPU."""
     digests: dict[tuple[str, ...], str] = field(default_factory=dict)
     """Of the data by parts, computed once."""
     made: dict[str, StampedJob] = field(default_factory=dict)
@@ -152,7 +155,7 @@ class Study:
             needs.append(LANGUAGE_MODEL)
         return StampedJob(
             name=run.job_name(kind),
-            commands=((*self.kdasr, *command, "--mode", mode),),
+            commands=((*self._launch(), *command, "--mode", mode, *self._device()),),
             settings=settings,
             needs=tuple(needs),
             outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
@@ -160,7 +163,17 @@ class Study:
 
     def _training(self, conf: Path, exp: Path) -> tuple[tuple[str, ...], ...]:
         train = ("train", "--config", str(conf), "--exp", str(exp))
-        return (*self.kdasr, *train), (*self.kdasr, "average", str(exp))
+        return (*self._launch(), *train), (*self.kdasr, "average", str(exp))
+
+    def _launch(self) -> tuple[str, ...]:
+        """The command, in as many processes as a job has GPUs."""
+        if self.gpus < 2:
+            return self.kdasr
+        count = ("--standalone", "--nproc-per-node", str(self.gpus), "--no-python")
+        return (sys.executable, "-m", "torch.distributed.run", *count, *self.kdasr)
+
+    def _device(self) -> tuple[str, ...]:
+        return ("--device", "cuda") if self.gpus else ()
 
     def _search_with_lm(self) -> dict[str, str | float]:
         """Options of `kdasr decode` beside the language model's folder."""

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.study.recipe import Recipe, ResultsConfig
 from kdasr.study.trained_run import RunInfo
+from kdasr.training.schedule_file import planned_steps
 
 LANGUAGE_MODEL = "lm"
 """The job that trains the recipe's language model, and its folder."""
@@ -48,7 +50,7 @@ class Run:
 
     def info(self) -> RunInfo:
         """What the report has to know of it."""
-        steps = sum(stage.num_steps for stage in self.config.stages)
+        steps = sum(planned_steps(config_to_dict(self.config)["stages"], self.folder).values())
         peak = self.config.stages[0].learning_rate or self.config.training.optim.learning_rate
         return RunInfo(self.row, self.init, self.seed, peak, steps, self.folder)
 

@@ -9,6 +9,7 @@ from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import Items, OneOf, above, at_least, between
 from kdasr.decoding.expansion import MAX_PENALTY
+from kdasr.distillation.objective_config import LENGTHS
 from kdasr.experiment.config import (
     ExperimentConfig,
     LanguageModelExperiment,
@@ -337,9 +338,13 @@ def load_language_model(path: Path, results: ResultsConfig) -> LanguageModelExpe
     return config
 
 
+def _total(config: ExperimentConfig, option: str) -> float:
+    return sum(stage.length.get(option, 0) for stage in config.stages)
+
+
 def _comparable(config: ExperimentConfig) -> dict[str, Any]:
     return {
-        "steps": sum(stage.num_steps for stage in config.stages),
+        **{name: _total(config, name) for name in LENGTHS},
         "first context": str(config.contexts[0]),
         "accumulate": config.training.optim.accumulate,
         "data": config.data,

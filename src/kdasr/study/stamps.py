@@ -128,15 +128,23 @@ class Stamps:
         return ""
 
 
-def run_stamped(jobs: Sequence[StampedJob], exp: Path, num: int, say: Say = print) -> Outcome:
+def run_stamped(
+    jobs: Sequence[StampedJob],
+    exp: Path,
+    num: int,
+    say: Say = print,
+    devices: Sequence[Sequence[str]] = (),
+) -> Outcome:
     """Run every job that is not finished, each with one thread; logs in `exp/log`, stamps in `exp/stamps`.
+
+    `devices`: see `RunOptions`.
 
     Raises:
         Stopped: by a signal; see `run_jobs`.
         UserError: another driver, or a job that one has left behind, is at work in this folder.
     """
     with alone(exp, "`kdasr results`") as lock:
-        options = RunOptions(exp / "log", num, environment=ONE_THREAD, keep_open=(lock,))
+        options = RunOptions(exp / "log", num, environment=ONE_THREAD, keep_open=(lock,), devices=devices)
         return run_jobs(jobs, options, Stamps(exp / "stamps"), say)
 
 

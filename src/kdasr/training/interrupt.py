@@ -15,7 +15,7 @@ class TrainingInterrupted(Exception):  # noqa: N818 - a request, not an error
     """Training was asked to stop and has left a checkpoint. The message says how to go on."""
 
 
-class StopRequest:
+class TrainingStop:
     """Whether a signal has asked for a stop."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class StopRequest:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     @contextmanager
-    def listening(self) -> Iterator["StopRequest"]:
+    def listening(self) -> Iterator["TrainingStop"]:
         """Catch SIGINT and SIGTERM within the block."""
         with handling_stops(self._on_signal):
             yield self

@@ -98,7 +98,7 @@ def scheduled_learning_rate(config: OptimConfig, stage: StageConfig, stage_step:
     return peak * learning_rate_factor(
         stage_step,
         warmup_steps=warmup_steps,
-        num_steps=stage.num_steps,
+        num_steps=stage.steps,
         decay=config.decay,
         final=config.final_fraction,
     )

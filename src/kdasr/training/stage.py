@@ -6,11 +6,19 @@ from pathlib import Path
 
 from torch import nn
 
-from kdasr.checkpoint import FOLDER, find_checkpoint, load_checkpoint, load_weights
+from kdasr.checkpoint import (
+    FOLDER,
+    average_checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.resume import Progress, TeacherFile, saved_progress
+from kdasr.training.training_config import TrainerConfig
 
 
 def stages_until(stages: Sequence[StageConfig], last: str | None) -> Sequence[StageConfig]:
@@ -36,6 +44,36 @@ def stage_checkpoints(exp_dir: Path, stage: str) -> list[Path]:
 def checkpoint_path(exp_dir: Path, stage: str, step: int) -> Path:
     """Where the checkpoint of a stage at a step (of all stages) is kept."""
     return exp_dir / FOLDER / f"{stage}-{step:07d}.pt"
+
+
+def averaged_path(exp_dir: Path, stage: str) -> Path:
+    """Where the average of a stage's checkpoints is, if there is more than one to average."""
+    return exp_dir / FOLDER / f"{stage}-averaged.pt"
+
+
+def checkpoints_to_average(
+    exp_dir: Path, stage: str, config: TrainerConfig, count: int | None = None
+) -> list[Path]:
+    """The checkpoints of a stage that stand for it together, oldest first: the last `count` of them.
+
+    None: the last `keep_last`; with a running average, which is an average already, the last one.
+
+    Raises:
+        UserError: there are none.
+    """
+    if count is None:
+        count = 1 if config.average_decay > 0 else max(config.keep_last, 1)
+    paths = stage_checkpoints(exp_dir, stage)[-count:]
+    if not paths:
+        raise UserError(f"{exp_dir}: stage '{stage}' has left no checkpoint")
+    return paths
+
+
+def average_stage(exp_dir: Path, stage: str, config: TrainerConfig) -> None:
+    """Write what later stages start from when they start from this one."""
+    paths = checkpoints_to_average(exp_dir, stage, config)
+    if len(paths) > 1:
+        save_checkpoint(averaged_path(exp_dir, stage), average_checkpoints(paths))
 
 
 def prune_checkpoints(exp_dir: Path, stages: Sequence[StageConfig], current: str, keep_last: int) -> None:
@@ -88,16 +126,19 @@ def teacher_checkpoint(reference: str, exp_dir: Path, number: int = 0) -> Path:
 
 
 def initial_checkpoint(stages: Sequence[StageConfig], index: int, exp_dir: Path) -> Path | None:
-    """The checkpoint file that stage number `index` starts from; None: the weights stay as they are.
+    """The checkpoint file that stage number `index` starts from; None: random weights.
 
     Raises:
         UserError: `init_from` names nothing that exists.
     """
-    reference = stages[index].init_from
+    earlier = [stage.name for stage in stages[:index]]
+    reference = stages[index].init_from or next(reversed(earlier), None)
     if reference is None:
         return None
-    earlier = [stage.name for stage in stages[:index]]
     if reference in earlier:
+        averaged = averaged_path(exp_dir, reference)
+        if averaged.is_file():
+            return averaged
         kept = stage_checkpoints(exp_dir, reference)
         if not kept:
             raise UserError(f"{exp_dir}: stage '{reference}' has left no checkpoint to start from")

@@ -1,6 +1,6 @@
 """What ends a training from outside, said in one line: no memory, or a killed worker of the data loader."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kdasr.common.errors import UserError
@@ -8,6 +8,7 @@ from kdasr.common.failures import first_line, is_killed_worker, is_out_of_memory
 from kdasr.data.audio_files import quote
 from kdasr.distillation.step import TrainBatch
 from kdasr.training.training_config import TrainerConfig
+from kdasr.training.validation import share_of
 
 
 class StepError(UserError):
@@ -43,6 +44,24 @@ def naming_batches(batches: Sequence[TrainBatch], config: TrainerConfig, what: s
 def pieces_of(batch: TrainBatch, count: int) -> list[TrainBatch]:
     """A batch in up to `count` pieces, as far as it can be divided."""
     return list(batch.split(count)) if min(count, batch.max_splits) > 1 else [batch]
+
+
+class DevPieces:
+    """Dev batches in pieces; says which one is worked on."""
+
+    def __init__(self, batches: Iterable[TrainBatch], count: int, current: list[TrainBatch]) -> None:
+        """`count` pieces of each batch, as far as it can be divided; `current` gets the one that is next."""
+        self._batches, self._count, self._current = batches, count, current
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        return (piece for _, piece in self.share(0, 1))
+
+    def share(self, rank: int, world_size: int) -> Iterator[tuple[int, TrainBatch]]:
+        """See `Shareable`; pieces of a batch have its number."""
+        for number, batch in share_of(self._batches, rank, world_size):
+            for piece in pieces_of(batch, self._count):
+                self._current[:] = [piece]
+                yield number, piece
 
 
 def _describe(batches: Sequence[TrainBatch]) -> str:

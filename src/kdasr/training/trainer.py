@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
+from kdasr.data.pace import Pace
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import StepObjective, TrainBatch
 from kdasr.nn.context import Context
 from kdasr.training import stage as stages
-from kdasr.training.interrupt import StopRequest, TrainingInterrupted
+from kdasr.training.average import RunningAverage
+from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
 from kdasr.training.lost import count_lost
 from kdasr.training.metrics import Display, Meter, MetricsWriter
 from kdasr.training.module import TrainingModule, sample_context
@@ -35,7 +37,7 @@ from kdasr.training.resume import (
     set_rng_state,
     truncate_metrics,
 )
-from kdasr.training.step_errors import StepError, naming_batches, pieces_of
+from kdasr.training.step_errors import DevPieces, StepError, naming_batches, pieces_of
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import StepResult, Updater
 from kdasr.training.validation import WARM, Validate, Validation
@@ -53,6 +55,8 @@ class BatchSource(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def pace(self) -> Pace: ...
 
 
 @dataclass(kw_only=True)
@@ -74,8 +78,8 @@ class System:
     validate: Validate
     at_start: Callable[[Fabric], None] | None = None
     """What else is to happen once the model has the weights that training starts from."""
-    after_validation: Callable[[Fabric, Validation], None] | None = None
-    """What else is to happen at a validation, before the checkpoint."""
+    after_validation: Callable[[Fabric, Validation, nn.Module], None] | None = None
+    """What else is to happen at a validation, before the checkpoint; gets the model that was measured."""
     teachers: Sequence[TeacherFile] = ()
     """The checkpoints that the objective's teachers came from."""
 
@@ -96,12 +100,14 @@ class Trainer:
             batches_per_step=fabric.world_size * system.config.optim.accumulate,
         )
         self.meter = Meter()
-        self.stop = StopRequest()
+        self.stop = TrainingStop()
         self.display = Display(enabled=fabric.is_global_zero)
         self.writer: MetricsWriter | None = None
         self.learning_rate = 0.0
         self._stop_agreed = False
         self._saved_optimizer: dict[str, Any] | None = None
+        self._saved_average: dict[str, Any] | None = None
+        self.average: RunningAverage | None = None
         self._before_step: tuple[dict[str, Any], dict[str, Any]] | None = None
         """While a step is computed: where batches and random numbers stood before it."""
 
@@ -153,12 +159,14 @@ class Trainer:
         if payload is not None:
             state, source = payload["trainer"], str(self.last_path)
             own = own_state(state["processes"], fabric)
-            load_weights(self.system.model, payload["model"], source)
+            load_weights(self.system.model, state.get("weights", payload["model"]), source)
             load_weights(self.system.objective, state["objective"], source)
             kept = ("teacher", "teacher_sha256", "more_teachers", "batches_per_step")
             now = {name: getattr(progress, name) for name in kept}
             self.progress = progress = Progress(**{**state["progress"], **now})
             self._saved_optimizer = state["optimizer"]
+            if "average" in state:
+                self._saved_average = {**state["average"], "model": payload["model"]}
             self.system.train_batches.load_state_dict(own["batches"])
             if "rng" in own:
                 self.meter.load_state_dict(own["meter"], fabric.device)
@@ -182,15 +190,30 @@ class Trainer:
         self.stage = stage
         self.module = TrainingModule(system.model, system.objective).train()
         self.updater = Updater(self.fabric, self.module, stage, self.config.optim)
+        self._begin_average(resumed)
         if resumed and self._saved_optimizer is not None:
             self.updater.optimizer.load_state_dict(self._saved_optimizer)
-        self._saved_optimizer = None
-        self.display.begin(stage.name, self.progress.stage_step, stage.num_steps)
+        self._saved_optimizer = self._saved_average = None
+        self.display.begin(stage.name, self.progress.stage_step, stage.steps)
         logger.info("stage '%s': %s, losses %s", stage.name, _starts_from(stage, index), stage.loss_weights)
+
+    def _begin_average(self, resumed: bool) -> None:
+        """Set up the running average, if there is one, and what is measured and kept."""
+        self.average, self.measured = None, self.module
+        if self.config.average_decay == 0.0:
+            return
+        self.average = RunningAverage(self.system.model, self.config.average_decay)
+        if resumed and self._saved_average is not None:
+            saved = self._saved_average
+            self.average.load_state_dict(saved, saved["model"], str(self.last_path))
+        self.measured = TrainingModule(self.average.model, self.system.objective)
 
     def _enter_stage(self, index: int) -> None:
         """Reset what belongs to one stage and take over its initial weights."""
         system, old = self.system, self.progress
+        if index > 0 and self.fabric.is_global_zero:
+            stages.average_stage(system.exp_dir, system.stages[index - 1].name, self.config)
+        self.fabric.barrier()
         path = stages.initial_checkpoint(system.stages, index, system.exp_dir)
         from_scratch = old.from_scratch
         if path is not None:
@@ -233,6 +256,8 @@ class Trainer:
             count_lost(progress, agreed, ids, self.config.max_lost)
         progress.utterances += agreed.num_utterances
         self.learning_rate = self.updater.apply(result, progress.stage_step)
+        if self.average is not None:
+            self.average.update()
         progress.step += 1
         progress.stage_step += 1
         progress.bad_batches = 0
@@ -265,7 +290,7 @@ class Trainer:
 
     def log_train(self) -> None:
         """Write a row each `log_every` steps and at the end of the stage: the means since the last one."""
-        at_end = self.progress.stage_step >= self.stage.num_steps
+        at_end = self.progress.stage_step >= self.stage.steps
         if self.meter.steps == 0 or (self.progress.step % self.config.log_every and not at_end):
             return
         means, hours_per_second = self.meter.means(self.fabric)
@@ -287,7 +312,7 @@ class Trainer:
         complete = {**row, **position, "seconds": round(progress.seconds, 3)}
         if self.writer is not None:
             self.writer.write(complete)
-        self.display.show(complete, self.stage.num_steps)
+        self.display.show(complete, self.stage.steps)
 
     def validation_due(self) -> bool:
         """At every `validate_every` steps of a stage and at its end, once."""
@@ -295,29 +320,23 @@ class Trainer:
         if progress.validated_step == progress.step:
             return False
         rhythm = progress.stage_step > 0 and progress.stage_step % self.config.validate_every == 0
-        return rhythm or progress.stage_step >= self.stage.num_steps
+        return rhythm or progress.stage_step >= self.stage.steps
 
     def validate(self) -> Validation | None:
         """Results on the dev parts; None when a stop was asked for on the way."""
-        alone = self.fabric.world_size == 1
         current: list[TrainBatch] = []
         with naming_batches(current, self.config, "validation"):
-            return self.system.validate(
+            validation = self.system.validate(
                 self.fabric,
-                self.module,
-                self._dev_batches(current),
+                self.measured,
+                DevPieces(self.system.valid_batches(), self.config.split_batches, current),
                 self.system.tokenizer,
                 self.system.contexts[0],
                 self.stage.loss_weights,
-                should_stop=lambda: alone and self.stop.asked,
+                should_stop=lambda: self.stop.asked,
             )
-
-    def _dev_batches(self, current: list[TrainBatch]) -> Iterator[TrainBatch]:
-        """The dev batches in pieces; `current` holds the one that is worked on."""
-        for batch in self.system.valid_batches():
-            for part in pieces_of(batch, self.config.split_batches):
-                current[:] = [part]
-                yield part
+        self._stop_agreed = self._stop_agreed or validation is None
+        return validation
 
     def log_valid(self, validation: Validation) -> bool:
         """Write the row, decide whether the stage is over; returns whether this is its best checkpoint."""
@@ -327,9 +346,9 @@ class Trainer:
         )
         progress.validated_step = progress.step
         plateau = stages.reached_plateau(progress, stage, validation.terms)
-        if plateau and progress.stage_step < stage.num_steps:
+        if plateau and progress.stage_step < stage.steps:
             logger.info("stage '%s': hidden_mse has stopped improving; it ends here", stage.name)
-        progress.stage_over = plateau or progress.stage_step >= stage.num_steps
+        progress.stage_over = plateau or progress.stage_step >= stage.steps
         return stages.update_best(progress, validation.criterion, validation.total)
 
     def save(self, *, keep: bool, best: bool) -> None:
@@ -345,7 +364,7 @@ class Trainer:
         system, progress = self.system, self.progress
         payload = {
             "model_config": config_to_dict(system.model.config),
-            "model": {name: tensor.detach().cpu() for name, tensor in system.model.state_dict().items()},
+            "model": _weights(self.measured.model),
             "context": asdict(system.contexts[0]),
             "tokenizer_fingerprint": system.tokenizer.fingerprint,
             "system": system.name,
@@ -362,6 +381,8 @@ class Trainer:
             "optimizer": self.updater.optimizer.state_dict(),
             "processes": processes,
         }
+        if self.average is not None:
+            state |= {"average": self.average.state_dict(), "weights": _weights(system.model)}
         save_checkpoint(self.last_path, {**payload, "trainer": state})
         stages.prune_checkpoints(system.exp_dir, system.stages, self.stage.name, self.config.keep_last)
 
@@ -390,7 +411,7 @@ def run_stage(index: int, trainer: Trainer) -> None:
             if validation is not None:
                 best = trainer.log_valid(validation)
                 if trainer.system.after_validation is not None:
-                    trainer.system.after_validation(trainer.fabric, validation)
+                    trainer.system.after_validation(trainer.fabric, validation, trainer.measured.model)
                 trainer.save(keep=True, best=best)
         else:
             trainer.train_step()
@@ -398,6 +419,10 @@ def run_stage(index: int, trainer: Trainer) -> None:
         trainer.stop_if_asked()
 
 
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+
+
 def _starts_from(stage: StageConfig, index: int) -> str:
     default = "the stage before" if index else "random weights"
-    return f"{stage.num_steps} steps from {stage.init_from or default}"
+    return f"{stage.steps} steps from {stage.init_from or default}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import MAY_CHANGE, Items, OneOf, above, at_least, between
+from kdasr.common.ranges import EXPERIMENTAL, MAY_CHANGE, Items, OneOf, above, at_least, between
 
 OPTIMIZERS = ("adamw", "muon", "scaled-adam")
 DECAYS = ("cosine", "linear", "inverse-sqrt", "constant", "eden")
@@ -12,28 +12,42 @@ PRECISIONS = ("32-true", "bf16-mixed")
 
 @dataclass
 class OptimConfig:
-    """An optimizer with linear warm-up and a decay to `final_fraction` at the end of the stage."""
+    """An optimizer with linear warm-up and a decay to `final_fraction` at the end of the stage.
+
+    What is in hours of audio is the same for any number of processes; it takes the place of the option in
+    steps.
+    """
 
     optimizer: Annotated[str, OneOf(*OPTIMIZERS)] = "adamw"
     """adamw | muon: Muon for the encoder's matrices, AdamW for the rest. The demo uses it because it left the
     blank plateau sooner in a trial there. | scaled-adam: Zipformer's, with `decay: eden` and a learning rate
     of 0.045; it has no weight decay and clips by `clipping_scale`."""
     learning_rate: Annotated[float, above(0)] = 1e-3
+    """The peak."""
     betas: Annotated[list[float], between(0, 1, below=True), Items(exactly=2, unique=False)] = field(
         default_factory=lambda: [0.9, 0.98]
     )
+    """Of AdamW and of the parameters that Muon leaves to it."""
     weight_decay: Annotated[float, at_least(0)] = 1e-2
+    """Decoupled, per step and unit of learning rate."""
     warmup_steps: Annotated[int, at_least(0)] = 200
+    """Steps of a linear rise to the peak."""
+    warmup_hours: Annotated[float | None, at_least(0)] = None
+    """The warm-up in hours of audio, instead."""
     decay: Annotated[str, OneOf(*DECAYS)] = "cosine"
     """cosine | linear | inverse-sqrt | constant | eden: by steps and epochs, without an end."""
     eden_steps: Annotated[float, above(0)] = 7500.0
     """Steps at which Eden is down to 0.84 of the peak; it goes on as the inverse square root of steps."""
+    eden_hours: Annotated[float | None, above(0)] = None
+    """The same in hours of audio, instead."""
     eden_epochs: Annotated[float, above(0)] = 3.5
     """The same in epochs, for a second factor."""
     steps_per_epoch: Annotated[int, at_least(0)] = 0
-    """What Eden takes for an epoch; 0: the second factor is 1."""
+    """What Eden takes for an epoch; 0: as many as there are, which are counted at the start."""
     final_fraction: Annotated[float, between(0, 1)] = 0.05
+    """Share of the peak that is left at the end."""
     clip_norm: Annotated[float, above(0, infinite=True)] = 5.0
+    """Largest norm of the gradient of a step."""
     clipping_scale: Annotated[float, above(0, infinite=True)] = 2.0
     """Of scaled-adam, in place of `clip_norm`: by how much a gradient may be above the median."""
     accumulate: Annotated[int, at_least(1)] = 1
@@ -45,17 +59,29 @@ class TrainerConfig:
     """Devices, precision, and the rhythm of logs, validations and checkpoints."""
 
     accelerator: Annotated[str, MAY_CHANGE] = "auto"
+    """cpu, cuda, or auto: a GPU where there is one."""
     precision: Annotated[str, OneOf(*PRECISIONS)] = "32-true"
     """32-true | bf16-mixed (Lightning Fabric's names)."""
     split_batches: Annotated[int, at_least(1), MAY_CHANGE] = 1
     """Compute each batch in so many pieces, one after another: in less memory, to the same gradient but for
     rounding and dropout."""
+    recompute_layers: Annotated[bool, MAY_CHANGE] = False
+    """Keep only what goes into each layer of the encoder for the backward pass, and compute the layer again
+    there: less memory, a third more work in the encoder, the same gradient. For conformers."""
     num_threads: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Torch threads on the CPU; 0: leave torch's default."""
     log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50
+    """Steps between two lines of the log."""
     validate_every: Annotated[int, at_least(1)] = 250
-    keep_last: Annotated[int, at_least(0), MAY_CHANGE] = 5
-    """Validation checkpoints kept for averaging, besides the best one."""
+    """Steps from one validation, and so from one checkpoint, to the next."""
+    validate_hours: Annotated[float | None, above(0)] = None
+    """The same in hours of audio, instead."""
+    keep_last: Annotated[int, at_least(0)] = 5
+    """Checkpoints of the last validations kept, besides the best one. Their average is what `kdasr average`
+    makes of a stage, and what the next stage starts from."""
+    average_decay: Annotated[float, between(0, 1, below=True), EXPERIMENTAL] = 0.0
+    """Keep a running average of the weights, of which this share stays at each step: 0.999 for about the last
+    1,000 steps. It is what is validated and kept, in place of an average of checkpoints; 0: there is none."""
     max_valid_batches: Annotated[int, at_least(0)] = 0
     """0: the whole dev part."""
     max_bad_batches: Annotated[int, at_least(1), MAY_CHANGE] = 10

@@ -2,8 +2,7 @@
 context of decoding."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields
 from math import nan
 
 import torch
@@ -20,6 +19,7 @@ from kdasr.evaluation.wer import character_errors, word_errors
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.training.module import TrainingModule
+from kdasr.training.resume import gather
 from kdasr.training.validation import WARM, Validation, sum_over_batches
 
 logger = get_logger(__name__)
@@ -37,13 +37,16 @@ def validate_transducer(
     """Evaluate on all of `batches`, shared out among the processes. Changes no random state.
 
     Returns:
-        The results, the same on every process; None when `should_stop` said so on the way.
+        The results, the same on every process; None on all when `should_stop` said so on one of them.
     """
-    measure = partial(
-        _batch_sums, fabric, module, tokenizer=tokenizer, context=context, loss_weights=loss_weights
-    )
+    measure = _Measure(fabric, module, tokenizer, context, loss_weights)
     sums = sum_over_batches(fabric, module, batches, measure, should_stop)
-    return None if sums is None else _summarize(sums, loss_weights)
+    if sums is None:
+        return None
+    bad = [name for part in gather(fabric, {"ids": measure.left_out}) for name in part["ids"]]
+    if bad:
+        logger.warning("dev utterances whose loss is not finite, left out of it: %s", " ".join(bad))
+    return _summarize(sums, loss_weights)
 
 
 def validate_model(
@@ -67,43 +70,49 @@ def validate_model(
     return measured
 
 
-def _batch_sums(
-    fabric: Fabric,
-    module: TrainingModule,
-    batch: TrainBatch,
-    tokenizer: Tokenizer,
-    context: Context,
-    loss_weights: dict[str, float],
-) -> dict[str, float]:
-    """What a batch adds: every term times its denominator, that denominator, errors and words.
+@dataclass(frozen=True)
+class _Measure:
+    """What a batch adds: every term times its denominator, that denominator, errors and words."""
 
-    An utterance with a term that is not finite would make that of the whole dev part so, at every validation:
-    it is named, and counts in no term; nor in the word errors if what is encoded of it is not finite either.
-    """
-    assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
-    own = module.count([batch])
-    inputs = StepInput(batch, loss_weights=loss_weights, context=context, step=WARM, denominators=own)
-    with fabric.autocast():
-        losses = module(inputs)
-        encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, context)
-        hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
-    finite_B = torch.stack([value_B.isfinite() for value_B in losses.per_utterance.values()]).all(dim=0).cpu()
-    if not bool(finite_B.all()):
-        bad = [name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good]
-        logger.warning("dev utterances whose loss is not finite, left out of it: %s", " ".join(bad))
-    frames_B = module.model.geometry.num_frames(batch.feature_lens_B)
-    frames, utterances = float(frames_B[finite_B].sum()), float(finite_B.sum())
-    sums = {}
-    for name in losses.terms:
-        sums[f"count {name}"] = frames if name in losses.per_frame else utterances
-        sums[f"term {name}"] = float(losses.per_utterance[name].cpu()[finite_B].double().sum())
-    heard_B = encoded.encoded_BTD.isfinite().flatten(1).all(dim=1).tolist()
-    for text, hypothesis, heard in zip(batch.texts, hypotheses, heard_B, strict=True):
-        if not heard:
-            continue
-        for name, value in _score(tokenizer.normalize(text), tokenizer.decode(hypothesis.tokens)).items():
-            sums[name] = sums.get(name, 0.0) + value
-    return sums
+    fabric: Fabric
+    module: TrainingModule
+    tokenizer: Tokenizer
+    context: Context
+    loss_weights: dict[str, float]
+    left_out: list[str] = field(default_factory=list)
+    """Utterances with a term that is not finite. It would make that of the whole dev part so, at every
+    validation: they count in no term; nor in the word errors if what is encoded of them is not finite
+    either."""
+
+    def __call__(self, batch: TrainBatch) -> dict[str, float]:
+        module = self.module
+        assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
+        own = module.count([batch])
+        inputs = StepInput(
+            batch, loss_weights=self.loss_weights, context=self.context, step=WARM, denominators=own
+        )
+        with self.fabric.autocast():
+            losses = module(inputs)
+            encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
+            hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
+        finite_B = torch.stack([value_B.isfinite() for value_B in losses.per_utterance.values()]).all(0).cpu()
+        self.left_out.extend(
+            name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good
+        )
+        frames_B = module.model.geometry.num_frames(batch.feature_lens_B)
+        frames, utterances = float(frames_B[finite_B].sum()), float(finite_B.sum())
+        sums = {}
+        for name in losses.terms:
+            sums[f"count {name}"] = frames if name in losses.per_frame else utterances
+            sums[f"term {name}"] = float(losses.per_utterance[name].cpu()[finite_B].double().sum())
+        heard_B = encoded.encoded_BTD.isfinite().flatten(1).all(dim=1).tolist()
+        for text, hypothesis, heard in zip(batch.texts, hypotheses, heard_B, strict=True):
+            if not heard:
+                continue
+            said = self.tokenizer.decode(hypothesis.tokens)
+            for name, value in _score(self.tokenizer.normalize(text), said).items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
 
 
 def _score(ref: str, hyp: str) -> dict[str, int]:

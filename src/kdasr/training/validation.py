@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -53,6 +53,23 @@ class Validate(Protocol):
     ) -> Validation | None: ...
 
 
+@runtime_checkable
+class Shareable(Protocol):
+    """Batches of which a process can make its own share without making the others, such as
+    `kdasr.data.valid_batches.ValidBatches`."""
+
+    def share(self, rank: int, world_size: int) -> Iterable[tuple[int, TrainBatch]]:
+        """Every `world_size`-th batch, each with its number among all."""
+        ...
+
+
+def share_of(batches: Iterable[TrainBatch], rank: int, world_size: int) -> Iterable[tuple[int, TrainBatch]]:
+    """The batches of one of several processes, each with its number among all."""
+    if isinstance(batches, Shareable):
+        return batches.share(rank, world_size)
+    return islice(enumerate(batches), rank, None, world_size)
+
+
 @torch.no_grad()
 def sum_over_batches(
     fabric: Fabric,
@@ -63,28 +80,30 @@ def sum_over_batches(
 ) -> Mapping[str, float] | None:
     """Add up what `measure` says of each batch, shared out among the processes. Changes no random state.
 
+    The sums are added in the order of the batches, whichever process had them: another number of processes
+    gives the same bits.
+
     Returns:
-        The sums, the same on every process; None when `should_stop` said so on the way.
+        The sums, the same on every process; None on all when `should_stop` said so on one of them.
     """
     state = rng_state()
     module.eval()
-    sums: Counter[str] = Counter()
+    measured: list[tuple[int, dict[str, float]]] = []
+    stopped = False
     try:
-        for batch in islice(batches, fabric.global_rank, None, fabric.world_size):
-            if should_stop():
-                return None
-            sums.update(measure(batch.to(fabric.device)))
+        for number, batch in share_of(batches, fabric.global_rank, fabric.world_size):
+            stopped = stopped or should_stop()
+            if stopped:
+                break
+            measured.append((number, dict(measure(batch.to(fabric.device)))))
     finally:
         module.train()
         set_rng_state(state)
-    return _reduce(fabric, sums)
-
-
-def _reduce(fabric: Fabric, sums: Mapping[str, float]) -> Mapping[str, float]:
-    """Add up the sums of all processes; one that had no batch knows no names and adds zeros."""
-    if fabric.world_size == 1:
-        return sums
+    parts = gather(fabric, {"measured": measured, "stopped": stopped})
+    if any(part["stopped"] for part in parts):
+        return None
+    everybody = [item for part in parts for item in part["measured"]]
     total: Counter[str] = Counter()
-    for part in gather(fabric, dict(sums)):
-        total.update(part)
+    for _, sums in sorted(everybody, key=lambda item: item[0]):
+        total.update(sums)
     return total

@@ -1,7 +1,9 @@
 """The sizes of the corpus: how many people say how much, in which words and how regularly."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from kdasr.common.errors import UserError
 from kdasr.corpora.synthetic.acoustics import CLEAN, OTHER, Surroundings
 from kdasr.corpora.synthetic.bursts import Bursts
 from kdasr.corpora.synthetic.company import COMPANY
@@ -46,6 +48,24 @@ class Size:
     """Of the `other` parts."""
     version: int = 2
     """Changes whenever this size and a seed give other bytes."""
+
+    def only(self, parts: Sequence[str], speakers: int | None) -> "Size":
+        """The same speech, but these parts only, with so many speakers each (None: as many as they have).
+
+        Raises:
+            UserError: a part that the size does not have.
+        """
+        unknown = [part for part in parts if part not in self.parts]
+        if unknown:
+            known = ", ".join(self.parts)
+            raise UserError(f"size '{self.name}' has no part {', '.join(unknown)}; there are: {known}")
+        chosen = {
+            part: replace(counts, speakers=speakers or counts.speakers)
+            for part, counts in self.parts.items()
+            if part in parts
+        }
+        count = f" of {speakers} speakers" if speakers else ""
+        return replace(self, name=f"{self.name}: {' '.join(chosen)}{count}", parts=chosen)
 
 
 # Hard enough that a small recogniser errs, and that hearing what follows helps it. Babble is in the training

@@ -9,7 +9,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from kdasr.common.errors import UserError
-from kdasr.common.ranges import Items, at_least, between
+from kdasr.common.ranges import EXPERIMENTAL, Items, at_least, between
 from kdasr.distillation.terms.base import Given, Need, Setup, Term, register
 from kdasr.losses.hidden import hidden_mse
 from kdasr.models.encoders.base import Geometry
@@ -23,9 +23,11 @@ class HiddenConfig:
     """Student's encoder layers, counted from 0; empty: all."""
     teacher_layers: Annotated[list[int], at_least(0), Items(unique=False)] = field(default_factory=list)
     """The teacher's partner of each student layer; empty: the same relative depth."""
-    layer_weights: Annotated[list[float], at_least(0), Items(unique=False)] = field(default_factory=list)
+    layer_weights: Annotated[list[float], at_least(0), Items(unique=False), EXPERIMENTAL] = field(
+        default_factory=list
+    )
     """What the layers count in the mean over them; empty: all alike."""
-    shift: Annotated[int, between(-1000, 1000)] = 0
+    shift: Annotated[int, between(-1000, 1000), EXPERIMENTAL] = 0
     """Encoder frames: the student's frame t is compared with the teacher's frame t - shift. Above 0 the
     student may know so much later what the teacher knows from the future."""
 

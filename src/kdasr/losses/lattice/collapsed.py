@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from kdasr.losses.lattice.joiner import NodeLogits
-from kdasr.losses.lattice.kl import KlForm, PowerKl
+from kdasr.losses.lattice.kl import KlForm, NextSymbols, PowerKl
 from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.losses.lattice.power import PowerRule
+
+REST = 2
+"""The last of the three classes."""
 
 
 def collapse(logits_NV: Tensor, symbols_N: Tensor, blank: int) -> Tensor:
@@ -54,21 +56,6 @@ def uncollapse_gradient(
     return gradient_NV
 
 
-class NextSymbols(NamedTuple):
-    """The next symbol of each state of the lattice."""
-
-    flat_S: Tensor
-    """Of rows of the flattened `(B * (S + 1), D)` predictor output; blank where the transcript is over."""
-    blank: int
-
-    @classmethod
-    def of(cls, symbols_BS: Tensor, lens_B: Tensor, blank: int) -> "NextSymbols":
-        """Of transcripts `(B, S)`, padded with anything beyond their lengths."""
-        states_S = torch.arange(symbols_BS.shape[1] + 1, device=symbols_BS.device)
-        over_BS = states_S >= lens_B.to(symbols_BS.device)[:, None]
-        return cls(functional.pad(symbols_BS, (0, 1)).masked_fill(over_BS, blank).flatten(), blank)
-
-
 class _CollapsedTeacher(NamedTuple):
     logits: NodeLogits
     symbols: NextSymbols
@@ -93,11 +80,18 @@ class CollapsedKl(PowerKl):
         base_BTK: Tensor,
         by_occupation: bool,
         symbols: NextSymbols,
+        *,
+        all_nodes: bool = True,
     ) -> None:
-        """`symbols`: what the states of the lattice would emit; the others as in `PowerKl`."""
+        """`symbols`: what the states of the lattice would emit. Without `all_nodes`, nodes count only where
+        the teacher's best class is the next of these or blank. The others as in `PowerKl`."""
         rule = replace(rule, entropy_floor=rule.floor(2))
-        super().__init__(_CollapsedTeacher(teacher, symbols), rule, form, base_BTK, by_occupation)
+        trusted = None if all_nodes else symbols
+        super().__init__(_CollapsedTeacher(teacher, symbols), rule, form, base_BTK, by_occupation, trusted)
         self.symbols = symbols
+
+    def _wrong(self, teacher_NV: Tensor, nodes: Nodes) -> Tensor | None:
+        return None if self.trusted is None else teacher_NV.argmax(1) == REST
 
     def evaluate(self, student_NV: Tensor, nodes: Nodes, with_gradient: bool) -> NodeValues:
         """The divergence; its gradient is by the whole logits."""

@@ -7,10 +7,11 @@ Shapes: B utterances, T frames, K states of the pruned band, N nodes, V classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.losses.lattice.kernels import node_kernels
@@ -82,6 +83,36 @@ def _expectation(probs_NV: Tensor, values_NV: Tensor) -> Tensor:
     return (probs_NV * values_NV).masked_fill_(probs_NV == 0.0, 0.0).sum(1)
 
 
+class NextSymbols(NamedTuple):
+    """The next symbol of each state of the lattice."""
+
+    flat_S: Tensor
+    """Of rows of the flattened `(B * (S + 1), D)` predictor output; blank where the transcript is over."""
+    blank: int
+
+    @classmethod
+    def of(cls, symbols_BS: Tensor, lens_B: Tensor, blank: int) -> "NextSymbols":
+        """Of transcripts `(B, S)`, padded with anything beyond their lengths."""
+        states_S = torch.arange(symbols_BS.shape[1] + 1, device=symbols_BS.device)
+        over_BS = states_S >= lens_B.to(symbols_BS.device)[:, None]
+        return cls(functional.pad(symbols_BS, (0, 1)).masked_fill(over_BS, blank).flatten(), blank)
+
+    def differ_from(self, logits_NV: Tensor, states_N: Tensor) -> Tensor:
+        """Whether the best class of each node is neither the blank nor the next symbol of its state."""
+        best_N = logits_NV.argmax(1)
+        return (best_N != self.blank) & (best_N != self.flat_S[states_N])
+
+
+def without(nodes_N: Tensor | None, values: NodeValues) -> NodeValues:
+    """Values and gradients of a divergence, 0 at some nodes; None: at no node."""
+    if nodes_N is None:
+        return values
+    gradient_NV = values.gradient_NV
+    if gradient_NV is not None:
+        gradient_NV = gradient_NV.masked_fill(nodes_N[:, None], 0.0)
+    return NodeValues(values.value_N.masked_fill(nodes_N, 0.0), gradient_NV, values.exponent_N)
+
+
 class PowerKl:
     """The divergence of a student from a teacher's joiner on the nodes of the student's lattice.
 
@@ -95,6 +126,7 @@ class PowerKl:
         form: KlForm,
         base_BTK: Tensor,
         by_occupation: bool,
+        trusted: NextSymbols | None = None,
     ) -> None:
         """
         Args:
@@ -104,7 +136,10 @@ class PowerKl:
             base_BTK: weights to start from: 0 outside the utterance; elsewhere 1, or what the teacher says
                 (`kdasr.losses.lattice.node_weights`). They need not sum to 1.
             by_occupation: multiply them by the student's occupation.
+            trusted: only nodes count at which the teacher's best class is the blank or the next of these
+                symbols. None: all do.
         """
+        self.trusted = trusted
         self.teacher, self.rule, self.form = teacher, rule, form
         self.base_BTK, self.by_occupation = base_BTK, by_occupation
         self._exponents_B: Tensor | None = None
@@ -130,13 +165,18 @@ class PowerKl:
     def evaluate(self, student_NV: Tensor, nodes: Nodes, with_gradient: bool) -> NodeValues:
         """The divergence, with the exponents that the rule gives each node or its utterance."""
         teacher_NV = self._teacher_logits(nodes)
+        wrong_N = self._wrong(teacher_NV, nodes)
         kernels = node_kernels(teacher_NV)
         if kernels:
-            return self._by_kernels(kernels, student_NV, teacher_NV, nodes)
+            return without(wrong_N, self._by_kernels(kernels, student_NV, teacher_NV, nodes))
         exponents_N = self._exponents(teacher_NV, nodes)
         value_N, gradient_NV = power_kl_with_gradient(student_NV, teacher_NV, exponents_N, self.form)
         weighted_NV = gradient_NV.mul_(nodes.weights_N.unsqueeze(1)) if with_gradient else None
-        return NodeValues(value_N, weighted_NV, exponents_N)
+        return without(wrong_N, NodeValues(value_N, weighted_NV, exponents_N))
+
+    def _wrong(self, teacher_NV: Tensor, nodes: Nodes) -> Tensor | None:
+        """The nodes at which the teacher says something else than the transcript; None: they count too."""
+        return None if self.trusted is None else self.trusted.differ_from(teacher_NV, nodes.states_N)
 
     def _teacher_logits(self, nodes: Nodes) -> Tensor:
         if self._teacher_NV is None:
@@ -148,6 +188,9 @@ class PowerKl:
         weights_N = nodes.weights_N
         if self._exponents_B is not None:
             exponents_N = self._exponents_B[nodes.utterances_N]
+            value_N = kernels.kl_rows_given_(student_NV, teacher_NV, weights_N, exponents_N, self.form)
+        elif not self.rule.is_bare:
+            exponents_N = self._exponents(teacher_NV, nodes)
             value_N = kernels.kl_rows_given_(student_NV, teacher_NV, weights_N, exponents_N, self.form)
         else:
             value_N, exponents_N = kernels.kl_rows_(student_NV, teacher_NV, weights_N, self.rule, self.form)

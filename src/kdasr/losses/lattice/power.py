@@ -35,6 +35,10 @@ class PowerRule:
     """`entropy`: raise the entropy to this many nats where it is lower."""
     granularity: str = "node"
     """node | utterance."""
+    min_exponent: float = MIN_EXPONENT
+    """No exponent is smaller: T is at most the inverse of it."""
+    annealed: float = 0.0
+    """How far the exponents have moved from the rule's (0) to 1 (1), which smooths nothing."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -45,6 +49,20 @@ class PowerRule:
             raise ValueError(f"exponent {self.exponent}: expected a number in (0, 1]")
         if self.entropy_floor < 0.0:
             raise ValueError(f"entropy_floor {self.entropy_floor}: expected 0 or more nats")
+        if not MIN_EXPONENT <= self.min_exponent <= 1.0:
+            raise ValueError(f"min_exponent {self.min_exponent}: expected a number in [{MIN_EXPONENT}, 1]")
+        if not 0.0 <= self.annealed <= 1.0:
+            raise ValueError(f"annealed {self.annealed}: expected a number in [0, 1]")
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the exponents are those of the rule, neither limited nor annealed."""
+        return self.min_exponent == MIN_EXPONENT and self.annealed == 0.0
+
+    def finish(self, exponents: Tensor) -> Tensor:
+        """Exponents of the rule, limited and annealed."""
+        exponents = exponents.clamp(min=self.min_exponent)
+        return exponents + self.annealed * (1.0 - exponents)
 
     def floor(self, num_classes: int) -> float:
         """The entropy floor in nats; no distribution has more entropy than the uniform one."""
@@ -62,8 +80,12 @@ def node_exponents(log_probs_NV: Tensor, rule: PowerRule) -> Tensor:
     Returns:
         Exponents: `fixed`: one constant; `entropy`: 1 where the entropy is above the floor, else the one that
         raises it to the floor (as far as exponents near `MIN_EXPONENT` can); `confidence`:
-        `a_min + (1 - a_min) * (1 - max p)`.
+        `a_min + (1 - a_min) * (1 - max p)`. Then limited and annealed (`PowerRule.finish`).
     """
+    return rule.finish(_node_exponents(log_probs_NV, rule))
+
+
+def _node_exponents(log_probs_NV: Tensor, rule: PowerRule) -> Tensor:
     ones_N = log_probs_NV.new_ones(len(log_probs_NV))
     if rule.rule == "fixed":
         return ones_N * rule.exponent
@@ -91,6 +113,12 @@ def utterance_exponents(
         utterances_N: the utterance of each node.
         num_utterances: B; one without nodes gets 1.
     """
+    return rule.finish(_utterance_exponents(log_probs_NV, rule, weights_N, utterances_N, num_utterances))
+
+
+def _utterance_exponents(
+    log_probs_NV: Tensor, rule: PowerRule, weights_N: Tensor, utterances_N: Tensor, num_utterances: int
+) -> Tensor:
     zeros_B = log_probs_NV.new_zeros(num_utterances)
     ones_B = torch.ones_like(zeros_B)
     if rule.rule == "fixed":

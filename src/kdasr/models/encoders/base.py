@@ -196,6 +196,14 @@ class Encoder(nn.Module, ABC):
             UserError: see `check_window`.
         """
 
+    def recompute_layers(self) -> None:
+        """From now on keep only the input of each layer for the backward pass, and compute the rest again.
+
+        Raises:
+            UserError: this encoder cannot.
+        """
+        raise UserError(f"training.recompute_layers: encoders of type '{self.config.type}' cannot")
+
     def check_stream(self, context: Context) -> None:
         """Refuse a context that no stream of this encoder can have.
 

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import LARGEST_SIZE, MOST_LAYERS, between
@@ -34,14 +35,19 @@ class ConformerConfig(EncoderConfig):
 
     type: str = "conformer"
     num_layers: Annotated[int, between(1, MOST_LAYERS)] = 4
+    """Conformer blocks."""
     dim: Annotated[int, between(2, LARGEST_SIZE)] = 128
+    """Width of each block."""
     num_heads: Annotated[int, between(1, LARGEST_SIZE)] = 4
+    """Attention heads; they divide `dim`."""
     ffn_dim: Annotated[int, between(1, LARGEST_SIZE)] = 512
     """Inner width of each of the two half-step feed-forward modules."""
     conv_kernel: Annotated[int, between(1, LARGEST_SIZE)] = 15
     """Depthwise kernel, odd; half of it looks back, half ahead within the chunk."""
     subsampling_channels: Annotated[int, between(1, LARGEST_SIZE)] = 32
+    """Of the two convolutions that make one frame out of four."""
     dropout: Annotated[float, between(0, 1, below=True)] = 0.1
+    """After attention, convolution and feed-forward modules."""
 
     @property
     def geometry(self) -> Geometry:
@@ -69,7 +75,7 @@ class ConformerConfig(EncoderConfig):
         return ConformerEncoder(self, num_features)
 
 
-class LayerState(NamedTuple):
+class ConformerLayerState(NamedTuple):
     """What one layer remembers of each stream."""
 
     attention: AttentionState
@@ -81,7 +87,7 @@ class ConformerState(NamedTuple):
 
     processed_B: Tensor
     """Main frames seen so far, int64. It says which part of the layers' caches is filled."""
-    layers: tuple[LayerState, ...]
+    layers: tuple[ConformerLayerState, ...]
 
 
 class ConformerLayer(nn.Module):
@@ -97,13 +103,15 @@ class ConformerLayer(nn.Module):
         self.feed_out = FeedForward(dim, config.ffn_dim)
         self.dropout = Dropout(config.dropout)
 
-    def init_state(self, batch_size: int, left: int, like: Tensor) -> LayerState:
+    def init_state(self, batch_size: int, left: int, like: Tensor) -> ConformerLayerState:
         """The state of streams that have seen nothing, of the type and device of `like`."""
-        return LayerState(
+        return ConformerLayerState(
             self.attention.init_state(batch_size, left, like), self.convolution.init_state(batch_size, like)
         )
 
-    def forward(self, x_BNWD: Tensor, state: LayerState, plan: BlockPlan) -> tuple[Tensor, LayerState]:
+    def forward(
+        self, x_BNWD: Tensor, state: ConformerLayerState, plan: BlockPlan
+    ) -> tuple[Tensor, ConformerLayerState]:
         """Blocks (B, N, W, D) and a state to blocks and the state after their main frames."""
         x_BNWD = torch.add(x_BNWD, self.dropout(self.feed_in(self.norms[0](x_BNWD))), alpha=0.5)
         y_BNWD, attention = self.attention(self.norms[1](x_BNWD), state.attention, plan)
@@ -111,7 +119,7 @@ class ConformerLayer(nn.Module):
         y_BNWD, convolution = self.convolution(self.norms[2](x_BNWD), state.convolution, plan)
         x_BNWD = x_BNWD + self.dropout(y_BNWD)
         x_BNWD = torch.add(x_BNWD, self.dropout(self.feed_out(self.norms[3](x_BNWD))), alpha=0.5)
-        return self.norms[4](x_BNWD), LayerState(attention, convolution)
+        return self.norms[4](x_BNWD), ConformerLayerState(attention, convolution)
 
 
 class ConformerEncoder(Encoder):
@@ -125,6 +133,11 @@ class ConformerEncoder(Encoder):
         self.subsampling = ConvSubsampling(num_features, config.subsampling_channels, config.dim)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_layers))
+        self._recomputes = False
+
+    def recompute_layers(self) -> None:
+        """See `Encoder.recompute_layers`."""
+        self._recomputes = True
 
     def set_feature_stats(self, mean_F: Tensor, std_F: Tensor) -> None:
         """Normalize features by these."""
@@ -187,7 +200,11 @@ class ConformerEncoder(Encoder):
         plan = plan_blocks(x_BNWD, lens_B, state.processed_B, left, chunk, head_dim)
         outputs, layer_states = [], []
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x_BNWD, new_state = layer(x_BNWD, layer_state, plan)
+            if self._recomputes and torch.is_grad_enabled():
+                # Dropout draws the same numbers again: the random state is put back for the second pass.
+                x_BNWD, new_state = checkpoint(layer, x_BNWD, layer_state, plan, use_reentrant=False)
+            else:
+                x_BNWD, new_state = layer(x_BNWD, layer_state, plan)
             outputs.append(x_BNWD)
             layer_states.append(new_state)
         # The caches take whole chunks. A shorter one ends its stream, so its count is never read again.

@@ -49,6 +49,7 @@ class Zipformer2Config(EncoderConfig):
     num_encoder_layers: Annotated[list[int], at_least(1), PER_STACK] = field(
         default_factory=lambda: [2, 2, 3, 4, 3, 2]
     )
+    """Layers of each stack."""
     downsampling_factor: Annotated[list[int], at_least(1), PER_STACK] = field(
         default_factory=lambda: [1, 2, 4, 8, 4, 2]
     )
@@ -56,6 +57,7 @@ class Zipformer2Config(EncoderConfig):
     encoder_dim: Annotated[list[int], at_least(2), PER_STACK] = field(
         default_factory=lambda: [192, 256, 384, 512, 384, 256]
     )
+    """Width of each stack."""
     encoder_unmasked_dim: Annotated[list[int], at_least(1), PER_STACK] = field(
         default_factory=lambda: [192, 192, 256, 256, 256, 192]
     )
@@ -63,12 +65,17 @@ class Zipformer2Config(EncoderConfig):
     feedforward_dim: Annotated[list[int], at_least(4), PER_STACK] = field(
         default_factory=lambda: [512, 768, 1024, 1536, 1024, 768]
     )
+    """Inner width of the middle one of three feed-forward modules, by stack."""
     num_heads: Annotated[list[int], at_least(1), PER_STACK] = field(
         default_factory=lambda: [4, 4, 4, 8, 4, 4]
     )
+    """Attention heads, by stack."""
     query_head_dim: Annotated[list[int], at_least(1), PER_STACK] = field(default_factory=lambda: [32])
+    """Width of queries and keys per head, by stack or one for all."""
     pos_head_dim: Annotated[list[int], at_least(1), PER_STACK] = field(default_factory=lambda: [4])
+    """Width of the queries for positions per head."""
     value_head_dim: Annotated[list[int], at_least(1), PER_STACK] = field(default_factory=lambda: [12])
+    """Width of the values per head."""
     pos_dim: Annotated[int, at_least(2)] = 48
     """Width of the vectors that stand for relative positions; even."""
     cnn_module_kernel: Annotated[list[int], at_least(1), PER_STACK] = field(

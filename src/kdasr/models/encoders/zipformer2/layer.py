@@ -36,7 +36,7 @@ class LayerState(NamedTuple):
     convolution2_BHD: Tensor
 
 
-class FeedForward(nn.Module):
+class ZipformerFeedForward(nn.Module):
     """Two linear layers around SwooshL."""
 
     def __init__(self, dim: int, hidden: int, clock: Clock) -> None:
@@ -96,9 +96,9 @@ class Layer(nn.Module):
         self.attention1 = SelfAttention(sizes, clock)
         self.attention2 = SelfAttention(sizes, clock)
         self.nonlin_attention = NonlinAttention(dim, clock)
-        self.feed_forward1 = FeedForward(dim, inner * 3 // 4, clock)
-        self.feed_forward2 = FeedForward(dim, inner, clock)
-        self.feed_forward3 = FeedForward(dim, inner * 5 // 4, clock)
+        self.feed_forward1 = ZipformerFeedForward(dim, inner * 3 // 4, clock)
+        self.feed_forward2 = ZipformerFeedForward(dim, inner, clock)
+        self.feed_forward3 = ZipformerFeedForward(dim, inner * 5 // 4, clock)
         self.convolution1 = ConvolutionModule(dim, sizes.kernel, causal, clock)
         self.convolution2 = ConvolutionModule(dim, sizes.kernel, causal, clock)
         self.norm = BiasNorm(dim)

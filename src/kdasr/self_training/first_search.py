@@ -1,0 +1,81 @@
+"""What the first proposal model says of every utterance: searched by all processes, each in its own share.
+
+No process waits for the others in a collective, which would end after the time that a process group allows:
+each keeps what it has found in a file, and looks for those of the others.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdasr.common.logging import get_logger
+from kdasr.common.ranks import Ranks, ShardedJournal, forget_journal
+from kdasr.data.valid_batches import ValidBatches
+from kdasr.decoding.expansion import BeamOptions
+from kdasr.self_training.labels import FirstGuess
+from kdasr.self_training.proposals import ProposalModel, save_hypotheses, seed_hypotheses
+
+logger = get_logger(__name__)
+
+LONGEST_POLL_SECONDS = 10.0
+SAY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class FirstSearch:
+    """A search through all unpaired utterances."""
+
+    proposal: ProposalModel
+    batches: ValidBatches
+    search: BeamOptions
+    device: torch.device | str
+    made_by: str
+    """Tells one proposal model and search from another."""
+    data: Mapping[str, Any]
+    """Plain values that tell one set of batches from another."""
+
+    def run(self, path: Path, ranks: Ranks) -> None:
+        """Write `path` by `save_hypotheses`. What an interrupted call has found is not searched again.
+
+        The first process writes it, once all shares are there; the others return when it has.
+        """
+        partial = path.with_name(f"{path.name}.partial")
+        journal = ShardedJournal(partial, {"made_by": self.made_by, **self.data}, ranks)
+        done = journal.read()
+        numbers = [number for number in ranks.share(range(len(self.batches))) if number not in done]
+        logger.info(
+            "first search: %d of %d batches are to be searched",
+            len(self.batches) - len(done),
+            len(self.batches),
+        )
+        for number, batch in self.batches.without(done).share(ranks.rank, ranks.world_size):
+            found = seed_hypotheses(self.proposal, [batch], self.device, self.search)
+            journal.append(number, {name: list(guess) for name, guess in found.items()})
+            numbers.remove(number)
+        for number in numbers:  # nothing of it could be read
+            journal.append(number, {})
+        if not ranks.is_first:
+            wait_until(path.is_file, f"{path}, which the first process writes")
+            return
+        wait_until(lambda: len(journal.read()) == len(self.batches), f"the other processes' part of {path}")
+        units = journal.read()
+        guesses = {
+            name: FirstGuess(*guess) for number in sorted(units) for name, guess in units[number].items()
+        }
+        save_hypotheses(path, guesses, self.made_by)
+        forget_journal(partial)
+
+
+def wait_until(is_there: Callable[[], bool], what: str) -> None:
+    """Look again and again, and say now and then what for. The launcher ends it when a process is lost."""
+    seconds, said = 0.1, time.monotonic()
+    while not is_there():
+        time.sleep(seconds)
+        seconds = min(1.5 * seconds, LONGEST_POLL_SECONDS)
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            logger.info("waiting for %s", what)
