@@ -19,7 +19,6 @@ from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 from kdasr.evaluation.latency import RefWord
 from kdasr.recognition.audio import Samples
-from kdasr.self_training.word_times import run as word_times_run
 from kdasr.self_training.word_times.boundaries import (
     Margins,
     Speech,
@@ -112,10 +111,7 @@ def test_every_word_of_a_transcript_gets_its_place(root: Path, method: str) -> N
             aligner(samples_N, " ".join([cut_text(cut)] * 40))
 
 
-def test_an_interrupted_part_goes_on_and_bad_ones_are_named(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(word_times_run, "_BATCH", 2)
+def test_an_interrupted_part_goes_on_and_bad_ones_are_named(root: Path, tmp_path: Path) -> None:
     cuts = list(load_cuts(root / "data", PART))
     calls: list[str] = []
 
@@ -130,9 +126,9 @@ def test_an_interrupted_part_goes_on_and_bad_ones_are_named(
     with pytest.raises(KeyboardInterrupt):
         align_part(cuts, align, tmp_path, {"by": 1})
     found = align_part(cuts, align, tmp_path, {"by": 1})
-    assert len(calls) == 4 + 4  # the third was of no whole batch
+    assert len(calls) == 4 + 3
     assert found.failed == {cuts[1].id: "too short"} and len(found.times) == len(cuts) - 1
-    assert align_part(cuts, align, tmp_path, {"by": 1}) == found and len(calls) == 8
+    assert align_part(cuts, align, tmp_path, {"by": 1}) == found and len(calls) == 7
 
 
 def test_times_are_written_compared_and_kept(root: Path, tmp_path: Path) -> None:

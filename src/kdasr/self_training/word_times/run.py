@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdasr.common.files import write_text
 from kdasr.common.logging import get_logger
+from kdasr.common.ranks import ShardedJournal
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.features import SAMPLE_RATE, load_cut_samples
 from kdasr.data.usable import cut_text
 from kdasr.evaluation.latency import RefWord
-from kdasr.evaluation.part_run import Journal
 from kdasr.recognition.audio import Samples
 from kdasr.self_training.word_times.boundaries import Speech, find_speech, measure_margins, place_words
 from kdasr.self_training.word_times.pieces import EmittedWord, NotAlignedError
@@ -24,8 +24,6 @@ log = get_logger(__name__)
 
 Align = Callable[[Samples, str], list[EmittedWord]]
 """See `PieceAligner`."""
-_BATCH = 50
-"""Utterances between two entries of the journal."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,19 @@ def align_part(
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, settings)
-    done = {record["id"] for record in journal.records}
+    journal = ShardedJournal(journal_path(folder), settings)
+    done = journal.read()
     if done:
         log.info("%s: goes on after %d of %d utterances", folder, len(done), len(cuts))
-    batch: list[dict[str, Any]] = []
-    for cut in show([cut for cut in cuts if cut.id not in done]):
-        batch.append(_record(cut, align))
-        if len(batch) == _BATCH:
-            journal.append(batch)
-            batch = []
-    if batch:
-        journal.append(batch)
-    return _placed(journal.records)
+    place = {cut.id: number for number, cut in enumerate(cuts)}
+    for cut in show([cut for cut in cuts if place[cut.id] not in done]):
+        journal.append(place[cut.id], _record(cut, align))
+    return _placed([record for _, record in sorted(journal.read().items())])
+
+
+def journal_path(folder: Path) -> Path:
+    """Of what has been aligned, for `forget_journal`."""
+    return folder / "aligned.partial"
 
 
 def _record(cut: "MonoCut", align: Align) -> dict[str, Any]:
