@@ -30,7 +30,7 @@ from kdasr.report.results import comparisons, result_rows
 from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import collect_notes
 from kdasr.report.style import system_styles
-from kdasr.report.timeline import Label, Lane, _place, token_labels
+from kdasr.report.timeline import Label, TimelineLane, _place, token_labels
 from kdasr.report.wording import headline
 from kdasr.testing import write_corpus
 
@@ -167,7 +167,7 @@ def test_labels_in_a_row_never_overlap_and_stay_on_the_axis() -> None:
         "a text of many words that has to be broken into lines",
         "end",
     ]
-    lane = Lane("l", "", "#000000", [Label(0.4 * i, [(text, False)]) for i, text in enumerate(texts)])
+    lane = TimelineLane("l", "", "#000000", [Label(0.4 * i, [(text, False)]) for i, text in enumerate(texts)])
     width = 300.0
     _place(lane, width, end=2.0)
     assert " ".join(text for label in lane.labels for text, _ in label.runs) == " ".join(texts)
