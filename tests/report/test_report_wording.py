@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from kdasr.evaluation.latency_summary import FirstWordGain
 from kdasr.evaluation.statistics import Interval
 from kdasr.report.results import PairedGain
 from kdasr.report.wording import headline, number, signed, verdict
@@ -13,7 +14,7 @@ NOT_MEASURED = Interval(math.nan, math.nan, math.nan, 0)
 
 
 def _comparison(wer: Interval, first: Interval, baseline: str = "streaming", part: str = "p") -> PairedGain:
-    return PairedGain("two-stage", baseline, part, wer, first, 8.0, 10.0, 100, 100)
+    return PairedGain("two-stage", baseline, part, wer, FirstWordGain(first, 0.9), first, 8.0, 10.0, 100, 100)
 
 
 def _headline(wer: Interval, first: Interval) -> str:

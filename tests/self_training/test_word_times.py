@@ -19,7 +19,6 @@ from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 from kdasr.evaluation.latency import RefWord
 from kdasr.recognition.audio import Samples
-from kdasr.self_training.word_times import run as word_times_run
 from kdasr.self_training.word_times.boundaries import (
     Margins,
     Speech,
@@ -80,7 +79,7 @@ def test_the_text_form_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment in `exp`, and a part of six utterances without word times in `data`."""
+    """An experiment in `exp`, and a part of six utterances, at three speeds, without word times in `data`."""
     folder = tmp_path_factory.mktemp("word_times")
     write_experiment(folder / "exp")
     write_corpus(folder / "corpus", [PART])
@@ -112,10 +111,7 @@ def test_every_word_of_a_transcript_gets_its_place(root: Path, method: str) -> N
             aligner(samples_N, " ".join([cut_text(cut)] * 40))
 
 
-def test_an_interrupted_part_goes_on_and_bad_ones_are_named(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(word_times_run, "_BATCH", 2)
+def test_an_interrupted_part_goes_on_and_bad_ones_are_named(root: Path, tmp_path: Path) -> None:
     cuts = list(load_cuts(root / "data", PART))
     calls: list[str] = []
 
@@ -130,14 +126,14 @@ def test_an_interrupted_part_goes_on_and_bad_ones_are_named(
     with pytest.raises(KeyboardInterrupt):
         align_part(cuts, align, tmp_path, {"by": 1})
     found = align_part(cuts, align, tmp_path, {"by": 1})
-    assert len(calls) == 4 + 4  # the third was of no whole batch
+    assert len(calls) == 4 + len(cuts) - 3
     assert found.failed == {cuts[1].id: "too short"} and len(found.times) == len(cuts) - 1
-    assert align_part(cuts, align, tmp_path, {"by": 1}) == found and len(calls) == 8
+    assert align_part(cuts, align, tmp_path, {"by": 1}) == found and len(calls) == len(cuts) + 1
 
 
 def test_times_are_written_compared_and_kept(root: Path, tmp_path: Path) -> None:
     text = invoke(root, "--out", tmp_path / "out")
-    assert "6 utterances aligned, 0 not" in text
+    assert "18 utterances aligned, 0 not" in text
     again = invoke(root, "--out", tmp_path / "again", "--reference", tmp_path / "out")
     assert "onset of the first word: error 0 ms on average, 90 % within 0 ms" in again
     with pytest.raises(UserError, match="no utterance of"):
@@ -150,7 +146,7 @@ def test_times_are_written_compared_and_kept(root: Path, tmp_path: Path) -> None
         cut_text(cut).split() for cut in cuts
     ]
     record = json.loads((root / "data" / RECORD).read_text())["parts"][PART]
-    assert record["word_times"]["cuts"] == 6
+    assert record["word_times"]["cuts"] == 18
     before = cuts_path(root / "data", PART).read_bytes()
     assert "every utterance has word times already" in invoke(root)
     assert cuts_path(root / "data", PART).read_bytes() == before

@@ -267,7 +267,7 @@ def test_the_plot_has_seeds_means_and_the_topline() -> None:
     points = [line for line in axes.lines if line.get_linestyle() == "None"]
     where = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in points)  # type: ignore[index,arg-type]
     assert where == [
-        (100.0, 20.0), (100.0, 20.0), (100.0, 20.0), (120.0, 50.0), (140.0, 50.0), (160.0, 50.0)
+        (150.0, 20.0), (150.0, 20.0), (150.0, 20.0), (170.0, 50.0), (190.0, 50.0), (210.0, 50.0)
     ]  # fmt: skip
     (topline,) = [line for line in axes.lines if line.get_linestyle() != "None"]
     assert set(topline.get_ydata()) == {10.0}  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def _align(
     from kdasr.common.ranks import forget_journal
     from kdasr.data.audio_files import quote
     from kdasr.self_training.word_times.pieces import PieceAligner
-    from kdasr.self_training.word_times.run import JOURNAL, align_part, report_failed
+    from kdasr.self_training.word_times.run import align_part, journal_path, report_failed
     from kdasr.self_training.word_times.write import fits_text_form, write_into_cuts, write_text_form
 
     folder = (out or data) / "word-times" / part
@@ -138,7 +138,7 @@ def _align(
     elif reference is None:
         write_into_cuts(data, part, found.times, f"{bundle.name}, {method}")
         click.echo(f"{data}: the cuts of {part} have word times")
-    forget_journal(folder / JOURNAL)
+    forget_journal(journal_path(folder))
 
 
 def _settings(bundle: "Bundle", cuts: Sequence["MonoCut"], method: str) -> dict[str, Any]:

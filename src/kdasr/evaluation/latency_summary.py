@@ -3,6 +3,7 @@
 Shapes: N utterances.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +49,13 @@ class FirstWordGain:
 
     def as_json(self) -> dict[str, Any]:
         """The entries of a comparison in a file."""
-        known = self.gain.count > 0
+        gain, low, high = (
+            value if math.isfinite(value) else None
+            for value in (self.gain.estimate, self.gain.low, self.gain.high)
+        )
         return {
-            "first_word_gain_ms": self.gain.estimate if known else None,
-            "first_word_ci": [self.gain.low, self.gain.high] if known else [None, None],
+            "first_word_gain_ms": gain,
+            "first_word_ci": [low, high],
             "num_first_word_pairs": self.gain.count,
             "first_word_coverage": self.coverage,
         }

@@ -24,8 +24,6 @@ log = get_logger(__name__)
 
 Align = Callable[[Samples, str], list[EmittedWord]]
 """See `PieceAligner`."""
-JOURNAL = "words.jsonl.partial"
-"""The utterances that are done, by their numbers; the number of a process follows."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,19 @@ def align_part(
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    journal = ShardedJournal(folder / JOURNAL, settings)
+    journal = ShardedJournal(journal_path(folder), settings)
     done = journal.read()
     if done:
         log.info("%s: goes on after %d of %d utterances", folder, len(done), len(cuts))
-    numbers = {cut.id: number for number, cut in enumerate(cuts)}
-    for cut in show([cut for cut in cuts if numbers[cut.id] not in done]):
-        journal.append(numbers[cut.id], _record(cut, align))
+    place = {cut.id: number for number, cut in enumerate(cuts)}
+    for cut in show([cut for cut in cuts if place[cut.id] not in done]):
+        journal.append(place[cut.id], _record(cut, align))
     return _placed([record for _, record in sorted(journal.read().items())])
+
+
+def journal_path(folder: Path) -> Path:
+    """Of what has been aligned, for `forget_journal`."""
+    return folder / "aligned.partial"
 
 
 def _record(cut: "MonoCut", align: Align) -> dict[str, Any]:
