@@ -89,6 +89,8 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
 
 def find_current(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder | None:
     """The bundle in `out`, when exporting would only write it again; else None."""
+    if system.context.is_full:
+        return None  # there is no such bundle
     try:
         bundle = open_bundle(out)
     except UserError:
