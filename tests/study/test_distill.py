@@ -124,7 +124,7 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     ("arguments", "fault"),
     [
         (["--chunk-ms", 330], "--chunk-ms 330: the student's frames are 40 ms: give a multiple"),
-        (["--lookahead-ms", 40], "has no look-ahead"),
+        (["--lookahead-ms", 160], "has no look-ahead"),
         (["--student", "missing.yaml"], "missing.yaml: no such configuration file"),
         (["--student", "{models: {}}"], "section 'models'; expected one of model, data, training"),
         (["--student", "{model: 3}"], "model: expected a mapping"),

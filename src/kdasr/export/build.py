@@ -29,7 +29,7 @@ from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
 from kdasr.export.offline import OfflineGraph
 from kdasr.export.parity import Parity, measure_parity
 from kdasr.export.runtime import OnnxTransducer
-from kdasr.export.zipformer2 import Zipformer2Graph
+from kdasr.export.zipformer2 import Zipformer2Graph, check_exported_context
 from kdasr.models.encoders.conformer import ConformerEncoder
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -132,6 +132,17 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     figures = {kind: asdict(measured) for kind, measured in parity.items()}
     write_manifest(folder, files, {"context": asdict(system.context), **facts, "parity": figures})
     return parity
+
+
+def check_exportable(encoder_type: str, context: Context) -> None:
+    """
+    Raises:
+        UserError: an encoder of this type has no export, or none under this chunked context.
+    """
+    if encoder_type not in ENCODERS:
+        raise UserError(f"encoders of type '{encoder_type}' have no export; {' and '.join(ENCODERS)} have")
+    if encoder_type == "zipformer2":
+        check_exported_context(context)
 
 
 def encoder_graph(model: Transducer, context: Context) -> "AnyEncoderGraph":

@@ -62,6 +62,17 @@ def state_tensors(num_layers: int) -> list[StateShape]:
     return [*layers, StateShape("embed_states", 0)]
 
 
+def check_exported_context(context: Context) -> None:
+    """
+    Raises:
+        UserError: the contract has no place for this chunked context.
+    """
+    if context.left == 0:
+        raise UserError(f"context '{context}': exporting a zipformer2 needs a left context above 0")
+    if context.right > 0:
+        raise UserError(f"context '{context}': sherpa-onnx's zipformer2 has no look-ahead; give right=0")
+
+
 class Zipformer2Graph(nn.Module):
     """`Zipformer2Encoder.step` and the joiner's projection, for windows all of whose frames are valid.
 
@@ -71,14 +82,14 @@ class Zipformer2Graph(nn.Module):
     def __init__(self, model: Transducer, context: Context) -> None:
         """
         Raises:
-            UserError: a context that the encoder cannot have, or one without left frames.
+            UserError: a context that the encoder cannot have, one without left frames, or one that looks
+                ahead, for which the contract has no place.
         """
         super().__init__()
         encoder = model.encoder
         assert isinstance(encoder, Zipformer2Encoder) and not context.is_full
         encoder.check_stream(context)
-        if context.left == 0:
-            raise UserError(f"context '{context}': exporting a zipformer2 needs a left context above 0")
+        check_exported_context(context)
         self.context = context
         self.encoder = for_runtime(encoder, context)
         self.project = Affine.of(model.joiner.encoder_projection)

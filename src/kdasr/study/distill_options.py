@@ -10,6 +10,7 @@ from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object
 from kdasr.experiment.student_start import student_sizes
+from kdasr.export.build import check_exportable
 from kdasr.models.encoders.base import Geometry
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
@@ -129,6 +130,7 @@ def sizes_and_context(options: DistillOptions, teacher: TransducerConfig) -> tup
         right=_frames("--lookahead-ms", options.lookahead_ms, geometry),
     )
     sizes.encoder.check_context(context)
+    check_exportable(sizes.encoder.type, context)
     return sizes, context
 
 
