@@ -47,6 +47,7 @@ else:
         rows = [
             {{
                 "id": str(i), "duration": 1.0, "ref": "a", "hyp": "b", "errors": {{**errors, "words": 10}},
+                "first_word_ms": 120.0 + seed + i, "first_word_wall_ms": None, "first_token": "right",
                 "first_token_ms": 100.0 + seed + i, "emission_delay_ms": [50.0], "finalization_ms": 20.0,
             }}
             for i in range(4)

@@ -127,7 +127,7 @@ def _units(evidence: Evidence) -> str:
 def _how(evidence: Evidence) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
     means = evidence.means
-    offline = {mean.row for mean in means if mean.first_word_ms is None}
+    offline = {mean.row for mean in means if mean.first_token_ms is None}
     if means and offline == {mean.row for mean in means}:
         latency = " All rows are decoded in whole utterances, so there are no latencies."
     elif evidence.topline in offline:
