@@ -213,7 +213,7 @@ def test_a_stage_in_epochs_hears_the_data_so_often(recipe: Path, data: Path, tmp
     last = load_checkpoint(tmp_path / "exp" / "checkpoints" / "last.pt")
     assert last["train_steps"] == steps
     position = last["trainer"]["processes"][0]["batches"]
-    passes = position["epoch"] + (position["index"] + 1) / schedule["steps_per_epoch"]
+    passes = position["epoch"] + position["step"] / schedule["steps_per_epoch"]
     assert passes == pytest.approx(2, abs=0.2)
     # The folder keeps what the recipe says, so that the same command finds the run.
     assert load_saved_experiment(tmp_path / "exp").stages[0].length == {"num_epochs": 2}
