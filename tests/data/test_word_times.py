@@ -1,5 +1,6 @@
 """Which word a piece belongs to, and when it is spoken."""
 
+import gc
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,10 @@ def test_batches_say_the_times_only_when_asked(tokenizer: Tokenizer, num_workers
         expected = torch.tensor(times_of_pieces(by_id[name], pieces, tokenizer))
         assert torch.equal(batch.word_times_BS2[row, : len(pieces)], expected)
         assert math.isfinite(float(expected.max()))
+    # Loaders that are left behind are to end here: in a forked worker their finalizers would fail.
+    gc.collect()
     assert next(iter(TrainLoader(cuts, tokenizer, config, seed=0))).word_times_BS2 is None
+    gc.collect()
     assert all(batch.word_times_BS2 is None for batch in valid_batches(cuts, tokenizer, config))
 
 
