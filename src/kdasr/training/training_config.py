@@ -68,7 +68,8 @@ class TrainerConfig:
     rounding and dropout."""
     recompute_layers: Annotated[bool, MAY_CHANGE] = False
     """Keep only what goes into each layer of the encoder for the backward pass, and compute the layer again
-    there: less memory, a third more work in the encoder, the same gradient. An encoder that cannot refuses it."""
+    there: less memory, a third more work in the encoder, the same gradient.
+    An encoder that cannot refuses it."""
     num_threads: Annotated[int, at_least(0), MAY_CHANGE] = 0
     """Torch threads on the CPU; 0: leave torch's default."""
     log_every: Annotated[int, at_least(1), MAY_CHANGE] = 50
