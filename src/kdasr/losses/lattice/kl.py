@@ -186,14 +186,11 @@ class PowerKl:
 
     def _by_kernels(self, kernels: Any, student_NV: Tensor, teacher_NV: Tensor, nodes: Nodes) -> NodeValues:
         weights_N = nodes.weights_N
-        if self._exponents_B is not None:
-            exponents_N = self._exponents_B[nodes.utterances_N]
-            value_N = kernels.kl_rows_given_(student_NV, teacher_NV, weights_N, exponents_N, self.form)
-        elif not self.rule.is_bare:
+        if self._exponents_B is None and self.rule.is_bare:
+            value_N, exponents_N = kernels.kl_rows_(student_NV, teacher_NV, weights_N, self.rule, self.form)
+        else:
             exponents_N = self._exponents(teacher_NV, nodes)
             value_N = kernels.kl_rows_given_(student_NV, teacher_NV, weights_N, exponents_N, self.form)
-        else:
-            value_N, exponents_N = kernels.kl_rows_(student_NV, teacher_NV, weights_N, self.rule, self.form)
         return NodeValues(value_N, teacher_NV, exponents_N)
 
     def _exponents(self, teacher_NV: Tensor, nodes: Nodes) -> Tensor:
