@@ -146,15 +146,19 @@ class OutputTerm(LatticeTerm):
         if self.config.node_weights in BY_TEACHER:
             base_BTK = self._weights_of(teacher, lattice, base_BTK)
         by_occupation = self.config.node_weights in BY_STUDENT
-        symbols = NextSymbols.of(lattice.tokens_BS, lattice.boundary_B4[:, 2], BLANK)
-        trusted = symbols if self.config.wrong_nodes == "drop" else None
-        if self.config.classes == "full":
-            return PowerKl(teacher, rule, self.form, base_BTK, by_occupation, trusted)
+        if self.config.classes == "collapsed":
+            all_nodes = self.config.wrong_nodes == "count"
+            symbols = self._next_symbols(lattice)
+            return CollapsedKl(
+                teacher, rule, self.form, base_BTK, by_occupation, symbols, all_nodes=all_nodes
+            )
+        trusted = self._next_symbols(lattice) if self.config.wrong_nodes == "drop" else None
         if self.config.classes == "symbols":
             return SymbolKl(teacher, rule, self.form, base_BTK, by_occupation, BLANK, trusted)
-        return CollapsedKl(
-            teacher, rule, self.form, base_BTK, by_occupation, symbols, all_nodes=trusted is None
-        )
+        return PowerKl(teacher, rule, self.form, base_BTK, by_occupation, trusted)
+
+    def _next_symbols(self, lattice: PrunedLattice) -> NextSymbols:
+        return NextSymbols.of(lattice.tokens_BS, lattice.boundary_B4[:, 2], BLANK)
 
     def _annealed(self, step: int) -> float:
         if not self.config.anneal:
