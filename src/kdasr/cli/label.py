@@ -1,4 +1,4 @@
-"""`kdasr label`: labels for speech without transcripts, by Whisper or any other recognizer, and filters of them."""
+"""`kdasr label`: labels for speech without transcripts, by any recognizer, and filters of them."""
 
 import logging
 from pathlib import Path
@@ -32,7 +32,7 @@ _MIN_WIDTH = 110
     multiple=True,
     required=True,
     metavar="KIND:PLACE",
-    help="whisper:FOLDER_OR_NAME, bundle:EXP, sherpa:FOLDER, jsonl:FILE. A second one: the filter of agreement.",
+    help="whisper:FOLDER_OR_NAME, bundle:EXP, sherpa:FOLDER, jsonl:FILE. A second one judges by agreement.",
 )
 @click.option(
     "--cuts",
@@ -40,19 +40,19 @@ _MIN_WIDTH = 110
     required=True,
     type=click.Path(path_type=Path),
     metavar="PLACE",
-    help="What to label: a manifest of Lhotse cuts, a Shar folder, or a folder of audio files. Several: repeat it.",
+    help="What to label: a manifest of Lhotse cuts, a Shar folder, or a folder of audio files. Repeatable.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the labels.")
 @click.option(
     "--tokens",
     type=click.Path(path_type=Path),
-    help="Pieces that the labels are for: a folder with bpe.model, or a data folder. Labels are written as they "
-    "spell.",
+    help="Pieces that the labels are for, which are written as these spell: a folder with bpe.model, or a "
+    "data folder.",
 )
 @click.option(
     "--normalize",
-    help="How labels are written: words, upper-words, upper, lower, none.  [default: as the pieces need; words "
-    "without --tokens]",
+    help="How labels are written: words, upper-words, upper, lower, none.  [default: as the pieces need; "
+    "words without --tokens]",
 )
 @click.option("--language", help="Language that is spoken, such as en.  [default: the labeler finds out]")
 @click.option("--beam", type=click.IntRange(min=1), default=5, show_default=True, help="1: greedy search.")
@@ -77,7 +77,7 @@ _MIN_WIDTH = 110
     type=click.FloatRange(min=1),
     default=28.0,
     show_default=True,
-    help="bundle and sherpa: seconds heard at once; longer audio is cut at pauses, and its labels are joined.",
+    help="bundle and sherpa: seconds heard at once; longer audio is cut at pauses and its labels are joined.",
 )
 @click.option(
     "--filter",
@@ -117,13 +117,13 @@ def command(
 ) -> None:
     """Label speech without transcripts, and filter the labels.
 
-    OUT becomes a folder of Lhotse cuts that `kdasr prepare --cuts train=OUT` takes: OUT/cuts.*.jsonl.gz with the
-    labels that are kept, OUT/dropped/ with the others, OUT/filters.json and filters.png with what each filter
-    drops and, where the cuts had transcripts, how many of its labels are wrong. What is labeled already is
-    not labeled again: a stopped command goes on, and other thresholds cost nothing.
+    OUT becomes a folder of Lhotse cuts that `kdasr prepare --cuts train=OUT` takes: OUT/cuts.*.jsonl.gz with
+    the labels that are kept, OUT/dropped/ with the others, OUT/filters.json and filters.png with what each
+    filter drops and, where the cuts had transcripts, how many of its labels are wrong. What is labeled
+    already is not labeled again: a stopped command goes on, and other thresholds cost nothing.
 
-    Several processes share the utterances: torchrun --standalone --nproc-per-node N --no-python kdasr label ...
-    --device cuda. Each takes the GPU of its number; the last one to finish filters.
+    Several processes share the utterances: torchrun --standalone --nproc-per-node N --no-python kdasr label
+    ... --device cuda. Each takes the GPU of its number; the last one to finish filters.
     """
     from kdasr.data.bad import MaxBad
     from kdasr.labeling.base import LabelerOptions, open_labeler

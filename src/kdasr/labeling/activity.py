@@ -9,6 +9,8 @@ what a labeler hears in it is left to the other filters.
 
 # Shapes: N samples, K blocks.
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +41,6 @@ def active_seconds(samples_N: NDArray[np.float32]) -> float:
 
 def _close_gaps(active_K: NDArray[np.bool_], longest: int) -> None:
     places = np.flatnonzero(active_K)
-    for left, right in zip(places[:-1], places[1:], strict=True):
+    for left, right in pairwise(places.tolist()):
         if right - left - 1 <= longest:
             active_K[left:right] = True

@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 CUTS, RECORD = "input.jsonl.gz", "input.json"
 AUDIO = "audio"
-"""Below the folder of the labels: audio that was converted, where it was not one channel of 16 kHz in a file."""
+"""Folder of audio that was converted, where it was not one channel of 16 kHz in a file."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
             write_manifest(work_dir / CUTS, found.cuts)
             known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
             write_json(record, known)
-    cuts: list[MonoCut] = sorted(read_cuts(work_dir / CUTS), key=lambda cut: cut.id)  # type: ignore[arg-type]
+    cuts: list[MonoCut] = sorted(read_cuts(work_dir / CUTS), key=lambda cut: cut.id)
     return Inputs(cuts, [BadUtterance(*item) for item in known["bad"]], part.fingerprint)
 
 

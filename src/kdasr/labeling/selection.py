@@ -1,4 +1,4 @@
-"""From labels to what is trained on: written as the pieces spell, filtered, counted, and put into manifests."""
+"""From labels to what is trained on: written as the pieces spell, filtered, counted, put into manifests."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +111,7 @@ class Selection:
         return found if " ".join(item.symbol for item in found) == text else None
 
     def write(self, out: Path) -> "Counts":
-        """Write the manifests of all shards, `cuts.NNNNNN.jsonl.gz`, of what is kept and of what is dropped."""
+        """Write the manifests of all shards, `cuts.NNNNNN.jsonl.gz`: what is kept, and what is dropped."""
         counts = Counts([entry.name for entry in self.filters])
         names = set()
         for number in range(len(self.works[0].shards)):
@@ -290,8 +290,8 @@ def early_watch(writing: LabelWriting, least: int = 20) -> Any:
         for language, (total, unknown) in seen.items():
             if total >= least and 2 * unknown > total == max(count for count, _ in seen.values()):
                 raise UserError(
-                    f"language '{language}': {unknown} of the first {total} labels have characters that the pieces "
-                    "cannot spell: give --tokens that spell this language. What is labeled is kept"
+                    f"language '{language}': {unknown} of the first {total} labels have characters that the "
+                    "pieces cannot spell: give --tokens that spell this language. What is labeled is kept"
                 )
 
     return watch

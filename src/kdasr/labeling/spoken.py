@@ -1,8 +1,8 @@
 """Figures and signs of a label written out as they are spoken, for pieces that spell words alone.
 
-Whisper writes `Mr. Hale paid $5 in 1907.`, transcripts have `MISTER HALE PAID FIVE DOLLARS IN NINETEEN OH SEVEN`.
-num2words says numbers in the languages that it knows; abbreviations and signs are written out in English only.
-What is not written out stays: the filter of characters that pieces cannot spell then counts it.
+Whisper writes `Mr. Hale paid $5 in 1907.`, transcripts have `MISTER HALE PAID FIVE DOLLARS IN NINETEEN OH
+SEVEN`. num2words says numbers in the languages that it knows; abbreviations and signs are written out in
+English only. What is not written out stays: the filter of characters that pieces cannot spell counts it.
 """
 
 import re

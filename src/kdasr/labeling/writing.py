@@ -1,7 +1,7 @@
 """How labels are written: as the transcripts of the target's pieces are.
 
-A labeler writes as it was taught: `Well, Mr. Hale paid $5.` Pieces that spell `WELL MISTER HALE PAID FIVE DOLLARS`
-make a mess of that, or cannot spell it at all. With a tokenizer its pieces say what may stay: digits,
+A labeler writes as it was taught: `Well, Mr. Hale paid $5.` Pieces that were made of `WELL MISTER HALE PAID
+FIVE DOLLARS` cannot spell that. With a tokenizer its pieces say what may stay: digits,
 punctuation and case that they spell; then comes its own normalization. Without one, a rule of
 `kdasr.data.text_rules` says it. References are written in the same way before they are compared.
 """
@@ -19,7 +19,7 @@ _DIGITS = frozenset("0123456789")
 
 
 class LabelWriting:
-    """From what a labeler writes to what is trained on. Idempotent: what it has written it leaves as it is."""
+    """From what a labeler writes to what is trained on. What it has written it leaves as it is."""
 
     def __init__(self, tokenizer: Tokenizer | None = None, rule: str | None = None) -> None:
         """

@@ -1,7 +1,7 @@
 """Labels that were made elsewhere: `jsonl:FILE`, a JSON object per line.
 
-`{"id": "utt-1", "text": "...", "score": -0.2, "language": "en", "words": [["hello", 0.1, 0.5], ...]}`: `id` and
-`text` must be there, `score` is the mean natural log-probability of a token, words have begin and end in
+`{"id": "utt-1", "text": "...", "score": -0.2, "language": "en", "words": [["hello", 0.1, 0.5], ...]}`: `id`
+and `text` must be there, `score` is the mean natural log-probability of a token, words have begin and end in
 seconds. Utterances that the file lacks have no label, and are counted.
 """
 

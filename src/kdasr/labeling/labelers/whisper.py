@@ -1,4 +1,4 @@
-"""Whisper (Radford et al. 2022) through faster-whisper: `whisper:FOLDER`, or `whisper:NAME`, which it downloads.
+"""Whisper (Radford et al. 2022) through faster-whisper: `whisper:FOLDER`, or `whisper:NAME`, downloaded.
 
 Decoded at temperature 0 alone: further temperatures draw at random, so that the same audio would have other
 labels each time. What they are for, labels that repeat or that the model does not believe, the filters
@@ -25,14 +25,17 @@ _WEIGHTS = "model.bin"
 
 @register_labeler("whisper")
 class WhisperLabeler:
-    """A `faster_whisper.WhisperModel`. Audio of any length: what is longer than its window of 30 s is heard in
-    windows of its own, each from where the last whole sentence of the one before ended."""
+    """A `faster_whisper.WhisperModel`.
+
+    Audio longer than its window of 30 s is heard in windows, each from where the last whole sentence of the
+    one before ended.
+    """
 
     def __init__(self, place: str, options: LabelerOptions) -> None:
         """
         Raises:
-            UserError: faster-whisper is not installed, or no model there; a batch without a language, which it
-                would find out once for all utterances of a batch.
+            UserError: faster-whisper is not installed, or no model there; a batch without a language, which
+                it would find out once for all utterances of a batch.
         """
         self._place, self._options = place, options
         if options.batch_size > 1 and options.language is None:
