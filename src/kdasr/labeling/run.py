@@ -122,8 +122,8 @@ class LabelWork:
             if found is not None and found != wanted and not force:
                 names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
                 raise UserError(
-                    f"{self.folder}: holds labels of another {', '.join(names)}: give another --out, or --force "
-                    "to make them anew"
+                    f"{self.folder}: holds labels of another {', '.join(names)}: give another --out, "
+                    "or --force to make them anew"
                 )
             if force:
                 for file in self.folder.iterdir():

@@ -76,8 +76,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         cost = labeler["compute_hours_per_audio_hour"]
         if cost:
             lines.append(
-                f"{labeler['name']}: {cost:.2f} h of compute per hour of audio ({1 / cost:.1f} hours per hour "
-                "and process)"
+                f"{labeler['name']}: {cost:.2f} h of compute per hour of audio ({1 / cost:.1f} hours per hour"
+                " and process)"
             )
     return lines
 
