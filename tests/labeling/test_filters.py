@@ -128,8 +128,8 @@ def test_a_long_recording_is_cut_in_its_pause_and_its_labels_are_joined() -> Non
     [
         ("Mr. Hale paid $5 in 1907.", "mister hale paid five dollars in nineteen oh seven"),
         ("It cost $1.50, or 20%.", "it cost one dollar and fifty cents or twenty percent"),
-        ("On the 21st, 1,234 men & 3.5 miles", "on the twenty first one thousand two hundred and thirty four "
-         "men and three point five miles"),
+        ("The 21st, 1,234 men", "the twenty first one thousand two hundred and thirty four men"),
+        ("Tom & 3.5 miles", "tom and three point five miles"),
         ("At 7:05 in the 1860s", "at seven oh five in the eighteen sixties"),
         ("$2 million for B2", "two million dollars for b two"),
         ("Dr. Smith, St. Ives", "doctor smith saint ives"),
@@ -141,13 +141,12 @@ def test_figures_are_written_as_they_are_spoken(text: str, said: str) -> None:
     assert spoken(text, None) == text and spoken(text, "tlh") == text
 
 
+PANGRAM = "quickly vex jump brawny glaze"
 ALPHABETS = {
-    "CAFE DON'T STOP HIM QUICKLY VEX JUMP BRAWNY GLAZE": ("DON'T STOP FIVE", "numbers, marks ', upper, nmt_nfkc"),
-    "cafe dont stop him quickly vex jump brawny glaze": ("dont stop five", "numbers, no marks, lower, nmt_nfkc"),
-    "Don't stop, Him! 0123456789 quickly vex jump brawny glaze.": (
-        "Don't stop! 5", "marks !',., nmt_nfkc",
-    ),
-}  # fmt: skip
+    f"CAFE DON'T STOP HIM {PANGRAM.upper()}": ("DON'T STOP FIVE", "numbers, marks ', upper, nmt_nfkc"),
+    f"cafe dont stop him {PANGRAM}": ("dont stop five", "numbers, no marks, lower, nmt_nfkc"),
+    f"Don't stop, Him! 0123456789 {PANGRAM}.": ("Don't stop! 5", "marks !',., nmt_nfkc"),
+}
 
 
 @pytest.mark.parametrize("letters", ALPHABETS)

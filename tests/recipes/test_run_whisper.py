@@ -1,4 +1,4 @@
-"""The recipe of labels from elsewhere: from audio without transcripts to the plan of its rows, and wrong options."""
+"""The recipe of labels: from audio without transcripts to the plan of its rows, and wrong options."""
 
 import json
 from pathlib import Path
@@ -57,13 +57,12 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
     (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     data, exp = tmp_path / "data", tmp_path / "exp"
     # Tones are no speech.
-    off = [
-        part for name in ("activity", "rate", "repeats") for part in ("--label-option", f"filter={name}=off")
-    ]
+    names = ("activity", "rate", "repeats")
+    off = [part for name in names for part in ("--label-option", f"filter={name}=off")]
     result = run_recipe(
         "--untranscribed", str(untold), "--labeler", f"jsonl:{tmp_path / 'labels.jsonl'}", *off,
-        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--vocab-size", "20", "--dry-run",
-        "--override", "data.vocab_size=20", script="run_whisper.sh",
+        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--vocab-size", "20",
+        "--dry-run", "--override", "data.vocab_size=20", script="run_whisper.sh",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     labeled = {cut.id: cut.supervisions[0].text for cut in load_cuts(data, "train-labeled")}
