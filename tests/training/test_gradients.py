@@ -45,7 +45,7 @@ def gradients(
     fabric = make_fabric(config)
     module = TrainingModule(model or small_model(), small_objective(with_teacher=True))
     updater = Updater(fabric, module, StageConfig(loss_weights=ALL_TERMS), config.optim)
-    result = updater.gradients(batches, CHUNKED, step=2)
+    result = updater.gradients(batches, CHUNKED, 2, ALL_TERMS)
     values = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
     terms = {f"term {name}": value for name, value in result.terms.items()}
     if fabric.world_size > 1:

@@ -79,13 +79,16 @@ class Updater:
             module, build_optimizer(module.named_parameters(), config)
         )
 
-    def gradients(self, batches: Sequence[TrainBatch], context: Context, step: int) -> StepResult:
+    def gradients(
+        self, batches: Sequence[TrainBatch], context: Context, step: int, loss_weights: dict[str, float]
+    ) -> StepResult:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
 
         Args:
             batches: `accumulate` of them.
             context: of the student's encoder.
             step: for the warm-up of the loss.
+            loss_weights: of each term; the stage's, or some of them.
         """
         denominators = joint_denominators(self._fabric, self._own.count(batches))
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,7 +97,7 @@ class Updater:
         for number, batch in enumerate(batches, start=1):
             inputs = StepInput(
                 batch.to(self._fabric.device),
-                loss_weights=self._stage.loss_weights,
+                loss_weights=loss_weights,
                 context=context,
                 step=step,
                 denominators=denominators,
