@@ -28,7 +28,7 @@ from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.training.devices import make_fabric
 from kdasr.training.module import TrainingModule
 from kdasr.training.resume import batches_per_process
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import Updater
 

@@ -58,8 +58,9 @@ from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
 from kdasr.training.stage import checkpoints_to_average, stages_done, stages_until, teacher_checkpoint
+from kdasr.training.system import System
 from kdasr.training.teacher_lead import Lead, last_dev_wer, weak_teacher
-from kdasr.training.trainer import System, Trainer
+from kdasr.training.trainer import Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
 from kdasr.training.validation import Validation
 

@@ -1,10 +1,9 @@
 """The training loop: one for every stage of every system."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -14,11 +13,9 @@ from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
-from kdasr.data.pace import Pace
-from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective_config import StageConfig
-from kdasr.distillation.step import StepObjective, TrainBatch
-from kdasr.nn.context import Context, ContextChoice, sample_context
+from kdasr.distillation.step import TrainBatch
+from kdasr.nn.context import Context, sample_context
 from kdasr.training import stage as stages
 from kdasr.training.average import RunningAverage
 from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
@@ -38,55 +35,12 @@ from kdasr.training.resume import (
     truncate_metrics,
 )
 from kdasr.training.step_errors import DevPieces, StepError, naming_batches, pieces_of
-from kdasr.training.teacher_lead import Lead, without_teacher
-from kdasr.training.training_config import TrainerConfig
+from kdasr.training.system import System
+from kdasr.training.teacher_lead import without_teacher
 from kdasr.training.update import StepResult, Updater
-from kdasr.training.validation import WARM, Validate, Validation
+from kdasr.training.validation import WARM, Validation
 
 logger = get_logger(__name__)
-
-
-class BatchSource(Protocol):
-    """An endless stream of batches that can be put back to where it was."""
-
-    def __next__(self) -> TrainBatch: ...
-
-    def __iter__(self) -> Iterator[TrainBatch]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def pace(self) -> Pace: ...
-
-
-@dataclass(kw_only=True)
-class System:
-    """What is trained, on what, and where the results go."""
-
-    name: str
-    exp_dir: Path
-    seed: int
-    contexts: list[Context]
-    """Those of training; the first one is that of validation and decoding."""
-    stages: list[StageConfig]
-    config: TrainerConfig
-    model: nn.Module
-    """With its sizes, a dataclass, as `config`."""
-    objective: StepObjective
-    tokenizer: Tokenizer
-    train_batches: BatchSource
-    valid_batches: Callable[[], Iterable[TrainBatch]]
-    validate: Validate
-    at_start: Callable[[Fabric], Lead | None] | None = None
-    """What else is to happen once the model has the weights that training starts from; says how far its
-    teacher is ahead, if the student is to go on alone once it has passed it."""
-    after_validation: Callable[[Fabric, Validation, nn.Module], None] | None = None
-    """What else is to happen at a validation, before the checkpoint; gets the model that was measured."""
-    context_choice: ContextChoice = field(default_factory=ContextChoice)
-    """What training draws contexts from; `contexts` are then those of validation, each of them."""
-    teachers: Sequence[TeacherFile] = ()
-    """The checkpoints that the objective's teachers came from."""
 
 
 class Trainer:
