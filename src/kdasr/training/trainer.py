@@ -83,6 +83,8 @@ class System:
     """What else is to happen at a validation, before the checkpoint; gets the model that was measured."""
     context_choice: ContextChoice = field(default_factory=ContextChoice)
     """What training draws contexts from; `contexts` are then those of validation, each of them."""
+    batches_at_once: int = 1
+    """Batches that are taken wherever a step takes one: more where kinds of batches share a step."""
     teachers: Sequence[TeacherFile] = ()
     """The checkpoints that the objective's teachers came from."""
 
@@ -243,7 +245,7 @@ class Trainer:
         batches: list[TrainBatch] = []
         self._before_step = self.system.train_batches.state_dict(), rng_state()
         with naming_batches(batches, self.config, f"step {progress.step + 1}"):
-            for _ in range(self.config.optim.accumulate):
+            for _ in range(self.config.optim.accumulate * self.system.batches_at_once):
                 batches.append(next(self.system.train_batches))
             contexts = self.system.context_choice or self.system.contexts
             context = sample_context(contexts, self.system.seed, progress.step)
