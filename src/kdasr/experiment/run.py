@@ -36,6 +36,7 @@ from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms.base import Need, needing
+from kdasr.distillation.unpaired_terms import learns_unpaired, needs_teacher
 from kdasr.experiment.config import (
     AnyExperiment,
     ExperimentConfig,
@@ -158,7 +159,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
     data: dict[str, FolderTable | CutSet] = {"training": train_cuts, "dev": dev_cuts}
-    if config.unpaired.parts:
+    if learns_unpaired(config.unpaired):
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     _count_steps(system, config.objective.rnnt, fabric)
     if fabric.is_global_zero:
@@ -227,9 +228,8 @@ def plain_students(folder: Path, context: Context) -> dict[str, float]:
             continue
         if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
             continue
-        terms = {name for stage in saved.stages for name in stage.loss_weights}
         wer = last_dev_wer(path.parent)
-        if wer is not None and not needing(Need.TEACHER, terms):
+        if wer is not None and not needs_teacher(saved.stages, saved.unpaired):
             found[path.parent.name] = wer
     return found
 
@@ -282,7 +282,8 @@ def _count_steps(system: System, rnnt: RnntConfig | None, fabric: Fabric) -> Non
     """Fill in the steps of what the recipe gives in epochs or hours."""
 
     def measure() -> Pace:
-        return system.train_batches.pace().of_steps(system.config.optim.accumulate * fabric.world_size)
+        per_step = system.config.optim.accumulate * system.batches_at_once * fabric.world_size
+        return system.train_batches.pace().of_steps(per_step)
 
     timed = Timed(system.stages, system.config, rnnt)
     count_steps(timed, system.exp_dir, measure, save=fabric.is_global_zero)
@@ -343,9 +344,8 @@ def _vocab_size(configured: int, tokenizer: Tokenizer) -> int:
 
 
 def _load_teachers(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> list[Bundle]:
-    """The teachers, when a stage has a term that needs one. A resumed run keeps those it began with."""
-    needed = needing(Need.TEACHER, {name for stage in config.stages for name in stage.loss_weights})
-    if not needed or config.objective.teacher is None:
+    """The teachers, when a stage needs one. A resumed run keeps those it began with."""
+    if not needs_teacher(config.stages, config.unpaired) or config.objective.teacher is None:
         return []
     bundles = []
     for number, reference in enumerate([config.objective.teacher, *config.objective.more_teachers]):

@@ -9,7 +9,7 @@ from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import Items, OneOf, above, at_least, between
 from kdasr.decoding.expansion import MAX_PENALTY
-from kdasr.distillation.objective_config import LENGTHS
+from kdasr.distillation.objective_config import DISTILLATION, LENGTHS
 from kdasr.experiment.config import (
     ExperimentConfig,
     LanguageModelExperiment,
@@ -304,7 +304,7 @@ def _check_proposals(results: ResultsConfig, systems: Mapping[str, ExperimentCon
     """Labels are proposed by a row that is there before, and weighed by a language model that there is."""
     for name, config in systems.items():
         options = config.unpaired
-        if not options.parts:
+        if not options.parts or options.method == DISTILLATION:
             continue
         proposal = results.proposal(config)
         known = (results.topline, *results.references)

@@ -58,5 +58,7 @@ class System:
     """What else is to happen at a validation, before the checkpoint; gets the model that was measured."""
     context_choice: ContextChoice = field(default_factory=ContextChoice)
     """What training draws contexts from; `contexts` are then those of validation, each of them."""
+    batches_at_once: int = 1
+    """Batches that are taken wherever a step takes one: more where kinds of batches share a step."""
     teachers: Sequence[TeacherFile] = ()
     """The checkpoints that the objective's teachers came from."""

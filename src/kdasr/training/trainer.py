@@ -222,7 +222,7 @@ class Trainer:
         batches: list[TrainBatch] = []
         self._before_step = self.system.train_batches.state_dict(), rng_state()
         with naming_batches(batches, self.config, f"step {progress.step + 1}"):
-            for _ in range(self.config.optim.accumulate):
+            for _ in range(self.config.optim.accumulate * self.system.batches_at_once):
                 batches.append(next(self.system.train_batches))
             contexts = self.system.context_choice or self.system.contexts
             context = sample_context(contexts, self.system.seed, progress.step)

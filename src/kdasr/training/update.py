@@ -85,22 +85,28 @@ class Updater:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
 
         Args:
-            batches: `accumulate` of them.
+            batches: `accumulate` of them, or as many of each kind as a step has; on all processes the same
+                kinds.
             context: of the student's encoder.
             step: for the warm-up of the loss.
-            loss_weights: of each term; the stage's, or some of them.
+            loss_weights: of each term on batches with transcripts; the stage's, or some of them.
         """
-        denominators = joint_denominators(self._fabric, self._own.count(batches))
+        denominators = {
+            kind: joint_denominators(self._fabric, self._own.count(some))
+            for kind in (True, False)
+            if (some := [batch for batch in batches if batch.paired is kind])
+        }
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         per_utterance: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, start=1):
             inputs = StepInput(
                 batch.to(self._fabric.device),
-                loss_weights=loss_weights,
+                loss_weights=loss_weights if batch.paired else self._stage.loss_weights,
                 context=context,
                 step=step,
-                denominators=denominators,
+                denominators=denominators[batch.paired],
+                unpaired_weights=self._stage.unpaired_weights,
             )
             with self._fabric.no_backward_sync(self._module, enabled=number < len(batches)):
                 losses = self._module(inputs)
