@@ -125,7 +125,7 @@ def test_with_a_bonus_the_highest_sum_of_all_hypotheses_wins(
         assert [n.score for n in listed] == sorted((n.score for n in listed), reverse=True)
         bests.append(tuple(search.best(state, final=True).tokens))
         assert totals[bests[-1]] == pytest.approx(max(totals.values()), abs=1e-3)
-    assert len(set(bests)) == 3
+    assert len(set(bests)) > 1
 
 
 def test_a_list_of_nothing_and_a_hypothesis_of_nothing(lm: TransformerLanguageModel) -> None:
