@@ -104,8 +104,9 @@ _OPTIONS = (
     click.option(
         "--lm",
         type=click.Path(path_type=Path),
-        help="Folder or checkpoint of a language model over the same pieces, for shallow fusion; with "
-        "--rescore also text (.txt, .txt.gz), which stands for a word trigram of it. Beam search only.",
+        help="Folder or checkpoint of a language model over the same pieces, or an n-gram over pieces or "
+        "words (.arpa, .klm, .binary), for shallow fusion; with --rescore also text (.txt, .txt.gz), which "
+        "stands for a word trigram of it. Beam search only.",
     ),
     click.option(
         "--lm-scale",
