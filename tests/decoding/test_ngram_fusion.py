@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arpa_files import write_arpa
 from decoding_helpers import make_encoded, make_model
-from kdasr_ngram_text import write_arpa
 
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer
@@ -81,13 +81,18 @@ def test_the_parts_of_a_sentence_add_up_to_what_the_library_gives_it(
 def test_what_fusion_adds_is_the_score_of_the_sentence(
     model: NgramLanguageModel, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """Of every hypothesis; rescoring adds the same; with hardly any weight the search is the plain one."""
+    """Of every hypothesis; rescoring adds the same. With hardly any weight the search is the plain one."""
+    compared = 0
     transducer = make_model(vocab=tokenizer.vocab_size, sharpness=1.0)
     encoded_BTD, lens_B = make_encoded([6, 5])
     for entries in beam_search(transducer, encoded_BTD, lens_B, BeamOptions(beam=8, lm_scale=0.7), model):
         for entry in entries:
+            if 1 in entry.tokens:  # a random transducer may say it; no sentence has it
+                continue
             units = by_kenlm(tmp_path / "some.arpa", tokenizer, entry.tokens, model.over_pieces)
             assert entry.fused == pytest.approx(0.7 * units, abs=1e-3)
+            compared += 1
+    assert compared > 5
     plain = beam_search(transducer, encoded_BTD, lens_B, BeamOptions(beam=8))
     hardly = beam_search(transducer, encoded_BTD, lens_B, BeamOptions(beam=8, lm_scale=1e-9), model)
     search = build_search(transducer, BeamOptions(beam=8), Rescoring(model, 0.7))
@@ -106,7 +111,6 @@ def test_what_is_no_ngram_for_these_pieces_is_refused(
     (tmp_path / "bad.arpa").write_text("ONE TWO\n")
     (tmp_path / "packed.arpa.gz").write_bytes(b"")
     write_arpa(tmp_path / "lower.arpa", [["one", "two"]], [])
-    write_arpa(tmp_path / "others.arpa", [[tokenizer.piece(9), "▁OTHER"]], [])
     marked = next(i for i in range(3, tokenizer.vocab_size) if len(tokenizer.piece(i)) > 1)
     write_arpa(tmp_path / "others.arpa", [[tokenizer.piece(marked), "▁OTHER"]], [])
     for name, message in (
