@@ -11,7 +11,8 @@ import torch
 
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.language_model import loader, text, text_store
+from kdasr.language_model import loader as loading
+from kdasr.language_model import text, text_store
 from kdasr.language_model.loader import TextBatch, TextLoader, valid_text_batches
 from kdasr.language_model.text import EncodedText, TextSource, read_lines, text_sources
 from kdasr.language_model.text_store import stored_text
@@ -121,8 +122,8 @@ def test_text_in_files_is_made_again_where_it_is_another_or_damaged(
 def test_batches_of_a_window_at_a_time_hold_every_sentence_once(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "POOL", 8)
-    monkeypatch.setattr(loader, "WINDOW", 16)
+    monkeypatch.setattr(loading, "POOL", 8)
+    monkeypatch.setattr(loading, "WINDOW", 16)
     some = encoded(tokenizer, SENTENCES)
     batches = one_epoch(TextLoader(some, 90, seed=3))
     assert sorted(name for batch in batches for name in batch.ids) == sorted(map(some.origin, range(60)))

@@ -93,12 +93,8 @@ def _made(folder: Path, paths: Sequence[str], tokenizer: Tokenizer, max_pieces: 
         columns = writer.columns()
         digest = EncodedText.of(columns, begins, "").digest()
         lengths = [len(column) for column in columns]
-        meta: dict[str, Any] = {
-            "lengths": lengths,
-            "begins": [first for _, first in begins],
-            "digest": digest,
-        }
-        write_json(staged.partial / META, meta)
+        first_lines = [first for _, first in begins]
+        write_json(staged.partial / META, {"lengths": lengths, "begins": first_lines, "digest": digest})
         staged.publish()
     found = _known(folder, paths)
     assert found is not None
