@@ -33,7 +33,7 @@ from kdasr.self_training.hypotheses import Hypotheses, UnpairedDistillation
 from kdasr.training.devices import make_fabric
 from kdasr.training.module import TrainingModule
 from kdasr.training.resume import batches_per_process
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import Updater
 
@@ -50,7 +50,7 @@ def gradients(
     fabric = make_fabric(config)
     module = TrainingModule(model or small_model(), small_objective(with_teacher=True))
     updater = Updater(fabric, module, StageConfig(loss_weights=ALL_TERMS), config.optim)
-    result = updater.gradients(batches, CHUNKED, step=2)
+    result = updater.gradients(batches, CHUNKED, 2, ALL_TERMS)
     values = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
     terms = {f"term {name}": value for name, value in result.terms.items()}
     if fabric.world_size > 1:
@@ -157,7 +157,7 @@ def gradients_of_both_kinds(batches: list[Batch], weight: float = 0.3) -> dict[s
         loss_weights={"rnnt": 1.0, "ctc": 0.5}, unpaired_weights={"hidden_mse": 2.0, "rnnt": 1.0}
     )
     updater = Updater(fabric, module, stage, trainer_config().optim)
-    updater.gradients(batches, CHUNKED, step=2)
+    updater.gradients(batches, CHUNKED, 2, stage.loss_weights)
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 

@@ -41,7 +41,7 @@ from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.metrics import Meter
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 
 
 def talkative(seed: int) -> Transducer:

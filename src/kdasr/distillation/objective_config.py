@@ -12,6 +12,7 @@ from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 WEIGHTS = ("prior", "uniform", "confidence")
 NORMALIZERS = ("frames", "utterances")
 UPDATES = ("better", "never")
+FOLLOW = ("while_ahead", "always")
 LABELS, DISTILLATION = METHODS = ("labels", "distillation")
 """How a system learns from speech without transcripts."""
 STEPS, JOINT = MIXINGS = ("steps", "joint")
@@ -210,6 +211,10 @@ class ObjectiveOptions:
     teacher_features: Annotated[str, OneOf(*TEACHER_FEATURES)] = "masked"
     """masked: the teacher hears what the student hears; unmasked: that without the masks of SpecAugment;
     clean: also without the noise that `data.join` puts under joined utterances."""
+    follow: Annotated[str, OneOf(*FOLLOW)] = "while_ahead"
+    """How long the student follows its teacher. while_ahead: until its dev word error rate is below the
+    teacher's; from then on, to the end of the last stage, terms that need a teacher count nothing, but for
+    batches without transcripts. always: to the end of the last stage."""
     more_teachers: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
     """Further teachers, over the same pieces: output distributions are the mean of all. Hidden states are
     those of `teacher` alone."""

@@ -60,9 +60,11 @@ from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
 from kdasr.training.stage import checkpoints_to_average, stages_done, stages_until, teacher_checkpoint
-from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
-from kdasr.training.trainer import System, Trainer
+from kdasr.training.system import System
+from kdasr.training.teacher_lead import Lead, last_dev_wer, weak_teacher
+from kdasr.training.trainer import Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
+from kdasr.training.validation import Validation
 
 logger = get_logger(__name__)
 
@@ -190,25 +192,29 @@ def _heed_word_times(rnnt: RnntConfig, cuts: FolderTable) -> None:
 
 def _compare_with_teacher(
     system: System, objective: Objective, config: ExperimentConfig, teacher: Bundle
-) -> Callable[[Fabric], None]:
+) -> Callable[[Fabric], Lead | None]:
     """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
 
-    def compare(fabric: Fabric) -> None:
-        def measure(model: Transducer, context: Context) -> float:
+    def compare(fabric: Fabric) -> Lead | None:
+        def measure(model: Transducer, context: Context) -> Validation:
             batches = system.valid_batches()
-            measured = validate_model(fabric, model, objective, batches, system.tokenizer, context)
-            return measured.scores["wer"]
+            return validate_model(fabric, model, objective, batches, system.tokenizer, context)
 
-        teacher_wer = measure(teacher.model, teacher.context)
+        of_teacher, of_student = measure(teacher.model, teacher.context), None
+        teacher_wer = of_teacher.scores["wer"]
         others = {}
         if config.stages[0].init_from is not None:
             assert isinstance(system.model, Transducer)
-            others["the student's start"] = measure(system.model, config.contexts[0])
+            of_student = measure(system.model, config.contexts[0])
+            others["the student's start"] = of_student.scores["wer"]
         others |= plain_students(system.exp_dir.parent, config.contexts[0])
         listed = "".join(f", {name} {wer:.2f} %" for name, wer in others.items())
         logger.info("dev WER: teacher %.2f %%%s", teacher_wer, listed)
         if warning := weak_teacher(teacher_wer, others):
             logger.warning("%s", warning)
+        if config.objective.follow == "always":
+            return None
+        return Lead(of_teacher.criterion, of_student.criterion if of_student else None)
 
     return compare
 

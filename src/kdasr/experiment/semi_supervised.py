@@ -32,7 +32,7 @@ from kdasr.self_training.labels import FirstGuess, Labeler, label_search
 from kdasr.self_training.proposals import ProposalModel, load_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.stage import resolve_reference
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.transducer import validate_model
 from kdasr.training.validation import Validation
 

@@ -29,7 +29,7 @@ from kdasr.self_training.hypotheses import (
     hypothesis_search,
     load_texts,
 )
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 
 logger = get_logger(__name__)
 

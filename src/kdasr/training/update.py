@@ -79,7 +79,9 @@ class Updater:
             module, build_optimizer(module.named_parameters(), config)
         )
 
-    def gradients(self, batches: Sequence[TrainBatch], context: Context, step: int) -> StepResult:
+    def gradients(
+        self, batches: Sequence[TrainBatch], context: Context, step: int, loss_weights: dict[str, float]
+    ) -> StepResult:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
 
         Args:
@@ -87,6 +89,7 @@ class Updater:
                 kinds.
             context: of the student's encoder.
             step: for the warm-up of the loss.
+            loss_weights: of each term on batches with transcripts; the stage's, or some of them.
         """
         denominators = {
             kind: joint_denominators(self._fabric, self._own.count(some))
@@ -99,7 +102,7 @@ class Updater:
         for number, batch in enumerate(batches, start=1):
             inputs = StepInput(
                 batch.to(self._fabric.device),
-                loss_weights=self._stage.loss_weights,
+                loss_weights=loss_weights if batch.paired else self._stage.loss_weights,
                 context=context,
                 step=step,
                 denominators=denominators[batch.paired],
