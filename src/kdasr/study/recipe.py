@@ -77,6 +77,9 @@ class StudyLanguageModel:
     beam: Annotated[int, at_least(1)] = 4
     blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
     """In the same decoding."""
+    rescore: bool = False
+    """Rescore the hypotheses of the beam instead of shallow fusion, with a scale and a word bonus that each
+    run chooses on the dev parts; `scale` is not used."""
 
 
 @dataclass
