@@ -47,6 +47,8 @@ class Update:
     segment: int
     num_settled: int
     """Leading pieces that nothing can change any more."""
+    num_trailing_blanks: int
+    """Encoder frames of the segment since its last piece; all of them while there is none."""
     is_final: bool
     """Whether the segment is over."""
     is_eof: bool
@@ -190,6 +192,7 @@ class Lane:
             offset=round(self._offset, 4),
             segment=self._segment + result.segment,
             num_settled=self.recognizer.search.num_settled(stream.search_state),
+            num_trailing_blanks=stream.num_trailing_blanks,
             is_final=result.is_final,
             is_eof=is_eof,
             is_changed=is_changed,

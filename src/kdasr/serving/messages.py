@@ -206,6 +206,7 @@ class SherpaReplies:
                 "context_scores": [],
                 "segment": update.segment,
                 "words": [],
+                "num_trailing_blanks": update.num_trailing_blanks,
                 "start_time": round(result.start + update.offset, 4),
                 "is_final": update.is_final,
                 "is_eof": update.is_eof,
