@@ -132,13 +132,24 @@ class RawClient(AbstractContextManager["RawClient"]):
         """Bytes of frames, whole or not."""
         self.raw.sendall(data)
 
-    def read_all(self) -> bytes:
-        """What comes until the server closes the connection, or resets it because it has not read all."""
+    def read(self) -> bytes:
+        """What messages hold, up to the close frame or, where the server does not wait for us, a reset."""
         found = b""
-        with suppress(ConnectionResetError):
-            while part := self.raw.recv(1 << 16):
-                found += part
+        with suppress(ConnectionError):
+            while True:
+                opcode, size = self._exactly(2)
+                if size == 126:
+                    (size,) = struct.unpack(">H", self._exactly(2))
+                found += self._exactly(size)
+                if opcode == 0x88:
+                    break
         return found
+
+    def _exactly(self, count: int) -> bytes:
+        data = self.raw.recv(count, sockets.MSG_WAITALL)
+        if len(data) < count:
+            raise ConnectionError
+        return data
 
     def __exit__(self, *_: object) -> None:
         self.raw.close()
