@@ -139,7 +139,7 @@ async def _talk(url: str, wave: Wave, chunk: int, start: float) -> list[float]:
 
         async def receive() -> None:
             async for _ in socket:
-    """Speak from `start` on; the latency of each reply, infinite where none has come."""
+                # A window is longer than a chunk: the second packet makes the first reply possible.
                 if len(latencies) + 1 < len(sent):
                     latencies.append(time.monotonic() - sent[len(latencies) + 1])
 
