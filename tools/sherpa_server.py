@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ class Server:
                 decoded.set_result(None)
 
     async def serve(self, socket: Any) -> None:
-        """One connection, from its first samples to `Done`."""
+        """One connection, until the client has gone."""
+        with suppress(websockets.ConnectionClosed):
+            await self._listen(socket)
+
+    async def _listen(self, socket: Any) -> None:
+        """From its first samples to `Done`."""
         stream, segment = self._recognizer.create_stream(), 0
         async for message in socket:
             if message == "Done":

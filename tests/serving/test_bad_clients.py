@@ -238,8 +238,8 @@ def test_client_that_reads_nothing_costs_one_partial_result() -> None:
     async def run() -> list[str]:
         session = Session(Engine(), Limits(), server.service.models, 16000, {})  # type: ignore[arg-type]
         for update in updates[:-1] * 100:
-            session._hear(replace(update, is_final=False))
-        session._hear(replace(updates[-1], is_final=True))
+            session._hear(replace(update, heard=replace(update.heard, is_final=False)))
+        session._hear(replace(updates[-1], heard=replace(updates[-1].heard, is_final=True)))
         session._hear(Ended([]))
         return [json.loads(text)["type"] async for text in session.messages(V1Replies())]
 
