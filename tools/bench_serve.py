@@ -169,37 +169,54 @@ def trial(server: Server, wave: Wave, chunk: int, count: int) -> dict[str, float
     return {"clients": count, "p50": float(p50), "p99": float(p99), "cores": cores}
 
 
-def capacity(command: list[str], wave: Wave, chunk: int, trials: int) -> dict[str, Any]:
-    """The most clients held of those that were tried, and every trial."""
-    with Server(command) as server:
-        trial(server, wave, chunk, 8)
-        tried = [trial(server, wave, chunk, 16)]
-        good, bad = 0, min(MOST, round(1.3 * 16 / tried[0]["cores"]))
-        for _ in range(trials):
-            tried.append(trial(server, wave, chunk, max(1, (good + bad) // 2)))
-            held = tried[-1]["p99"] < chunk / SAMPLE_RATE
-            good, bad = (int(tried[-1]["clients"]), bad) if held else (good, int(tried[-1]["clients"]))
-    most = max(tried, key=lambda one: one["clients"] if one["clients"] <= good else 0)
-    return {"held": good, "clients_per_core_by_cpu": most["clients"] / most["cores"], "trials": tried}
+class Search:
+    """The most clients that a server holds, found by halving."""
+
+    def __init__(self, server: Server, wave: Wave, chunk: int) -> None:
+        self._server, self._wave, self._chunk = server, wave, chunk
+        trial(server, wave, chunk, 8)  # warms up
+        self.tried = [trial(server, wave, chunk, 16)]
+        self.held, self._too_many = 0, min(MOST, round(1.3 * 16 / self.tried[0]["cores"]))
+
+    def step(self) -> None:
+        """Try a number between those that were held and those that were not."""
+        count = max(1, (self.held + self._too_many) // 2)
+        self.tried.append(trial(self._server, self._wave, self._chunk, count))
+        if self.tried[-1]["p99"] < self._chunk / SAMPLE_RATE:
+            self.held = count
+        else:
+            self._too_many = count
+
+    @property
+    def clients_per_core(self) -> float:
+        """By CPU time, with as many clients as were held, or with the first 16."""
+        best = next((one for one in self.tried if one["clients"] == self.held), self.tried[0])
+        return best["clients"] / best["cores"]
 
 
 def compare_servers(bundle: Path, wave: Wave, trials: int) -> dict[str, Any]:
-    """Live clients held by both servers."""
+    """Live clients held by both servers, which take turns, so that both see the same machine."""
     recognizer = StreamingRecognizer(load_recognizable(bundle, "auto", int8=False, threads=1))
     chunk = round(recognizer.context.chunk * recognizer.geometry.frame_seconds * SAMPLE_RATE)
     if len(_CORES) > 1:
         os.sched_setaffinity(0, _CORES[1:])
-    commands = {"kdasr": kdasr_command(bundle), "sherpa-onnx": sherpa_command(bundle)}
-    found = {name: capacity(command, wave, chunk, trials) for name, command in commands.items()}
+    with Server(kdasr_command(bundle)) as ours, Server(sherpa_command(bundle)) as theirs:
+        searches = {"kdasr": Search(ours, wave, chunk), "sherpa-onnx": Search(theirs, wave, chunk)}
+        for _ in range(trials):
+            for search in searches.values():
+                search.step()
     os.sched_setaffinity(0, _CORES)
     print(f"live clients held at p99 latency under a chunk ({chunk / SAMPLE_RATE:g} s), one core")
-    print_rows(
-        [
-            {"server": name, "held": each["held"], "per_core_by_cpu": each["clients_per_core_by_cpu"]}
-            for name, each in found.items()
-        ]
-    )
-    return {"chunk_seconds": chunk / SAMPLE_RATE, "servers": found}
+    rows = [
+        {"server": name, "held": search.held, "per_core_by_cpu": search.clients_per_core}
+        for name, search in searches.items()
+    ]
+    print_rows(rows)
+    return {
+        "chunk_seconds": chunk / SAMPLE_RATE,
+        "servers": rows,
+        "trials": {name: search.tried for name, search in searches.items()},
+    }
 
 
 def cost(bundle: Path, waves: list[Wave]) -> dict[str, Any]:

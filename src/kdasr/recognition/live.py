@@ -52,7 +52,7 @@ class Heard:
 
 
 class LiveStream:
-    """A stream of a recognizer; its segments end by the recognizer's endpoint rules, at a cut, and at the end.
+    """A stream of a recognizer, whose segments end by its endpoint rules, at a cut, and at the end of input.
 
     A recognizer with full context hears each segment as a whole, so that somebody else has to `cut` it.
     """
