@@ -22,7 +22,7 @@ from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.testing import dummy_cuts
 from kdasr.training.interrupt import TrainingInterrupted
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.validation import Validation
 
 NUM_CUTS = 20

@@ -34,6 +34,8 @@ class TextBatch:
     """Of all sentences together."""
     audio_seconds: float = 0.0
     """Text has none."""
+    paired: bool = True
+    """Text is of one kind."""
 
     @property
     def num_predictions(self) -> int:
