@@ -24,7 +24,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.testing import dummy_cuts
 from kdasr.training import trainer
 from kdasr.training.interrupt import TrainingInterrupted
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.validation import Validation
 
 NUM_CUTS = 20

@@ -36,6 +36,7 @@ from kdasr.data.loading import train_strategy
 from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Failure, Made, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.train_share import rows_in_share
 from kdasr.data.usable import (
     AT_ONCE,
     USABLE,
@@ -308,6 +309,7 @@ def usable_rows(
         for start, some in zip(starts, speeds, strict=True)
     ]
     rows = np.concatenate(found) if found else np.zeros(0, np.int32)
+    rows = rows_in_share(table, rows, config.train_share)
     pieces = table.pieces(tokenizer)[rows]
     verdict = judge(columns.samples_N[rows], pieces, config, num_frames)
     log_unusable(
