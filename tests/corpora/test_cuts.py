@@ -261,7 +261,7 @@ def test_audio_that_cannot_be_used_costs_its_utterance(
     manifest = write(tmp_path / "c.jsonl.gz", *(cut for cut, _ in bad.values()))
     with pytest.raises(UserError, match=r"dev: 7 of 8 utterances have bad audio, more than --max-bad 1%"):
         prepare(tmp_path, manifest)
-    assert not list((tmp_path / "data").rglob("*.npy"))
+    assert not list((tmp_path / "data").rglob("*.lca"))
     assert [cut.id for cut in prepare(tmp_path, manifest, max_bad=MaxBad(7, is_share=False))] == ["ok"]
     lines = [line.split("\t") for line in (tmp_path / "data" / "bad-dev.tsv").read_text().splitlines()]
     told = {("shell" if name == "shell-cut" else name): reason for name, _, reason in lines}

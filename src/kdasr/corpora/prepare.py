@@ -36,8 +36,6 @@ from kdasr.data.text_rules import check_rule
 log = get_logger(__name__)
 
 STATS = "feature_stats.json"
-MANY = 300_000
-"""Files of features from which on it is better to have none."""
 _PART_NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -214,10 +212,6 @@ def _prepare_part(
     with Staged(out_dir / "audio" / part, key) as audio, Staged(out_dir / "fbank" / part, key) as fbank:
         utterances, bad = checked.cuts(audio.partial, options.jobs)
         cuts = at_speeds(utterances, settings["speeds"])
-        if not options.on_the_fly and len(cuts) > MANY:
-            log.warning(
-                "%s: %d files of features, one for each cut: --on-the-fly stores none", part, len(cuts)
-            )
         if options.on_the_fly:
             stats, found = check_part(cuts, workers, settings["train"])
         else:

@@ -118,6 +118,14 @@ class Tokenizer:
         """The piece with this id; `▁` marks the start of a word."""
         return self._processor.IdToPiece(int(index))
 
+    def score(self, index: int) -> float:
+        """SentencePiece's score of the piece, its log-probability in a unigram model."""
+        return float(self._processor.GetScore(int(index)))
+
+    def serialized(self) -> bytes:
+        """The SentencePiece model, as `bpe.model` has it."""
+        return bytes(self._processor.serialized_model_proto())
+
 
 def read_rule(folder: Path) -> str:
     """The rule that the pieces in a folder were made with.
