@@ -1,6 +1,7 @@
 # kdasr: every target sets up .venv itself when it needs it.
 #
 #   make demo      the main job on the embedded corpus: speech in, a report out
+#   make demo-seeds   students of the demo with three seeds each, compared; takes 1.5 hours
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make lpm       learning without transcripts: every row of conf/lpm/lpm.yaml; takes long
 #   make unified   one model for every latency: every row of conf/unified.yaml; takes long
@@ -27,7 +28,7 @@ JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $
 ARGS ?=
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) --size $(SIZE) --jobs $(JOBS) $(ARGS)
 
-.PHONY: help setup lm lpm unified bench-lpm setup-k2 demo results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve bench-data clean
+.PHONY: help setup lm lpm unified bench-lpm setup-k2 demo demo-seeds results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve bench-data clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
 
@@ -46,6 +47,10 @@ setup-k2: setup
 
 demo: setup
 	$(RUN) --size demo
+
+# Students of the demo's teacher, each with three seeds. exp/demo is left as it is.
+demo-seeds: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --size demo --exp exp/demo-seeds --jobs $(JOBS) $(ARGS)
 
 # All rows, or ARGS='--rows "two-stage output" --upto dev'; see egs/librispeech/run_results.sh --help.
 results: setup

@@ -19,6 +19,8 @@ from typing import Any
 
 import click
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from kdasr.checkpoint import load_bundle
@@ -32,9 +34,10 @@ from kdasr.distillation.terms.output_kl import OutputConfig, OutputTerm
 from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.losses.lattice.joint import joint_losses
 from kdasr.losses.lattice.nodes import Nodes
+from kdasr.report.style import MUTED, figure_style, save_png, system_styles, value_axis
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "exponent 1 (smooths nothing)": {},
+    "exponent 1 (smooths nothing)": {"rule": "fixed", "exponent": 1.0},
     "fixed 0.7": {"rule": "fixed", "exponent": 0.7},
     "entropy": {"rule": "entropy"},
     "entropy, no T^2": {"rule": "entropy", "temperature_squared": False},
@@ -48,6 +51,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "min_exponent": 0.5,
     },
     "confidence 0.7": {"rule": "confidence", "exponent": 0.7},
+    "confidence 0.5": {"rule": "confidence", "exponent": 0.5},
+    "confidence 0.5 among symbols (the default)": {
+        "rule": "confidence",
+        "exponent": 0.5,
+        "classes": "symbols",
+    },
 }
 SURE = 0.99
 KINDS = ("blank", "next piece", "other piece")
@@ -58,17 +67,19 @@ class Mass:
     """Gradient by what the teacher says of a node."""
 
     by_kind: Tensor
-    """Of blank, next piece, other piece."""
-    sure: float
+    """Of blank, next piece, other piece; by whether the teacher is sure: no, yes."""
     scale: float
     """Weighted sum of T^2."""
     weight: float
 
     def row(self, name: str) -> str:
-        total = float(self.by_kind.sum()) or 1.0
-        shares = [f"{100 * float(value) / total:.0f}" for value in self.by_kind]
-        cells = [name, *shares, f"{100 * self.sure / total:.0f}", f"{self.scale / (self.weight or 1.0):.1f}"]
-        return f"| {' | '.join(cells)} |"
+        shares = self.shares()
+        cells = [f"{share:.0f}" for share in (*shares.sum(1).tolist(), float(shares[:, 1].sum()))]
+        return f"| {' | '.join([name, *cells, f'{self.scale / (self.weight or 1.0):.1f}'])} |"
+
+    def shares(self) -> Tensor:
+        """`by_kind` in percent of their sum."""
+        return 100 * self.by_kind / (float(self.by_kind.sum()) or 1.0)
 
 
 @click.command()
@@ -77,18 +88,56 @@ class Mass:
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--part", default="dev-other", show_default=True)
 @click.option("--batches", default=4, show_default=True, help="Batches of up to 60 s.")
-def main(student: Path, teacher: Path, data: Path, part: str, batches: int) -> None:
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the table into this PNG file.")
+def main(student: Path, teacher: Path, data: Path, part: str, batches: int, plot: Path | None) -> None:
     """Print a table: percent of the gradient."""
     torch.set_num_threads(1)
-    masses = {name: Mass(torch.zeros(len(KINDS)), 0.0, 0.0, 0.0) for name in SETTINGS}
+    masses = {name: Mass(torch.zeros(len(KINDS), 2), 0.0, 0.0) for name in SETTINGS}
     for lattice, logits in lattices(student, teacher, data, part, batches):
         for name, options in SETTINGS.items():
-            add(masses[name], OutputTerm(OutputConfig(**options), "regular"), lattice, logits)
+            add(
+                masses[name],
+                OutputTerm(OutputConfig(**{"classes": "full", **options}), "regular"),
+                lattice,
+                logits,
+            )
     click.echo(
         f"| smoothing | {' | '.join(KINDS)} | teacher above {SURE} | mean T^2 |\n|---|---|---|---|---|---|"
     )
     for name, mass in masses.items():
         click.echo(mass.row(name))
+    if plot is not None:
+        save_png(draw(masses), plot)
+
+
+def draw(masses: dict[str, Mass]) -> Figure:
+    """A bar per way of smoothing: what the teacher says of a node, paler where it is sure."""
+    styles = system_styles(KINDS)
+    with figure_style():
+        figure = Figure(figsize=(8.0, 0.9 + 0.32 * len(masses)), layout="constrained")
+        axes = figure.add_subplot()
+        value_axis(axes)
+        for place, mass in enumerate(masses.values()):
+            left = 0.0
+            for kind, shares in zip(KINDS, mass.shares().tolist(), strict=True):
+                for share, alpha in zip(shares, (1.0, 0.45), strict=True):
+                    color = styles[kind].color.light
+                    axes.barh(place, share, left=left, height=0.7, color=color, alpha=alpha, linewidth=0)
+                    left += share
+        axes.set_yticks(range(len(masses)), list(masses))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the gradient by the student's logits")
+        bars = [Patch(color=styles[kind].color.light, label=kind) for kind in KINDS]
+        pale = Patch(color=MUTED.light, alpha=0.45, label=f"teacher above {SURE} (paler)")
+        figure.legend(
+            handles=[*bars, pale],
+            title="the teacher's best class",
+            loc="outside upper center",
+            ncols=4,
+            frameon=False,
+        )
+    return figure
 
 
 def lattices(
@@ -131,8 +180,8 @@ def add(mass: Mass, term: OutputTerm, lattice: PrunedLattice, teacher: NodeLogit
     best_N = teacher.logits_of(nodes.frames_N, nodes.states_N).softmax(1).max(1)
     next_N = torch.nn.functional.pad(lattice.tokens_BS, (0, 1))[b_N, pieces_N]
     kinds_N = torch.where(best_N.indices == BLANK, 0, torch.where(best_N.indices == next_N, 1, 2))
-    mass.by_kind.index_add_(0, kinds_N, pull_N)
-    mass.sure += float(pull_N[best_N.values > SURE].sum())
+    cells_N = 2 * kinds_N + (best_N.values > SURE).long()
+    mass.by_kind.view(-1).index_add_(0, cells_N, pull_N)
     mass.scale += float((nodes.weights_N / values.exponent_N.square()).sum())
     mass.weight += float(nodes.weights_N.sum())
 

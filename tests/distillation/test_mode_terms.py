@@ -157,7 +157,8 @@ def test_equal_modes_agree(classes: str, node_weights: str) -> None:
 def test_a_direction_is_output_kl_with_the_other_mode_as_the_teacher(node_weights: str, classes: str) -> None:
     settings = {"node_weights": node_weights, "classes": classes}
     frozen = TransducerTeacher(small_model(), Context.full())
-    of = objective(teacher=frozen, output=OutputConfig(**settings), learner="own", **settings)
+    output = OutputConfig("fixed", 1.0, **settings)
+    of = objective(teacher=frozen, output=output, learner="own", **settings)
 
     def gradient(**loss_weights: float) -> tuple[Tensor, Tensor]:
         model = small_model()

@@ -425,7 +425,10 @@ def test_an_utterance_without_path_spoils_no_gradient() -> None:
         ({"rnnt": native(rnnt_type="fast")}, "rnnt_type' is fast"),
         ({"rnnt": RnntConfig(backend="cuda")}, "backend' is cuda"),
         ({"output": OutputConfig(rule="magic")}, "objective.output.rule' is magic"),
-        ({"output": OutputConfig("confidence")}, "objective.output.exponent is 1, which smooths nothing"),
+        (
+            {"output": OutputConfig("confidence", 1.0)},
+            "objective.output.exponent is 1, which smooths nothing",
+        ),
         ({"output": OutputConfig(exponent=2.0)}, "objective.output.exponent' is 2.0"),
         ({"output": OutputConfig(node_weights="some")}, "node_weights' is some"),
         ({"output": OutputConfig(classes="two")}, "classes' is two; expected one of full, collapsed"),

@@ -85,7 +85,7 @@ def test_smoothing_ends_between_the_steps_of_anneal() -> None:
     ("options", "culprit"),
     [
         ({"anneal": [5]}, r"objective\.output\.anneal is \[5\]"),
-        ({"classes": "symbols", "direction": "symmetric"}, "classes: symbols"),
+        ({"classes": "symbols", "direction": "symmetric"}, "direction: symmetric needs classes"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(options: dict, culprit: str) -> None:

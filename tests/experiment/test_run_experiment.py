@@ -16,7 +16,7 @@ import yaml
 from click.testing import Result
 from command_line import kdasr
 
-from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint
+from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint, save_checkpoint
 from kdasr.cli.main import main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
@@ -181,6 +181,38 @@ def test_the_mean_of_a_teacher_and_itself_teaches_as_it_does(
     for name, values in one["model"].items():
         torch.testing.assert_close(two["model"][name], values, atol=1e-5, rtol=1e-4)
     assert [Path(file).parts[-3] for file, _ in two["trainer"]["progress"]["more_teachers"]] == ["moved"]
+
+
+def test_a_student_that_has_passed_its_teacher_learns_alone(
+    teacher: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """As if the teacher's terms were not there, bit for bit, over an interruption too; or as it is told."""
+    talker = copy_of(teacher, tmp_path / "talker")
+    payload = load_checkpoint(find_checkpoint(talker))
+    tokenizer = load_bundle(talker).tokenizer
+    begin = next(i for i in range(3, tokenizer.vocab_size) if tokenizer.piece(i).startswith("▁"))
+    payload["model"]["joiner.output.bias"][begin] = 50.0  # a word in every frame: many insertions
+    save_checkpoint(find_checkpoint(talker), payload)
+    alone = ["stages.0.loss_weights={ctc: 1.0}", "stages.1.loss_weights={rnnt: 1.0}"]
+    runs = {"passed": [], "alone": alone, "always": ["objective.follow=always"]}
+    for name, changes in runs.items():
+        changes = [f"objective.teacher={talker}", *changes] if name != "alone" else changes
+        options = [item for change in changes for item in ("--override", change)]
+        calls = [("--until-stage", "hidden"), ()] if name == "passed" else [()]
+        for until in calls:
+            result = train(recipe, "student", *options, *until, exp=recipe.parent / name)
+            assert result.exit_code == 0, result.output
+    ends = {name: load_checkpoint(recipe.parent / name / "checkpoints" / "last.pt") for name in runs}
+    progress = ends["passed"]["trainer"]["progress"]
+    assert progress["alone_since"] == 0 and progress["teacher_score"] > 100
+    assert (recipe.parent / "passed" / "train.log").read_text().count("has passed its teacher") == 1
+    same = {
+        name: [
+            torch.equal(values, ends[name]["model"][key]) for key, values in ends["alone"]["model"].items()
+        ]
+        for name in ("passed", "always")
+    }
+    assert all(same["passed"]) and not all(same["always"])
 
 
 def test_average_takes_the_last_checkpoints_of_the_final_stage(teacher: Path) -> None:

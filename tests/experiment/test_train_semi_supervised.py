@@ -1,13 +1,17 @@
 """`kdasr train` with parts without transcripts, as a user runs it."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import Result
 from command_line import kdasr
 
+from kdasr.checkpoint import load_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
@@ -78,6 +82,114 @@ def test_local_prior_matching_from_the_command_line(folder: Path) -> None:
     row = json.loads((exp / "metrics.jsonl").read_text().splitlines()[0])
     assert {"rnnt", "ctc", "lpm", "survivors", "filtered", "label_words"} <= set(row["terms"])
     assert "proposal model: dev WER" in log
+
+
+DISTILLED = (
+    "objective.teacher=seed",
+    "unpaired.parts=[train-clean-360]",
+    "unpaired.method=distillation",
+    "unpaired.mixing=joint",
+    "unpaired.ratio=1",
+)
+TERMS = "rnnt: 1.0, ctc: 0.5, hidden_mse: 1.0, output_kl: 0.5"
+
+
+def distil(folder: Path, exp: str, *overrides: str, system: str = "seed") -> Result:
+    stages = f"stages=[{{name: train, num_steps: 3, init_from: seed, loss_weights: {{{TERMS}}}}}]"
+    return train(folder, system, *DISTILLED, stages, *overrides, exp=exp)
+
+
+def last(folder: Path, exp: str) -> dict[str, Any]:
+    return load_checkpoint(folder / "exp" / exp / "checkpoints" / "last.pt")
+
+
+def last_terms(folder: Path, exp: str) -> dict[str, float]:
+    rows = [json.loads(line) for line in (folder / "exp" / exp / "metrics.jsonl").read_text().splitlines()]
+    return next(row["terms"] for row in rows if row["split"] == "train")
+
+
+def test_distillation_without_transcripts_from_the_command_line(folder: Path) -> None:
+    """The teacher says it in its turn, or once; a resume reads what it said."""
+    for source, exp in (("search", "in-turn"), ("once", "once")):
+        result = distil(folder, exp, f"unpaired.hypothesis.source={source}")
+        assert result.exit_code == 0, result.output
+        log = (folder / "exp" / exp / "train.log").read_text()
+        assert "6 of 6 unpaired utterances carry transcripts" in log and "teacher: seed" in log
+        terms = last_terms(folder, exp)
+        assert {"hidden_mse", "unpaired_hidden_mse", "unpaired_output_kl", "label_words"} <= set(terms)
+    once = folder / "exp" / "once"
+    said = json.loads((once / "hypotheses.json").read_text())
+    assert len(said["texts"]) == 6 and not (folder / "exp" / "in-turn" / "hypotheses.json").exists()
+    (once / "hypotheses.json").write_text(json.dumps({**said, "utterances": "others"}))
+    longer = "stages.0.num_steps=4"
+    assert "utterances was others" in str(
+        distil(folder, "once", "unpaired.hypothesis.source=once", longer).exception
+    )
+
+
+def test_given_labels_train_as_transcripts_do(folder: Path) -> None:
+    """The terms of the same utterances on the same batches are the same, but for rounding."""
+    given = ("unpaired.parts=[train-clean-100]", "unpaired.hypothesis.source=given", "data.max_duration=60")
+    result = distil(folder, "given", "data.spec_augment.enabled=false", *given)
+    assert result.exit_code == 0, result.output
+    terms = last_terms(folder, "given")
+    for name in ("rnnt", "ctc", "hidden_mse", "output_kl"):
+        assert terms[f"unpaired_{name}"] == pytest.approx(terms[name], rel=1e-5)
+
+
+def test_a_weight_of_zero_is_training_without_such_speech(folder: Path) -> None:
+    """Bit for bit, the resume state included."""
+    zero, none = ("unpaired.weight=0", "plain"), ("unpaired.parts=[]", "zero")
+    found = []
+    for override, exp in (zero, none):
+        assert distil(folder, exp, override).exit_code == 0
+        found.append(last(folder, exp))
+    for name, value in found[0]["model"].items():
+        assert torch.equal(value, found[1]["model"][name]), name
+    states = [one["trainer"] for one in found]
+    assert states[0]["objective"].keys() == states[1]["objective"].keys()
+    assert states[0]["processes"][0]["batches"] == states[1]["processes"][0]["batches"]
+
+
+def test_the_rest_of_a_part_is_learnt_without_its_transcripts(folder: Path) -> None:
+    """Half of the utterances have transcripts; the others are the unpaired ones."""
+    share = ("data.train_share=0.5", "unpaired.parts=[train-clean-100]", "unpaired.hypothesis.source=none")
+    assert distil(folder, "share", *share).exit_code == 0
+    log = (folder / "exp" / "share" / "train.log").read_text()
+    paired = int(re.search(r"data.train_share 0.5: (\d) of 6 utterances", log)[1])  # type: ignore[index]
+    assert 0 < paired < 6 and f"unpaired: {6 - paired} utterances" in log
+    assert set(last_terms(folder, "share")) & {"unpaired_hidden_mse", "unpaired_rnnt"} == {
+        "unpaired_hidden_mse"
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["unpaired.method=labels", "stages.0.unpaired_weights={rnnt: 1.0}"],
+            r"unpaired_weights.*need unpaired",
+        ),
+        (
+            ["objective.teacher=null", "stages.0.loss_weights={rnnt: 1.0}"],
+            r"'search' needs objective\.teacher",
+        ),
+        (
+            ["unpaired.hypothesis.source=none", "stages.0.unpaired_weights={rnnt: 1.0}"],
+            r"\['rnnt'\], which need a text",
+        ),
+        (["unpaired.hypothesis.source=none", "stages.0.loss_weights={rnnt: 1.0}"], "does without text"),
+        (["stages.0.unpaired_weights={cr_ctc: 1.0, rnnt: 1.0}"], r"\['cr_ctc'\].*one copy more"),
+        (["stages.0.unpaired_weights={kl: 1.0}"], r"unpaired_weights \['kl'\]; known terms"),
+        (["unpaired.hypothesis.beam=0"], r"unpaired\.hypothesis\.beam' is 0"),
+    ],
+)
+def test_what_distillation_cannot_be_is_refused(folder: Path, overrides: list[str], message: str) -> None:
+    result = distil(folder, "refused", *overrides)
+    assert isinstance(result.exception, UserError)
+    with pytest.raises(UserError, match=message):
+        raise result.exception
+    assert not (folder / "exp" / "refused").exists()
 
 
 @pytest.mark.parametrize(

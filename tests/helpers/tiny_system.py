@@ -22,7 +22,8 @@ from kdasr.nn.context import Context
 from kdasr.testing import tiny_config
 from kdasr.training.devices import make_fabric
 from kdasr.training.resume import seed_everything
-from kdasr.training.trainer import System, Trainer
+from kdasr.training.system import System
+from kdasr.training.trainer import Trainer
 from kdasr.training.training_config import OptimConfig, TrainerConfig
 from kdasr.training.transducer import validate_transducer
 

@@ -25,7 +25,7 @@ from kdasr.testing import random_text
 from kdasr.training.devices import make_fabric
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.module import TrainingModule
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 
 SENTENCES = [random_text(5, seed) for seed in range(20)]
 LOSS = {"nll": 1.0}

@@ -9,6 +9,7 @@ import torch
 from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.data_config import SpecAugmentConfig
 from kdasr.distillation.objective_config import LENGTHS
+from kdasr.distillation.unpaired_terms import is_searched, learns_unpaired
 from kdasr.experiment.config import ExperimentConfig, load_experiment
 from kdasr.models.transducer.build import build_transducer
 from kdasr.study.recipe import load_recipe
@@ -88,6 +89,24 @@ def test_one_model_for_every_latency_is_compared_at_equal_steps_under_equal_wait
     assert {row: "mode_kl" in config.stages[-1].loss_weights for row, config in students.items()} == {
         row: "mcr" in row for row in students
     }
+
+
+def test_students_of_a_tenth_of_the_transcripts_are_those_of_the_demo_but_for_the_rest() -> None:
+    recipe, demo = load_recipe(CONF / "unpaired" / "demo.yaml"), CONF / "demo.yaml"
+    for name, share in (
+        ("teacher", 1.0),
+        ("streaming-init", 0.1),
+        ("two-stage", 0.1),
+        ("two-stage-unpaired", 0.1),
+    ):
+        own = recipe.systems[name]
+        plain = load_experiment(demo, name.removesuffix("-unpaired"))
+        assert own.data.train_share == share
+        assert own.model == plain.model and own.data.spec_augment == plain.data.spec_augment
+        assert (own.contexts, own.stages, own.training) == (plain.contexts, plain.stages, plain.training)
+        assert learns_unpaired(own.unpaired) == name.endswith("unpaired")
+    searched = {row: is_searched(own.stages, own.unpaired) for row, own in recipe.systems.items()}
+    assert {row for row, says in searched.items() if says} == {"two-stage-unpaired", "labels-only"}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ if verb == "train":
     (exp / "config.yaml").write_text(Path(options["--config"]).read_text())
     rows = [{{"split": "valid", "step": i, "wer": 40.0 / i, "stage_step": i}} for i in (1, 2, 3, 4)]
     (exp / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+elif verb == "calibrate":
+    assert (Path(arguments[0]) / "checkpoints" / "averaged.pt").is_file()
 elif verb == "average":
     (Path(arguments[0]) / "checkpoints").mkdir(exist_ok=True)
     (Path(arguments[0]) / "checkpoints" / "averaged.pt").touch()

@@ -67,6 +67,24 @@ def test_a_teacher_comes_before_its_students_and_is_decoded_offline(tmp_path: Pa
     assert set(decodes.values()) == {"streaming"}
 
 
+def test_runs_are_calibrated_on_dev_before_they_are_decoded(tmp_path: Path) -> None:
+    study = make_study(tmp_path, calibrate=True)
+    run_study(study, Options(num_jobs=2, upto="test"), quiet)
+    lines = calls(tmp_path)
+    trained = {line.split()[-1] for line in lines if line.startswith("train")}
+    for run in trained:
+        own = [line for line in lines if line.startswith(("calibrate", "decode")) and line.split()[1] == run]
+        assert own[0].startswith("calibrate") and all(line.startswith("decode") for line in own[1:])
+        assert "dev-clean" in own[0] and "test-clean" not in own[0] and "test-clean" in own[-1]
+    assert trained and not any(line.startswith("calibrate") for line in _calls_without(tmp_path / "plain"))
+
+
+def _calls_without(folder: Path) -> list[str]:
+    folder.mkdir()
+    run_study(make_study(folder), Options(upto="dev"), quiet)
+    return calls(folder)
+
+
 @pytest.mark.parametrize("gpus", [0, 1, 2])
 def test_a_job_has_a_process_for_each_of_its_gpus(tmp_path: Path, gpus: int) -> None:
     study = replace(make_study(tmp_path), gpus=gpus)

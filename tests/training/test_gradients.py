@@ -1,11 +1,13 @@
 """However a joint batch is split, over accumulation steps or processes, its gradient is the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_system import (
     CHUNKED,
+    Letters,
     RandomBatches,
     fit,
     random_batch,
@@ -20,15 +22,18 @@ from two_processes import run_two, under_torchrun
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
-from kdasr.distillation.objective_config import StageConfig
+from kdasr.decoding.expansion import BeamOptions
+from kdasr.distillation.objective_config import StageConfig, UnpairedConfig
+from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.models.encoders.zipformer2.config import Zipformer2Config
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
+from kdasr.self_training.hypotheses import Hypotheses, UnpairedDistillation
 from kdasr.training.devices import make_fabric
 from kdasr.training.module import TrainingModule
 from kdasr.training.resume import batches_per_process
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import Updater
 
@@ -45,7 +50,7 @@ def gradients(
     fabric = make_fabric(config)
     module = TrainingModule(model or small_model(), small_objective(with_teacher=True))
     updater = Updater(fabric, module, StageConfig(loss_weights=ALL_TERMS), config.optim)
-    result = updater.gradients(batches, CHUNKED, step=2)
+    result = updater.gradients(batches, CHUNKED, 2, ALL_TERMS)
     values = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
     terms = {f"term {name}": value for name, value in result.terms.items()}
     if fabric.world_size > 1:
@@ -132,6 +137,50 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(joint: dict[str, Ten
     assert run_two(gradients_of_rank, tmp_path) == [0, 0]
     for rank in range(2):
         assert_same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), joint)
+
+
+def of_both_kinds(rank: int) -> list[Batch]:
+    """A batch with transcripts and one without, of other frames and utterances."""
+    paired, unpaired = random_batch(rank, SIZES[rank]), random_batch(2 + rank, SIZES[1 - rank])
+    return [paired, replace(unpaired, paired=False)]
+
+
+def gradients_of_both_kinds(batches: list[Batch], weight: float = 0.3) -> dict[str, Tensor]:
+    """`gradients` where batches without transcripts have what the teacher says, and other terms."""
+    fabric = make_fabric(trainer_config())
+    objective = small_objective(with_teacher=True)
+    assert isinstance(objective.teacher, TransducerTeacher)
+    says = Hypotheses(objective.teacher, BeamOptions(beam=1), Letters())
+    options = UnpairedConfig(weight=weight)
+    module = TrainingModule(small_model(), UnpairedDistillation(objective, options, says))
+    stage = StageConfig(
+        loss_weights={"rnnt": 1.0, "ctc": 0.5}, unpaired_weights={"hidden_mse": 2.0, "rnnt": 1.0}
+    )
+    updater = Updater(fabric, module, stage, trainer_config().optim)
+    updater.gradients(batches, CHUNKED, 2, stage.loss_weights)
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def gradients_of_both_kinds_of_rank(rank: int, port: int, out: Path) -> None:
+    under_torchrun(rank, port)
+    torch.save(gradients_of_both_kinds(of_both_kinds(rank)), out / f"{rank}.pt")
+
+
+def test_both_kinds_of_batches_add_up_by_their_weight_on_any_number_of_processes(tmp_path: Path) -> None:
+    """Each kind is divided by its own frames and utterances; the heads that one kind leaves out are there."""
+    each = [of_both_kinds(rank) for rank in range(2)]
+    paired, unpaired = ([batches[kind] for batches in each] for kind in range(2))
+    joint = gradients_of_both_kinds([*paired, *unpaired])
+    alone = [gradients_of_both_kinds(batches, weight=1.0) for batches in (paired, unpaired)]
+    assert any("ctc_head" in name for name in joint) and any("adapters" in name for name in joint)
+    for name, value in joint.items():
+        parts = [one.get(name, torch.zeros_like(value)) for one in alone]
+        torch.testing.assert_close(value, parts[0] + 0.3 * parts[1], rtol=1e-4, atol=1e-6, msg=name)
+    assert run_two(gradients_of_both_kinds_of_rank, tmp_path) == [0, 0]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in joint.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def train_rank(rank: int, port: int, exp_dir: Path, until: str | None) -> None:

@@ -38,7 +38,7 @@ def dev_batches(tokenizer: Tokenizer, num_workers: int = 0) -> ValidBatches:
 def first_search_of(tokenizer: Tokenizer, batches: ValidBatches) -> FirstSearch:
     model = tiny_model(seed=2, vocab_size=tokenizer.vocab_size)
     proposal = ProposalModel(model, Context.full(), Context.full())
-    return FirstSearch(proposal, batches, BeamOptions(beam=2, blank_penalty=3.0), "cpu", "tiny", {})
+    return FirstSearch(batches, "cpu", "tiny", {}, proposal, BeamOptions(beam=2, blank_penalty=3.0))
 
 
 def work(tokens: Path, out: Path) -> None:

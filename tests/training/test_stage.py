@@ -20,7 +20,7 @@ from kdasr.training.stage import (
     initialize,
     stages_until,
 )
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from zipformer2_models import small_config as zipformer_config
 
 

@@ -29,17 +29,19 @@ from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import LabelConfig, RnntConfig, StageConfig, UnpairedConfig
+from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.evaluation.wer import word_errors
 from kdasr.experiment.semi_supervised import update_when_better
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
+from kdasr.self_training.hypotheses import Hypotheses, UnpairedDistillation
 from kdasr.self_training.labels import Labeler
 from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.metrics import Meter
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 
 
 def talkative(seed: int) -> Transducer:
@@ -78,6 +80,50 @@ def semi_supervised_system(exp_dir: Path, error: float | None = None, **changes:
     )
     system = replace(system, **changes)
     return replace(system, after_validation=update_when_better(system, objective, proposal))
+
+
+def distilled_system(exp_dir: Path, mixing: str, **changes: Any) -> System:
+    """A paired batch and two unpaired ones, in steps of their own or in one; dropout and two stages."""
+    teacher = TransducerTeacher(talkative(seed=7), Context.full())
+    objective = Objective(ObjectiveConfig(rnnt=RnntConfig(warmup_steps=4)), small_config(), teacher)
+    options = UnpairedConfig(ratio=2, mixing=mixing, weight=0.5)
+    says = Hypotheses(teacher, BeamOptions(beam=1), Letters())
+    hidden = {**TWO_TERMS, "hidden_mse": 1.0}
+    stages = [
+        StageConfig(name="hidden", num_steps=4, loss_weights=hidden, unpaired_weights={"hidden_mse": 1.0}),
+        StageConfig(name="output", num_steps=4, loss_weights={**hidden, "output_kl": 0.3}),
+    ]
+    system = tiny_system(
+        exp_dir,
+        contexts=[CHUNKED, Context.full()],
+        model=small_model(dropout=0.2),
+        objective=UnpairedDistillation(objective, options, says),
+        stages=stages,
+        train_batches=InterleavedBatches(RandomBatches(), RandomBatches(first=2), ratio=2),
+        batches_at_once=3 if mixing == "joint" else 1,
+    )
+    return replace(system, **changes)
+
+
+@pytest.mark.parametrize("mixing", ["steps", "joint"])
+def test_a_resumed_distillation_ends_with_the_same_bits(tmp_path: Path, mixing: str) -> None:
+    """Stopped in the first stage, between the batches of a step where it has several."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(distilled_system(whole, mixing))
+    stop = RandomBatches(first=2, interrupt_at=4)
+    interrupted = InterleavedBatches(RandomBatches(), stop, ratio=2)
+    with pytest.raises(TrainingInterrupted):
+        fit(distilled_system(parts, mixing, train_batches=interrupted))
+    fit(distilled_system(parts, mixing))
+    one, other = (load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (whole, parts))
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    assert rows(whole) == rows(parts)
+    taken = one["trainer"]["processes"][0]["batches"]
+    assert taken["count"] == (24 if mixing == "joint" else 8)
+    terms = [set(row["terms"]) for row in rows(whole) if row["split"] == "train"]
+    assert "unpaired_hidden_mse" in terms[0] and "unpaired_rnnt" not in terms[0]
+    assert {"unpaired_output_kl", "unpaired_rnnt", "output_kl"} <= terms[-1] | terms[-2]
 
 
 def rows(exp_dir: Path) -> list[dict[str, Any]]:

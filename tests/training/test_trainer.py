@@ -23,7 +23,7 @@ from kdasr.distillation.objective_config import StageConfig
 from kdasr.nn.context import Context, ContextChoice
 from kdasr.training.resume import Progress
 from kdasr.training.stage import reached_plateau, update_best
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 
 
 def rows(exp_dir: Path, split: str) -> list[dict[str, Any]]:

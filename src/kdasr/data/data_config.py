@@ -157,6 +157,9 @@ class DataConfig:
     """The folder that `kdasr prepare` wrote: manifests, features, tokenizer."""
     train_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["train-clean-100"])
     """Prepared parts to train on."""
+    train_share: Annotated[float, between(0, 1, above=True)] = 1.0
+    """Share of their utterances that is trained on, chosen by names: of two shares the larger has all that
+    the smaller has. The others may be learnt from without their transcripts: `unpaired.parts`."""
     dev_parts: Annotated[list[str], Items(at_least=1)] = field(default_factory=lambda: ["dev-clean"])
     """Prepared parts that validation decodes."""
     vocab_size: Annotated[int, at_least(4)] = 500

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import MASKED, Batch
 from kdasr.data.batch_maker import BatchMaker, BatchPlan
@@ -35,6 +36,7 @@ from kdasr.data.loading import train_strategy
 from kdasr.data.pace import Pace, pace_of
 from kdasr.data.reported import BadAudio, Failure, Made, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.train_share import rows_in_share
 from kdasr.data.usable import (
     AT_ONCE,
     USABLE,
@@ -195,6 +197,7 @@ class TrainLoader:
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
+            worker_init_fn=leave_group,
             pin_memory=self._pin_memory,
         )
         return good_ones(iter(loader), self._bad_audio)
@@ -306,6 +309,7 @@ def usable_rows(
         for start, some in zip(starts, speeds, strict=True)
     ]
     rows = np.concatenate(found) if found else np.zeros(0, np.int32)
+    rows = rows_in_share(table, rows, config.train_share)
     pieces = table.pieces(tokenizer)[rows]
     verdict = judge(columns.samples_N[rows], pieces, config, num_frames)
     log_unusable(

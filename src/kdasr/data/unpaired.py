@@ -22,6 +22,17 @@ def without_transcripts(cuts: CutSet) -> tuple[CutSet, dict[str, str]]:
     return CutSet.from_cuts(_without_text(cut) for cut in cuts), transcripts
 
 
+def with_texts(cuts: CutSet, texts: Mapping[str, str]) -> CutSet:
+    """Cuts of `without_transcripts` with these texts, by their names; those without one are left out."""
+    return CutSet.from_cuts(_with_text(cut, texts[cut.id]) for cut in cuts if cut.id in texts)
+
+
+def _with_text(cut: MonoCut, text: str) -> MonoCut:
+    with_text = cut.drop_supervisions()
+    with_text.supervisions = [replace(cut.supervisions[0], text=text)]
+    return with_text
+
+
 def _without_text(cut: MonoCut) -> MonoCut:
     without_text = cut.drop_supervisions()
     if cut.supervisions:
@@ -44,13 +55,14 @@ class Batches(Protocol):
 
 
 class InterleavedBatches:
-    """For one optimizer step paired batches, then for `ratio` steps unpaired ones, and so on.
+    """Some paired batches, then `ratio` times as many unpaired ones, and so on.
 
-    All batches of a step, on all processes, are of one kind.
+    Where each turn is an optimizer step, all batches of a step, on all processes, are of one kind; where a
+    step takes all that belong together, each step has both kinds.
     """
 
     def __init__(self, paired: Batches, unpaired: Batches, ratio: int, accumulate: int = 1) -> None:
-        """`accumulate` batches make a step.
+        """`accumulate` paired batches come one after another.
 
         Raises:
             UserError: `ratio` is below 1.
@@ -65,8 +77,8 @@ class InterleavedBatches:
         return self
 
     def __next__(self) -> Batch:
-        step = self._count // self._rhythm["accumulate"]
-        is_paired = step % (self._rhythm["ratio"] + 1) == 0
+        turn = self._count // self._rhythm["accumulate"]
+        is_paired = turn % (self._rhythm["ratio"] + 1) == 0
         batch = next(self._sources["paired" if is_paired else "unpaired"])
         self._count += 1
         return replace(batch, paired=is_paired)

@@ -12,6 +12,12 @@ from kdasr.losses.pruned_rnnt.checks import RNNT_TYPES
 WEIGHTS = ("prior", "uniform", "confidence")
 NORMALIZERS = ("frames", "utterances")
 UPDATES = ("better", "never")
+FOLLOW = ("while_ahead", "always")
+LABELS, DISTILLATION = METHODS = ("labels", "distillation")
+"""How a system learns from speech without transcripts."""
+STEPS, JOINT = MIXINGS = ("steps", "joint")
+SEARCH, ONCE, GIVEN, NO_TEXT = SOURCES = ("search", "once", "given", "none")
+"""What stands for a transcript in distillation without transcripts."""
 LENGTHS = ("num_steps", "num_epochs", "num_hours")
 """The options of a stage of which one says how long it is."""
 
@@ -94,20 +100,46 @@ class LabelConfig:
 
 
 @dataclass
+class HypothesisConfig:
+    """What stands for the transcript of speech that has none, in the terms that need one."""
+
+    source: Annotated[str, OneOf(*SOURCES)] = SEARCH
+    """search: the teacher's best hypothesis, searched in each batch when its turn comes; once: the same,
+    searched in all utterances before the first step, and kept as `hypotheses.json` in the experiment folder;
+    given: the text that the parts have, such as labels made by another recognizer; none: there is no text,
+    and only terms that need none are computed."""
+    beam: Annotated[int, at_least(1)] = 1
+    """Hypotheses that the teacher's search keeps per utterance; 1: greedy search, which is far faster."""
+    blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
+    """Nats, against deletions: subtracted from the blank's logit in this search."""
+
+
+@dataclass
 class UnpairedConfig:
     """Speech without transcripts, beside `data.train_parts`: in every stage."""
 
     parts: Annotated[list[str], Items()] = field(default_factory=list)
-    """Prepared parts; transcripts that they have are not used. Empty: there is no such speech."""
+    """Prepared parts; transcripts that they have are not used, unless `hypothesis.source` says so. Empty:
+    there is no such speech."""
+    method: Annotated[str, OneOf(*METHODS)] = LABELS
+    """labels: those that a proposal model proposes and a language model weighs (local prior matching), or
+    pseudo-labels; distillation: the terms of the objective, with `hypothesis` in the place of the
+    transcript."""
+    mixing: Annotated[str, OneOf(*MIXINGS)] = STEPS
+    """steps: an optimizer step is on batches of one kind, and `ratio` unpaired steps follow each paired one,
+    as in local prior matching; joint: each step is on one batch with transcripts and `ratio` without, whose
+    losses add up by `weight`."""
+    hypothesis: HypothesisConfig = field(default_factory=HypothesisConfig)
     proposal: Annotated[str | None, MAY_MOVE] = None
     """The first proposal model: an experiment folder or a checkpoint, full-context or streaming."""
     language_model: str | None = None
     """A language model's folder or checkpoint, or text that stands for a word trigram of it, for the weights
     `prior`."""
     ratio: Annotated[int, at_least(1)] = 4
-    """Optimizer steps on unpaired batches after each one on a paired batch."""
+    """Unpaired batches for each paired one."""
     weight: Annotated[float, at_least(0)] = 0.2
-    """Weight of the loss of an unpaired batch."""
+    """Weight of the loss of unpaired batches; 0: as if there were no `parts`. With `mixing: steps`, an
+    optimizer that does not heed the gradient's scale heeds it little."""
     normalize: Annotated[str, OneOf(*NORMALIZERS)] = "frames"
     """What the sum over a batch is divided by, utterances without labels included. frames: the encoder's,
     as for `rnnt`, so that `weight` compares the two losses; utterances: the batch's size, as in the paper,
@@ -134,6 +166,10 @@ class StageConfig:
     """Hours of audio, of all processes together; pauses that `data.join` adds do not count."""
     loss_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
     """Term name -> weight. A term that is absent is never computed. Empty: rnnt 1 and ctc 0.3."""
+    unpaired_weights: Annotated[dict[str, float], at_least(0)] = field(default_factory=dict)
+    """The same for batches without transcripts, where `unpaired.method` is distillation; their sum is
+    multiplied by `unpaired.weight`. Empty: those of `loss_weights`, but without text only those that need
+    none."""
     init_from: str | None = None
     """An earlier stage's name, an experiment folder, or a checkpoint file; null: random weights (first stage)
     or the stage before. Of a stage it is what `kdasr average` makes of its checkpoints."""
@@ -175,6 +211,10 @@ class ObjectiveOptions:
     teacher_features: Annotated[str, OneOf(*TEACHER_FEATURES)] = "masked"
     """masked: the teacher hears what the student hears; unmasked: that without the masks of SpecAugment;
     clean: also without the noise that `data.join` puts under joined utterances."""
+    follow: Annotated[str, OneOf(*FOLLOW)] = "while_ahead"
+    """How long the student follows its teacher. while_ahead: until its dev word error rate is below the
+    teacher's; from then on, to the end of the last stage, terms that need a teacher count nothing, but for
+    batches without transcripts. always: to the end of the last stage."""
     more_teachers: Annotated[list[str], Items(), MAY_MOVE] = field(default_factory=list)
     """Further teachers, over the same pieces: output distributions are the mean of all. Hidden states are
     those of `teacher` alone."""

@@ -37,6 +37,12 @@ class TrainBatch(Protocol):
         ...
 
     @property
+    def paired(self) -> bool:
+        """False: of the other kind of a training with two kinds of batches, those without transcripts. The
+        losses of each kind are divided by their own frames and utterances."""
+        ...
+
+    @property
     def max_splits(self) -> int:
         """Into how many parts `split` can divide the batch."""
         ...
@@ -58,7 +64,8 @@ class TrainBatch(Protocol):
 
 
 class Denominators(NamedTuple):
-    """What the losses of a joint batch are divided by: all batches of an optimizer step, on all processes.
+    """What the losses of a joint batch are divided by: all batches of one kind of an optimizer step, on all
+    processes.
 
     DDP averages the gradients of its processes, so each of them divides by the sum over all processes
     *divided by their number*: then the average is the gradient of the joint batch.
@@ -90,6 +97,7 @@ class StepInput:
         context: Context,
         step: int,
         denominators: Denominators | None = None,
+        unpaired_weights: dict[str, float] | None = None,
     ) -> None:
         """
         Args:
@@ -98,12 +106,15 @@ class StepInput:
             context: the student's encoder context.
             step: optimizer steps since the student began from scratch; drives warm-ups.
             denominators: what sums over the batch are divided by; None: the batch's own.
+            unpaired_weights: in the place of `loss_weights` for a batch without transcripts; empty or None:
+                not said.
         """
         self.batch = batch
         self.loss_weights = loss_weights
         self.context = context
         self.step = step
         self.denominators = denominators
+        self.unpaired_weights = unpaired_weights or {}
 
 
 @dataclass

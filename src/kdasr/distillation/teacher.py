@@ -4,15 +4,18 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from kdasr.data.batch import Batch
+from kdasr.decoding.beam import beam_search
+from kdasr.decoding.expansion import BeamOptions
+from kdasr.decoding.greedy import greedy_chunk, initial_state
 from kdasr.distillation.lattice import joint_of
 from kdasr.losses.lattice.joiner import NodeLogits
-from kdasr.models.encoders.base import Geometry
+from kdasr.models.encoders.base import EncoderOutput, Geometry
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
@@ -69,6 +72,15 @@ class Teacher(Protocol):
         ...
 
 
+@runtime_checkable
+class Transcriber(Protocol):
+    """A teacher that can also say what it hears, for batches without transcripts."""
+
+    def transcribe(self, batch: Batch, search: BeamOptions) -> list[list[int]]:
+        """The pieces of the best hypothesis of each utterance; no blanks. A beam of 1 is greedy search."""
+        ...
+
+
 class TransducerTeacher:
     """A transducer of this toolkit, in a context of its own.
 
@@ -108,10 +120,7 @@ class TransducerTeacher:
     @torch.no_grad()
     def encode(self, batch: Batch) -> TeacherOutput:
         """Encoder layers of a batch, in the teacher's own context, on the batch's device."""
-        device = batch.features_BTF.device
-        if next(self.model.parameters()).device != device:
-            self.to(device)
-        encoded = self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
+        encoded = self._encoded(batch)
         encoded_BTD, lens_B, hidden = encoded.encoded_BTD, encoded.lens_B, []
         for layer, layer_BTD in zip(self.geometry.hidden, encoded.hidden, strict=True):
             # As much audio as the encoded frames cover.
@@ -119,6 +128,23 @@ class TransducerTeacher:
             hidden.append(TeacherFrames(layer_BTD, layer_lens_B, layer.frame_seconds))
         nodes = partial(self._nodes, encoded_BTD, batch)
         return TeacherOutput(hidden, lens_B, encoded_BTD.shape[1], self.geometry.frame_seconds, nodes)
+
+    @torch.no_grad()
+    def transcribe(self, batch: Batch, search: BeamOptions) -> list[list[int]]:
+        """See `Transcriber`."""
+        encoded = self._encoded(batch)
+        heard = encoded.encoded_BTD, encoded.lens_B
+        if search.beam > 1:
+            return [listed[0].tokens for listed in beam_search(self.model, *heard, search)]
+        state = initial_state(self.model, len(batch))
+        found, _ = greedy_chunk(self.model, *heard, state, blank_penalty=search.blank_penalty)
+        return [hypothesis.tokens for hypothesis in found]
+
+    def _encoded(self, batch: Batch) -> EncoderOutput:
+        device = batch.features_BTF.device
+        if next(self.model.parameters()).device != device:
+            self.to(device)
+        return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
 
     @torch.no_grad()
     def _nodes(self, encoded_BTD: Tensor, batch: Batch) -> NodeLogits:

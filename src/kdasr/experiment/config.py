@@ -16,6 +16,7 @@ from kdasr.data.text_rules import check_rule
 from kdasr.distillation.objective_config import LENGTHS, StageConfig, UnpairedConfig
 from kdasr.distillation.terms import ObjectiveConfig, objective_schema
 from kdasr.distillation.terms.base import Need, known_terms, needing
+from kdasr.experiment.unpaired_checks import check_unpaired
 from kdasr.language_model.model import LanguageModelConfig
 from kdasr.language_model.module import TERM as LM_TERM
 from kdasr.language_model.text import TextConfig
@@ -269,6 +270,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
                 f"{source}: stage '{stage.name}' has plateau_patience, which watches the dev hidden_mse, "
                 "but no hidden_mse in its loss_weights"
             )
+    check_unpaired(config.stages, config.unpaired, has_teacher=bool(config.objective.teacher), source=source)
     _check_lengths(config.stages, source)
 
 
@@ -282,6 +284,8 @@ def _check_language_model(config: LanguageModelExperiment, source: str) -> None:
     for stage in config.stages:
         if stage.plateau_patience > 0:
             raise UserError(f"{source}: stage '{stage.name}' has plateau_patience, which is for hidden_mse")
+        if stage.unpaired_weights:
+            raise UserError(f"{source}: stage '{stage.name}' has unpaired_weights, which are for speech")
     _check_lengths(config.stages, source)
 
 
@@ -290,11 +294,13 @@ def _check_stages(stages: list[StageConfig], terms: Sequence[str], source: str) 
     if len(set(names)) != len(names):
         raise UserError(f"{source}: stage names repeat: {names}")
     for stage in stages:
-        if set(stage.loss_weights) - set(terms):
-            raise UserError(
-                f"{source}: stage '{stage.name}': loss_weights {sorted(stage.loss_weights)}; "
-                f"known terms: {', '.join(terms)}"
-            )
+        for name in ("loss_weights", "unpaired_weights"):
+            weights = getattr(stage, name)
+            if set(weights) - set(terms):
+                raise UserError(
+                    f"{source}: stage '{stage.name}': {name} {sorted(weights)}; "
+                    f"known terms: {', '.join(terms)}"
+                )
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
             raise UserError(f"{source}: stage name '{stage.name}' must be letters, digits, '.', '_' and '-'")
 

@@ -36,6 +36,7 @@ from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms.base import Need, needing
+from kdasr.distillation.unpaired_terms import learns_unpaired, needs_teacher
 from kdasr.experiment.config import (
     AnyExperiment,
     ExperimentConfig,
@@ -49,6 +50,7 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
+from kdasr.language_model.text_store import stored_text
 from kdasr.losses.lattice.kernel_check import check_kernels
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
@@ -58,9 +60,11 @@ from kdasr.training.devices import make_fabric
 from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
 from kdasr.training.stage import checkpoints_to_average, stages_done, stages_until, teacher_checkpoint
-from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
-from kdasr.training.trainer import System, Trainer
+from kdasr.training.system import System
+from kdasr.training.teacher_lead import Lead, last_dev_wer, weak_teacher
+from kdasr.training.trainer import Trainer
 from kdasr.training.transducer import validate_model, validate_transducer
+from kdasr.training.validation import Validation
 
 logger = get_logger(__name__)
 
@@ -156,7 +160,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
     data: dict[str, FolderTable | CutSet] = {"training": train_cuts, "dev": dev_cuts}
-    if config.unpaired.parts:
+    if learns_unpaired(config.unpaired):
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     _count_steps(system, config.objective.rnnt, fabric)
     if fabric.is_global_zero:
@@ -188,25 +192,29 @@ def _heed_word_times(rnnt: RnntConfig, cuts: FolderTable) -> None:
 
 def _compare_with_teacher(
     system: System, objective: Objective, config: ExperimentConfig, teacher: Bundle
-) -> Callable[[Fabric], None]:
+) -> Callable[[Fabric], Lead | None]:
     """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
 
-    def compare(fabric: Fabric) -> None:
-        def measure(model: Transducer, context: Context) -> float:
+    def compare(fabric: Fabric) -> Lead | None:
+        def measure(model: Transducer, context: Context) -> Validation:
             batches = system.valid_batches()
-            measured = validate_model(fabric, model, objective, batches, system.tokenizer, context)
-            return measured.scores["wer"]
+            return validate_model(fabric, model, objective, batches, system.tokenizer, context)
 
-        teacher_wer = measure(teacher.model, teacher.context)
+        of_teacher, of_student = measure(teacher.model, teacher.context), None
+        teacher_wer = of_teacher.scores["wer"]
         others = {}
         if config.stages[0].init_from is not None:
             assert isinstance(system.model, Transducer)
-            others["the student's start"] = measure(system.model, config.contexts[0])
+            of_student = measure(system.model, config.contexts[0])
+            others["the student's start"] = of_student.scores["wer"]
         others |= plain_students(system.exp_dir.parent, config.contexts[0])
         listed = "".join(f", {name} {wer:.2f} %" for name, wer in others.items())
         logger.info("dev WER: teacher %.2f %%%s", teacher_wer, listed)
         if warning := weak_teacher(teacher_wer, others):
             logger.warning("%s", warning)
+        if config.objective.follow == "always":
+            return None
+        return Lead(of_teacher.criterion, of_student.criterion if of_student else None)
 
     return compare
 
@@ -221,9 +229,8 @@ def plain_students(folder: Path, context: Context) -> dict[str, float]:
             continue
         if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
             continue
-        terms = {name for stage in saved.stages for name in stage.loss_weights}
         wer = last_dev_wer(path.parent)
-        if wer is not None and not needing(Need.TEACHER, terms):
+        if wer is not None and not needs_teacher(saved.stages, saved.unpaired):
             found[path.parent.name] = wer
     return found
 
@@ -242,7 +249,7 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
     size = _vocab_size(config.model.vocab_size, tokenizer)
     model = TransformerLanguageModel(replace(config.model, vocab_size=size))
     data, limit = config.data, config.training.max_valid_batches or None
-    train_text = EncodedText(text_sources(data.train_text), tokenizer, data.max_pieces)
+    train_text = stored_text(data.train_text, tokenizer, data.max_pieces, Path(data.dir) / "text")
     dev_sources = text_sources(data.dev_text) or transcript_sources(Path(data.dir), data.dev_parts)
     dev_text = EncodedText(dev_sources, tokenizer, data.max_pieces)
     dev_batches = valid_text_batches(dev_text, data.batch_pieces)
@@ -268,7 +275,7 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
     if fabric.is_global_zero:
         found = {name: text.description() for name, text in texts.items()}
         check_same_data(exp_dir, found, f"data.dir: {config.data.dir}")
-    described = {name: f"{len(text)} sentences, {text.lens_N.sum()} pieces" for name, text in texts.items()}
+    described = {name: f"{len(text)} sentences, {text.num_pieces} pieces" for name, text in texts.items()}
     return _start(system, "none", described, fabric)
 
 
@@ -276,7 +283,8 @@ def _count_steps(system: System, rnnt: RnntConfig | None, fabric: Fabric) -> Non
     """Fill in the steps of what the recipe gives in epochs or hours."""
 
     def measure() -> Pace:
-        return system.train_batches.pace().of_steps(system.config.optim.accumulate * fabric.world_size)
+        per_step = system.config.optim.accumulate * system.batches_at_once * fabric.world_size
+        return system.train_batches.pace().of_steps(per_step)
 
     timed = Timed(system.stages, system.config, rnnt)
     count_steps(timed, system.exp_dir, measure, save=fabric.is_global_zero)
@@ -337,9 +345,8 @@ def _vocab_size(configured: int, tokenizer: Tokenizer) -> int:
 
 
 def _load_teachers(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer) -> list[Bundle]:
-    """The teachers, when a stage has a term that needs one. A resumed run keeps those it began with."""
-    needed = needing(Need.TEACHER, {name for stage in config.stages for name in stage.loss_weights})
-    if not needed or config.objective.teacher is None:
+    """The teachers, when a stage needs one. A resumed run keeps those it began with."""
+    if not needs_teacher(config.stages, config.unpaired) or config.objective.teacher is None:
         return []
     bundles = []
     for number, reference in enumerate([config.objective.teacher, *config.objective.more_teachers]):

@@ -1,4 +1,5 @@
-"""A system that also learns from speech without transcripts: local prior matching, pseudo-labels."""
+"""A system that also learns from speech without transcripts: local prior matching, pseudo-labels, or
+distillation (`kdasr.experiment.unpaired_distillation`)."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,10 +17,14 @@ from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks
 from kdasr.data.data_config import JoinConfig
 from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
+from kdasr.data.train_share import in_share
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts
 from kdasr.decoding.rescoring import SentenceScorer
 from kdasr.distillation.objective import Objective
+from kdasr.distillation.objective_config import GIVEN, JOINT
+from kdasr.distillation.unpaired_terms import is_distilled
 from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.unpaired_distillation import Speech, with_distillation
 from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.models.transducer.model import Transducer
 from kdasr.self_training.first_search import FirstSearch
@@ -27,7 +32,7 @@ from kdasr.self_training.labels import FirstGuess, Labeler, label_search
 from kdasr.self_training.proposals import ProposalModel, load_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.stage import resolve_reference
-from kdasr.training.trainer import System
+from kdasr.training.system import System
 from kdasr.training.transducer import validate_model
 from kdasr.training.validation import Validation
 
@@ -52,7 +57,25 @@ def with_unpaired(
         UserError: no data, no proposal model, other pieces or features, an option out of range.
     """
     options = config.unpaired
-    cuts, transcripts = _load_cuts(config, system)
+    speech = _load_speech(config, system)
+    if is_distilled(options):
+        system = with_distillation(system, objective, config, fabric, speech)
+    else:
+        system, cuts = _with_labels(system, objective, config, fabric, speech)
+        speech = speech._replace(cuts=cuts)
+    if options.mixing == JOINT:
+        system.batches_at_once = 1 + options.ratio
+    return system, speech.cuts
+
+
+def _with_labels(
+    system: System, objective: Objective, config: ExperimentConfig, fabric: Fabric, speech: Speech
+) -> tuple[System, CutSet]:
+    """With labels that a proposal model proposes; also the utterances that are left."""
+    options = config.unpaired
+    cuts, _ = report_unusable(speech.cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
+    if len(cuts) == 0:
+        raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(options.parts)}")
     proposal = _load_proposal(config, system).to(fabric.device)
     language_model = _load_language_model(config, system, fabric)  # before the long search of the guesses
     labeler = Labeler(options.labels, _guesses(proposal, cuts, config, system, fabric), language_model)
@@ -62,14 +85,14 @@ def with_unpaired(
         labeler=labeler,
         tokenizer=system.tokenizer,
         spec_augment=config.data.spec_augment,
-        transcripts=transcripts,
+        transcripts=speech.transcripts,
     )
     # Labels go by utterance, so that nothing is joined; masks come after the search.
     unmasked = replace(config.data.spec_augment, enabled=False)
     unpaired = TrainLoader(
         cuts,
         system.tokenizer,
-        replace(config.data, spec_augment=unmasked, join=JoinConfig()),
+        replace(config.data, spec_augment=unmasked, join=JoinConfig(), train_share=1.0),
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
@@ -122,23 +145,31 @@ def _measure(validation: Validation) -> str:
     return next(iter(validation.scores)).upper()
 
 
-def _load_cuts(config: ExperimentConfig, system: System) -> tuple[CutSet, dict[str, str]]:
-    folder = Path(config.data.dir)
-    with_transcripts = CutSet.from_cuts(
-        cut for part in config.unpaired.parts for cut in load_cuts(folder, part)
+def _load_speech(config: ExperimentConfig, system: System) -> Speech:
+    """The cuts of the parts, without transcripts unless these are given labels; and not those that the
+    system is trained on with their transcripts, where `data.train_share` chooses some."""
+    folder, share = Path(config.data.dir), config.data.train_share
+    parts = [(part, share < 1.0 and part in config.data.train_parts) for part in config.unpaired.parts]
+    listed = CutSet.from_cuts(
+        cut
+        for part, shared in parts
+        for cut in load_cuts(folder, part)
+        if not (shared and in_share(cut, share))
     )
-    cuts, transcripts = without_transcripts(select_speeds(with_transcripts, config.data.speed_perturbation))
+    cuts, transcripts = without_transcripts(select_speeds(listed, config.data.speed_perturbation))
+    if is_distilled(config.unpaired) and config.unpaired.hypothesis.source == GIVEN:
+        if len(transcripts) < len(cuts):
+            without = len(cuts) - len(transcripts)
+            logger.warning("%d of %d unpaired utterances have no text: left out", without, len(cuts))
+        labeled = CutSet.from_cuts(cut for cut in listed if cut.id in transcripts)
+        return Speech(labeled, {})
     if transcripts:
         logger.warning(
             "%d of %d unpaired utterances carry transcripts: ignored, but for a comparison in the log",
             len(transcripts),
             len(cuts),
         )
-    transcripts = {name: system.tokenizer.normalize(text) for name, text in transcripts.items()}
-    cuts, _ = report_unusable(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
-    if len(cuts) == 0:
-        raise UserError(f"{folder}: no usable utterance in {', '.join(config.unpaired.parts)}")
-    return cuts, transcripts
+    return Speech(cuts, {name: system.tokenizer.normalize(text) for name, text in transcripts.items()})
 
 
 def _load_proposal(config: ExperimentConfig, system: System) -> ProposalModel:
@@ -190,6 +221,6 @@ def _guesses(
         batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
         data = {"utterances": digest, "max_duration": config.data.max_duration}
-        first_search = FirstSearch(proposal, batches, search, fabric.device, made_by, data)
+        first_search = FirstSearch(batches, fabric.device, made_by, data, proposal, search)
         first_search.run(path, Ranks(fabric.global_rank, fabric.world_size))
     return load_hypotheses(path, ids, made_by)

@@ -1,10 +1,11 @@
-"""What the first proposal model says of every utterance: searched by all processes, each in its own share.
+"""What a model says of every utterance before training: searched by all processes, each in its own share.
 
 No process waits for the others in a collective, which would end after the time that a process group allows:
 each keeps what it has found in a file, and looks for those of the others.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks, ShardedJournal, forget_journal
+from kdasr.data.batch import Batch
 from kdasr.data.valid_batches import ValidBatches
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.self_training.labels import FirstGuess
@@ -26,20 +28,26 @@ SAY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class FirstSearch:
+class SharedSearch(ABC):
     """A search through all unpaired utterances."""
 
-    proposal: ProposalModel
     batches: ValidBatches
-    search: BeamOptions
     device: torch.device | str
     made_by: str
-    """Tells one proposal model and search from another."""
+    """Tells one model and search from another."""
     data: Mapping[str, Any]
     """Plain values that tell one set of batches from another."""
 
+    @abstractmethod
+    def find(self, batch: Batch) -> dict[str, Any]:
+        """What is said of each utterance, by its name: a plain value. The batch is on the CPU."""
+
+    @abstractmethod
+    def save(self, path: Path, found: Mapping[str, Any]) -> None:
+        """Write what was found in all batches."""
+
     def run(self, path: Path, ranks: Ranks) -> None:
-        """Write `path` by `save_hypotheses`. What an interrupted call has found is not searched again.
+        """Write `path` by `save`. What an interrupted call has found is not searched again.
 
         The first process writes it, once all shares are there; the others return when it has.
         """
@@ -53,8 +61,7 @@ class FirstSearch:
             len(self.batches),
         )
         for number, batch in self.batches.without(done).share(ranks.rank, ranks.world_size):
-            found = seed_hypotheses(self.proposal, [batch], self.device, self.search)
-            journal.append(number, {name: list(guess) for name, guess in found.items()})
+            journal.append(number, self.find(batch))
             numbers.remove(number)
         for number in numbers:  # nothing of it could be read
             journal.append(number, {})
@@ -63,11 +70,25 @@ class FirstSearch:
             return
         wait_until(lambda: len(journal.read()) == len(self.batches), f"the other processes' part of {path}")
         units = journal.read()
-        guesses = {
-            name: FirstGuess(*guess) for number in sorted(units) for name, guess in units[number].items()
-        }
-        save_hypotheses(path, guesses, self.made_by)
+        self.save(path, {name: value for number in sorted(units) for name, value in units[number].items()})
         forget_journal(partial)
+
+
+@dataclass(frozen=True)
+class FirstSearch(SharedSearch):
+    """The first proposal model's search for how long each utterance is, and how probable."""
+
+    proposal: ProposalModel
+    search: BeamOptions
+
+    def find(self, batch: Batch) -> dict[str, Any]:
+        """See `seed_hypotheses`."""
+        found = seed_hypotheses(self.proposal, [batch], self.device, self.search)
+        return {name: list(guess) for name, guess in found.items()}
+
+    def save(self, path: Path, found: Mapping[str, Any]) -> None:
+        """By `save_hypotheses`."""
+        save_hypotheses(path, {name: FirstGuess(*guess) for name, guess in found.items()}, self.made_by)
 
 
 def wait_until(is_there: Callable[[], bool], what: str) -> None:

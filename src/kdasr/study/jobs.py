@@ -1,4 +1,4 @@
-"""From runs to their jobs: train and average, decode dev, decode test.
+"""From runs to their jobs: train and average, calibrate and decode dev, decode test.
 
 Where a recipe has a language model, a job trains that first, and every decoding is there twice: by greedy
 search, and with the model.
@@ -153,15 +153,24 @@ class Study:
         settings: dict[str, Any] = {"mode": mode, "parts": parts, "data": self._digest(parts)}
         if together:
             settings["streams"] = STREAMS
-        needs = [run.job_name("train")]
+        needs = [run.job_name(need) for need in self._before(kind)]
+        first = []
+        if self.recipe.results.calibrate and kind == "dev":
+            settings["calibrate"] = True
+            where = ("--data", str(self.data), "--parts", " ".join(parts))
+            first.append((*self.kdasr, "calibrate", str(run.folder), *where, *self._device()))
         if variant:
             settings["search"] = search = self._search_with_lm()
             flags = {"out": run.decoded(variant), "lm": self.planner.language_model, **search}
             command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             needs.append(LANGUAGE_MODEL)
+        launch = self._launch()
+        if "tune" in settings.get("search", {}):
+            command.append("--rescore")
+            launch = self.kdasr  # weights are chosen by one process
         return StampedJob(
             name=run.job_name(kind),
-            commands=((*self._launch(), *command, "--mode", mode, *self._device()),),
+            commands=(*first, (*launch, *command, "--mode", mode, *self._device())),
             settings=settings,
             needs=tuple(needs),
             outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
@@ -186,9 +195,13 @@ class Study:
                 "data": self._digest(parts),
                 "streams": STREAMS,
             },
-            needs=(run.job_name("train"),),
+            needs=tuple(run.job_name(need) for need in self._before(kind)),
             outputs=tuple(outputs),
         )
+
+    def _before(self, kind: str) -> tuple[str, ...]:
+        """The kinds of jobs that a decoding of a run needs: the one on dev parts calibrates it."""
+        return ("train", "dev") if self.recipe.results.calibrate and kind != "dev" else ("train",)
 
     def _training(self, conf: Path, exp: Path) -> tuple[tuple[str, ...], ...]:
         train = ("train", "--config", str(conf), "--exp", str(exp))
@@ -208,12 +221,10 @@ class Study:
         """Options of `kdasr decode` beside the language model's folder."""
         options = self.recipe.results.language_model
         assert options is not None
-        return {
-            "search": "beam",
-            "beam": options.beam,
-            "lm-scale": options.scale,
-            "blank-penalty": options.blank_penalty,
-        }
+        weights: dict[str, str | float] = {"lm-scale": options.scale}
+        if options.rescore:
+            weights = {"tune": " ".join(self.recipe.parts("dev"))}
+        return {"search": "beam", "beam": options.beam, **weights, "blank-penalty": options.blank_penalty}
 
     def _digest(self, parts: Sequence[str]) -> str:
         key = tuple(parts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
-from kdasr.distillation.objective_config import UnpairedConfig
+from kdasr.distillation.objective_config import LABELS, UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.nn.context import Context
 from kdasr.study.recipe import Recipe, ResultsConfig
@@ -160,7 +160,8 @@ class Planner:
 
 def weighs_labels(recipe: Recipe, config: UnpairedConfig) -> bool:
     """Whether the recipe's language model weighs the labels of a system, as the recipe has it."""
-    wanted = bool(config.parts) and config.labels.weights == "prior" and config.language_model is None
+    labeled = bool(config.parts) and config.method == LABELS
+    wanted = labeled and config.labels.weights == "prior" and config.language_model is None
     return wanted and recipe.language_model is not None
 
 

@@ -1,7 +1,7 @@
 """The `results` section of a recipe: which rows are trained, how often, and what they are compared with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,13 +9,16 @@ from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import Items, OneOf, above, at_least, between
 from kdasr.decoding.expansion import MAX_PENALTY
-from kdasr.distillation.objective_config import LENGTHS
+from kdasr.distillation.objective_config import DISTILLATION, LENGTHS
 from kdasr.experiment.config import (
     ExperimentConfig,
     LanguageModelExperiment,
     load_any_experiment,
     load_experiment,
     load_roles,
+)
+from kdasr.experiment.config import (
+    differences as options_that_differ,
 )
 from kdasr.study.trained_run import SCRATCH, TEACHER
 
@@ -74,6 +77,9 @@ class StudyLanguageModel:
     beam: Annotated[int, at_least(1)] = 4
     blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
     """In the same decoding."""
+    rescore: bool = False
+    """Rescore the hypotheses of the beam instead of shallow fusion, with a scale and a word bonus that each
+    run chooses on the dev parts; `scale` is not used."""
 
 
 @dataclass
@@ -102,6 +108,8 @@ class ResultsConfig:
     test_parts: Annotated[list[str], Items(at_least=1)] = field(
         default_factory=lambda: ["test-clean", "test-other"]
     )
+    calibrate: bool = False
+    """Choose the blank penalty of every run on the dev parts before it is decoded (`kdasr calibrate`)."""
     rows: dict[str, RowConfig] = field(default_factory=dict)
     """In the order of the tables; also that of training."""
     tune: Annotated[list[TuneConfig], Items(unique=False)] = field(default_factory=list)
@@ -292,8 +300,10 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
                 values["data"] = replace(values["data"], train_parts=[])
         for key in ours:
             if ours[key] != theirs[key]:
+                old, new = (_plain(value) for value in (theirs[key], ours[key]))
+                found = next(options_that_differ(old, new, key))
                 raise UserError(
-                    f"{source} '{name}': {key} {ours[key]}, but '{first}' has {theirs[key]}; "
+                    f"{source} '{name}': {found.key} {found.new}, but '{first}' has {found.old}; "
                     "rows that are compared must agree"
                 )
 
@@ -302,7 +312,7 @@ def _check_proposals(results: ResultsConfig, systems: Mapping[str, ExperimentCon
     """Labels are proposed by a row that is there before, and weighed by a language model that there is."""
     for name, config in systems.items():
         options = config.unpaired
-        if not options.parts:
+        if not options.parts or options.method == DISTILLATION:
             continue
         proposal = results.proposal(config)
         known = (results.topline, *results.references)
@@ -362,3 +372,7 @@ def _comparable(config: ExperimentConfig) -> dict[str, Any]:
         "data": config.data,
         "model": config.model,
     }
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -66,6 +66,11 @@ class Progress:
     """Its digest, by which it is known where it has moved; empty in runs from before there was one."""
     more_teachers: list[tuple[str, str]] = field(default_factory=list)
     """File and digest of each further teacher."""
+    teacher_score: float | None = None
+    """The teacher's dev score when training began, which ends the distillation once the student's is lower;
+    None: nothing ends it."""
+    alone_since: int = -1
+    """The step from which the student learns without its teacher; -1: it has not passed it."""
     batches_per_step: int = 0
     """Of all processes together. 0 in runs from before it was kept: `accumulate` times the processes."""
 

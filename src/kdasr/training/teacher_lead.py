@@ -1,13 +1,31 @@
 """Is the teacher better than what it teaches? A worse one pulls its student back.
 
 Dev word errors of the teacher, of the student as it starts, and of students of the same context that learnt
-without a teacher, in the folders beside it.
+without a teacher, in the folders beside it. A student that has passed its teacher can go on alone.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from kdasr.distillation.terms.base import Need, needing
 from kdasr.training.resume import metrics_rows
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Dev scores before the first step, such as word error rates in percent; the lower the better."""
+
+    teacher: float
+    student: float | None
+    """None: its weights are random."""
+
+
+def without_teacher(loss_weights: dict[str, float]) -> dict[str, float]:
+    """The terms that need no teacher; all of them where nothing else would train the student."""
+    taught = needing(Need.TEACHER, loss_weights)
+    own = {name: weight for name, weight in loss_weights.items() if name not in taught}
+    return own if any(weight > 0 for weight in own.values()) else loss_weights
 
 
 def last_dev_wer(exp_dir: Path) -> float | None:

@@ -1,10 +1,9 @@
 """The training loop: one for every stage of every system."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -14,11 +13,9 @@ from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
-from kdasr.data.pace import Pace
-from kdasr.data.tokenizer import Tokenizer
 from kdasr.distillation.objective_config import StageConfig
-from kdasr.distillation.step import StepObjective, TrainBatch
-from kdasr.nn.context import Context, ContextChoice, sample_context
+from kdasr.distillation.step import TrainBatch
+from kdasr.nn.context import Context, sample_context
 from kdasr.training import stage as stages
 from kdasr.training.average import RunningAverage
 from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
@@ -38,53 +35,12 @@ from kdasr.training.resume import (
     truncate_metrics,
 )
 from kdasr.training.step_errors import DevPieces, StepError, naming_batches, pieces_of
-from kdasr.training.training_config import TrainerConfig
+from kdasr.training.system import System
+from kdasr.training.teacher_lead import without_teacher
 from kdasr.training.update import StepResult, Updater
-from kdasr.training.validation import WARM, Validate, Validation
+from kdasr.training.validation import WARM, Validation
 
 logger = get_logger(__name__)
-
-
-class BatchSource(Protocol):
-    """An endless stream of batches that can be put back to where it was."""
-
-    def __next__(self) -> TrainBatch: ...
-
-    def __iter__(self) -> Iterator[TrainBatch]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def pace(self) -> Pace: ...
-
-
-@dataclass(kw_only=True)
-class System:
-    """What is trained, on what, and where the results go."""
-
-    name: str
-    exp_dir: Path
-    seed: int
-    contexts: list[Context]
-    """Those of training; the first one is that of validation and decoding."""
-    stages: list[StageConfig]
-    config: TrainerConfig
-    model: nn.Module
-    """With its sizes, a dataclass, as `config`."""
-    objective: StepObjective
-    tokenizer: Tokenizer
-    train_batches: BatchSource
-    valid_batches: Callable[[], Iterable[TrainBatch]]
-    validate: Validate
-    at_start: Callable[[Fabric], None] | None = None
-    """What else is to happen once the model has the weights that training starts from."""
-    after_validation: Callable[[Fabric, Validation, nn.Module], None] | None = None
-    """What else is to happen at a validation, before the checkpoint; gets the model that was measured."""
-    context_choice: ContextChoice = field(default_factory=ContextChoice)
-    """What training draws contexts from; `contexts` are then those of validation, each of them."""
-    teachers: Sequence[TeacherFile] = ()
-    """The checkpoints that the objective's teachers came from."""
 
 
 class Trainer:
@@ -223,8 +179,7 @@ class Trainer:
         if path is not None:
             stages.initialize(system.model, path, system.tokenizer.fingerprint)
             from_scratch = from_scratch and path.parent.parent == system.exp_dir
-        if index == 0 and system.at_start is not None:
-            system.at_start(self.fabric)
+        lead = system.at_start(self.fabric) if index == 0 and system.at_start is not None else None
         self.progress = Progress(
             stage=index,
             step=old.step,
@@ -233,9 +188,33 @@ class Trainer:
             teacher=old.teacher,
             teacher_sha256=old.teacher_sha256,
             more_teachers=old.more_teachers,
+            teacher_score=lead.teacher if lead else old.teacher_score,
+            alone_since=old.alone_since,
             batches_per_step=old.batches_per_step,
         )
+        if lead is not None and lead.student is not None:
+            self._compare_with_teacher(lead.student)
         self.meter = Meter()
+
+    def _compare_with_teacher(self, score: float) -> None:
+        """End the distillation if this dev score of the student is below its teacher's."""
+        progress = self.progress
+        if progress.teacher_score is None or progress.alone_since >= 0 or score >= progress.teacher_score:
+            return
+        progress.alone_since = progress.step
+        logger.warning(
+            "step %d: the student has passed its teacher on dev (%.2f against %.2f %%): terms that need the "
+            "teacher count nothing from here on (objective.follow: while_ahead)",
+            progress.step,
+            score,
+            progress.teacher_score,
+        )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Those of the stage, without what needs a teacher once the student has passed it."""
+        weights = self.stage.loss_weights
+        return without_teacher(weights) if self.progress.alone_since >= 0 else weights
 
     def train_step(self) -> None:
         """Make one optimizer step, or skip one when its loss or gradient is not finite."""
@@ -243,12 +222,13 @@ class Trainer:
         batches: list[TrainBatch] = []
         self._before_step = self.system.train_batches.state_dict(), rng_state()
         with naming_batches(batches, self.config, f"step {progress.step + 1}"):
-            for _ in range(self.config.optim.accumulate):
+            for _ in range(self.config.optim.accumulate * self.system.batches_at_once):
                 batches.append(next(self.system.train_batches))
             contexts = self.system.context_choice or self.system.contexts
             context = sample_context(contexts, self.system.seed, progress.step)
             parts = [part for batch in batches for part in pieces_of(batch, self.config.split_batches)]
-            result = self.updater.gradients(parts, context, progress.step if progress.from_scratch else WARM)
+            step = progress.step if progress.from_scratch else WARM
+            result = self.updater.gradients(parts, context, step, self.loss_weights)
             due = time.monotonic() - self._saved_at >= 60 * self.config.save_minutes
             agreed = self.updater.agree(result, stop_asked=self.stop.asked, save_due=due)
             self._stop_agreed, self._save_agreed = agreed.stop, agreed.save
@@ -366,6 +346,7 @@ class Trainer:
         row = {"split": "valid", "total": validation.total, **validation.scores, "terms": validation.terms}
         self._write({**row, "contexts": validation.under} if validation.under else row)
         progress.validated_step = progress.step
+        self._compare_with_teacher(validation.criterion)
         plateau = stages.reached_plateau(progress, stage, validation.terms)
         if plateau and progress.stage_step < stage.steps:
             logger.info("stage '%s': hidden_mse has stopped improving; it ends here", stage.name)
@@ -422,7 +403,11 @@ class Trainer:
         # Several processes stop after the same step: the one on which they told each other.
         if not (self._stop_agreed or (self.fabric.world_size == 1 and self.stop.asked)):
             return
+        if self.fabric.world_size > 1:
+            self.stop.begin()
         self.save(keep=False, best=False)
+        # Whoever ends while the first process still writes makes torchrun end that one.
+        self.fabric.barrier()
         raise TrainingInterrupted(
             f"stopped at step {self.progress.step}, saved as {self.last_path}; "
             "the same command goes on from there"

@@ -79,25 +79,34 @@ class Updater:
             module, build_optimizer(module.named_parameters(), config)
         )
 
-    def gradients(self, batches: Sequence[TrainBatch], context: Context, step: int) -> StepResult:
+    def gradients(
+        self, batches: Sequence[TrainBatch], context: Context, step: int, loss_weights: dict[str, float]
+    ) -> StepResult:
         """Compute the gradient of the joint batch: all of `batches`, on all processes.
 
         Args:
-            batches: `accumulate` of them.
+            batches: `accumulate` of them, or as many of each kind as a step has; on all processes the same
+                kinds.
             context: of the student's encoder.
             step: for the warm-up of the loss.
+            loss_weights: of each term on batches with transcripts; the stage's, or some of them.
         """
-        denominators = joint_denominators(self._fabric, self._own.count(batches))
+        denominators = {
+            kind: joint_denominators(self._fabric, self._own.count(some))
+            for kind in (True, False)
+            if (some := [batch for batch in batches if batch.paired is kind])
+        }
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         per_utterance: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, start=1):
             inputs = StepInput(
                 batch.to(self._fabric.device),
-                loss_weights=self._stage.loss_weights,
+                loss_weights=loss_weights if batch.paired else self._stage.loss_weights,
                 context=context,
                 step=step,
-                denominators=denominators,
+                denominators=denominators[batch.paired],
+                unpaired_weights=self._stage.unpaired_weights,
             )
             with self._fabric.no_backward_sync(self._module, enabled=number < len(batches)):
                 losses = self._module(inputs)

@@ -33,11 +33,11 @@ CLASSES = ("full", "collapsed", "symbols")
 class OutputConfig:
     """KL divergence between output distributions on the student's pruned lattice."""
 
-    rule: Annotated[str, OneOf(*RULES)] = "fixed"
+    rule: Annotated[str, OneOf(*RULES)] = "confidence"
     """Exponent of the power transform. fixed: `exponent` everywhere; entropy: the largest one that raises the
     entropy of the target to `entropy_floor`; confidence: the smaller, the surer the teacher is."""
-    exponent: Annotated[float, between(0, 1, above=True)] = 1.0
-    """`fixed`: the exponent; `confidence`: the smallest one, such as 0.7."""
+    exponent: Annotated[float, between(0, 1, above=True)] = 0.5
+    """`fixed`: the exponent, where 1 smooths nothing; `confidence`: the smallest one."""
     entropy_floor: Annotated[float, at_least(0), EXPERIMENTAL] = 0.5
     """`entropy`: raise the target's entropy to this many nats."""
     granularity: Annotated[str, OneOf(*GRANULARITIES), EXPERIMENTAL] = "node"
@@ -58,7 +58,7 @@ class OutputConfig:
     student's; symmetric: the mean of both."""
     temperature_squared: Annotated[bool, EXPERIMENTAL] = True
     """Multiply each node by T^2 = exponent^-2, which keeps the gradient's scale (Hinton et al. 2015)."""
-    classes: Annotated[str, OneOf(*CLASSES)] = "full"
+    classes: Annotated[str, OneOf(*CLASSES)] = "symbols"
     """full: all pieces and blank; collapsed: the node's next piece, blank and the rest (Panchapagesan et al.
     2021, arXiv 2011.06110), which the exponent then applies to; symbols: all, but the exponent applies among
     the pieces alone, and the blank keeps its probability."""
@@ -100,7 +100,7 @@ class OutputTerm(LatticeTerm):
         if config.rule == "confidence" and config.exponent == 1.0:
             raise UserError(
                 "objective.output.exponent is 1, which smooths nothing; `rule: confidence` needs the least, "
-                "such as 0.7"
+                "such as 0.5; for no smoothing: `rule: fixed`"
             )
         try:
             self.rule = PowerRule(
@@ -110,7 +110,10 @@ class OutputTerm(LatticeTerm):
         except ValueError as error:
             raise UserError(f"objective.output.{error}") from None
         if config.classes == "symbols" and config.direction != "forward":
-            raise UserError("objective.output.classes: symbols goes with direction: forward alone")
+            raise UserError(
+                f"objective.output.direction: {config.direction} needs classes: full or collapsed; "
+                "symbols goes with forward alone"
+            )
         if len(config.anneal) not in (0, 2):
             raise UserError(f"objective.output.anneal is {config.anneal}; expected two steps, or none")
         self.config, self.rnnt_type = config, rnnt_type
