@@ -1,8 +1,8 @@
 """Any offline recognizer of sherpa-onnx: `sherpa:FOLDER` with its graphs and tokens, as they are published.
 
 What it is follows from the files: `encoder`, `decoder` and `joiner` make a transducer, `encoder` and
-`decoder` a Whisper or another attention model, one `model` a paraformer, SenseVoice or CTC model. Where that does not
-tell, the metadata of the graph does. Of graphs in float and int8 the float one is taken.
+`decoder` a Whisper or another attention model, one `model` a paraformer, SenseVoice or CTC model. Where that
+does not tell, the metadata of the graph does. Of graphs in float and int8 the float one is taken.
 """
 
 from collections.abc import Callable, Mapping, Sequence
