@@ -8,31 +8,34 @@ from export_helpers import bursts, save_student
 
 from kdasr.common.errors import UserError
 from kdasr.export import build
-from kdasr.labeling import base
 from kdasr.labeling.base import LabelerOptions, Speech, open_labeler
 from kdasr.labeling.labelers import sherpa
 from kdasr.labeling.labelers.sherpa import recognize_folder
 from kdasr.nn.context import Context
+from kdasr.recognition.recognizer import StreamingRecognizer
 
 
 def test_an_exported_teacher_labels_as_the_teacher_does(tmp_path: Path) -> None:
     teacher = save_student(tmp_path / "teacher", Context.full())
     (tmp_path / "export").mkdir()
     build._write_files(teacher, tmp_path / "export", False, build.Publication())
-    options = LabelerOptions(beam=1, longest=2.0, words=True, language="en")
-    waves = [bursts(seconds, seed) for seed, seconds in enumerate((1.3, 5.0, 0.0, 0.05, 2.0))]
+    options = LabelerOptions(beam=1, words=True, language="en")
+    waves = [bursts(seconds, seed) for seed, seconds in enumerate((1.3, 5.0, 2.0))]
+    # Ours adds silence at the end, and searches no frame that a stream would not have.
+    tail_N = np.zeros(round(StreamingRecognizer(teacher).tail_seconds * 16000), np.float32)
+    padded = [Speech(str(place), np.concatenate([wave, tail_N])) for place, wave in enumerate(waves)]
+    theirs = open_labeler(f"sherpa:{tmp_path / 'export'}", options).label(padded)
     speech = [Speech(str(place), wave) for place, wave in enumerate(waves)]
-    theirs = open_labeler(f"sherpa:{tmp_path / 'export'}", options).label(speech)
     ours = open_labeler(f"bundle:{tmp_path / 'teacher'}", options).label(speech)
-    assert [label.text for label in theirs] == [label.text for label in ours]
-    assert len(theirs[1].text.split()) > 3 and theirs[2].text == theirs[3].text == ""
+    for found, expected in zip(theirs, ours, strict=True):
+        assert len(expected.text) > 5 and found.text.startswith(expected.text)
     for label in theirs:
         assert [word.text for word in label.words] == label.text.split()
-    # A label in pieces is that of the whole where a piece is the whole.
-    whole = LabelerOptions(beam=1, longest=30.0)
-    (one,) = open_labeler(f"bundle:{tmp_path / 'teacher'}", whole).label(speech[4:])
-    assert one.text == ours[4].text and one.score == pytest.approx(ours[4].score, abs=1e-4)
-    assert "sherpa" in base.known_labelers() and np.isfinite(one.score or 0.0)
+    # Longer than it hears at once; and less than a frame, at which sherpa-onnx would end the process.
+    short = LabelerOptions(beam=1, longest=2.0)
+    pieces = open_labeler(f"sherpa:{tmp_path / 'export'}", short)
+    long, nothing, click = pieces.label([padded[1], Speech("0", tail_N[:0]), Speech("1", waves[0][:40])])
+    assert len(long.text) > 5 and nothing.text == click.text == ""
     with pytest.raises(UserError, match="an export: name the experiment that it is of, or sherpa:"):
         open_labeler(f"bundle:{tmp_path / 'export'}", options)
 
