@@ -8,6 +8,7 @@ import click
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.recognizable import int8_option, load_recognizable
 from kdasr.cli.search_options import (
+    LM_OPTIONS,
     build_recognizer,
     live_search_options,
     parse_language_model,
@@ -173,7 +174,7 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
     from kdasr.export.foreign import is_exported
     from kdasr.serving.lane import ServedModel
 
-    lm_use = parse_language_model(options.pop("lm"), options.pop("lm_scale"), options.pop("rescore"))
+    lm_use = parse_language_model(*(options.pop(name) for name in LM_OPTIONS))
     rules = take_endpoints(options, default=True)
     tail_seconds, biasing = options.pop("tail_seconds"), options.pop("biasing")
     checkpoint, int8, threads = options.pop("checkpoint"), options.pop("int8"), options.pop("threads")

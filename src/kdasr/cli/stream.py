@@ -76,6 +76,7 @@ def command(
     lm: Path | None,
     lm_scale: float | None,
     rescore: bool,
+    word_bonus: float | None,
     words: bool,
     as_json: bool,
     **search: Any,
@@ -101,7 +102,7 @@ def command(
     else:
         needs("--mic", "mic_device")
     override = parse_context(context) if context else None
-    lm_use = parse_language_model(lm, lm_scale, rescore)
+    lm_use = parse_language_model(lm, lm_scale, rescore, word_bonus)
     asked = search["endpoints"] is not None
     rules = take_endpoints(search, default=mic)
     options = parse_search(language_model=lm_use, **search)

@@ -25,7 +25,7 @@ from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.flush import flush_seconds
 from kdasr.recognition.pool import Slot, StatePool
 from kdasr.recognition.recognizable import Recognizable
-from kdasr.recognition.result import Alternative, Result, Token, join_words
+from kdasr.recognition.result import Result, Token, alternative, join_words
 from kdasr.recognition.stream import Stream
 from kdasr.recognition.windows import Windows
 
@@ -257,7 +257,7 @@ class StreamingRecognizer:
             goes_on=stream.goes_on,
             calibration=self.calibration,
             frame_seconds=self.geometry.frame_seconds,
-            nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
+            nbest=[alternative(self.text(entry.tokens), entry) for entry in alternatives],
         )
 
     def nbest(self, stream: Stream, count: int | None = None) -> list[NBest]:
