@@ -7,14 +7,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
-from kdasr.export.offline import SHORTEST, OfflineGraph
+from kdasr.export.offline import OfflineGraph
 from kdasr.export.zipformer2 import Zipformer2Graph
 
 OPSET = 18
@@ -29,31 +31,27 @@ QUANTIZED = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": [
 class _Signature:
     """Inputs and outputs of a graph, in order: sherpa-onnx binds by position."""
 
-    inputs: Mapping[str, int | Mapping[int, str]]
-    """Name to the dimension that is the stream, or to all that vary, by their names."""
+    inputs: Mapping[str, int]
+    """Name to the dimension that is the stream."""
     outputs: Sequence[str]
     example: tuple[Tensor | list[Tensor], ...]
 
     def dimensions(self) -> tuple[Any, ...]:
-        """Which dimensions of each example vary, in the form of the examples."""
-        # N is at least 1: an example of 2 streams keeps it from being fixed.
-        sizes = {
-            "N": torch.export.Dim("N", min=1, max=65536),
-            "T": torch.export.Dim("T", min=SHORTEST, max=2**20),
-        }
-        every = [
-            {dim: sizes[name] for dim, name in ({dims: "N"} if isinstance(dims, int) else dims).items()}
-            for dims in self.inputs.values()
-        ]
-        rest = iter(every)
+        """Which dimension of each example varies, in the form of the examples."""
+        # At least 1: an example of 2 streams keeps it from being fixed.
+        streams = torch.export.Dim("N", min=1, max=65536)
+        every = iter([{dim: streams} for dim in self.inputs.values()])
         return tuple(
-            [next(rest) for _ in example] if isinstance(example, list) else next(rest)
+            [next(every) for _ in example] if isinstance(example, list) else next(every)
             for example in self.example
         )
 
 
 def write_encoder(graph: AnyEncoderGraph, num_features: int, path: Path) -> None:
     """Write `encoder.onnx`."""
+    if isinstance(graph, OfflineGraph):
+        _write_offline(graph, num_features, path)
+        return
     signature = _Signature(graph.inputs, graph.outputs, graph.example(2, num_features))
     _write(graph, signature, graph.metadata, path)
 
@@ -99,7 +97,29 @@ def _write(graph: nn.Module, signature: _Signature, metadata: dict[str, Any], pa
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
+    _save(program.model_proto, metadata, path)
+
+
+def _write_offline(graph: OfflineGraph, num_features: int, path: Path) -> None:
+    # TorchScript's exporter: it writes sizes down as the operations that they are. torch.export's has to prove
+    # them equal, and does not succeed with several roundings of a length; where it fails,
+    # `torch.onnx.export` goes on to write a graph of the example's length.
+    written = BytesIO()
+    with torch.no_grad(), _quiet():
+        torch.onnx.export(
+            graph.eval(),
+            graph.example(2, num_features),
+            written,
+            dynamo=False,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes={**graph.inputs, **graph.outputs},
+            opset_version=OPSET,
+        )
+    _save(onnx.load_from_string(written.getvalue()), graph.metadata, path)
+
+
+def _save(model: Any, metadata: dict[str, Any], path: Path) -> None:
     model.ir_version = IR_VERSION
     del model.metadata_props[:]
     for key, value in metadata.items():

@@ -50,15 +50,14 @@ class AttentionWeights(nn.Module):
         query, key_BNWD, pos_query = self.project(x_BNWD).split(widths, dim=-1)
         key_BNWD = self.key_whiten(self.key_balancer(key_BNWD))
         keys_BNKD, cache_BLD = with_left_context(cache_BLD, key_BNWD, frames.chunk)
-        query_BNHWQ = query.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
-        keys_BNHQK = keys_BNKD.unflatten(-1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
-        scores = query_BNHWQ @ keys_BNHQK
+        query_BNHWQ = by_head(query, self.num_heads)
+        scores = query_BNHWQ @ by_head(keys_BNKD, self.num_heads).transpose(-1, -2)
         if self.training and by_chance(self.position_skip_rate()):
             scores = scores + 0.0 * self.project_positions.weight.sum()
         else:
-            pos_query_BNHWS = pos_query.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+            pos_query_BNHWS = by_head(pos_query, self.num_heads)
             positions_HSR = self.project_positions(positions_RP).t().unflatten(0, (self.num_heads, -1))
-            scores = scores + by_key(pos_query_BNHWS @ positions_HSR)
+            scores = scores + by_key(pos_query_BNHWS @ positions_HSR, scores)
         if self.training and by_chance(PENALTY_PROBABILITY):
             penalty = SCORE_PENALTY / len(x_BNWD)
             scores = shape_gradient(
@@ -75,19 +74,25 @@ SCORE_PENALTY = 1e-4
 """The gradient that does it, for losses that are sums over the utterances of a batch; ours are means."""
 
 
-def by_key(scores: Tensor) -> Tensor:
-    """Scores of distances (..., W, R) to scores of keys (..., W, K).
+def by_head(x_BNWD: Tensor, num_heads: int) -> Tensor:
+    """Frames (B, N, W, D) as those of each head, (B, N, H, W, D / H)."""
+    # Sizes one by one: what a slice of a shape or `unflatten` holds, a tracer takes for constant.
+    streams, blocks, frames = (x_BNWD.shape[dim] for dim in range(3))
+    return x_BNWD.reshape(streams, blocks, frames, num_heads, -1).transpose(2, 3)
+
+
+def by_key(scores: Tensor, keys: Tensor) -> Tensor:
+    """Scores of distances (..., W, R) in the shape of `keys`, scores of keys (..., W, K).
 
     Those of query i and key j are at place j - i + W - 1, one place earlier for each next query: as in rows
     of R - 1 places that are cut from all the scores in one row.
     """
-    num_queries, num_places = scores.shape[-2:]
-    num_keys = num_places - num_queries + 1
+    *others, num_queries, num_keys = (keys.shape[dim] for dim in range(keys.ndim))
     if num_queries == 1:
         return scores
+    places = num_queries + num_keys - 2
     row = scores.flatten(-2)[..., num_queries - 1 :]
-    row = row[..., : num_queries * (num_places - 1)]
-    return row.unflatten(-1, (num_queries, num_places - 1))[..., :num_keys]
+    return row[..., : num_queries * places].reshape(*others, num_queries, places)[..., :num_keys]
 
 
 class SelfAttention(nn.Module):
@@ -109,8 +114,7 @@ class SelfAttention(nn.Module):
             Blocks (B, N, W, D) and the values of the last L frames.
         """
         values_BNKD, cache_BLD = with_left_context(cache_BLD, self.project(x_BNWD), frames.chunk)
-        values_BNHKV = values_BNKD.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
-        y_BNHWV = weights_BNHWK @ values_BNHKV
+        y_BNHWV = weights_BNHWK @ by_head(values_BNKD, self.num_heads)
         return self.whiten(self.output(y_BNHWV.transpose(2, 3).flatten(3))), cache_BLD
 
 

@@ -63,9 +63,9 @@ class CallFrames:
         x_BMD = x_BNWD.flatten(1, 2)
         last_B = (self.ends_B - 1).clamp(min=0)
         frames_M = torch.arange(x_BMD.shape[1], device=last_B.device)
-        last_B1D = x_BMD[torch.arange(len(last_B), device=last_B.device), last_B].unsqueeze(1)
+        last_B1D = x_BMD.gather(1, last_B[:, None, None].expand(-1, -1, x_BMD.shape[2]))
         inside_BM1 = (frames_M < self.ends_B[:, None]).unsqueeze(2)
-        return torch.where(inside_BM1, x_BMD, last_B1D).unflatten(1, x_BNWD.shape[1:3])
+        return torch.where(inside_BM1, x_BMD, last_B1D).view_as(x_BNWD)
 
     def _filled_block_by_block(self, x_BNWD: Tensor, ends_B: Tensor) -> Tensor:
         """The same where blocks overlap: a copy of look-ahead ends with the utterance too."""
@@ -128,5 +128,5 @@ def relative_positions(
     turn_R = (2 * math.pi / width * compressed_R).atan()
     angles_RA = turn_R[:, None] * torch.arange(1, width // 2 + 1, device=like.device)
     vectors_RP = torch.stack([angles_RA.cos(), angles_RA.sin()], dim=2).flatten(1)
-    vectors_RP[:, -1] = 1.0
-    return vectors_RP.to(like.dtype)
+    always_R1 = torch.ones_like(vectors_RP[:, -1:])
+    return torch.cat([vectors_RP[:, :-1], always_R1], dim=1).to(like.dtype)

@@ -82,7 +82,8 @@ class Stack(nn.Module):
             outputs.append(x_BNWD)
             new_states.append(new_state)
         if self.combine is not None:
-            x_BNWD = self.combine(before_BNWD, x_BNWD.repeat_interleave(self.sizes.factor, dim=2))
+            repeated = x_BNWD.unsqueeze(3).expand(-1, -1, -1, self.sizes.factor, -1)
+            x_BNWD = self.combine(before_BNWD, repeated.flatten(2, 3))
         return x_BNWD, outputs, tuple(new_states)
 
 

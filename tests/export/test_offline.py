@@ -1,0 +1,81 @@
+"""Teachers in sherpa-onnx's contract of offline transducers."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from export_helpers import bursts, emitting_model, save_system, save_zipformer
+
+from kdasr.checkpoint import Bundle
+from kdasr.common.errors import UserError
+from kdasr.evaluation.long_form_run import LongForm
+from kdasr.export.build import encoder_graph, export_bundle
+from kdasr.export.bundle import BundleFolder
+from kdasr.export.check import Clip, compare_with_sherpa, count_identical
+from kdasr.export.check_long_form import compare_long_form
+from kdasr.export.runtime import OnnxTransducer, load_exported
+from kdasr.nn.context import Context
+
+CLIPS = [Clip(f"utterance-{seed}", bursts(1.1 + seed / 3, seed), "ONE") for seed in range(5)]
+
+
+@pytest.fixture(scope="module", params=["conformer", "zipformer2"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, BundleFolder]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "conformer":
+        system = save_system(folder / "exp", emitting_model(24), Context.full())
+    else:
+        system = save_zipformer(folder / "exp", Context.full(), causal=False)
+    return system, export_bundle(system, folder / "bundle")
+
+
+def test_the_offline_client_hears_what_the_teacher_hears(exported: tuple[Bundle, BundleFolder]) -> None:
+    system, bundle = exported
+    for ours in (system, load_exported(bundle.folder)):
+        [found] = compare_with_sherpa(bundle, ours, CLIPS)
+        assert found.differences == []
+        assert count_identical([found]) == (5, 5)
+        assert found.num_pieces > 30
+
+
+def test_the_graph_takes_batches_of_any_length(exported: tuple[Bundle, BundleFolder]) -> None:
+    system, bundle = exported
+    graphs = OnnxTransducer(bundle)
+    for lengths in ([16], [203, 90, 31]):
+        lens_B = torch.tensor(lengths)
+        features_BTF = 4 * torch.randn(len(lengths), max(lengths), 80) - 6
+        expected = system.model.encode(features_BTF, lens_B, Context.full())
+        found = graphs.encode(features_BTF, lens_B, Context.full())
+        assert torch.equal(found.lens_B, expected.lens_B)
+        projected_BTJ = system.model.joiner.project_encoder(expected.encoded_BTD)
+        for row, length in enumerate(expected.lens_B.tolist()):
+            difference = found.encoded_BTD[row, :length] - projected_BTJ[row, :length]
+            assert difference.abs().max() < 1e-4
+
+
+def test_names_and_metadata_are_those_of_the_client(exported: tuple[Bundle, BundleFolder]) -> None:
+    system, bundle = exported
+    model = onnx.load(bundle.graph("encoder"))
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.input] == ["x", "x_lens"]
+    assert [value.name for value in model.graph.output] == ["encoder_out", "encoder_out_lens"]
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["model_type"] == system.model.encoder.config.type == bundle.encoder["type"]
+    assert "OfflineRecognizer" in (bundle.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_whole_utterances_are_no_streams(exported: tuple[Bundle, BundleFolder]) -> None:
+    system, bundle = exported
+    with pytest.raises(UserError, match="exported for whole utterances"):
+        load_exported(bundle.folder).model.encode(torch.zeros(1, 20, 80), torch.tensor([20]), Context(8, 4))
+    with pytest.raises(UserError, match="leave out --long-form"):
+        list(compare_long_form(bundle, system, CLIPS, LongForm([])))
+
+
+def test_a_causal_model_is_not_exported_under_the_full_context(tmp_path: Path) -> None:
+    system = save_zipformer(tmp_path / "exp", causal=True)
+    with pytest.raises(UserError, match="a causal zipformer2 is exported under chunks"):
+        encoder_graph(system.model, Context.full())
