@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from kdasr.data.token_table import read_model
 from kdasr.data.tokenizer import RECORD_NAME, Tokenizer, train_tokenizer, write_tokenizer
 
 log = get_logger(__name__)
+
+_SHOWN_LETTERS, _SHOWN_BEFORE = 60, 20
+"""Of a long transcript in the log, and of them before the first that changes."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +205,21 @@ def _count_pieces(data_dir: Path, parts: Sequence[str], tokenizer: Tokenizer) ->
 def _log_normalization(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> None:
     """Which of `count` transcripts are trained on, and scored, in other letters than those they have."""
     pairs = ((one_space(text).strip(), tokenizer.normalize(text)) for text in texts)
-    number, changed = _counted(f"'{before}' as '{after}'" for before, after in pairs if before != after)
+    number, changed = _counted(_change(*pair) for pair in pairs if pair[0] != pair[1])
     if number:
         log.info(
             "%d of %d transcripts are normalized by %s: %s",
             number, count, tokenizer.normalization, quote(changed, number),
         )  # fmt: skip
+
+
+def _change(before: str, after: str) -> str:
+    """What becomes of a text; of a long one, where it changes first."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    begin = max(0, same - _SHOWN_BEFORE) if max(len(before), len(after)) > _SHOWN_LETTERS else 0
+
+    def part(text: str) -> str:
+        end = begin + _SHOWN_LETTERS
+        return f"{'...' if begin else ''}{text[begin:end]}{'...' if len(text) > end else ''}"
+
+    return f"'{part(before)}' as '{part(after)}'"

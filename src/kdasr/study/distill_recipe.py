@@ -135,7 +135,7 @@ def _stages(sizes: TransducerConfig, hours: float, start: str) -> list[dict[str,
         "name": "hidden",
         "num_hours": round(HIDDEN_SHARE * hours, 4),
         "init_from": start,
-        "loss_weights": {**losses, "hidden_mse": 12.0},
+        "loss_weights": {**losses, "hidden_mse": 3.0},
     }
     output = {
         "name": "output",
