@@ -28,7 +28,8 @@ def test_an_exported_teacher_labels_as_the_teacher_does(tmp_path: Path) -> None:
     speech = [Speech(str(place), wave) for place, wave in enumerate(waves)]
     ours = open_labeler(f"bundle:{tmp_path / 'teacher'}", options).label(speech)
     for found, expected in zip(theirs, ours, strict=True):
-        assert len(expected.text) > 5 and found.text.startswith(expected.text)
+        words = expected.text.split()[:-1]  # the last one is heard beside padding
+        assert words and found.text.split()[: len(words)] == words
     for label in theirs:
         assert [word.text for word in label.words] == label.text.split()
     # Longer than it hears at once; and less than a frame, at which sherpa-onnx would end the process.
