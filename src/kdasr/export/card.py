@@ -61,6 +61,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
     """Write the card as Markdown."""
     checkpoint, way = facts["checkpoint"], "whole-utterance" if system.context.is_full else "streaming"
     kind = system.model.encoder.config.type
+    unit = "utterances" if system.context.is_full else "chunks"
     features = ", normalized in the graph" if kind == FIRST_TYPE else ""
     lines = [
         f"# {facts['system']}",
@@ -83,7 +84,7 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         *_result_lines(facts["results"]),
         "## Exactness",
         "",
-        *(_parity_line(kind, measured) for kind, measured in parity.items()),
+        *(_parity_line(kind, measured, unit) for kind, measured in parity.items()),
         "",
         *_usage_lines(parity, kind, system.context),
     ]
@@ -161,12 +162,12 @@ def _result_lines(results: Sequence[Facts]) -> list[str]:
     return [*lines, "", "By kdasr's PyTorch recognizer, float32.", ""]
 
 
-def _parity_line(kind: str, measured: Parity) -> str:
+def _parity_line(kind: str, measured: Parity, unit: str) -> str:
     names = ("encoder", "decoder", "joiner", "encoder_relative")
     encoder, decoder, joiner, relative = (f"{getattr(measured, name):.2g}" for name in names)
     limit = f" (allowed: {TOLERANCE:g})" if kind == "float32" else ""
     return (
-        f"- {kind}: largest difference from PyTorch over {measured.chunks} chunks: encoder {encoder}, "
+        f"- {kind}: largest difference from PyTorch over {measured.chunks} {unit}: encoder {encoder}, "
         f"decoder {decoder}, joiner {joiner}{limit}; encoder, relative: {relative}"
     )
 
