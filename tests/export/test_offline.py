@@ -1,5 +1,6 @@
 """Teachers in sherpa-onnx's contract of offline transducers."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from command_line import kdasr
 from export_helpers import bursts, emitting_model, save_system, save_zipformer
 
 from kdasr.checkpoint import Bundle
 from kdasr.common.errors import UserError
 from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export import offline
-from kdasr.export.build import encoder_graph, export_bundle
+from kdasr.export.build import export_bundle
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.check import Clip, compare_with_sherpa, count_identical
 from kdasr.export.check_long_form import compare_long_form
@@ -130,6 +132,8 @@ def test_whole_utterances_are_no_streams(exported: tuple[Bundle, BundleFolder]) 
 
 
 def test_a_causal_model_is_not_exported_under_the_full_context(tmp_path: Path) -> None:
-    system = save_zipformer(tmp_path / "exp", causal=True)
-    with pytest.raises(UserError, match="a causal zipformer2 has no graph for whole utterances"):
-        encoder_graph(system.model, Context.full())
+    save_zipformer(tmp_path / "exp", Context.full(), causal=True)
+    found = kdasr("export", tmp_path / "exp", "--out", tmp_path / "bundle").exception
+    assert isinstance(found, UserError)
+    assert re.fullmatch("a causal zipformer2 has no graph for whole utterances: .*", str(found))
+    assert not (tmp_path / "bundle").exists()
