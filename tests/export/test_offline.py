@@ -80,8 +80,9 @@ def test_a_graph_of_one_length_is_not_written(
 ) -> None:
     """Such as one whose positions stop at the length of the example."""
     monkeypatch.setattr(offline, "torch", _TorchOfOneLength())
-    with pytest.raises(UserError, match="float32 graphs differ from the model: encoder"):
+    with pytest.raises(UserError, match="differ from the model|onnxruntime cannot run it"):
         export_bundle(exported[0], tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_int8_graphs_are_run(exported: tuple[Bundle, BundleFolder], tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_int8_graphs_are_run(exported: tuple[Bundle, BundleFolder], tmp_path: Pa
     kinds = Counter(node.op_type for node in onnx.load(bundle.graph("encoder", int8=True)).graph.node)
     assert kinds["MatMulInteger"] > 10
     results = recognize_offline(StreamingRecognizer(parts), [clip.samples_N for clip in CLIPS])
-    assert all(len(result.tokens) > 3 for result in results)
+    assert sum(len(result.tokens) for result in results) > 20
 
 
 def test_a_folder_of_icefall_is_run_without_a_manifest(
