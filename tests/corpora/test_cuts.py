@@ -261,7 +261,7 @@ def test_audio_that_cannot_be_used_costs_its_utterance(
     manifest = write(tmp_path / "c.jsonl.gz", *(cut for cut, _ in bad.values()))
     with pytest.raises(UserError, match=r"dev: 7 of 8 utterances have bad audio, more than --max-bad 1%"):
         prepare(tmp_path, manifest)
-    assert not list((tmp_path / "data").rglob("*.npy"))
+    assert not list((tmp_path / "data").rglob("*.lca"))
     assert [cut.id for cut in prepare(tmp_path, manifest, max_bad=MaxBad(7, is_share=False))] == ["ok"]
     lines = [line.split("\t") for line in (tmp_path / "data" / "bad-dev.tsv").read_text().splitlines()]
     told = {("shell" if name == "shell-cut" else name): reason for name, _, reason in lines}
@@ -276,6 +276,24 @@ def one_cut(tmp_path: Path, name: str = "a") -> MonoCut:
 
 def twice(tmp_path: Path) -> list[Path]:
     return [write(tmp_path / f"{name}.jsonl.gz", one_cut(tmp_path)) for name in ("one", "two")]
+
+
+def test_ids_that_two_parts_have_are_named_with_their_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuts = [one_cut(tmp_path, name) for name in "abc"]
+    places = {
+        part: [write(tmp_path / f"{part}.jsonl.gz", *some)]
+        for part, some in (("train", cuts[:2]), ("train-more", cuts[:1]), ("dev", cuts))
+    }
+    prepare_corpus(PrepareOptions(None, tmp_path / "data", cuts=places, speeds=[1.0], on_the_fly=True))
+    heard = ", so that perhaps the same speech is trained on and scored"
+    assert [record.getMessage() for record in caplog.records if "are in both" in record.getMessage()] == [
+        "train and train-more: 1 id(s) are in both: a",
+        f"train and dev: 2 id(s) are in both{heard}: a, b",
+        f"train-more and dev: 1 id(s) are in both{heard}: a",
+    ]
+    assert len(load_cuts(tmp_path / "data", "dev")) == 3
 
 
 def written(name: str, content: bytes) -> Callable[[Path], list[Path]]:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import NumpyFilesWriter
 from lhotse.recipes import prepare_librispeech
 
 from kdasr.common.errors import UserError
@@ -21,7 +23,7 @@ from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import compute_features, store_features
-from kdasr.data.folder import load_cuts, train_parts
+from kdasr.data.folder import cuts_path, load_cuts, train_parts, write_manifest
 from kdasr.data.tokens import prepare_tokens
 from kdasr.testing import tone, write_corpus
 
@@ -95,7 +97,35 @@ def test_stored_features_are_those_of_the_cut_audio(prepared: Path) -> None:
         expected = compute_features(torch.from_numpy(cut.load_audio()[0])).numpy()
         stored = cut.load_features()
         assert stored.shape == expected.shape == (cut.num_frames, 80)
-        np.testing.assert_allclose(stored, expected, atol=0.01)
+        np.testing.assert_allclose(stored, expected, atol=2**-9 + 1e-4)
+
+
+def test_features_are_stored_in_one_file_for_each_task(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_features, "CUTS_PER_TASK", 7)
+    prepare_corpus(options(root))
+    by_file = Counter(cut.features.storage_path for cut in load_cuts(root / "data", TRAIN))
+    assert sorted(by_file.values()) == [4, 7, 7]
+    assert set(by_file) == {str(path) for path in (root / "data" / "fbank" / TRAIN).iterdir()}
+    # A large part has no more than `MOST_TASKS` files, until one holds `MOST_PER_TASK` cuts.
+    monkeypatch.setattr(part_features, "MOST_TASKS", 10)
+    monkeypatch.setattr(part_features, "MOST_PER_TASK", 50)
+    numbers = [len(part_features.tasks_of(range(count))) for count in (0, 7, 8, 70, 400, 500, 501)]  # type: ignore[arg-type]
+    assert numbers == [0, 1, 2, 10, 10, 10, 11]
+
+
+def test_a_file_of_features_for_each_cut_as_earlier_versions_had_is_read(root: Path) -> None:
+    prepare_corpus(options(root))
+    data = root / "data"
+    cuts = list(load_cuts(data, DEV))
+    expected = [cut.load_features() for cut in cuts]
+    writer = NumpyFilesWriter(data / "old")
+    for cut, features_TF in zip(cuts, expected, strict=True):
+        key = writer.write(cut.id, features_TF.astype(np.float16))
+        cut.features.storage_type, cut.features.storage_path = "numpy_files", "old"
+        cut.features.storage_key = key
+    write_manifest(cuts_path(data, DEV), cuts)
+    for cut, features_TF in zip(load_cuts(data, DEV), expected, strict=True):
+        np.testing.assert_array_equal(cut.load_features(), features_TF.astype(np.float16))
 
 
 def test_feature_stats_are_those_of_the_training_frames(prepared: Path) -> None:
@@ -148,7 +178,7 @@ def test_replaced_audio_of_equal_size_gives_new_features(root: Path) -> None:
     np.testing.assert_allclose(cut.load_features(), expected, atol=0.05)
 
 
-@pytest.mark.parametrize("lost", [f"fbank/{DEV}/*/*0001.npy", f"audio/{DEV}/*.flac", f"cuts_{DEV}.jsonl.gz"])
+@pytest.mark.parametrize("lost", [f"fbank/{DEV}/*.lca", f"audio/{DEV}/*.flac", f"cuts_{DEV}.jsonl.gz"])
 def test_a_part_that_has_lost_something_is_prepared_again(
     root: Path, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -218,7 +248,7 @@ def test_nothing_is_computed_when_any_part_is_broken(root: Path) -> None:
     (root / "LibriSpeech" / DEV / "200" / "1" / "200-1-0000.flac").write_bytes(b"fLaC")
     with pytest.raises(UserError, match=r"dev-clean: 1 of 6 .*200-1-0000\.flac"):
         prepare_corpus(options(root, max_bad=MaxBad(0)))
-    assert not list((root / "data").rglob("*.npy"))
+    assert not list((root / "data").rglob("*.lca"))
 
 
 def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,6 +33,7 @@ ALPHABET = "aBß'’ʼ\uff07İΣς.-,!?$€%«»“ 9\u0301\u200bﬁ…はन्
         ("words", "नमस्ते, दुनिया!", "नमस्ते दुनिया"),
         ("words", "你好，世界。", "你好 世界"),
         ("words", "'' - '", ""),
+        ("upper-words", "“Don’t—stop!” he said.", "DON'T STOP HE SAID"),
     ],
 )
 def test_known_spellings(rule: str, text: str, written: str) -> None:
@@ -40,7 +41,7 @@ def test_known_spellings(rule: str, text: str, written: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(ALPHABET, max_size=12), st.sampled_from(["none", "upper", "lower", "words"]))
+@given(st.text(ALPHABET, max_size=12), st.sampled_from(["none", "upper", "lower", "words", "upper-words"]))
 def test_a_rule_treats_a_word_alike_alone_and_among_others(text: str, name: str) -> None:
     rule = rule_named(name)
     assert rule(rule(text)) == rule(text)
@@ -51,7 +52,7 @@ def test_a_rule_treats_a_word_alike_alone_and_among_others(text: str, name: str)
 
 
 def test_rules_are_known_by_name() -> None:
-    assert known_rules() == ["none", "upper", "lower", "words"]
+    assert known_rules() == ["none", "upper", "lower", "words", "upper-words"]
     with pytest.raises(UserError, match="x: no rule 'title' to normalize text by; known: none, upper"):
         rule_named("title", "x")
     with pytest.raises(ValueError, match="'words'"):

@@ -1,15 +1,19 @@
 """The tokenizer: ids of the contract, round trips, and what it refuses."""
 
 import copy
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import sentencepiece
+from lhotse import SupervisionSegment
 
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data import tokens
+from kdasr.data.folder import manifest_path, write_manifest
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
-from kdasr.data.tokens import prepare_tokens
+from kdasr.data.tokens import adopt_pieces, prepare_tokens
 from kdasr.testing import random_text, write_corpus
 
 TEXTS = [random_text(4, seed) for seed in range(50)]
@@ -121,3 +125,34 @@ def test_a_model_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None
     (folder / "tokens.json").write_text("[]")
     with pytest.raises(UserError, match=r"tokens\.json: expected a JSON object"):
         Tokenizer.load(folder)
+
+
+def test_tokens_hold_no_transcripts_in_memory(tmp_path: Path) -> None:
+    """Of 3 MB of text, with characters that the second set of pieces does not know."""
+    data = tmp_path / "data"
+    prepare_corpus(PrepareOptions(write_corpus(tmp_path / "corpus", ("train",)), data, ["train"]))
+    few = prepare_tokens(data, 18).model_path.read_bytes()
+    supervisions = (
+        SupervisionSegment(str(number), "r", 0.0, 1.0, text=f"{random_text(300, number)} ß")
+        for number in range(2000)
+    )
+    write_manifest(manifest_path(data, "supervisions", "train"), supervisions)
+    (tmp_path / "own.model").write_bytes(few)
+    for make in (lambda: prepare_tokens(data, 24), lambda: adopt_pieces(data, tmp_path / "own.model")):
+        tracemalloc.start()
+        make()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.5e6
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        ("Nº 1", "No 1", "'Nº 1' as 'No 1'"),
+        ("A" * 99, "a" * 99, f"'{'A' * 60}...' as '{'a' * 60}...'"),
+        ("a" * 99 + "B", "a" * 99 + "b", f"'...{'a' * 20}B' as '...{'a' * 20}b'"),
+    ],
+)
+def test_a_changed_transcript_is_shown_where_it_changes(before: str, after: str, shown: str) -> None:
+    assert tokens._change(before, after) == shown

@@ -10,6 +10,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import TrainLoader
+from kdasr.data.pace import Pace
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.unpaired import InterleavedBatches, without_transcripts
 from kdasr.testing import dummy_batch, dummy_cuts
@@ -63,6 +64,12 @@ def test_the_stream_goes_on_where_it_stood(stop: int) -> None:
     begun = take(first, stop)
     second.load_state_dict(first.state_dict())
     assert begun + take(second, 9 - stop) == take(whole, 9)
+
+
+def test_a_joint_step_has_an_epoch_of_the_paired_data_and_the_hours_of_both() -> None:
+    """A batch of 0.01 h with a transcript and two of 0.02 h without."""
+    pace = Pace(100.0, 0.01).interleaved(Pace(300.0, 0.02), 2).of_steps(3)
+    assert pace == pytest.approx((100.0, 0.05))
 
 
 def test_another_rhythm_is_refused() -> None:

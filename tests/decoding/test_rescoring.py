@@ -8,7 +8,7 @@ from torch import Tensor
 from kdasr.decoding.beam import BeamOptions, BeamSearch, BeamState, beam_search
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.hypothesis import NBest
-from kdasr.decoding.rescoring import Rescoring, RescoringSearch, rescore
+from kdasr.decoding.rescoring import Rescoring, RescoringSearch, WordBonus, rescore
 from kdasr.decoding.search import build_search
 from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
 
@@ -104,6 +104,28 @@ def test_rank_is_per_piece_unless_told_otherwise(model: Model, lm: TransformerLa
         listed = search.nbest(searched(search, encoded_BTD, lens_B)[0], final=True)
         ranks = [n.score / (len(n.tokens) + 2) if norm else n.score for n in listed]
         assert ranks == sorted(ranks, reverse=True) and len({len(n.tokens) for n in listed}) > 1
+
+
+def test_with_a_bonus_the_highest_sum_of_all_hypotheses_wins(
+    model: Model, lm: TransformerLanguageModel
+) -> None:
+    """Against enumeration, where pieces with an odd number begin a word."""
+    encoded_BTD, lens_B = make_encoded([4])
+    acoustic, bests = all_sequences(model, encoded_BTD[0]), []
+    for nats in (-2.0, 0.0, 3.0):
+        bonus = WordBonus(nats, lambda pieces: sum(piece % 2 for piece in pieces))
+        search = build_search(model, BeamOptions(beam=EVERYTHING), Rescoring(lm, 0.7, bonus))
+        state = searched(search, encoded_BTD, lens_B)[0]
+        totals = {
+            pieces: score + 0.7 * total(lm, pieces) + nats * sum(piece % 2 for piece in pieces)
+            for pieces, score in acoustic.items()
+        }
+        listed = search.nbest(state, final=True)
+        assert {tuple(n.tokens): n.score for n in listed} == pytest.approx(totals, abs=1e-3)
+        assert [n.score for n in listed] == sorted((n.score for n in listed), reverse=True)
+        bests.append(tuple(search.best(state, final=True).tokens))
+        assert totals[bests[-1]] == pytest.approx(max(totals.values()), abs=1e-3)
+    assert len(set(bests)) > 1
 
 
 def test_a_list_of_nothing_and_a_hypothesis_of_nothing(lm: TransformerLanguageModel) -> None:

@@ -1,6 +1,7 @@
 """A bundle is whole or it is refused; exporting writes all of it or nothing."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -253,8 +254,11 @@ def test_a_bundle_is_replaced_as_a_whole(student, same_encoder, copy: Path) -> N
 def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path) -> None:
     folder = shutil.copytree(student.folder, tmp_path / "exp")
     system = load_bundle(folder)
-    (folder / "environment.json").write_text(json.dumps({"git": "0123abc"}))
-    (folder / "config.yaml").write_text("data: {dir: /somewhere/data/demo, train_parts: [train-clean-100]}\n")
+    trained = "/somewhere/bin/kdasr train --config /somewhere/conf/demo.yaml --exp /somewhere/exp/student"
+    command = [*trained.split(), "--override", "data.dir=/somewhere/data/demo"]
+    (folder / "environment.json").write_text(json.dumps({"git": "0123abc", "command": command}))
+    data = "dir: /somewhere/data/demo, train_parts: [train-clean-100], min_seconds: 0.3, max_seconds: 12"
+    (folder / "config.yaml").write_text(f"data: {{{data}}}\n")
     summary = {"mode": "streaming", "wer": 12.345, "cer": 4.5, "num_utterances": 96, "num_words": 590}
     summary |= {
         "context": str(system.context),
@@ -275,6 +279,17 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         target.mkdir(parents=True)
         row = {**summary, "part": part, "checkpoint_sha256": sha256(system.path), **of_others.get(part, {})}
         (target / "summary.json").write_text(json.dumps(row))
+    counts = [{"sub": 1, "ins": 0, "del": 0, "words": 8}, {"sub": 0, "ins": 0, "del": 0, "words": 8}]
+    scores = [{"id": f"{speaker}-1-1", "errors": counts[speaker % 2]} for speaker in range(100)]
+    measured = folder / "decode" / "streaming" / "test-clean" / "utterances.jsonl"
+    measured.write_text("".join(f"{json.dumps(score)}\n" for score in scores))
+    joined = {"part": "test-clean", "context": str(system.context), "checkpoint_sha256": sha256(system.path)}
+    condition = {"gap_s": 1.0, "noise": "quiet", "endpoints": True, "wer": 3.25, "wer_ci": [1, 5.5]}
+    condition |= {"single_wer": 2.0, "words": 489, "longest_seconds": 297.5}
+    (folder / "decode" / "long-form" / "test-clean").mkdir(parents=True)
+    (folder / "decode" / "long-form" / "test-clean" / "summary.json").write_text(
+        json.dumps({**joined, "conditions": [condition], "max_utterances": 80})
+    )
     bundle = export_bundle(system, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     # Windows of 19 feature frames: the last one ends at 180 + 17.5 ms, and sherpa-onnx waits for one more.
@@ -285,9 +300,21 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "207.5 ms",
         "0123abc",
         "demo: train-clean-100",
+        "0.3 to 12 s",
+        "| license | not stated",
+        "| test-clean | 1 s, quiet | at endpoints | 3.25 (1.00 to 5.50) | 2.00 | 298 | 489 |",
+        "kdasr train --config conf/demo.yaml --exp exp/student --override data.dir=data/demo\n",
+        "kdasr decode exp/student --data DATA --parts test-clean --long-form\n",
+        "kdasr export exp/student --out DIR\n",
     ):
         assert fact in card, fact
-    assert "| test-clean | streaming | greedy | 12.35 | 4.50 | 361 | 150 | 96 | 590 |" in card
+    row = re.search(
+        r"\| test-clean \| streaming \| greedy \| 12\.35 \((.*) to (.*)\) \| 4\.50 \| 361 \| 150 \| 96 \|",
+        card,
+    )
+    assert row is not None
+    # Half of 100 speakers have 12.5 % errors: the mean, 6.25, has a standard error of 0.625.
+    assert [float(row[1]), float(row[2])] == pytest.approx([6.25 - 1.23, 6.25 + 1.23], abs=0.3)
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]

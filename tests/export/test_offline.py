@@ -80,7 +80,7 @@ def test_a_graph_of_one_length_is_not_written(
 ) -> None:
     """Such as one whose positions stop at the length of the example."""
     monkeypatch.setattr(offline, "torch", _TorchOfOneLength())
-    with pytest.raises(UserError, match="differ from the model|onnxruntime cannot run it"):
+    with pytest.raises(UserError, match=r"differ from the model|onnxruntime cannot run it"):
         export_bundle(exported[0], tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 

@@ -18,9 +18,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_browser() -> str | None:
-    """The system's Chromium, or the one that KDASR_BROWSER names."""
+    """The Chromium that KDASR_BROWSER names, the system's, or the newest that playwright has downloaded."""
     named = os.environ.get("KDASR_BROWSER")
-    return named or next((path for name in NAMES if (path := shutil.which(name))), None)
+    found = named or next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found:
+        return found
+    folder = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
+    programs = sorted(folder.glob("chromium-*/chrome-linux*/chrome"))
+    return str(programs[-1]) if programs else None
 
 
 class Tab:

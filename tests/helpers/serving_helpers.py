@@ -1,9 +1,12 @@
 """A server in a thread of the test's process, and clients of it."""
 
 import json
+import socket as sockets
+import struct
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ from kdasr.common.errors import UserError
 from kdasr.recognition.audio import Samples
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result
+from kdasr.serving.access import Access
 from kdasr.serving.app import Example, build_app
 from kdasr.serving.lane import ServedModel
 from kdasr.serving.limits import Limits
@@ -24,6 +28,9 @@ from kdasr.serving.service import Service
 
 PATIENCE = 60.0
 """Seconds that a test waits for what must come; a loaded machine is slow, a broken server never answers."""
+
+
+ANY_PORT = Address(port=0)
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,24 @@ def _no_example() -> tuple[Samples, int]:
 def serving(
     models: StreamingRecognizer | dict[str, StreamingRecognizer],
     example: Example = _no_example,
+    *,
+    access: Access | None = None,
+    address: Address = ANY_PORT,
+    send_buffer: int | None = None,
     **limits: Any,
 ) -> Iterator[Served]:
-    """Serve recognizers by name (one alone is `model`) on a free port."""
+    """Serve recognizers by name (one alone is `model`) on a free port.
+
+    `send_buffer`: bytes that the system keeps of what a client has not read.
+    """
     named = models if isinstance(models, dict) else {"model": models}
-    service = Service([ServedModel(name, entry) for name, entry in named.items()], Limits(**limits))
+    service = Service([ServedModel(name, entry) for name, entry in named.items()], Limits(**limits), access)
     started = threading.Event()
-    with listen(Address(port=0)) as listening:
+    with listen(address) as listening:
+        if send_buffer is not None:
+            listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, send_buffer)
         port = listening.getsockname()[1]
-        server = make_server(build_app(service, example), service, Address(port=port), started.set)
+        server = make_server(build_app(service, example), service, address, started.set)
 
         def stop() -> None:
             server.should_exit = True
@@ -78,6 +94,65 @@ def serving(
             stop()
             thread.join(PATIENCE)
             assert not thread.is_alive(), "the server does not stop"
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that must come to hold."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.01)
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """A masked WebSocket frame; the mask is zero."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack(">H", len(payload))
+    return bytes([0x80 | opcode]) + size + bytes(4) + payload
+
+
+class RawClient(AbstractContextManager["RawClient"]):
+    """A WebSocket of which nothing but the handshake is done by itself."""
+
+    def __init__(self, port: int, path: str, receive_buffer: int | None = None) -> None:
+        self.raw = sockets.socket()
+        if receive_buffer is not None:
+            self.raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, receive_buffer)
+        self.raw.settimeout(PATIENCE)
+        self.raw.connect(("127.0.0.1", port))
+        self.raw.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += self.raw.recv(1)
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+
+    def send(self, data: bytes) -> None:
+        """Bytes of frames, whole or not."""
+        self.raw.sendall(data)
+
+    def read(self) -> bytes:
+        """What messages hold, up to the close frame or, where the server does not wait for us, a reset."""
+        found = b""
+        with suppress(ConnectionError):
+            while True:
+                opcode, size = self._exactly(2)
+                if size == 126:
+                    (size,) = struct.unpack(">H", self._exactly(2))
+                found += self._exactly(size)
+                if opcode == 0x88:
+                    break
+        return found
+
+    def _exactly(self, count: int) -> bytes:
+        data = self.raw.recv(count, sockets.MSG_WAITALL)
+        if len(data) < count:
+            raise ConnectionError
+        return data
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.close()
 
 
 def send(socket: ClientConnection, samples: NDArray[Any], packet: int = 1600) -> None:

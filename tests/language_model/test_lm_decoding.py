@@ -17,6 +17,7 @@ from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.evaluation.wer import word_errors
 from kdasr.export.runtime import PieceTable
 from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
 from kdasr.language_model.scorer import load_language_model
@@ -128,6 +129,30 @@ def test_a_text_rescores_as_the_word_trigram_of_its_sentences(folder: Path) -> N
     assert [record["hyp"] for record in found] != [record["hyp"] for record in plain]
 
 
+def test_weights_are_chosen_on_dev_parts_and_kept(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The chosen weights make as many errors in decoding as in the choice; without them there are more."""
+    lm = (*BEAM, "--lm", folder / "lm", "--rescore")
+    _, tuned = decoded(folder, "offline", *lm, "--tune", "test-clean")
+    path = folder / "student" / "decode" / "rescoring.json"
+    kept = json.loads(path.read_text())
+    use = tuned["language_model"]
+    assert (use["scale"], use["word_bonus"], use["tuned_on"]) == (
+        kept["scale"],
+        kept["bonus"],
+        ["test-clean"],
+    )
+    assert kept["errors_best"] <= kept["errors"] <= kept["errors_before"]
+    given = ("--lm-scale", kept["scale"], "--word-bonus", kept["bonus"])
+    records, summary = decoded(folder, "streaming", *lm, *given)
+    errors = sum(word_errors(record["ref"], record["hyp"]).total for record in records)
+    assert errors == kept["errors"] and summary["language_model"]["word_bonus"] == kept["bonus"]
+    path.write_text(json.dumps({**kept, "scale": 0.11}))
+    _, again = decoded(folder, "offline", *lm, "--tune", "test-clean")
+    assert again["language_model"]["scale"] == 0.11
+    _, forced = decoded(folder, "offline", *lm, "--tune", "test-clean", "--force")
+    assert forced["language_model"] == use
+
+
 def test_another_use_of_a_language_model_is_another_result(folder: Path) -> None:
     decoded(folder, "offline", *BEAM)
     recogs = folder / "student" / "decode" / "offline" / "test-clean" / "recogs.txt"
@@ -160,6 +185,13 @@ def test_streaming_a_file_with_a_language_model(folder: Path, tmp_path: Path) ->
         ((*BEAM, "--rescore"), "--rescore needs --lm"),
         ((*BEAM, "--lm-scale", 0.0), "--lm-scale needs --lm"),
         ((*BEAM, "--lm", "lm", "--rescore", "--lm-scale", "nan"), "--lm-scale nan: expected a finite"),
+        ((*BEAM, "--lm", "lm", "--word-bonus", 1), "--word-bonus needs --rescore"),
+        ((*BEAM, "--lm", "lm", "--tune", "test-clean"), "--tune needs --lm and --rescore"),
+        (
+            (*BEAM, "--lm", "lm", "--rescore", "--tune", "a", "--lm-scale", 1),
+            "--lm-scale needs given weights",
+        ),
+        ((*BEAM, "--lm", "lm", "--rescore", "--tune", "dev-none"), "dev-none"),
         ((*BEAM, "--lm", "student"), "not a language model"),
         ((*BEAM, "--lm", "nowhere"), "nowhere: no such experiment folder"),
         ((*BEAM, "--lm", "a.txt"), "a.txt: text, .* --rescore"),

@@ -5,13 +5,17 @@ import logging
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer
+from kdasr.language_model import loader as loading
+from kdasr.language_model import text, text_store
 from kdasr.language_model.loader import TextBatch, TextLoader, valid_text_batches
 from kdasr.language_model.text import EncodedText, TextSource, read_lines, text_sources
+from kdasr.language_model.text_store import stored_text
 from kdasr.testing import random_text
 
 SENTENCES = [random_text(1 + index % 7, index) for index in range(60)]
@@ -73,6 +77,75 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=rf"{name}: {reason}"):
             list(read_lines(tmp_path / name))
+
+
+def test_text_in_files_is_the_text_in_memory(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written a few pieces at a time, from a plain and a packed file; the second time nothing is encoded."""
+    (tmp_path / "a.txt").write_text("\n".join([*SENTENCES[:30], "", "ÉÉ"]))
+    with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
+        file.write("\n".join(SENTENCES[30:]))
+    paths = [str(tmp_path / name) for name in ("a.txt", "b.txt.gz")]
+    held = EncodedText(text_sources(paths), tokenizer, 100)
+    monkeypatch.setattr(text, "AT_ONCE", 7)
+    stored = stored_text(paths, tokenizer, 100, tmp_path / "text")
+    monkeypatch.setattr(text_store, "encode_sources", lambda *_: pytest.fail("encoded again"))
+    again = stored_text(paths, tokenizer, 100, tmp_path / "text")
+    for other in (stored, again):
+        assert len(other) == len(held) == 60 and other.num_pieces == held.num_pieces
+        assert other.description() == held.description()
+        for index in range(60):
+            assert other.pieces(index).tolist() == held.pieces(index).tolist()
+            assert other.origin(index) == held.origin(index)
+        pairs = zip(
+            one_epoch(TextLoader(held, 90, seed=3)), one_epoch(TextLoader(other, 90, seed=3)), strict=True
+        )
+        assert all(torch.equal(one.tokens_BS, same.tokens_BS) and one.ids == same.ids for one, same in pairs)
+
+
+def test_text_in_files_is_made_again_where_it_is_another_or_damaged(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path, folder = tmp_path / "a.txt", tmp_path / "text"
+    path.write_text("ONE TWO\nTHREE\n")
+    assert len(stored_text([str(path)], tokenizer, 100, folder)) == 2
+    made = next(file for file in folder.rglob("pieces_P.*"))
+    made.write_bytes(made.read_bytes()[:-2])
+    assert len(stored_text([str(path)], tokenizer, 100, folder)) == 2
+    path.write_text("ONE TWO\nTHREE\nSIX\n")
+    assert len(stored_text([str(path)], tokenizer, 100, folder)) == 3
+    with pytest.raises(UserError, match=r"none\.txt: no such text file"):
+        stored_text([str(tmp_path / "none.txt")], tokenizer, 100, folder)
+
+
+def test_batches_of_a_window_at_a_time_hold_every_sentence_once(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "POOL", 8)
+    monkeypatch.setattr(loading, "WINDOW", 16)
+    some = encoded(tokenizer, SENTENCES)
+    batches = one_epoch(TextLoader(some, 90, seed=3))
+    assert sorted(name for batch in batches for name in batch.ids) == sorted(map(some.origin, range(60)))
+    early = {name for batch in batches[: len(batches) // 4] for name in batch.ids}
+    order = np.random.default_rng([3, 0]).permutation(60)[:16]
+    assert early <= {some.origin(index) for index in order}
+
+
+def test_a_text_of_one_window_has_the_order_of_earlier_versions(tokenizer: Tokenizer) -> None:
+    """All batches shuffled at once, each filled one sentence at a time: so earlier runs go on."""
+    some = encoded(tokenizer, SENTENCES)
+    generator = np.random.default_rng([3, 0])
+    order = generator.permutation(60)
+    groups: list[list[int]] = []
+    for index in order[np.argsort(some.lens_N[order], kind="stable")].tolist():
+        if groups and (len(groups[-1]) + 1) * (some.lens_N[index] + 1) <= 90:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    generator.shuffle(groups)
+    found = [batch.ids for batch in one_epoch(TextLoader(some, 90, seed=3))]
+    assert found == [[some.origin(index) for index in group] for group in groups]
 
 
 def sentences_of(batch: TextBatch) -> list[tuple[int, ...]]:

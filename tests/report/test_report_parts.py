@@ -134,7 +134,7 @@ def test_spectrograms_without_frames_and_damaged_ones_are_left_out(tmp_path: Pat
     examples = [Example("test-clean", f"100-1-000{index}", "") for index in range(2)]
     found, notes = load_spectrograms(tmp_path / "data", examples)
     assert list(found) == [("test-clean", "100-1-0001")] and not notes
-    (stored,) = (tmp_path / "data").rglob("*100-1-0001.npy")
+    (stored,) = (tmp_path / "data").rglob("*.lca")
     stored.write_bytes(stored.read_bytes()[:50])
     found, notes = load_spectrograms(tmp_path / "data", examples)
     assert not found and "Spectrograms of test-clean are left out" in notes[0] and "\n" not in notes[0]

@@ -5,8 +5,6 @@ import json
 import logging
 import socket as sockets
 import struct
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -17,6 +15,7 @@ from serving_helpers import (
     PATIENCE,
     Served,
     as_sherpa,
+    frame,
     of_sherpa,
     received,
     recognized,
@@ -24,6 +23,7 @@ from serving_helpers import (
     serving,
     sherpa_stream,
     v1_stream,
+    wait_for,
 )
 from streaming_helpers import bursts, make_recognizer
 from tone_spotter import WORDS, make_spotter, spoken
@@ -96,16 +96,9 @@ def test_bad_message_ends_its_own_stream(case: str, served: Served, caplog: pyte
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def _frame(opcode: int, payload: bytes) -> bytes:
-    """A masked WebSocket frame; the mask is zero."""
-    head = bytes([0x80 | opcode])
-    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack(">H", len(payload))
-    return head + size + bytes(4) + payload
-
-
 RAW = {
     "huge": lambda raw: raw.sendall(b"\x82\xff" + struct.pack(">Q", 1 << 40) + bytes(4)),
-    "no UTF-8": lambda raw: raw.sendall(_frame(1, b"\xff\xfe")),
+    "no UTF-8": lambda raw: raw.sendall(frame(1, b"\xff\xfe")),
     "reserved bits": lambda raw: raw.sendall(b"\xf2\x80" + bytes(4)),
     "reset": lambda raw: raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0)),
 }
@@ -124,14 +117,6 @@ def test_broken_connection_frees_its_place(
             received(socket)
         wait_for(lambda: served.service.num_streams == 0)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that must come to hold."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.01)
 
 
 def test_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +238,8 @@ def test_client_that_reads_nothing_costs_one_partial_result() -> None:
     async def run() -> list[str]:
         session = Session(Engine(), Limits(), server.service.models, 16000, {})  # type: ignore[arg-type]
         for update in updates[:-1] * 100:
-            session._hear(replace(update, is_final=False))
-        session._hear(replace(updates[-1], is_final=True))
+            session._hear(replace(update, heard=replace(update.heard, is_final=False)))
+        session._hear(replace(updates[-1], heard=replace(updates[-1].heard, is_final=True)))
         session._hear(Ended([]))
         return [json.loads(text)["type"] async for text in session.messages(V1Replies())]
 

@@ -17,10 +17,10 @@ from websockets.exceptions import InvalidStatus
 from kdasr.cli.serve import command
 from kdasr.common.errors import UserError
 from kdasr.nn.context import Context
+from kdasr.serving.access import Origins
 from kdasr.serving.example import SENTENCES, example_speech
 from kdasr.serving.lane import Arrivals
 from kdasr.serving.server import Address, listen
-from kdasr.serving.service import Origins
 
 CONTEXT = Context(left=8, chunk=4)
 
@@ -52,6 +52,7 @@ def test_health_and_metrics_count_streams() -> None:
         "status": "ok",
         "streams": 1,
         "max_streams": 3,
+        "token": False,
         "models": [{"name": "student", "chunk": 0.16}, {"name": 'the "other"', "chunk": None}],
     }
     assert headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"

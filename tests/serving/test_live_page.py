@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tone_spotter import WORDS, make_spotter, spoken
 
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
+from kdasr.serving.access import Access, Token
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(
@@ -84,11 +86,13 @@ def check_quiet(tab: Tab, served: Served) -> None:
 def test_microphone_shows_the_words_of_both_models(chromium: Browser, served: Served) -> None:
     with opened(chromium, served) as tab:
         ready(tab)
+        assert tab.run("[...document.querySelectorAll('section button')].every((b) => b.disabled)")
         tab.run("document.getElementById('mic').click()")
         tab.wait(f"JSON.stringify({LINES}[0]) === {json.dumps(json.dumps(TEXT, separators=(',', ':')))}")
         tab.run("document.getElementById('stop').click()")
         done(tab)
         assert tab.run(LINES) == [TEXT, TEXT]
+        assert tab.run("[...document.querySelectorAll('section button')].every((b) => !b.disabled)")
         assert tab.run("document.querySelectorAll('.open').length") == 0
         delays = tab.run("transcripts.map((t) => parseFloat(t.fields.first.textContent))")
         assert 0 < delays[0] < delays[1]
@@ -132,6 +136,29 @@ def test_dropped_connection_is_taken_up(chromium: Browser, served: Served) -> No
         assert tab.run("transcripts[0].segments.at(-1).words.at(-1).end") == pytest.approx(
             recognized(served.service.models[0].recognizer, AUDIO)[-1].words[-1].end, abs=0.09
         )
+
+
+def test_page_asks_for_the_token(chromium: Browser) -> None:
+    secret = "jackdaws-love-my/+sphinx"
+    access = Access(token=Token(secret))
+    recognizer = make_spotter(Context(left=8, chunk=4), endpoints=EndpointRules())
+    with serving({"student": recognizer}, example=example, access=access) as server:
+        with opened(chromium, server) as tab:
+            tab.wait("!document.getElementById('ask').hidden")
+            assert tab.run("document.getElementById('mic').disabled") is True
+            enter = "document.getElementById('token').value = {}; document.getElementById('enter').click()"
+            tab.run(enter.format("'wrong'"))
+            tab.wait("document.getElementById('status').textContent === 'the token is wrong'")
+            tab.run(enter.format(json.dumps(secret)))
+            ready(tab)
+            assert tab.run("document.getElementById('ask').hidden") is True
+            tab.run("document.getElementById('paced').checked = false")
+            tab.run("document.getElementById('example').click()")
+            done(tab)
+            assert tab.run(LINES) == [TEXT]
+        with chromium.tab(f"http://127.0.0.1:{server.port}/#token={quote(secret, safe='')}") as tab:
+            ready(tab)
+            assert "token" not in tab.run("location.href")
 
 
 def test_page_says_what_is_wrong(chromium: Browser, served: Served, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_sherpas_client_gets_its_words() -> None:
     assert last["is_final"] and last["is_eof"] and last["segment"] == 0
     assert list(last) == [
         *("text", "tokens", "timestamps", "ys_probs", "lm_probs", "context_scores"),
-        *("segment", "words", "start_time", "is_final", "is_eof"),
+        *("segment", "words", "num_trailing_blanks", "start_time", "is_final", "is_eof"),
     ]
 
 

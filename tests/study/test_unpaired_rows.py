@@ -105,6 +105,23 @@ def test_every_row_is_decoded_with_and_without_the_language_model(tmp_path: Path
         assert theirs.wer == 2 * ours.wer
 
 
+def test_rows_may_be_rescored_with_weights_of_their_own(tmp_path: Path) -> None:
+    made = study(tmp_path, language_model={**RESULTS["language_model"], "rescore": True})
+    assert not run_study(made, Options(num_jobs=2, upto="test"), quiet).failed
+    with_lm = [line for line in calls(tmp_path) if line.startswith("decode") and "--lm" in line]
+    options = "--search beam --beam 4 --tune dev-clean --blank-penalty 0.0 --rescore"
+    assert len(with_lm) == 20 and all(options in line for line in with_lm)
+    assert not any("--lm-scale" in line for line in with_lm)
+
+
+def test_distillation_needs_no_row_that_proposes(tmp_path: Path) -> None:
+    """And no language model, though labels would be weighed by one."""
+    made = study(tmp_path, **row(method="distillation", proposal=None, **{"hypothesis.source": "given"}))
+    assert not run_study(made, Options(num_jobs=2, upto="dev"), quiet).failed
+    options = yaml.safe_load((made.exp / "conf" / "seed-1" / "lpm.yaml").read_text())["unpaired"]
+    assert (options["method"], options["language_model"]) == ("distillation", None)
+
+
 def test_other_unpaired_speech_trains_what_has_heard_it_again(tmp_path: Path) -> None:
     made = study(tmp_path)
     run_study(made, Options(num_jobs=2, upto="dev"), quiet)

@@ -157,7 +157,7 @@ def gradients_of_both_kinds(batches: list[Batch], weight: float = 0.3) -> dict[s
         loss_weights={"rnnt": 1.0, "ctc": 0.5}, unpaired_weights={"hidden_mse": 2.0, "rnnt": 1.0}
     )
     updater = Updater(fabric, module, stage, trainer_config().optim)
-    updater.gradients(batches, CHUNKED, step=2)
+    updater.gradients(batches, CHUNKED, 2, stage.loss_weights)
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 

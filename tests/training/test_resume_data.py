@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from tiny_system import TWO_TERMS, fit, small_config, tiny_system, trainer_config
 from two_processes import run_two, under_torchrun
 
-from kdasr.checkpoint import load_checkpoint
+from kdasr.checkpoint import load_checkpoint, save_checkpoint
 from kdasr.data.batch import Batch
 from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import TrainLoader
@@ -21,6 +22,7 @@ from kdasr.distillation.objective_config import RnntConfig, StageConfig
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.testing import dummy_cuts
+from kdasr.training import trainer
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.system import System
 from kdasr.training.validation import Validation
@@ -41,7 +43,7 @@ class Noted(TrainLoader):
             file.write(json.dumps([self.epoch, batch.ids]) + "\n")
         self.handed_out += 1
         if self.handed_out == self.stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.killpg(os.getpgrp(), signal.SIGTERM)  # its workers too, as torchrun does
         return batch
 
 
@@ -74,12 +76,23 @@ def system_on(exp_dir: Path, tokens: Path, rank: int, world_size: int, stop_at: 
 
 
 def train(rank: int, port: int, exp_dir: Path, tokens: Path, stop_at: int) -> None:
-    """What one of two processes does."""
+    """What one of two processes does, each in a group of its own. It ends with 3 when it was stopped."""
+    os.setsid()
     under_torchrun(rank, port)
+    if stop_at >= 0:
+        trainer.save_checkpoint = save_slowly  # type: ignore[attr-defined]
     try:
         fit(system_on(exp_dir, tokens, rank, 2, stop_at if rank == 0 else -1))
     except TrainingInterrupted:
-        os._exit(3)
+        # One process ends before the other: torchrun ends those that still run.
+        os._exit(3 if (exp_dir / "checkpoints" / "last.pt").is_file() else 4)
+
+
+def save_slowly(path: Path, payload: dict[str, Any]) -> None:
+    """torchrun may tell a process to stop once more, while it saves."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    save_checkpoint(path, payload)
 
 
 def heard(exp_dir: Path) -> list[Any]:

@@ -30,6 +30,7 @@ from kdasr.cli.search_options import (
     parse_search,
     search_options,
 )
+from kdasr.cli.tune_rescoring import Tuning, tuned_weights
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.common.ranks import Ranks
@@ -85,6 +86,10 @@ _MIN_WIDTH = 100
 )
 @int8_option
 @search_options
+@click.option(
+    "--tune",
+    help="With --rescore: choose its weights, --lm-scale and --word-bonus, on these parts, by fewest errors.",
+)
 @endpoint_options("no, each utterance is one segment; --long-form decodes with and without")
 @long_form_options
 @max_bad_option
@@ -127,6 +132,8 @@ def command(
     lm: Path | None,
     lm_scale: float | None,
     rescore: bool,
+    word_bonus: float | None,
+    tune: str | None,
     long_form: bool,
     minutes: float,
     gaps: str,
@@ -160,7 +167,11 @@ def command(
     if streams > 1 and mode != "streaming":
         raise UserError(f"--streams needs --mode streaming; it is {mode}")
     override = parse_context(context) if context else None
-    lm_use = parse_language_model(lm, lm_scale, rescore)
+    lm_use = parse_language_model(lm, lm_scale, rescore, word_bonus)
+    if tune is not None:
+        needs("given weights, not --tune", "lm_scale", "word_bonus")
+        if lm_use is None or not rescore:
+            raise UserError("--tune needs --lm and --rescore")
     if long_form:
         needs("utterances one by one; --long-form decodes with and without", "endpoints")
     rules = take_endpoints(search, default=long_form)
@@ -184,6 +195,12 @@ def command(
         raise UserError("--force: with one process; to decode again with several, remove the results")
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device_of(device, ranks))
+    out = out or _default_out(exp, bundle)
+    if tune is not None and lm_use is not None:
+        plain = build_recognizer(bundle, override, tail_seconds, options, biasing)
+        chosen_on = list(dict.fromkeys(tune.replace(",", " ").split()))
+        tuning = Tuning(bundle, plain, data, chosen_on, out, max_utterances or 0, force, ranks.is_alone)
+        lm_use = tuned_weights(lm_use, tuning)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     run = DecodeRun(
         bundle=bundle,
@@ -195,7 +212,7 @@ def command(
         biasing=biasing,
         language_model=lm_use,
         data=data,
-        out=out or _default_out(exp, bundle),
+        out=out,
         max_utterances=max_utterances or 0,
         force=force,
         checkpoint_sha256=file_sha256(bundle.path),

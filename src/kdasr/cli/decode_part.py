@@ -308,7 +308,10 @@ def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | N
     if use is None:
         return None
     digest = file_sha256(find_checkpoint(use.path))
-    return {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
+    said = {"sha256": digest, "scale": use.scale, "use": "rescoring" if use.rescore else "shallow fusion"}
+    if use.word_bonus is not None:
+        said["word_bonus"] = use.word_bonus
+    return {**said, "tuned_on": list(use.tuned_on)} if use.tuned_on else said
 
 
 def _load_cuts(run: DecodeRun, part: str) -> list["MonoCut"]:

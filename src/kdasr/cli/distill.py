@@ -74,7 +74,7 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
             --cuts train=train.jsonl.gz --cuts dev=dev.jsonl.gz
 
     The student starts from the teacher's weights as far as they fit, follows its hidden states and then its
-    output distributions too. OUT is an ordinary experiment folder; OUT/distill/recipe.yaml says all that was
+    output distributions. OUT is an ordinary experiment folder; OUT/distill/recipe.yaml says all that was
     chosen. The same command goes on where it stopped, and finished work is not repeated.
     """
     # Imported here, so that --help does not wait for torch.

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from kdasr.data.tokenizer import Tokenizer
     from kdasr.evaluation.long_form_run import LongForm
     from kdasr.export.check import Clip
+    from kdasr.export.publication import Publication
 
 _SHOWN_DIFFERENCES = 5
+_OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
 
 
 @click.command(name="export")
@@ -49,6 +51,21 @@ _SHOWN_DIFFERENCES = 5
     metavar="EXP",
     help="With --check: compare with this system's PyTorch model, not with DIR in kdasr's own recognizer.",
 )
+@click.option(
+    "--hub-layout",
+    is_flag=True,
+    help="Write the folder as Hugging Face and sherpa-onnx's users expect it; needs --license.",
+)
+@click.option(
+    "--license", "license", default="", help="For the model card: apache-2.0, cc-by-4.0, other, ..."
+)
+@click.option("--language", default="", help="For the model card: en, pt-BR, ...")
+@click.option(
+    "--test-wavs",
+    type=click.Path(path_type=Path),
+    metavar="CUTS",
+    help="With --hub-layout: the first five utterances of this manifest become test_wavs/.",
+)
 @long_form_options
 @click.option("--force", is_flag=True, help="Export again what is there already.")
 def command(
@@ -59,6 +76,10 @@ def command(
     context: str | None,
     bundle: Path | None,
     against: Path | None,
+    hub_layout: bool,
+    license: str,
+    language: str,
+    test_wavs: Path | None,
     long_form: bool,
     minutes: float,
     gaps: str,
@@ -68,7 +89,7 @@ def command(
     """Export a system for sherpa-onnx, or check an exported one.
 
     \b
-        kdasr export EXP --out DIR [--int8]
+        kdasr export EXP --out DIR [--int8] [--hub-layout --license apache-2.0]
         kdasr export --check DIR CUTS... [--against EXP] [--long-form]
 
     EXP is a system's folder or a checkpoint file. One that streams is exported for sherpa-onnx's
@@ -92,7 +113,7 @@ def command(
     if bundle is not None:
         if out is not None:
             raise UserError("--check exports nothing: leave out --out")
-        needs("an export; --check makes none", "force", "context")
+        needs("an export; --check makes none", "force", "context", *_OF_PUBLICATION)
         if against is None:
             needs("--against", "checkpoint")
         joined = parse_long_form(long_form, minutes, gaps, gap_noise)
@@ -103,8 +124,13 @@ def command(
         raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
     if against is not None or len(paths) != 1:
         raise UserError("export one system: kdasr export EXP --out DIR")
+    if not hub_layout:
+        needs("--hub-layout", "test_wavs")
+    from kdasr.export.publication import Publication
+
+    publication = Publication(license, language, hub_layout)
     chosen = parse_context(context) if context else None
-    _export(_Export(paths[0], out, checkpoint, chosen, int8, force))
+    _export(_Export(paths[0], out, checkpoint, chosen, int8, force, publication, test_wavs))
 
 
 @dataclass(frozen=True)
@@ -118,21 +144,30 @@ class _Export:
     """None: the one of training."""
     int8: bool
     force: bool
+    publication: "Publication"
+    test_wavs: Path | None
+    """A manifest of cuts."""
 
 
 def _export(wanted: _Export) -> None:
     from kdasr.checkpoint import load_bundle
     from kdasr.export.build import export_bundle, find_current
+    from kdasr.export.publication import MAX_WAVS, Recording
 
     system, out = load_bundle(wanted.exp, wanted.checkpoint), wanted.out
     if wanted.context is not None:
         system.model.config.encoder.check_context(wanted.context)
         system = replace(system, context=wanted.context)
-    if not wanted.force and find_current(system, out, int8=wanted.int8) is not None:
+    publication = wanted.publication
+    if wanted.test_wavs is not None:
+        clips = _load(wanted.test_wavs, system.tokenizer, MAX_WAVS)
+        recordings = [Recording(clip.samples_N, clip.ref) for clip in clips]
+        publication = replace(publication, recordings=recordings)
+    elif not wanted.force and find_current(system, out, int8=wanted.int8, publication=publication):
         click.echo(f"{out}: already exported, --force to do it again")
         return
-    folder = export_bundle(system, out, int8=wanted.int8)
-    for name in folder.manifest["files"]:
+    folder = export_bundle(system, out, int8=wanted.int8, publication=publication)
+    for name in [*folder.manifest["files"], *folder.manifest["extras"]]:
         click.echo(f"{folder.folder / name}  {(folder.folder / name).stat().st_size / 1e6:.2f} MB")
 
 
@@ -177,8 +212,8 @@ def _check(wanted: _Check) -> None:
         sys.exit(1)
 
 
-def _load(path: Path, tokenizer: "Tokenizer") -> list["Clip"]:
-    """The utterances of a manifest; those of a data folder are found from any directory.
+def _load(path: Path, tokenizer: "Tokenizer", count: int | None = None) -> list["Clip"]:
+    """The utterances of a manifest (the first `count`); a data folder's are found from any directory.
 
     Raises:
         UserError: no such manifest, another kind of file, nothing in it, or audio that cannot be read.
@@ -195,7 +230,7 @@ def _load(path: Path, tokenizer: "Tokenizer") -> list["Clip"]:
         cuts = load_cuts(path.parent, part)
     else:
         cuts = _read_cuts(path)
-    recordings = (load_recording(cut, tokenizer) for cut in in_order(list(cuts)))
+    recordings = (load_recording(cut, tokenizer) for cut in in_order(list(cuts))[:count])
     return [Clip(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
 
 

@@ -34,7 +34,7 @@ from kdasr.common.logging import setup_logging
     "--normalize",
     default="words",
     show_default=True,
-    help="How words of both sides are written before they are compared: none, upper, lower, words.",
+    help="How words of both sides are written to be compared: none, upper, lower, words, upper-words.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for all numbers, as JSON.")
 def command(

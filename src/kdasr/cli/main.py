@@ -14,6 +14,7 @@ from kdasr.common.failures import explain
 
 VERBS = {
     "corpus": "Synthesize or download a corpus in LibriSpeech's layout.",
+    "label": "Labels for speech without transcripts, by Whisper or any other recognizer.",
     "prepare": "Check a corpus and write manifests and features.",
     "align": "Word times by a teacher, for corpora without alignments.",
     "tokens": "Train the SentencePiece model on the training transcripts.",
@@ -35,7 +36,7 @@ VERBS = {
     "info": "Versions, devices and the loss backend in use.",
 }
 
-SHARED = ("train", "decode")
+SHARED = ("label", "train", "decode")
 """Verbs whose work several processes share out."""
 
 
@@ -60,7 +61,7 @@ class LazyGroup(click.Group):
         if count != "1" and found[0] not in SHARED:
             raise UserError(
                 f"kdasr {found[0]}: {count} processes were started (WORLD_SIZE) for what one does: start it "
-                f"without torchrun. {' and '.join(SHARED)} are shared out"
+                f"without torchrun. {', '.join(SHARED[:-1])} and {SHARED[-1]} are shared out"
             )
         return found
 

@@ -47,7 +47,7 @@ from kdasr.common.logging import setup_logging
 )
 @click.option(
     "--normalize",
-    help="How all text is written: none, upper, lower, words.  [default: the recipe's, or as it is]",
+    help="How all text is written: none, upper, lower, words, upper-words. [default: the recipe's, or as is]",
 )
 @click.option("--on-the-fly", is_flag=True, help="Store no features: training computes them from the audio.")
 @max_bad_option

@@ -21,6 +21,8 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 SEARCHES = ("greedy", "beam")
 LM_SCALE = 0.3
+LM_OPTIONS = ("lm", "lm_scale", "rescore", "word_bonus")
+"""Those of `parse_language_model`, in its order."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class LanguageModelUse:
     scale: float
     rescore: bool
     """Rescore the final list of hypotheses; else shallow fusion."""
+    word_bonus: float | None = None
+    """Nats for each word, in rescoring; None: hypotheses are compared by their score per piece."""
+    tuned_on: tuple[str, ...] = ()
+    """Parts on which scale and bonus were chosen."""
 
 
 class _TailSeconds(click.ParamType):
@@ -98,8 +104,9 @@ _OPTIONS = (
     click.option(
         "--lm",
         type=click.Path(path_type=Path),
-        help="Folder or checkpoint of a language model over the same pieces, for shallow fusion; with "
-        "--rescore also text (.txt, .txt.gz), which stands for a word trigram of it. Beam search only.",
+        help="Folder or checkpoint of a language model over the same pieces, or an n-gram over pieces or "
+        "words (.arpa, .klm, .binary), for shallow fusion; with --rescore also text (.txt, .txt.gz), which "
+        "stands for a word trigram of it. Beam search only.",
     ),
     click.option(
         "--lm-scale",
@@ -111,6 +118,11 @@ _OPTIONS = (
         "--rescore",
         is_flag=True,
         help="The language model rescores the final hypotheses, instead of shallow fusion.",
+    ),
+    click.option(
+        "--word-bonus",
+        type=float,
+        help="With --rescore: added for each word; the highest sum wins, not the highest score per piece.",
     ),
 )
 
@@ -142,18 +154,23 @@ def needs(what: str, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} needs {what}")
 
 
-def parse_language_model(lm: Path | None, lm_scale: float | None, rescore: bool) -> LanguageModelUse | None:
+def parse_language_model(
+    lm: Path | None, lm_scale: float | None, rescore: bool, word_bonus: float | None
+) -> LanguageModelUse | None:
     """What the options say of a language model.
 
     Raises:
-        UserError: `--lm-scale` or `--rescore` without `--lm`, or a scale that is not finite.
+        UserError: one of the others without `--lm`, a bonus without `--rescore`, or what is not finite.
     """
     if lm is not None:
         scale = LM_SCALE if lm_scale is None else lm_scale
-        if not isfinite(scale):
-            raise UserError(f"--lm-scale {scale}: expected a finite number")
-        return LanguageModelUse(lm, scale, rescore)
-    needs("--lm", "lm_scale", "rescore")
+        for name, value in (("--lm-scale", scale), ("--word-bonus", word_bonus or 0.0)):
+            if not isfinite(value):
+                raise UserError(f"{name} {value}: expected a finite number")
+        if not rescore:
+            needs("--rescore", "word_bonus")
+        return LanguageModelUse(lm, scale, rescore, word_bonus)
+    needs("--lm", "lm_scale", "rescore", "word_bonus")
     return None
 
 
@@ -192,7 +209,7 @@ def build_recognizer(
         UserError: see `read_phrases`, `BiasingGraph.from_phrases` and `load_language_model`.
     """
     from kdasr.decoding.biasing import BiasingGraph, read_phrases
-    from kdasr.decoding.rescoring import Rescoring
+    from kdasr.decoding.rescoring import Rescoring, WordBonus
     from kdasr.language_model.scorer import load_language_model, load_sentence_scorer
     from kdasr.recognition.recognizer import StreamingRecognizer
 
@@ -211,5 +228,15 @@ def build_recognizer(
         model = load_language_model(*place).to(device)
         return StreamingRecognizer(bundle, language_model=model, **parts)
     scorer = load_sentence_scorer(*place).to(device)
-    rescoring = Rescoring(scorer, language_model.scale)
+    bonus = None
+    if language_model.word_bonus is not None:
+        bonus = WordBonus(language_model.word_bonus, word_counter(bundle.tokenizer.decode))
+    rescoring = Rescoring(scorer, language_model.scale, bonus)
     return StreamingRecognizer(bundle, language_model=rescoring, **parts)
+
+
+def word_counter(decode: Callable[[list[int]], str]) -> Callable[[list[int]], int]:
+    """How many words pieces spell."""
+    from kdasr.data.text_normalization import split_words
+
+    return lambda pieces: len(split_words(decode(pieces)))

@@ -8,6 +8,7 @@ import click
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.recognizable import int8_option, load_recognizable
 from kdasr.cli.search_options import (
+    LM_OPTIONS,
     build_recognizer,
     live_search_options,
     parse_language_model,
@@ -18,6 +19,8 @@ from kdasr.common.errors import UserError
 if TYPE_CHECKING:
     from kdasr.serving.app import Example
     from kdasr.serving.lane import ServedModel
+    from kdasr.serving.server import Address
+    from kdasr.serving.service import Service
 
 
 @click.command(name="serve")
@@ -36,6 +39,16 @@ if TYPE_CHECKING:
     default=100,
     show_default=True,
     help="Further ones get HTTP 503.",
+)
+@click.option(
+    "--max-streams-per-address",
+    type=click.IntRange(min=1),
+    help="Of these, from one client address; further ones get HTTP 429. No limit by default.",
+)
+@click.option(
+    "--max-starts-per-minute",
+    type=click.IntRange(min=1),
+    help="Streams that one client address may open within a minute. No limit by default.",
 )
 @click.option("--compare", type=click.Path(path_type=Path), help="A second system, beside EXP on the page.")
 @click.option(
@@ -78,6 +91,11 @@ if TYPE_CHECKING:
     help="Let pages of this origin (https://example.org, or *) open streams, besides the server's own.",
 )
 @click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the token that clients must send; without it, the environment's KDASR_TOKEN, if any.",
+)
+@click.option(
     "--certificate", type=click.Path(path_type=Path), help="PEM file, for TLS: https and wss alone."
 )
 @click.option("--key", type=click.Path(path_type=Path), help="PEM file with the certificate's private key.")
@@ -95,10 +113,13 @@ def command(
     port: int,
     compare: Path | None,
     allow_origin: tuple[str, ...],
+    token_file: Path | None,
     certificate: Path | None,
     key: Path | None,
     example: Path | None,
     max_streams: int,
+    max_streams_per_address: int | None,
+    max_starts_per_minute: int | None,
     max_batch: int,
     max_message_size: int,
     max_queue_seconds: float,
@@ -115,8 +136,9 @@ def command(
         from kdasr.serving.server import Address, serve
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'kdasr[serve]'") from None
+    from kdasr.serving.access import Access, Addresses, Origins, read_token
     from kdasr.serving.limits import Limits
-    from kdasr.serving.service import Origins, Service
+    from kdasr.serving.service import Service
 
     if key is not None and certificate is None:
         raise UserError("--key needs --certificate")
@@ -128,16 +150,23 @@ def command(
         max_queue_seconds=max_queue_seconds,
         idle_seconds=idle_seconds,
     )
+    access = Access(
+        Origins(allow_origin, address.is_local),
+        read_token(token_file),
+        Addresses(max_streams_per_address, max_starts_per_minute),
+    )
     shown = _example(example)
-    models = _load(exp, compare, recognition)
-    service = Service(models, limits, Origins(allow_origin, address.is_local))
-    serve(build_app(service, shown), service, address, lambda url: _announce(url, service, address.is_local))
+    service = Service(_load(exp, compare, recognition), limits, access)
+    serve(build_app(service, shown), service, address, lambda url: _announce(url, service, address))
 
 
-def _announce(url: str, service: Any, is_local: bool) -> None:
+def _announce(url: str, service: "Service", address: "Address") -> None:
     names = " and ".join(model.name for model in service.models)
-    reach = "this machine alone can connect" if is_local else "anyone who reaches this address can connect"
-    click.echo(f"{names}: {url} ({reach}); Ctrl-C finishes the streams and stops")
+    reach = "this machine alone" if address.is_local else "anyone who reaches this address"
+    token = ", with the token," if service.access.token else ""
+    click.echo(f"{names}: {url} ({reach}{token} can connect); Ctrl-C finishes the streams and stops")
+    if token and not address.is_local and address.certificate is None:
+        click.echo("without --certificate, token and speech go over the network unencrypted", err=True)
 
 
 def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[ServedModel]":
@@ -145,7 +174,7 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
     from kdasr.export.foreign import is_exported
     from kdasr.serving.lane import ServedModel
 
-    lm_use = parse_language_model(options.pop("lm"), options.pop("lm_scale"), options.pop("rescore"))
+    lm_use = parse_language_model(*(options.pop(name) for name in LM_OPTIONS))
     rules = take_endpoints(options, default=True)
     tail_seconds, biasing = options.pop("tail_seconds"), options.pop("biasing")
     checkpoint, int8, threads = options.pop("checkpoint"), options.pop("int8"), options.pop("threads")

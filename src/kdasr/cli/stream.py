@@ -76,6 +76,7 @@ def command(
     lm: Path | None,
     lm_scale: float | None,
     rescore: bool,
+    word_bonus: float | None,
     words: bool,
     as_json: bool,
     **search: Any,
@@ -101,7 +102,7 @@ def command(
     else:
         needs("--mic", "mic_device")
     override = parse_context(context) if context else None
-    lm_use = parse_language_model(lm, lm_scale, rescore)
+    lm_use = parse_language_model(lm, lm_scale, rescore, word_bonus)
     asked = search["endpoints"] is not None
     rules = take_endpoints(search, default=mic)
     options = parse_search(language_model=lm_use, **search)
@@ -132,55 +133,58 @@ class _Session:
     """One stream on its way from audio to printed results."""
 
     def __init__(self, recognizer: "StreamingRecognizer", output: Output, nbest: int) -> None:
-        self._recognizer = recognizer
+        from kdasr.recognition.live import LiveStream
+
+        self._is_one = recognizer.endpoints is None
+        """Whether all of the stream is one segment."""
         self._output = output
         self._nbest = nbest
-        self._stream = recognizer.create_stream()
+        self._live = LiveStream(recognizer)
         self._compute = 0.0
         self._text, self._num_decoded = "", 0
         """What is shown, and the frames that it rests on."""
 
     def accept(self, rate: int, samples: "NDArray[np.float32]") -> None:
         """Recognize what can be recognized after some more samples."""
-        self._compute += _timed(lambda: self._stream.accept_waveform(rate, samples))
+        self._compute += _timed(lambda: self._live.accept(rate, samples))
         self._decode()
 
     def finish(self) -> None:
         """Recognize the rest."""
-        self._compute += _timed(lambda: self._stream.input_finished(warn=False))
+        self._compute += _timed(self._live.finish)
         self._decode()
-        if self._recognizer.endpoints is None:
-            self._output.final(self._recognizer.result(self._stream, self._nbest))
-        report = self._stream.signal.report()
-        self._output.end(self._stream.seconds, self._compute, report.level_dbfs)
+        report = self._live.stream.signal.report()
+        self._output.end(self._live.stream.seconds, self._compute, report.level_dbfs)
         for fault in report.faults.values():
             self._output.fault(fault)
 
     def _decode(self) -> None:
         ended: list[Result] = []
         self._compute += _timed(lambda: ended.extend(self._advance()))
+        stream = self._live.stream
+        if stream.num_decoded != self._num_decoded:
+            self._text, self._num_decoded = self._partial_text(), stream.num_decoded
+        if self._is_one:
+            self._output.partial(stream.seconds, self._text)
         for result in ended:
-            if result.text:
-                self._output.final(result)
-        if self._stream.num_decoded != self._num_decoded:
-            self._text, self._num_decoded = self._partial_text(), self._stream.num_decoded
-        if self._text or not ended:
-            self._output.partial(self._stream.seconds, self._text)
+            self._output.final(result)
+        if not self._is_one and not (self._live.is_done and ended) and (self._text or not ended):
+            self._output.partial(stream.seconds, "" if self._live.is_done else self._text)
 
     def _partial_text(self) -> str:
         """What was recognized so far, or the end of it: an hour is not printed again with every word."""
-        pieces = [token.piece for token in self._stream.tokens[-SHOWN_PIECES:]]
-        if len(self._stream.tokens) <= SHOWN_PIECES:
+        pieces = [token.piece for token in self._live.stream.tokens[-SHOWN_PIECES:]]
+        if len(self._live.stream.tokens) <= SHOWN_PIECES:
             return join_words(pieces)
         first = next((place for place, piece in enumerate(pieces) if piece.startswith(WORD_START)), 0)
         return f"… {join_words(pieces[first:])}"
 
     def _advance(self) -> "list[Result]":
-        """Decode until the stream is not ready; the segments that ended on the way."""
-        if self._recognizer.endpoints is None:
-            self._recognizer.decode_all([self._stream])
-            return []
-        return [result for _, result in self._recognizer.decode_segments([self._stream], self._nbest)]
+        """Decode what can be decoded; the segments that ended on the way, empty only if there is but one."""
+        from kdasr.recognition.live import decode_live
+
+        decoded = [heard for _, heard in decode_live([self._live], self._nbest)]
+        return [heard.result for heard in decoded if heard.is_final and (heard.result.text or self._is_one)]
 
 
 def _hear(session: _Session, audio: "AudioFile", packet_ms: int, realtime: bool) -> None:

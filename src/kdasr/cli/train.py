@@ -38,6 +38,7 @@ def command(
     Several processes: torchrun --nproc-per-node N --no-python kdasr train ...
     """
     # Imported here, so that --help does not wait for torch.
+    from kdasr.common.signals import ignore_stops
     from kdasr.experiment.config import load_any_experiment
     from kdasr.experiment.run import train
     from kdasr.training.interrupt import INTERRUPT_EXIT_STATUS, TrainingInterrupted
@@ -46,5 +47,6 @@ def command(
     try:
         train(config, exp_dir, until_stage)
     except TrainingInterrupted as stop:
+        ignore_stops()
         click.echo(f"kdasr: {stop}", err=True)
         sys.exit(INTERRUPT_EXIT_STATUS)

@@ -1,5 +1,6 @@
 """Requests to stop: SIGINT (Ctrl-C) and SIGTERM."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,3 +24,18 @@ def handling_stops(handler: Handler, *further: signal.Signals) -> Iterator[None]
     finally:
         for number, earlier in zip(numbers, previous, strict=True):
             signal.signal(number, earlier)
+
+
+def ignore_stops() -> None:
+    """Take no notice of either signal from now on: all is saved, and the process is about to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave_group(worker: int = 0) -> None:
+    """Take a data loader's worker out of the process group of its training; a `worker_init_fn`.
+
+    Terminals, torchrun and those who run jobs send signals to whole groups. A training that is asked to stop
+    still needs its workers to finish its step. It ends them itself, and they end when it is gone.
+    """
+    os.setpgrp()

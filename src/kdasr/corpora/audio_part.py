@@ -60,6 +60,10 @@ class AudioPart:
         """Those that can be used."""
         return len(self.utterances)
 
+    def ids(self) -> set[str]:
+        """Of `utterances`."""
+        return {item.id for item in self.utterances}
+
     def notes(self) -> dict[str, Any]:
         """What is missing."""
         return {"missing_audio": self.missing_audio}

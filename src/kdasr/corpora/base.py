@@ -82,6 +82,10 @@ class Part(Protocol):
         """Those that can be used, as far as is known."""
         ...
 
+    def ids(self) -> set[str]:
+        """Of the utterances that can be used, as far as is known."""
+        ...
+
     def notes(self) -> dict[str, Any]:
         """What else is to be remembered in `prepare.json`, such as what is missing. Plain values."""
         ...

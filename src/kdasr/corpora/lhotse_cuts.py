@@ -115,6 +115,10 @@ class CutPart:
         """Those that can be used."""
         return len(self.found.kept)
 
+    def ids(self) -> set[str]:
+        """Of those that can be used."""
+        return self.found.kept
+
     def notes(self) -> dict[str, Any]:
         """Where the cuts lie, and those without a supervision."""
         return {

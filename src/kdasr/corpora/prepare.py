@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.corpora.base import Corpus, Location, Part, Reading, open_corpus
+from kdasr.data.audio_files import quote
 from kdasr.data.bad import BadUtterance, MaxBad, ids_of, report_bad
 from kdasr.data.features import FeatureStats, utterance_of
 from kdasr.data.fingerprint import folder_size
@@ -36,8 +38,6 @@ from kdasr.data.text_rules import check_rule
 log = get_logger(__name__)
 
 STATS = "feature_stats.json"
-MANY = 300_000
-"""Files of features from which on it is better to have none."""
 _PART_NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -102,6 +102,7 @@ def prepare_corpus(options: PrepareOptions) -> None:
     _check_parts(options, names)
     reading = Reading(options.jobs, options.keep_empty)
     parts = [corpus.check(name, reading) for name in names]
+    _warn_of_shared(parts, options)
     record = load_record(options.out_dir) or {"version": VERSION, "parts": {}}
     try:
         for part in parts:
@@ -160,6 +161,20 @@ def _check_parts(options: PrepareOptions, names: Sequence[str]) -> None:
             raise UserError(f"part '{name}': a name has letters, digits, '.', '_', '+' and '-' only")
 
 
+def _warn_of_shared(parts: Sequence[Part], options: PrepareOptions) -> None:
+    """Name ids that several parts have: perhaps the same speech, perhaps only the same name."""
+    for one, other in combinations(parts, 2):
+        shared = one.ids() & other.ids()
+        if shared:
+            heard = options.is_train(one.name) != options.is_train(other.name)
+            log.warning(
+                "%s and %s: %d id(s) are in both%s: %s",
+                one.name, other.name, len(shared),
+                ", so that perhaps the same speech is trained on and scored" if heard else "",
+                quote(sorted(shared)),
+            )  # fmt: skip
+
+
 def _check_options(options: PrepareOptions) -> None:
     if options.parts:
         _check_train_parts(options, options.parts)
@@ -214,10 +229,6 @@ def _prepare_part(
     with Staged(out_dir / "audio" / part, key) as audio, Staged(out_dir / "fbank" / part, key) as fbank:
         utterances, bad = checked.cuts(audio.partial, options.jobs)
         cuts = at_speeds(utterances, settings["speeds"])
-        if not options.on_the_fly and len(cuts) > MANY:
-            log.warning(
-                "%s: %d files of features, one for each cut: --on-the-fly stores none", part, len(cuts)
-            )
         if options.on_the_fly:
             stats, found = check_part(cuts, workers, settings["train"])
         else:

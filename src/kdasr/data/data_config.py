@@ -143,7 +143,7 @@ class TranscriptConfig:
 
     normalize: str | None = None
     """The rule by which all text is written before it is cut into pieces: `none`, `upper`, `lower`, `words`,
-    or another one of `kdasr.data.text_rules`. null: that of the data folder."""
+    `upper-words`, or another one of `kdasr.data.text_rules`. null: that of the data folder."""
     model_type: Annotated[str, OneOf("unigram", "bpe", "char")] = "unigram"
     """Kind of the SentencePiece model. `char` has all characters of the transcripts, and no
     `data.vocab_size`."""

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import MASKED, Batch
 from kdasr.data.batch_maker import BatchMaker, BatchPlan
@@ -196,6 +197,7 @@ class TrainLoader:
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(self._seed),
             prefetch_factor=4 if workers else None,
+            worker_init_fn=leave_group,
             pin_memory=self._pin_memory,
         )
         return good_ones(iter(loader), self._bad_audio)

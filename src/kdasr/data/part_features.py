@@ -15,12 +15,23 @@ from kdasr.common.files import read_json, write_json
 from kdasr.common.logging import console, get_logger
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
-from kdasr.data.features import FeatureStats, compute_features, load_cut_samples, store_features, utterance_of
+from kdasr.data.features import (
+    ARCHIVE_SUFFIX,
+    TICK_POWER,
+    FeatureStats,
+    compute_features,
+    load_cut_samples,
+    store_features,
+    utterance_of,
+)
 from kdasr.data.staging import Staged, Workers
 
 log = get_logger(__name__)
 
 CUTS_PER_TASK = 64
+MOST_TASKS = 256
+"""From so many tasks on they become larger: each has a file of features."""
+MOST_PER_TASK = 1024
 STATS_SAMPLE = 1000
 """Utterances per training part that give the feature statistics when nothing is stored."""
 
@@ -36,7 +47,10 @@ class TaskResult(NamedTuple):
 
 @dataclass(frozen=True)
 class _Storing:
-    """Computes and stores the features of some cuts, unless that has been done. Runs in worker processes."""
+    """Computes the features of some cuts and stores them in one archive, unless that has been done.
+
+    Runs in worker processes.
+    """
 
     folder: Path
     done: Path
@@ -48,7 +62,8 @@ class _Storing:
         record = self.done / f"{digest}.json"
         if record.is_file():
             return _from_json(read_json(record))
-        result = TaskResult(*store_features(cuts, self.folder, self.published_as))
+        name = f"{digest}{ARCHIVE_SUFFIX}"
+        result = TaskResult(*store_features(cuts, self.folder / name, f"{self.published_as}/{name}"))
         write_json(record, _to_json(result))
         return result
 
@@ -62,7 +77,7 @@ def store_part(
         Sums over the frames, and the utterances whose audio is bad; their cuts have no features.
     """
     fbank.partial.mkdir(parents=True, exist_ok=True)
-    tasks = [cuts[start : start + CUTS_PER_TASK] for start in range(0, len(cuts), CUTS_PER_TASK)]
+    tasks = tasks_of(cuts)
     store = _Storing(fbank.partial, fbank.notes, published_as)
     known = len(list(fbank.notes.glob("*.json")))
     if known:
@@ -86,12 +101,18 @@ def store_part(
     return stats, bad
 
 
+def tasks_of(cuts: Sequence[MonoCut]) -> list[Sequence[MonoCut]]:
+    """The cuts in their order, in runs of `CUTS_PER_TASK`; of more where that would be too many runs."""
+    size = max(CUTS_PER_TASK, min(MOST_PER_TASK, -(-len(cuts) // MOST_TASKS)))
+    return [cuts[start : start + size] for start in range(0, len(cuts), size)]
+
+
 def check_part(
     cuts: list[MonoCut], workers: Workers, with_stats: bool
 ) -> tuple[FeatureStats, list[BadUtterance]]:
     """Decode the audio of all cuts, of which nothing is stored; with statistics of some if asked for."""
     recordings = list({utterance_of(cut): cut for cut in cuts}.values())
-    tasks = [recordings[start : start + CUTS_PER_TASK] for start in range(0, len(recordings), CUTS_PER_TASK)]
+    tasks = tasks_of(recordings)
     bad = [utterance for found in workers.map(_bad_among, tasks) for utterance in found]
     stats, skipped = FeatureStats(), {utterance.id for utterance in bad}
     if with_stats:
@@ -123,5 +144,6 @@ def _from_json(value: dict[str, Any]) -> TaskResult:
 
 
 def settings_key(settings: dict[str, Any]) -> str:
-    """What tells one way of preparing a part from another."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """What tells one way of preparing a part from another, and from that of earlier versions."""
+    told = [settings, ARCHIVE_SUFFIX, TICK_POWER]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

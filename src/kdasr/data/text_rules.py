@@ -95,6 +95,12 @@ def words(text: str) -> str:
     return " ".join("".join(spelled).split())
 
 
+@register_rule("upper-words")
+def upper_words(text: str) -> str:
+    """The rule `words`, in capitals: as LibriSpeech's transcripts are."""
+    return upper(words(text))
+
+
 def _joins(before: str, after: str) -> bool:
     """Whether an apostrophe between two characters is within a word: letters, digits and their marks."""
     beside = (before, after)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import sentencepiece
@@ -118,6 +119,14 @@ class Tokenizer:
         """The piece with this id; `▁` marks the start of a word."""
         return self._processor.IdToPiece(int(index))
 
+    def score(self, index: int) -> float:
+        """SentencePiece's score of the piece, its log-probability in a unigram model."""
+        return float(self._processor.GetScore(int(index)))
+
+    def serialized(self) -> bytes:
+        """The SentencePiece model, as `bpe.model` has it."""
+        return bytes(self._processor.serialized_model_proto())
+
 
 def read_rule(folder: Path) -> str:
     """The rule that the pieces in a folder were made with.
@@ -158,13 +167,15 @@ def train_tokenizer(
         UserError: no text, or a size that the text cannot fill or that cannot hold its characters.
     """
     write = rule_named(normalize)
-    sentences = [one_space(written) for text in texts if (written := write(text)).strip()]
-    if not sentences:
+    # Not a list: SentencePiece has its own copy.
+    sentences = (one_space(written) for text in texts if (written := write(text)).strip())
+    first = next(sentences, None)
+    if first is None:
         raise UserError("no transcripts to train the tokenizer on")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(sentences),
+            sentence_iterator=chain([first], sentences),
             model_writer=model,
             model_type=model_type,
             vocab_size=_MANY if model_type == "char" else vocab_size,

@@ -1,17 +1,18 @@
 """`kdasr tokens`: the pieces of a data folder."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from lhotse import SupervisionSet
+from lhotse.serialization import load_jsonl
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger
-from kdasr.data.audio_files import quote
+from kdasr.data.audio_files import SHOWN, quote
 from kdasr.data.folder import find_manifest, load_record, recorded_normalization, train_parts
 from kdasr.data.index_folder import open_part
 from kdasr.data.staging import Staged
@@ -21,6 +22,9 @@ from kdasr.data.token_table import read_model
 from kdasr.data.tokenizer import RECORD_NAME, Tokenizer, train_tokenizer, write_tokenizer
 
 log = get_logger(__name__)
+
+_SHOWN_LETTERS, _SHOWN_BEFORE = 60, 20
+"""Of a long transcript in the log, and of them before the first that changes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def train_pieces(data_dir: Path, pieces: Pieces) -> Tokenizer:
     """
     texts, parts = _transcripts(data_dir)
     rule = recorded_normalization(load_record(data_dir))
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    count, digest = _described(texts)
     settings = {
         "vocab_size": pieces.vocab_size,
         "at_most": pieces.at_most,
@@ -78,8 +82,8 @@ def train_pieces(data_dir: Path, pieces: Pieces) -> Tokenizer:
     if not is_new:
         log.info("%s: already trained with %d pieces", out_dir, made)
         return tokenizer
-    log.info("%s: %d pieces from %d transcripts", out_dir, made, len(texts))
-    _log_normalization(tokenizer, texts)
+    log.info("%s: %d pieces from %d transcripts", out_dir, made, count)
+    _log_normalization(tokenizer, texts, count)
     if pieces.model_type != "char" and made < pieces.vocab_size:
         log.warning("%s: the transcripts give no more than %d of %d pieces", out_dir, made, pieces.vocab_size)
     return tokenizer
@@ -102,11 +106,11 @@ def adopt_pieces(data_dir: Path, source: Path) -> Tokenizer:
     out_dir = tokenizer.model_path.parent
     state = "" if is_new else ", which are there already"
     log.info("%s: %d pieces from %s%s", out_dir, tokenizer.vocab_size, source, state)
-    unknown = [text for text in texts if tokenizer.unk_id in tokenizer.encode(text)]
-    if unknown:
+    number, unknown = _counted(text for text in texts if tokenizer.unk_id in tokenizer.encode(text))
+    if number:
         log.warning(
             "%d of %d transcripts have characters that %s does not know: %s",
-            len(unknown), len(texts), source, quote(unknown),
+            number, sum(1 for _ in texts), source, quote(unknown, number),
         )  # fmt: skip
     return tokenizer
 
@@ -135,18 +139,43 @@ def check_tokens(data_dir: Path, tokenizer: Tokenizer, wanted: str | None) -> No
         )
 
 
-def _transcripts(data_dir: Path) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class Transcripts:
+    """The transcripts in some manifests of supervisions, read anew each time: never all in memory."""
+
+    manifests: Sequence[Path]
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self.manifests:
+            for supervision in load_jsonl(path):
+                if supervision.get("text"):
+                    yield supervision["text"]
+
+
+def _transcripts(data_dir: Path) -> tuple[Transcripts, list[str]]:
     """The transcripts of the training parts, and the names of these."""
     parts = sorted(train_parts(data_dir))
     if not parts:
         raise UserError(f"{data_dir}: no training part is prepared: run `kdasr prepare` first")
-    texts = [
-        supervision.text
-        for part in parts
-        for supervision in SupervisionSet.from_jsonl(find_manifest(data_dir, "supervisions", part))
-        if supervision.text
-    ]
-    return texts, parts
+    return Transcripts([find_manifest(data_dir, "supervisions", part) for part in parts]), parts
+
+
+def _described(texts: Iterable[str]) -> tuple[int, str]:
+    """How many there are, and the digest of their lines."""
+    digest, count = hashlib.sha256(), 0
+    for count, text in enumerate(texts, start=1):
+        digest.update((text if count == 1 else f"\n{text}").encode())
+    return count, digest.hexdigest()
+
+
+def _counted(texts: Iterable[str]) -> tuple[int, list[str]]:
+    """How many there are, and the first few."""
+    first: list[str] = []
+    count = 0
+    for count, text in enumerate(texts, start=1):
+        if count <= SHOWN:
+            first.append(text)
+    return count, first
 
 
 def _publish(
@@ -173,12 +202,24 @@ def _count_pieces(data_dir: Path, parts: Sequence[str], tokenizer: Tokenizer) ->
         open_part(Path(data_dir), part).pieces(tokenizer)
 
 
-def _log_normalization(tokenizer: Tokenizer, texts: list[str]) -> None:
-    """Which transcripts are trained on, and scored, in other letters than those they are written in."""
+def _log_normalization(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> None:
+    """Which of `count` transcripts are trained on, and scored, in other letters than those they have."""
     pairs = ((one_space(text).strip(), tokenizer.normalize(text)) for text in texts)
-    changed = [f"'{before}' as '{after}'" for before, after in pairs if before != after]
-    if changed:
+    number, changed = _counted(_change(*pair) for pair in pairs if pair[0] != pair[1])
+    if number:
         log.info(
             "%d of %d transcripts are normalized by %s: %s",
-            len(changed), len(texts), tokenizer.normalization, quote(changed),
+            number, count, tokenizer.normalization, quote(changed, number),
         )  # fmt: skip
+
+
+def _change(before: str, after: str) -> str:
+    """What becomes of a text; of a long one, where it changes first."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    begin = max(0, same - _SHOWN_BEFORE) if max(len(before), len(after)) > _SHOWN_LETTERS else 0
+
+    def part(text: str) -> str:
+        end = begin + _SHOWN_LETTERS
+        return f"{'...' if begin else ''}{text[begin:end]}{'...' if len(text) > end else ''}"
+
+    return f"'{part(before)}' as '{part(after)}'"

@@ -10,6 +10,7 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 from torch.utils.data import DataLoader
 
+from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import BatchMaker, BatchPlan
@@ -71,6 +72,7 @@ class ValidBatches:
             batch_size=None,
             num_workers=min(self._num_workers, len(plans)),
             collate_fn=_as_it_is,
+            worker_init_fn=leave_group,
             # Its own generator: the default one would draw from the global random state at each start.
             generator=torch.Generator().manual_seed(0),
         )

@@ -3,10 +3,14 @@
 Where the list holds every hypothesis, the result is that of shallow fusion; where it is short, only what
 beam search has kept without the language model can win.
 
+With a word bonus the hypothesis of the highest `score + scale * log p_LM + bonus * words` wins, as papers
+decode (Hsu et al. 2020, arXiv 2002.10336, among many); the bonus takes back that a language model favors few
+words. Without one, scores are compared per piece, as beam search compares them.
+
 Shapes: B streams, C frames of a chunk, D encoder width, N hypotheses, S pieces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -26,7 +30,25 @@ class SentenceScorer(Protocol):
         """Natural log-probabilities (B,) of sentences, their ends included."""
 
 
+CountWords = Callable[[list[int]], int]
+"""How many words some pieces spell."""
+
+
 @torch.inference_mode()
+def sentence_scores(
+    listed: Sequence[Sequence[int]], model: SentenceScorer, device: torch.device | str = "cpu"
+) -> list[float]:
+    """The language model's log-probability of each sentence of pieces, its end included."""
+    if not listed:
+        return []
+    pieces = [torch.tensor(tokens, dtype=torch.int64) for tokens in listed]
+    tokens_NS = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(device)
+    scores: list[float] = model.log_probs(
+        tokens_NS, torch.tensor([len(tokens) for tokens in listed])
+    ).tolist()
+    return scores
+
+
 def rescore(
     listed: Sequence[NBest], model: SentenceScorer, scale: float, device: torch.device | str = "cpu"
 ) -> list[NBest]:
@@ -34,16 +56,19 @@ def rescore(
 
     The order stays as it is.
     """
-    if not listed:
-        return []
-    pieces = [torch.tensor(entry.tokens, dtype=torch.int64) for entry in listed]
-    tokens_NS = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(device)
-    lens_N = torch.tensor([len(entry.tokens) for entry in listed])
-    added = (scale * model.log_probs(tokens_NS, lens_N)).tolist()
-    return [
-        replace(entry, score=entry.score + more, fused=entry.fused + more)
-        for entry, more in zip(listed, added, strict=True)
-    ]
+    scores = sentence_scores([entry.tokens for entry in listed], model, device)
+    return [_with(entry, scale * score) for entry, score in zip(listed, scores, strict=True)]
+
+
+def _with(entry: NBest, more: float) -> NBest:
+    return replace(entry, score=entry.score + more, fused=entry.fused + more)
+
+
+class WordBonus(NamedTuple):
+    """Added to the score for each word; scores are then compared as they are, not per piece."""
+
+    nats: float
+    count_words: CountWords
 
 
 class Rescoring(NamedTuple):
@@ -52,6 +77,8 @@ class Rescoring(NamedTuple):
     model: SentenceScorer
     scale: float
     """Weight of its log-probability."""
+    bonus: WordBonus | None = None
+    """None: scores are compared as beam search compares them."""
 
 
 class RescoringSearch:
@@ -63,7 +90,7 @@ class RescoringSearch:
         The model is asked on the device that the encoder's frames come from.
         """
         self._search = search
-        self._model, self.scale = rescoring
+        self._model, self.scale, self._bonus = rescoring
         self._device = torch.device("cpu")
 
     @property
@@ -104,7 +131,10 @@ class RescoringSearch:
         if not final:
             return self._search.nbest(state, count)
         listed = rescore(self._search.nbest(state, final=True), self._model, self.scale, self._device)
-        context = len(state.hypotheses[0].context)
+        bonus, context = self._bonus, len(state.hypotheses[0].context)
+        if bonus is not None:
+            listed = [_with(entry, bonus.nats * bonus.count_words(entry.tokens)) for entry in listed]
+            return sorted(listed, key=lambda entry: entry.score, reverse=True)[:count]
 
         def rank(entry: NBest) -> float:
             # As beam search ranks: per piece, where the predictor's start context counts too.

@@ -50,6 +50,7 @@ from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
 from kdasr.language_model.text import EncodedText, text_sources, transcript_sources
+from kdasr.language_model.text_store import stored_text
 from kdasr.losses.lattice.kernel_check import check_kernels
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
@@ -248,7 +249,7 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
     size = _vocab_size(config.model.vocab_size, tokenizer)
     model = TransformerLanguageModel(replace(config.model, vocab_size=size))
     data, limit = config.data, config.training.max_valid_batches or None
-    train_text = EncodedText(text_sources(data.train_text), tokenizer, data.max_pieces)
+    train_text = stored_text(data.train_text, tokenizer, data.max_pieces, Path(data.dir) / "text")
     dev_sources = text_sources(data.dev_text) or transcript_sources(Path(data.dir), data.dev_parts)
     dev_text = EncodedText(dev_sources, tokenizer, data.max_pieces)
     dev_batches = valid_text_batches(dev_text, data.batch_pieces)
@@ -274,7 +275,7 @@ def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path,
     if fabric.is_global_zero:
         found = {name: text.description() for name, text in texts.items()}
         check_same_data(exp_dir, found, f"data.dir: {config.data.dir}")
-    described = {name: f"{len(text)} sentences, {text.lens_N.sum()} pieces" for name, text in texts.items()}
+    described = {name: f"{len(text)} sentences, {text.num_pieces} pieces" for name, text in texts.items()}
     return _start(system, "none", described, fabric)
 
 

@@ -24,10 +24,12 @@ from kdasr.export.bundle import (
     read_manifest,
     write_manifest,
 )
-from kdasr.export.card import collect_facts, write_card
+from kdasr.export.card import Content, write_card
+from kdasr.export.facts import collect_facts
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
 from kdasr.export.offline import OfflineGraph
 from kdasr.export.parity import Parity, measure_parity
+from kdasr.export.publication import WAVS, Publication, write_extras
 from kdasr.export.runtime import OnnxTransducer
 from kdasr.export.zipformer2 import Zipformer2Graph, check_exported_context
 from kdasr.models.encoders.conformer import ConformerEncoder
@@ -40,18 +42,22 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
-def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder:
+def export_bundle(
+    system: Bundle, out: Path, *, int8: bool = False, publication: Publication | None = None
+) -> BundleFolder:
     """Export a system for sherpa-onnx, or whoever runs ONNX: one that streams for its `OnlineRecognizer`, one
     with a full context for its `OfflineRecognizer`.
 
     Writes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, with `int8` also
-    `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`. All are made in a folder
+    `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`, and for a publication the
+    files of `write_extras`. All are made in a folder
     beside `out`, compared with the PyTorch model, and only then moved there.
 
     Args:
         system: from `load_bundle`.
         out: a new folder, an empty one, or a bundle, which is replaced.
         int8: also quantize.
+        publication: what its publisher says of the model, and whether the folder is for Hugging Face.
 
     Raises:
         UserError: a system with an encoder that has no export, or with a context that its contract has no
@@ -70,7 +76,7 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
         _check_target(out)
     try:
         with _folder_beside(out) as folder:
-            parity = _write_files(system, folder, int8)
+            parity = _write_files(system, folder, int8, publication or Publication())
             with _writing_to(out):
                 _move(folder, out)
     except OSError as error:
@@ -83,18 +89,22 @@ def export_bundle(system: Bundle, out: Path, *, int8: bool = False) -> BundleFol
     return open_bundle(out)
 
 
-def find_current(system: Bundle, out: Path, *, int8: bool = False) -> BundleFolder | None:
+def find_current(
+    system: Bundle, out: Path, *, int8: bool = False, publication: Publication | None = None
+) -> BundleFolder | None:
     """The bundle in `out`, when exporting would only write it again; else None."""
     try:
         bundle = open_bundle(out)
     except UserError:
         return None
-    wanted = {"kdasr": __version__, "context": asdict(system.context), **collect_facts(system)}
+    publication = publication or Publication()
+    facts = {**collect_facts(system), **publication.facts}
+    wanted = {"kdasr": __version__, "context": asdict(system.context), **facts}
     same = all(bundle.manifest.get(name) == value for name, value in wanted.items())
     return bundle if same and bundle.has_int8 == int8 else None
 
 
-def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
+def _write_files(system: Bundle, folder: Path, int8: bool, publication: Publication) -> dict[str, Parity]:
     """Fill `folder`; the manifest comes last.
 
     Raises:
@@ -115,16 +125,19 @@ def _write_files(system: Bundle, folder: Path, int8: bool) -> dict[str, Parity]:
     (folder / TOKENS).write_text(table, encoding="utf-8")
     kinds = [False, True] if int8 else [False]
     files = [*(graph_name(name, kind) for kind in kinds for name in GRAPHS), TOKENS]
-    facts = {**collect_facts(system), "encoder": {"type": config.encoder.type, **encoder.facts}}
+    facts = {**collect_facts(system), **publication.facts}
+    facts["encoder"] = {"type": config.encoder.type, **encoder.facts}
     unfinished = BundleFolder(folder, {"context": asdict(system.context), **facts, "files": files})
     parity = {}
     for kind in kinds:
         measured = measure_parity(model, OnnxTransducer(unfinished, int8=kind))
         measured.check(int8=kind)
         parity["int8" if kind else "float32"] = measured
-    write_card(folder / CARD, system, facts, parity)
+    extras = write_extras(folder, system, publication)
+    write_card(folder / CARD, system, Content(facts, parity, extras))
     figures = {kind: asdict(measured) for kind, measured in parity.items()}
-    write_manifest(folder, files, {"context": asdict(system.context), **facts, "parity": figures})
+    facts = {"context": asdict(system.context), **facts, "parity": figures, "extras": extras}
+    write_manifest(folder, files, facts)
     return parity
 
 
@@ -172,15 +185,20 @@ def _check_target(out: Path) -> None:
         raise UserError(f"--out {out}: there is a file of that name")
     manifest = read_manifest(out) or {}
     own = {MANIFEST, CARD, *_named_files(manifest)} if manifest else set()
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
+    foreign = sorted(
+        name
+        for path in out.rglob("*")
+        if (name := str(path.relative_to(out))) not in own and not (path.is_dir() and name == WAVS)
+    )
     if foreign:
         raise UserError(f"--out {out}: holds '{foreign[0]}', which is not of an export: choose a new folder")
 
 
 def _named_files(manifest: Mapping[str, Any]) -> Iterable[str]:
     """Of a manifest that may be of another version, or damaged."""
-    files = manifest.get("files")
-    return files if isinstance(files, dict) else []
+    files, extras = manifest.get("files"), manifest.get("extras", [])
+    named = list(files) if isinstance(files, dict) else []
+    return named + [str(name) for name in extras] if isinstance(extras, list) else named
 
 
 @contextmanager

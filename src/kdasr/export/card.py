@@ -1,69 +1,42 @@
-"""The model card of a bundle: what a student is, how good, how late, from what."""
+"""The model card of a bundle: what a student is, how good, how late, from what, and where it ends."""
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from kdasr import __version__
 from kdasr.checkpoint import Bundle
-from kdasr.common.configio import load_yaml
-from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, sha256
-from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.bundle import MANIFEST, graph_name
+from kdasr.export.facts import Facts
+from kdasr.export.front_matter import front_matter
 from kdasr.export.parity import TOLERANCE, Parity
-from kdasr.models.encoders.base import FIRST_TYPE, Geometry
+from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.nn.context import Context
-from kdasr.recognition.features import samples_for_frame
-from kdasr.recognition.flush import flush_seconds
-
-Facts = dict[str, Any]
 
 
-def collect_facts(system: Bundle) -> Facts:
-    """What is known of a trained system: from its checkpoint and, where they are, its experiment's files.
+@dataclass(frozen=True)
+class Content:
+    """What a card is written from."""
 
-    Word error rates count only when they were measured on this very checkpoint under its context.
-    """
-    folder = system.path.parent.parent
-    config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
-    return {
-        "system": system.name,
-        "params": system.model.num_inference_params,
-        "train_steps": system.train_steps,
-        "checkpoint": {"file": system.path.name, "sha256": sha256(system.path)},
-        "commit": environment.get("git"),
-        "calibration": asdict(system.calibration) if system.calibration else None,
-        "blank_penalty": system.blank_penalty,
-        "normalization": system.tokenizer.normalization,
-        "normalize": system.tokenizer.rule,
-        "training_data": _training_data(config.get("data", {})),
-        "latency_ms": _latency(system.context, system.model.geometry),
-        "results": _results(folder, system),
-    }
+    facts: Facts
+    """Of `collect_facts` and of the publication."""
+    parity: Mapping[str, Parity]
+    """Of each kind of graphs."""
+    extras: Sequence[str] = ()
+    """Files beside the graphs, for a publication."""
 
 
-def _latency(context: Context, geometry: Geometry) -> dict[str, float] | None:
-    """Of a system that streams."""
-    if context.is_full:
-        return None
-    window, frame_ms = geometry.window_features(context.window_frames), 1000 * geometry.frame_seconds
-    return {
-        "chunk": round(frame_ms * context.chunk),
-        "lookahead": round(frame_ms * context.right),
-        "first_output": 1000 * samples_for_frame(window - 1) / SAMPLE_RATE,
-        "first_output_sherpa_onnx": 1000 * samples_for_frame(window) / SAMPLE_RATE,
-    }
-
-
-def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Parity]) -> None:
-    """Write the card as Markdown."""
+def write_card(path: Path, system: Bundle, content: Content) -> None:
+    """Write the card as Markdown, for a publication with a YAML header."""
+    facts, parity = content.facts, content.parity
     checkpoint, way = facts["checkpoint"], "whole-utterance" if system.context.is_full else "streaming"
     kind = system.model.encoder.config.type
     unit = "utterances" if system.context.is_full else "chunks"
     features = ", normalized in the graph" if kind == FIRST_TYPE else ""
     lines = [
+        *(front_matter(facts) if facts["hub_layout"] else []),
         f"# {facts['system']}",
         "",
         f"A {way} transducer exported by kdasr {__version__} for [sherpa-onnx]"
@@ -80,62 +53,21 @@ def write_card(path: Path, system: Bundle, facts: Facts, parity: Mapping[str, Pa
         f"| training data | {facts['training_data'] or 'not known'} |",
         f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
         f"| checkpoint | {checkpoint['file']}, sha256 {checkpoint['sha256'][:16]} |",
+        f"| language | {facts['language'] or 'not stated; that of the training data'} |",
+        f"| license | {facts['license'] or 'not stated: ask whoever trained it'} |",
         "",
         *_result_lines(facts["results"]),
+        *_long_form_lines(facts["long_form"]),
+        *_limit_lines(facts, parity),
         "## Exactness",
         "",
         *(_parity_line(kind, measured, unit) for kind, measured in parity.items()),
         "",
         *_usage_lines(parity, kind, system.context),
+        *_extra_lines(content.extras),
+        *_reproduction_lines(facts, parity),
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file of an experiment folder; nothing where there is none (a checkpoint may have left its home)."""
-    if not path.is_file():
-        return {}
-    try:
-        return load_yaml(path) if path.suffix == ".yaml" else read_json(path)
-    except (UserError, ValueError):
-        return {}
-
-
-def _training_data(data: Mapping[str, Any]) -> str:
-    """The training parts and, where the data folder still is, their hours."""
-    parts: Sequence[str] = data.get("train_parts") or []
-    prepared = _read(Path(data.get("dir") or ".") / "prepare.json").get("parts", {})
-    if not parts:
-        return ""
-    text = f"{Path(data['dir']).name}: {', '.join(parts)}"
-    if all(part in prepared for part in parts):
-        entries = [prepared[part] for part in parts]
-        copies = any(len(entry["settings"]["speeds"]) > 1 for entry in entries)
-        text += f" ({sum(entry['utterances'] for entry in entries)} utterances, "
-        text += f"{sum(entry['hours'] for entry in entries):.1f} h{' at all speeds' if copies else ''})"
-    return text
-
-
-def _results(folder: Path, system: Bundle) -> list[Facts]:
-    """Whole parts decoded with this checkpoint alone: no phrases to favor, no language model."""
-    found = []
-    digest, tail = sha256(system.path), flush_seconds(system.context, system.model.geometry)
-    for path in sorted(folder.glob("decode/*/*/summary.json")):
-        summary = _read(path)
-        if summary.get("checkpoint_sha256") != digest or summary.get("context") != str(system.context):
-            continue
-        others = ("biasing_sha256", "language_model", "max_utterances", "endpoint_rules")
-        if any(summary.get(name) for name in others):
-            continue  # not what the system does by itself, or not on all of the part
-        if summary.get("tail_seconds", tail) != tail:
-            continue
-        row = {key: summary.get(key) for key in ("part", "mode", "wer", "cer", "num_utterances", "num_words")}
-        row["search"] = summary.get("search", "greedy")
-        if row["mode"] == "streaming":
-            row["first_word_ms"] = (summary.get("first_word_ms") or {}).get("mean")
-            row["first_token_ms"] = (summary.get("first_token_ms") or {}).get("mean")
-        found.append(row)
-    return found
 
 
 def _penalty_lines(penalty: float) -> list[str]:
@@ -153,13 +85,95 @@ def _result_lines(results: Sequence[Facts]) -> list[str]:
     ]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
     for row in results:
-        figures = [
-            "" if row.get(key) is None else f"{row[key]:.{digits}f}"
-            for key, digits in (("wer", 2), ("cer", 2), ("first_word_ms", 0), ("first_token_ms", 0))
-        ]
+        figures = [_number(row.get(key), digits) for key, digits in _FIGURES.items()]
+        figures[0] += _range(row.get("wer_ci"))
         cells = (row["part"], row["mode"], row["search"], *figures, row["num_utterances"], row["num_words"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return [*lines, "", "By kdasr's PyTorch recognizer, float32.", ""]
+    note = (
+        "By kdasr's PyTorch recognizer, float32. In brackets: 95 % intervals, bootstrapped over speakers "
+        "where known, else over utterances. First word and first token: from the onset of the first word "
+        "until it is shown, by the audio that has to arrive; means, without computing."
+    )
+    return [*lines, "", note, ""]
+
+
+_FIGURES = {"wer": 2, "cer": 2, "first_word_ms": 0, "first_token_ms": 0}
+"""Columns, and their digits."""
+
+
+def _long_form_lines(rows: Sequence[Facts]) -> list[str]:
+    if not rows:
+        return ["## Long streams", "", "Not measured.", ""]
+    lines = ["## Long streams", "", "Utterances joined into one stream:", ""]
+    lines += ["| part | pauses | segments end | WER % | one by one, WER % | longest, s | words |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in rows:
+        pause = f"{row['gap_s']:g} s, {row['noise']}" if row["gap_s"] else "none"
+        end = "at endpoints" if row["endpoints"] else "never"
+        wer = _number(row["wer"], 2) + _range(row.get("wer_ci"))
+        cells = (row["part"], pause, end, wer, _number(row["single_wer"], 2))
+        lines.append(f"| {' | '.join(cells)} | {row['longest_seconds']:.0f} | {row['words']} |")
+    return [*lines, ""]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _range(limits: Sequence[float | None] | None) -> str:
+    return "" if limits is None or None in limits else f" ({limits[0]:.2f} to {limits[1]:.2f})"
+
+
+def _limit_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]:
+    """What a user must not expect, as far as the facts say."""
+    data, seconds = facts["training_data"] or "speech that is not known", facts["training_seconds"]
+    limits = [
+        f"Trained on {data}, and measured on the parts above alone: expect more errors where speakers, rooms,"
+        " microphones, noise or words are others."
+    ]
+    if seconds is not None:
+        longer = "for longer ones, see *Long streams*"
+        limits += [f"Training utterances have {seconds[0]:g} to {seconds[1]:g} s; {longer}."]
+    limits += [
+        "It writes the words of its training transcripts, in their case; punctuation and digits only if they "
+        "have them. It does not say who speaks, or in which language."
+    ]
+    if facts["calibration"] is None:
+        limits += ["The confidence of words is not calibrated."]
+    if "int8" in parity:
+        limits += ["The word error rates are those of float32 graphs. Measure the int8 ones on your speech."]
+    return ["## Limits", "", *(f"- {limit}" for limit in limits), ""]
+
+
+def _extra_lines(extras: Sequence[str]) -> list[str]:
+    if not extras:
+        return []
+    lines = ["## Files", ""]
+    if "bpe.vocab" in extras:
+        lines += ['For hotwords in sherpa-onnx: `modeling_unit="bpe"`, `bpe_vocab="bpe.vocab"`.', ""]
+    if any(name.startswith("test_wavs/") for name in extras):
+        lines += ["`test_wavs/` has recordings, and in `test_wavs/trans.txt` what was said in them.", ""]
+    return lines
+
+
+def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]:
+    """How to make it again."""
+    command = facts["training_command"]
+    if command is None:
+        return []
+    exp = next((value for option, value in pairwise(command) if option == "--exp"), "EXP")
+    parts = list(dict.fromkeys(row["part"] for row in facts["results"]))
+    decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", *parts]
+    commands = [command]
+    if facts["checkpoint"]["file"] == "averaged.pt":
+        commands += [["kdasr", "average", exp]]
+    if facts["calibration"] is not None or facts["blank_penalty"]:
+        commands += [["kdasr", "calibrate", exp, "--data", "DATA"]]
+    if parts:
+        commands += [decode] + ([[*decode, "--long-form"]] if facts["long_form"] else [])
+    commands += [["kdasr", "export", exp, "--out", "DIR", *(["--int8"] if "int8" in parity else [])]]
+    heading = f"With kdasr at commit {facts['commit'] or 'not known'}; paths are relative to one folder:"
+    return ["## Reproduce", "", heading, "", "```bash", *map(shlex.join, commands), "```", ""]
 
 
 def _parity_line(kind: str, measured: Parity, unit: str) -> str:

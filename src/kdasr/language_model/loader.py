@@ -3,10 +3,12 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdasr.common.errors import UserError
@@ -18,6 +20,8 @@ from kdasr.language_model.text import EncodedText
 
 POOL = 8192
 """Sentences among which those of similar length are put together."""
+WINDOW = 128 * POOL
+"""Sentences whose batches are shuffled together: a million."""
 
 
 @dataclass
@@ -91,19 +95,19 @@ class TextLoader(BatchStream[TextBatch]):
         super().__init__()
         self._text, self._batch_pieces = text, batch_pieces
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        if len(self._plan(0)) == 0:
+        if next(self._plan(0), None) is None:
             raise UserError(f"too little text for {world_size} processes; lower data.batch_pieces")
 
     def pace(self) -> Pace:
         """Batches of an epoch, as if for one process."""
-        return Pace(len(self._batches(0)), None)
+        return Pace(sum(1 for _ in self._batches(0)), None)
 
     def _identity(self) -> dict[str, Any]:
         return {
             "seed": self._seed,
             "world_size": self._world_size,
             "num_sentences": len(self._text),
-            "num_pieces": int(self._text.lens_N.sum()),
+            "num_pieces": self._text.num_pieces,
             "batch_pieces": self._batch_pieces,
         }
 
@@ -115,30 +119,34 @@ class TextLoader(BatchStream[TextBatch]):
                     yield epoch, index, make_text_batch(self._text, sentences)
             epoch, last = epoch + 1, -1
 
-    def _plan(self, epoch: int) -> list[list[int]]:
+    def _plan(self, epoch: int) -> Iterator[list[int]]:
         """The sentences of each of this rank's batches of an epoch."""
         batches = self._batches(epoch)
-        even = len(batches) - len(batches) % self._world_size
-        return batches[self._rank : even : self._world_size]
+        while len(together := list(islice(batches, self._world_size))) == self._world_size:
+            yield together[self._rank].tolist()
 
-    def _batches(self, epoch: int) -> list[list[int]]:
-        """The sentences of the batches of all processes."""
+    def _batches(self, epoch: int) -> Iterator[NDArray[np.int32]]:
+        """The sentences of the batches of all processes: those of a window at a time."""
         generator = np.random.default_rng([self._seed, epoch])
-        order = generator.permutation(len(self._text))
-        lens = self._text.lens_N
-        batches: list[list[int]] = []
-        for start in range(0, len(order), POOL):
-            pool = order[start : start + POOL]
-            batches += _groups(self._text, pool[np.argsort(lens[pool], kind="stable")], self._batch_pieces)
-        generator.shuffle(batches)
-        return batches
+        order = generator.permutation(np.arange(len(self._text), dtype=np.int32))
+        for first in range(0, len(order), WINDOW):
+            window = order[first : first + WINDOW]
+            batches: list[NDArray[np.int32]] = []
+            for start in range(0, len(window), POOL):
+                pool = window[start : start + POOL]
+                lens = np.asarray(self._text.lens_N[pool], np.int64)
+                by_length = np.argsort(lens, kind="stable")
+                batches += _groups(pool[by_length], lens[by_length], self._batch_pieces)
+            generator.shuffle(batches)
+            yield from batches
 
 
 def valid_text_batches(text: EncodedText, batch_pieces: int) -> list[TextBatch]:
     """All sentences in batches of similar lengths, in a fixed shuffled order: the first few are a sample."""
-    groups = _groups(text, np.argsort(text.lens_N, kind="stable"), batch_pieces)
+    by_length = np.argsort(text.lens_N, kind="stable")
+    groups = _groups(by_length, np.asarray(text.lens_N[by_length], np.int64), batch_pieces)
     random.Random(0).shuffle(groups)
-    return [make_text_batch(text, group) for group in groups]
+    return [make_text_batch(text, group.tolist()) for group in groups]
 
 
 def make_text_batch(text: EncodedText, sentences: Sequence[int]) -> TextBatch:
@@ -152,12 +160,14 @@ def make_text_batch(text: EncodedText, sentences: Sequence[int]) -> TextBatch:
     )
 
 
-def _groups(text: EncodedText, by_length: np.ndarray, batch_pieces: int) -> list[list[int]]:
+def _groups(sentences: NDArray[Any], lens: NDArray[np.int64], batch_pieces: int) -> list[NDArray[Any]]:
     """Sentences, the shortest first, cut into batches of at most `batch_pieces` places (one at least)."""
-    groups: list[list[int]] = []
-    for index, length in zip(by_length.tolist(), text.lens_N[by_length].tolist(), strict=True):
-        if groups and (len(groups[-1]) + 1) * (length + 1) <= batch_pieces:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
+    groups, start = [], 0
+    while start < len(sentences):
+        # Places of the batch up to each sentence, which only grow.
+        ahead = lens[start : start + batch_pieces]
+        places = np.arange(1, len(ahead) + 1) * (ahead + 1)
+        count = max(1, int(np.searchsorted(places, batch_pieces, side="right")))
+        groups.append(sentences[start : start + count])
+        start += count
     return groups

@@ -1,5 +1,6 @@
 """A trained language model for a recognizer of the same pieces."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +9,7 @@ from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.language_model.model import LanguageModelConfig, TransformerLanguageModel
+from kdasr.language_model.ngram import SUFFIXES, NgramLanguageModel
 from kdasr.language_model.text import read_lines
 from kdasr.language_model.word_ngram import WordNgram
 
@@ -21,11 +23,12 @@ class PieceTable(Protocol):
     @property
     def vocab_size(self) -> int: ...
     def piece(self, index: int) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 def load_sentence_scorer(
     path: Path, tokenizer: Tokenizer, source: str
-) -> TransformerLanguageModel | WordNgram:
+) -> TransformerLanguageModel | NgramLanguageModel | WordNgram:
     """What scores whole sentences, for rescoring and for the weights of labels.
 
     Args:
@@ -44,11 +47,12 @@ def load_sentence_scorer(
 
 def load_language_model(
     path: Path, pieces: PieceTable, source: str, checkpoint: str = "auto"
-) -> TransformerLanguageModel:
+) -> TransformerLanguageModel | NgramLanguageModel:
     """Load a language model for a recognizer, in evaluation mode, on the CPU, without gradients.
 
     Args:
-        path: the folder that `kdasr train` left, or one of its checkpoint files.
+        path: the folder that `kdasr train` left, one of its checkpoint files, or an n-gram: an ARPA file
+            (.arpa) or what KenLM's `build_binary` makes of it (.klm, .binary).
         pieces: those of the recognizer.
         source: what they belong to, for messages.
         checkpoint: of a folder: `auto` (averaged, else best, else last), one of these names, or a file.
@@ -56,6 +60,10 @@ def load_language_model(
     Raises:
         UserError: no language model there, or one over other pieces; names both fingerprints.
     """
+    if path.name.endswith(".arpa.gz"):
+        raise UserError(f"{path}: KenLM's wheels read no gzipped file: unpack it first")
+    if path.suffix in SUFFIXES:
+        return NgramLanguageModel(path, pieces)
     if path.name.endswith(TEXT):
         raise UserError(
             f"{path}: text, which stands for a word n-gram; that one scores whole sentences only: --rescore"

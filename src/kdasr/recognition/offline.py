@@ -16,7 +16,7 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.search import Search
 from kdasr.recognition.features import whole_features
 from kdasr.recognition.recognizer import StreamingRecognizer
-from kdasr.recognition.result import Alternative, Result, Token
+from kdasr.recognition.result import Result, Token, alternative
 
 
 @torch.inference_mode()
@@ -74,7 +74,7 @@ def search_encoded(
             Token.of(item, recognizer.tokenizer.piece(item.token), item.frame, end) for item in best.emissions
         ]
         listed = search.nbest(state, nbest, final=True) if nbest else []
-        alternatives = [Alternative(recognizer.text(entry.tokens), entry.score) for entry in listed]
+        alternatives = [alternative(recognizer.text(entry.tokens), entry) for entry in listed]
         result = Result(
             tokens,
             is_final=True,

@@ -25,7 +25,7 @@ from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.flush import flush_seconds
 from kdasr.recognition.pool import Slot, StatePool
 from kdasr.recognition.recognizable import Recognizable
-from kdasr.recognition.result import Alternative, Result, Token, join_words
+from kdasr.recognition.result import Result, Token, alternative, join_words
 from kdasr.recognition.stream import Stream
 from kdasr.recognition.windows import Windows
 
@@ -187,7 +187,7 @@ class StreamingRecognizer:
         while ready := [stream for stream in streams if self.is_ready(stream)]:
             self.decode_streams(ready)
             for stream in ready:
-                if self._is_final(stream):
+                if self.is_final(stream):
                     result = self.result(stream, nbest)
                     self.reset(stream)
                     if result.tokens:
@@ -205,6 +205,10 @@ class StreamingRecognizer:
         self._check_owner(stream)
         length = stream.num_decoded - stream.segment_start
         return self._has_ended(stream.num_trailing_blanks, length)
+
+    def is_final(self, stream: Stream) -> bool:
+        """Whether the stream's segment is over: at an endpoint, or at the end of its input."""
+        return (stream.is_finished and not self.is_ready(stream)) or self.is_endpoint(stream)
 
     @torch.inference_mode()
     def reset(self, stream: Stream) -> None:
@@ -247,13 +251,13 @@ class StreamingRecognizer:
         alternatives = self.nbest(stream, nbest) if nbest else []
         return Result(
             list(stream.tokens),
-            is_final=self._is_final(stream),
+            is_final=self.is_final(stream),
             segment=stream.segment,
             start=round(stream.segment_start * self.geometry.frame_seconds, 4),
             goes_on=stream.goes_on,
             calibration=self.calibration,
             frame_seconds=self.geometry.frame_seconds,
-            nbest=[Alternative(self.text(entry.tokens), entry.score) for entry in alternatives],
+            nbest=[alternative(self.text(entry.tokens), entry) for entry in alternatives],
         )
 
     def nbest(self, stream: Stream, count: int | None = None) -> list[NBest]:
@@ -266,7 +270,7 @@ class StreamingRecognizer:
         self._check_owner(stream)
         if count is not None and count < 0:
             raise UserError(f"nbest {count}: expected 0 or more hypotheses")
-        return self.search.nbest(stream.search_state, count, self._is_final(stream))
+        return self.search.nbest(stream.search_state, count, self.is_final(stream))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The words that some pieces spell."""
@@ -353,9 +357,6 @@ class StreamingRecognizer:
         return self.endpoints is not None and self.endpoints.is_endpoint(
             trailing_frames * stride, length_frames * stride
         )
-
-    def _is_final(self, stream: Stream) -> bool:
-        return (stream.is_finished and not self.is_ready(stream)) or self.is_endpoint(stream)
 
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""

@@ -7,7 +7,7 @@ from itertools import accumulate
 from kdasr.common.calibration import Calibration
 from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.confidence import word_probability
-from kdasr.decoding.hypothesis import Emission
+from kdasr.decoding.hypothesis import Emission, NBest
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ class Alternative:
     text: str
     score: float
     """Natural logarithm of its probability, with what language model and biasing added."""
+    tokens: tuple[int, ...] = field(default=(), compare=False)
+    """Its pieces."""
+
+
+def alternative(text: str, entry: NBest) -> Alternative:
+    """The entry that a search has found, which spells this text."""
+    return Alternative(text, entry.score, tuple(entry.tokens))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from kdasr.common.errors import UserError
 from kdasr.recognition.audio import Samples
+from kdasr.serving.admission import no_token
 from kdasr.serving.metrics import CONTENT_TYPE
 from kdasr.serving.service import Service
 from kdasr.serving.sockets import serve_sherpa, serve_v1
@@ -75,13 +76,19 @@ async def _health(request: Request) -> Response:
         "status": status,
         "streams": service.num_streams,
         "max_streams": service.limits.max_streams,
+        "token": bool(service.access.token),
         "models": [{"name": model.name, "chunk": model.chunk_seconds} for model in service.models],
     }
+    # Balancers send no token and get an answer; a page asks with one whether it is right.
+    if "authorization" in request.headers and not service.access.token.admits(request.headers):
+        return no_token()
     return JSONResponse(content, 503 if service.is_draining else 200, {"Cache-Control": "no-store"})
 
 
 async def _metrics(request: Request) -> Response:
     service: Service = request.app.state.service
+    if not service.access.token.admits(request.headers):
+        return no_token()
     return PlainTextResponse(service.metrics.text(service.now()), headers={"Content-Type": CONTENT_TYPE})
 
 

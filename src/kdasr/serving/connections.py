@@ -39,6 +39,25 @@ class HttpConnection(H11Protocol):
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """Ended with its stream, even if the client takes nothing any more."""
 
+    _heard_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        """Close the connection of a client that has gone.
+
+        One that has sent something since the ping has not, and neither has one that we do not read from at
+        the moment: the answer to a ping comes after all the audio that it had sent before, minutes of it in
+        the buffers of the network when the server is busy.
+        """
+        if self.read_paused or self._heard_at > self.ping_sent_at:
+            self.pong_timer = self.pending_ping_payload = None
+            self.schedule_ping()
+            return
+        super().keepalive_timeout()
+
     def send_receive_event_to_app(self) -> None:
         """Pass a message on; a text that is no UTF-8 ends the connection, and is no error of the server's."""
         try:

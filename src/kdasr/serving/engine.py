@@ -82,7 +82,7 @@ class ServedAudio:
     @property
     def is_behind(self) -> bool:
         """Whether a lane has something to decode or to report before it takes more audio."""
-        return any(lane.is_ready or lane.is_silent_end for lane in self.lanes)
+        return any(lane.live.is_ready or lane.live.is_silent_end for lane in self.lanes)
 
 
 class Engine:
@@ -188,7 +188,7 @@ class Engine:
                 (audio, lane)
                 for audio in self._active
                 for lane in audio.lanes
-                if lane.model is model and lane.is_ready
+                if lane.model is model and lane.live.is_ready
             ]
             for start in range(0, len(ready), self._limits.max_batch):
                 yield ready[start : start + self._limits.max_batch]
@@ -199,7 +199,7 @@ class Engine:
         try:
             for _, lane in batch:
                 lane.begin_chunk()
-            batch[0][1].recognizer.decode_streams([lane.stream for _, lane in batch])
+            batch[0][1].recognizer.decode_streams([lane.live.stream for _, lane in batch])
         except Exception as error:
             if len(batch) > 1:
                 return [event for entry in batch for event in self._decode([entry])]
@@ -218,7 +218,7 @@ class Engine:
         update = lane.report(seconds)
         if seconds:
             self._metrics.add_chunk(update)
-        if update.is_final and update.result.tokens and not lane.model.is_offline:
+        if update.heard.is_final and update.heard.result.tokens and not lane.model.is_offline:
             for other in audio.lanes:
                 if other.model.is_offline:
                     other.cut()
@@ -226,8 +226,8 @@ class Engine:
 
     def _ends(self, audio: ServedAudio) -> list[tuple[ServedAudio, Event]]:
         """Reports of what has ended with nothing left to decode, and the end of the audio."""
-        events = [self._report(audio, lane, 0.0) for lane in audio.lanes if lane.is_silent_end]
-        if audio.is_finished and audio.lanes and all(lane.is_done for lane in audio.lanes):
+        events = [self._report(audio, lane, 0.0) for lane in audio.lanes if lane.live.is_silent_end]
+        if audio.is_finished and audio.lanes and all(lane.live.is_done for lane in audio.lanes):
             events.append((audio, Ended([lane.figures() for lane in audio.lanes])))
             self._close(audio)
         return events

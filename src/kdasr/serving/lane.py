@@ -4,11 +4,10 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from kdasr.data.features import SAMPLE_RATE
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.recognition.audio import Samples
+from kdasr.recognition.live import Heard, LiveStream
 from kdasr.recognition.recognizer import StreamingRecognizer
-from kdasr.recognition.result import Result
 
 LONGEST_OFFLINE = 60.0
 """Seconds after which a model with full context answers, when nothing else has ended the segment."""
@@ -41,16 +40,7 @@ class Update:
     """What a model says after one more chunk. Times in seconds."""
 
     model: str
-    result: Result
-    """Of the segment; its times count from `offset`."""
-    offset: float
-    segment: int
-    num_settled: int
-    """Leading pieces that nothing can change any more."""
-    is_final: bool
-    """Whether the segment is over."""
-    is_eof: bool
-    """Whether the stream is."""
+    heard: Heard
     is_changed: bool
     """Whether a piece differs from the last update."""
     latencies: list[float]
@@ -58,8 +48,6 @@ class Update:
     queue and computing included."""
     audio: float
     """Received."""
-    decoded: float
-    """Decoded, in audio time."""
     chunk_latency: float
     """From when the chunk could have been decoded to when it was."""
     step: float
@@ -108,7 +96,7 @@ class _Shown:
 
 
 class Lane:
-    """A stream of one recognizer; used by the engine's thread alone."""
+    """A model's `LiveStream` with its clock; used by the engine's thread alone."""
 
     def __init__(self, model: ServedModel, arrivals: Arrivals, biasing: BiasingGraph | None = None) -> None:
         """
@@ -116,33 +104,13 @@ class Lane:
             UserError: biasing that the model cannot do.
         """
         self.model, self.recognizer = model, model.recognizer
-        self._arrivals, self._biasing = arrivals, biasing
-        self.stream = self.recognizer.create_stream(biasing)
-        self._offset, self._segment = 0.0, 0
+        self.live = LiveStream(self.recognizer, biasing)
+        self._arrivals = arrivals
         self._shown = _Shown()
         self._reported, self._reported_at = 0.0, time.monotonic()
         self._closed_at = 0.0
         self._needed = 0.0
         self.compute_seconds = 0.0
-        self._is_last = False
-        self.is_done = False
-        """Whether the end of the input was decoded and reported."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is a chunk to decode."""
-        return not self.is_done and self.recognizer.is_ready(self.stream)
-
-    @property
-    def is_silent_end(self) -> bool:
-        """Whether the input has ended, or was cut, with nothing left to decode, and that was not reported."""
-        return self.stream.is_finished and not self.is_done and not self.recognizer.is_ready(self.stream)
-
-    @property
-    def decoded_seconds(self) -> float:
-        """Audio decoded so far."""
-        frames = self.stream.num_decoded * self.recognizer.geometry.frame_seconds
-        return self._offset + min(frames, self.stream.seconds)
 
     def accept(self, rate: int, samples: Samples) -> None:
         """Take some audio.
@@ -150,82 +118,58 @@ class Lane:
         Raises:
             UserError: unusable samples.
         """
-        self.stream.accept_waveform(rate, samples)
-        if self.model.is_offline and self.stream.seconds >= LONGEST_OFFLINE:
+        self.live.accept(rate, samples)
+        if self.model.is_offline and self.live.stream.seconds >= LONGEST_OFFLINE:
             self.cut()
 
     def finish(self) -> None:
         """The input has ended."""
-        self._is_last = True
-        self._close()
+        if not self.live.stream.is_finished:
+            self._closed_at = time.monotonic()
+        self.live.finish()
 
     def cut(self) -> None:
         """Let a model with full context answer now: somebody else has heard that the utterance is over."""
-        if self.stream.seconds:
-            self._close()
-
-    def _close(self) -> None:
-        if not self.stream.is_finished:
-            self.stream.input_finished(warn=False)
+        if self.live.cut():
             self._closed_at = time.monotonic()
 
     def begin_chunk(self) -> None:
         """Note which audio the next chunk needs; before it is decoded."""
-        self._needed = self._offset + self.recognizer.windows.shown_at(self.stream)
+        self._needed = self.live.needed_seconds
 
     def report(self, compute_seconds: float) -> Update:
         """What the model says now that a chunk was decoded, or the input has ended; begins the next segment.
 
         `compute_seconds`: its share of the computing.
         """
-        now, stream = time.monotonic(), self.stream
+        now, heard = time.monotonic(), self.live.take()
         self.compute_seconds += compute_seconds
-        result = self.recognizer.result(stream)
-        is_eof = self._is_last and not self.recognizer.is_ready(stream)
-        is_changed = self._compare(result, now)
-        decoded = self.decoded_seconds
+        is_changed = self._compare(heard, now)
         update = Update(
             model=self.model.name,
-            result=result,
-            offset=round(self._offset, 4),
-            segment=self._segment + result.segment,
-            num_settled=self.recognizer.search.num_settled(stream.search_state),
-            is_final=result.is_final,
-            is_eof=is_eof,
+            heard=heard,
             is_changed=is_changed,
             latencies=list(self._shown.latencies),
             audio=self._arrivals.seconds,
-            decoded=decoded,
             chunk_latency=now - max(self._reported_at, self._closed_at, self._arrivals.at(self._needed)),
-            step=decoded - self._reported,
+            step=heard.decoded - self._reported,
             compute=compute_seconds,
-            rtf=self.compute_seconds / max(decoded, 1e-3),
+            rtf=self.compute_seconds / max(heard.decoded, 1e-3),
         )
-        self._reported, self._reported_at = decoded, now
-        self.is_done = is_eof
-        if result.is_final and not is_eof:
-            self._begin_segment(result)
+        self._reported, self._reported_at = heard.decoded, now
+        if heard.is_final and not heard.is_eof:
+            self._shown, self._closed_at = _Shown(), 0.0
         return update
 
-    def _begin_segment(self, result: Result) -> None:
-        self._shown = _Shown()
-        if not self.stream.is_finished:
-            self.recognizer.reset(self.stream)
-            return
-        self._offset += self.stream.features.num_samples / SAMPLE_RATE
-        self._segment += result.segment + bool(result.tokens)
-        self.stream = self.recognizer.create_stream(self._biasing)
-        self._closed_at = 0.0
-
-    def _compare(self, result: Result, now: float) -> bool:
+    def _compare(self, heard: Heard, now: float) -> bool:
         """Give the pieces that are new their latency; whether there are any, or fewer than before."""
-        old, new = self._shown, _Shown()
+        old, new, result = self._shown, _Shown(), heard.result
         for place, token in enumerate(result.tokens):
             piece = (token.id, token.shown)
             if place < len(old.pieces) and old.pieces[place] == piece:
                 latency = old.latencies[place]
             else:
-                end = self._offset + (token.frame + 1) * result.frame_seconds
+                end = heard.offset + (token.frame + 1) * result.frame_seconds
                 latency = now - self._arrivals.at(end)
             new.pieces.append(piece)
             new.latencies.append(latency)
@@ -239,5 +183,5 @@ class Lane:
             "audio": round(self._arrivals.seconds, 3),
             "compute": round(self.compute_seconds, 4),
             "rtf": round(self.compute_seconds / max(self._arrivals.seconds, 1e-3), 4),
-            "faults": self.stream.faults,
+            "faults": self.live.stream.faults,
         }

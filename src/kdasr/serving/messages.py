@@ -195,7 +195,7 @@ class SherpaReplies:
 
     def update(self, update: Update) -> str:
         """What was recognized so far in the segment; sent after every decoded chunk."""
-        result, frame = update.result, update.result.frame_seconds
+        heard, result, frame = update.heard, update.heard.result, update.heard.result.frame_seconds
         return _json(
             {
                 "text": result.text,
@@ -204,11 +204,12 @@ class SherpaReplies:
                 "ys_probs": [round(token.log_prob, 6) for token in result.tokens],
                 "lm_probs": [],
                 "context_scores": [],
-                "segment": update.segment,
+                "segment": heard.segment,
                 "words": [],
-                "start_time": round(result.start + update.offset, 4),
-                "is_final": update.is_final,
-                "is_eof": update.is_eof,
+                "num_trailing_blanks": heard.num_trailing_blanks,
+                "start_time": round(result.start + heard.offset, 4),
+                "is_final": heard.is_final,
+                "is_eof": heard.is_eof,
             }
         )
 
@@ -233,24 +234,24 @@ class V1Replies:
 
     def update(self, update: Update) -> str | None:
         """`final`, `partial`, or, where no word has changed, `progress`."""
+        heard, result = update.heard, update.heard.result
         progress = {
             "model": update.model,
             "audio": round(update.audio, 3),
-            "decoded": round(update.decoded, 3),
+            "decoded": round(heard.decoded, 3),
             "chunk_latency": round(update.chunk_latency, 4),
             "rtf": round(update.rtf, 4),
         }
-        if update.is_final and not update.result.tokens and not update.is_changed:
+        if heard.is_final and not result.tokens and not update.is_changed:
             return None
-        if not update.is_changed and not update.is_final:
+        if not update.is_changed and not heard.is_final:
             return _json({"type": "progress", **progress})
-        result, offset = update.result, update.offset
         return _json(
             {
-                "type": "final" if update.is_final else "partial",
+                "type": "final" if heard.is_final else "partial",
                 **progress,
-                "segment": update.segment,
-                "start": round(result.start + offset, 4),
+                "segment": heard.segment,
+                "start": round(result.start + heard.offset, 4),
                 "text": result.text,
                 "continues_word": bool(
                     result.goes_on and result.tokens and not result.pieces[0].startswith(WORD_START)
@@ -272,7 +273,8 @@ Replies = SherpaReplies | V1Replies
 
 
 def _words(update: Update) -> list[dict[str, Any]]:
-    words, offset, tokens = update.result.words, update.offset, update.result.tokens
+    heard, words, tokens = update.heard, update.heard.result.words, update.heard.result.tokens
+    offset = heard.offset
     return [
         {
             "word": word.text,
@@ -282,7 +284,7 @@ def _words(update: Update) -> list[dict[str, Any]]:
             "shown": round(tokens[word.last_token].shown + offset, 3),
             "latency": round(update.latencies[word.last_token], 3),
             # A word is open until the next one begins: pieces may be added to it.
-            "final": update.is_final or (place + 1 < len(words) and word.last_token < update.num_settled),
+            "final": heard.is_final or (place + 1 < len(words) and word.last_token < heard.num_settled),
         }
         for place, word in enumerate(words)
     ]

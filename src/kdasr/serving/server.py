@@ -104,8 +104,8 @@ def make_server(
         ws=WebSocketConnection,
         # What is too large, but not absurdly so, gets an error message before the close.
         ws_max_size=4 * limits.max_message_bytes,
-        ws_ping_interval=20.0,
-        ws_ping_timeout=40.0,
+        ws_ping_interval=limits.ping_seconds,
+        ws_ping_timeout=limits.pong_seconds,
         ws_per_message_deflate=False,
         log_config=None,
         access_log=False,

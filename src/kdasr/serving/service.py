@@ -4,47 +4,22 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+from kdasr.serving.access import Access
 from kdasr.serving.engine import Engine
 from kdasr.serving.lane import ServedModel
 from kdasr.serving.limits import Limits
 from kdasr.serving.metrics import Metrics, Now
 from kdasr.serving.session import Session
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(frozen=True)
-class Origins:
-    """Which web pages may open streams. Programs send no origin, and may always."""
-
-    allowed: tuple[str, ...] = ()
-    """Origins such as `https://example.org`; `*` is all of them."""
-    is_local: bool = True
-    """Whether the server listens to this machine alone: then the server's own page is one of a loopback name,
-    so that no other name that leads here will do."""
-
-    def allows(self, origin: str, host: str) -> bool:
-        """Whether a page of `origin` may, when it asks for `host` (name and port)."""
-        if "*" in self.allowed or origin in self.allowed:
-            return True
-        try:
-            parts = urlsplit(origin)
-            is_own = parts.netloc.lower() == host.lower() and bool(host)
-            return is_own and (not self.is_local or parts.hostname in LOOPBACK)
-        except ValueError:
-            return False
-
 
 class Service:
     """The server without its sockets."""
 
-    def __init__(self, models: Sequence[ServedModel], limits: Limits, origins: Origins | None = None) -> None:
+    def __init__(self, models: Sequence[ServedModel], limits: Limits, access: Access | None = None) -> None:
         self.models = list(models)
         self.limits = limits
-        self.origins = origins or Origins()
+        self.access = access or Access()
         self.metrics = Metrics([model.name for model in models])
         self.engine = Engine(models, limits, self.metrics)
         self.is_draining = False

@@ -135,7 +135,7 @@ class Session:
         before = self._latest.pop(update.model, None)
         if before is not None and before.is_changed:
             update = replace(update, is_changed=True)
-        if update.is_final:
+        if update.heard.is_final:
             self._finals.append(update)
         else:
             self._latest[update.model] = update

@@ -4,16 +4,17 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.decoding.biasing import BiasingGraph, Phrase
 from kdasr.decoding.search import GreedyOptions
+from kdasr.serving.access import agreed_subprotocol
+from kdasr.serving.admission import client_address, refusal
 from kdasr.serving.lane import ServedModel
+from kdasr.serving.limits import Pace
 from kdasr.serving.messages import (
     INTERNAL,
     POLICY,
@@ -126,12 +127,12 @@ async def serve_v1(websocket: WebSocket) -> None:
 
 async def _serve(websocket: WebSocket, make: Callable[[Service], _Dialect], plain: Replies) -> None:
     service: Service = websocket.app.state.service
-    refusal = _refusal(websocket, service)
-    if refusal is not None:
-        await websocket.send_denial_response(refusal)
+    refused = refusal(websocket, service)
+    if refused is not None:
+        await websocket.send_denial_response(refused)
         return
-    with service.place():
-        await websocket.accept()
+    with service.place(), service.access.addresses.stream(client_address(websocket)):
+        await websocket.accept(agreed_subprotocol(websocket.scope["subprotocols"]))
         dialect = make(service)
         try:
             start, replies = await dialect.begin()
@@ -147,27 +148,6 @@ async def _serve(websocket: WebSocket, make: Callable[[Service], _Dialect], plai
         session = Session(service.engine, service.limits, models, start.sample_rate, biasing)
         with service.listed(session):
             await _run(websocket, session, (dialect, start, replies), service)
-
-
-def _refusal(websocket: WebSocket, service: Service) -> JSONResponse | None:
-    """The HTTP response to a client that gets no stream."""
-    origin, limits = websocket.headers.get("origin"), service.limits
-    if origin is not None and not service.origins.allows(origin, websocket.headers.get("host", "")):
-        service.metrics.add_refusal("origin")
-        host = urlsplit(origin).netloc or origin
-        return _problem(403, "origin", f"pages of {host[:100]!r} may not use this server; see --allow-origin")
-    if service.is_draining:
-        service.metrics.add_refusal("shutdown")
-        return _problem(503, "shutdown", "the server is going down", limits.retry_seconds)
-    if service.is_full:
-        service.metrics.add_refusal("full")
-        return _problem(503, "full", f"{limits.max_streams} streams are open", limits.retry_seconds)
-    return None
-
-
-def _problem(status: int, code: str, message: str, retry: int | None = None) -> JSONResponse:
-    headers = {} if retry is None else {"Retry-After": str(retry)}
-    return JSONResponse({"type": "error", "code": code, "message": message}, status, headers)
 
 
 def _biasing(phrases: tuple[Phrase, ...], models: list[ServedModel]) -> dict[str, BiasingGraph]:
@@ -213,20 +193,25 @@ async def _read(
 ) -> None:
     """Take what the client sends until it has gone."""
     limits, last_audio = service.limits, time.monotonic()
+    pace = Pace(limits.max_messages_per_second)
     while True:
         before_room = time.monotonic()
         await session.room()
         last_audio += time.monotonic() - before_room  # we did not listen
-        wait = None if session.is_finished else max(0.0, last_audio + limits.idle_seconds - time.monotonic())
+        idle_at = None if session.is_finished else last_audio + limits.idle_seconds
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(None if idle_at is None else idle_at - time.monotonic()):
                 message: Any = await websocket.receive()
         except TimeoutError:
             session.finish("idle")
             continue
         if message["type"] == "websocket.disconnect":
             return
+        await asyncio.sleep(pace.delay(time.monotonic()))
         if session.is_finished:
+            continue
+        if idle_at is not None and time.monotonic() > idle_at and not message.get("bytes"):
+            session.finish("idle")  # messages without audio are no sign of life
             continue
         try:
             if message.get("text") is not None:

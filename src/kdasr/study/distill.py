@@ -46,7 +46,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
     return [
         _job(
             options,
-            "Training: hidden states, then output distributions too",
+            "Training: hidden states, then output distributions",
             "train",
             [_training_command(options), ("average", out)],
             outputs=[options.out / "checkpoints" / "averaged.pt"],

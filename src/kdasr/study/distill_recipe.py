@@ -130,12 +130,12 @@ def _training(sizes: TransducerConfig, hours: float) -> dict[str, Any]:
 
 
 def _stages(sizes: TransducerConfig, hours: float, start: str) -> list[dict[str, Any]]:
-    losses = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 12.0}
+    losses = {"rnnt": 1.0, "ctc": 0.5}
     hidden = {
         "name": "hidden",
         "num_hours": round(HIDDEN_SHARE * hours, 4),
         "init_from": start,
-        "loss_weights": losses,
+        "loss_weights": {**losses, "hidden_mse": 3.0},
     }
     output = {
         "name": "output",

@@ -164,9 +164,13 @@ class Study:
             flags = {"out": run.decoded(variant), "lm": self.planner.language_model, **search}
             command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             needs.append(LANGUAGE_MODEL)
+        launch = self._launch()
+        if "tune" in settings.get("search", {}):
+            command.append("--rescore")
+            launch = self.kdasr  # weights are chosen by one process
         return StampedJob(
             name=run.job_name(kind),
-            commands=(*first, (*self._launch(), *command, "--mode", mode, *self._device())),
+            commands=(*first, (*launch, *command, "--mode", mode, *self._device())),
             settings=settings,
             needs=tuple(needs),
             outputs=tuple(run.decoded(variant) / mode / part / "summary.json" for part in parts),
@@ -217,12 +221,10 @@ class Study:
         """Options of `kdasr decode` beside the language model's folder."""
         options = self.recipe.results.language_model
         assert options is not None
-        return {
-            "search": "beam",
-            "beam": options.beam,
-            "lm-scale": options.scale,
-            "blank-penalty": options.blank_penalty,
-        }
+        weights: dict[str, str | float] = {"lm-scale": options.scale}
+        if options.rescore:
+            weights = {"tune": " ".join(self.recipe.parts("dev"))}
+        return {"search": "beam", "beam": options.beam, **weights, "blank-penalty": options.blank_penalty}
 
     def _digest(self, parts: Sequence[str]) -> str:
         key = tuple(parts)

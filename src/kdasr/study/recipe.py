@@ -1,7 +1,7 @@
 """The `results` section of a recipe: which rows are trained, how often, and what they are compared with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +77,9 @@ class StudyLanguageModel:
     beam: Annotated[int, at_least(1)] = 4
     blank_penalty: Annotated[float, between(-MAX_PENALTY, MAX_PENALTY)] = 0.0
     """In the same decoding."""
+    rescore: bool = False
+    """Rescore the hypotheses of the beam instead of shallow fusion, with a scale and a word bonus that each
+    run chooses on the dev parts; `scale` is not used."""
 
 
 @dataclass
@@ -98,6 +101,8 @@ class ResultsConfig:
     """Whether each seed has its own teacher, or all learn from that of the first seed."""
     baselines: Annotated[list[str], Items()] = field(default_factory=list)
     """Rows that every other one is compared with. Empty: the baselines of the recipe's section `report`."""
+    same_parts: bool = True
+    """Whether all students train on the same parts. false: what their parts are worth is compared."""
     rank_against: str = ""
     """The row that is recommended: every row is ranked against it on the dev parts. Empty: no ranking."""
     test_parts: Annotated[list[str], Items(at_least=1)] = field(
@@ -290,6 +295,9 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
         ours, theirs = _comparable(config), _comparable(students[first])
         if results.summary == CONTEXTS:
             ours.pop("first context")
+        if not results.same_parts:
+            for values in (ours, theirs):
+                values["data"] = replace(values["data"], train_parts=[])
         for key in ours:
             if ours[key] != theirs[key]:
                 old, new = (_plain(value) for value in (theirs[key], ours[key]))

@@ -124,9 +124,12 @@ def _with_language_model(
     options = study.recipe.results.language_model
     if options is None or not decodings[WITH_LM].runs:
         return []
+    use = f"by shallow fusion (scale {options.scale:g}"
+    if options.rescore:
+        use = "by rescoring (scale and word bonus chosen on the dev parts"
     how = (
-        f"Beam search ({options.beam} hypotheses) with the language model of `{options.conf}` by shallow "
-        f"fusion (scale {options.scale:g}, blank penalty {options.blank_penalty:g}), in every row."
+        f"Beam search ({options.beam} hypotheses) with the language model of `{options.conf}` {use}, "
+        f"blank penalty {options.blank_penalty:g}), in every row."
     )
     found = decodings[WITH_LM]
     return ["#### With a language model in decoding", how, *shown(found)]

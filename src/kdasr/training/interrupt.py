@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from kdasr.common.signals import handling_stops
+from kdasr.common.signals import handling_stops, ignore_stops
 
 INTERRUPT_EXIT_STATUS = 130
 
@@ -24,12 +24,16 @@ class TrainingStop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A data loader's worker inherits the handler. Ctrl-C reaches it too, but the loader ends it.
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-            return
+            return  # a data loader's worker that has not left the group yet (`leave_group`)
         self.asked = True
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def begin(self) -> None:
+        """The stop has begun: a further signal is no news.
+
+        torchrun sends one to the processes that still run, as soon as one of them has ended.
+        """
+        ignore_stops()
 
     @contextmanager
     def listening(self) -> Iterator["TrainingStop"]:

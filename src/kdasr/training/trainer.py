@@ -403,7 +403,11 @@ class Trainer:
         # Several processes stop after the same step: the one on which they told each other.
         if not (self._stop_agreed or (self.fabric.world_size == 1 and self.stop.asked)):
             return
+        if self.fabric.world_size > 1:
+            self.stop.begin()
         self.save(keep=False, best=False)
+        # Whoever ends while the first process still writes makes torchrun end that one.
+        self.fabric.barrier()
         raise TrainingInterrupted(
             f"stopped at step {self.progress.step}, saved as {self.last_path}; "
             "the same command goes on from there"

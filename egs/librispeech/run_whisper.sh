@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Streaming students from labels that Whisper, or another recognizer, has written: what untranscribed speech is worth.
+#
+#   egs/librispeech/run_whisper.sh --untranscribed "PLACE ..." --corpus-dir DIR [--stage N] [--stop-stage M]
+#
+# Stages
+#   0 labels of the untranscribed speech, and their filters: `kdasr label`
+#   1 features of the labeled part (train-labeled) and of the transcribed parts
+#   2 word pieces
+#   3 every row with every seed: labels alone from scratch and from a start, other chunks, with and without labels
+#     beside transcribed speech: `kdasr results`
+#
+# Options
+#   --untranscribed "A B ..."   manifests of Lhotse cuts, Shar folders or folders of audio files
+#   --labeler KIND:PLACE  whisper:FOLDER_OR_NAME, bundle:EXP, sherpa:FOLDER or jsonl:FILE (default: whisper:base)
+#   --language NAME       what is spoken (default: en)
+#   --label-option O=V    further option of kdasr label, without its dashes: beam=1, filter=score=-0.8; may be repeated
+#   --corpus-dir DIR      transcribed speech in LibriSpeech's layout, of which
+#   --parts "A B ..."     these parts are used (default: train-clean-100 dev-clean test-clean)
+#   --cuts "P=FILE ..."   transcribed speech as Lhotse cuts instead of --corpus-dir
+#   --conf FILE           another configuration than conf/whisper/whisper.yaml; rows are under its `results:`
+#   --labels DIR          where labels go (default: <exp>/labels); one folder per labeler, to compare labelers
+#   --data DIR, --exp DIR where prepared data and experiments go (default: data/whisper, exp/whisper)
+#   --vocab-size N        word pieces, instead of the number in the configuration
+#   --jobs N              processes side by side, one thread each (default: 1)
+#   --gpus N              GPUs of this machine, shared out among the jobs (docs/many_gpus.md)
+#   --rows "A B ..."      only these rows and what they start from (default: all)
+#   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
+#   --override K=V        further option of every system; may be repeated
+#   --dry-run             say what of stage 3 is finished and what would run
+#
+# A finished job is skipped, an interrupted one resumes. Labels: <exp>/labels/filters.json and filters.png; results:
+# <exp>/summary.json, <exp>/results.md; logs: <exp>/log.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+# shellcheck source=local/messages.sh
+. "$here/local/messages.sh"
+# shellcheck source=local/options.sh
+. "$here/local/options.sh"
+
+untranscribed="" labeler=whisper:base language=en corpus_dir="" cuts="" labels="" vocab_size="" jobs=1 upto=test
+parts="train-clean-100 dev-clean test-clean"
+conf=$here/conf/whisper/whisper.yaml data=$root/data/whisper exp=$root/exp/whisper
+stage=0 stop_stage=3
+label_options=() options=()
+takes --untranscribed --labeler --language --corpus-dir --parts --cuts --labels --conf --data --exp --vocab-size --jobs \
+  --upto --stage --stop-stage
+collects label_options --label-option
+collects options --gpus --rows --override
+flags options --dry-run
+parse_options "$@"
+whole_numbers_and_jobs stage stop_stage
+[[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
+[[ -f $conf ]] || die "no configuration $conf"
+labels=${labels:-$exp/labels}
+command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
+
+due() { ((stage <= $1 && $1 <= stop_stage)); }
+
+# LibriSpeech is written in capitals without punctuation; so are labels for it.
+if due 0; then
+  [[ -n $untranscribed ]] || die "--untranscribed: name the speech that is to be labeled"
+  say "Labels by $labeler"
+  places=() further=()
+  for place in $untranscribed; do places+=(--cuts "$place"); done
+  for ((i = 1; i < ${#label_options[@]}; i += 2)); do
+    [[ ${label_options[i]} == *=* ]] || die "--label-option ${label_options[i]}: expected NAME=VALUE"
+    further+=("--${label_options[i]%%=*}" "${label_options[i]#*=}")
+  done
+  kdasr label --labeler "$labeler" "${places[@]}" --out "$labels" --language "$language" --normalize upper-words \
+    --jobs "$jobs" "${further[@]}"
+fi
+
+if due 1; then
+  say "Manifests and features"
+  transcribed=()
+  if [[ -n $cuts ]]; then
+    for place in $cuts; do transcribed+=(--cuts "$place"); done
+  elif [[ -n $corpus_dir ]]; then
+    transcribed=(--corpus-dir "$corpus_dir" --parts "$parts")
+  else
+    die "--corpus-dir or --cuts: where is the transcribed speech? Dev parts choose the checkpoint"
+  fi
+  kdasr prepare --cuts "train-labeled=$labels" --config "$conf" --out "$data" --jobs "$jobs"
+  kdasr prepare "${transcribed[@]}" --config "$conf" --out "$data" --jobs "$jobs"
+fi
+
+if due 2; then
+  say "Word pieces"
+  kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
+fi
+
+if due 3; then
+  say "Rows"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}"
+fi

@@ -1,0 +1,104 @@
+"""What is to be labeled: Lhotse cuts with or without transcripts, Shar folders, or bare audio files."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse.cut import MonoCut
+
+from kdasr.common.errors import UserError
+from kdasr.common.files import read_object, write_json
+from kdasr.common.folders import find_files
+from kdasr.common.logging import get_logger
+from kdasr.common.ranks import one_at_a_time
+from kdasr.corpora.audio_part import Told, audio_part
+from kdasr.corpora.base import Part, Reading
+from kdasr.corpora.cut_manifest import read_cuts
+from kdasr.corpora.lhotse_cuts import LhotseCuts
+from kdasr.data.audio_files import is_audio, quote
+from kdasr.data.bad import BadUtterance
+from kdasr.data.folder import write_manifest
+
+log = get_logger(__name__)
+
+CUTS, RECORD = "input.jsonl.gz", "input.json"
+AUDIO = "audio"
+"""Folder of audio that was converted, where it was not one channel of 16 kHz in a file."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The utterances to label."""
+
+    cuts: list[MonoCut]
+    """Sorted by id, of one channel at 16 kHz, with one supervision each; its text, where there is one, is the
+    transcript that labels are compared with."""
+    bad: list[BadUtterance]
+    """Those whose audio cannot be used, as far as their headers say."""
+    fingerprint: str
+    """Changes with the cuts and the audio."""
+
+
+def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
+    """Check the cuts and audio files in some places, and convert what cannot be read in place.
+
+    Several processes may call it with the same arguments: one of them does the work.
+
+    Args:
+        places: manifests of cuts, Shar folders, or folders of audio files, each of which is an utterance.
+        work_dir: where converted audio and the list of cuts are kept.
+        jobs: threads.
+
+    Raises:
+        UserError: nothing there, or nothing that can be used.
+    """
+    for place in places:
+        if not place.exists():
+            raise UserError(f"--cuts {place}: no such file or folder")
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(work_dir):
+        part = _part(places, jobs)
+        record = work_dir / RECORD
+        known = read_object(record) if record.is_file() else {}
+        if known.get("fingerprint") != part.fingerprint or not (work_dir / CUTS).is_file():
+            found = part.cuts((work_dir / AUDIO).resolve(), jobs)
+            bad = [*part.bad, *found.bad]
+            write_manifest(work_dir / CUTS, found.cuts)
+            known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
+            write_json(record, known)
+    cuts: list[MonoCut] = sorted(read_cuts(work_dir / CUTS), key=lambda cut: cut.id)
+    return Inputs(cuts, [BadUtterance(*item) for item in known["bad"]], part.fingerprint)
+
+
+def _part(places: Sequence[Path], jobs: int) -> Part:
+    """All places as one part of a corpus."""
+    reading = Reading(jobs, keep_empty=True)
+    folders = [place for place in places if place.is_dir() and not any(place.glob("cuts.*"))]
+    if not folders:
+        return LhotseCuts({"input": list(places)}).check("input", reading)
+    if len(folders) < len(places):
+        raise UserError(
+            "--cuts: either manifests and Shar folders, or folders of audio files; label them apart"
+        )
+    told = []
+    for folder in folders:
+        files = find_files(folder, is_audio).files
+        if not files:
+            raise UserError(
+                f"--cuts {folder}: neither a Shar folder (cuts.000000.jsonl.gz, ...) nor a folder with audio "
+                f"files; there: {quote(sorted(path.name for path in folder.iterdir())) or 'nothing'}"
+            )
+        told += [
+            Told("-".join(file.relative_to(folder).with_suffix("").parts), "", file.resolve())
+            for file in files
+        ]
+    return audio_part("input", told, reading)
+
+
+def digest_of(cuts: Sequence[MonoCut]) -> str:
+    """Tells one list of utterances from another: ids, places and lengths, not the transcripts."""
+    digest = hashlib.sha256()
+    for cut in cuts:
+        digest.update(f"{cut.id} {cut.recording.sources[0].source} {cut.start} {cut.duration}\n".encode())
+    return digest.hexdigest()

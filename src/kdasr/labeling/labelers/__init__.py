@@ -1,0 +1,1 @@
+"""Labelers, one file each; `kdasr.labeling.base` imports them all."""

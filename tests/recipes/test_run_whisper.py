@@ -1,0 +1,90 @@
+"""The recipe of labels from elsewhere: from audio without transcripts to the plan of its rows, and wrong options."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_run_lpm import EGS, run_recipe
+
+from kdasr.common.errors import UserError
+from kdasr.data.folder import load_cuts
+from kdasr.study.recipe import load_recipe
+from kdasr.testing import write_corpus
+
+CONF = EGS / "conf" / "whisper" / "whisper.yaml"
+
+
+def test_the_shipped_rows_differ_in_what_they_train_on() -> None:
+    loaded = load_recipe(CONF)
+    systems = loaded.systems
+    parts = {
+        name: systems[name].data.train_parts for name in ("without-labels", "with-labels", "labels-start")
+    }
+    assert parts == {
+        "without-labels": ["train-clean-100"],
+        "with-labels": ["train-clean-100", "train-labeled"],
+        "labels-start": ["train-labeled"],
+    }
+    assert len(loaded.results.seeds) >= 3 and loaded.results.baselines == ["without-labels"]
+    chunks = {systems[name].contexts[0].chunk for name in systems if name.startswith("labels-scratch")}
+    assert chunks == {4, 8, 16}
+    assert all(systems[name].contexts[0].chunk for name in systems if name != "offline")
+
+
+def test_other_parts_are_refused_where_they_are_not_compared(tmp_path: Path) -> None:
+    content = yaml.safe_load(CONF.read_text())
+    del content["results"]["same_parts"]
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="rows that are compared must agree"):
+        load_recipe(tmp_path / "conf.yaml")
+
+
+def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> None:
+    corpus = write_corpus(
+        tmp_path / "corpus", ("train-clean-100", "dev-clean", "test-clean", "train-other-500")
+    )
+    untold, texts = corpus / "train-other-500", {}
+    for file in untold.rglob("*.trans.txt"):
+        texts |= dict(line.split(" ", 1) for line in file.read_text().splitlines())
+    lines = [
+        {
+            "id": "-".join(path.relative_to(untold).with_suffix("").parts),
+            "text": f"{texts[path.stem].lower()}.",
+        }
+        for path in untold.rglob("*.flac")
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    data, exp = tmp_path / "data", tmp_path / "exp"
+    # Tones are no speech.
+    off = [
+        part for name in ("activity", "rate", "repeats") for part in ("--label-option", f"filter={name}=off")
+    ]
+    result = run_recipe(
+        "--untranscribed", str(untold), "--labeler", f"jsonl:{tmp_path / 'labels.jsonl'}", *off,
+        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--vocab-size", "20", "--dry-run",
+        "--override", "data.vocab_size=20", script="run_whisper.sh",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    labeled = {cut.id: cut.supervisions[0].text for cut in load_cuts(data, "train-labeled")}
+    assert labeled and set(labeled.values()) == set(texts.values())
+    planned = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("to run")}
+    rows = load_recipe(CONF).results.rows
+    seeds = load_recipe(CONF).results.seeds
+    assert {f"seed-{seed}/{name}.test" for seed in seeds for name in rows} <= planned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        ([], "--untranscribed"),
+        (["--untranscribed", "x", "--label-option", "beam"], "--label-option beam"),
+        (["--stage", "1"], "--corpus-dir"),
+        (["--conf", "none.yaml"], "none.yaml"),
+        (["--upto", "tset"], "tset"),
+        (["--jobs", "0"], "--jobs"),
+    ],
+)
+def test_wrong_options_name_the_culprit(arguments: list[str], culprit: str) -> None:
+    result = run_recipe(*arguments, script="run_whisper.sh")
+    assert result.returncode == 1 and culprit in result.stderr and "run_whisper.sh: error" in result.stderr

@@ -1,0 +1,82 @@
+"""The live loop says what the recognizer says, chunk by chunk, however streams are batched and cut."""
+
+import numpy as np
+import pytest
+from streaming_helpers import bursts, make_recognizer
+from tone_spotter import WORDS, make_spotter, spoken
+
+from kdasr.decoding.search import BeamOptions
+from kdasr.nn.context import Context
+from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.live import Heard, LiveStream, decode_live
+from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.result import Result
+
+CONTEXT = Context(left=8, chunk=4)
+RULES = EndpointRules(rule2_min_trailing_silence=0.3, rule3_min_utterance_length=1.2)
+
+
+def segments(recognizer: StreamingRecognizer, samples: np.ndarray) -> list[Result]:
+    stream = recognizer.create_stream()
+    stream.accept_waveform(16000, samples)
+    stream.input_finished()
+    return [result for _, result in recognizer.decode_segments([stream])]
+
+
+def test_live_streams_equal_segments_of_the_recognizer() -> None:
+    recognizer = make_recognizer(CONTEXT, search=BeamOptions(beam=3), endpoints=RULES)
+    pause = np.zeros(16000, dtype=np.float32)
+    talks = [np.concatenate([bursts(2.0 + seed, seed), pause, bursts(1.0, seed + 9)]) for seed in range(3)]
+    lives = [LiveStream(recognizer) for _ in talks]
+    found: dict[LiveStream, list[Heard]] = {live: [] for live in lives}
+    for start in range(0, max(map(len, talks)) + 1600, 1600):
+        for live, talk in zip(lives, talks, strict=True):
+            if start < len(talk):
+                live.accept(16000, talk[start : start + 1600])
+            elif not live.stream.is_finished:
+                live.finish()
+        for live, heard in decode_live(lives):
+            found[live].append(heard)
+    for live, talk in zip(lives, talks, strict=True):
+        finals = [heard for heard in found[live] if heard.is_final and heard.result.tokens]
+        expected = segments(recognizer, talk)
+        assert len(expected) > 1
+        assert [heard.result for heard in finals] == expected
+        assert [heard.segment for heard in finals] == [result.segment for result in expected]
+        assert [heard.is_eof for heard in found[live]] == [False] * (len(found[live]) - 1) + [True]
+        decoded = [heard.decoded for heard in found[live]]
+        assert decoded == sorted(decoded) and decoded[-1] == pytest.approx(len(talk) / 16000, abs=1e-3)
+        assert live.is_done and not list(decode_live([live]))
+
+
+def test_final_results_have_the_hypotheses_that_were_asked_for() -> None:
+    live = LiveStream(make_recognizer(CONTEXT, search=BeamOptions(beam=3), endpoints=RULES))
+    live.accept(16000, bursts(2.0, 5))
+    live.finish()
+    heard = [heard for _, heard in decode_live([live], nbest=2)]
+    assert [bool(one.result.nbest) for one in heard] == [one.is_final for one in heard]
+    assert len(heard[-1].result.nbest) <= 2
+
+
+def test_full_context_answers_at_cuts_with_times_of_the_whole_stream() -> None:
+    live = LiveStream(make_spotter(Context.full()))
+    audio = spoken([2, 0], [8000, 4000])
+    assert not live.cut()
+    live.accept(16000, audio)
+    assert list(decode_live([live])) == []
+    assert live.cut() and not live.cut()
+    (first,) = [heard for _, heard in decode_live([live])]
+    live.accept(16000, spoken([1], [8000]))
+    live.finish()
+    (last,) = [heard for _, heard in decode_live([live])]
+    assert (first.result.text, last.result.text) == (f"{WORDS[2]} {WORDS[0]}", WORDS[1])
+    assert (first.offset, last.offset) == (0.0, round(len(audio) / 16000, 4))
+    assert (first.segment, last.segment) == (0, 1)
+    assert (first.is_eof, last.is_eof) == (False, True)
+
+
+def test_stream_without_audio_ends_once() -> None:
+    live = LiveStream(make_spotter(CONTEXT))
+    live.finish()
+    assert [(heard.result.text, heard.is_eof) for _, heard in decode_live([live])] == [("", True)]
+    assert list(decode_live([live])) == []
