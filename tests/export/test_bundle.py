@@ -179,13 +179,6 @@ def test_int8_that_was_not_exported(other) -> None:
         load_exported(other.bundle.folder, int8=True)
 
 
-def test_a_teacher_is_refused(student, tmp_path: Path) -> None:
-    teacher = replace(student.system, context=Context.full(), name="teacher")
-    with pytest.raises(UserError, match="'teacher' was trained with full context"):
-        export_bundle(teacher, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_encoder_that_has_no_contract_is_refused(student, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(student.system.model.encoder.config, "type", "lstm")
     with pytest.raises(UserError, match="has an encoder of type 'lstm'; only those of type conformer or zip"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,20 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from command_line import kdasr
 from icefall_layout import Layout
 from torch.nn import functional
 
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
-from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 from kdasr.interop.icefall import STREAMING, ImportOptions, converted, import_icefall
 from kdasr.interop.icefall_checkpoint import averaged_since, read_icefall
 from kdasr.interop.icefall_sizes import transducer_config
 from kdasr.nn.context import Context
 from kdasr.recognition.recognizer import StreamingRecognizer
-from kdasr.testing import SAMPLE_RATE, tone
+from kdasr.testing import SAMPLE_RATE, random_text, tone
 
 
 @pytest.fixture
@@ -216,3 +218,48 @@ def test_the_command_says_what_it_did(options: ImportOptions) -> None:
     assert load_bundle(options.out).context == Context(8, 4)
     wrong = CliRunner().invoke(cli, [*map(str, arguments[:-2])])
     assert "give both or neither" in str(wrong.exception)
+
+
+def _truncated(options: ImportOptions) -> list[object]:
+    options.checkpoint.write_bytes(options.checkpoint.read_bytes()[:20_000])
+    return []
+
+
+def _of_another_recipe(options: ImportOptions) -> list[object]:
+    """pruned_transducer_stateless7: the first Zipformer, whose frames are put together by a query."""
+    changes = {"encoder.downsample_output.bias": None, "encoder.downsample_output.query": torch.ones(12)}
+    Layout().save_weights(options.checkpoint, **changes)
+    return []
+
+
+def _other_pieces(options: ImportOptions) -> list[object]:
+    train_tokenizer([random_text(4, seed) for seed in range(50)], 20, options.out.parent / "tokens")
+    return ["--tokens", options.out.parent / "tokens"]
+
+
+def _odd_chunk(options: ImportOptions) -> list[object]:
+    return ["--causal", "--option", "downsampling_factor=1,4", "--left", 8, "--chunk", 3]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (_truncated, "epoch-3.pt: damaged, or not a torch checkpoint"),
+        (
+            _of_another_recipe,
+            "epoch-3.pt: not a Zipformer2 of icefall: it has no 'encoder.downsample_output.bias'",
+        ),
+        (_other_pieces, "20 pieces, but the model"),
+        (_odd_chunk, "chunk must be a multiple of 2 frames, with model.encoder.downsampling_factor [1, 4]"),
+    ],
+    ids=["truncated", "stateless7", "tokens", "chunk"],
+)
+def test_the_command_names_bad_input_in_one_line(
+    options: ImportOptions, prepare: Callable[[ImportOptions], list[object]], said: str
+) -> None:
+    Layout().save_weights(options.checkpoint)
+    arguments = ["import", "icefall", options.checkpoint, "--tokens", options.tokens, "--out", options.out]
+    found = kdasr(*arguments, "--option", "num-heads=2,3", *prepare(options)).exception
+    assert isinstance(found, UserError)
+    assert said in str(found) and "\n" not in str(found)
+    assert not options.out.exists()

@@ -1,4 +1,4 @@
-"""`kdasr export`: a student as ONNX graphs for sherpa-onnx, and the proof that a client hears the same."""
+"""`kdasr export`: a system as ONNX graphs for sherpa-onnx, and the proof that a client hears the same."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -92,13 +92,15 @@ def command(
         kdasr export EXP --out DIR [--int8] [--hub-layout --license apache-2.0]
         kdasr export --check DIR CUTS... [--against EXP] [--long-form]
 
-    EXP is a streaming system's folder or a checkpoint file. DIR gets encoder.onnx, decoder.onnx,
-    joiner.onnx and tokens.txt, a model card and a manifest, once the graphs have been compared with PyTorch
-    chunk by chunk.
+    EXP is a system's folder or a checkpoint file. One that streams is exported for sherpa-onnx's
+    OnlineRecognizer, one with a full context for its OfflineRecognizer. DIR gets encoder.onnx, decoder.onnx,
+    joiner.onnx and tokens.txt, a model card and a manifest, once the graphs have been compared with PyTorch,
+    chunk by chunk or on whole utterances.
 
     CUTS are Lhotse manifests, such as data/demo/cuts_test-clean.jsonl.gz. Each utterance is decoded by
     sherpa-onnx and by kdasr: by greedy search alone and two streams in a batch, by modified beam search, and
-    by both with endpoint resets, where each of the two decides where a segment ends. With --long-form, also
+    by both with endpoint resets, where each of the two decides where a segment ends. Whole
+    utterances are decoded four in a batch. With --long-form, also
     joined into streams as in `kdasr decode --long-form`, with and without endpoint resets. Pieces and frames
     must be the same. The last line is "N of M utterances identical", and the exit status 0 only when N = M.
     That is to be expected of int8 graphs only where onnxruntime has the version inside sherpa-onnx (1.28 in

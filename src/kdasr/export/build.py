@@ -45,7 +45,8 @@ log = get_logger(__name__)
 def export_bundle(
     system: Bundle, out: Path, *, int8: bool = False, publication: Publication | None = None
 ) -> BundleFolder:
-    """Export a streaming system for sherpa-onnx, or whoever runs ONNX.
+    """Export a system for sherpa-onnx, or whoever runs ONNX: one that streams for its `OnlineRecognizer`, one
+    with a full context for its `OfflineRecognizer`.
 
     Writes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, with `int8` also
     `encoder.int8.onnx` and so on, a model card `README.md` and `manifest.json`, and for a publication the
@@ -59,18 +60,12 @@ def export_bundle(
         publication: what its publisher says of the model, and whether the folder is for Hugging Face.
 
     Raises:
-        UserError: a system with full context, with an encoder that has no export, or with a context that its
-            contract has no place for; a package of the `export` extra is missing; `out` holds other things or
-            cannot be written; the graphs differ from
-            the model; or the disk is full. `out` is as it was.
+        UserError: a system with an encoder that has no export, or with a context that its contract has no
+            place for; a package of the `export` extra is missing; `out` holds other things or cannot be
+            written; the graphs differ from the model; or the disk is full. `out` is as it was.
     """
     out = Path(out).resolve()
     _require_packages()
-    if system.context.is_full:
-        raise UserError(
-            f"{system.path}: '{system.name}' was trained with full context and cannot stream; "
-            "export a student with a chunked context"
-        )
     kind = system.model.encoder.config.type
     if kind not in ENCODERS:
         raise UserError(
@@ -89,7 +84,8 @@ def export_bundle(
             raise
         raise UserError(f"{out}: the disk is full; nothing exported. Free some space.") from error
     for kind, measured in parity.items():
-        log.info("%s: within %.2g of the model over %d chunks", kind, measured.encoder, measured.chunks)
+        unit = "utterances" if system.context.is_full else "chunks"
+        log.info("%s: within %.2g of the model over %d %s", kind, measured.encoder, measured.chunks, unit)
     return open_bundle(out)
 
 
@@ -97,8 +93,6 @@ def find_current(
     system: Bundle, out: Path, *, int8: bool = False, publication: Publication | None = None
 ) -> BundleFolder | None:
     """The bundle in `out`, when exporting would only write it again; else None."""
-    if system.context.is_full:
-        return None  # there is no such bundle
     try:
         bundle = open_bundle(out)
     except UserError:

@@ -29,7 +29,7 @@ _OPTIONAL = {"blank_penalty": 0.0, "normalization": "", "normalize": ""}
 ENCODERS = (FIRST_TYPE, "zipformer2")
 """Types of encoders that can be exported."""
 _STACKS = ("num_encoder_layers", "downsampling_factor")
-"""What a manifest says of a zipformer2, a number per stack."""
+"""What a manifest says of a zipformer2 that streams, a number per stack."""
 _KIND = {dict: "an object", str: "a text", int: "a whole number"}
 
 
@@ -64,12 +64,12 @@ class BundleFolder:
 
     @property
     def encoder(self) -> Mapping[str, Any]:
-        """Its `type` and, of a zipformer2, numbers per stack."""
+        """Its `type` and, of a zipformer2 that streams, numbers per stack."""
         return self.manifest.get("encoder", {"type": FIRST_TYPE})
 
     @property
     def num_layers(self) -> int:
-        """Layers of all stacks of a zipformer2."""
+        """Layers of all stacks of a zipformer2 that streams."""
         return sum(self.encoder["num_encoder_layers"])
 
     @property
@@ -221,7 +221,7 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         Context(**context)
     except ValueError as error:
         raise UserError(f"{path}: 'context' is {context}: {error}") from None
-    _check_encoder(manifest.get("encoder", {"type": FIRST_TYPE}), path)
+    _check_encoder(manifest.get("encoder", {"type": FIRST_TYPE}), Context(**context), path)
     digests: Mapping[str, Any] = manifest["files"]
     int8 = any(graph_name(graph, int8=True) in digests for graph in GRAPHS)
     kinds = [False, True] if int8 else [False]
@@ -233,14 +233,14 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
             raise UserError(f"{path}: 'files' names '{name}', which is not a file of the bundle")
 
 
-def _check_encoder(encoder: Any, path: Path) -> None:
+def _check_encoder(encoder: Any, context: Context, path: Path) -> None:
     """
     Raises:
-        UserError: not of a type that is exported, or a zipformer2 without the numbers of its stacks.
+        UserError: not of a type that is exported, or a streaming zipformer2 without numbers of its stacks.
     """
     if not isinstance(encoder, Mapping) or encoder.get("type") not in ENCODERS:
         raise UserError(f"{path}: 'encoder' is {encoder!r:.60}; expected a type of {' or '.join(ENCODERS)}")
-    if encoder["type"] == FIRST_TYPE:
+    if encoder["type"] == FIRST_TYPE or context.is_full:
         return
     for name in _STACKS:
         values = encoder.get(name)

@@ -33,6 +33,7 @@ def write_card(path: Path, system: Bundle, content: Content) -> None:
     facts, parity = content.facts, content.parity
     checkpoint, way = facts["checkpoint"], "whole-utterance" if system.context.is_full else "streaming"
     kind = system.model.encoder.config.type
+    unit = "utterances" if system.context.is_full else "chunks"
     features = ", normalized in the graph" if kind == FIRST_TYPE else ""
     lines = [
         *(front_matter(facts) if facts["hub_layout"] else []),
@@ -60,7 +61,7 @@ def write_card(path: Path, system: Bundle, content: Content) -> None:
         *_limit_lines(facts, parity),
         "## Exactness",
         "",
-        *(_parity_line(kind, measured) for kind, measured in parity.items()),
+        *(_parity_line(kind, measured, unit) for kind, measured in parity.items()),
         "",
         *_usage_lines(parity, kind, system.context),
         *_extra_lines(content.extras),
@@ -175,12 +176,12 @@ def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]
     return ["## Reproduce", "", heading, "", "```bash", *map(shlex.join, commands), "```", ""]
 
 
-def _parity_line(kind: str, measured: Parity) -> str:
+def _parity_line(kind: str, measured: Parity, unit: str) -> str:
     names = ("encoder", "decoder", "joiner", "encoder_relative")
     encoder, decoder, joiner, relative = (f"{getattr(measured, name):.2g}" for name in names)
     limit = f" (allowed: {TOLERANCE:g})" if kind == "float32" else ""
     return (
-        f"- {kind}: largest difference from PyTorch over {measured.chunks} chunks: encoder {encoder}, "
+        f"- {kind}: largest difference from PyTorch over {measured.chunks} {unit}: encoder {encoder}, "
         f"decoder {decoder}, joiner {joiner}{limit}; encoder, relative: {relative}"
     )
 

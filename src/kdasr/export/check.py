@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.data.features import SAMPLE_RATE, num_feature_frames
+from kdasr.data.features import FRAME_SHIFT_SAMPLES, SAMPLE_RATE, num_feature_frames
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.hypothesis import NBest
 from kdasr.evaluation.wer import ErrorCounts, word_errors
@@ -19,6 +19,7 @@ from kdasr.export.client import ClientPiece, Samples, Segment, SherpaClient, She
 from kdasr.export.offline import SHORTEST
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.features import whole_features
 from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
@@ -174,10 +175,9 @@ def _compare_offline(
     """Whole utterances, with the silence behind them that our recognizer adds."""
     comparison = Comparison(f"greedy search, whole utterances, {batch_size} in a batch")
     recognizer = StreamingRecognizer(ours)
-    tail_N = np.zeros(round(recognizer.tail_seconds * SAMPLE_RATE), dtype=np.float32)
     heard = [spoken for spoken in utterances if num_feature_frames(len(spoken.samples_N)) >= SHORTEST]
     for group in _groups(heard, batch_size):
-        waves = [np.concatenate([spoken.samples_N, tail_N]) for spoken in group]
+        waves = [_with_silence(recognizer, spoken.samples_N) for spoken in group]
         theirs = client.decode_together(waves)
         results = recognize_offline(recognizer, [spoken.samples_N for spoken in group])
         for spoken, wave_N, pieces, result in zip(group, waves, theirs, results, strict=True):
@@ -187,6 +187,16 @@ def _compare_offline(
             own = [ClientPiece(token.piece, token.frame) for token in result.tokens]
             comparison.add([spoken], [Segment(pieces, 1)], [Segment(own, 1)])
     return comparison
+
+
+def _with_silence(recognizer: StreamingRecognizer, samples_N: Samples) -> Samples:
+    """A recording and as many zero samples as make the feature frames that our recognizer makes of it.
+
+    Under a full context every frame sees all of them, so one more or less changes the whole.
+    """
+    features_TF = whole_features(SAMPLE_RATE, samples_N, recognizer.geometry, recognizer.tail_seconds)
+    missing = len(features_TF) - num_feature_frames(len(samples_N))
+    return np.concatenate([samples_N, np.zeros(missing * FRAME_SHIFT_SAMPLES, dtype=np.float32)])
 
 
 class _Greedy:

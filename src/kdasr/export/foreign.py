@@ -1,4 +1,4 @@
-"""Folders for sherpa-onnx that another toolkit exported: icefall's streaming Zipformer2 transducers.
+"""Folders for sherpa-onnx that another toolkit exported: icefall's Zipformer2 transducers.
 
 They have no manifest. What a recognizer has to know is in the metadata of the encoder's graph; the names of
 the files say how the model was trained, so any are taken: `encoder*.onnx`, `decoder*.onnx`, `joiner*.onnx`
@@ -7,6 +7,7 @@ with the same ending, and `*.int8.onnx` beside them.
 
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kdasr.common.errors import UserError
 from kdasr.export.bundle import FORMAT, GRAPHS, MANIFEST, TOKENS, BundleFolder, graph_name, open_bundle
 from kdasr.export.onnx_graph import OnnxGraph
 from kdasr.models.encoders.zipformer2.config import INNER_STRIDE, OUTPUT_FACTOR
+from kdasr.nn.context import Context
 
 MODEL_TYPE = "zipformer2"
 _ENCODER = re.compile(r"encoder(?P<ending>.*?)(?P<int8>\.int8)?\.onnx")
@@ -33,7 +35,7 @@ def open_exported(folder: Path | str) -> BundleFolder:
 
     Raises:
         UserError: see `open_bundle`; also a folder of several models, one that lacks a graph, or a model of
-            another type than a streaming zipformer2.
+            another type than a zipformer2.
     """
     folder = Path(folder)
     endings = _endings(folder)
@@ -85,19 +87,20 @@ def _graphs(folder: Path, ending: str) -> dict[str, str]:
 
 
 def _facts(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    """Context and stacks of an encoder.
+    """Context and, of one that streams, stacks of an encoder.
 
     Raises:
         UserError: metadata of another type of model, or none.
     """
     found = metadata.get("model_type", "none")
-    if found != MODEL_TYPE or "decode_chunk_len" not in metadata:
-        kind = f"'{found}'" if "decode_chunk_len" in metadata else f"'{found}', not streaming"
-        raise UserError(f"{path}: model type {kind}; without a {MANIFEST} only a streaming zipformer2 is run")
+    if found != MODEL_TYPE:
+        raise UserError(f"{path}: model type '{found}'; without a {MANIFEST} only a {MODEL_TYPE} is run")
     if "feature" in metadata:
         raise UserError(
             f"{path}: takes {metadata['feature']} features; kdasr computes log-mel energies of Kaldi"
         )
+    if "decode_chunk_len" not in metadata:  # for whole utterances
+        return {"context": asdict(Context.full()), "encoder": {"type": MODEL_TYPE}}
     try:
         chunk = int(metadata["decode_chunk_len"])
         layers, lefts = (

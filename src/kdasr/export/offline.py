@@ -43,7 +43,10 @@ class OfflineGraph(nn.Module):
         super().__init__()
         encoder = model.encoder
         if isinstance(encoder, Zipformer2Encoder) and encoder.config.causal:
-            raise UserError("a causal zipformer2 is exported under chunks: give it a chunked context")
+            raise UserError(
+                "a causal zipformer2 has no graph for whole utterances: export it under chunks, such as "
+                "--context left=32,chunk=8"
+            )
         assert isinstance(encoder, ConformerEncoder | Zipformer2Encoder)
         self.kind = encoder.config.type
         self.encoder = with_products(deepcopy(encoder).eval())

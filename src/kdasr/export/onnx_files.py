@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +100,21 @@ def _write(graph: nn.Module, signature: _Signature, metadata: dict[str, Any], pa
 
 
 def _write_offline(graph: OfflineGraph, num_features: int, path: Path) -> None:
-    # TorchScript's exporter: it writes sizes down as the operations that they are. torch.export's has to prove
-    # them equal, and does not succeed with several roundings of a length; where it fails,
-    # `torch.onnx.export` goes on to write a graph of the example's length.
-    written = BytesIO()
+    # TorchScript's exporter: it writes sizes down as the operations that they are. torch.export's has to
+    # prove them equal, and cannot after several roundings of a length; `torch.onnx.export` then writes a
+    # graph of the example's length instead.
     with torch.no_grad(), _quiet():
         torch.onnx.export(
             graph.eval(),
             graph.example(2, num_features),
-            written,
+            path,
             dynamo=False,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_axes={**graph.inputs, **graph.outputs},
             opset_version=OPSET,
         )
-    _save(onnx.load_from_string(written.getvalue()), graph.metadata, path)
+    _save(onnx.load(path), graph.metadata, path)
 
 
 def _save(model: Any, metadata: dict[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 # Shapes: B streams, N samples, T feature frames, F features, C encoder frames of a chunk, X encoder frames of
 # all chunks, J joiner width, K pieces of context, V pieces.
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ TOLERANCE = 1e-4
 INT8_TOLERANCE = 0.25
 """Largest relative difference (of norms) of an int8 output: beyond it, quantization has failed outright."""
 _STREAMS = 3
-_UTTERANCES = (37, 101, 64)
-"""Encoded frames of whole utterances."""
+_BATCHES = ((37, 101, 64), (1,), (6, 5), (230,))
+"""Encoded frames of whole utterances, batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,27 @@ def measure_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
 
 
 def _offline_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
-    """Compare utterances of different lengths in one batch, each of them counted as a chunk."""
+    """Compare batches of utterances of different lengths, each utterance counted as a chunk."""
+    outputs = [_encoded_batch(model, graphs, lengths) for lengths in _BATCHES]
+    expected_XJ, encoded_XJ = (torch.cat(own_outputs) for own_outputs in zip(*outputs, strict=True))
+    decoder, joiner = _search_parity(model, graphs, expected_XJ)
+    return Parity(
+        chunks=sum(map(len, _BATCHES)),
+        encoder=_largest(encoded_XJ, expected_XJ),
+        decoder=decoder,
+        joiner=joiner,
+        encoder_relative=float((encoded_XJ - expected_XJ).norm() / expected_XJ.norm()),
+    )
+
+
+def _encoded_batch(
+    model: Transducer, graphs: OnnxTransducer, lengths: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Valid frames (X, J) of a batch of utterances of these lengths, of the model and of the graphs."""
     context, geometry = Context(left=0, chunk=1), model.geometry
     features = [
         torch.from_numpy(whole_features(SAMPLE_RATE, _noise(seed, context, geometry, length), geometry))
-        for seed, length in enumerate(_UTTERANCES)
+        for seed, length in enumerate(lengths)
     ]
     lens_B = torch.tensor([len(features_TF) for features_TF in features])
     features_BTF = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
@@ -107,15 +124,7 @@ def _offline_parity(model: Transducer, graphs: OnnxTransducer) -> Parity:
         projected_BTJ = each.joiner.project_encoder(encoded.encoded_BTD)
         frames = [row[:length] for row, length in zip(projected_BTJ, encoded.lens_B.tolist(), strict=True)]
         outputs.append(torch.cat(frames))
-    encoded_XJ, expected_XJ = outputs[1], outputs[0]
-    decoder, joiner = _search_parity(model, graphs, expected_XJ)
-    return Parity(
-        chunks=len(features),
-        encoder=_largest(encoded_XJ, expected_XJ),
-        decoder=decoder,
-        joiner=joiner,
-        encoder_relative=float((encoded_XJ - expected_XJ).norm() / expected_XJ.norm()),
-    )
+    return outputs[0], outputs[1]
 
 
 def _search_parity(model: Transducer, graphs: OnnxTransducer, encoded_XJ: Tensor) -> tuple[float, float]:

@@ -33,6 +33,7 @@ from kdasr.export.onnx_graph import OnnxGraph
 from kdasr.export.zipformer2 import state_tensors
 from kdasr.models.encoders.base import EncoderOutput, Geometry, StepOutput
 from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR
+from kdasr.models.encoders.zipformer2.encoder import SILENCE
 from kdasr.models.predictor import start_context
 from kdasr.nn.context import Context
 
@@ -111,8 +112,10 @@ class OnnxTransducer:
             raise UserError("an exported bundle recognizes streams, not whole recordings: --mode streaming")
         if not context.is_full:
             raise UserError(f"context '{context}': this bundle was exported for whole utterances")
-        padding = SHORTEST - features_BTF.shape[1]
-        features_BTF = functional.pad(features_BTF, (0, 0, 0, max(0, padding)), value=LOWEST_LOG_ENERGY)
+        features_BTF = functional.pad(features_BTF, (0, 0, 0, max(0, SHORTEST - features_BTF.shape[1])))
+        # Another toolkit's graph sees some of what lies behind an utterance.
+        beyond_BT = torch.arange(features_BTF.shape[1]) >= feature_lens_B[:, None]
+        features_BTF = features_BTF.masked_fill(beyond_BT[:, :, None], SILENCE)
         encoded_BTJ, lens_B = self._whole(features_BTF, feature_lens_B)
         return EncoderOutput(encoded_BTJ, lens_B, [])
 
@@ -279,9 +282,9 @@ class PieceTable:
 
 
 def load_exported(folder: Path | str, *, int8: bool = False, threads: int = 1) -> Bundle:
-    """An exported student in the place of a trained system: for `StreamingRecognizer`, under its own context.
+    """An exported system in the place of a trained system: for `StreamingRecognizer`, under its own context.
 
-    A folder that `kdasr export` wrote, or one of icefall's streaming Zipformer2 for sherpa-onnx.
+    A folder that `kdasr export` wrote, or one of icefall's Zipformer2 for sherpa-onnx.
 
     Raises as `OnnxTransducer.load` does.
     """

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -103,15 +103,16 @@ def import_icefall(options: ImportOptions) -> Imported:
     given = {**checkpoint.options, **options.options}
     config = transducer_config(weights, given, source)
     tokenizer = _tokenizer(options.tokens, config.vocab_size, source)
-    state, unused, missing = converted(weights, config, source)
     assert isinstance(config.encoder, Zipformer2Config)
-    if options.causal and not config.encoder.causal:
+    becomes_causal = options.causal and not config.encoder.causal
+    context = options.context or (STREAMING if options.causal or config.encoder.causal else Context.full())
+    replace(config.encoder, causal=options.causal or config.encoder.causal).check_context(context)
+    state, unused, missing = converted(weights, config, source)
+    if becomes_causal:
         state = causal_weights(state)
         config.encoder.causal = True
     model = build_transducer(config)
     load_weights(model, state, source)
-    context = options.context or (STREAMING if config.encoder.causal else Context.full())
-    config.encoder.check_context(context)
     steps = checkpoint.options.get("batch_idx_train")
     payload = {
         "model_config": config_to_dict(config),
