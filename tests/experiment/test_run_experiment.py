@@ -194,9 +194,9 @@ def test_a_student_that_has_passed_its_teacher_learns_alone(
     payload["model"]["joiner.output.bias"][begin] = 50.0  # a word in every frame: many insertions
     save_checkpoint(find_checkpoint(talker), payload)
     alone = ["stages.0.loss_weights={ctc: 1.0}", "stages.1.loss_weights={rnnt: 1.0}"]
-    runs = {"passed": [], "alone": alone, "always": ["objective.follow=always"]}
+    runs = {"passed": [], "own": alone, "always": ["objective.follow=always"]}
     for name, changes in runs.items():
-        changes = [f"objective.teacher={talker}", *changes] if name != "alone" else changes
+        changes = [f"objective.teacher={talker}", *changes] if name != "own" else changes
         options = [item for change in changes for item in ("--override", change)]
         calls = [("--until-stage", "hidden"), ()] if name == "passed" else [()]
         for until in calls:
@@ -207,9 +207,7 @@ def test_a_student_that_has_passed_its_teacher_learns_alone(
     assert progress["alone_since"] == 0 and progress["teacher_score"] > 100
     assert (recipe.parent / "passed" / "train.log").read_text().count("has passed its teacher") == 1
     same = {
-        name: [
-            torch.equal(values, ends[name]["model"][key]) for key, values in ends["alone"]["model"].items()
-        ]
+        name: [torch.equal(values, ends[name]["model"][key]) for key, values in ends["own"]["model"].items()]
         for name in ("passed", "always")
     }
     assert all(same["passed"]) and not all(same["always"])

@@ -360,8 +360,9 @@ def test_a_context_may_be_chosen_for_an_export(student, tmp_path: Path) -> None:
     assert open_bundle(tmp_path / "out").context == chosen != student.system.context
     again = CliRunner().invoke(command, [*arguments, "--context", "left=4,chunk=2,right=1"])
     assert "already exported" in again.output
-    whole = CliRunner().invoke(command, [*arguments, "--context", "full"])
-    assert isinstance(whole.exception, UserError) and "full context" in str(whole.exception)
+    whole = tmp_path / "whole"
+    result = CliRunner().invoke(command, [str(student.folder), "--out", str(whole), "--context", "full"])
+    assert result.exit_code == 0 and open_bundle(whole).context == Context.full()
 
 
 def test_the_calibration_goes_with_the_bundle(copy: Path, student) -> None:

@@ -41,10 +41,10 @@ systems:
     objective: {output: {rule: confidence, exponent: 0.3, granularity: utterance}}
   reverse:
     <<: *two-stage
-    objective: {output: {direction: reverse}}
+    objective: {output: {direction: reverse, classes: full}}
   symmetric:
     <<: *two-stage
-    objective: {output: {direction: symmetric, node_weights: uniform}}
+    objective: {output: {direction: symmetric, classes: full, node_weights: uniform}}
   collapsed:
     <<: *two-stage
     objective: {output: {classes: collapsed}}

@@ -148,6 +148,22 @@ def test_stored_features_that_cannot_be_read_are_named(cuts: CutSet, tokenizer: 
     assert np.isfinite(next(iter(valid_batches(cuts, tokenizer, DataConfig()))).features_BTF).all()
 
 
+def test_a_fault_that_passes_costs_nothing(
+    cuts: CutSet, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, make = next(loader(cuts, tokenizer, 0)), BatchMaker.__getitem__
+    faults = [OSError("the network is down")]
+
+    def fails_once(self: BatchMaker, plan: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return make(self, plan)
+
+    monkeypatch.setattr(BatchMaker, "__getitem__", fails_once)
+    found = next(loader(cuts, tokenizer, 0))
+    assert found.ids == expected.ids and torch.equal(found.features_BTF, expected.features_BTF)
+
+
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_audio_that_cannot_be_read_costs_its_utterance(

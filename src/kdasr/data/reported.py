@@ -54,14 +54,14 @@ class Reported(Dataset[Any]):
         self._maker = maker
 
     def __getitem__(self, plan: BatchPlan) -> Made | Failure:
-        bad: tuple[BadUtterance, ...] = ()
         try:
             try:
                 return Made(self._maker[plan])
             except Exception as error:  # every backend of audio and of storage raises its own kind
-                bad = _unreadable(plan) if _may_be_bad(error) else ()
-                if not bad:
+                if not _may_be_bad(error):
                     raise
+                # If each can be read now, the fault may have passed: the same batch once more.
+                bad = _unreadable(plan)
                 rest = without(plan.cuts, {utterance.id for utterance in bad})
                 return Made(self._maker[plan._replace(cuts=rest)] if len(rest) else None, bad)
         except Exception as error:

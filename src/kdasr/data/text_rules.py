@@ -66,7 +66,7 @@ def as_it_is(text: str) -> str:
 @register_rule("upper")
 def upper(text: str) -> str:
     """Capitals, by the rules of Unicode: `Straße` becomes `STRASSE`."""
-    return text.upper()
+    return unicodedata.normalize("NFC", text.upper())
 
 
 @register_rule("lower")
