@@ -10,8 +10,8 @@ import pytest
 EGS = Path(__file__).parents[2] / "egs" / "librispeech"
 STAND_IN = """#!/usr/bin/env bash
 if [[ $1 == jobs ]]; then exec {python} -m kdasr "$@"; fi
-printf '%s\\037' "$@" >>"$CALLS"
-echo >>"$CALLS"
+line=$(printf '%s\\037' "$@")
+printf '%s\\n' "$line" >>"$CALLS"  # at once: others write too
 [[ -z ${{FAILS-}} || $* != *"$FAILS"* ]]
 """
 SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
