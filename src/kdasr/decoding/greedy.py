@@ -48,7 +48,11 @@ def _predict(model: "Transducer", context_BK: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def greedy_search(
-    model: "Transducer", encoded_BTD: Tensor, lens_B: Tensor, max_symbols_per_frame: int = 1
+    model: "Transducer",
+    encoded_BTD: Tensor,
+    lens_B: Tensor,
+    max_symbols_per_frame: int = 1,
+    blank_penalty: float = 0.0,
 ) -> list[Hypothesis]:
     """The best piece at every step, for whole utterances.
 
@@ -57,12 +61,16 @@ def greedy_search(
         encoded_BTD: encoder output.
         lens_B: valid frames; frames beyond do not count.
         max_symbols_per_frame: pieces that may be emitted before time moves on.
+        blank_penalty: nats that are subtracted from the blank's logit.
 
     Returns:
         One hypothesis per utterance.
     """
     state = initial_state(model, encoded_BTD.shape[0])
-    return greedy_chunk(model, encoded_BTD, lens_B, state, max_symbols_per_frame)[0]
+    found, _ = greedy_chunk(
+        model, encoded_BTD, lens_B, state, max_symbols_per_frame, blank_penalty=blank_penalty
+    )
+    return found
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdasr.data.batch import Batch
 from kdasr.decoding.beam import beam_search
 from kdasr.decoding.expansion import BeamOptions
-from kdasr.decoding.greedy import greedy_chunk, initial_state
+from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.lattice import joint_of
 from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.models.encoders.base import EncoderOutput, Geometry
@@ -136,8 +136,7 @@ class TransducerTeacher:
         heard = encoded.encoded_BTD, encoded.lens_B
         if search.beam > 1:
             return [listed[0].tokens for listed in beam_search(self.model, *heard, search)]
-        state = initial_state(self.model, len(batch))
-        found, _ = greedy_chunk(self.model, *heard, state, blank_penalty=search.blank_penalty)
+        found = greedy_search(self.model, *heard, blank_penalty=search.blank_penalty)
         return [hypothesis.tokens for hypothesis in found]
 
     def _encoded(self, batch: Batch) -> EncoderOutput:

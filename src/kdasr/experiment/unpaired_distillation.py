@@ -26,9 +26,9 @@ from kdasr.self_training.hypotheses import (
     Hypotheses,
     TranscriptSearch,
     UnpairedDistillation,
-    hypothesis_search,
     load_texts,
 )
+from kdasr.self_training.labels import label_search
 from kdasr.training.system import System
 
 logger = get_logger(__name__)
@@ -63,7 +63,7 @@ def with_distillation(
     """
     options = config.unpaired
     teacher = _transcriber(config, objective)
-    hypotheses = Hypotheses(teacher, hypothesis_search(options.hypothesis), system.tokenizer)
+    hypotheses = Hypotheses(teacher, label_search(options.hypothesis, "hypothesis"), system.tokenizer)
     cuts = speech.cuts
     if teacher is not None and options.hypothesis.source == ONCE:
         cuts = _searched_once(hypotheses, cuts, config, system, fabric)

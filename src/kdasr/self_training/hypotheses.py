@@ -22,7 +22,7 @@ from kdasr.data.batch import Batch
 from kdasr.data.text_normalization import split_words
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.distillation.objective import Objective
-from kdasr.distillation.objective_config import HypothesisConfig, UnpairedConfig
+from kdasr.distillation.objective_config import UnpairedConfig
 from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective
 from kdasr.distillation.teacher import Transcriber
 from kdasr.distillation.terms.base import Need, needing
@@ -91,18 +91,6 @@ def with_pieces(batch: Batch, pieces: Sequence[Sequence[int]]) -> Batch:
         token_lens_B=torch.tensor([len(row) for row in rows], dtype=torch.int64),
         word_times_BS2=None,
     )
-
-
-def hypothesis_search(config: HypothesisConfig) -> BeamOptions:
-    """How the teacher searches.
-
-    Raises:
-        UserError: a beam or a penalty out of range.
-    """
-    try:
-        return BeamOptions(beam=config.beam, blank_penalty=config.blank_penalty)
-    except UserError as error:
-        raise UserError(f"unpaired.hypothesis.{error}") from None
 
 
 class UnpairedDistillation(StepObjective):

@@ -23,7 +23,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranges import check_options
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.decoding.rescoring import SentenceScorer
-from kdasr.distillation.objective_config import LabelConfig
+from kdasr.distillation.objective_config import HypothesisConfig, LabelConfig
 
 
 class Proposal(NamedTuple):
@@ -158,8 +158,8 @@ class Labeler:
         return torch.cat([part.softmax(dim=0) for part in scores_N.split(list(counts))])
 
 
-def label_search(config: LabelConfig) -> BeamOptions:
-    """How the proposals that labels are made of are searched.
+def label_search(config: LabelConfig | HypothesisConfig, section: str = "labels") -> BeamOptions:
+    """How what stands for transcripts is searched; `section`: of `unpaired`, where the options stand.
 
     Raises:
         UserError: a beam or a penalty out of range.
@@ -167,7 +167,7 @@ def label_search(config: LabelConfig) -> BeamOptions:
     try:
         return BeamOptions(beam=config.beam, blank_penalty=config.blank_penalty)
     except UserError as error:
-        raise UserError(f"unpaired.labels.{error}") from None
+        raise UserError(f"unpaired.{section}.{error}") from None
 
 
 def fits_length(num_pieces: int, num_first: int, tolerance: float | None) -> bool:
