@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable
 
 from kdasr.common.errors import UserError
+from kdasr.common.registry import Registry
 
 Rule = Callable[[str], str]
 
@@ -18,7 +19,7 @@ NONE = "none"
 """The rule that leaves text as it is."""
 APOSTROPHES = "'\u2018\u2019\u02bc\uff07"
 """What stands for one within a word: the typewriter's, both quotes, the letter, the full-width one."""
-_RULES: dict[str, Rule] = {}
+_RULES: Registry[Rule] = Registry("rule")
 
 
 def register_rule(name: str) -> Callable[[Rule], Rule]:
@@ -27,14 +28,7 @@ def register_rule(name: str) -> Callable[[Rule], Rule]:
     Raises:
         ValueError: another one has that name.
     """
-    if name in _RULES:
-        raise ValueError(f"'{name}' is the name of another rule")
-
-    def add(rule: Rule) -> Rule:
-        _RULES[name] = rule
-        return rule
-
-    return add
+    return _RULES.register(name)
 
 
 def known_rules() -> list[str]:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.common.registry import Registry
 from kdasr.data.features import SAMPLE_RATE
 
 SEPARATOR = ":"
@@ -123,7 +124,7 @@ class Labeler(Protocol):
 
 Open = Callable[[str, LabelerOptions], Labeler]
 """From the place behind the kind (`PATH` of `whisper:PATH`) to a labeler; raises UserError."""
-_KNOWN: dict[str, Open] = {}
+_KNOWN: Registry[Open] = Registry("labeler")
 
 
 def register_labeler(name: str) -> Callable[[Open], Open]:
@@ -132,14 +133,7 @@ def register_labeler(name: str) -> Callable[[Open], Open]:
     Raises:
         ValueError: another one has that name.
     """
-    if name in _KNOWN:
-        raise ValueError(f"'{name}' is the name of another labeler")
-
-    def add(open_it: Open) -> Open:
-        _KNOWN[name] = open_it
-        return open_it
-
-    return add
+    return _KNOWN.register(name)
 
 
 def unregister_labeler(name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdasr.common.errors import UserError
 from kdasr.common.lines import text_lines
+from kdasr.common.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ Reader = Callable[[Path], list[Hypothesis]]
 Raises:
     UserError: it is not in the format; names file and line.
 """
-_FORMATS: dict[str, Reader] = {}
+_FORMATS: Registry[Reader] = Registry("format")
 
 
 def register_format(name: str) -> Callable[[Reader], Reader]:
@@ -42,14 +43,7 @@ def register_format(name: str) -> Callable[[Reader], Reader]:
     Raises:
         ValueError: another one has that name.
     """
-    if name in _FORMATS:
-        raise ValueError(f"'{name}' is the name of another format")
-
-    def add(reader: Reader) -> Reader:
-        _FORMATS[name] = reader
-        return reader
-
-    return add
+    return _FORMATS.register(name)
 
 
 def known_formats() -> list[str]:
