@@ -119,12 +119,15 @@ _COLUMNS: tuple[tuple[str, Callable[[LongFormRow], str]], ...] = (
 def long_form_table(rows: Sequence[LongFormRow]) -> Table:
     """Every row for the terminal, a section per system and part."""
     onsets = " or ".join(sorted({row["onset"] for row in rows}))
+    caption = (
+        "One by one: the same utterances as streams of their own; shifted: begun anywhere in a chunk. First "
+        f"word: mean ms from its onset (by {onsets}), and the share of utterances that have it right."
+    )
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption="One by one: the same utterances as streams of their own; shifted: begun anywhere in a "
-        f"chunk. First word: mean ms from its onset (by {onsets}), and the share of utterances that have it right.",
+        caption=caption,
         caption_justify="left",
     )
     table.add_column("pause")
