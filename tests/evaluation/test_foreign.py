@@ -92,6 +92,19 @@ def test_every_format_gives_the_same_figures(tmp_path: Path, name: str) -> None:
     assert found["finalization_ms"]["mean"] == pytest.approx(-400.0)
 
 
+def test_a_system_whose_words_come_later_is_said_to_be_later(tmp_path: Path) -> None:
+    (tmp_path / "a.alignment.txt").write_text(ALIGNED)
+    early, late = tmp_path / "early.jsonl", tmp_path / "late.jsonl"
+    _kdasr(early)
+    lines = [json.loads(line) for line in early.read_text().splitlines()]
+    for token in (token for line in lines for token in line["tokens"]):
+        token["shown"] += 0.1
+    late.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for first, second, said in ((early, late, "100 ms later than"), (late, early, "100 ms earlier than")):
+        arguments = ["--format", "kdasr", str(tmp_path / "a.alignment.txt"), str(first), str(second)]
+        assert f"first word {said}" in CliRunner().invoke(command, arguments).output
+
+
 def test_a_chunk_is_waited_for() -> None:
     display = Display(chunk=0.32, look_ahead=0.1)
     assert display.shown(0.0) == pytest.approx(0.42)

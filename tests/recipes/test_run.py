@@ -160,8 +160,8 @@ def test_librispeech_path_takes_any_subset_of_parts(
         (["--stage", "two"], "two"),
         (["--corpus", "librispeech", "--parts", "test-clean"], "test-clean"),
         (
-            ["--corpus", "librispeech", "--corpus-dir", "no-such/LibriSpeech"],
-            "no-such/LibriSpeech: no such folder",
+            ["--corpus", "librispeech", "--corpus-dir", "none/LibriSpeech"],
+            "none/LibriSpeech: no such folder",
         ),
         (["--corpus", "librispeech", "--corpus-dir", "LibriSpech"], "LibriSpech: no such folder"),
         (["--corpus", "cuts"], '--cuts "train=FILE_OR_FOLDER dev=FILE_OR_FOLDER'),

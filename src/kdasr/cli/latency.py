@@ -110,9 +110,11 @@ def _report(
     for name, found in gains.items():
         gain = found.gain
         unit = f"{gain.speakers} speakers" if gain.speakers else "single utterances: too few known speakers"
+        way, sign = ("earlier", 1) if gain.estimate >= 0 else ("later", -1)
+        low, high = sorted((sign * gain.low, sign * gain.high))
         click.echo(
-            f"{name}: first word {gain.estimate:+.0f} ms earlier than {names[0]} ({gain.low:+.0f} to "
-            f"{gain.high:+.0f}), where both have it right: {gain.count} utterances"
+            f"{name}: first word {abs(gain.estimate):.0f} ms {way} than {names[0]} ({low:.0f} to "
+            f"{high:.0f}), where both have it right: {gain.count} utterances"
             + ("" if found.coverage is None else f", {100 * found.coverage:.0f} %")
             + f"; resampled: {unit}"
         )

@@ -18,7 +18,7 @@ MODEL_TYPES = ("unigram", "bpe", "char")
     required=True,
     help="Data folder from `kdasr prepare`.",
 )
-@click.option("--vocab-size", type=int, help="Pieces, the three special ones included.")
+@click.option("--vocab-size", type=click.IntRange(min=4), help="Pieces, the three special ones included.")
 @click.option(
     "--model-type",
     type=click.Choice(MODEL_TYPES),
