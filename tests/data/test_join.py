@@ -22,7 +22,7 @@ from kdasr.data.loader import TrainLoader
 from kdasr.data.pauses import background_frames, noise_under, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import times_of_pieces
-from kdasr.models.predictor import StatelessPredictor
+from kdasr.models.predictors.stateless import StatelessPredictor
 from kdasr.testing import dummy_cuts
 
 JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2, bed=0.0, jitter=0.4)

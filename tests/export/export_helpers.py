@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from kdasr.checkpoint import Bundle, load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.features import whole_features
 from kdasr.testing import tiny_config, tiny_tokenizer
@@ -114,7 +115,7 @@ def save_zipformer(folder: Path, context: Context = CONTEXT, **encoder: Any) -> 
     config = TransducerConfig(
         vocab_size=24,
         encoder=small_config(**{**_TWO_STACKS, **encoder}),
-        predictor=PredictorConfig(dim=16),
+        predictor=StatelessConfig(dim=16),
         joiner_dim=16,
     )
     with torch.random.fork_rng(devices=[]):

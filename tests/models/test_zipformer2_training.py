@@ -11,8 +11,9 @@ from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.encoders.zipformer2.encoder import Zipformer2Encoder
 from kdasr.models.encoders.zipformer2.random_parts import TimeDropout, channel_mask
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.schedule import Clock
 from kdasr.testing import dummy_batch, tiny_model
@@ -34,7 +35,7 @@ def run(model: Zipformer2Encoder, seed: int, context: Context = CONTEXT) -> torc
 def test_every_weight_learns_from_a_teacher_of_another_kind() -> None:
     """In chunks, with the losses of distillation; what is left out by chance takes no weight away."""
     config = TransducerConfig(
-        vocab_size=11, encoder=small_config(), predictor=PredictorConfig(dim=16), joiner_dim=16
+        vocab_size=11, encoder=small_config(), predictor=StatelessConfig(dim=16), joiner_dim=16
     )
     torch.manual_seed(4)
     student, batch = build_transducer(config), dummy_batch()

@@ -21,9 +21,11 @@ from kdasr.common.job_runner import Outcome, Record, RunOptions, Say
 from kdasr.experiment.student_start import student_sizes, weights_of_teacher
 from kdasr.interop.icefall import ImportOptions, import_icefall
 from kdasr.models.encoders.tiny import tiny_encoder
+from kdasr.models.predictors.lstm import LstmConfig
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear
 from kdasr.study.jobs import KDASR
@@ -158,7 +160,7 @@ def conformer(num_layers: int, seed: int, dim: int = 16) -> Transducer:
     torch.manual_seed(seed)
     encoder = tiny_encoder()
     encoder.num_layers, encoder.dim = num_layers, dim  # type: ignore[attr-defined]
-    return build_transducer(TransducerConfig(80, 24, encoder, PredictorConfig(dim=16), joiner_dim=16))
+    return build_transducer(TransducerConfig(80, 24, encoder, StatelessConfig(dim=16), joiner_dim=16))
 
 
 def test_a_student_with_fewer_layers_takes_those_at_the_same_depth() -> None:
@@ -175,6 +177,19 @@ def test_a_student_of_other_widths_takes_what_has_the_same_shape() -> None:
     found = weights_of_teacher(conformer(2, seed=2, dim=32), conformer(2, seed=1))
     assert "predictor.embedding.weight" in found and "joiner.output.weight" in found
     assert "encoder.layers.0.feed_in.expand.weight" not in found
+
+
+def test_a_student_of_a_teacher_with_a_memory_has_none_and_starts_from_the_encoder() -> None:
+    torch.manual_seed(1)
+    sizes = TransducerConfig(80, 24, tiny_encoder(), LstmConfig(dim=12), joiner_dim=16)
+    teacher = build_transducer(sizes)
+    config = student_sizes(sizes, {}, "test")
+    assert config.predictor == StatelessConfig(dim=12)
+    found = weights_of_teacher(build_transducer(config), teacher)
+    assert {name.split(".")[0] for name in found} == {"encoder", "simple_am", "ctc_head"}
+    assert sum(name.startswith("encoder.") for name in found) == len(teacher.encoder.state_dict())
+    named = student_sizes(sizes, {"predictor": {"type": "lstm", "num_layers": 2}}, "test")
+    assert named.predictor == LstmConfig(dim=320, num_layers=2)
 
 
 def test_a_zipformer_student_of_a_zipformer_starts_as_the_teacher(teacher: Path) -> None:

@@ -38,7 +38,7 @@ class Batch:
     they are not known. None: not asked for."""
     history_BH: Tensor | None = None
     """The last pieces before each utterance, oldest first, int64: what the predictor starts after. As at the
-    start of every stream (`StatelessPredictor.start_context`) where there are none; None: there are none."""
+    start of every stream (`Predictor.start_state`) where there are none; None: there are none."""
     teacher_features_BTF: Tensor | None = None
     """What a teacher hears where that is something else: as `features_BTF`, without what makes the student's
     task harder. None: the same. Of a batch in two copies (`REMASKED`): the second one."""

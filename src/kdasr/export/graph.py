@@ -22,6 +22,7 @@ from torch.nn import functional
 from kdasr.common.errors import UserError
 from kdasr.export.layers import Affine, FrontEndGraph, LayerGraph, rotate_halves
 from kdasr.models.encoders.conformer import ConformerEncoder, ConformerLayer
+from kdasr.models.predictors.stateless import StatelessPredictor
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.rotary import rotary_tables
@@ -188,6 +189,7 @@ class PredictorGraph(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
         predictor = model.predictor
+        assert isinstance(predictor, StatelessPredictor), "no other has an export"
         self.context_size = predictor.context_size
         # A row of zeros in front: what id -1, which stands before the first piece, embeds to.
         table_VD = functional.pad(predictor.embedding.weight.detach(), (0, 0, 1, 0))

@@ -158,7 +158,7 @@ def converted(
     frames = torch.tensor(int(TRAINED_BATCHES * BATCH_SECONDS * 100))
     state["encoder.trained_frames"] = frames
     state["predictor.combine.weight"] = dense_convolution(weights["decoder.conv.weight"])
-    state["predictor.combine.bias"] = torch.zeros(config.predictor.dim)
+    state["predictor.combine.bias"] = torch.zeros(config.predictor.output_dim)
     missing = []
     for ours, theirs in _TRAINING_HEADS.items():
         if theirs in weights:

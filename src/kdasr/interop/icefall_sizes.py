@@ -12,7 +12,8 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import NUM_MEL_BINS
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
 from kdasr.models.encoders.zipformer2.front_end import num_features_left
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.predictors.stateless import StatelessConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 
 USUAL_QUERY_DIM = 32
 """Of a head, in all published models; with it the number of heads follows from the weights."""
@@ -54,7 +55,7 @@ def transducer_config(weights: Weights, options: Mapping[str, Any], source: str)
         num_features=_num_features(weights, source),
         vocab_size=vocab_size,
         encoder=config,
-        predictor=PredictorConfig(dim=predictor_dim, context_size=weights["decoder.conv.weight"].shape[2]),
+        predictor=StatelessConfig(dim=predictor_dim, context_size=weights["decoder.conv.weight"].shape[2]),
         joiner_dim=weights["joiner.output_linear.weight"].shape[1],
     )
 
