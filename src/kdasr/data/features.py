@@ -1,4 +1,5 @@
-"""Log-mel features: one definition for training, offline decoding and the stored copies."""
+"""Log-mel features: one definition for training, offline decoding and the stored copies, and another one
+for teachers of NeMo."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
-from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
+from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS, KALDI, NEMO
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
+from kdasr.data.nemo_log_mel import nemo_log_mel
 
 # Shapes: N samples, C channels, T feature frames (10 ms), F mel bins.
 
@@ -64,13 +66,16 @@ def num_feature_frames(num_samples: int) -> int:
     return (num_samples + FRAME_SHIFT_SAMPLES // 2) // FRAME_SHIFT_SAMPLES
 
 
-def compute_features(samples_N: Tensor) -> Tensor:
-    """Raw log-mel energies (T, 80), float32, of float samples in [-1, 1] at 16 kHz.
+def compute_features(samples_N: Tensor, kind: str = KALDI) -> Tensor:
+    """Raw log-mel energies (T, 80), float32, of float samples in [-1, 1] at 16 kHz; `kind`: of
+    `feature_frames.KINDS`.
 
     Audio shorter than half a frame shift has no frames. Each utterance is computed by itself: in a
     padded batch the reflected last frame would depend on the neighbors' lengths.
     """
     samples_N = samples_N.to(torch.float32).reshape(-1)
+    if kind == NEMO:
+        return nemo_log_mel(samples_N)
     num_frames = num_feature_frames(samples_N.numel())
     if num_frames == 0:
         return torch.zeros(0, NUM_MEL_BINS)

@@ -1,6 +1,7 @@
 """What can teach: a protocol, and a frozen transducer."""
 
-# Shapes: B utterances, T the teacher's frames, S pieces, D width, N lattice nodes, V classes.
+# Shapes: B utterances, T the teacher's frames, F frames of all, S pieces, D width, N lattice nodes,
+# V classes.
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.lattice import joint_of
 from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.models.encoders.base import EncoderOutput, Geometry
+from kdasr.models.joiner import TANH, Joiner
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
@@ -149,4 +151,23 @@ class TransducerTeacher:
     def _nodes(self, encoded_BTD: Tensor, batch: Batch) -> NodeLogits:
         """The joiner and its inputs, projected."""
         predicted_BSD = self.model.predictor(batch.tokens_BS, batch.history_BH)
-        return joint_of(self.model, encoded_BTD, predicted_BSD)
+        joiner = self.model.joiner
+        if joiner.activation == TANH:
+            return joint_of(self.model, encoded_BTD, predicted_BSD)
+        am_FD, lm_SD = joiner.project_encoder(encoded_BTD), joiner.project_predictor(predicted_BSD)
+        return JoinerNodes(joiner, am_FD.flatten(0, 1), lm_SD.flatten(0, 1))
+
+
+class JoinerNodes(NamedTuple):
+    """Logits at nodes of any joiner; a `NodeLogits`."""
+
+    joiner: Joiner
+    am_FD: Tensor
+    """Projected frames of all utterances."""
+    lm_SD: Tensor
+    """Projected predictions of all utterances."""
+
+    @torch.no_grad()
+    def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
+        """See `NodeLogits`."""
+        return self.joiner(self.am_FD[frames_N], self.lm_SD[states_N]).float()

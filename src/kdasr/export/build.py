@@ -33,6 +33,7 @@ from kdasr.export.publication import WAVS, Publication, write_extras
 from kdasr.export.runtime import OnnxTransducer
 from kdasr.export.zipformer2 import Zipformer2Graph, check_exported_context
 from kdasr.models.encoders.conformer import ConformerEncoder
+from kdasr.models.joiner import TANH
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
@@ -144,6 +145,10 @@ def _write_files(system: Bundle, folder: Path, int8: bool, publication: Publicat
 
 
 def _check_predictor(config: TransducerConfig, who: str) -> None:
+    if config.joiner_activation != TANH:
+        raise UserError(
+            f"{who} model.joiner_activation {config.joiner_activation}; sherpa-onnx's contract has {TANH}"
+        )
     if config.predictor.type != "stateless":
         raise UserError(
             f"{who} a predictor of type '{config.predictor.type}'; sherpa-onnx's contract has a stateless one"

@@ -15,11 +15,12 @@ from math import ceil
 
 import kaldi_native_fbank as knf
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from kdasr.common.errors import UserError
-from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
-from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
+from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS, KALDI
+from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE, compute_features
 from kdasr.data.signal_check import SignalMeter
 from kdasr.models.encoders.base import Geometry
 from kdasr.recognition.audio import check_rate, check_samples
@@ -147,11 +148,59 @@ class OnlineFeatures:
             self._meter.add(samples)
 
 
+class BufferedFeatures(OnlineFeatures):
+    """The same for encoders whose features are of another kind: they are computed at the end of the input."""
+
+    def __init__(self, geometry: Geometry, meter: SignalMeter | None = None) -> None:
+        super().__init__(geometry, meter=meter)
+        self._packets: list[NDArray[np.float32]] = []
+        self._features_TF = np.zeros((0, NUM_MEL_BINS), dtype=np.float32)
+
+    @property
+    def num_ready(self) -> int:
+        """Feature frames: none before the end."""
+        return len(self._features_TF)
+
+    def finish(self) -> None:
+        """End the input. Nothing is appended to it."""
+        if self._resampler:
+            self._append(self._resampler.flush())
+        if self._packets:
+            samples_N = torch.from_numpy(np.concatenate(self._packets))
+            self._features_TF = compute_features(samples_N, self._geometry.features).numpy()
+        self._packets = []
+        self.total_encoder_frames = self._geometry.num_frames(self.num_ready)
+
+    def copy_window(self, out_TF: NDArray[np.float32], start: int, end: int) -> int:
+        """See `OnlineFeatures.copy_window`."""
+        window_TF = self._features_TF[start:end]
+        out_TF[: len(window_TF)] = window_TF
+        return len(window_TF)
+
+    def discard(self, before: int) -> None:
+        """Nothing: there is no stream that goes on."""
+
+    def _append(self, samples: NDArray[np.float32]) -> None:
+        self._packets.append(np.array(samples, dtype=np.float32))
+        self.num_samples += len(samples)
+        if self._meter is not None:
+            self._meter.add(samples)
+
+
+def features_for(
+    geometry: Geometry, tail_seconds: float = 0.0, meter: SignalMeter | None = None
+) -> OnlineFeatures:
+    """The features of a stream, of the kind that the encoder hears."""
+    if geometry.features == KALDI:
+        return OnlineFeatures(geometry, tail_seconds, meter)
+    return BufferedFeatures(geometry, meter)
+
+
 def whole_features(
     sample_rate: int, samples: ArrayLike, geometry: Geometry, tail_seconds: float = 0.0
 ) -> NDArray[np.float32]:
     """Features of a whole signal with the silence at its end, (T, F): what a stream of it would have seen."""
-    features = OnlineFeatures(geometry, tail_seconds)
+    features = features_for(geometry, tail_seconds)
     features.accept(sample_rate, samples)
     features.finish()
     if not features.total_encoder_frames:

@@ -41,6 +41,7 @@ class Transducer(nn.Module):
         self.encoder = config.encoder.build(config.num_features)
         self.predictor = config.predictor.build(config.vocab_size)
         self.joiner = Joiner(encoder_dim, predictor_dim, config.joiner_dim, config.vocab_size)
+        self.joiner.activation = config.joiner_activation
         self.simple_am = Linear(encoder_dim, config.vocab_size)
         self.simple_lm = Linear(predictor_dim, config.vocab_size)
         self.ctc_head = Linear(encoder_dim, config.vocab_size)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import LARGEST_SIZE, between
+from kdasr.common.ranges import LARGEST_SIZE, OneOf, between
 from kdasr.models.encoders.base import EncoderConfig, Geometry
+from kdasr.models.joiner import ACTIVATIONS, TANH
 from kdasr.models.predictors.base import PredictorConfig
 
 
@@ -22,6 +23,8 @@ class TransducerConfig:
     """Its `type` says which predictor; each has options of its own."""
     joiner_dim: Annotated[int, between(1, LARGEST_SIZE)] = 128
     """Width in which encoder and predictor are added."""
+    joiner_activation: Annotated[str, OneOf(*ACTIVATIONS)] = TANH
+    """After that sum. `relu` is for teachers of NeMo; what trains has `tanh`."""
 
     @property
     def geometry(self) -> Geometry:
