@@ -22,7 +22,7 @@ from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
-from kdasr.data.nemo_log_mel import nemo_log_mel
+from kdasr.data.nemo_log_mel import LOG_GUARD, nemo_log_mel
 
 # Shapes: N samples, C channels, T feature frames (10 ms), F mel bins.
 
@@ -39,6 +39,11 @@ _WHOLE = 1e-3
 """Seconds by which the duration of a cut of a whole recording may differ: Lhotse reads all of it then."""
 LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
 """Log energy of digital silence: Kaldi's features have this floor, and so have ours."""
+
+
+def lowest_log_energy(kind: str = KALDI) -> float:
+    """Log energy of digital silence in features of a kind."""
+    return math.log(LOG_GUARD) if kind == NEMO else LOWEST_LOG_ENERGY
 
 
 @cache

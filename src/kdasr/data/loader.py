@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kdasr.common.errors import UserError
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.logging import get_logger
 from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
@@ -75,13 +76,15 @@ class TrainLoader:
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
         teacher_features: str = MASKED,
+        teacher_kind: str = KALDI,
         pin_memory: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`, or `REMASKED`. `pin_memory`: batches lie in page-locked memory, for a GPU.
+        `TEACHER_FEATURES`, or `REMASKED`. `teacher_kind`: of the features that it hears. `pin_memory`:
+        batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -117,6 +120,7 @@ class TrainLoader:
             seed=(seed,),
             word_times=word_times,
             teacher_features=teacher_features,
+            teacher_kind=teacher_kind,
         )
         self._dataset = PlannedBatches(self._table.reader, Reported(maker))
 

@@ -10,6 +10,7 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 from torch.utils.data import DataLoader
 
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import Batch
@@ -30,13 +31,19 @@ class ValidBatches:
     """
 
     def __init__(
-        self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+        self,
+        cuts: CutSet,
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        num_frames: NumFrames = every_frame,
+        teacher_kind: str = KALDI,
     ) -> None:
         # The checkpoint is chosen by all of them, however long.
         cuts, _ = report_unusable(cuts, tokenizer, config, num_frames, for_training=False)
         stored = all(cut.has_features for cut in cuts)
         self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
-        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
+        strategy = StoredFeatures() if stored else on_the_fly(None)
+        self._dataset = Reported(BatchMaker(strategy, tokenizer, teacher_kind=teacher_kind))
         self._num_workers = config.num_workers
         self._left_out: Container[int] = ()
         self._plans = [
@@ -81,10 +88,14 @@ class ValidBatches:
 
 
 def valid_batches(
-    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+    cuts: CutSet,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    num_frames: NumFrames = every_frame,
+    teacher_kind: str = KALDI,
 ) -> ValidBatches:
-    """See `ValidBatches`."""
-    return ValidBatches(cuts, tokenizer, config, num_frames)
+    """See `ValidBatches`; `teacher_kind`: of the features that a teacher hears."""
+    return ValidBatches(cuts, tokenizer, config, num_frames, teacher_kind)
 
 
 def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:

@@ -52,7 +52,7 @@ def greedy_search(
     model: "Transducer",
     encoded_BTD: Tensor,
     lens_B: Tensor,
-    max_symbols_per_frame: int = 1,
+    max_symbols_per_frame: int | None = None,
     blank_penalty: float = 0.0,
 ) -> list[Hypothesis]:
     """The best piece at every step, for whole utterances.
@@ -61,7 +61,8 @@ def greedy_search(
         model: anything with a `predictor` and a `joiner` as those of `Transducer`.
         encoded_BTD: encoder output.
         lens_B: valid frames; frames beyond do not count.
-        max_symbols_per_frame: pieces that may be emitted before time moves on.
+        max_symbols_per_frame: pieces that may be emitted before time moves on; None: as many as is usual for
+            the model (`Geometry.symbols_per_frame`).
         blank_penalty: nats that are subtracted from the blank's logit.
 
     Returns:
@@ -80,7 +81,7 @@ def greedy_chunk(
     encoded_BTD: Tensor,
     lens_B: Tensor,
     state: GreedyState,
-    max_symbols_per_frame: int = 1,
+    max_symbols_per_frame: int | None = None,
     blank_penalty: float = 0.0,
 ) -> tuple[list[Hypothesis], GreedyState]:
     """Continue the search over the next frames of each stream.
@@ -95,6 +96,9 @@ def greedy_chunk(
         What each stream emitted in these frames (frames counted from the start of the chunk), and the
         state to continue from.
     """
+    if max_symbols_per_frame is None:
+        geometry = getattr(model, "geometry", None)  # not every model here has an encoder
+        max_symbols_per_frame = 1 if geometry is None else geometry.symbols_per_frame
     projected_BTJ = model.joiner.project_encoder(encoded_BTD)
     cursors = [_Cursor(min(length, encoded_BTD.shape[1])) for length in lens_B.tolist()]
     said: list[tuple[int, int]] = []

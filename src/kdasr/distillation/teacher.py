@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.decoding.beam import beam_search
 from kdasr.decoding.expansion import BeamOptions
@@ -143,6 +144,8 @@ class TransducerTeacher:
 
     def _encoded(self, batch: Batch) -> EncoderOutput:
         device = batch.features_BTF.device
+        if batch.kind != self.geometry.features:
+            raise UserError(f"the teacher hears {self.geometry.features} features, but this batch has none")
         if next(self.model.parameters()).device != device:
             self.to(device)
         return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)

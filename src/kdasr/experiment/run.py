@@ -1,6 +1,6 @@
 """From the configuration of a system to its parts, and to a trained system."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +20,7 @@ from kdasr.checkpoint import (
 )
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.batch import MASKED, REMASKED
@@ -121,6 +122,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
     if fabric.device.type == "cuda":
         check_kernels(fabric.device)
+    kind = _teacher_kind(config, bundles)
     train_cuts = open_parts(config.data.dir, config.data.train_parts)
     dev_cuts = _load_parts(config, config.data.dev_parts)
     _heed_word_times(config.objective.rnnt, train_cuts)
@@ -134,9 +136,10 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
         teacher_features=_second_features(config),
+        teacher_kind=kind,
         pin_memory=fabric.device.type == "cuda",
     )
-    dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
+    dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames, kind)
     if not len(dev_batches):
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
     dev_batches = dev_batches.first(config.training.max_valid_batches or None)
@@ -177,6 +180,31 @@ def _second_features(config: ExperimentConfig) -> str:
     if needing(Need.SECOND_MASKS, terms):
         return REMASKED
     return config.objective.teacher_features if needing(Need.TEACHER, terms) else MASKED
+
+
+def _teacher_kind(config: ExperimentConfig, teachers: Sequence[Bundle]) -> str:
+    """The kind of features that the teachers hear.
+
+    Raises:
+        UserError: two kinds, or another one than the student's where batches hold a second copy or speech
+            without transcripts.
+    """
+    kinds = {bundle.model.geometry.features: bundle for bundle in teachers}
+    if len(kinds) > 1:
+        raise UserError(
+            "objective.more_teachers: all teachers need features of one kind, not of " + " and ".join(kinds)
+        )
+    kind = next(iter(kinds), KALDI)
+    if kind != KALDI:
+        terms = {name for stage in config.stages for name in stage.loss_weights}
+        for told, what in (
+            (needing(Need.SECOND_MASKS, terms), "a loss that compares two masked copies"),
+            (learns_unpaired(config.unpaired), "speech without transcripts"),
+        ):
+            if told:
+                who = f"objective.teacher: {kinds[kind].path} hears {kind} features"
+                raise UserError(f"{who}; not with {what}")
+    return kind
 
 
 def _heed_word_times(rnnt: RnntConfig, cuts: FolderTable) -> None:

@@ -65,6 +65,8 @@ class Geometry:
     `overlap`."""
     features: str = KALDI
     """The kind of its feature frames, one of `kdasr.common.feature_frames.KINDS`."""
+    symbols_per_frame: int = 1
+    """Pieces that greedy search may say in one encoded frame; more than one where frames are long."""
 
     @property
     def frame_seconds(self) -> float:

@@ -35,6 +35,8 @@ from kdasr.nn.dropout import Dropout
 from kdasr.nn.linear import Linear
 
 FACTOR = 8
+SYMBOLS_PER_FRAME = 10
+"""As in NeMo's greedy search."""
 _HALVINGS = 3
 _EPSILON = 1e-5
 
@@ -67,7 +69,14 @@ class FastConformerConfig(EncoderConfig):
     def geometry(self) -> Geometry:
         """A frame per eight feature frames, the last one of those that are left."""
         layers = (HiddenLayer(self.dim, FACTOR),) * self.num_layers
-        return Geometry(dim=self.dim, stride=FACTOR, overlap=1 - FACTOR, hidden=layers, features=NEMO)
+        return Geometry(
+            dim=self.dim,
+            stride=FACTOR,
+            overlap=1 - FACTOR,
+            hidden=layers,
+            features=NEMO,
+            symbols_per_frame=SYMBOLS_PER_FRAME,
+        )
 
     def check(self, num_features: int) -> None:
         """

@@ -3,6 +3,8 @@
 import copy
 import io
 import tarfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import torch
 import yaml
 from torch import Tensor
 
-GOLDEN = Path(__file__).with_name("nemo_golden.npz")
-TEXTS = ["AB CD", "ABC AB", "CD AB D", "ABC CD"]
+GOLDEN = Path(__file__).parents[1] / "interop" / "nemo_golden.npz"
+TEXTS = ("AB CD", "ABC AB", "CD AB D", "ABC CD")
 VOCAB = 9
 """Pieces of NeMo's, without the blank."""
 
@@ -91,7 +93,8 @@ def waves() -> list[np.ndarray]:
     return [wave.astype(np.float32) for wave in drawn]
 
 
-def nemo_pieces(vocab_size: int = VOCAB, texts: list[str] = TEXTS) -> bytes:
+@cache
+def nemo_pieces(vocab_size: int = VOCAB, texts: tuple[str, ...] = TEXTS) -> bytes:
     """A SentencePiece model as NeMo trains them: `<unk>` first, neither begin nor end."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
@@ -116,6 +119,16 @@ def nemo_members() -> dict[str, Any]:
         "pieces": nemo_pieces(),
         "more": [],
     }
+
+
+def spelling(members: dict[str, Any], texts: Sequence[str], vocab_size: int) -> dict[str, Any]:
+    """The members of a model with pieces for other texts, random where weights are of pieces."""
+    members["pieces"] = nemo_pieces(vocab_size, tuple(texts))
+    generator = torch.Generator().manual_seed(0)
+    for name in ("decoder.prediction.embed.weight", "joint.joint_net.2.weight", "joint.joint_net.2.bias"):
+        width = members["weights"][name].shape[1:]
+        members["weights"][name] = torch.randn(vocab_size + 1, *width, generator=generator)
+    return members
 
 
 def write_nemo(path: Path, members: dict[str, Any] | None = None) -> Path:
