@@ -3,6 +3,7 @@
 import pathlib
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import compute_features
 from kdasr.decoding.beam import BeamOptions
 from kdasr.decoding.greedy import greedy_search
+from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.run import build_model
 from kdasr.interop.nemo import NemoOptions, import_nemo
 from kdasr.models.encoders.fast_conformer import FastConformerConfig, normalized
 from kdasr.nn.context import Context
 from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.testing import dummy_batch
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +245,41 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
             import_nemo(NemoOptions(checkpoint=file, out=tmp_path / "exp"))
     with pytest.raises(UserError, match="no such checkpoint"):
         import_nemo(NemoOptions(checkpoint=tmp_path / "missing.nemo", out=tmp_path / "exp"))
+
+
+def test_it_is_not_trained_here(imported: Bundle, tmp_path: Path) -> None:
+    config = ExperimentConfig(model=imported.model.config)
+    with pytest.raises(UserError, match=r"type fast-conformer: hears nemo features; it teaches, but is not"):
+        build_model(config, imported.tokenizer)
+    batch = dummy_batch()
+    with pytest.raises(UserError, match="the teacher hears nemo features, but this batch has none"):
+        TransducerTeacher(imported.model, Context.full()).encode(batch)
+
+
+@torch.no_grad()
+def test_it_teaches_logits_of_its_own_joiner(imported: Bundle) -> None:
+    batch = replace(dummy_batch(num_features=80), kind="nemo")
+    taught = TransducerTeacher(imported.model, Context.full()).encode(batch)
+    predicted_BSD = imported.model.predictor(batch.tokens_BS)
+    frames, states = torch.tensor([0, taught.num_frames + 2]), torch.tensor([3, predicted_BSD.shape[1]])
+    found_NV = taught.nodes().logits_of(frames, states)
+    encoded = imported.model.encode(batch.features_BTF, batch.feature_lens_B, Context.full()).encoded_BTD
+    joiner = imported.model.joiner
+    for row, (utterance, frame, state) in enumerate(((0, 0, 3), (1, 2, 0))):
+        am_J = joiner.project_encoder(encoded[utterance, frame])
+        both_J = am_J + joiner.project_predictor(predicted_BSD[utterance, state])
+        expected_V = joiner.output(both_J.clamp(min=0))
+        torch.testing.assert_close(found_NV[row], expected_V, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_it_says_several_pieces_in_a_frame(imported: Bundle) -> None:
+    encoded = imported.model.encode(*heard(), Context.full())
+    heard_of = encoded.encoded_BTD, encoded.lens_B
+    found = greedy_search(imported.model, *heard_of)
+    assert found == greedy_search(imported.model, *heard_of, 10)
+    once = greedy_search(imported.model, *heard_of, 1)
+    assert [h.frames for h in found] != [h.frames for h in once]
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,16 @@ def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Toke
 
 
 def build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
-    """A random model for this tokenizer, with the feature statistics of the data."""
+    """A random model for this tokenizer, with the feature statistics of the data.
+
+    Raises:
+        UserError: a model that is not trained here, no statistics or damaged ones, or an impossible size.
+    """
+    if config.model.geometry.features != KALDI:
+        name, heard = config.model.encoder.type, config.model.geometry.features
+        raise UserError(
+            f"model.encoder.type {name}: hears {heard} features; it teaches, but is not trained here"
+        )
     size = _vocab_size(config.model.vocab_size, tokenizer)
     model = build_transducer(replace(config.model, vocab_size=size))
     path = Path(config.data.dir) / "feature_stats.json"

@@ -182,7 +182,11 @@ def _load_proposal(config: ExperimentConfig, system: System) -> ProposalModel:
             "its transcripts mean nothing here"
         )
     assert isinstance(system.model, Transducer)
-    if bundle.model.config.num_features != system.model.config.num_features:
+    own, theirs = system.model, bundle.model
+    if (theirs.config.num_features, theirs.geometry.features) != (
+        own.config.num_features,
+        own.geometry.features,
+    ):
         raise UserError(f"unpaired.proposal: {bundle.path} takes other features than this system")
     if config.unpaired.update == "better" and _shapes(bundle.model) != _shapes(system.model):
         raise UserError(
