@@ -1,4 +1,4 @@
-"""Hours of speech in one stream through `kdasr serve`: what the server keeps of them, and whether words are lost.
+"""Hours of speech in one stream through `kdasr serve`: what the server keeps, and whether words are lost.
 
     python tools/hours_served.py exp/demo/two-stage/export --data data/demo --hours 2
 
@@ -63,7 +63,8 @@ async def stream(server: Server, path: Path, minutes: float) -> tuple[list[dict[
     """Send a recording; the final results, and (seconds decoded, MiB) every few minutes of it."""
     finals: list[dict[str, Any]] = []
     memory: list[tuple[float, float]] = []
-    async with websockets.connect(f"{server.url}v1", compression=None, max_size=None) as socket:
+    # No pings: their answers come after all the audio that was sent before them.
+    async with websockets.connect(f"{server.url}v1", compression=None, ping_interval=None) as socket:
         await socket.send(json.dumps({"type": "start", "sample_rate": SAMPLE_RATE, "format": "int16"}))
 
         async def receive() -> None:

@@ -54,7 +54,9 @@ def test_features_equal_kaldis_to_the_edges(num_samples: int, offset: float) -> 
 
 @pytest.mark.parametrize("packet", [31, 777, 400_000])
 def test_features_do_not_depend_on_packets_windows_and_other_streams(packet: int) -> None:
-    waves = [bursts(seconds, seed=seed) for seed, seconds in enumerate([0.02, 1.0, 26.0 if packet > 777 else 0.5])]
+    waves = [
+        bursts(seconds, seed=seed) for seed, seconds in enumerate([0.02, 1.0, 26.0 if packet > 777 else 0.5])
+    ]
     expected = [whole_features(16000, wave, GEOMETRY) for wave in waves]
     streams = [OnlineFeatures(GEOMETRY) for _ in waves]
     found: list[list[NDArray[np.float32]]] = [[] for _ in waves]

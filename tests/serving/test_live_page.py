@@ -184,8 +184,11 @@ def test_two_tabs_upload_and_download_at_once(chromium: Browser, served: Served,
 
 
 def test_hours_cost_the_page_no_more_than_minutes(chromium: Browser, served: Served) -> None:
-    word = "{word: 'W' + i, start: 4 * i, end: 4 * i + 1, confidence: 0.9, shown: 4 * i + 2, latency: i, final: true}"
-    heard = "{type: 'final', chunk_latency: 0.01, rtf: 0.02, decoded: 4 * i, start: 4 * i, continues_word: false"
+    times = "start: 4 * i, end: 4 * i + 1, shown: 4 * i + 2, latency: i"
+    word = f"{{word: 'W' + i, {times}, confidence: 0.9, final: true}}"
+    heard = (
+        "{type: 'final', chunk_latency: 0.01, rtf: 0.02, decoded: 4 * i, start: 4 * i, continues_word: false"
+    )
     with opened(chromium, served) as tab:
         ready(tab)
         tab.run(

@@ -2,10 +2,9 @@
 
 The contract: https://github.com/k2-fsa/sherpa-onnx, `online-conformer-transducer-model.cc`. Its runtime makes
 two state tensors of zeros from the metadata, joins and splits them along the streams, and knows nothing of
-what they hold. Here `cached_attn` (L, 2 A, N, D) holds each layer's keys, rotated by their place in the stream,
-and then its values, oldest first: a chunk moves both on by its own frames, and changes none of them. And
-`cached_conv` (L, R, N, D) holds the convolutions' left frames, channels first: the order in which they are
-used.
+what they hold. Here `cached_attn` (L, 2 A, N, D) holds each layer's keys, rotated by their place in the
+stream, and then its values, oldest first: a chunk moves both on by its own frames, and changes none of them.
+And `cached_conv` (L, R, N, D) holds the convolutions' left frames, channels first: as they are used.
 """
 
 # Shapes: N streams, T feature frames of a window, F features, W encoder frames of a window (chunk and
@@ -135,7 +134,7 @@ class EncoderGraph(nn.Module):
         filled_NA = processed_N.unsqueeze(-1) >= self.thresholds_A
         mask_N11A = torch.where(filled_NA, 0.0, -torch.inf).view(-1, 1, 1, self.thresholds_A.shape[0])
         x_MD = self.front_end(x_NTF)
-        place = Place(mask_N11A.to(x_MD.dtype), *self.turns(processed_N // FACTOR, x_MD))
+        place = Place(mask_N11A.to(x_MD.dtype), *self.turns(processed_N, x_MD))
         new_attention, new_frames = [], []
         for layer, *cached in zip(self.layers, keys, values, frames, strict=True):
             x_MD, attention_2NHWE, frame_NDR = layer(x_MD, *cached, place)

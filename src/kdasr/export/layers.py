@@ -22,6 +22,7 @@ from kdasr.nn.context import Context
 from kdasr.nn.convolution import ChunkedConvolution
 from kdasr.nn.feedforward import FeedForward
 from kdasr.nn.rotary import BASE
+from kdasr.nn.subsampling import FACTOR
 
 
 class Place(NamedTuple):
@@ -101,26 +102,31 @@ class Turns(nn.Module):
     matter. So hours from the start of a stream an angle is as exact as at its beginning.
     """
 
-    turns_G: Tensor
+    turns_X: Tensor
     offsets_W1: Tensor
 
     def __init__(self, window: int, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.half_head = heads, head_dim // 2
         exponents_G = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-        self.register_buffer("turns_G", BASE**-exponents_G / (2 * pi))
-        self.register_buffer("offsets_W1", torch.arange(window).unsqueeze(1))
+        turns_G = BASE**-exponents_G / (2 * pi * FACTOR)
+        # For second halves, for values, and for first halves, whose sines are negative.
+        self.register_buffer("turns_X", torch.cat([turns_G, torch.zeros_like(turns_G), -turns_G]))
+        self.register_buffer("offsets_W1", FACTOR * torch.arange(window).unsqueeze(1))
 
-    def forward(self, first_N: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (N, W, X) of windows that begin at frames `first_N`, of the type of `like`."""
-        places_NW1 = first_N.view(-1, 1, 1) + self.offsets_W1
-        turns_NWG = places_NW1.to(torch.float64) * self.turns_G
-        angles_NWG = (2 * pi * (turns_NWG - turns_NWG.to(torch.int64))).to(like.dtype)
-        cos, sin = angles_NWG.cos(), angles_NWG.sin()
-        # Columns: first halves of queries, keys and values, then second halves; values are not rotated.
-        cos_NWX = torch.cat([cos.repeat(1, 1, 2 * self.heads), torch.ones_like(cos).repeat(1, 1, self.heads)], 2)
-        sin_NWX = torch.cat([sin.repeat(1, 1, 2 * self.heads), torch.zeros_like(sin).repeat(1, 1, self.heads)], 2)
-        return cos_NWX.repeat(1, 1, 2), torch.cat([-sin_NWX, sin_NWX], dim=2)
+    def forward(self, processed_N: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (N, W, X) of windows after so many feature frames, of the type of `like`."""
+        places_NW1 = processed_N.unsqueeze(-1).unsqueeze(-1) + self.offsets_W1
+        turns_NWX = places_NW1.to(torch.float64) * self.turns_X
+        angles_NWX = (2 * pi * (turns_NWX - turns_NWX.to(torch.int64))).to(like.dtype)
+        cos, ones, _ = angles_NWX.cos().split(self.half_head, dim=2)
+        sin, zeros, negative = angles_NWX.sin().split(self.half_head, dim=2)
+        # Columns: first halves of queries, keys and values, then second halves.
+        rotated, still = 2 * self.heads, self.heads
+        return (
+            torch.cat(2 * (rotated * [cos] + still * [ones]), dim=2),
+            torch.cat(rotated * [negative] + still * [zeros] + rotated * [sin] + still * [zeros], dim=2),
+        )
 
 
 class AttentionGraph(nn.Module):

@@ -30,7 +30,7 @@ from kdasr.recognition.filter_bank import log_mel, num_frames
 from kdasr.recognition.resample import StreamingResampler
 
 _BEFORE = (_WINDOW - _SHIFT) // 2
-"""Samples of frame 0 before the first sample of the input; so many of each frame overlap with the one before."""
+"""Samples of a frame before its 10 ms."""
 _AFTER = _WINDOW - _BEFORE - _SHIFT
 """Samples of a frame after the end of its 10 ms."""
 _PACKET = 10 * SAMPLE_RATE

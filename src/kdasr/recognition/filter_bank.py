@@ -1,19 +1,20 @@
 """Kaldi's log-mel filter bank, over the frames of many signals at a time.
 
 What kaldi-native-fbank computes one frame after another, as operations on blocks of frames: mean taken off,
-pre-emphasis, Povey window, power spectrum of 512 points, triangles on the mel scale, logarithm. The first
-weight of a Povey window is zero, so the first sample of a frame, which pre-emphasis treats in its own way, does
-not count; and a constant loses all but 1 - 0.97 of itself in pre-emphasis, so the mean is taken off afterwards.
+pre-emphasis, Povey window, power spectrum of 512 points, triangles on the mel scale, logarithm. Pre-emphasis
+leaves 1 - 0.97 of a constant, so the mean can be taken off after it, and signals are emphasized as a whole:
+the first sample of a frame, which Kaldi treats in its own way, has weight zero in a Povey window.
 
-Shapes: N samples, X frames of all signals, L samples of a frame, K real and imaginary parts, F mel bins.
+Shapes: B signals, N samples, X frames of all signals, L samples of a frame, K real and imaginary parts, F mel
+bins.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import groupby
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -78,24 +79,35 @@ def _windowed(block: Sequence[Signal]) -> Tensor:
     counts = [num_frames(signal) for signal in block]
     windowed_XL = np.empty((sum(counts), _POINTS), dtype=np.float32)
     windowed_XL[:, FRAME_LENGTH_SAMPLES:] = 0.0
-    means_X = np.empty((len(windowed_XL), 1), dtype=np.float32)
+    sums_X = np.empty(len(windowed_XL), dtype=np.float32)
     window_L, constant_L = _window()
     begin = 0
-    for signal, count in zip(block, counts, strict=True):
-        end, emphasized_N = begin + count, np.empty_like(signal)
-        emphasized_N[0] = 0.0
-        np.multiply(signal[:-1], np.float32(-_PREEMPHASIS), out=emphasized_N[1:])
-        emphasized_N[1:] += signal[1:]
-        np.multiply(_frames(emphasized_N), window_L, out=windowed_XL[begin:end, :FRAME_LENGTH_SAMPLES])
-        _frames(signal).mean(axis=1, keepdims=True, out=means_X[begin:end])
+    for count, group in groupby(block, num_frames):  # mostly all of them
+        length = (count - 1) * FRAME_SHIFT_SAMPLES + FRAME_LENGTH_SAMPLES
+        signals_BN = np.stack([signal[:length] for signal in group])
+        shape = (len(signals_BN), count)
+        end = begin + len(signals_BN) * count
+        np.add.reduce(_frames(signals_BN, count), axis=2, out=sums_X[begin:end].reshape(shape))
+        emphasized_BN = signals_BN.copy()
+        emphasized_BN[:, 1:] -= np.float32(_PREEMPHASIS) * signals_BN[:, :-1]
+        frames_XL = windowed_XL[begin:end].reshape(*shape, _POINTS)[:, :, :FRAME_LENGTH_SAMPLES]
+        np.multiply(_frames(emphasized_BN, count), window_L, out=frames_XL)
         begin = end
     windowed = torch.from_numpy(windowed_XL)
-    windowed[:, :FRAME_LENGTH_SAMPLES].addcmul_(torch.from_numpy(means_X), constant_L, value=-1.0)
+    sums_X1 = torch.from_numpy(sums_X).unsqueeze(1)
+    windowed[:, :FRAME_LENGTH_SAMPLES].addcmul_(sums_X1, constant_L, value=-1 / FRAME_LENGTH_SAMPLES)
     return windowed
 
 
-def _frames(signal: Signal) -> NDArray[np.float32]:
-    return sliding_window_view(signal, FRAME_LENGTH_SAMPLES)[::FRAME_SHIFT_SAMPLES]
+def _frames(signals_BN: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Their first frames (B, count, L), a view."""
+    stride, item = signals_BN.strides
+    return np.ndarray(
+        (len(signals_BN), count, FRAME_LENGTH_SAMPLES),
+        np.float32,
+        buffer=signals_BN,
+        strides=(stride, FRAME_SHIFT_SAMPLES * item, item),
+    )
 
 
 def _log_mel(windowed_XL: Tensor, out_XF: Tensor) -> None:

@@ -55,7 +55,12 @@ def write_page(content: PageContent, path: Path) -> None:
     )
     environment.filters |= {"number": number, "signed": signed}
     environment.globals |= {"interval": interval, "verdict": verdict, "share": share, "resampled": _resampled}
-    environment.globals |= {"amount": amount, "counts": counts, "first_word": first_word, "increase": increase}
+    environment.globals |= {
+        "amount": amount,
+        "counts": counts,
+        "first_word": first_word,
+        "increase": increase,
+    }
     write_text(path, environment.get_template("report.html").render(_variables(content)))
 
 

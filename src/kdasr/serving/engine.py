@@ -2,7 +2,8 @@
 
 The event loop hands audio over and gets updates back; it never waits for a model. The thread owns every
 recognizer stream, so none of them needs a lock. In each round every stream that has a chunk is decoded by
-one, so that a client who sends an hour at once does not delay those who speak.
+one, so that a client who sends an hour at once does not delay those who speak. When all is decoded, the next
+round waits a moment for the chunks that come close together.
 """
 
 import asyncio
@@ -127,9 +128,13 @@ class Engine:
         while self._take_inbox():
             for work in (self._feed, self._ends):
                 self._post([event for audio in list(self._active) for event in self._guarded(audio, work)])
+            began, has_decoded = time.monotonic(), False
             for batch in self._batches():
                 self._post(self._decode(batch))
+                has_decoded = True
             self._active = {audio: None for audio in self._active if audio.has_work}
+            if has_decoded and not self._active:
+                time.sleep(max(0.0, began + self._limits.gather_seconds - time.monotonic()))
 
     def _take_inbox(self) -> bool:
         """Do what is asked for; wait when there is nothing else to do. False: stop."""
