@@ -176,17 +176,17 @@ def trial(server: Server, wave: Wave, chunk: int, count: int) -> dict[str, float
 
 
 class Search:
-    """The most clients that a server holds, found by halving."""
+    """The most clients that a server holds, found by doubling, then by halving."""
 
     def __init__(self, server: Server, wave: Wave, chunk: int) -> None:
         self._server, self._wave, self._chunk = server, wave, chunk
+        self.tried: list[dict[str, float]] = []
+        self.held, self._too_many = 0, MOST + 1
         trial(server, wave, chunk, 8)  # warms up
-        self.tried = [trial(server, wave, chunk, 16)]
-        self.held, self._too_many = 0, min(MOST, round(1.3 * 16 / self.tried[0]["cores"]))
 
     def step(self) -> None:
-        """Try a number between those that were held and those that were not."""
-        count = max(1, (self.held + self._too_many) // 2)
+        """Try twice as many as were held, or between those that were held and those that were not."""
+        count = max(1, min(max(16, 2 * self.held), (self.held + self._too_many) // 2))
         self.tried.append(trial(self._server, self._wave, self._chunk, count))
         if self.tried[-1]["p99"] < self._chunk / SAMPLE_RATE:
             self.held = count
@@ -195,7 +195,7 @@ class Search:
 
     @property
     def clients_per_core(self) -> float:
-        """By CPU time, with as many clients as were held, or with the first 16."""
+        """By CPU time, with as many clients as were held, or with the first number."""
         best = next((one for one in self.tried if one["clients"] == self.held), self.tried[0])
         return best["clients"] / best["cores"]
 
@@ -270,7 +270,7 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=64, help="streams at a time in the second part")
     parser.add_argument("--seconds", type=float, default=20.0, help="speech of each")
-    parser.add_argument("--trials", type=int, default=6, help="numbers of live clients that are tried")
+    parser.add_argument("--trials", type=int, default=10, help="numbers of live clients that are tried")
     parser.add_argument("--out", type=Path, default=Path("exp/bench/serve.json"), help="JSON file to write")
     options = parser.parse_args()
     for folder in (options.exp, options.data):

@@ -165,38 +165,6 @@ def test_upload_to_a_busy_server_outlives_its_pings(monkeypatch: pytest.MonkeyPa
         assert sherpa_stream(served, talk, 800)[-1]["text"] == " ".join(WORDS[word] for word in words)
 
 
-def test_rounds_wait_for_more_streams_and_never_for_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    recognizer, audio = make_spotter(CONTEXT), spoken([1, 3], [4000, 6000])
-    chunks, pauses = 0, []
-    decode, sleep = recognizer.decode_streams, time.sleep
-
-    def counted(streams: Any) -> None:
-        nonlocal chunks
-        chunks += 1
-        decode(streams)
-
-    def noted(seconds: float) -> None:
-        if threading.current_thread().name == "kdasr-decoding":
-            pauses.append(seconds)
-        sleep(seconds)
-
-    monkeypatch.setattr(recognizer, "decode_streams", counted)
-    monkeypatch.setattr("kdasr.serving.engine.time.sleep", noted)
-    with serving(recognizer, gather_seconds=0.05) as served:
-        sherpa_stream(served, audio, len(audio))
-        upload = len(pauses)
-        assert chunks > 5 and upload <= 2
-        with served.connect() as socket:
-            for start in range(0, len(audio), 2560):  # a chunk of 160 ms at a time, each when it is answered
-                socket.send(audio[start : start + 2560].tobytes())
-                if start > 2560:
-                    socket.recv(PATIENCE)
-            socket.send("Done")
-            received(socket)
-    assert len(pauses) - upload > 3
-    assert all(0 <= pause <= 0.05 for pause in pauses)
-
-
 def test_messages_without_audio_keep_no_stream_alive() -> None:
     with serving(make_spotter(CONTEXT), idle_seconds=0.5) as served, served.connect() as socket:
         messages: list[Any] = []

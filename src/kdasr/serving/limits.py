@@ -11,9 +11,6 @@ class Limits:
     """Streams at a time; a client beyond them gets HTTP 503 and may try again."""
     max_batch: int = 64
     """Streams decoded at a time."""
-    gather_seconds: float = 0.02
-    """Between the beginnings of two rounds, unless there is more to decode at once: many chunks together take
-    a fraction of the time that they take one by one."""
     max_message_bytes: int = 1 << 20
     """Of one message: 16 s of float32 at 16 kHz."""
     max_messages_per_second: float = 1000.0
