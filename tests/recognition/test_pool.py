@@ -48,7 +48,7 @@ def test_states_stay_with_their_streams_while_the_pool_grows() -> None:
 
 
 def test_a_batch_lies_in_memory_as_the_states_do() -> None:
-    """A graph may have the streams in the middle of its tensors; it is given them so, and nothing is moved."""
+    """A graph may have the streams in the middle of its tensors, and is given them so."""
 
     def state(numbers: list[int]) -> tuple[Tensor]:
         rows = [torch.full((2, 5), float(number)) for number in [*numbers, 99]]
