@@ -66,6 +66,7 @@ def test_a_perfect_recognizer_is_perfect_in_every_stream(
     assert {condition["num_streams"] for condition in conditions} == {2, 3}
     for condition in conditions:
         assert (condition["wer"], condition["single_wer"], condition["words"]) == (0.0, 0.0, 18)
+        assert (condition["shifted_wer"], condition["shifted_increase"]) == (0.0, 0.0)
         assert condition["first_word_coverage"] == condition["single_first_word_coverage"] == 1.0
         assert condition["num_first_word_pairs"] == 6
         # On the grid of chunks, a word is shown as soon as in a stream of its own.
@@ -189,8 +190,10 @@ def test_a_summary_adds_streams_and_pairs_them_with_single_utterances() -> None:
     single = {one["id"]: one for u in said for one in score_stream([u], right(u))["utterances"]}
     lost = [(word.word, word.end + 0.1) for one in said[:80] for word in one.ref_words]
     record = {"segments": [0.0], **score_stream(said, result(*lost))}
-    summary = summarize_streams([record], single)
+    silent = {one["id"]: one for u in said for one in score_stream([u], result())["utterances"]}
+    summary = summarize_streams([record], single, silent)
     assert (summary["wer"], summary["single_wer"], summary["wer_increase"]) == (50.0, 0.0, 50.0)
+    assert (summary["shifted_wer"], summary["shifted_increase"]) == (100.0, -50.0)
     assert (summary["deletions"], summary["substitutions"], summary["words"]) == (240, 0, 480)
     assert summary["relative_increase"] is None and summary["first_word_coverage"] == 0.5
     assert summary["wer_increase_ci"][0] < 50 < summary["wer_increase_ci"][1]

@@ -182,6 +182,8 @@ def _long_form(gap: float, endpoints: bool, wer: float) -> dict[str, Any]:
         "words": 100,
         "single_wer": 4.0,
         "single_wer_ci": [2.0, 6.0],
+        "shifted_wer": 5.0,
+        "shifted_wer_ci": [3.0, 7.0],
         "wer_increase": wer - 4.0,
         "wer_increase_ci": [wer - 8.0, wer],
         "relative_increase": 100 * (wer / 4.0 - 1),

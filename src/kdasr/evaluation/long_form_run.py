@@ -1,10 +1,18 @@
-"""A part decoded as long streams, and its utterances one by one; what is finished is kept."""
+"""A part decoded as long streams, and its utterances one by one; what is finished is kept.
+
+An utterance by itself begins with a chunk, so its words stand at other places of their chunks than in a
+stream, always the same ones. So the utterances are also decoded one by one with some quiet noise before them,
+less than a chunk of it: "shifted". What streams have more errors than these is the doing of the stream.
+"""
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json, write_text
@@ -19,7 +27,7 @@ from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import simulate_together
 from kdasr.recognition.sources import Piece
 
-SINGLE, STREAMS, SUMMARY = "single.jsonl", "streams.jsonl", "summary.json"
+SINGLE, SHIFTED, STREAMS, SUMMARY = "single.jsonl", "shifted.jsonl", "streams.jsonl", "summary.json"
 _SETTINGS = "settings.json"
 _PARTIAL = ".partial-"
 """Before the number of a process, of several."""
@@ -44,7 +52,7 @@ class LongForm:
     batch: int = 32
     """Streams that advance together."""
     seed: int = 1
-    """Of the noise in pauses."""
+    """Of the noise in pauses, and of where in a chunk shifted utterances begin."""
     ranks: Ranks = field(default_factory=Ranks)
     """Which of several processes that share out the work this one is."""
 
@@ -57,6 +65,7 @@ class LongForm:
             "endpoints": list(self.endpoints),
             "endpoint_rules": asdict(rules),
             "seed": self.seed,
+            "shifted": True,
         }
 
 
@@ -152,7 +161,7 @@ def decode_long_form(
     settings: Mapping[str, Any],
     wrap: Wrap = lambda items, _: items,
 ) -> list[dict[str, Any]] | None:
-    """Decode a part in every condition, and write `single.jsonl` and `streams.jsonl` on the way.
+    """Decode a part in every condition, and write `single.jsonl`, `shifted.jsonl` and `streams.jsonl`.
 
     What an earlier call with the same `settings` has finished is not decoded again.
 
@@ -177,13 +186,16 @@ def decode_long_form(
     with one_at_a_time(folder):
         _keep_if_same(folder, settings)
     ranks = options.ranks
-    single = RecordFile(folder / SINGLE, lambda record: record["utterances"][0]["id"], ranks)
+    single, shifted = (
+        RecordFile(folder / name, lambda record: record["utterances"][0]["id"], ranks)
+        for name in (SINGLE, SHIFTED)
+    )
     streams = RecordFile(
         folder / STREAMS,
         lambda record: (record["endpoints"], record["gap_s"], record["noise"], record["stream"]),
         ranks,
     )
-    scored = _score_single(recognizer.with_endpoints(None), utterances, options, single)
+    scored = _score_single(recognizer.with_endpoints(None), utterances, options, single, shifted)
     spoken: list[Spoken] = list(wrap(scored, len(utterances)))
     # Streams of like length together: at the end of a batch, few are left to share the work.
     jobs = sorted(_plan(spoken, options), key=lambda job: -job.num_samples)
@@ -193,14 +205,13 @@ def decode_long_form(
         pass
     if not ranks.is_alone:
         with one_at_a_time(folder):
-            single.reread()
-            streams.reread()
             ids, keys = [one.placed.id for one in spoken], [job.key for job in jobs]
-            if not (single.records.keys() >= set(ids) and streams.records.keys() >= set(keys)):
-                return None
-            single.finish(ids)
-            streams.finish(keys)
-    alone = {key: record["utterances"][0] for key, record in single.records.items()}
+            for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
+                records.reread()
+                if not records.records.keys() >= set(whole):
+                    return None
+            for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
+                records.finish(whole)
     return [
         {
             "gap_s": pause.seconds,
@@ -213,12 +224,16 @@ def decode_long_form(
                     for job in sorted(jobs, key=lambda job: job.number)
                     if (job.endpoints, job.pause) == (endpoints, pause)
                 ],
-                alone,
+                *(_by_id(records) for records in (single, shifted)),
             ),
         }
         for pause in options.pauses
         for endpoints in options.endpoints
     ]
+
+
+def _by_id(alone: RecordFile) -> dict[str, Any]:
+    return {key: record["utterances"][0] for key, record in alone.records.items()}
 
 
 def forget(folder: Path) -> None:
@@ -232,31 +247,62 @@ def _keep_if_same(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / _SETTINGS
     written = json.loads(json.dumps(dict(settings)))  # a tuple comes back as a list
     if not path.is_file() or read_json(path) != written:
-        for name in (SINGLE, STREAMS):
+        for name in (SINGLE, SHIFTED, STREAMS):
             (folder / name).unlink(missing_ok=True)
             _forget_shares(folder / name)
         write_json(path, written)
 
 
 def _score_single(
-    recognizer: StreamingRecognizer, utterances: Sequence[Load], options: LongForm, done: RecordFile
+    recognizer: StreamingRecognizer,
+    utterances: Sequence[Load],
+    options: LongForm,
+    single: RecordFile,
+    shifted: RecordFile,
 ) -> Iterator[Spoken]:
-    """The utterances one by one, of which `options.batch` share every batch."""
+    """The utterances one by one, as they are and shifted, of which `options.batch` share every batch."""
+    chunk = recognizer.context.chunk * recognizer.geometry.frame_seconds
     for number, loads in enumerate(_batches(utterances, options.batch)):
         recordings = [load() for load in loads]
         places = [placed(recording) for recording in recordings]
-        mine = options.ranks.has(number)
-        new = [index for index, place in enumerate(places) if mine and place.id not in done.records]
-        recognized = simulate_together(recognizer, [recordings[index].samples_N for index in new])
-        done.add(
-            [
-                score_stream([places[index]], simulation.result)
-                for index, simulation in zip(new, recognized, strict=True)
-            ]
-        )
+        if options.ranks.has(number):
+            _score_alone(recognizer, recordings, places, [Pause()] * len(places), single)
+            leads = [_lead(place.id, chunk, options.seed) for place in places]
+            _score_alone(recognizer, recordings, places, leads, shifted)
         for load, recording, place in zip(loads, recordings, places, strict=True):
             piece = Piece(len(recording.samples_N), lambda load=load: load().samples_N)  # type: ignore[misc]
             yield Spoken(place, piece)
+
+
+def _lead(name: str, chunk: float, seed: int) -> Pause:
+    """Quiet noise of less than a chunk, in seconds, all lengths alike likely."""
+    share = np.random.default_rng([seed, zlib.crc32(name.encode())]).random()
+    return Pause(max(share * chunk, 1 / SAMPLE_RATE), "quiet")
+
+
+def _score_alone(
+    recognizer: StreamingRecognizer,
+    recordings: Sequence[Recording],
+    places: Sequence[Placed],
+    leads: Sequence[Pause],
+    done: RecordFile,
+) -> None:
+    """Streams of one utterance, each after its lead; those that are not done."""
+    new = [index for index, place in enumerate(places) if place.id not in done.records]
+    noises = [leads[index].samples([zlib.crc32(places[index].id.encode())]) for index in new]
+    recognized = simulate_together(
+        recognizer,
+        [
+            np.concatenate([noise_N, recordings[index].samples_N])
+            for index, noise_N in zip(new, noises, strict=True)
+        ],
+    )
+    done.add(
+        [
+            score_stream([places[index].moved(leads[index].num_samples / SAMPLE_RATE)], simulation.result)
+            for index, simulation in zip(new, recognized, strict=True)
+        ]
+    )
 
 
 def _plan(spoken: Sequence[Spoken], options: LongForm) -> list[_Job]:

@@ -24,7 +24,9 @@ Scores = Mapping[str, Any]
 """One utterance of a record."""
 
 
-def summarize_streams(records: Sequence[Record], single: Mapping[str, Scores]) -> dict[str, Any]:
+def summarize_streams(
+    records: Sequence[Record], single: Mapping[str, Scores], shifted: Mapping[str, Scores]
+) -> dict[str, Any]:
     """Errors and latencies of streams, and of their utterances one by one.
 
     Intervals are bootstrapped over utterances, and differences paired by utterance. They cover the choice of
@@ -33,6 +35,7 @@ def summarize_streams(records: Sequence[Record], single: Mapping[str, Scores]) -
     Args:
         records: of `score_stream`, the streams of one condition.
         single: by id, each utterance of these streams scored by itself.
+        shifted: so, but begun anywhere in a chunk.
 
     Returns:
         The fields of an entry of `long_form` in `results.json` that are measured; word error rates in
@@ -42,9 +45,14 @@ def summarize_streams(records: Sequence[Record], single: Mapping[str, Scores]) -
     alone = [single[score["id"]] for score in scores]
     words = [score["errors"]["words"] for score in scores]
     errors, alone_errors = _totals(scores), _totals(alone)
+    shifted_errors = _totals([shifted[score["id"]] for score in scores])
     counts = {kind: sum(score["errors"][kind] for score in scores) for kind in _KINDS}
-    wer, single_wer = bootstrap_wer(errors, words), bootstrap_wer(alone_errors, words)
-    increase = paired_bootstrap_wer(errors, alone_errors, words)
+    wer, single_wer, shifted_wer = (
+        bootstrap_wer(wrong, words) for wrong in (errors, alone_errors, shifted_errors)
+    )
+    increase, shifted_increase = (
+        paired_bootstrap_wer(errors, wrong, words) for wrong in (alone_errors, shifted_errors)
+    )
     less = relative_reduction(errors, alone_errors)
     return {
         "wer": _finite(wer.estimate),
@@ -57,6 +65,10 @@ def summarize_streams(records: Sequence[Record], single: Mapping[str, Scores]) -
         "single_wer_ci": _limits(single_wer),
         "wer_increase": _finite(increase.estimate),
         "wer_increase_ci": _limits(increase),
+        "shifted_wer": _finite(shifted_wer.estimate),
+        "shifted_wer_ci": _limits(shifted_wer),
+        "shifted_increase": _finite(shifted_increase.estimate),
+        "shifted_increase_ci": _limits(shifted_increase),
         "relative_increase": _finite(-less.estimate),
         "relative_increase_ci": [_finite(-less.high), _finite(-less.low)],
         **_latencies(scores, alone),

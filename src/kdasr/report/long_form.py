@@ -17,6 +17,7 @@ _REQUIRED = (
     *(
         "words",
         "single_wer",
+        "shifted_wer",
         "wer_increase",
         "wer_increase_ci",
         "relative_increase",
@@ -104,9 +105,9 @@ def counts(rows: Sequence[LongFormRow]) -> str:
 _COLUMNS: tuple[tuple[str, Callable[[LongFormRow], str]], ...] = (
     ("end-\npoints", lambda row: "yes" if row["endpoints"] else "no"),
     ("WER %", lambda row: number(row["wer"], 2)),
-    ("95 %", lambda row: "–".join(number(limit, 1) for limit in row["wer_ci"])),
     ("sub/del/ins", lambda row: "/".join(str(row[f"{kind}s"]) for kind in _KINDS)),
     ("one\nby one", lambda row: number(row["single_wer"], 2)),
+    ("shifted", lambda row: number(row["shifted_wer"], 2)),
     ("points\nmore", lambda row: signed(row["wer_increase"], 1)),
     ("95 %", lambda row: interval(*row["wer_increase_ci"])),
     ("first word\nin stream", first_word),
@@ -118,12 +119,15 @@ _COLUMNS: tuple[tuple[str, Callable[[LongFormRow], str]], ...] = (
 def long_form_table(rows: Sequence[LongFormRow]) -> Table:
     """Every row for the terminal, a section per system and part."""
     onsets = " or ".join(sorted({row["onset"] for row in rows}))
+    caption = (
+        "One by one: the same utterances as streams of their own; shifted: begun anywhere in a chunk. First "
+        f"word: mean ms from its onset (by {onsets}), and the share of utterances that have it right."
+    )
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption="One by one: the same utterances as streams of their own. First word: mean ms from its onset "
-        f"(by {onsets}), and the share of utterances that have it right.",
+        caption=caption,
         caption_justify="left",
     )
     table.add_column("pause")
