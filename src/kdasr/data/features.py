@@ -2,10 +2,11 @@
 for teachers of NeMo."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,8 +135,13 @@ class FeatureStats:
 
 def utterance_of(cut: MonoCut) -> str:
     """The utterance that a cut is a copy of, at whatever speed."""
-    speed = (cut.custom or {}).get("speed", 1.0)
-    return cut.id if speed == 1.0 else cut.id.removesuffix(f"_sp{speed}")
+    return utterance_name(cut.id, cut.custom)
+
+
+def utterance_name(name: str, custom: Mapping[str, Any] | None) -> str:
+    """The same, of the name of a cut and its `custom` fields."""
+    speed = (custom or {}).get("speed", 1.0)
+    return name if speed == 1.0 else name.removesuffix(f"_sp{speed}")
 
 
 def load_cut_samples(cut: MonoCut) -> Tensor:

@@ -22,10 +22,10 @@ from kdasr.data.batch_maker import BatchMaker, BatchPlan
 from kdasr.data.cut_table import (
     STORED,
     WORDS,
+    Columns,
     CutReader,
     CutTable,
     MemoryTable,
-    speed_of,
     wanted_speeds,
 )
 from kdasr.data.data_config import DataConfig
@@ -302,20 +302,10 @@ def usable_rows(
     Raises:
         UserError: none has a speed that is asked for.
     """
-    columns = table.columns
-    starts = range(0, len(columns.speeds_N), AT_ONCE)
-    speeds = [columns.speeds_N[start : start + AT_ONCE] for start in starts]
-    there = {speed / 1000 for some in speeds for speed in np.unique(some).tolist()}
-    wanted = wanted_speeds(there, config.speed_perturbation)
-    chosen = np.array([round(1000 * speed) for speed in wanted], np.uint16)
-    found = [
-        (start + np.flatnonzero(np.isin(some, chosen))).astype(np.int32)
-        for start, some in zip(starts, speeds, strict=True)
-    ]
-    rows = np.concatenate(found) if found else np.zeros(0, np.int32)
+    rows = rows_at_speeds(table.columns, config.speed_perturbation)
     rows = rows_in_share(table, rows, config.train_share)
     pieces = table.pieces(tokenizer)[rows]
-    verdict = judge(columns.samples_N[rows], pieces, config, num_frames)
+    verdict = judge(table.columns.samples_N[rows], pieces, config, num_frames)
     log_unusable(
         verdict,
         pieces,
@@ -326,14 +316,21 @@ def usable_rows(
     return rows[verdict == USABLE]
 
 
-def select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
-    """The cuts whose speed is asked for; a cut that does not say has speed 1.
+def rows_at_speeds(columns: Columns, speeds: list[float]) -> NDArray[np.int32]:
+    """The rows whose speed is asked for, (U,).
 
     Raises:
         UserError: none of them has.
     """
-    wanted = wanted_speeds({speed_of(cut) for cut in cuts}, speeds)
-    return CutSet.from_cuts(cut for cut in cuts if speed_of(cut) in wanted)
+    starts = range(0, len(columns.speeds_N), AT_ONCE)
+    some_speeds = [columns.speeds_N[start : start + AT_ONCE] for start in starts]
+    there = {speed / 1000 for some in some_speeds for speed in np.unique(some).tolist()}
+    chosen = np.array([round(1000 * speed) for speed in wanted_speeds(there, speeds)], np.uint16)
+    found = [
+        (start + np.flatnonzero(np.isin(some, chosen))).astype(np.int32)
+        for start, some in zip(starts, some_speeds, strict=True)
+    ]
+    return np.concatenate(found) if found else np.zeros(0, np.int32)
 
 
 def _identity(value: Any) -> Any:

@@ -7,6 +7,7 @@ quiet, clipped, channels that cancel each other, or a telephone's band in a file
 # Shapes: N samples, K blocks, F frequencies, L levels.
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +130,8 @@ def measure_signal(samples_N: Samples) -> SignalReport:
     return meter.report()
 
 
-def _mean_power(spectrum_KF: NDArray[np.complex64]) -> NDArray[np.float32]:
+def _mean_power(spectrum_KF: NDArray[Any]) -> NDArray[Any]:
+    """Of each block (K,)."""
     return (np.square(spectrum_KF.real) + np.square(spectrum_KF.imag)).mean(axis=1)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import CutSet
 from lightning_fabric import Fabric
 
 from kdasr.checkpoint import (
@@ -28,9 +27,10 @@ from kdasr.data.cut_index import FolderTable
 from kdasr.data.cut_table import WORDS
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.index_folder import open_parts
-from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
+from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.pace import Pace
 from kdasr.data.same_data import check_same_data, describe_data
+from kdasr.data.table_view import TableView
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.data.tokens import check_tokens
 from kdasr.distillation.objective import Objective
@@ -124,7 +124,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         check_kernels(fabric.device)
     kind = _teacher_kind(config, bundles)
     train_cuts = open_parts(config.data.dir, config.data.train_parts)
-    dev_cuts = _load_parts(config, config.data.dev_parts)
+    dev_cuts = open_parts(config.data.dir, config.data.dev_parts)
     _heed_word_times(config.objective.rnnt, train_cuts)
     batches = TrainLoader(
         train_cuts,
@@ -162,7 +162,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     if bundles:
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
-    data: dict[str, FolderTable | CutSet] = {"training": train_cuts, "dev": dev_cuts}
+    data: dict[str, FolderTable | TableView] = {"training": train_cuts, "dev": dev_cuts}
     if learns_unpaired(config.unpaired):
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     _count_steps(system, config.objective.rnnt, fabric)
@@ -398,14 +398,8 @@ def _load_teachers(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer
     return bundles
 
 
-def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
-    return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
-
-
-def _hours(cuts: FolderTable | CutSet) -> float:
-    if isinstance(cuts, FolderTable):
-        return float(cuts.columns.samples_N.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
-    return sum(cut.duration for cut in cuts) / 3600
+def _hours(cuts: FolderTable | TableView) -> float:
+    return float(cuts.columns.samples_N.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
 
 
 def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:

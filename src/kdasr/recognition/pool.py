@@ -112,7 +112,8 @@ class StatePool(Generic[StateT]):
 
 def _order(tensor: Tensor) -> list[int]:
     """The dimensions as they are in memory, the outermost first."""
-    return sorted(range(tensor.dim()), key=lambda place: -tensor.stride(place))
+    strides = tensor.stride()
+    return sorted(range(len(strides)), key=lambda place: -strides[place])
 
 
 def _inverse(order: list[int]) -> list[int]:
