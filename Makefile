@@ -12,9 +12,11 @@
 #   make test-k2   the losses against k2 itself, in .venv-k2 (Linux, Python 3.11, 4 GB)
 #   make lm        a language model over the demo's pieces; make bench-lpm: what a step without transcripts costs
 #   make setup-k2  k2 for .venv: the build for its torch (K2_BUILD=cpu or cuda12.8 chooses)
+#   make bench     what losses, distillation, streams and the server cost, against peers
 #
-# Training targets take SIZE (tiny | demo | base | large), CORPUS (synthetic | librispeech), JOBS (trainings side by
-# side) and ARGS (further options of egs/librispeech/run.sh), for example
+# The stages of the recipe: make teacher | baseline | student | chunks | stream-decode | export | long-form | report.
+# They take SIZE (tiny | demo | base | large), CORPUS (synthetic | librispeech), JOBS (trainings side by side) and ARGS
+# (further options of egs/librispeech/run.sh), for example
 #   make teacher SIZE=base        make student SIZE=base ARGS="--seed 2"
 
 SHELL := /bin/bash
@@ -30,7 +32,7 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run.sh --corpus $(CORPUS) -
 
 .PHONY: help setup lm lpm unified bench-lpm setup-k2 demo demo-seeds results test test-k2 torture lint docs package teacher baseline student chunks stream-decode export long-form report bench bench-loss bench-distill bench-stream bench-serve bench-data clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 # The stamp depends on what is installed, so a changed pin installs again.
 setup: $(VENV)/.installed

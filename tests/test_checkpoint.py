@@ -196,6 +196,8 @@ def test_a_bundle_prefers_averaged_then_best_then_last(tmp_path: Path, tokenizer
         (exp / "checkpoints" / f"{name}.pt").unlink()
     with pytest.raises(UserError, match=r"exp: no trained model"):
         load_bundle(exp)
+    with pytest.raises(UserError, match=r"name one of its systems: exp$"):
+        load_bundle(tmp_path)
 
 
 def test_a_bundle_is_complete(tmp_path: Path, tokenizer: Tokenizer) -> None:

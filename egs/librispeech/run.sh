@@ -16,7 +16,7 @@
 #   --corpus NAME         synthetic (default), librispeech, or cuts
 #   --size NAME           which conf/NAME.yaml, and for synthetic speech how much (default: demo)
 #   --conf FILE           another configuration than conf/<size>.yaml
-#   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when it is missing
+#   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when DIR, named LibriSpeech, is missing
 #   --alignments-dir DIR  librispeech: word alignments (LibriSpeech-Alignments); without them latency starts at an energy onset
 #   --cuts "P=FILE ..."   cuts: Lhotse manifests or Shar folders of parts named train..., dev... and test... (docs/corpora.md)
 #   --parts "A B ..."     librispeech: which parts to use, any subset (train-*, dev-*, test-*)
@@ -99,7 +99,13 @@ if [[ $corpus == synthetic ]]; then
   corpus_dir=$data/corpus/LibriSpeech
   alignments_dir=$data/corpus/LibriSpeech-Alignments
 else
-  corpus_dir=${corpus_dir:-$data/corpus/LibriSpeech}
+  downloads=$data/corpus/LibriSpeech
+  # A folder that was misspelled is not one to download to.
+  if [[ $corpus == librispeech && -n $corpus_dir && $corpus_dir != "$downloads" ]] && ((stage == 0)); then
+    [[ -d $corpus_dir || ( $(basename "$corpus_dir") == LibriSpeech && -d $(dirname "$corpus_dir") ) ]] ||
+      die "--corpus-dir $corpus_dir: no such folder; to download there, name it LibriSpeech, in a folder that exists"
+  fi
+  corpus_dir=${corpus_dir:-$downloads}
 fi
 train_parts=$(select_parts train) dev_parts=$(select_parts dev) test_parts=$(select_parts test)
 if [[ $corpus == cuts ]]; then test_parts=${test_parts:-$dev_parts}; fi

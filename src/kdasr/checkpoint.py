@@ -279,8 +279,10 @@ def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
         if candidate.is_file():
             return candidate
     if checkpoint == "auto":
+        systems = sorted(path.parent.name for path in reference.glob(f"*/{FOLDER}"))
+        hint = f"; name one of its systems: {', '.join(systems)}" if systems else ""
         raise UserError(
-            f"{reference}: no trained model there ({FOLDER}/ has no averaged.pt, best.pt or last.pt)"
+            f"{reference}: no trained model there ({FOLDER}/ has no averaged.pt, best.pt or last.pt){hint}"
         )
     raise UserError(f"{reference}: no checkpoint '{checkpoint}' in {folder}")
 

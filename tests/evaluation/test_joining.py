@@ -138,6 +138,18 @@ def test_gaps_are_numbers_of_seconds_in_a_reasonable_range() -> None:
             Pause(*pause)
 
 
+def test_a_cut_file_is_named_once_when_it_is_checked_and_then_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cut.wav"
+    soundfile.write(path, bursts(1.5, 1, 16000), 16000)
+    path.write_bytes(path.read_bytes()[:20000])
+    seconds = check_audio(path)
+    samples, rate = load_audio(path)
+    assert len(samples) / rate == seconds < 1.5
+    assert caplog.text.count("cut.wav: ends early") == 1
+
+
 @pytest.mark.parametrize("kind", ["flac", "wav"])
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_a_file_in_blocks_is_the_whole_file(tmp_path: Path, kind: str, rate: int) -> None:

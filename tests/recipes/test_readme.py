@@ -1,6 +1,8 @@
 """What the README tells people to type is there, and its Python example runs."""
 
 import re
+import subprocess
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,20 @@ def test_make_targets_and_commands_that_the_readmes_name_exist() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
     verbs = set(re.findall(r"`kdasr ([a-z]+)", README + RECIPE))
     assert verbs and verbs <= set(VERBS)
+
+
+def test_make_help_is_the_whole_head_of_the_makefile_and_names_the_targets() -> None:
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    head = [
+        line.removeprefix("#").removeprefix(" ")
+        for line in takewhile(lambda line: line.startswith("#"), lines)
+    ]
+    said = subprocess.run(
+        ["make", "-C", ROOT, "-s", "help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [line for line in said.splitlines() if not line.startswith("make[")] == head
+    for target in ("demo", "test", "bench", "teacher", "student", "report"):
+        assert re.search(rf"\b{target}\b", said), target
 
 
 def test_options_of_the_recipe_that_the_readmes_name_exist() -> None:

@@ -159,6 +159,11 @@ def test_librispeech_path_takes_any_subset_of_parts(
         (["--size", "gigantic"], "gigantic"),
         (["--stage", "two"], "two"),
         (["--corpus", "librispeech", "--parts", "test-clean"], "test-clean"),
+        (
+            ["--corpus", "librispeech", "--corpus-dir", "no-such/LibriSpeech"],
+            "no-such/LibriSpeech: no such folder",
+        ),
+        (["--corpus", "librispeech", "--corpus-dir", "LibriSpech"], "LibriSpech: no such folder"),
         (["--corpus", "cuts"], '--cuts "train=FILE_OR_FOLDER dev=FILE_OR_FOLDER'),
         (["--corpus", "cuts", "--size", "tiny", "--cuts", "train=a test=b"], "no dev part"),
         (["--no-such-option", "1"], "--no-such-option"),

@@ -33,8 +33,12 @@ class AudioFile:
     named in the log, and read as far as it can be.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, warn: bool = True) -> None:
         """
+        Args:
+            path: the file.
+            warn: whether a file that is not whole is named in the log.
+
         Raises:
             UserError: missing, not audio, or at an impossible rate.
         """
@@ -46,7 +50,7 @@ class AudioFile:
         except UserError:
             self.close()
             raise
-        if fault := fault_in_file(self.path):
+        if warn and (fault := fault_in_file(self.path)):
             log.warning("%s: %s", self.path, fault)
 
     def read(self, count: int) -> Samples:
@@ -119,10 +123,12 @@ def load_audio(path: Path | str) -> tuple[Samples, int]:
 def check_audio(path: Path | str) -> float:
     """Read a sound file to its end without keeping it; its length in seconds.
 
+    What is not whole is named in the log when the file is read again, to be used.
+
     Raises:
         UserError: see `AudioFile`.
     """
-    with AudioFile(path) as file:
+    with AudioFile(path, warn=False) as file:
         return sum(len(block) for block in file.blocks(_BLOCK)) / file.rate
 
 

@@ -120,5 +120,7 @@ def _sounddevice() -> ModuleType:
         import sounddevice
     except (ImportError, OSError) as error:
         # OSError: the package is there, the PortAudio library is not.
-        raise UserError(f"--mic needs the sounddevice package and PortAudio: {error}") from None
+        raise UserError(
+            f"--mic needs PortAudio and the sounddevice package (pip install 'kdasr[mic]'): {error}"
+        ) from None
     return sounddevice
