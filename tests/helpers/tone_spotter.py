@@ -116,8 +116,12 @@ class _Table:
         return PIECES[index]
 
 
+def spotter_parts(context: Context) -> Parts:
+    return Parts(Spotter(), _Table(), context)  # type: ignore[arg-type]
+
+
 def make_spotter(context: Context, **options: object) -> StreamingRecognizer:
-    return StreamingRecognizer(Parts(Spotter(), _Table(), context), **options)  # type: ignore[arg-type]
+    return StreamingRecognizer(spotter_parts(context), **options)  # type: ignore[arg-type]
 
 
 def spoken(words: list[int], samples: list[int]) -> NDArray[np.float32]:

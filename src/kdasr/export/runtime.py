@@ -161,7 +161,11 @@ class OnnxEncoder:
         self._check_context(context)
         if device is not None:
             _check_device(device)
-        caches = tuple(torch.zeros(batch_size, *shape) for shape in self._state_shapes)
+        # In memory as the graph has them; of a single stream, as if there were another one.
+        caches = tuple(
+            torch.zeros(*shape[:dim], batch_size + 1, *shape[dim:]).movedim(dim, 0)[:batch_size]
+            for shape, dim in zip(self._state_shapes, self._stream_dims, strict=True)
+        )
         return OnnxState(torch.zeros(batch_size, dtype=torch.int64), caches)
 
     def step(
