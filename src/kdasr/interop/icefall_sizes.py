@@ -22,6 +22,8 @@ ENCODER_OPTIONS = tuple(
     for entry in fields(Zipformer2Config)
     if entry.name not in ("type", "warmup_batches", "padding")
 )
+CONVOLUTIONS = tuple(f"encoder_embed.conv.{index}.weight" for index in (0, 4, 7))
+"""Of the front end."""
 Weights = Mapping[str, Tensor]
 
 
@@ -36,7 +38,7 @@ def transducer_config(weights: Weights, options: Mapping[str, Any], source: str)
     Raises:
         UserError: not a Zipformer2 transducer, or options that no model can have.
     """
-    for name in ("encoder_embed.conv.0.weight", "encoder.downsample_output.bias"):
+    for name in (*CONVOLUTIONS, "encoder.downsample_output.bias"):
         if name not in weights:
             raise UserError(f"{source}: not a Zipformer2 of icefall: it has no '{name}'")
     for name in ("decoder.embedding.weight", "joiner.output_linear.weight"):
@@ -76,7 +78,8 @@ def inferred_options(weights: Weights, given: Mapping[str, Any], source: str) ->
     columns["encoder_unmasked_dim"] = list(columns["encoder_dim"])
     position = next(w for n, w in weights.items() if n.endswith("self_attn_weights.linear_pos.weight"))
     causal = any(name.endswith("chunkwise_conv_scale") for name in weights)
-    return {**columns, "pos_dim": position.shape[1], "causal": causal}
+    channels = {f"layer{1 + i}_channels": len(weights[name]) for i, name in enumerate(CONVOLUTIONS)}
+    return {**columns, **channels, "pos_dim": position.shape[1], "causal": causal}
 
 
 def _stacks(weights: Weights, source: str) -> list[int]:
@@ -142,6 +145,8 @@ def _num_features(weights: Weights, source: str) -> int:
     return NUM_MEL_BINS
 
 
+SINGLE_OPTIONS = ("pos_dim", "layer1_channels", "layer2_channels", "layer3_channels")
+"""That are one number, not one per stack."""
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -155,4 +160,4 @@ def _parsed(name: str, value: Any, source: str) -> Any:
         numbers = [int(part) for part in str(value).split(",")]
     except ValueError:
         raise UserError(f"{source}: {name} is {value!r:.60}; expected numbers with commas between") from None
-    return numbers[0] if name == "pos_dim" else numbers
+    return numbers[0] if name in SINGLE_OPTIONS else numbers
