@@ -143,7 +143,7 @@ bench-stream: setup
 bench-serve: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_serve.py
 
-# Start, memory and speed of training data of many cuts; ARGS="--sizes 10000,1000000,15000000" for the largest too.
+# Start, memory and speed of training data of up to 15 million cuts; ARGS="--sizes 10000,1000000" without the largest.
 bench-data: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_data.py $(ARGS)
 

@@ -20,7 +20,6 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kdasr.checkpoint import Bundle, load_bundle
 from kdasr.data.features import SAMPLE_RATE
@@ -28,6 +27,7 @@ from kdasr.data.loader import load_cuts
 from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
 from kdasr.evaluation.evaluate import Recording, load_recording
 from kdasr.evaluation.wer import ErrorCounts, word_errors
+from kdasr.models.predictors.base import PredictorState
 from kdasr.recognition.features import OnlineFeatures
 from kdasr.recognition.flush import flush_seconds
 
@@ -60,15 +60,15 @@ class Decoder:
         samples_N: Samples,
         borders: Sequence[float] = (),
         reset: Reset = NOTHING,
-        start: Tensor | None = None,
-    ) -> tuple[str, Tensor]:
-        """The words of a recording, and the predictor's context (1, K) at its end.
+        start: PredictorState | None = None,
+    ) -> tuple[str, PredictorState]:
+        """The words of a recording, and the predictor's state at its end.
 
         Args:
             samples_N: the recording.
             borders: seconds at which `reset` applies, ascending.
             reset: what becomes that of a new stream.
-            start: the predictor's context (1, K) at the start; None: that of a new stream.
+            start: the predictor's state at the start; None: that of a new stream.
         """
         geometry = self.model.geometry
         features = OnlineFeatures(geometry, flush_seconds(self.context, geometry))
@@ -78,7 +78,7 @@ class Decoder:
         state: Any = self._fresh()
         search = initial_state(self.model, 1)
         if start is not None:
-            predicted_BJ = self.model.joiner.project_predictor(self.model.predictor.step(start))
+            predicted_BJ = self.model.joiner.project_predictor(self.model.predictor.predict(start))
             search = GreedyState(start, predicted_BJ)
         pending = list(borders)
         pieces: list[int] = []
@@ -96,7 +96,7 @@ class Decoder:
             encoded_BCD, lens_B, state = self.model.encode_chunk(window_BTF, state, self.context, lens_B)
             (found,), search = greedy_chunk(self.model, encoded_BCD, lens_B, search)
             pieces += found.tokens
-        return self.bundle.tokenizer.decode(pieces), search.context_BK
+        return self.bundle.tokenizer.decode(pieces), search.heard
 
     def _fresh(self) -> Any:
         return self.model.encoder.init_state(1, self.context)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from kdasr.checkpoint import load_bundle
 from kdasr.decoding.search import BeamOptions, GreedyOptions
 from kdasr.models.encoders.conformer import ConformerConfig
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.recognition.features import whole_features
 from kdasr.recognition.recognizable import Parts, Recognizable
@@ -49,7 +50,7 @@ def random_parts() -> Parts:
     torch.manual_seed(0)
     encoder = ConformerConfig(num_layers=4, dim=128, ffn_dim=384, subsampling_channels=16, dropout=0.0)
     model = build_transducer(
-        TransducerConfig(vocab_size=100, encoder=encoder, predictor=PredictorConfig(), joiner_dim=128)
+        TransducerConfig(vocab_size=100, encoder=encoder, predictor=StatelessConfig(), joiner_dim=128)
     ).eval()
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
     context, joiner = Context(left=32, chunk=8, right=0), model.joiner

@@ -15,7 +15,8 @@ import torch
 
 from kdasr.data.batch import Batch
 from kdasr.models.encoders.tiny import tiny_encoder
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.predictors.stateless import StatelessConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 
 if TYPE_CHECKING:
     from lhotse import CutSet, Features
@@ -34,7 +35,7 @@ def tiny_config(vocab_size: int = 11) -> TransducerConfig:
     return TransducerConfig(
         vocab_size=vocab_size,
         encoder=tiny_encoder(),
-        predictor=PredictorConfig(dim=16),
+        predictor=StatelessConfig(dim=16),
         joiner_dim=16,
     )
 

@@ -18,7 +18,7 @@ from lhotse.recipes import prepare_librispeech
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
-from kdasr.corpora import prepare
+from kdasr.corpora.part_manifests import PartManifests
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
@@ -109,7 +109,7 @@ def test_features_are_stored_in_one_file_for_each_task(root: Path, monkeypatch: 
     # A large part has no more than `MOST_TASKS` files, until one holds `MOST_PER_TASK` cuts.
     monkeypatch.setattr(part_features, "MOST_TASKS", 10)
     monkeypatch.setattr(part_features, "MOST_PER_TASK", 50)
-    numbers = [len(part_features.tasks_of(range(count))) for count in (0, 7, 8, 70, 400, 500, 501)]  # type: ignore[arg-type]
+    numbers = [len(part_features.tasks_of(count)) for count in (0, 7, 8, 70, 400, 500, 501)]
     assert numbers == [0, 1, 2, 10, 10, 10, 11]
 
 
@@ -224,7 +224,7 @@ def test_a_part_interrupted_while_it_is_published_counts_as_missing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_write_manifests", interrupt)
+        patch.setattr(PartManifests, "move", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare_corpus(options(root, speeds=(1.0,)))
     with pytest.raises(UserError, match=f"'{TRAIN}' is not prepared"):
@@ -258,7 +258,7 @@ def test_other_rates_and_stereo_are_converted(root: Path, caplog: pytest.LogCapt
     soundfile.write(folder / "200-1-0001.flac", tone(1.5, sample_rate=44100)[:-10], 44100)
     with caplog.at_level(logging.INFO, logger="kdasr"):
         prepare_corpus(options(root))
-    assert "converting 2 file(s) to 16 kHz mono: 200-1-0000, 200-1-0001" in caplog.text
+    assert "2 file(s) converted to 16 kHz mono: 200-1-0000, 200-1-0001" in caplog.text
     assert "1 file(s) are sampled below 16 kHz, so nothing is in their upper band: 200-1-0000" in caplog.text
     cuts = {cut.id: cut for cut in load_cuts(root / "data", DEV)}
     mixed = cuts["200-1-0000"]

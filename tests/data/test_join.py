@@ -12,6 +12,7 @@ from lhotse.cut import MonoCut, PaddingCut
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.errors import UserError
+from kdasr.common.feature_frames import KALDI, NEMO
 from kdasr.common.special_pieces import NO_PIECE
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import HISTORY
@@ -19,10 +20,10 @@ from kdasr.data.data_config import DataConfig, GainConfig, JoinConfig, SpecAugme
 from kdasr.data.features import LOWEST_LOG_ENERGY, compute_features
 from kdasr.data.join import JoinedCuts, segments_of
 from kdasr.data.loader import TrainLoader
-from kdasr.data.pauses import background_frames, noise_under, pause_features, with_gain
+from kdasr.data.pauses import Pause, background_frames, noise_under, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.word_times import times_of_pieces
-from kdasr.models.predictor import StatelessPredictor
+from kdasr.models.predictors.stateless import StatelessPredictor
 from kdasr.testing import dummy_cuts
 
 JOIN = JoinConfig(enabled=True, max_utterances=3, max_seconds=9.0, empty=0.2, bed=0.0, jitter=0.4)
@@ -43,7 +44,9 @@ def cuts() -> CutSet:
     return cuts
 
 
-def loader(cuts: CutSet, tokenizer: Tokenizer, seed: int = 0, **changes: object) -> TrainLoader:
+def loader(
+    cuts: CutSet, tokenizer: Tokenizer, seed: int = 0, teacher_kind: str = KALDI, **changes: object
+) -> TrainLoader:
     """Batches of about 20 seconds of joined utterances."""
     config = DataConfig(max_duration=20.0, num_buckets=2, spec_augment=PLAIN, join=JOIN)
     return TrainLoader(
@@ -52,6 +55,7 @@ def loader(cuts: CutSet, tokenizer: Tokenizer, seed: int = 0, **changes: object)
         replace(config, **changes),  # type: ignore[arg-type]
         seed=seed,
         word_times=True,
+        teacher_kind=teacher_kind,
     )
 
 
@@ -103,6 +107,41 @@ def test_an_utterance_is_the_same_alone_and_joined(cuts: CutSet, tokenizer: Toke
             found = batch.word_times_BS2[row, : len(pieces)]
             torch.testing.assert_close(found, torch.tensor(times).view(-1, 2))
     assert num_joined > 5
+
+
+@pytest.mark.parametrize("gain", [GainConfig(), GainConfig(probability=1.0, gain_db=[-9.0, -3.0])], ids=str)
+def test_a_teacher_hears_the_same_audio_in_its_own_features(
+    cuts: CutSet, tokenizer: Tokenizer, gain: GainConfig
+) -> None:
+    by_id = {cut.id: cut for cut in cuts}
+    join = replace(JOIN, bed=0.5, own_bed=0.5)
+    masked = {"join": join, "spec_augment": SpecAugmentConfig(enabled=True), "gain": gain}
+    plain = first_epoch(loader(cuts, tokenizer))
+    both = [first_epoch(loader(cuts, tokenizer, teacher_kind=kind, **masked)) for kind in (KALDI, NEMO)]
+    num_joined = num_pauses = 0
+    for clean, without, batch in zip(plain, *both, strict=True):
+        assert torch.equal(batch.features_BTF, without.features_BTF), "the student's are what they were"
+        heard = batch.for_teacher()
+        assert (batch.kind, heard.kind) == (KALDI, NEMO) and heard.features_BTF.isfinite().all()
+        assert heard.features_BTF.shape == batch.features_BTF.shape
+        for row, name in enumerate(batch.ids):
+            heard_TF = heard.features_BTF[row, : int(batch.feature_lens_B[row])]
+            spoken_T = torch.zeros(len(heard_TF), dtype=torch.bool)
+            for cut in (by_id[part] for part in spoken(name)):
+                stored_TF = torch.from_numpy(cut.load_features()).float()
+                begin = find(stored_TF, clean.features_BTF[row])
+                own_TF = compute_features(torch.from_numpy(cut.load_audio()), NEMO)
+                louder_TF = heard_TF[begin : begin + len(own_TF)] - own_TF
+                audible_TF = own_TF > -12.0
+                level = float(louder_TF[audible_TF].mean())
+                assert -9.1 / 4.34 < level < -2.9 / 4.34 or (gain.probability == 0 and level == 0)
+                assert (louder_TF[audible_TF] - level).abs().max() < 1e-3
+                spoken_T[begin : begin + len(stored_TF)] = True
+            num_joined += len(spoken(name)) > 1
+            pause_KF = heard_TF[~spoken_T]
+            num_pauses += len(pause_KF) > 0
+            assert (pause_KF >= math.log(2**-24) - 1e-3).all()
+    assert num_joined > 5 and num_pauses > 5
 
 
 def find(part_KF: torch.Tensor, whole_TF: torch.Tensor) -> int:
@@ -211,16 +250,16 @@ def test_gain_changes_a_share_of_the_utterances(cuts: CutSet, tokenizer: Tokeniz
 
 def test_pauses_sound_as_they_say() -> None:
     draw = torch.Generator().manual_seed(0)
-    silent = pause_features("silence", 0.0, 30, None, draw)
+    silent = pause_features(Pause("silence", 0.0, 30), None, draw)
     torch.testing.assert_close(silent, compute_features(torch.zeros(4800)))
-    white = pause_features("white", -60.0, 400, None, draw)
+    white = pause_features(Pause("white", -60.0, 400), None, draw)
     noise = np.random.default_rng(5).standard_normal(64000).astype(np.float32) * 1e-3
     expected_F = compute_features(torch.from_numpy(noise)).mean(dim=0)
     torch.testing.assert_close(white.mean(dim=0), expected_F, atol=0.35, rtol=0)
     frames = torch.arange(50.0)[:, None].expand(50, 80)
-    picked = pause_features("background", 0.0, 20, frames[10:20], draw)
+    picked = pause_features(Pause("background", 0.0, 20), frames[10:20], draw)
     assert picked.shape == (20, 80) and picked.min() >= 10 and picked.max() < 20
-    assert pause_features("background", 0.0, 4, None, draw).max() == pytest.approx(LOWEST_LOG_ENERGY)
+    assert pause_features(Pause("background", 0.0, 4), None, draw).max() == pytest.approx(LOWEST_LOG_ENERGY)
 
 
 def test_background_lies_outside_the_words_or_is_quiet() -> None:

@@ -1,19 +1,38 @@
 """Speech without transcripts: nothing of them is left, and its batches take their turns."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lhotse import CutSet
 
 from kdasr.common.errors import UserError
+from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.batch import Batch
+from kdasr.data.cut_index import name_digest
+from kdasr.data.cut_table import WORDS, MemoryTable
 from kdasr.data.data_config import DataConfig
+from kdasr.data.folder import load_cuts
+from kdasr.data.index_folder import open_parts
 from kdasr.data.loader import TrainLoader
 from kdasr.data.pace import Pace
+from kdasr.data.table_view import TableView
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.unpaired import InterleavedBatches, without_transcripts
-from kdasr.testing import dummy_batch, dummy_cuts
+from kdasr.data.unpaired import (
+    InterleavedBatches,
+    Transcripts,
+    check_all_named,
+    digest_of_names,
+    no_pieces,
+    with_texts,
+    without_text,
+)
+from kdasr.data.usable import count_pieces, cut_text
+from kdasr.testing import dummy_batch, dummy_cuts, write_corpus
 
 
 class Numbered:
@@ -82,13 +101,57 @@ def test_another_rhythm_is_refused() -> None:
 
 def test_no_transcript_reaches_a_batch(tokenizer: Tokenizer) -> None:
     """Neither of cuts that have one nor of cuts without any supervision; the rest of a cut stays."""
-    told = list(dummy_cuts(3))
+    told = list(dummy_cuts(4))
     told[2].supervisions = []
-    cuts, transcripts = without_transcripts(CutSet.from_cuts(told))
-    assert transcripts == {cut.id: cut.supervisions[0].text for cut in told[:2]}
-    assert [cut.duration for cut in cuts] == [cut.duration for cut in told]
+    table = MemoryTable(CutSet.from_cuts(told))
+    view = TableView(table, np.array([0, 1, 2], np.int32), without_text, no_pieces(3), WORDS)
+    cuts = view.reader.read([0, 1, 2])
+    assert [cut.duration for cut in cuts] == [cut.duration for cut in told[:3]]
     assert [cut.supervisions[0].speaker for cut in cuts] == ["dummy", "dummy", None]
-    batch = next(TrainLoader(cuts, tokenizer, DataConfig(num_buckets=1), seed=1))
-    assert sorted(batch.ids) == [cut.id for cut in told]
+    batch = next(TrainLoader(view, tokenizer, DataConfig(num_buckets=1), seed=1))
+    assert sorted(batch.ids) == [cut.id for cut in told[:3]]
     assert batch.texts == [""] * 3 and not batch.token_lens_B.any() and batch.tokens_BS.shape == (3, 0)
     assert told[0].supervisions[0].text
+    few = view.take(np.array([2, 0], np.int32))
+    assert [cut.id for cut in few.reader.read([0, 1])] == [told[2].id, told[0].id]
+    assert few.digest() != view.digest() and len(few) == len(few.pieces(tokenizer)) == 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two parts of six utterances each, with another order of names in each."""
+    root = tmp_path_factory.mktemp("unpaired")
+    write_corpus(root / "LibriSpeech", ("train-a", "train-b"))
+    for path in sorted((root / "LibriSpeech" / "train-b").rglob("*.trans.txt")):
+        path.write_text("".join(f"{line.split()[0]}\n" for line in path.read_text().splitlines()[:2]))
+    options = PrepareOptions(root / "LibriSpeech", root / "data", ["train-a", "train-b"], speeds=(1.0, 1.1))
+    prepare_corpus(replace(options, on_the_fly=True, keep_empty=True))
+    return root / "data"
+
+
+def test_transcripts_and_texts_are_found_by_name(data: Path, tokenizer: Tokenizer) -> None:
+    """Without reading all cuts; also where an earlier version made the index."""
+    parts = ["train-a", "train-b"]
+    told = {cut.id: cut_text(cut) for part in parts for cut in load_cuts(data, part)}
+    rows = np.arange(len(told), dtype=np.int32)
+    table = open_parts(data, parts)
+    assert table.names().tolist() == [name_digest(cut.id) for cut in table.reader.read(rows.tolist())]
+    for part in parts:
+        (data / "index" / part / "names.npy").unlink()
+    table = open_parts(data, parts)
+    transcripts = Transcripts(table, rows, tokenizer)
+    assert dict(transcripts) == {name: tokenizer.normalize(text) for name, text in told.items() if text}
+    assert 0 < len(transcripts) < len(told)
+    assert transcripts.get("nobody") is None
+    view = TableView(table, rows, without_text, no_pieces(len(rows)), WORDS)
+    texts = {name: f"ONE {name[-1:]}" for name in [*list(told)[3:9], "of another set"]}
+    given = with_texts(view, texts)
+    cuts = given.reader.read(list(range(len(given))))
+    assert {cut.id: cut_text(cut) for cut in cuts} == {name: texts[name] for name in list(told)[3:9]}
+    counts = [count_pieces(cut_text(cut), tokenizer) for cut in cuts]
+    assert given.pieces(tokenizer).tolist() == counts
+    check_all_named(data, told, view)
+    with pytest.raises(UserError, match=f"nothing of 6 utterances, such as {cuts[0].id}: other data"):
+        check_all_named(data, set(told) - set(texts), view)
+    old = "\n".join(cut.id for cut in view.reader.read(rows.tolist()))
+    assert digest_of_names(view) == hashlib.sha256(old.encode()).hexdigest()

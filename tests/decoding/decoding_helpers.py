@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.decoding.beam import BeamOptions
+from kdasr.models.predictors.base import LastPieces, WindowPredictor
+from kdasr.models.predictors.lstm import LstmConfig, LstmPredictor, LstmState
 
 # Shapes: B utterances, T frames, D = J = width, K = 2 pieces, V pieces.
 
@@ -18,17 +20,17 @@ SILENT = (0, 2)
 Sequence = tuple[int, ...]
 
 
-class Predictor(nn.Module):
+class Predictor(WindowPredictor, nn.Module):
+    context_size = 2
+
     def __init__(self, vocab: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab, WIDTH)
         self.mix = nn.Linear(2 * WIDTH, WIDTH)
         self.calls = 0
 
-    def start_context(self, batch_size: int, device: torch.device | str) -> Tensor:
-        return torch.tensor([[-1, 0]], device=device).repeat(batch_size, 1)
-
-    def step(self, context_BK: Tensor) -> Tensor:
+    def predict(self, state: LastPieces) -> Tensor:
+        context_BK = state.pieces_BK
         self.calls += len(context_BK)
         known = (context_BK >= 0).unsqueeze(-1)
         return self.mix((self.embedding(context_BK.clamp(min=0)) * known).flatten(1))
@@ -45,17 +47,40 @@ class Joiner(nn.Module):
         return self.output(torch.tanh(encoded + predicted))
 
 
-class Model(nn.Module):
+class Memory(LstmPredictor):
+    """A predictor whose output depends on all that was said: on the first piece as well as on the last."""
+
     def __init__(self, vocab: int) -> None:
+        super().__init__(LstmConfig(dim=WIDTH, num_layers=2), vocab)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(2.0)
+        self.calls = 0
+
+    def advance(self, state: LstmState, pieces_B: Tensor) -> LstmState:
+        self.calls += len(pieces_B)
+        return super().advance(state, pieces_B)
+
+
+class Model(nn.Module):
+    def __init__(self, vocab: int, kind: type[nn.Module]) -> None:
         super().__init__()
-        self.predictor, self.joiner = Predictor(vocab), Joiner(vocab)
+        self.predictor, self.joiner = kind(vocab), Joiner(vocab)
+
+    @property
+    def num_start_pieces(self) -> int:
+        """Pieces that count in the norm of the length before the first one."""
+        return 2 if isinstance(self.predictor, Predictor) else 1
 
 
-def make_model(vocab: int = VOCAB, sharpness: float = 4.0) -> Model:
+KINDS = {"stateless": Predictor, "memory": Memory}
+
+
+def make_model(vocab: int = VOCAB, sharpness: float = 4.0, kind: str = "stateless") -> Model:
     """A model with opinions: frames with and without a piece."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = Model(vocab).eval()
+        model = Model(vocab, KINDS[kind]).eval()
     with torch.no_grad():
         model.joiner.output.weight.mul_(sharpness)
         model.joiner.output.bias[0] += 1.0
@@ -67,14 +92,20 @@ def make_encoded(lens: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return 2 * torch.randn(len(lens), max(lens), WIDTH, generator=generator), torch.tensor(lens)
 
 
+def predicted_after(model: Model, pieces: Sequence) -> Tensor:
+    """What the predictor makes of some pieces (D,), from the whole of them at once."""
+    if isinstance(model.predictor, Predictor):
+        return model.predictor.predict(LastPieces(torch.tensor([(-1, 0, *pieces)[-2:]])))[0]
+    return model.predictor(torch.tensor([pieces], dtype=torch.int64))[0, -1]
+
+
 @torch.no_grad()
 def log_probs_after(
     model: Model, encoded_D: Tensor, pieces: Sequence, penalty: float = 0.0, temperature: float = 1.0
 ) -> list[float]:
     """What the model gives every piece on a frame after some pieces."""
-    context = torch.tensor([(-1, 0, *pieces)[-2:]])
-    predicted = model.joiner.project_predictor(model.predictor.step(context))
-    logits = model.joiner(model.joiner.project_encoder(encoded_D), predicted[0])
+    predicted = model.joiner.project_predictor(predicted_after(model, pieces))
+    logits = model.joiner(model.joiner.project_encoder(encoded_D), predicted)
     logits[0] -= penalty
     return (logits.double() / temperature).log_softmax(dim=-1).tolist()
 

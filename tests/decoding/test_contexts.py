@@ -9,6 +9,7 @@ import torch
 from decoding_helpers import make_model
 
 from kdasr.decoding.contexts import PredictorCache
+from kdasr.models.predictors.base import LastPieces
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_threads_get_the_outputs_of_their_own_contexts() -> None:
         for step in range(60):
             contexts_NK = torch.randint(0, 5, (4, 2), generator=generator)
             found = cache.gather([tuple(row) for row in contexts_NK.tolist()])
-            expected = model.joiner.project_predictor(model.predictor.step(contexts_NK))
+            expected = model.joiner.project_predictor(model.predictor.predict(LastPieces(contexts_NK)))
             if not torch.allclose(found, expected, atol=1e-6):
                 wrong.append(step)
 

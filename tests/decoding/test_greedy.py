@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decoding_helpers import Model, make_encoded, make_model
+from decoding_helpers import KINDS, Model, make_encoded, make_model, predicted_after
 from torch import Tensor
 
 from kdasr.decoding import greedy
@@ -11,24 +11,24 @@ from kdasr.decoding.greedy import UNK_ID, greedy_chunk, greedy_search, initial_s
 # Shapes: B utterances, T frames, D = J = width, K = 2 pieces, V pieces.
 
 
-@pytest.fixture
-def model() -> Model:
-    return make_model()
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest) -> Model:
+    return make_model(kind=request.param)
 
 
 @torch.no_grad()
 def _plain_loop(model: Model, encoded_TD: Tensor, max_symbols: int) -> tuple[list[int], list[int]]:
-    context, tokens, frames = [-1, 0], [], []
+    tokens: list[int] = []
+    frames: list[int] = []
     for frame, encoded_D in enumerate(encoded_TD):
         for _ in range(max_symbols):
-            predicted = model.joiner.project_predictor(model.predictor.step(torch.tensor([context])))
-            logits = model.joiner(model.joiner.project_encoder(encoded_D), predicted[0])
+            predicted_J = model.joiner.project_predictor(predicted_after(model, tuple(tokens)))
+            logits = model.joiner(model.joiner.project_encoder(encoded_D), predicted_J)
             best = int(logits.argmax())
             if best in (0, UNK_ID):
                 break
             tokens.append(best)
             frames.append(frame)
-            context = [context[1], best]
     return tokens, frames
 
 
@@ -85,18 +85,17 @@ def test_resumed_search_equals_whole_search(model: Model, sizes: list[int], max_
 def test_a_state_is_not_changed_by_the_search(model: Model) -> None:
     encoded_BTD, lens_B = make_encoded([12])
     state = initial_state(model, 1)
-    kept = state.context_BK.clone(), state.predicted_BJ.clone()
+    kept = [part.clone() for part in (*state.heard, state.predicted_BJ)]
     first = greedy_chunk(model, encoded_BTD, lens_B, state)[0]
-    assert torch.equal(state.context_BK, kept[0]) and torch.equal(state.predicted_BJ, kept[1])
+    assert all(map(torch.equal, (*state.heard, state.predicted_BJ), kept))
     assert greedy_chunk(model, encoded_BTD, lens_B, state)[0] == first
-    assert state.context_BK.tolist() == [[-1, 0]]
 
 
 def test_a_blank_penalty_counts_against_the_blank(model: Model) -> None:
     encoded_BTD, lens_B = make_encoded([30])
-    state = initial_state(model, 1)
+    state, unpenalized = initial_state(model, 1), greedy_search(model, encoded_BTD, lens_B)
     found = greedy_chunk(model, encoded_BTD, lens_B, state, blank_penalty=3.0)[0]
     with torch.no_grad():
         model.joiner.output.bias[0] -= 3.0
     assert found == greedy_search(model, encoded_BTD, lens_B)
-    assert found != greedy_search(make_model(), encoded_BTD, lens_B)
+    assert found != unpenalized

@@ -24,6 +24,7 @@ from kdasr.export.build import export_bundle, find_current
 from kdasr.export.bundle import BundleFolder, open_bundle
 from kdasr.export.graph import JoinerGraph
 from kdasr.export.runtime import load_exported
+from kdasr.models.predictors.lstm import LstmConfig
 from kdasr.nn.context import Context
 
 
@@ -182,6 +183,13 @@ def test_int8_that_was_not_exported(other) -> None:
 def test_an_encoder_that_has_no_contract_is_refused(student, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(student.system.model.encoder.config, "type", "lstm")
     with pytest.raises(UserError, match="has an encoder of type 'lstm'; only those of type conformer or zip"):
+        export_bundle(student.system, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_predictor_with_a_memory_is_refused(student, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(student.system.model.config, "predictor", LstmConfig())
+    with pytest.raises(UserError, match="has a predictor of type 'lstm'; sherpa-onnx's contract has a state"):
         export_bundle(student.system, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.export.graph import EncoderGraph, JoinerGraph, PredictorGraph
+from kdasr.models.predictors.base import LastPieces
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -92,7 +93,7 @@ def test_the_metadata_describe_the_state_tensors(model: Transducer) -> None:
 def test_predictor_and_joiner_equal_the_model(model: Transducer) -> None:
     predictor, joiner = PredictorGraph(model).double(), JoinerGraph(model).double()
     context_NS = torch.tensor([[-1, 0], [0, 5], [23, 23], [7, 1]])
-    predicted_NJ = model.joiner.project_predictor(model.predictor.step(context_NS))
+    predicted_NJ = model.joiner.project_predictor(model.predictor.predict(LastPieces(context_NS)))
     assert torch.allclose(predictor(context_NS), predicted_NJ, atol=1e-12, rtol=0)
     assert predictor.metadata == {"context_size": 2, "vocab_size": 24}
     encoded_NJ = torch.randn(4, 16, dtype=torch.float64)

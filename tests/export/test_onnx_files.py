@@ -58,11 +58,15 @@ def test_files_are_valid_and_old_runtimes_read_them(student) -> None:
 
 
 def test_graphs_are_lean(encoder: onnx.ModelProto) -> None:
-    """No node works out shapes or constants, and a layer takes few: it is the part that is repeated."""
+    """No node works out shapes or constants, and a layer takes few: it is the part that is repeated.
+
+    Rotations depend on the place in the stream. All layers share them.
+    """
     kinds = Counter(node.op_type for node in encoder.graph.node)
-    assert not {"Shape", "Gather", "Constant", "Expand", "Range", "Cos", "Sin", "Identity"} & set(kinds)
+    assert not {"Shape", "Gather", "Constant", "Expand", "Range", "Tile", "Identity"} & set(kinds)
+    assert kinds["Cos"] == kinds["Sin"] == 1
     assert kinds["LayerNormalization"] == 2 * 6
-    assert sum(kinds.values()) <= 40 + 2 * 75
+    assert sum(kinds.values()) <= 50 + 2 * 75
 
 
 def test_every_linear_layer_is_quantized(student) -> None:
@@ -71,7 +75,7 @@ def test_every_linear_layer_is_quantized(student) -> None:
     kinds = Counter(node.op_type for node in quantized.graph.node)
     linear_per_layer = 2 + 2 + 2 + 2  # two feed-forward modules, attention, convolution
     assert kinds["MatMulInteger"] == 2 * linear_per_layer + 2
-    assert kinds["MatMul"] == 2 * 2
+    assert kinds["MatMul"] == 2 * 4  # with what is cached, and with the window itself
     decoder = onnx.load(student.bundle.graph("decoder", int8=True))
     decoder_kinds = Counter(node.op_type for node in decoder.graph.node)
     assert decoder_kinds["MatMulInteger"] == 2 and decoder_kinds["DequantizeLinear"] == 1

@@ -22,13 +22,16 @@ from kdasr.export.check import Clip, compare_with_sherpa, count_identical
 from kdasr.export.foreign import is_exported, open_exported
 from kdasr.export.runtime import OnnxTransducer, load_exported
 from kdasr.interop.icefall import ImportOptions, import_icefall
+from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.recognition.recognizer import StreamingRecognizer
+from zipformer2_models import small_config
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return save_zipformer(tmp_path_factory.mktemp("zipformer"))
+    """With fewer channels in the front end than sherpa-onnx gives to its state."""
+    return save_zipformer(tmp_path_factory.mktemp("zipformer"), layer2_channels=10, layer3_channels=12)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,8 @@ def test_the_client_can_make_the_first_states_of_the_metadata(bundle: BundleFold
     names = [value.name for value in model.graph.input]
     assert names[:3] == ["x", "cached_key_0", "cached_nonlin_attn_0"]
     assert names[-2:] == ["embed_states", "processed_lens"] and len(names) == 6 * 2 + 3
+    for value in (model.graph.input[-2], model.graph.output[-2]):
+        assert _shape(value) == ["N", 128, 3, 19]
 
 
 def test_a_folder_of_icefall_is_run_without_a_manifest(system: Bundle, foreign: Path) -> None:
@@ -143,6 +148,9 @@ def test_a_manifest_names_an_encoder_that_is_known(
 def test_what_has_no_place_in_the_contract_is_refused(system: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs a left context"):
         encoder_graph(system.model, Context(left=0, chunk=4))
+    wide = build_transducer(replace(system.model.config, encoder=small_config(layer3_channels=129)))
+    with pytest.raises(UserError, match=r"layer3_channels is 129; .* at most 128"):
+        encoder_graph(wide, CONTEXT)
 
 
 @needs_icefall

@@ -25,8 +25,9 @@ from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.experiment.config import load_experiment
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.streaming import select_states, split_state, stack_states
 from kdasr.recognition.offline import recognize_offline
@@ -218,7 +219,7 @@ class Pieces:
 def parts(request: pytest.FixtureRequest) -> Parts:
     """A random model that emits a piece in many frames."""
     encoder = CausalConfig(extra_frames=request.param)
-    config = TransducerConfig(vocab_size=9, encoder=encoder, predictor=PredictorConfig(dim=16), joiner_dim=16)
+    config = TransducerConfig(vocab_size=9, encoder=encoder, predictor=StatelessConfig(dim=16), joiner_dim=16)
     torch.manual_seed(3)
     model = build_transducer(config)
     model.set_feature_stats(torch.full((80,), -6.0), torch.ones(80))

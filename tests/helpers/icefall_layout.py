@@ -30,6 +30,7 @@ class Layout:
     ctc: bool = True
     simple: bool = True
     attention_decoder: bool = False
+    channels: tuple[int, int, int] = (8, 32, 128)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -50,13 +51,14 @@ class Layout:
 
     def _front_end(self) -> None:
         embed = "encoder_embed"
-        self.linear(f"{embed}.conv.0", 8, 1, 3, 3)
-        self.linear(f"{embed}.conv.4", 32, 8, 3, 3)
-        self.linear(f"{embed}.conv.7", 128, 32, 3, 3)
-        self.linear(f"{embed}.convnext.depthwise_conv", 128, 1, 7, 7)
-        self.linear(f"{embed}.convnext.pointwise_conv1", 384, 128, 1, 1)
-        self.linear(f"{embed}.convnext.pointwise_conv2", 128, 384, 1, 1)
-        self.linear(f"{embed}.out", DIMS[0], 128 * 19)
+        first, second, third = self.channels
+        self.linear(f"{embed}.conv.0", first, 1, 3, 3)
+        self.linear(f"{embed}.conv.4", second, first, 3, 3)
+        self.linear(f"{embed}.conv.7", third, second, 3, 3)
+        self.linear(f"{embed}.convnext.depthwise_conv", third, 1, 7, 7)
+        self.linear(f"{embed}.convnext.pointwise_conv1", 3 * third, third, 1, 1)
+        self.linear(f"{embed}.convnext.pointwise_conv2", third, 3 * third, 1, 1)
+        self.linear(f"{embed}.out", DIMS[0], third * 19)
         self.norm(f"{embed}.out_norm", DIMS[0])
 
     def _stack(self, stack: int) -> None:

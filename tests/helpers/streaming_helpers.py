@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdasr.models.predictors.base import PredictorConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -63,12 +64,14 @@ def make_recognizer(
     tail_seconds: float = 0.0,
     seed: int = 1,
     vocab_size: int = len(PIECES),
+    predictor: PredictorConfig | None = None,
     **options: Any,
 ) -> StreamingRecognizer:
     """A small random recognizer; the same seed gives the same weights. `options` are the recognizer's."""
     torch.manual_seed(seed)
     config = tiny_config(vocab_size)
     config.encoder.dropout = 0.1
+    config.predictor = predictor or config.predictor
     model = build_transducer(config)
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))
     _spread_pieces(model)

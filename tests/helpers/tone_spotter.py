@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdasr.models.encoders.base import Geometry
+from kdasr.models.predictors.base import LastPieces, WindowPredictor
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import FACTOR, MIN_FRAMES, subsampled_length
 from kdasr.recognition.recognizable import Parts
@@ -37,6 +38,13 @@ class _Encoder(nn.Module):
         return _Heard(torch.full((batch_size, 2), -1, device=device))
 
 
+class _Predictor(WindowPredictor, nn.Module):
+    context_size = 2
+
+    def predict(self, state: LastPieces) -> Tensor:
+        return torch.zeros(len(state.pieces_BK), len(PIECES))
+
+
 class Spotter(nn.Module):
     """Says the first piece of a tone in the first frame that hears nothing of it, and the second in the next.
 
@@ -46,10 +54,8 @@ class Spotter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.geometry = Geometry(dim=len(PIECES), stride=FACTOR, overlap=MIN_FRAMES - FACTOR, hidden=())
-        self.encoder, self.predictor, self.joiner = _Encoder(), nn.Module(), _Joiner()
+        self.encoder, self.predictor, self.joiner = _Encoder(), _Predictor(), _Joiner()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.predictor.start_context = lambda size, device: torch.tensor([[-1, 0]]).repeat(size, 1)
-        self.predictor.step = lambda context_BK: torch.zeros(len(context_BK), len(PIECES))
 
     def encode(self, features_BTF: Tensor, lens_B: Tensor, context: Context) -> SimpleNamespace:
         state = self.encoder.init_state(len(features_BTF), context, features_BTF.device)
@@ -116,8 +122,12 @@ class _Table:
         return PIECES[index]
 
 
+def spotter_parts(context: Context) -> Parts:
+    return Parts(Spotter(), _Table(), context)  # type: ignore[arg-type]
+
+
 def make_spotter(context: Context, **options: object) -> StreamingRecognizer:
-    return StreamingRecognizer(Parts(Spotter(), _Table(), context), **options)  # type: ignore[arg-type]
+    return StreamingRecognizer(spotter_parts(context), **options)  # type: ignore[arg-type]
 
 
 def spoken(words: list[int], samples: list[int]) -> NDArray[np.float32]:

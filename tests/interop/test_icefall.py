@@ -71,12 +71,12 @@ def test_the_predictor_is_icefalls_grouped_convolution() -> None:
     torch.testing.assert_close(found_BD, expected_BD.squeeze(2))
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("causal", "channels"), [(False, (8, 32, 128)), (True, (4, 6, 10))])
 def test_sizes_follow_from_the_weights_where_no_options_are_stored(
-    options: ImportOptions, causal: bool
+    options: ImportOptions, causal: bool, channels: tuple[int, int, int]
 ) -> None:
     """But for what no shape tells: that is said."""
-    layout = Layout(causal=causal)
+    layout = Layout(causal=causal, channels=channels)
     layout.save_epoch(options.checkpoint)
     stored = import_icefall(options).config
     alone = replace(options, out=options.out.with_name("alone"), options=HEADS)
@@ -85,6 +85,7 @@ def test_sizes_follow_from_the_weights_where_no_options_are_stored(
     assert imported.assumed == ["encoder_unmasked_dim"]
     stored.encoder.encoder_unmasked_dim = [8, 12]  # type: ignore[attr-defined]
     assert imported.config.encoder.stacks == stored.encoder.stacks  # type: ignore[attr-defined]
+    assert imported.config.encoder.front_end_channels == channels  # type: ignore[attr-defined]
     assert imported.context == (STREAMING if causal else Context.full())
 
 

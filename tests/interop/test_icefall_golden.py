@@ -17,6 +17,7 @@ from kdasr.interop.icefall_checkpoint import averaged_since, read_icefall
 from kdasr.interop.icefall_names import icefall_name
 from kdasr.interop.icefall_sizes import transducer_config
 from kdasr.models.encoders.zipformer2 import encoder as encoder_module
+from kdasr.models.predictors.base import LastPieces
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
@@ -46,7 +47,7 @@ def test_all_heads_give_what_icefalls_give(kind: str) -> None:
     data, model = golden(kind), model_of(kind)
     encoded_BUD = model.encode(data["features"], data["feature_lens"], Context.full()).encoded_BTD
     close(encoded_BUD, data["full.encoder_out"])
-    close(model.predictor.step(data["decoder.ctx"]), data["decoder.ctx_out"].squeeze(1))
+    close(model.predictor.predict(LastPieces(data["decoder.ctx"])), data["decoder.ctx_out"].squeeze(1))
     predicted_BSD = model.predictor(data["decoder.y"][:, 1:])
     close(predicted_BSD, data["decoder.y_out"])
     joiner = model.joiner

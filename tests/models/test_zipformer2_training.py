@@ -4,15 +4,19 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.models.encoders.zipformer2.attention import by_key
 from kdasr.models.encoders.zipformer2.encoder import Zipformer2Encoder
+from kdasr.models.encoders.zipformer2.front_end import pointwise
 from kdasr.models.encoders.zipformer2.random_parts import TimeDropout, channel_mask
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.schedule import Clock
 from kdasr.testing import dummy_batch, tiny_model
@@ -34,7 +38,7 @@ def run(model: Zipformer2Encoder, seed: int, context: Context = CONTEXT) -> torc
 def test_every_weight_learns_from_a_teacher_of_another_kind() -> None:
     """In chunks, with the losses of distillation; what is left out by chance takes no weight away."""
     config = TransducerConfig(
-        vocab_size=11, encoder=small_config(), predictor=PredictorConfig(dim=16), joiner_dim=16
+        vocab_size=11, encoder=small_config(), predictor=StatelessConfig(dim=16), joiner_dim=16
     )
     torch.manual_seed(4)
     student, batch = build_transducer(config), dummy_batch()
@@ -71,6 +75,34 @@ def test_training_is_random_and_its_random_numbers_are_torchs() -> None:
     first, again, other = run(encoder(), 1), run(encoder(), 1), run(encoder().eval(), 1)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
+
+
+def test_scores_of_distances_are_found_by_query_and_key() -> None:
+    """That of query i and key j is at place j - i + W - 1; without a gradient, and with its own."""
+    torch.manual_seed(0)
+    for num_queries, num_keys in [(5, 5), (3, 7), (1, 4)]:
+        scores = torch.randn(2, 3, num_queries, num_keys + num_queries - 1, dtype=torch.float64)
+        keys = scores.new_empty(2, 3, num_queries, num_keys)
+        places = torch.arange(num_keys) - torch.arange(num_queries)[:, None] + num_queries - 1
+        expected = scores.gather(3, places.expand_as(keys))
+        assert torch.equal(by_key(scores, keys), expected)
+        scores, keys = scores.transpose(0, 1).requires_grad_(), keys.transpose(0, 1)
+        assert torch.equal(by_key(scores, keys), expected.transpose(0, 1))
+        assert torch.autograd.gradcheck(by_key, (scores, keys))
+
+
+def test_a_convolution_of_one_tap_is_the_same_in_training() -> None:
+    conv, x = nn.Conv2d(5, 7, 1), torch.randn(2, 5, 4, 3, requires_grad=True)
+    parameters = (x, conv.weight, conv.bias)
+    weight = torch.randn(2, 7, 4, 3)
+    expected, found = (pointwise(x, conv.train(mode)) for mode in (False, True))
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(
+        torch.autograd.grad(expected, parameters, weight),
+        torch.autograd.grad(found, parameters, weight),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_dropout_takes_a_channel_of_an_utterance_at_all_times() -> None:

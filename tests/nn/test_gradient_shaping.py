@@ -1,10 +1,12 @@
 """What goes back through the modules that shape gradients: against icefall's numbers, and by their laws."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from icefall_data import arrays, needs_icefall
 from kdasr.nn.bias_norm import BiasNorm
@@ -69,6 +71,80 @@ def test_activations_and_norm_are_icefalls(data: dict[str, Any]) -> None:
     torch.testing.assert_close(y.detach(), data["biasnorm.y"])
     for value, name in [(x, "x"), (norm.bias, "bias"), (norm.log_scale, "log_scale")]:
         torch.testing.assert_close(value.grad, data[f"biasnorm.{name}_grad"], atol=1e-5, rtol=1e-5)
+
+
+def as_is(x: Tensor) -> Tensor:
+    return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.transpose(0, 3)
+
+
+@pytest.mark.parametrize("layout", [as_is, channels_last, transposed])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_activations_have_the_values_and_gradients_of_their_formulas(
+    layout: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    """For every order in memory, and for more values than are computed at once."""
+    torch.manual_seed(0)
+    x = layout(8 * torch.randn(2, 25, 80, 9, dtype=dtype)).requires_grad_()
+    weight = torch.randn_like(x)
+    for function, shift, offset in [(swoosh_left, 4.0, 0.035), (swoosh_right, 1.0, 0.313261687)]:
+        tolerance = {"atol": 0.1, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-5}
+        exact = x.detach().double().requires_grad_()
+        expected = (1 + (exact - shift).exp()).log() - 0.08 * exact - offset
+        (expected_grad,) = torch.autograd.grad((expected * weight).sum(), exact)
+        for grads in (weight, weight.contiguous()):
+            y = function(x)
+            torch.testing.assert_close(y.double(), expected, **tolerance)
+            (grad,) = torch.autograd.grad(y, x, grads)
+            torch.testing.assert_close(grad.double(), expected_grad, **tolerance)
+
+
+def test_activations_pass_the_check_of_gradients() -> None:
+    x = (6 * torch.randn(3, 40, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(swoosh_left, x) and torch.autograd.gradcheck(swoosh_right, x)
+
+
+@pytest.mark.parametrize("channel_dim", [-1, 1])
+def test_the_balancers_gradient_is_that_of_its_penalty(channel_dim: int) -> None:
+    """Also for channels that are constant, or zero: against automatic differentiation."""
+    torch.manual_seed(0)
+    scale, mean = torch.tensor([[1e-12, 1e-3, 1, 50, 1, 0, 300, 0], [0, 0, 3, 0, -9, 0, 0, 5]])
+    x = (torch.randn(6, 9, 5, 8) * scale + mean).movedim(-1, channel_dim)
+    grad = torch.randn_like(x)
+    others = [dim for dim in range(4) if dim != channel_dim % 4]
+    for limits in (ChannelRange(0.3, 1.0, 0.75, 5.0), ChannelRange(0.4, 0.6, 0.0, 100.0)):
+        inputs = x.clone().requires_grad_()
+        average, square = inputs.mean(dim=others), inputs.square().mean(dim=others)
+        shift = average / (square - average.square()).clamp(min=1e-20).sqrt()
+        rms = square.clamp(min=1e-20).sqrt()
+        low, high = (
+            0.8139535143 * math.atanh(min(2 * p - 1, 1 - 1e-10))
+            for p in (limits.min_positive, limits.max_positive)
+        )
+        sizes = (torch.pi / 2) ** 0.5 * torch.tensor([limits.min_abs, limits.max_abs])
+        penalty = (shift - shift.clamp(low, high)).abs() + (rms.clamp(*sizes) / rms).log().abs()
+        (pull,) = torch.autograd.grad(penalty.sum(), inputs)
+        pull = pull / pull.square().mean(dim=others, keepdim=True).sqrt().clamp(min=1e-20)
+        expected = grad + 0.04 * grad.abs() * pull
+        torch.testing.assert_close(balanced_gradient(x, grad, limits, channel_dim), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_gradient_of_whitening_is_that_of_its_metric(groups: int) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(7, 30, 8) @ torch.randn(8, 8) + 2.0).requires_grad_()
+    grad = torch.randn_like(x)
+    (pull,) = torch.autograd.grad(whiteness(x, groups), x)
+    expected = grad + 0.02 * grad.norm() * pull / pull.norm()
+    torch.testing.assert_close(whitened_gradient(x, grad, 1.0, groups, 0.02), expected)
+    assert torch.equal(whitened_gradient(x, grad, 9.0, groups, 0.02), grad)
 
 
 def test_nothing_is_changed_but_gradients_and_those_only_in_training() -> None:

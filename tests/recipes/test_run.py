@@ -107,7 +107,7 @@ def blank_lead(system: Bundle, wave_N: np.ndarray) -> float:
     features_BTF = torch.from_numpy(whole_features(16000, wave_N, model.geometry)).unsqueeze(0)
     lens_B = torch.tensor([features_BTF.shape[1]])
     encoded = model.joiner.project_encoder(model.encode(features_BTF, lens_B, system.context).encoded_BTD)
-    start = model.joiner.project_predictor(model.predictor.step(model.predictor.start_context(1)))
+    start = model.joiner.project_predictor(model.predictor.predict(model.predictor.start_state(1)))
     logits_UV = model.joiner(encoded, start)[0]
     return float((logits_UV[:, 0] - logits_UV[:, 1:].amax(dim=1)).median())
 

@@ -9,32 +9,93 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from numpy.typing import NDArray
 from streaming_helpers import GEOMETRY, bursts
 
 from kdasr.common.errors import UserError
 from kdasr.data.features import compute_features
 from kdasr.models.encoders.base import Geometry
 from kdasr.recognition.audio import check_samples, load_audio
-from kdasr.recognition.features import OnlineFeatures, fbank_options, samples_for_frame, whole_features
+from kdasr.recognition.features import OnlineFeatures, compute_frames, samples_for_frame, whole_features
 from kdasr.recognition.resample import StreamingResampler, resample
 
 
-@pytest.mark.parametrize("num_samples", [400, 1234, 16000, 48077])
-def test_online_features_equal_lhotse_on_the_whole_wave(num_samples: int) -> None:
-    wave = bursts(4.0, seed=1)[:num_samples]
-    wave[500:900] = 0.0  # the floor of the logarithm is the same too
-    expected_TF = compute_features(torch.from_numpy(wave)).numpy()
-    fbank = knf.OnlineFbank(fbank_options())
-    for start in range(0, num_samples, 777):
-        fbank.accept_waveform(16000, wave[start : start + 777].tolist())
+def kaldi_features(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What sherpa-onnx computes: kaldi-native-fbank with its settings."""
+    options = knf.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = 80
+    options.mel_opts.high_freq = -400.0
+    fbank = knf.OnlineFbank(options)
+    fbank.accept_waveform(16000, samples.tolist())
     fbank.input_finished()
-    assert fbank.num_frames_ready == len(expected_TF)
-    frames = [fbank.get_frame(index).copy() for index in range(len(expected_TF))]
-    np.testing.assert_allclose(np.stack(frames), expected_TF, atol=2e-3, rtol=0)
-    # With silence after it, frames that reach beyond the end differ: mirrored speech there, silence here.
-    inner = (num_samples - 280) // 160 + 1
+    return np.stack([fbank.get_frame(index) for index in range(fbank.num_frames_ready)])
+
+
+NO_OVERLAP = Geometry(dim=1, stride=1, overlap=0, hidden=())
+"""No silence is needed at the end of its input."""
+
+
+@pytest.mark.parametrize("num_samples", [80, 100, 239, 240, 400, 1234, 16000, 48077])
+@pytest.mark.parametrize("offset", [0.0, 0.02])
+def test_features_equal_kaldis_to_the_edges(num_samples: int, offset: float) -> None:
+    wave = bursts(4.0, seed=1)[:num_samples] + np.float32(offset)
+    wave[500:900] = offset  # the floor of the logarithm is the same too
+    expected_TF = kaldi_features(wave)
+    np.testing.assert_allclose(whole_features(16000, wave, NO_OVERLAP), expected_TF, atol=2e-3, rtol=0)
+    # Trained on, and here with silence after them, which frames that reach beyond the end see.
+    inner = max(0, (num_samples - 280) // 160 + 1)
+    trained_TF = compute_features(torch.from_numpy(wave)).numpy()
     padded_TF = whole_features(16000, wave, GEOMETRY)
+    np.testing.assert_allclose(padded_TF[:inner], trained_TF[:inner], atol=2e-3, rtol=0)
     np.testing.assert_allclose(padded_TF[:inner], expected_TF[:inner], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("packet", [31, 777, 400_000])
+def test_features_do_not_depend_on_packets_windows_and_other_streams(packet: int) -> None:
+    waves = [
+        bursts(seconds, seed=seed) for seed, seconds in enumerate([0.02, 1.0, 26.0 if packet > 777 else 0.5])
+    ]
+    expected = [whole_features(16000, wave, GEOMETRY) for wave in waves]
+    streams = [OnlineFeatures(GEOMETRY) for _ in waves]
+    found: list[list[NDArray[np.float32]]] = [[] for _ in waves]
+    ends = [0] * len(waves)
+
+    def advance() -> None:
+        targets = [end + 32 for end in ends]
+        compute_frames(streams, targets)
+        for number, (stream, target) in enumerate(zip(streams, targets, strict=True)):
+            begin, ends[number] = ends[number], min(target, stream.num_ready)
+            found[number].append(stream.window(begin, ends[number]))
+            stream.discard(ends[number] - 3)
+
+    for start in range(0, max(map(len, waves)), packet):
+        memory = np.zeros(packet, np.float32)  # which is used again
+        for stream, wave in zip(streams, waves, strict=True):
+            part = wave[start : start + packet]
+            memory[: len(part)] = part
+            stream.accept(16000, memory[: len(part)])
+        memory[:] = 0.5
+        advance()
+    for stream in streams:
+        stream.finish()
+    while any(end < stream.num_ready for end, stream in zip(ends, streams, strict=True)):
+        advance()
+    for frames, whole_TF in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.concatenate(frames), whole_TF, atol=1e-5, rtol=0)
+
+
+def test_a_long_stream_keeps_no_more_than_a_short_one() -> None:
+    features = OnlineFeatures(GEOMETRY)
+    features.accept(16000, np.tile(bursts(10.0), 6))
+    held = []
+    for end in range(100, features.num_ready, 100):
+        compute_frames([features], [end])
+        features.discard(end - 3)
+        held.append(sum(packet.nbytes for packet in features._packets))
+    assert len(features._known_TF) == 3 and features._known_TF.base is None
+    assert held == sorted(held, reverse=True) and held[-1] < 4 * 10 * 16000
 
 
 @pytest.mark.parametrize("num_frames", range(1, 10))

@@ -47,6 +47,21 @@ def test_states_stay_with_their_streams_while_the_pool_grows() -> None:
     assert numbers_in(pool.gather(slots[:1])) == [22]
 
 
+def test_a_batch_lies_in_memory_as_the_states_do() -> None:
+    """A graph may have the streams in the middle of its tensors, and is given them so."""
+
+    def state(numbers: list[int]) -> tuple[Tensor]:
+        rows = [torch.full((2, 5), float(number)) for number in [*numbers, 99]]
+        return (torch.stack(rows, dim=1).movedim(1, 0)[: len(numbers)],)
+
+    pool = StatePool(state([-1]))
+    slots = [pool.allocate() for _ in range(20)]
+    pool.store(slots[:3], state([10, 11, 12]))
+    (gathered,) = pool.gather([slots[2], slots[9], slots[0]])
+    assert torch.equal(gathered, state([12, -1, 10])[0])
+    assert gathered.movedim(0, 1).is_contiguous()
+
+
 def test_a_place_is_given_again_with_nothing_of_its_last_stream_in_it() -> None:
     pool = StatePool(make_state([-1]))
     slots = [pool.allocate() for _ in range(8)]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from fake_experiment import PARTS, SYSTEMS, write_data, write_experiment, write_system, write_training
+from headless_browser import browser, find_browser
 
 from kdasr.cli.report import command
 from kdasr.common.errors import UserError
@@ -37,6 +38,19 @@ def report(experiment: Path) -> Path:
 def _rows(folder: Path, system: str, part: str) -> list[dict]:
     path = folder / system / "decode" / "streaming" / part / "utterances.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium; install one, or name it in KDASR_BROWSER")
+def test_tables_fit_a_page_of_1200_pixels(report: Path, tmp_path: Path) -> None:
+    with (
+        browser(str(find_browser()), tmp_path / "profile", tmp_path / "no-microphone.wav") as chromium,
+        chromium.tab((report / "index.html").as_uri()) as tab,
+    ):
+        size = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        tab.call("Emulation.setDeviceMetricsOverride", **size)
+        scrolling = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)"
+        assert tab.run("document.querySelectorAll('.scroll table').length") > 3
+        assert tab.run(f"{scrolling}.map((e) => e.getAttribute('aria-label'))") == []
 
 
 def test_results_json_is_a_recomputation_from_the_utterances(experiment: Path, report: Path) -> None:

@@ -1,20 +1,29 @@
 """The page in a real browser: what it shows is what the recognizer hears."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 import soundfile
+from experiment_folder import run, write_experiment
 from headless_browser import Browser, Tab, browser, find_browser
 from numpy.typing import NDArray
 from serving_helpers import Served, recognized, serving
-from tone_spotter import WORDS, make_spotter, spoken
+from streaming_helpers import bursts
+from tone_spotter import WORDS, make_spotter, spoken, spotter_parts
 
+from kdasr.cli.stream import command as stream_command
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.resample import resample
 from kdasr.serving.access import Access, Token
 
 PROGRAM = find_browser()
@@ -42,14 +51,18 @@ def example() -> tuple[NDArray[np.float32], int]:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all; its microphone plays `AUDIO` at 44.1 kHz from the moment that it is opened."""
-    assert PROGRAM is not None
-    folder = tmp_path_factory.mktemp("browser")
-    from kdasr.recognition.resample import resample
+def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`AUDIO` at 44.1 kHz."""
+    path = tmp_path_factory.mktemp("browser") / "microphone.wav"
+    soundfile.write(path, resample(AUDIO, 16000, 44100), 44100, subtype="PCM_16")
+    return path
 
-    soundfile.write(folder / "microphone.wav", resample(AUDIO, 16000, 44100), 44100, subtype="PCM_16")
-    with browser(PROGRAM, folder / "profile", folder / "microphone.wav") as running:
+
+@pytest.fixture(scope="module")
+def chromium(microphone: Path) -> Iterator[Browser]:
+    """One browser for all; its microphone plays the file from the moment that it is opened."""
+    assert PROGRAM is not None
+    with browser(PROGRAM, microphone.with_name("profile"), microphone) as running:
         yield running
 
 
@@ -83,7 +96,56 @@ def check_quiet(tab: Tab, served: Served) -> None:
     assert [url for url in tab.requests if not url.startswith(own)] == []
 
 
-def test_microphone_shows_the_words_of_both_models(chromium: Browser, served: Served) -> None:
+@contextmanager
+def serve_command(folder: Path) -> Iterator[str]:
+    """The address of `kdasr serve`, in a process of its own."""
+    command = [sys.executable, "-m", "kdasr", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        try:
+            assert found is not None
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def said_by_stream(folder: Path, file: Path) -> list[dict[str, Any]]:
+    """The segments that `kdasr stream` prints."""
+    lines = run(stream_command, folder, file, "--endpoints", "--json").output.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_words_are_those_of_the_command(chromium: Browser, tmp_path: Path) -> None:
+    folder, pause = write_experiment(tmp_path / "exp"), np.zeros(40000, np.float32)
+    audio = np.concatenate([bursts(3.0, 3), pause, bursts(2.0, 5)])
+    soundfile.write(tmp_path / "talk.wav", audio, 16000, subtype="PCM_16")
+    expected = said_by_stream(folder, tmp_path / "talk.wav")
+    assert sum(len(segment["words"]) for segment in expected) > 3
+    with serve_command(folder) as url, chromium.tab(url) as tab:
+        ready(tab)
+        tab.run("document.getElementById('paced').checked = false")
+        tab.upload("#file", tmp_path / "talk.wav")
+        done(tab)
+        assert tab.run(f"{LINES}[0]") == [segment["text"] for segment in expected]
+        saved = json.loads(tab.run("transcripts[0].content('json')"))["segments"]
+    keys = ("word", "start", "end")
+    assert [[tuple(word[key] for key in keys) for word in segment["words"]] for segment in saved] == [
+        [tuple(word[key] for key in keys) for word in segment["words"]] for segment in expected
+    ]
+    assert [word["confidence"] for segment in saved for word in segment["words"]] == pytest.approx(
+        [word["confidence"] for segment in expected for word in segment["words"]], abs=0.01
+    )
+
+
+def test_microphone_shows_the_words_of_both_models(
+    chromium: Browser, served: Served, microphone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "kdasr.cli.stream.load_recognizable", lambda *_, **__: spotter_parts(Context(left=8, chunk=4))
+        )
+        assert [segment["text"] for segment in said_by_stream(Path("student"), microphone)] == TEXT
     with opened(chromium, served) as tab:
         ready(tab)
         assert tab.run("[...document.querySelectorAll('section button')].every((b) => b.disabled)")
@@ -122,6 +184,41 @@ def test_two_tabs_upload_and_download_at_once(chromium: Browser, served: Served,
         assert [cue.strip().splitlines()[2] for cue in cues] == TEXT
         start = expected[0].words[0].start
         assert cues[0].splitlines()[1].startswith(f"00:00:0{int(start)},{round(1000 * (start % 1)):03d} --> ")
+
+
+def test_hours_cost_the_page_no_more_than_minutes(chromium: Browser, served: Served) -> None:
+    times = "start: 4 * i, end: 4 * i + 1, shown: 4 * i + 2, latency: i"
+    word = f"{{word: 'W' + i, {times}, confidence: 0.9, final: true}}"
+    heard = (
+        "{type: 'final', chunk_latency: 0.01, rtf: 0.02, decoded: 4 * i, start: 4 * i, continues_word: false"
+    )
+    with opened(chromium, served) as tab:
+        ready(tab)
+        tab.run(
+            "for (let i = 0; i < 3000; i++)"
+            f" transcripts[0].hear({heard}, text: 'W' + i, words: [{word}]}}, 0)"
+        )
+        lines = tab.run(f"{LINES}[0]")
+        assert lines[0] == "" and lines[1:] == [f"W{i}" for i in range(2800, 3000)]
+        first = "document.querySelector('.text p').textContent"
+        assert tab.run(first) == "2,800 earlier segments are in the copy and the downloads."
+        assert tab.run("document.querySelector('.text time').textContent") == "3:06:40"
+        assert tab.run("document.getElementById('spoken').children.length") == 20
+        assert tab.run("transcripts[0].delays.length") == 1000
+        assert tab.run("transcripts[0].fields.median.textContent") == "2500.00 s"
+        found = "transcripts[0].within({}, {}).map((s) => s.text)"
+        assert tab.run(found.format(8000, 8009)) == ["W2000", "W2001", "W2002"]
+        assert tab.run(found.format(8003, 8003)) == []
+        assert tab.run("transcripts[0].content('txt')").split() == [f"W{i}" for i in range(3000)]
+        tab.run("spectrogram.column = () => new Uint8Array(BANDS).fill(7)")
+        tab.run("for (let i = 0; i < 7000; i++) spectrogram.push(new Float32Array(PACKET))")
+        assert 60_000 <= tab.run("spectrogram.columns.length") <= 61_000
+        length = tab.run("spectrogram.length")
+        assert length == pytest.approx(70_000, abs=4)
+        assert tab.run(f"[spectrogram.at(100), spectrogram.at({length - 1})[0]]") == [None, 7]
+        tab.wait("Number(document.getElementById('place').min) > 90")
+        assert tab.run("document.getElementById('clock').textContent") == "11:39"
+        check_quiet(tab, served)
 
 
 def test_dropped_connection_is_taken_up(chromium: Browser, served: Served) -> None:

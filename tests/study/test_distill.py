@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 from icefall_layout import Layout
 from lhotse import CutSet, Recording
+from nemo_files import nemo_members, spelling, write_nemo
 
 from kdasr.checkpoint import load_bundle
 from kdasr.cli.main import cli
@@ -20,15 +21,19 @@ from kdasr.common.errors import UserError
 from kdasr.common.job_runner import Outcome, Record, RunOptions, Say
 from kdasr.experiment.student_start import student_sizes, weights_of_teacher
 from kdasr.interop.icefall import ImportOptions, import_icefall
+from kdasr.interop.nemo import NemoOptions, import_nemo
+from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.models.encoders.tiny import tiny_encoder
+from kdasr.models.predictors.lstm import LstmConfig
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear
 from kdasr.study.jobs import KDASR
 from kdasr.study.stamps import StampedJob
-from kdasr.testing import dummy_cuts, tiny_tokenizer
+from kdasr.testing import dummy_cuts, random_text, tiny_tokenizer
 
 
 def write_cuts(folder: Path, part: str, count: int, seed: int) -> Path:
@@ -47,6 +52,16 @@ def write_cuts(folder: Path, part: str, count: int, seed: int) -> Path:
         cuts.append(written)
     CutSet.from_cuts(cuts).to_file(folder / f"{part}.jsonl.gz")
     return folder / f"{part}.jsonl.gz"
+
+
+@pytest.fixture(scope="module")
+def nemo_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment folder with a random FastConformer of NeMo's layout."""
+    folder = tmp_path_factory.mktemp("nemo")
+    texts = [random_text(4, seed) for seed in range(50)]
+    file = write_nemo(folder / "model.nemo", spelling(nemo_members(), texts, 24))
+    import_nemo(NemoOptions(checkpoint=file, out=folder / "exp"))
+    return folder / "exp"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +135,32 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     assert "holds a student of --chunk-ms 320, this is --chunk-ms 640" in str(other.exception)
 
 
+def test_a_teacher_of_nemo_has_a_streaming_student_with_other_features_and_rate(
+    nemo_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_runner, "run_jobs", run_here)
+    train, dev = write_cuts(tmp_path, "train", 8, seed=1), write_cuts(tmp_path, "dev", 2, seed=2)
+    out, small = tmp_path / "student", tmp_path / "student.yaml"
+    settings = {
+        "data": {"max_duration": 10.0, "num_buckets": 1, "speed_perturbation": [1.0]},
+        "training": {"accelerator": "cpu"},
+    }
+    small.write_text(yaml.safe_dump(settings))
+    steps = ["stages.0.num_hours=0.005", "stages.1.num_hours=0.005", "training.validate_hours=0.005"]
+    asked = ["--teacher", nemo_teacher, "--cuts", f"train={train}", "--cuts", f"dev={dev}", "--out", out]
+    asked += ["--left-ms", 640, "--student", small]
+    result = distill(*asked, *(word for step in steps for word in ("--override", step)))
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "dev: WER of the teacher" in result.output
+    assert "2 of 2 utterances identical" in result.output
+    student, taught = load_bundle(out).model, load_bundle(nemo_teacher).model
+    assert (student.geometry.stride, taught.geometry.stride) == (4, 8)
+    assert student.config.predictor == StatelessConfig(dim=12) and student.joiner.activation == "tanh"
+    encoder = student.config.encoder
+    assert isinstance(encoder, ConformerConfig)
+    assert (encoder.num_layers, encoder.dim, encoder.num_heads, encoder.ffn_dim) == (2, 16, 2, 32)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
@@ -158,7 +199,7 @@ def conformer(num_layers: int, seed: int, dim: int = 16) -> Transducer:
     torch.manual_seed(seed)
     encoder = tiny_encoder()
     encoder.num_layers, encoder.dim = num_layers, dim  # type: ignore[attr-defined]
-    return build_transducer(TransducerConfig(80, 24, encoder, PredictorConfig(dim=16), joiner_dim=16))
+    return build_transducer(TransducerConfig(80, 24, encoder, StatelessConfig(dim=16), joiner_dim=16))
 
 
 def test_a_student_with_fewer_layers_takes_those_at_the_same_depth() -> None:
@@ -175,6 +216,19 @@ def test_a_student_of_other_widths_takes_what_has_the_same_shape() -> None:
     found = weights_of_teacher(conformer(2, seed=2, dim=32), conformer(2, seed=1))
     assert "predictor.embedding.weight" in found and "joiner.output.weight" in found
     assert "encoder.layers.0.feed_in.expand.weight" not in found
+
+
+def test_a_student_of_a_teacher_with_a_memory_has_none_and_starts_from_the_encoder() -> None:
+    torch.manual_seed(1)
+    sizes = TransducerConfig(80, 24, tiny_encoder(), LstmConfig(dim=12), joiner_dim=16)
+    teacher = build_transducer(sizes)
+    config = student_sizes(sizes, {}, "test")
+    assert config.predictor == StatelessConfig(dim=12)
+    found = weights_of_teacher(build_transducer(config), teacher)
+    assert {name.split(".")[0] for name in found} == {"encoder", "simple_am", "ctc_head"}
+    assert sum(name.startswith("encoder.") for name in found) == len(teacher.encoder.state_dict())
+    named = student_sizes(sizes, {"predictor": {"type": "lstm", "num_layers": 2}}, "test")
+    assert named.predictor == LstmConfig(dim=320, num_layers=2)
 
 
 def test_a_zipformer_student_of_a_zipformer_starts_as_the_teacher(teacher: Path) -> None:

@@ -1,4 +1,4 @@
-"""`kdasr import icefall`."""
+"""`kdasr import icefall`, `kdasr import nemo`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,21 @@ def icefall(
         )
     )
     for line in _summary(imported):
+        click.echo(line)
+
+
+@command.command(name="nemo", short_help="A FastConformer transducer of NeMo.")
+@click.argument("checkpoint", metavar="FILE.nemo", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Experiment folder to write.")
+def nemo(checkpoint: Path, out: Path) -> None:
+    """Take over a FastConformer transducer of NeMo: with an LSTM predictor and a SentencePiece model.
+
+    The folder decodes whole recordings and teaches. It has features of its own; its students have ours.
+    """
+    # Imported here, so that --help does not wait for torch.
+    from kdasr.interop.nemo import NemoOptions, import_nemo
+
+    for line in _summary(import_nemo(NemoOptions(checkpoint=checkpoint, out=out))):
         click.echo(line)
 
 

@@ -5,7 +5,7 @@ import platform
 
 import click
 
-PACKAGES = ("torch", "torchaudio", "k2", "lhotse", "sentencepiece", "lightning-fabric", "kaldi-native-fbank")
+PACKAGES = ("torch", "torchaudio", "k2", "lhotse", "sentencepiece", "lightning-fabric")
 
 
 @click.command()

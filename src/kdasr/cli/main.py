@@ -36,7 +36,7 @@ VERBS = {
     "info": "Versions, devices and the loss backend in use.",
 }
 
-SHARED = ("label", "train", "decode")
+SHARED = ("label", "prepare", "train", "decode")
 """Verbs whose work several processes share out."""
 
 

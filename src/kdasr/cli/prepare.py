@@ -7,6 +7,7 @@ import click
 from kdasr.cli.bad_audio import max_bad_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
+from kdasr.common.ranks import Ranks
 
 
 @click.command(name="prepare")
@@ -82,13 +83,17 @@ def command(
     What is missing is said before anything is computed. Parts that are already prepared with the same
     settings from the same files are skipped; an interrupted part goes on where it was. Audio that cannot be
     decoded, or holds samples that are not finite, costs its utterance: OUT/bad-<part>.tsv lists them.
+
+    Several processes share the utterances: torchrun --standalone --nproc-per-node N --no-python kdasr prepare
+    ... On one machine, --jobs does the same.
     """
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.bad import MaxBad
     from kdasr.data.data_config import DataConfig
     from kdasr.experiment.config import load_data_config, load_text_config
 
-    setup_logging()
+    ranks = Ranks.of_environment()
+    setup_logging(is_first=ranks.is_first)
     if corpus is None and corpus_dir is None and not cuts:
         raise UserError("what is to be prepared? Give --corpus-dir, or --cuts PART=FILE_OR_FOLDER")
     if corpus_dir is not None and cuts:
@@ -111,6 +116,7 @@ def command(
             corpus=corpus,
             cuts=parse_places(cuts),
             normalize=normalize,
+            ranks=ranks,
         )
     )
 

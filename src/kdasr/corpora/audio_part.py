@@ -1,28 +1,35 @@
 """A part whose utterances have audio files of their own: checked, converted where needed, and made cuts."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from lhotse import AudioSource, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 from lhotse.supervision import AlignmentItem
+from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.corpora.base import PartCuts, Reading
 from kdasr.corpora.conversion import Source, convert_all, needs_conversion
+from kdasr.corpora.remarks import Remarks
 from kdasr.data.audio_files import quote, read_headers
 from kdasr.data.audio_reading import AudioHeader, read_audio
 from kdasr.data.bad import BadUtterance
+from kdasr.data.cut_index import name_digest
 from kdasr.data.fingerprint import fingerprints
 from kdasr.data.text_normalization import TextNormalizer
 from kdasr.data.word_times import fault_in_times
 
 log = get_logger(__name__)
+
+_AT_ONCE = 256
+"""Utterances whose cuts are made together."""
 
 Words = Sequence[AlignmentItem]
 """Words of an utterance in their order, in seconds from its begin; an empty word is a silence."""
@@ -55,43 +62,51 @@ class AudioPart:
     missing_audio: list[str] = field(default_factory=list)
     """Ids with a transcript and no audio."""
 
+    by_id: bool = False
+
     @property
     def num_utterances(self) -> int:
         """Those that can be used."""
         return len(self.utterances)
 
-    def ids(self) -> set[str]:
+    def ids(self) -> Iterator[str]:
         """Of `utterances`."""
-        return {item.id for item in self.utterances}
+        return (item.id for item in self.utterances)
+
+    def digests(self) -> NDArray[np.int64]:
+        """Of `ids`, sorted."""
+        return np.sort(np.fromiter(map(name_digest, self.ids()), np.int64, len(self.utterances)))
 
     def notes(self) -> dict[str, Any]:
         """What is missing."""
         return {"missing_audio": self.missing_audio}
 
-    def word_times(self) -> dict[str, Words]:
-        """The word times that there are, by utterance; not checked yet.
+    def word_times(self, utterances: Sequence[AudioUtterance]) -> dict[str, Words]:
+        """The word times that there are of some utterances, perhaps of others too; not checked yet.
 
         Raises:
             UserError: they cannot be read.
         """
-        return {item.id: item.alignment for item in self.utterances if item.alignment is not None}
+        return {item.id: item.alignment for item in utterances if item.alignment is not None}
 
-    def alignments(self) -> dict[str, list[AlignmentItem]]:
-        """The word times that can be true; see `sound_alignments`."""
-        seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in self.utterances}
-        texts = {item.id: item.text for item in self.utterances}
-        return sound_alignments(self.name, self.word_times(), texts, seconds)
-
-    def cuts(self, converted_dir: Path, jobs: int) -> PartCuts:
+    def cuts(self, some: range, converted_dir: Path, jobs: int) -> Iterator[PartCuts]:
         """One cut per utterance, in the order of `utterances`. Word times lose the silences.
 
         Audio at another rate than 16 kHz, with several channels, or in another format than flac and wav is
         converted.
         """
-        alignments = self.alignments()
-        recordings = {utterance.id: _recording(utterance) for utterance in self.utterances}
+        for start in range(some.start, some.stop, _AT_ONCE):
+            yield self._cuts(self.utterances[start : min(start + _AT_ONCE, some.stop)], converted_dir, jobs)
+
+    def _cuts(self, utterances: Sequence[AudioUtterance], converted_dir: Path, jobs: int) -> PartCuts:
+        remarks = Remarks()
+        seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in utterances}
+        texts = {item.id: item.text for item in utterances}
+        alignments = sound_alignments(self.word_times(utterances), texts, seconds, remarks)
+        recordings = {utterance.id: _recording(utterance) for utterance in utterances}
         bad: list[BadUtterance] = []
-        for converted in convert_all(self.name, self._to_convert(), converted_dir, jobs):
+        sources = [_source(item) for item in utterances if needs_conversion(item.header)]
+        for converted in convert_all(sources, converted_dir, jobs, remarks):
             if isinstance(converted, BadUtterance):
                 bad.append(converted)
                 del recordings[converted.id]
@@ -99,17 +114,14 @@ class AudioPart:
                 recordings[converted.id] = converted
         cuts = [
             _cut(utterance, recordings[utterance.id], alignments.get(utterance.id))
-            for utterance in self.utterances
+            for utterance in utterances
             if utterance.id in recordings
         ]
-        return PartCuts(cuts, bad)
+        return PartCuts(cuts, bad, remarks)
 
-    def _to_convert(self) -> list[Source]:
-        return [
-            Source(item.id, str(item.audio), item.header.sample_rate, partial(read_audio, item.audio))
-            for item in self.utterances
-            if needs_conversion(item.header)
-        ]
+
+def _source(item: AudioUtterance) -> Source:
+    return Source(item.id, str(item.audio), item.header.sample_rate, partial(read_audio, item.audio))
 
 
 class Told(NamedTuple):
@@ -177,17 +189,17 @@ def warn_of(part: str, faults: dict[str, Sequence[object]]) -> None:
 
 
 def sound_alignments(
-    part: str, read: dict[str, Words], texts: dict[str, str], seconds: dict[str, float]
+    read: dict[str, Words], texts: dict[str, str], seconds: dict[str, float], remarks: Remarks
 ) -> dict[str, list[AlignmentItem]]:
     """The word times of each utterance that can be true.
 
-    The others are left out, and counted in the log, as are those whose words are not the transcript's.
+    The others are left out, and counted in `remarks`, as are those whose words are not the transcript's.
 
     Args:
-        part: its name.
         read: word times by utterance, of more utterances perhaps.
         texts: the transcripts, by utterance, in their order.
         seconds: durations.
+        remarks: gets what is said of them.
     """
     alignments: dict[str, list[AlignmentItem]] = {}
     faults: list[str] = []
@@ -205,16 +217,10 @@ def sound_alignments(
         words = " ".join(item.symbol for item in items if item.symbol)
         if normalize(words).casefold() != normalize(text).casefold():
             different.append(name)
-    warn_of(
-        part,
-        {
-            "alignment(s) left out, with times that cannot be true": faults,
-            "alignment(s) whose words are not the transcript's": different,
-        },
-    )
-    unaligned = len(texts) - len(alignments)
-    if unaligned:
-        log.info("%s: %d of %d utterances have no word alignment", part, unaligned, len(texts))
+    remarks.fault("alignment(s) left out, with times that cannot be true", faults)
+    remarks.fault("alignment(s) whose words are not the transcript's", different)
+    remarks.aligned += len(alignments)
+    remarks.utterances += len(texts)
     return alignments
 
 

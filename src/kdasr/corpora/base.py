@@ -21,7 +21,7 @@ Where each utterance has an audio file of its own, `check` can be a list of `Utt
 `kdasr.corpora.audio_part.audio_part`, which checks and converts the audio.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -29,9 +29,12 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 from lhotse.cut import MonoCut
+from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.corpora.remarks import Remarks
 from kdasr.data.bad import BadUtterance
 
 
@@ -77,25 +80,35 @@ class Part(Protocol):
     fingerprint: str
     """Changes with the transcripts, the alignments and the audio (see `kdasr.data.fingerprint`)."""
 
+    by_id: bool
+    """Whether manifests have the utterances sorted by id, whatever the order of their numbers."""
+
     @property
     def num_utterances(self) -> int:
-        """Those that can be used, as far as is known."""
+        """Those that can be used, as far as is known. They have the numbers from 0 on."""
         ...
 
-    def ids(self) -> set[str]:
+    def ids(self) -> Iterator[str]:
         """Of the utterances that can be used, as far as is known."""
+        ...
+
+    def digests(self) -> NDArray[np.int64]:
+        """`name_digest` of `ids`, sorted."""
         ...
 
     def notes(self) -> dict[str, Any]:
         """What else is to be remembered in `prepare.json`, such as what is missing. Plain values."""
         ...
 
-    def cuts(self, converted_dir: Path, jobs: int) -> "PartCuts":
-        """One cut per utterance, in a fixed order.
+    def cuts(self, some: range, converted_dir: Path, jobs: int) -> Iterator["PartCuts"]:
+        """One cut per utterance of those with the numbers `some`, a few at a time; the same at every call.
 
         Each cut has one supervision (text; speaker and language where they are known; `alignment["word"]`
         where there are word times) and a recording of one channel at 16 kHz in a file. Audio of another kind
         is converted into `converted_dir`, unless it is there already.
+
+        Ranges are asked for one after another, in ascending order: nothing of a large part should stay in
+        memory. Several processes may ask for some of them each.
 
         Raises:
             UserError: something that `check` could not see.
@@ -109,6 +122,7 @@ class PartCuts(NamedTuple):
     cuts: list[MonoCut]
     bad: list[BadUtterance]
     """Utterances whose audio could not be converted; they are not among the cuts."""
+    remarks: Remarks
 
 
 class Place(NamedTuple):

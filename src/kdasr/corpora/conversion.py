@@ -14,14 +14,14 @@ from lhotse import Recording
 from numpy.typing import NDArray
 
 from kdasr.common.files import atomic_path, safe_name
-from kdasr.common.logging import get_logger
-from kdasr.data.audio_files import quote
+from kdasr.corpora.remarks import Remarks
 from kdasr.data.audio_reading import AudioError, AudioHeader, fault_in_samples, write_flac
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 from kdasr.data.features import SAMPLE_RATE
 
-log = get_logger(__name__)
+LOW_RATE = "file(s) are sampled below 16 kHz, so nothing is in their upper band"
+"""What is said of such audio."""
 
 
 class Source(NamedTuple):
@@ -42,37 +42,24 @@ def needs_conversion(header: AudioHeader) -> bool:
 
 
 def convert_all(
-    part: str, sources: Sequence[Source], converted_dir: Path, jobs: int
+    sources: Sequence[Source], converted_dir: Path, jobs: int, remarks: Remarks
 ) -> list[Recording | BadUtterance]:
-    """The converted recording of each, or what is wrong with it; what is there already is not made again."""
+    """The converted recording of each, or what is wrong with it; what is there already is not made again.
+
+    `remarks` gets what was converted, and what is to be known of it.
+    """
     if not sources:
         return []
-    ids = [source.id for source in sources]
-    log.info("%s: converting %d file(s) to 16 kHz mono: %s", part, len(ids), quote(ids))
-    warn_of_low_rates(part, [source.id for source in sources if source.sample_rate < SAMPLE_RATE])
-    canceled: list[str] = []
-    converted = convert_quietly(sources, converted_dir, jobs, canceled)
-    if canceled:
-        log.warning("%s: %d file(s) are not mixed: %s", part, len(canceled), quote(sorted(canceled)))
-    return converted
-
-
-def warn_of_low_rates(part: str, narrow: Sequence[str]) -> None:
-    """Say which utterances have no upper band."""
-    if narrow:
-        log.warning(
-            "%s: %d file(s) are sampled below 16 kHz, so nothing is in their upper band: %s",
-            part, len(narrow), quote(narrow),
-        )  # fmt: skip
-
-
-def convert_quietly(
-    sources: Sequence[Source], converted_dir: Path, jobs: int, canceled: list[str]
-) -> list[Recording | BadUtterance]:
-    """`convert_all` without a word; `canceled` gets the names of those whose channels cannot be mixed."""
     converted_dir.mkdir(parents=True, exist_ok=True)
+    canceled: list[str] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(pool.map(partial(_convert_one, converted_dir=converted_dir, canceled=canceled), sources))
+        convert = partial(_convert_one, converted_dir=converted_dir, canceled=canceled)
+        converted = list(pool.map(convert, sources))
+    remarks.note("file(s) converted to 16 kHz mono", [source.id for source in sources])
+    narrow = [source.id for source in sources if source.sample_rate < SAMPLE_RATE]
+    remarks.fault(LOW_RATE, narrow)
+    remarks.fault("file(s) are not mixed", sorted(canceled))
+    return converted
 
 
 def _convert_one(source: Source, converted_dir: Path, canceled: list[str]) -> Recording | BadUtterance:

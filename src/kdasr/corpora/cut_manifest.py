@@ -18,23 +18,29 @@ _CUTS = ("MonoCut", "MultiCut", "MixedCut", "Cut")
 
 
 def read_cuts(path: Path) -> list[Cut]:
-    """The cuts of a manifest: a JSON object per line, or a JSON list; gzipped or not. Audio is not looked at.
+    """`iter_cuts`, all of them in memory."""
+    return list(iter_cuts(path))
+
+
+def iter_cuts(path: Path) -> Iterator[Cut]:
+    """The cuts of a manifest, one after another; audio is not looked at.
+
+    A manifest is a JSON object per line, gzipped or not; or a JSON list, which is read as a whole.
 
     Raises:
         UserError: no such file, a pickle (which is never opened), not a manifest, or a manifest of something
             else than cuts; names the line.
     """
-    cuts = []
     for number, item in enumerate(_items(path), start=1):
         place = f"{path}, item {number}"
         kind = _kind_of(item)
         if kind not in _CUTS:
             raise UserError(f"{place}: a manifest of {kind}, not of cuts{_ADVICE.get(kind, '')}")
         try:
-            cuts.append(deserialize_item(item))
+            cut = deserialize_item(item)
         except Exception as error:  # Lhotse's classes each raise their own
             raise UserError(f"{place}: not a cut that Lhotse reads ({first_line(error)})") from None
-    return cuts
+        yield cut
 
 
 _ADVICE = {

@@ -1,19 +1,24 @@
 """What manifests of Lhotse cuts hold, and what is wrong with them, before anything is computed."""
 
+# Shapes: N utterances.
+
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lhotse import Recording
+import numpy as np
 from lhotse.cut import Cut
+from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_part import warn_of
 from kdasr.corpora.base import Reading
-from kdasr.corpora.cut_manifest import read_cuts
+from kdasr.corpora.cut_files import FileCheck
+from kdasr.corpora.cut_manifest import iter_cuts
 from kdasr.corpora.cut_utterances import (
     CutUtterance,
     count_overlaps,
@@ -22,38 +27,42 @@ from kdasr.corpora.cut_utterances import (
     utterances_of,
 )
 from kdasr.corpora.shar import Shard, check_shard, find_shards, load_shard
-from kdasr.data.audio_files import read_headers
-from kdasr.data.audio_reading import AudioHeader
 from kdasr.data.bad import BadUtterance
-from kdasr.data.cut_check import TOLERANCE
+from kdasr.data.cut_index import name_digest
 from kdasr.data.features import SAMPLE_RATE
-from kdasr.data.fingerprint import fingerprint, fingerprints
+from kdasr.data.fingerprint import fingerprint
 
 log = get_logger(__name__)
 
+_BLOCK = 1 << 20
+"""Bytes of a manifest that are read at a time for its digest."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class CutSource:
     """A manifest, or a shard with its audio."""
 
     shard: Shard
-    listed: list[Cut] | None = None
-    """The cuts of a manifest, once they were read."""
 
-    def check(self) -> list[Cut]:
-        """The cuts, without the audio of an archive."""
+    def check(self) -> Iterator[Cut]:
+        """The cuts, without the audio of an archive. Those of a shard are in memory together."""
         if self.shard.audio is not None:
-            return check_shard(self.shard)
-        self.listed = read_cuts(self.shard.cuts)
-        if not self.listed:
+            yield from check_shard(self.shard)
+            return
+        count = 0
+        for count, cut in enumerate(iter_cuts(self.shard.cuts), start=1):  # noqa: B007
+            yield cut
+        if not count:
             raise UserError(f"{self.shard.cuts}: an empty manifest: 0 cuts")
-        return self.listed
 
     def load(self) -> Iterator[Cut]:
-        """The cuts with their audio."""
+        """The cuts with their audio, and with paths that hold from the current directory."""
         if self.shard.audio is not None:
-            return load_shard(self.shard)
-        return iter(self.listed if self.listed is not None else self.check())
+            yield from load_shard(self.shard)
+            return
+        for cut in iter_cuts(self.shard.cuts):
+            find_files(cut, self.shard.cuts.parent)
+            yield cut
 
 
 def sources_at(path: Path) -> list[CutSource]:
@@ -63,14 +72,18 @@ def sources_at(path: Path) -> list[CutSource]:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of the cuts of a part before their audio is read."""
+    """What is known of the cuts of a part before their audio is read: a few bytes of each."""
 
-    headers: dict[Path, AudioHeader]
-    """Of the audio files that can be read."""
-    kept: set[str]
-    """Ids of the utterances that can be used."""
-    shared: set[str]
-    """Recordings with several utterances."""
+    digests_N: NDArray[np.int64]
+    """`name_digest` of the utterances that can be used, sorted."""
+    numbers_N: NDArray[np.int32]
+    """The number of each, in the order of the cuts."""
+    plain_N: NDArray[np.bool_]
+    """Whether its audio can be read where it is."""
+    of_sources: list[int]
+    """How many each source has."""
+    shared: NDArray[np.int64]
+    """`name_digest` of the recordings with several utterances, sorted."""
     bad: list[BadUtterance]
     empty: list[str]
     """Utterances with an empty text, or no supervision at all."""
@@ -78,29 +91,47 @@ class Checked:
     """Cuts without supervision."""
     fingerprint: str
 
+    def place(self, name: str) -> int | None:
+        """Where an utterance stands in the arrays; None if it cannot be used."""
+        return _place(self.digests_N, name)
+
+    def is_shared(self, recording: str) -> bool:
+        """Whether a recording has several utterances."""
+        return _place(self.shared, recording) is not None
+
+
+def _place(digests_N: NDArray[np.int64], name: str) -> int | None:
+    digest = name_digest(name)
+    place = int(np.searchsorted(digests_N, digest))
+    return place if place < len(digests_N) and digests_N[place] == digest else None
+
 
 class CutsCheck:
-    """What is found in the manifests of a part."""
+    """What is found in the manifests of a part. Keeps a few bytes of each utterance."""
 
     def __init__(self, part: str, reading: Reading) -> None:
         self._part, self._reading = part, reading
         self._digest = hashlib.sha256()
+        self._sources: list[CutSource] = []
         self._bad: list[BadUtterance] = []
         self._empty: list[str] = []
         self._untold: list[str] = []
         self._copies: list[str] = []
         self._rates: Counter[int] = Counter()
-        self._trimmed = self._long = self._overlapping = 0
-        self._places: dict[str, str] = {}
-        self._repeated: dict[str, list[str]] = {}
-        self._files: dict[str, list[tuple[Path, Recording]]] = {}
-        """Of the utterances that may be used, each file with the recording that it is said to be."""
-        self._recordings: Counter[str] = Counter()
+        self._trimmed = self._long = self._overlapping = self._listed = 0
+        self._seen = array("q")
+        """`name_digest` of all utterances, whether they can be used or not."""
+        self._used, self._plain, self._of_sources = array("q"), bytearray(), list[int]()
+        self._recordings = array("q")
+        self._files = FileCheck(reading.jobs)
 
     def add(self, source: CutSource) -> None:
         """Look at the cuts of a manifest or shard."""
-        shard = source.shard
-        self._digest.update(shard.cuts.read_bytes())
+        shard, before = source.shard, len(self._used)
+        self._sources.append(source)
+        with shard.cuts.open("rb") as file:
+            while block := file.read(_BLOCK):
+                self._digest.update(block)
         if shard.audio is not None:
             self._digest.update(fingerprint(shard.audio))
         for cut in source.check():
@@ -111,82 +142,98 @@ class CutsCheck:
                 self._overlapping += count_overlaps(cut)
             for item in items:
                 self._add_utterance(item, shard)
+        self._look_at_files()
+        self._of_sources.append(len(self._used) - before)
 
     def _add_utterance(self, item: CutUtterance, shard: Shard) -> None:
         cut, name = item.cut, item.cut.id
-        if name in self._places:
-            self._repeated.setdefault(name, [self._places[name]]).append(str(shard.cuts))
-            return
-        self._places[name] = str(shard.cuts)
+        self._seen.append(name_digest(name))
         if item.fault is not None:
             self._bad.append(BadUtterance(name, str(shard.cuts), item.fault))
             return
-        keep = self._reading.keep_empty
         if not cut.supervisions:
             self._untold.append(name)
         elif not item.text:
             self._empty.append(name)
-        if not item.text and not keep:
+        if not item.text and not self._reading.keep_empty:
             return
-        files: list[Path] = []
         if shard.audio is None:
-            files, fault = find_files(cut, shard.cuts.parent)
+            _, fault = find_files(cut, shard.cuts.parent)
             if fault is not None:
                 self._bad.append(BadUtterance(name, str(shard.cuts), fault))
                 return
         recordings = recordings_of(cut)
-        pairs = [(Path(src.source), rec) for rec in recordings for src in rec.sources if src.type == "file"]
-        self._files[name] = pairs if files else []
+        self._listed += 1
         self._rates[cut.sampling_rate] += 1
-        self._recordings.update({recording.id for recording in recordings})
+        self._recordings.extend({name_digest(recording.id) for recording in recordings})
         if any(recording.transforms and "Speed" in repr(recording.transforms) for recording in recordings):
             self._copies.append(name)
+        self._files.add(cut, in_archive=shard.audio is not None)
+        if self._files.is_full:
+            self._look_at_files()
+
+    def _look_at_files(self) -> None:
+        for found in self._files.take():
+            if isinstance(found, BadUtterance):
+                self._bad.append(found)
+            else:
+                self._used.append(found.digest)
+                self._plain.append(found.is_plain)
 
     def finish(self) -> Checked:
-        """Look at the headers of the audio files, and say what was found.
+        """Say what was found.
 
         Raises:
             UserError: an id that is there twice, or nothing usable.
         """
-        if self._repeated:
-            first, places = next(iter(self._repeated.items()))
-            where = places[0] if len(set(places)) == 1 else " and ".join(dict.fromkeys(places))
-            raise UserError(
-                f"{self._part}: {len(self._repeated)} id(s) are there more than once: '{first}' in {where}"
-            )
-        files = sorted({file for pairs in self._files.values() for file, _ in pairs})
-        headers = dict(zip(files, read_headers(files, self._reading.jobs), strict=True))
-        for audio_print in fingerprints(files, self._reading.jobs):
+        self._check_repeated()
+        for _, audio_print in self._files.prints():
             self._digest.update(audio_print)
-        kept = set()
-        for name, pairs in self._files.items():
-            fault = next(
-                (found for pair in pairs if (found := _fault_in_file(*pair, headers[pair[0]]))), None
-            )
-            if fault is None:
-                kept.add(name)
-            else:
-                self._bad.append(BadUtterance(name, str(pairs[0][0]), fault))
         self._log()
-        if not self._files and not self._bad:
+        if not self._listed and not self._bad:
             raise UserError(
                 f"{self._part}: no utterance with a transcript: {len(self._untold)} cuts without "
                 f"supervision, {len(self._empty)} with an empty text"
             )
+        used_N = np.array(self._used, np.int64)
+        order_N = np.argsort(used_N, kind="stable").astype(np.int32)
         return Checked(
-            headers={file: header for file, header in headers.items() if not isinstance(header, str)},
-            kept=kept,
-            shared={name for name, count in self._recordings.items() if count > 1},
+            digests_N=used_N[order_N],
+            numbers_N=order_N,
+            plain_N=np.frombuffer(self._plain, np.bool_)[order_N],
+            of_sources=self._of_sources,
+            shared=_repeated(self._recordings),
             bad=self._bad,
             empty=sorted(self._empty + self._untold),
             untold=sorted(self._untold),
             fingerprint=self._digest.hexdigest(),
         )
 
+    def _check_repeated(self) -> None:
+        """Refuse ids that are there more than once. Their names are read again to say which."""
+        repeated = _repeated(self._seen)
+        if not len(repeated):
+            return
+        seen_N = np.array(self._seen, np.int64)
+        order_N = np.argsort(seen_N, kind="stable")
+        again_N = order_N[1:][seen_N[order_N[1:]] == seen_N[order_N[:-1]]]
+        first = int(seen_N[again_N.min()])
+        places = [
+            (item.cut.id, str(source.shard.cuts))
+            for source in self._sources
+            for cut in source.check()
+            for item in utterances_of(cut)
+            if name_digest(item.cut.id) == first
+        ]
+        where = " and ".join(dict.fromkeys(place for _, place in places))
+        raise UserError(
+            f"{self._part}: {len(repeated)} id(s) are there more than once: '{places[0][0]}' in {where}"
+        )
+
     def _log(self) -> None:
         part, what = self._part, "kept" if self._reading.keep_empty else "left out"
         rates = ", ".join(f"{rate} Hz: {count}" for rate, count in sorted(self._rates.items()))
-        log.info("%s: %d utterance(s) in Lhotse cuts; %s", part, len(self._files), rates or "no audio")
+        log.info("%s: %d utterance(s) in Lhotse cuts; %s", part, self._listed, rates or "no audio")
         if len(self._rates) > 1:
             log.warning("%s: several sampling rates (%s); all become 16 kHz", part, rates)
         narrow = [rate for rate in self._rates if rate < SAMPLE_RATE]
@@ -216,14 +263,7 @@ class CutsCheck:
         )
 
 
-def _fault_in_file(path: Path, recording: Recording, header: AudioHeader | str) -> str | None:
-    """Why a file is not the recording that a manifest says it is."""
-    if isinstance(header, str):
-        return header
-    if recording.transforms or not header.is_plain:
-        return None  # its rate and length are not those of the file, or it does not say them exactly
-    if header.sample_rate != recording.sampling_rate:
-        return f"the manifest says {recording.sampling_rate} Hz, the file has {header.sample_rate}"
-    if header.num_samples < recording.num_samples - TOLERANCE * header.sample_rate:
-        return f"the manifest says {recording.num_samples} samples, the file has {header.num_samples}"
-    return None
+def _repeated(digests: "array[int]") -> NDArray[np.int64]:
+    """Those that are there more than once, sorted."""
+    values_N = np.sort(np.frombuffer(digests, np.int64)) if digests else np.zeros(0, np.int64)
+    return np.unique(values_N[1:][values_N[1:] == values_N[:-1]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from lhotse import Recording
@@ -19,13 +19,14 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_part import sound_alignments, spoken
 from kdasr.corpora.base import Location, PartCuts, Reading, register
-from kdasr.corpora.conversion import Source, convert_quietly, needs_conversion
+from kdasr.corpora.conversion import LOW_RATE, Source, convert_all
 from kdasr.corpora.cut_utterances import CutUtterance, kept_custom, one_of, recordings_of, utterances_of
 from kdasr.corpora.cuts_check import Checked, CutsCheck, CutSource, sources_at
+from kdasr.corpora.remarks import Remarks
 from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import read_audio
 from kdasr.data.bad import BadUtterance
-from kdasr.data.features import SAMPLE_RATE, load_cut_channels
+from kdasr.data.features import load_cut_channels
 
 log = get_logger(__name__)
 
@@ -109,15 +110,25 @@ class CutPart:
     fingerprint: str
     sources: list[CutSource]
     found: Checked
+    by_id: bool = True
+    _place: "_Place | None" = None
 
     @property
     def num_utterances(self) -> int:
         """Those that can be used."""
-        return len(self.found.kept)
+        return len(self.found.digests_N)
 
-    def ids(self) -> set[str]:
+    def ids(self) -> Iterator[str]:
+        """Of those that can be used; the manifests are read again."""
+        for source in self.sources:
+            for cut in source.check():
+                for item in utterances_of(cut):
+                    if self.found.place(item.cut.id) is not None:
+                        yield item.cut.id
+
+    def digests(self) -> NDArray[np.int64]:
         """Of those that can be used."""
-        return self.found.kept
+        return self.found.digests_N
 
     def notes(self) -> dict[str, Any]:
         """Where the cuts lie, and those without a supervision."""
@@ -126,48 +137,59 @@ class CutPart:
             "without_supervision": self.found.untold,
         }
 
-    def cuts(self, converted_dir: Path, jobs: int) -> PartCuts:
-        """One cut per utterance, sorted by id. See `Part.cuts`."""
-        cuts: list[MonoCut] = []
-        bad: list[BadUtterance] = []
-        canceled: list[str] = []
-        converted = 0
-        used = self._used()
-        while some := list(islice(used, _AT_ONCE)):
-            odd = [item.cut for item in some if not self._is_plain(item.cut)]
-            converted += len(odd)
-            sources = [self._source(cut) for cut in odd]
-            found = convert_quietly(sources, converted_dir, jobs, canceled) if sources else []
+    def cuts(self, some: range, converted_dir: Path, jobs: int) -> Iterator[PartCuts]:
+        """See `Part.cuts`. Goes on in the manifests where the call before has ended, or in front of it."""
+        used = self._used(some)
+        while items := list(islice(used, _AT_ONCE)):
+            cuts: list[MonoCut] = []
+            bad = [BadUtterance(item.cut.id, place, item.fault) for item, _, place in items if item.fault]
+            remarks = Remarks()
+            odd = [item.cut for item, is_plain, _ in items if not is_plain and item.fault is None]
+            found = convert_all([self._source(cut) for cut in odd], converted_dir, jobs, remarks)
+            # How many are sampled below 16 kHz was said when the manifests were checked.
+            remarks.faults.pop(LOW_RATE, None)
             made = {cut.id: recording for cut, recording in zip(odd, found, strict=True)}
-            for item in some:
+            for item, _, _ in items:
                 recording = made.get(item.cut.id)
                 if isinstance(recording, BadUtterance):
                     bad.append(recording)
-                else:
+                elif item.fault is None:
                     cuts.append(self._written(item, recording))
-        if converted:
-            log.info("%s: converted %d utterance(s) to 16 kHz mono", self.name, converted)
-        if canceled:
-            log.warning("%s: %d file(s) are not mixed: %s", self.name, len(canceled), quote(sorted(canceled)))
-        cuts.sort(key=lambda cut: cut.id)
-        return PartCuts(self._with_word_times(cuts), bad)
+            yield PartCuts(self._with_word_times(cuts, remarks), bad, remarks)
 
-    def _used(self) -> Iterator[CutUtterance]:
-        for source in self.sources:
+    def _used(self, some: range) -> Iterator["_Used"]:
+        """The utterances with the numbers `some`."""
+        place = self._place
+        source = int(np.searchsorted(np.cumsum(self.found.of_sources), some.start, side="right"))
+        if place is None or place.number > some.start or place.source < source:
+            first = sum(self.found.of_sources[:source])
+            place = self._place = _Place(self._from(source), source, first)
+        while place.number < some.stop:
+            used = place.waiting or next(place.items, None)
+            place.waiting = None
+            if used is None:
+                return
+            number, place.source, found = used
+            if number >= some.stop:
+                place.waiting, place.number = used, number
+                return
+            place.number = number + 1
+            if number >= some.start:
+                yield found
+
+    def _from(self, first: int) -> Iterator[tuple[int, int, "_Used"]]:
+        """The usable utterances from a source on, each with its number and that of its source."""
+        known = {utterance.id for utterance in self.bad}
+        for number, source in enumerate(self.sources[first:], start=first):
             for cut in source.load():
                 for item in utterances_of(cut):
-                    if item.cut.id in self.found.kept and item.fault is None:
-                        yield item
-
-    def _is_plain(self, cut: Cut) -> bool:
-        """Whether the audio can be read where it is."""
-        if not isinstance(cut, MonoCut) or len(cut.recording.sources) != 1:
-            return False
-        source = cut.recording.sources[0]
-        header = self.found.headers.get(Path(source.source)) if source.type == "file" else None
-        return (
-            header is not None and not needs_conversion(header) and cut.recording.sampling_rate == SAMPLE_RATE
-        )
+                    place = self.found.place(item.cut.id)
+                    if place is None and item.fault is not None and item.cut.id not in known:
+                        log.warning("%s: '%s' is left out: %s", source.shard.cuts, item.cut.id, item.fault)
+                    if place is not None:
+                        is_plain = bool(self.found.plain_N[place])
+                        used = _Used(item, is_plain, str(source.shard.cuts))
+                        yield int(self.found.numbers_N[place]), number, used
 
     def _source(self, cut: Cut) -> Source:
         recordings = recordings_of(cut)
@@ -181,7 +203,7 @@ class CutPart:
         if converted is None:
             return one_of(item.cut, item.words, custom)
         origin = recordings_of(item.cut)[0].id
-        if origin in self.found.shared and "chapter" not in custom:
+        if self.found.is_shared(origin) and "chapter" not in custom:
             custom |= {"chapter": origin, "position": getattr(item.cut, "start", 0.0)}
         supervisions = [
             fastcopy(
@@ -196,7 +218,7 @@ class CutPart:
         cut = MonoCut(item.cut.id, 0.0, converted.duration, 0, supervisions=supervisions, recording=converted)
         return one_of(cut, item.words, custom)
 
-    def _with_word_times(self, cuts: list[MonoCut]) -> list[MonoCut]:
+    def _with_word_times(self, cuts: list[MonoCut], remarks: Remarks) -> list[MonoCut]:
         """The cuts, with the word times that can be true alone, and without silences."""
         aligned = {}
         for cut in cuts:
@@ -204,11 +226,33 @@ class CutPart:
             if words:
                 aligned[cut.id] = words
         texts = {cut.id: cut.supervisions[0].text or "" for cut in cuts}
-        sound = sound_alignments(self.name, aligned, texts, {cut.id: cut.duration for cut in cuts})
+        sound = sound_alignments(aligned, texts, {cut.id: cut.duration for cut in cuts}, remarks)
         for cut in cuts:
             words = sound.get(cut.id)
             cut.supervisions[0].alignment = None if words is None else {"word": spoken(words)}
         return cuts
+
+
+class _Used(NamedTuple):
+    """A usable utterance as it was loaded."""
+
+    item: CutUtterance
+    is_plain: bool
+    """Its audio can be read where it is."""
+    place: str
+    """The manifest that has it."""
+
+
+@dataclass
+class _Place:
+    """How far the manifests have been read."""
+
+    items: Iterator[tuple[int, int, _Used]]
+    source: int
+    number: int
+    """Of the next utterance."""
+    waiting: tuple[int, int, _Used] | None = None
+    """The next utterance, where it was read already."""
 
 
 def _is_whole_file(cut: Cut) -> bool:

@@ -96,10 +96,9 @@ class PartListing(AudioPart):
             "unused_audio": [str(path) for path in (*self.elsewhere, *self.unused)],
         }
 
-    def word_times(self) -> dict[str, Words]:
+    def word_times(self, utterances: Sequence[AudioUtterance]) -> dict[str, Words]:
         """Those of the alignment files; see `kdasr.corpora.librispeech_alignments`."""
-        files = {item.alignment for item in self.utterances if item.alignment is not None}
-        return dict(read_all(files))
+        return dict(read_all({item.alignment for item in utterances if item.alignment is not None}))
 
 
 def find_corpus(corpus_dir: Path, parts: list[str]) -> Path:

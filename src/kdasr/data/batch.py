@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from kdasr.common.feature_frames import KALDI
+
 # Shapes: B utterances, T feature frames (10 ms), F mel bins, S pieces.
 
 MASKED, UNMASKED, CLEAN = TEACHER_FEATURES = ("masked", "unmasked", "clean")
@@ -38,10 +40,14 @@ class Batch:
     they are not known. None: not asked for."""
     history_BH: Tensor | None = None
     """The last pieces before each utterance, oldest first, int64: what the predictor starts after. As at the
-    start of every stream (`StatelessPredictor.start_context`) where there are none; None: there are none."""
+    start of every stream (`Predictor.start_state`) where there are none; None: there are none."""
     teacher_features_BTF: Tensor | None = None
     """What a teacher hears where that is something else: as `features_BTF`, without what makes the student's
     task harder. None: the same. Of a batch in two copies (`REMASKED`): the second one."""
+    kind: str = KALDI
+    """Of `features_BTF`, one of `feature_frames.KINDS`."""
+    teacher_kind: str = KALDI
+    """Of `teacher_features_BTF`."""
     paired: bool = True
     """Whether the transcripts are to be learnt; else there are none."""
 
@@ -49,7 +55,8 @@ class Batch:
         """The same batch as a teacher hears it."""
         if self.teacher_features_BTF is None:
             return self
-        return replace(self, features_BTF=self.teacher_features_BTF, teacher_features_BTF=None)
+        heard = self.teacher_features_BTF
+        return replace(self, features_BTF=heard, teacher_features_BTF=None, kind=self.teacher_kind)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with features and pieces on `device`; lengths stay on the CPU."""
@@ -68,6 +75,8 @@ class Batch:
             teacher_features_BTF=None
             if self.teacher_features_BTF is None
             else self.teacher_features_BTF.to(device, non_blocking=True),
+            kind=self.kind,
+            teacher_kind=self.teacher_kind,
             paired=self.paired,
         )
 

@@ -17,14 +17,22 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
 from kdasr.data.augment import generator_for, spec_augment
-from kdasr.data.batch import MASKED, REMASKED, UNMASKED, Batch
+from kdasr.data.batch import CLEAN, MASKED, REMASKED, UNMASKED, Batch
 from kdasr.data.channel_augment import AudioTransform
 from kdasr.data.data_config import DataConfig, JoinConfig
-from kdasr.data.features import FRAME_SHIFT_SECONDS, LOWEST_LOG_ENERGY, NUM_MEL_BINS
+from kdasr.data.features import (
+    FRAME_SHIFT_SECONDS,
+    LOWEST_LOG_ENERGY,
+    NUM_MEL_BINS,
+    compute_features,
+    load_cut_samples,
+    lowest_log_energy,
+)
 from kdasr.data.join import segments_of
-from kdasr.data.pauses import BACKGROUND, background_frames, noise_under, pause_features, with_gain
+from kdasr.data.pauses import BACKGROUND, Pause, background_frames, noise_under, pause_features, with_gain
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words, times_of_pieces
@@ -50,9 +58,10 @@ class _Utterance:
     pieces: list[int]
     unmasked_TF: Tensor
 
-    def background(self) -> Tensor:
-        """Frames in which nobody speaks, (T, F)."""
-        return background_frames(self.features_TF, [word[1:] for word in aligned_words(self.cut)])
+    def background(self, as_teacher: bool = False) -> Tensor:
+        """Frames in which nobody speaks, (T, F); the same number as a teacher hears them."""
+        heard_TF = self.unmasked_TF if as_teacher else self.features_TF
+        return background_frames(heard_TF, [word[1:] for word in aligned_words(self.cut)])
 
 
 @dataclass
@@ -84,6 +93,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         seed: tuple[int, ...] = (0,),
         word_times: bool = False,
         teacher_features: str = MASKED,
+        teacher_kind: str = KALDI,
     ) -> None:
         """
         Args:
@@ -94,6 +104,8 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             seed: with the plan's place it decides all random numbers.
             word_times: whether batches say when the words of their pieces are spoken.
             teacher_features: one of `TEACHER_FEATURES`, or `REMASKED`.
+            teacher_kind: of the features that a teacher hears. Where it is another one than the student's,
+                they are computed from the audio, and are `CLEAN`.
         """
         self._strategy = strategy
         self._tokenizer = tokenizer
@@ -102,7 +114,8 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         self._join = config.join if config is not None and config.join.enabled else None
         self._seed = seed
         self._word_times = word_times
-        self._teacher_features = teacher_features
+        self._teacher_kind = teacher_kind
+        self._teacher_features = teacher_features if teacher_kind == KALDI else CLEAN
 
     def __getitem__(self, plan: BatchPlan) -> tuple[int, int, Batch]:
         """Epoch, number and batch of a plan, the longest utterance first."""
@@ -114,7 +127,8 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         for cut in cuts:
             segments = segments_of(cut)
             own = [next(utterances) for segment in segments if isinstance(segment, MonoCut)]
-            joined.append(self._in_noise(_assemble(cut, segments, own, generator), generator))
+            item = _assemble(cut, segments, own, generator, self._teacher_kind)
+            joined.append(self._in_noise(item, generator))
         return plan.epoch, plan.number, self._batch(joined, generator)
 
     def _utterances(self, cuts: list[MonoCut], generator: torch.Generator) -> list[_Utterance]:
@@ -125,6 +139,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             self._transform.generator = generator
         features_UTF, lens_U = self._strategy(CutSet.from_cuts(cuts))[:2]
         unmasked_UTF = features_UTF
+        gain_U = torch.zeros(len(cuts))
         if self._config is not None:
             if self._config.spec_augment.enabled:
                 masks = self._config.spec_augment
@@ -139,6 +154,8 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
                 features_UTF = with_gain(features_UTF, gain_U[:, None, None])
                 if self._teacher_features != MASKED:  # else nobody hears them
                     unmasked_UTF = with_gain(unmasked_UTF, gain_U[:, None, None])
+        if self._teacher_kind != KALDI:
+            unmasked_UTF = self._as_teachers_hear(cuts, features_UTF.shape[1], gain_U)
         each = zip(cuts, features_UTF, unmasked_UTF, lens_U.tolist(), strict=True)
         return [
             self._in_own_noise(
@@ -147,6 +164,17 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             )
             for cut, masked, unmasked, length in each
         ]
+
+    def _as_teachers_hear(self, cuts: list[MonoCut], num_frames: int, gain_U: Tensor) -> Tensor:
+        """Features (U, T, F) of the teacher's kind, from the audio; the last frame is repeated."""
+        rows, lowest = [], lowest_log_energy(self._teacher_kind)
+        for cut, gain_db in zip(cuts, gain_U, strict=True):
+            own_TF = compute_features(load_cut_samples(cut), self._teacher_kind)
+            if not len(own_TF):
+                own_TF = torch.full((1, NUM_MEL_BINS), lowest)
+            places_T = torch.arange(num_frames).clamp(max=len(own_TF) - 1)
+            rows.append(with_gain(own_TF, gain_db, lowest)[places_T])
+        return torch.stack(rows)
 
     def _in_own_noise(self, utterance: _Utterance, generator: torch.Generator) -> _Utterance:
         """The utterance, some of them in a noise that ends with it."""
@@ -191,6 +219,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             word_times_BS2=self._times(joined) if self._word_times else None,
             history_BH=self._histories(joined, generator),
             teacher_features_BTF=unmasked,
+            teacher_kind=self._teacher_kind,
         )
 
     def _times(self, joined: list[_Joined]) -> Tensor:
@@ -234,8 +263,12 @@ def _assemble(
     segments: list[MonoCut | PaddingCut],
     utterances: list[_Utterance],
     generator: torch.Generator,
+    teacher_kind: str,
 ) -> _Joined:
-    """Put utterances and pauses one after another; a pause takes its background from the one before it."""
+    """Put utterances and pauses one after another; a pause takes its background from the one before it.
+
+    A teacher with features of another kind hears the same pauses in its own.
+    """
     parts: list[Tensor] = []
     unmasked: list[Tensor] = []
     begins: list[int] = []
@@ -244,11 +277,18 @@ def _assemble(
         if isinstance(segment, PaddingCut):
             assert segment.custom is not None and segment.num_frames is not None
             kind, level_db = segment.custom["kind"], segment.custom["level_db"]
-            background_TF = None
-            if kind == BACKGROUND:
-                background_TF = utterances[max(len(begins) - 1, 0)].background()
-            part = pause_features(kind, level_db, segment.num_frames, background_TF, generator)
-            unmasked.append(part)
+            before = utterances[max(len(begins) - 1, 0)] if kind == BACKGROUND else None
+            pause = Pause(kind, level_db, segment.num_frames)
+            drawn = generator.get_state()
+            background_TF = None if before is None else before.background()
+            part = pause_features(pause, background_TF, generator)
+            heard = part
+            if teacher_kind != KALDI:
+                again = torch.Generator()
+                again.set_state(drawn)
+                background_TF = None if before is None else before.background(as_teacher=True)
+                heard = pause_features(pause, background_TF, again, teacher_kind)
+            unmasked.append(heard)
         else:
             part = utterances[len(begins)].features_TF
             unmasked.append(utterances[len(begins)].unmasked_TF)

@@ -10,13 +10,13 @@ import hashlib
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from lhotse.cut import MonoCut
@@ -37,8 +37,12 @@ from kdasr.data.usable import count_pieces
 
 log = get_logger(__name__)
 
+ValueT = TypeVar("ValueT", bound=np.generic)
+
 VERSION = 1
 META, BLOCKS, COPY = "index.json", "blocks.npy", "cuts.jsonl.gz"
+NAMES = "names.npy"
+"""`name_digest` of each cut; where an earlier version made the index, it is added when it is needed."""
 _LONG = 100_000
 """From so many cuts on, the log says what takes a while."""
 
@@ -87,6 +91,7 @@ class IndexWriter:
         for name, values in columns._asdict().items():
             np.save(self._folder / f"{name}.npy", values, allow_pickle=False)
         np.save(self._folder / BLOCKS, blocks, allow_pickle=False)
+        np.save(self._folder / NAMES, np.array(self._names, np.int64), allow_pickle=False)
         meta = {
             "version": VERSION,
             "cuts": len(self),
@@ -129,6 +134,11 @@ class PartIndex:
         path = self.folder / COPY if self.meta["is_copy"] else cuts_path(self.data_dir, self.part)
         return PartReader(BlockReader(path, self.folder / BLOCKS), self.data_dir)
 
+    def names(self) -> NDArray[np.int64]:
+        """`name_digest` of each cut (N,), mapped into memory."""
+        texts = (str(json.loads(line)["id"]) for line in self.reader.blocks.lines())
+        return self._kept(self.folder / NAMES, np.int64, map(name_digest, texts))
+
     def pieces_path(self, tokenizer: Tokenizer) -> Path:
         """Where the counts of these pieces are kept."""
         return self.folder / f"pieces-{tokenizer.fingerprint[:16]}.npy"
@@ -136,22 +146,27 @@ class PartIndex:
     def pieces(self, tokenizer: Tokenizer) -> NDArray[np.uint16]:
         """`count_pieces` of each transcript (N,): counted once for these pieces, and kept."""
         path = self.pieces_path(tokenizer)
-        with suppress(OSError, ValueError):
-            known_N = np.load(path, mmap_mode="r", allow_pickle=False)
-            if known_N.shape == (len(self),) and known_N.dtype == np.uint16:
-                return known_N
-        if len(self) >= _LONG:
+        if len(self) >= _LONG and not path.is_file():
             log.info("%s: the pieces of %d transcripts are counted, once", self.part, len(self))
         texts = map(_text_in, self.reader.blocks.lines())
-        counts = (count_pieces(text, tokenizer) for text in texts)
-        counts_N = np.fromiter(counts, np.uint16, len(self))
-        with suppress(OSError):  # where nothing can be written, they are counted each time
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, counts_N, allow_pickle=False)
+        counts_N = self._kept(path, np.uint16, (count_pieces(text, tokenizer) for text in texts))
+        with suppress(OSError):
             for other in self.folder.glob("pieces-*.npy"):
                 if other != path:
                     other.unlink()
         return counts_N
+
+    def _kept(self, path: Path, kind: type[ValueT], values: Iterable[int]) -> NDArray[ValueT]:
+        """A value of each cut (N,), from a file; made of `values` if it is not there."""
+        with suppress(OSError, ValueError):
+            known_N = np.load(path, mmap_mode="r", allow_pickle=False)
+            if known_N.shape == (len(self),) and known_N.dtype == kind:
+                return known_N
+        values_N = np.fromiter(values, kind, len(self))
+        # Where nothing can be written, they are made each time.
+        with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, values_N, allow_pickle=False)
+        return values_N
 
 
 @dataclass(frozen=True)
@@ -188,7 +203,8 @@ class FolderTable:
 
     def __init__(self, parts: Sequence[PartIndex]) -> None:
         self._parts = list(parts)
-        begins = list(accumulate((len(part) for part in self._parts), initial=0))[:-1]
+        self.lengths = [len(part) for part in self._parts]
+        begins = list(accumulate(self.lengths, initial=0))[:-1]
         self.reader = PartsReader([part.reader for part in self._parts], begins)
         columns = [part.columns for part in self._parts]
         # Those of a single part stay mapped.
@@ -202,6 +218,11 @@ class FolderTable:
         """See `CutTable`."""
         counts = [part.pieces(tokenizer) for part in self._parts]
         return counts[0] if len(counts) == 1 else np.concatenate(counts)
+
+    def names(self) -> NDArray[np.int64]:
+        """`name_digest` of each cut, (N,)."""
+        names = [part.names() for part in self._parts]
+        return names[0] if len(names) == 1 else np.concatenate(names)
 
     def described(self) -> list[str]:
         """A digest of what the cuts of each part are: see `kdasr.data.same_data`."""

@@ -1,10 +1,12 @@
-"""Log-mel features: one definition for training, offline decoding and the stored copies."""
+"""Log-mel features: one definition for training, offline decoding and the stored copies, and another one
+for teachers of NeMo."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +18,12 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
-from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
+from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS, KALDI, NEMO
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
+from kdasr.data.nemo_log_mel import LOG_GUARD, nemo_log_mel
 
 # Shapes: N samples, C channels, T feature frames (10 ms), F mel bins.
 
@@ -37,6 +40,11 @@ _WHOLE = 1e-3
 """Seconds by which the duration of a cut of a whole recording may differ: Lhotse reads all of it then."""
 LOWEST_LOG_ENERGY = math.log(np.finfo(np.float32).eps)
 """Log energy of digital silence: Kaldi's features have this floor, and so have ours."""
+
+
+def lowest_log_energy(kind: str = KALDI) -> float:
+    """Log energy of digital silence in features of a kind."""
+    return math.log(LOG_GUARD) if kind == NEMO else LOWEST_LOG_ENERGY
 
 
 @cache
@@ -64,13 +72,16 @@ def num_feature_frames(num_samples: int) -> int:
     return (num_samples + FRAME_SHIFT_SAMPLES // 2) // FRAME_SHIFT_SAMPLES
 
 
-def compute_features(samples_N: Tensor) -> Tensor:
-    """Raw log-mel energies (T, 80), float32, of float samples in [-1, 1] at 16 kHz.
+def compute_features(samples_N: Tensor, kind: str = KALDI) -> Tensor:
+    """Raw log-mel energies (T, 80), float32, of float samples in [-1, 1] at 16 kHz; `kind`: of
+    `feature_frames.KINDS`.
 
     Audio shorter than half a frame shift has no frames. Each utterance is computed by itself: in a
     padded batch the reflected last frame would depend on the neighbors' lengths.
     """
     samples_N = samples_N.to(torch.float32).reshape(-1)
+    if kind == NEMO:
+        return nemo_log_mel(samples_N)
     num_frames = num_feature_frames(samples_N.numel())
     if num_frames == 0:
         return torch.zeros(0, NUM_MEL_BINS)
@@ -124,8 +135,13 @@ class FeatureStats:
 
 def utterance_of(cut: MonoCut) -> str:
     """The utterance that a cut is a copy of, at whatever speed."""
-    speed = (cut.custom or {}).get("speed", 1.0)
-    return cut.id if speed == 1.0 else cut.id.removesuffix(f"_sp{speed}")
+    return utterance_name(cut.id, cut.custom)
+
+
+def utterance_name(name: str, custom: Mapping[str, Any] | None) -> str:
+    """The same, of the name of a cut and its `custom` fields."""
+    speed = (custom or {}).get("speed", 1.0)
+    return name if speed == 1.0 else name.removesuffix(f"_sp{speed}")
 
 
 def load_cut_samples(cut: MonoCut) -> Tensor:

@@ -83,10 +83,19 @@ def write_manifest(path: Path, items: Iterable[Recording | SupervisionSegment | 
     Raises:
         OSError: it cannot be written.
     """
+    write_lines(path, map(line_of, items))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """The same of lines that `line_of` made."""
     # Not Lhotse's own writer: single lines of a file in blocks can be read.
-    lines = ((json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode() for item in items)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         write_blocks(file, lines)
+
+
+def line_of(item: Recording | SupervisionSegment | MonoCut) -> bytes:
+    """The line of a manifest that an item is."""
+    return (json.dumps(item.to_dict(), ensure_ascii=False) + "\n").encode()
 
 
 def _old_manifests(path: Path) -> list[Path]:

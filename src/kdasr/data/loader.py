@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kdasr.common.errors import UserError
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.logging import get_logger
 from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
@@ -21,10 +22,10 @@ from kdasr.data.batch_maker import BatchMaker, BatchPlan
 from kdasr.data.cut_table import (
     STORED,
     WORDS,
+    Columns,
     CutReader,
     CutTable,
     MemoryTable,
-    speed_of,
     wanted_speeds,
 )
 from kdasr.data.data_config import DataConfig
@@ -75,13 +76,15 @@ class TrainLoader:
         word_times: bool = False,
         num_frames: NumFrames = every_frame,
         teacher_features: str = MASKED,
+        teacher_kind: str = KALDI,
         pin_memory: bool = False,
     ) -> None:
         """Report and leave out unusable cuts; keep the speed copies that the configuration asks for.
 
         `word_times`: batches say when the words of their pieces are spoken. `num_frames`: of the encoder that
         trains; an utterance with fewer frames than pieces is unusable. `teacher_features`: one of
-        `TEACHER_FEATURES`, or `REMASKED`. `pin_memory`: batches lie in page-locked memory, for a GPU.
+        `TEACHER_FEATURES`, or `REMASKED`. `teacher_kind`: of the features that it hears. `pin_memory`:
+        batches lie in page-locked memory, for a GPU.
 
         Raises:
             UserError: nothing left to train on, noise or channels without features on the fly, or no word
@@ -117,6 +120,7 @@ class TrainLoader:
             seed=(seed,),
             word_times=word_times,
             teacher_features=teacher_features,
+            teacher_kind=teacher_kind,
         )
         self._dataset = PlannedBatches(self._table.reader, Reported(maker))
 
@@ -298,20 +302,10 @@ def usable_rows(
     Raises:
         UserError: none has a speed that is asked for.
     """
-    columns = table.columns
-    starts = range(0, len(columns.speeds_N), AT_ONCE)
-    speeds = [columns.speeds_N[start : start + AT_ONCE] for start in starts]
-    there = {speed / 1000 for some in speeds for speed in np.unique(some).tolist()}
-    wanted = wanted_speeds(there, config.speed_perturbation)
-    chosen = np.array([round(1000 * speed) for speed in wanted], np.uint16)
-    found = [
-        (start + np.flatnonzero(np.isin(some, chosen))).astype(np.int32)
-        for start, some in zip(starts, speeds, strict=True)
-    ]
-    rows = np.concatenate(found) if found else np.zeros(0, np.int32)
+    rows = rows_at_speeds(table.columns, config.speed_perturbation)
     rows = rows_in_share(table, rows, config.train_share)
     pieces = table.pieces(tokenizer)[rows]
-    verdict = judge(columns.samples_N[rows], pieces, config, num_frames)
+    verdict = judge(table.columns.samples_N[rows], pieces, config, num_frames)
     log_unusable(
         verdict,
         pieces,
@@ -322,14 +316,21 @@ def usable_rows(
     return rows[verdict == USABLE]
 
 
-def select_speeds(cuts: CutSet, speeds: list[float]) -> CutSet:
-    """The cuts whose speed is asked for; a cut that does not say has speed 1.
+def rows_at_speeds(columns: Columns, speeds: list[float]) -> NDArray[np.int32]:
+    """The rows whose speed is asked for, (U,).
 
     Raises:
         UserError: none of them has.
     """
-    wanted = wanted_speeds({speed_of(cut) for cut in cuts}, speeds)
-    return CutSet.from_cuts(cut for cut in cuts if speed_of(cut) in wanted)
+    starts = range(0, len(columns.speeds_N), AT_ONCE)
+    some_speeds = [columns.speeds_N[start : start + AT_ONCE] for start in starts]
+    there = {speed / 1000 for some in some_speeds for speed in np.unique(some).tolist()}
+    chosen = np.array([round(1000 * speed) for speed in wanted_speeds(there, speeds)], np.uint16)
+    found = [
+        (start + np.flatnonzero(np.isin(some, chosen))).astype(np.int32)
+        for start, some in zip(starts, some_speeds, strict=True)
+    ]
+    return np.concatenate(found) if found else np.zeros(0, np.int32)
 
 
 def _identity(value: Any) -> Any:

@@ -1,8 +1,12 @@
-"""The features of a part, computed task by task; a task that is done is kept if the part is not finished."""
+"""The features of a part, computed task by task, and its cuts with them: written down task by task.
 
+A task that is done is kept if the part is not finished. Several processes share out the tasks.
+"""
+
+import gzip
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +15,12 @@ from lhotse import Features
 from lhotse.cut import MonoCut
 from rich.progress import track
 
-from kdasr.common.files import read_json, write_json
+from kdasr.common.files import atomic_path, read_json, write_json
 from kdasr.common.logging import console, get_logger
+from kdasr.common.ranks import Ranks
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
+from kdasr.data.copies import Copies, runs_of
 from kdasr.data.features import (
     ARCHIVE_SUFFIX,
     TICK_POWER,
@@ -24,6 +30,7 @@ from kdasr.data.features import (
     store_features,
     utterance_of,
 )
+from kdasr.data.folder import line_of
 from kdasr.data.staging import Staged, Workers
 
 log = get_logger(__name__)
@@ -39,92 +46,170 @@ STATS_SAMPLE = 1000
 class TaskResult(NamedTuple):
     """What became of some cuts."""
 
-    features: list[Features | None]
-    """None where the audio is bad."""
     stats: FeatureStats
     bad: list[BadUtterance]
+    """Utterances whose audio is bad."""
 
 
 @dataclass(frozen=True)
-class _Storing:
-    """Computes the features of some cuts and stores them in one archive, unless that has been done.
+class Relocation:
+    """Writes paths below the data folder relative to it, so that the folder can be moved."""
 
-    Runs in worker processes.
+    out_dir: Path
+    audio: tuple[Path, Path]
+    """Where converted audio lies until the part is published, and then."""
+
+    def __call__(self, cut: MonoCut) -> MonoCut:
+        """The cut itself, changed."""
+        for source in cut.recording.sources:
+            path = Path(source.source)
+            if path.is_relative_to(self.audio[0]):
+                path = self.audio[1] / path.relative_to(self.audio[0])
+            within = path.is_relative_to(self.out_dir)
+            source.source = str(path.relative_to(self.out_dir) if within else path)
+        return cut
+
+
+@dataclass(frozen=True)
+class PartTasks:
+    """The cuts of a part in runs. Each becomes lines of its manifest, and an archive of features.
+
+    The lines have paths that hold once the part is published. What was found in a run is a file beside.
     """
 
-    folder: Path
-    done: Path
-    """A file for each finished task."""
+    copies: Copies
+    notes: Path
+    """A folder for what is known of each task."""
+    relocate: Relocation
+    archives: Path | None
+    """Where features are stored. None: they are not, and audio is decoded once to see whether it can be."""
     published_as: str
+    """What the manifests name instead of `archives`."""
 
-    def __call__(self, cuts: Sequence[MonoCut]) -> TaskResult:
-        digest = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:16]
-        record = self.done / f"{digest}.json"
-        if record.is_file():
-            return _from_json(read_json(record))
-        name = f"{digest}{ARCHIVE_SUFFIX}"
-        result = TaskResult(*store_features(cuts, self.folder / name, f"{self.published_as}/{name}"))
-        write_json(record, _to_json(result))
-        return result
+    def runs(self) -> list[range]:
+        """The numbers of the copies of each task."""
+        return tasks_of(len(self.copies))
+
+    def run(self, ranks: Ranks, workers: Workers, *, stop_at_once: bool) -> list[BadUtterance]:
+        """Do this process's share of the tasks that are not done yet.
+
+        Returns:
+            The utterances whose audio is bad, of this share.
+        """
+        self.notes.mkdir(parents=True, exist_ok=True)
+        if self.archives is not None:
+            self.archives.mkdir(parents=True, exist_ok=True)
+        runs = self.runs()
+        known = sum(self.record(number).is_file() for number in range(len(runs)))
+        if known:
+            log.info("%s: goes on after %d of %d tasks", self.published_as, known, len(runs))
+        mine = ranks.share(range(len(runs)))
+        results = track(
+            workers.map(self, mine),
+            total=len(mine),
+            description=self.published_as,
+            console=console,
+            transient=True,
+            disable=not (console.is_terminal and ranks.is_first),
+        )
+        bad: list[BadUtterance] = []
+        for result in results:
+            bad += result
+            if bad and stop_at_once:
+                break
+        return bad
+
+    def __call__(self, number: int) -> list[BadUtterance]:
+        """Do a task, unless that has been done; in whichever process."""
+        if self.record(number).is_file():
+            return self._result(number).bad
+        cuts = self.copies.read(self.runs()[number])
+        if self.archives is None:
+            result = TaskResult(FeatureStats(), _bad_among(cuts, self.copies.speeds[0]))
+        else:
+            digest = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:16]
+            name = f"{digest}{ARCHIVE_SUFFIX}"
+            published_as = f"{self.published_as}/{name}"
+            manifests, stats, bad = store_features(cuts, self.archives / name, published_as)
+            result = TaskResult(stats, bad)
+            _attach(cuts, manifests)
+        with (
+            atomic_path(self._lines(number)) as temporary,
+            gzip.open(temporary, "wb", compresslevel=1) as file,
+        ):
+            file.writelines(line_of(self.relocate(cut)) for cut in cuts)
+        write_json(self.record(number), _to_json(result))
+        return result.bad
+
+    def is_complete(self) -> bool:
+        """Whether all tasks have been done, by whichever process."""
+        return all(self.record(number).is_file() for number in range(len(self.runs())))
+
+    def result(self) -> TaskResult:
+        """What became of all cuts."""
+        stats, bad = FeatureStats(), list[BadUtterance]()
+        for number in range(len(self.runs())):
+            result = self._result(number)
+            stats.merge(result.stats)
+            bad += result.bad
+        return TaskResult(stats, bad)
+
+    def lines(self) -> Iterator[bytes]:
+        """The line of each cut, in order."""
+        for number in range(len(self.runs())):
+            with gzip.open(self._lines(number)) as file:
+                yield from file
+
+    def record(self, number: int) -> Path:
+        """A file that is there once the task is done."""
+        return self.notes / f"{number:06d}.json"
+
+    def _lines(self, number: int) -> Path:
+        return self.notes / f"{number:06d}.jsonl.gz"
+
+    def _result(self, number: int) -> TaskResult:
+        value = read_json(self.record(number))
+        bad = [BadUtterance(*item) for item in value["bad"]]
+        return TaskResult(FeatureStats.from_json(value["stats"]), bad)
 
 
-def store_part(
-    cuts: list[MonoCut], fbank: Staged, published_as: str, workers: Workers, stop_at_once: bool
-) -> tuple[FeatureStats, list[BadUtterance]]:
-    """Compute, store and attach the features of all cuts.
-
-    Returns:
-        Sums over the frames, and the utterances whose audio is bad; their cuts have no features.
-    """
-    fbank.partial.mkdir(parents=True, exist_ok=True)
-    tasks = tasks_of(cuts)
-    store = _Storing(fbank.partial, fbank.notes, published_as)
-    known = len(list(fbank.notes.glob("*.json")))
-    if known:
-        log.info("%s: goes on after %d of %d tasks", published_as, known, len(tasks))
-    results = track(
-        workers.map(store, tasks),
-        total=len(tasks),
-        description=published_as,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+def part_tasks(copies: Copies, fbank: Staged, audio: Staged, out_dir: Path, *, store: bool) -> PartTasks:
+    """The tasks of a part whose features and audio are staged in `fbank` and `audio`."""
+    return PartTasks(
+        copies,
+        fbank.notes / "tasks",
+        Relocation(out_dir, (audio.partial, audio.target)),
+        fbank.partial if store else None,
+        f"fbank/{fbank.target.name}",
     )
-    stats, bad = FeatureStats(), list[BadUtterance]()
-    for task, result in zip(tasks, results, strict=False):
-        stats.merge(result.stats)
-        bad += result.bad
-        for cut, manifest in zip(task, result.features, strict=True):
-            cut.features = manifest
-        if bad and stop_at_once:
-            break
-    return stats, bad
 
 
-def tasks_of(cuts: Sequence[MonoCut]) -> list[Sequence[MonoCut]]:
-    """The cuts in their order, in runs of `CUTS_PER_TASK`; of more where that would be too many runs."""
-    size = max(CUTS_PER_TASK, min(MOST_PER_TASK, -(-len(cuts) // MOST_TASKS)))
-    return [cuts[start : start + size] for start in range(0, len(cuts), size)]
+def tasks_of(count: int) -> list[range]:
+    """Cuts in their order, in runs of `CUTS_PER_TASK`; of more where that would be too many runs."""
+    return runs_of(count, CUTS_PER_TASK, MOST_TASKS, MOST_PER_TASK)
 
 
-def check_part(
-    cuts: list[MonoCut], workers: Workers, with_stats: bool
-) -> tuple[FeatureStats, list[BadUtterance]]:
-    """Decode the audio of all cuts, of which nothing is stored; with statistics of some if asked for."""
-    recordings = list({utterance_of(cut): cut for cut in cuts}.values())
-    tasks = tasks_of(recordings)
-    bad = [utterance for found in workers.map(_bad_among, tasks) for utterance in found]
-    stats, skipped = FeatureStats(), {utterance.id for utterance in bad}
-    if with_stats:
-        for cut in cuts[:: max(1, len(cuts) // STATS_SAMPLE)]:
-            if utterance_of(cut) not in skipped:
-                stats.add(compute_features(load_cut_samples(cut)).numpy())
-    return stats, bad
+def sample_stats(copies: Copies, left_out: set[str]) -> FeatureStats:
+    """Statistics of some cuts from all over a part, where nothing is stored."""
+    stats = FeatureStats()
+    for number in range(0, len(copies), max(1, len(copies) // STATS_SAMPLE)):
+        cut = copies.copy(number)
+        if utterance_of(cut) not in left_out:
+            stats.add(compute_features(load_cut_samples(cut)).numpy())
+    return stats
 
 
-def _bad_among(cuts: Sequence[MonoCut]) -> list[BadUtterance]:
+def _attach(cuts: list[MonoCut], manifests: list[Features | None]) -> None:
+    for cut, manifest in zip(cuts, manifests, strict=True):
+        cut.features = manifest
+
+
+def _bad_among(cuts: list[MonoCut], speed: float) -> list[BadUtterance]:
+    """Of the copies at one speed, so that each utterance is decoded once."""
     bad = []
     for cut in cuts:
+        if (cut.custom or {})["speed"] != speed:
+            continue
         try:
             load_cut_samples(cut)
         except AudioError as error:
@@ -133,17 +218,11 @@ def _bad_among(cuts: Sequence[MonoCut]) -> list[BadUtterance]:
 
 
 def _to_json(result: TaskResult) -> dict[str, Any]:
-    features = [None if manifest is None else manifest.to_dict() for manifest in result.features]
-    return {"features": features, "stats": result.stats.to_json(), "bad": [list(item) for item in result.bad]}
-
-
-def _from_json(value: dict[str, Any]) -> TaskResult:
-    features = [None if item is None else Features.from_dict(item) for item in value["features"]]
-    bad = [BadUtterance(*item) for item in value["bad"]]
-    return TaskResult(features, FeatureStats.from_json(value["stats"]), bad)
+    return {"stats": result.stats.to_json(), "bad": [list(item) for item in result.bad]}
 
 
 def settings_key(settings: dict[str, Any]) -> str:
     """What tells one way of preparing a part from another, and from that of earlier versions."""
-    told = [settings, ARCHIVE_SUFFIX, TICK_POWER]
+    sizes = [CUTS_PER_TASK, MOST_TASKS, MOST_PER_TASK]
+    told = [settings, ARCHIVE_SUFFIX, TICK_POWER, sizes, "by line"]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -8,17 +8,20 @@ Shapes: T feature frames, F mel bins, N samples, K frames of a pause.
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdasr.common.feature_frames import KALDI
 from kdasr.data.features import (
     FRAME_SHIFT_SECONDS,
     LOWEST_LOG_ENERGY,
     NUM_MEL_BINS,
     SAMPLE_RATE,
     compute_features,
+    lowest_log_energy,
 )
 
 SILENCE = "silence"
@@ -30,32 +33,43 @@ _QUIET_SHARE = 0.1
 """Share of an utterance's frames that are taken for its background where its word times are not known."""
 
 
-def with_gain(features: Tensor, gain_db: Tensor | float) -> Tensor:
-    """Features of the same signal with another gain, in dB, which broadcasts."""
-    return (features + gain_db * (math.log(10.0) / 10.0)).clamp(min=LOWEST_LOG_ENERGY)
+def with_gain(features: Tensor, gain_db: Tensor | float, lowest: float = LOWEST_LOG_ENERGY) -> Tensor:
+    """Features of the same signal with another gain, in dB, which broadcasts; none is below `lowest`."""
+    return (features + gain_db * (math.log(10.0) / 10.0)).clamp(min=lowest)
+
+
+class Pause(NamedTuple):
+    """What is heard where nobody speaks."""
+
+    kind: str
+    """`silence` (digital), `background` or a color of noise."""
+    level_db: float
+    """Of noise, in dB below a square wave of full scale."""
+    num_frames: int
+    """K."""
 
 
 def pause_features(
-    kind: str, level_db: float, num_frames: int, background_TF: Tensor | None, generator: torch.Generator
+    pause: Pause, background_TF: Tensor | None, generator: torch.Generator, features: str = KALDI
 ) -> Tensor:
     """Features (K, F) of a pause.
 
     Args:
-        kind: `silence` (digital), `background` or a color of noise.
-        level_db: of noise, in dB below a square wave of full scale.
-        num_frames: K.
+        pause: which.
         background_TF: frames to draw `background` from; without any it is digital silence.
         generator: draws the frames.
+        features: their kind. Of the same state of the generator, all kinds draw the same frames.
     """
+    kind, level_db, num_frames = pause
     if kind in COLORS:
-        noise_TF = _noise(kind)
+        noise_TF = _noise(kind, features)
         start = int(torch.randint(len(noise_TF), (), generator=generator))
         places_K = (start + torch.arange(num_frames)) % len(noise_TF)
-        return with_gain(noise_TF[places_K], level_db)
+        return with_gain(noise_TF[places_K], level_db, lowest_log_energy(features))
     if kind == BACKGROUND and background_TF is not None and len(background_TF):
         picks_K = torch.randint(len(background_TF), (num_frames,), generator=generator)
         return background_TF[picks_K]
-    return torch.full((num_frames, NUM_MEL_BINS), LOWEST_LOG_ENERGY)
+    return torch.full((num_frames, NUM_MEL_BINS), lowest_log_energy(features))
 
 
 def noise_under(num_frames: int, speech: list[Tensor], snr_db: float, generator: torch.Generator) -> Tensor:
@@ -71,7 +85,7 @@ def noise_under(num_frames: int, speech: list[Tensor], snr_db: float, generator:
         generator: draws color and frames.
     """
     color = COLORS[int(torch.randint(len(COLORS), (), generator=generator))]
-    noise_TF = pause_features(color, 0.0, num_frames, None, generator)
+    noise_TF = pause_features(Pause(color, 0.0, num_frames), None, generator)
     level_db = 10 * math.log10(min(map(_power, speech)) / _noise_power(color)) - snr_db
     return with_gain(noise_TF, level_db)
 
@@ -104,7 +118,7 @@ def _noise_power(color: str) -> float:
 
 
 @cache
-def _noise(color: str) -> Tensor:
+def _noise(color: str, features: str = KALDI) -> Tensor:
     """Features (T, F) of noise with a mean square of 1."""
     white_N = np.random.default_rng(COLORS.index(color)).standard_normal(_NOISE_SECONDS * SAMPLE_RATE)
     spectrum = np.fft.rfft(white_N)
@@ -113,4 +127,4 @@ def _noise(color: str) -> Tensor:
     spectrum /= np.maximum(frequencies, 20.0) ** (COLORS.index(color) / 2)
     noise_N = np.fft.irfft(spectrum)
     noise_N /= np.sqrt(np.mean(noise_N**2))
-    return compute_features(torch.from_numpy(noise_N.astype(np.float32)))
+    return compute_features(torch.from_numpy(noise_N.astype(np.float32)), features)

@@ -7,6 +7,7 @@ quiet, clipped, channels that cancel each other, or a telephone's band in a file
 # Shapes: N samples, K blocks, F frequencies, L levels.
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,8 +102,8 @@ class SignalMeter:
         blocks_KN = joined_N[:whole].reshape(-1, BLOCK)
         power_K = np.square(blocks_KN, dtype=np.float64).mean(axis=1)
         level_K = (10 * np.log10(power_K + _TINY) - _LOWEST_DB).clip(0, _NUM_LEVELS - 1).astype(int)
-        spectrum_KF = np.abs(np.fft.rfft(blocks_KN * self._window_N)) ** 2
-        low_K, high_K = (spectrum_KF[:, band].mean(axis=1) for band in (self._low, self._high))
+        spectrum_KF = np.fft.rfft(blocks_KN * self._window_N)
+        low_K, high_K = (_mean_power(spectrum_KF[:, band]) for band in (self._low, self._high))
         for sums_L, values_K in zip(self._sums_4L, (None, power_K, low_K, high_K), strict=True):
             sums_L += np.bincount(level_K, values_K, _NUM_LEVELS)
 
@@ -127,6 +128,11 @@ def measure_signal(samples_N: Samples) -> SignalReport:
     meter = SignalMeter()
     meter.add(samples_N)
     return meter.report()
+
+
+def _mean_power(spectrum_KF: NDArray[Any]) -> NDArray[Any]:
+    """Of each block (K,)."""
+    return (np.square(spectrum_KF.real) + np.square(spectrum_KF.imag)).mean(axis=1)
 
 
 def _decibel(power: float) -> float:

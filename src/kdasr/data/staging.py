@@ -22,7 +22,7 @@ ResultT = TypeVar("ResultT")
 class Staged:
     """A folder that is filled under another name; `publish` moves it to its own, replacing a predecessor.
 
-    With a key, what an interrupted run has left is kept for the next one of the same key.
+    With a key, what a run has left is kept until it is published, for other runs of the same key.
     """
 
     def __init__(self, target: Path, key: str | None = None) -> None:
@@ -34,12 +34,16 @@ class Staged:
 
     def __enter__(self) -> "Staged":
         """Remove what an interrupted run with another key left."""
-        file = self.notes / "key"
-        if self._key is None or not file.is_file() or file.read_text(encoding="utf-8") != self._key:
+        if self._key is None or not self.is_known():
             self._remove()
             if self._key is not None:
-                write_text(file, self._key)
+                write_text(self.notes / "key", self._key)
         return self
+
+    def is_known(self) -> bool:
+        """Whether a run of the same key has left something, or is at work."""
+        file = self.notes / "key"
+        return file.is_file() and file.read_text(encoding="utf-8") == self._key
 
     def publish(self) -> None:
         """Replace `target`; it vanishes when nothing was written."""
@@ -51,7 +55,7 @@ class Staged:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._key is None:
+        if self._key is None:
             self._remove()
 
     def _remove(self) -> None:

@@ -1,30 +1,118 @@
 """Speech without transcripts: its cuts, and its batches among those with transcripts."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+# Shapes: V cuts of a view.
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
-from lhotse import CutSet, SupervisionSegment
+import numpy as np
+from lhotse import SupervisionSegment
 from lhotse.cut import MonoCut
+from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
+from kdasr.data.cut_index import FolderTable, name_digest
 from kdasr.data.pace import Pace
-from kdasr.data.usable import cut_text
+from kdasr.data.table_view import TableView
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.usable import MOST_PIECES, count_pieces, cut_text
 
 
-def without_transcripts(cuts: CutSet) -> tuple[CutSet, dict[str, str]]:
-    """Cuts with empty transcripts, and the transcripts that they had, by the names of the cuts.
+def no_pieces(count: int) -> Callable[[Tokenizer], NDArray[np.uint16]]:
+    """`CutTable.pieces` of so many cuts without a text."""
+    return lambda _: np.zeros(count, np.uint16)
 
-    The loader wants one supervision per cut: one that there is stays in all but its text and word times.
+
+class Transcripts(Mapping[str, str]):
+    """The transcripts that some cuts have, by the names of the cuts: read when they are asked for.
+
+    12 bytes of each cut are in memory.
     """
-    transcripts = {cut.id: cut_text(cut) for cut in cuts if cut_text(cut)}
-    return CutSet.from_cuts(_without_text(cut) for cut in cuts), transcripts
+
+    def __init__(self, table: FolderTable, rows_V: NDArray[np.int32], tokenizer: Tokenizer) -> None:
+        """Those of some rows, normalized as the pieces are."""
+        self._reader, self._tokenizer = table.reader, tokenizer
+        spoken_V = (table.pieces(tokenizer)[rows_V] & MOST_PIECES) > 0
+        rows = rows_V[spoken_V]
+        names = table.names()[rows]
+        order = np.argsort(names, kind="stable")
+        self._names, self.rows = names[order], rows[order]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._reader.read([row])[0].id for row in self.rows.tolist())
+
+    def __getitem__(self, name: str) -> str:
+        digest = name_digest(name)
+        place = int(np.searchsorted(self._names, digest))
+        if place == len(self._names) or self._names[place] != digest:
+            raise KeyError(name)
+        (cut,) = self._reader.read([int(self.rows[place])])
+        return self._tokenizer.normalize(cut_text(cut))
 
 
-def with_texts(cuts: CutSet, texts: Mapping[str, str]) -> CutSet:
-    """Cuts of `without_transcripts` with these texts, by their names; those without one are left out."""
-    return CutSet.from_cuts(_with_text(cut, texts[cut.id]) for cut in cuts if cut.id in texts)
+@dataclass(frozen=True)
+class WithTexts:
+    """Gives cuts these texts, by their names."""
+
+    texts: Mapping[str, str]
+
+    def __call__(self, cut: MonoCut) -> MonoCut:
+        """A copy with its text."""
+        return _with_text(without_text(cut), self.texts[cut.id])
+
+
+def check_all_named(path: Path, known: Iterable[str], view: TableView) -> None:
+    """
+    Raises:
+        UserError: not all cuts of a view are among the names `known`, which stand in the file `path`.
+    """
+    names = np.fromiter(map(name_digest, known), np.int64)
+    missing = np.flatnonzero(~np.isin(names_of(view), names))
+    if len(missing):
+        (first,) = view.reader.read([int(missing[0])])
+        raise UserError(f"{path}: nothing of {len(missing)} utterances, such as {first.id}: other data?")
+
+
+def names_of(view: TableView) -> NDArray[np.int64]:
+    """`name_digest` of the cuts of a view of a data folder, (V,)."""
+    assert isinstance(view.table, FolderTable)
+    return view.table.names()[view.rows_V]
+
+
+def digest_of_names(view: TableView) -> str:
+    """What earlier versions wrote instead of `TableView.digest`; all cuts are read."""
+    digest = hashlib.sha256()
+    for row in range(len(view)):
+        (cut,) = view.reader.read([row])
+        digest.update(f"{chr(10) if row else ''}{cut.id}".encode())
+    return digest.hexdigest()
+
+
+def with_texts(view: TableView, texts: Mapping[str, str]) -> TableView:
+    """A view of those of its cuts that have a text, with these texts: by the names of cuts."""
+    names_V = names_of(view)
+    names = np.fromiter(map(name_digest, texts), np.int64, len(texts))
+    order = np.argsort(names)
+    sorted_names = names[order]
+    places_V = np.searchsorted(sorted_names, names_V)
+    has_text_V = np.isin(names_V, names)
+    listed = list(texts.values())
+    chosen = order[places_V[has_text_V]]
+
+    def pieces(tokenizer: Tokenizer) -> NDArray[np.uint16]:
+        return np.fromiter(
+            (count_pieces(listed[place], tokenizer) for place in chosen.tolist()), np.uint16, len(chosen)
+        )
+
+    rows = view.rows_V[has_text_V]
+    return TableView(view.table, rows, WithTexts(texts), pieces, view.lost_flags)
 
 
 def _with_text(cut: MonoCut, text: str) -> MonoCut:
@@ -33,13 +121,17 @@ def _with_text(cut: MonoCut, text: str) -> MonoCut:
     return with_text
 
 
-def _without_text(cut: MonoCut) -> MonoCut:
-    without_text = cut.drop_supervisions()
+def without_text(cut: MonoCut) -> MonoCut:
+    """A cut with an empty transcript.
+
+    The loader wants one supervision per cut: one that there is stays in all but its text and word times.
+    """
+    changed = cut.drop_supervisions()
     if cut.supervisions:
-        without_text.supervisions = [replace(cut.supervisions[0], text="", alignment=None)]
+        changed.supervisions = [replace(cut.supervisions[0], text="", alignment=None)]
     else:
-        without_text.supervisions = [SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")]
-    return without_text
+        changed.supervisions = [SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")]
+    return changed
 
 
 class Batches(Protocol):

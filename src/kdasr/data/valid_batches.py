@@ -3,22 +3,29 @@
 import random
 from collections.abc import Container, Iterator
 from copy import copy
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from lhotse import CutSet
-from lhotse.cut import MonoCut
-from torch.utils.data import DataLoader
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
+from kdasr.common.errors import UserError
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.signals import leave_group
 from kdasr.data.bad import MaxBad
 from kdasr.data.batch import Batch
 from kdasr.data.batch_maker import BatchMaker, BatchPlan
+from kdasr.data.cut_table import STORED, CutReader, CutTable, MemoryTable
 from kdasr.data.data_config import DataConfig
+from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.loading import StoredFeatures, on_the_fly
-from kdasr.data.reported import BadAudio, Reported, good_ones
+from kdasr.data.reported import BadAudio, Failure, Made, Reported, good_ones
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.usable import NumFrames, every_frame, report_unusable
+from kdasr.data.usable import USABLE, NumFrames, every_frame, judge, log_unusable
+
+# Shapes: N cuts of a table, U of them usable.
 
 
 class ValidBatches:
@@ -30,18 +37,24 @@ class ValidBatches:
     """
 
     def __init__(
-        self, cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+        self,
+        cuts: CutSet | CutTable,
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        num_frames: NumFrames = every_frame,
+        teacher_kind: str = KALDI,
     ) -> None:
-        # The checkpoint is chosen by all of them, however long.
-        cuts, _ = report_unusable(cuts, tokenizer, config, num_frames, for_training=False)
-        stored = all(cut.has_features for cut in cuts)
-        self._bad_audio = BadAudio(len(cuts), MaxBad.parse(config.max_bad))
-        self._dataset = Reported(BatchMaker(StoredFeatures() if stored else on_the_fly(None), tokenizer))
+        table = MemoryTable(cuts) if isinstance(cuts, CutSet) else cuts
+        rows_U = _usable_rows(table, tokenizer, config, num_frames)
+        stored = bool((table.columns.flags_N[rows_U] & STORED).all())
+        self._bad_audio = BadAudio(len(rows_U), MaxBad.parse(config.max_bad))
+        strategy = StoredFeatures() if stored else on_the_fly(None)
+        maker = BatchMaker(strategy, tokenizer, teacher_kind=teacher_kind)
+        self._dataset = RowBatches(table.reader, Reported(maker))
         self._num_workers = config.num_workers
         self._left_out: Container[int] = ()
-        self._plans = [
-            BatchPlan(0, index, group) for index, group in enumerate(_groups(cuts, config.max_duration))
-        ]
+        groups = _groups(table.columns.samples_N[rows_U], config.max_duration)
+        self._plans = [_Plan(number, rows_U[group]) for number, group in enumerate(groups)]
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -64,7 +77,7 @@ class ValidBatches:
     def share(self, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
         """Those of one of `world_size` processes, which alone are made, each with its number among all."""
         own = self._plans[rank::world_size]
-        self._bad_audio.total = sum(len(plan.cuts) for plan in own)
+        self._bad_audio.total = sum(len(plan.rows) for plan in own)
         plans = [plan for plan in own if plan.number not in self._left_out]
         loader = DataLoader(
             self._dataset,
@@ -80,22 +93,61 @@ class ValidBatches:
             yield number, batch
 
 
+class _Plan(NamedTuple):
+    """A batch that is still to be made."""
+
+    number: int
+    rows: NDArray[np.int32]
+
+
+class RowBatches(Dataset[Made | Failure]):
+    """Reads the cuts of a plan and makes its batch. Runs in loader workers."""
+
+    def __init__(self, reader: CutReader, maker: Reported) -> None:
+        self._reader, self._maker = reader, maker
+
+    def __getitem__(self, plan: _Plan) -> Made | Failure:
+        try:
+            cuts = self._reader.read(plan.rows.tolist())
+        except UserError as error:
+            return Failure(str(error))
+        return self._maker[BatchPlan(0, plan.number, CutSet.from_cuts(cuts))]
+
+
 def valid_batches(
-    cuts: CutSet, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames = every_frame
+    cuts: CutSet | CutTable,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    num_frames: NumFrames = every_frame,
+    teacher_kind: str = KALDI,
 ) -> ValidBatches:
-    """See `ValidBatches`."""
-    return ValidBatches(cuts, tokenizer, config, num_frames)
+    """See `ValidBatches`; `teacher_kind`: of the features that a teacher hears."""
+    return ValidBatches(cuts, tokenizer, config, num_frames, teacher_kind)
 
 
-def _groups(cuts: CutSet, max_duration: float) -> list[CutSet]:
-    groups: list[list[MonoCut]] = []
-    for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].duration <= max_duration:
-            groups[-1].append(cut)
+def _usable_rows(
+    table: CutTable, tokenizer: Tokenizer, config: DataConfig, num_frames: NumFrames
+) -> NDArray[np.int32]:
+    # The checkpoint is chosen by all of them, however long.
+    pieces_N = table.pieces(tokenizer)
+    verdict_N = judge(table.columns.samples_N, pieces_N, config, num_frames, for_training=False)
+    names = lambda rows: [cut.id for cut in table.reader.read(list(rows))]  # noqa: E731
+    log_unusable(verdict_N, pieces_N, config, tokenizer, names)
+    return np.flatnonzero(verdict_N == USABLE).astype(np.int32)
+
+
+def _groups(samples_U: NDArray[np.int32], max_duration: float) -> list[list[int]]:
+    """The places of the utterances of each batch."""
+    groups: list[list[int]] = []
+    longest = 0.0
+    for place in np.argsort(-samples_U.astype(np.int64), kind="stable").tolist():
+        if groups and (len(groups[-1]) + 1) * longest <= max_duration:
+            groups[-1].append(place)
         else:
-            groups.append([cut])
+            longest = float(samples_U[place]) / SAMPLE_RATE
+            groups.append([place])
     random.Random(0).shuffle(groups)
-    return [CutSet.from_cuts(group) for group in groups]
+    return groups
 
 
 def _as_it_is(value: Any) -> Any:

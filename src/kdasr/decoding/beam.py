@@ -13,8 +13,9 @@ they find. In each frame, for each hypothesis in the beam:
 
 Language model and biasing add to the score of a piece when it is emitted. They take part in the choice of
 step 2; icefall and sherpa-onnx add them to what was kept, as `late_fusion` does. Which hypothesis is the
-best is decided by the score per piece, where the K pieces of the predictor's start context count too (as
-theirs do), or by the score alone without `length_norm`. Ties are broken arbitrarily.
+best is decided by the score per piece, where the K pieces of a stateless predictor's start count too (as
+theirs do; of a predictor with a memory it is the blank alone), or by the score alone without `length_norm`.
+Ties are broken arbitrarily.
 
 Shapes: B streams, C frames of a chunk, T frames, D encoder width.
 """
@@ -81,6 +82,8 @@ class BeamSearch:
             raise UserError(f"lm_scale {self.options.lm_scale}: shallow fusion needs {missing}")
         self._language_model = language_model
         self._expand = FrameExpansion(model, self.options, self._language_model)
+        self.num_start_pieces = self._expand.contexts.num_start_pieces
+        """Pieces that count in the length of every hypothesis."""
 
     @torch.inference_mode()
     def initial_state(self, biasing: BiasingGraph | None = None) -> BeamState:
@@ -95,8 +98,8 @@ class BeamSearch:
         """The state of a new utterance before which the last pieces of each hypothesis may have been said.
 
         As in sherpa-onnx: beside the hypothesis that has heard nothing, whose probability is 1, each one of
-        the beam goes on with its last pieces and its score; unless the best one has no pieces. So what was
-        said before has little weight here, other than in greedy search.
+        the beam goes on with what the predictor has heard and its score; unless the best one has no pieces.
+        So what was said before has little weight here, other than in greedy search.
         """
         start, best = self.initial_state(state.biasing), self._ranked(state, final=False)[0][2]
         if not best.tokens and state.settled is None:
@@ -193,7 +196,7 @@ class BeamSearch:
         before = num_settled(state.settled)
 
         def rank(row: tuple[float, float, BeamHypothesis]) -> float:
-            pieces = before + len(row[2].tokens) + len(row[2].context)
+            pieces = before + len(row[2].tokens) + self.num_start_pieces
             return row[0] / pieces if self.options.length_norm else row[0]
 
         return sorted(scored, key=rank, reverse=True)

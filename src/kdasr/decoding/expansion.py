@@ -4,7 +4,7 @@ Shapes: B streams, C frames of a chunk, J joiner width, N hypotheses of all stre
 V pieces, K candidates per hypothesis.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from math import exp, inf, log1p
@@ -16,7 +16,7 @@ from torch import Tensor
 from kdasr.common.errors import UserError
 from kdasr.common.special_pieces import BLANK_ID, UNK_ID
 from kdasr.decoding.biasing import BiasingGraph
-from kdasr.decoding.contexts import Context, PredictorCache
+from kdasr.decoding.contexts import Context, contexts_of
 from kdasr.decoding.fusion import Fused, LanguageModel, advance_fusion
 from kdasr.decoding.hypothesis import Emission
 
@@ -74,14 +74,14 @@ class BeamHypothesis:
         bias: int = 0,
         score: float = 0.0,
         fused: float = 0.0,
-        origin: Context = (),
+        origin: Context | None = None,
     ) -> None:
         self.tokens = tokens
         """Pieces after the settled ones, which all hypotheses of a stream share."""
         self.emissions = emissions
         """The same with frames and probabilities."""
         self.context = context
-        """The last pieces, for the predictor."""
+        """The pieces so far, for the predictor."""
         self.bias = bias
         """State of the biasing graph."""
         self.score = score
@@ -121,7 +121,7 @@ class FrameExpansion:
     def __init__(
         self, model: "Transducer", options: BeamOptions, language_model: LanguageModel | None
     ) -> None:
-        self.contexts = PredictorCache(model)
+        self.contexts = contexts_of(model)
         self._joiner = model.joiner
         self._options = options
         self._language_model = language_model
@@ -225,7 +225,7 @@ class FrameExpansion:
 
         `parents` are its hypotheses, each with the log-probability that it emits any piece in this frame.
         """
-        kept: dict[tuple[int, ...], BeamHypothesis] = {}
+        kept: dict[Hashable, BeamHypothesis] = {}
         origins: list[_Origin] = []
         late = self._options.late_fusion
         for score, index, piece, value, added in candidates:
@@ -236,7 +236,7 @@ class FrameExpansion:
             parent, emitting = parents[index]
             emits = piece != BLANK_ID and piece != UNK_ID
             tokens = (*parent.tokens, piece) if emits else parent.tokens
-            key = (*parent.origin, *tokens) if parent.origin else tokens
+            key = tokens if parent.origin is None else (parent.origin, tokens)
             alike = kept.get(key)
             if alike is not None:
                 alike.score = log_add(alike.score, score)
@@ -253,7 +253,7 @@ class FrameExpansion:
             if emits:
                 log_prob = value if late else value - added
                 child.emissions = (*parent.emissions, Emission(piece, time, log_prob, log_prob - emitting))
-                child.context = (*parent.context[1:], piece)
+                child.context = self.contexts.after(parent.context, piece)
                 child.bias = graph.step(parent.bias, piece)[1] if graph is not None else 0
             kept[key] = child
             origins.append((index, piece if emits else None))

@@ -4,8 +4,8 @@ Most frames emit nothing, and nothing changes until one does. So the joiner sees
 stream at a time, as if none of them emitted; what comes after the first that does is seen again. Each stream
 goes its own way from piece to piece, as in label looping (Bataev et al. 2024, arXiv 2406.06220).
 
-Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner width, K predictor context, N of
-the streams, W frames ahead, V pieces, X pieces that were emitted.
+Shapes: B utterances or streams, T encoder frames, D encoder width, J joiner width, N of the streams, W frames
+ahead, V pieces, X pieces that were emitted.
 """
 
 from math import exp, log1p
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from kdasr.common.special_pieces import BLANK_ID, UNK_ID
 from kdasr.decoding.hypothesis import Hypothesis
+from kdasr.models.predictors.base import PredictorState
+from kdasr.nn.streaming import map_states, select_states
 
 if TYPE_CHECKING:
     from kdasr.models.transducer.model import Transducer
@@ -29,21 +31,20 @@ depend on one another; such a joiner has its own `lookahead`."""
 class GreedyState(NamedTuple):
     """All that the search remembers of a stream; dimension 0 is the stream."""
 
-    context_BK: Tensor
-    """The last K pieces, int64; at first the predictor's start context."""
+    heard: PredictorState
+    """The predictor's state after the last piece."""
     predicted_BJ: Tensor
-    """The predictor's output for that context, projected to the joiner."""
+    """What it predicts, projected to the joiner."""
 
 
 def initial_state(model: "Transducer", batch_size: int) -> GreedyState:
     """The state of `batch_size` streams that have emitted nothing, on the model's device."""
     device = next(model.parameters()).device
-    context_BK = model.predictor.start_context(batch_size, device)
-    return GreedyState(context_BK, _predict(model, context_BK))
+    return _predicted(model, model.predictor.start_state(batch_size, device))
 
 
-def _predict(model: "Transducer", context_BK: Tensor) -> Tensor:
-    return model.joiner.project_predictor(model.predictor.step(context_BK))
+def _predicted(model: "Transducer", heard: PredictorState) -> GreedyState:
+    return GreedyState(heard, model.joiner.project_predictor(model.predictor.predict(heard)))
 
 
 @torch.inference_mode()
@@ -51,7 +52,7 @@ def greedy_search(
     model: "Transducer",
     encoded_BTD: Tensor,
     lens_B: Tensor,
-    max_symbols_per_frame: int = 1,
+    max_symbols_per_frame: int | None = None,
     blank_penalty: float = 0.0,
 ) -> list[Hypothesis]:
     """The best piece at every step, for whole utterances.
@@ -60,7 +61,8 @@ def greedy_search(
         model: anything with a `predictor` and a `joiner` as those of `Transducer`.
         encoded_BTD: encoder output.
         lens_B: valid frames; frames beyond do not count.
-        max_symbols_per_frame: pieces that may be emitted before time moves on.
+        max_symbols_per_frame: pieces that may be emitted before time moves on; None: as many as is usual for
+            the model (`Geometry.symbols_per_frame`).
         blank_penalty: nats that are subtracted from the blank's logit.
 
     Returns:
@@ -79,7 +81,7 @@ def greedy_chunk(
     encoded_BTD: Tensor,
     lens_B: Tensor,
     state: GreedyState,
-    max_symbols_per_frame: int = 1,
+    max_symbols_per_frame: int | None = None,
     blank_penalty: float = 0.0,
 ) -> tuple[list[Hypothesis], GreedyState]:
     """Continue the search over the next frames of each stream.
@@ -94,6 +96,9 @@ def greedy_chunk(
         What each stream emitted in these frames (frames counted from the start of the chunk), and the
         state to continue from.
     """
+    if max_symbols_per_frame is None:
+        geometry = getattr(model, "geometry", None)  # not every model here has an encoder
+        max_symbols_per_frame = 1 if geometry is None else geometry.symbols_per_frame
     projected_BTJ = model.joiner.project_encoder(encoded_BTD)
     cursors = [_Cursor(min(length, encoded_BTD.shape[1])) for length in lens_B.tolist()]
     said: list[tuple[int, int]] = []
@@ -184,14 +189,10 @@ def _logits_ahead(
 
 def _advance(model: "Transducer", state: GreedyState, streams: list[int], pieces: list[int]) -> GreedyState:
     """The state after `streams` emitted `pieces`; the predictor runs for those streams only."""
-    device = state.context_BK.device
-    emitted = torch.tensor(pieces, device=device).unsqueeze(1)
-    if len(streams) == len(state.context_BK):  # always so for a single stream, where every call counts
-        context_BK = torch.cat([state.context_BK[:, 1:], emitted], dim=1)
-        return GreedyState(context_BK, _predict(model, context_BK))
-    index = torch.tensor(streams, device=device)
-    context = torch.cat([state.context_BK[index, 1:], emitted], dim=1)
-    return GreedyState(
-        state.context_BK.index_copy(0, index, context),
-        state.predicted_BJ.index_copy(0, index, _predict(model, context)),
-    )
+    predictor, device = model.predictor, state.predicted_BJ.device
+    pieces_X = torch.tensor(pieces, device=device)
+    if len(streams) == len(state.predicted_BJ):  # always so for a single stream, where every call counts
+        return _predicted(model, predictor.advance(state.heard, pieces_X))
+    index_X = torch.tensor(streams, device=device)
+    later = _predicted(model, predictor.advance(select_states(state.heard, index_X), pieces_X))
+    return map_states(lambda rows, new: rows.index_copy(0, index_X, new), state, later)

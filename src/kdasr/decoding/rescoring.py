@@ -131,13 +131,13 @@ class RescoringSearch:
         if not final:
             return self._search.nbest(state, count)
         listed = rescore(self._search.nbest(state, final=True), self._model, self.scale, self._device)
-        bonus, context = self._bonus, len(state.hypotheses[0].context)
+        bonus, start = self._bonus, self._search.num_start_pieces
         if bonus is not None:
             listed = [_with(entry, bonus.nats * bonus.count_words(entry.tokens)) for entry in listed]
             return sorted(listed, key=lambda entry: entry.score, reverse=True)[:count]
 
         def rank(entry: NBest) -> float:
-            # As beam search ranks: per piece, where the predictor's start context counts too.
-            return entry.score / (len(entry.tokens) + context) if self.options.length_norm else entry.score
+            # As beam search ranks: per piece, where the predictor's start counts too.
+            return entry.score / (len(entry.tokens) + start) if self.options.length_norm else entry.score
 
         return sorted(listed, key=rank, reverse=True)[:count]

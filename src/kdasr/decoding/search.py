@@ -13,7 +13,7 @@ from torch import Tensor
 from kdasr.common.errors import UserError
 from kdasr.decoding.beam import BeamSearch
 from kdasr.decoding.biasing import BiasingGraph
-from kdasr.decoding.contexts import Context, PredictorCache
+from kdasr.decoding.contexts import Context, contexts_of
 from kdasr.decoding.expansion import MAX_PENALTY, BeamOptions, check_number
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.greedy import GreedyState, greedy_chunk
@@ -87,7 +87,7 @@ class GreedyStreamState(NamedTuple):
     num_frames: int
     settled: Settled | None
     context: Context
-    """The last pieces, for the predictor."""
+    """The pieces so far, for the predictor."""
     predicting: Context
     """What the predictor has heard: `context`, but for the first piece after `carried_over`."""
 
@@ -101,7 +101,7 @@ class GreedySearch:
     def __init__(self, model: "Transducer", options: GreedyOptions | None = None) -> None:
         self.options = options or GreedyOptions()
         self._model = model
-        self._contexts = PredictorCache(model)
+        self._contexts = contexts_of(model)
 
     def initial_state(self, biasing: BiasingGraph | None = None) -> GreedyStreamState:
         """The state of a stream that has heard nothing.
@@ -133,20 +133,19 @@ class GreedySearch:
     ) -> list[GreedyStreamState]:
         """Search the next frames of some streams; the states after them."""
         predicted_BJ = self._contexts.gather([state.predicting for state in states])
-        contexts = [state.context for state in states]
-        batch = GreedyState(torch.tensor(contexts, device=predicted_BJ.device), predicted_BJ)
+        batch = GreedyState(self._contexts.stack([state.context for state in states]), predicted_BJ)
         found, batch = greedy_chunk(
             self._model, encoded_BCD, lens_B, batch, blank_penalty=self.options.blank_penalty
         )
-        rows = zip(states, batch.context_BK.tolist(), found, lens_B.tolist(), strict=True)
+        heard = self._contexts.split(batch, [row for row, chunk in enumerate(found) if chunk.tokens])
         return [
             GreedyStreamState(
                 num_frames=state.num_frames + length,
                 settled=settle(state.settled, _emissions(chunk, state.num_frames)),
-                context=tuple(context),
-                predicting=tuple(context) if chunk.tokens else state.predicting,
+                context=heard.get(row, state.context),
+                predicting=heard.get(row, state.predicting),
             )
-            for state, context, chunk, length in rows
+            for row, (state, chunk, length) in enumerate(zip(states, found, lens_B.tolist(), strict=True))
         ]
 
     def num_settled(self, state: GreedyStreamState) -> int:

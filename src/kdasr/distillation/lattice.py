@@ -24,6 +24,7 @@ from kdasr.losses.lattice.nodes import NodeTerm
 from kdasr.losses.lattice.path_kl import PathTerm
 from kdasr.losses.pruned_rnnt import Backend, select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
+from kdasr.models.joiner import TANH
 from kdasr.models.transducer.model import Transducer, TransducerOutput
 from kdasr.nn.context import MOST_FRAMES
 
@@ -55,8 +56,14 @@ class PrunedLattice:
 
 
 def joint_of(model: Transducer, encoded_BTD: Tensor, predicted_BSD: Tensor) -> Joint:
-    """A model's joiner and its projected inputs."""
+    """A model's joiner and its projected inputs.
+
+    Raises:
+        UserError: its activation is not that of the losses.
+    """
     joiner = model.joiner
+    if joiner.activation != TANH:
+        raise UserError(f"model.joiner_activation is {joiner.activation}: only models with {TANH} train")
     return Joint(
         am_BTD=joiner.project_encoder(encoded_BTD),
         lm_BSD=joiner.project_predictor(predicted_BSD),

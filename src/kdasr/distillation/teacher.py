@@ -1,6 +1,7 @@
 """What can teach: a protocol, and a frozen transducer."""
 
-# Shapes: B utterances, T the teacher's frames, S pieces, D width, N lattice nodes, V classes.
+# Shapes: B utterances, T the teacher's frames, F frames of all, S pieces, D width, N lattice nodes,
+# V classes.
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.decoding.beam import beam_search
 from kdasr.decoding.expansion import BeamOptions
@@ -16,6 +18,7 @@ from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.lattice import joint_of
 from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.models.encoders.base import EncoderOutput, Geometry
+from kdasr.models.joiner import TANH, Joiner
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
@@ -141,6 +144,8 @@ class TransducerTeacher:
 
     def _encoded(self, batch: Batch) -> EncoderOutput:
         device = batch.features_BTF.device
+        if batch.kind != self.geometry.features:
+            raise UserError(f"the teacher hears {self.geometry.features} features, but this batch has none")
         if next(self.model.parameters()).device != device:
             self.to(device)
         return self.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
@@ -149,4 +154,23 @@ class TransducerTeacher:
     def _nodes(self, encoded_BTD: Tensor, batch: Batch) -> NodeLogits:
         """The joiner and its inputs, projected."""
         predicted_BSD = self.model.predictor(batch.tokens_BS, batch.history_BH)
-        return joint_of(self.model, encoded_BTD, predicted_BSD)
+        joiner = self.model.joiner
+        if joiner.activation == TANH:
+            return joint_of(self.model, encoded_BTD, predicted_BSD)
+        am_FD, lm_SD = joiner.project_encoder(encoded_BTD), joiner.project_predictor(predicted_BSD)
+        return JoinerNodes(joiner, am_FD.flatten(0, 1), lm_SD.flatten(0, 1))
+
+
+class JoinerNodes(NamedTuple):
+    """Logits at nodes of any joiner; a `NodeLogits`."""
+
+    joiner: Joiner
+    am_FD: Tensor
+    """Projected frames of all utterances."""
+    lm_SD: Tensor
+    """Projected predictions of all utterances."""
+
+    @torch.no_grad()
+    def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
+        """See `NodeLogits`."""
+        return self.joiner(self.am_FD[frames_N], self.lm_SD[states_N]).float()

@@ -1,6 +1,6 @@
 """From the configuration of a system to its parts, and to a trained system."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import CutSet
 from lightning_fabric import Fabric
 
 from kdasr.checkpoint import (
@@ -20,6 +19,7 @@ from kdasr.checkpoint import (
 )
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
+from kdasr.common.feature_frames import KALDI
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.data.batch import MASKED, REMASKED
@@ -27,9 +27,10 @@ from kdasr.data.cut_index import FolderTable
 from kdasr.data.cut_table import WORDS
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.index_folder import open_parts
-from kdasr.data.loader import TrainLoader, load_cuts, valid_batches
+from kdasr.data.loader import TrainLoader, valid_batches
 from kdasr.data.pace import Pace
 from kdasr.data.same_data import check_same_data, describe_data
+from kdasr.data.table_view import TableView
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.data.tokens import check_tokens
 from kdasr.distillation.objective import Objective
@@ -121,8 +122,9 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     objective = Objective(config.objective, model.config, teachers[0] if teachers else None, teachers[1:])
     if fabric.device.type == "cuda":
         check_kernels(fabric.device)
+    kind = _teacher_kind(config, bundles)
     train_cuts = open_parts(config.data.dir, config.data.train_parts)
-    dev_cuts = _load_parts(config, config.data.dev_parts)
+    dev_cuts = open_parts(config.data.dir, config.data.dev_parts)
     _heed_word_times(config.objective.rnnt, train_cuts)
     batches = TrainLoader(
         train_cuts,
@@ -134,9 +136,10 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         word_times=config.objective.rnnt.is_restricted,
         num_frames=model.geometry.num_frames,
         teacher_features=_second_features(config),
+        teacher_kind=kind,
         pin_memory=fabric.device.type == "cuda",
     )
-    dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames)
+    dev_batches = valid_batches(dev_cuts, tokenizer, config.data, model.geometry.num_frames, kind)
     if not len(dev_batches):
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(config.data.dev_parts)}")
     dev_batches = dev_batches.first(config.training.max_valid_batches or None)
@@ -159,7 +162,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
     if bundles:
         system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
-    data: dict[str, FolderTable | CutSet] = {"training": train_cuts, "dev": dev_cuts}
+    data: dict[str, FolderTable | TableView] = {"training": train_cuts, "dev": dev_cuts}
     if learns_unpaired(config.unpaired):
         system, data["unpaired"] = with_unpaired(system, objective, config, fabric)
     _count_steps(system, config.objective.rnnt, fabric)
@@ -177,6 +180,31 @@ def _second_features(config: ExperimentConfig) -> str:
     if needing(Need.SECOND_MASKS, terms):
         return REMASKED
     return config.objective.teacher_features if needing(Need.TEACHER, terms) else MASKED
+
+
+def _teacher_kind(config: ExperimentConfig, teachers: Sequence[Bundle]) -> str:
+    """The kind of features that the teachers hear.
+
+    Raises:
+        UserError: two kinds, or another one than the student's where batches hold a second copy or speech
+            without transcripts.
+    """
+    kinds = {bundle.model.geometry.features: bundle for bundle in teachers}
+    if len(kinds) > 1:
+        raise UserError(
+            "objective.more_teachers: all teachers need features of one kind, not of " + " and ".join(kinds)
+        )
+    kind = next(iter(kinds), KALDI)
+    if kind != KALDI:
+        terms = {name for stage in config.stages for name in stage.loss_weights}
+        for told, what in (
+            (needing(Need.SECOND_MASKS, terms), "a loss that compares two masked copies"),
+            (learns_unpaired(config.unpaired), "speech without transcripts"),
+        ):
+            if told:
+                who = f"objective.teacher: {kinds[kind].path} hears {kind} features"
+                raise UserError(f"{who}; not with {what}")
+    return kind
 
 
 def _heed_word_times(rnnt: RnntConfig, cuts: FolderTable) -> None:
@@ -317,7 +345,16 @@ def _own_tokenizer(config: AnyExperiment, exp_dir: Path, fabric: Fabric) -> Toke
 
 
 def build_model(config: ExperimentConfig, tokenizer: Tokenizer) -> Transducer:
-    """A random model for this tokenizer, with the feature statistics of the data."""
+    """A random model for this tokenizer, with the feature statistics of the data.
+
+    Raises:
+        UserError: a model that is not trained here, no statistics or damaged ones, or an impossible size.
+    """
+    if config.model.geometry.features != KALDI:
+        name, heard = config.model.encoder.type, config.model.geometry.features
+        raise UserError(
+            f"model.encoder.type {name}: hears {heard} features; it teaches, but is not trained here"
+        )
     size = _vocab_size(config.model.vocab_size, tokenizer)
     model = build_transducer(replace(config.model, vocab_size=size))
     path = Path(config.data.dir) / "feature_stats.json"
@@ -361,14 +398,8 @@ def _load_teachers(config: ExperimentConfig, exp_dir: Path, tokenizer: Tokenizer
     return bundles
 
 
-def _load_parts(config: ExperimentConfig, parts: list[str]) -> CutSet:
-    return CutSet.from_cuts(cut for part in parts for cut in load_cuts(Path(config.data.dir), part))
-
-
-def _hours(cuts: FolderTable | CutSet) -> float:
-    if isinstance(cuts, FolderTable):
-        return float(cuts.columns.samples_N.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
-    return sum(cut.duration for cut in cuts) / 3600
+def _hours(cuts: FolderTable | TableView) -> float:
+    return float(cuts.columns.samples_N.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
 
 
 def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:

@@ -1,13 +1,11 @@
 """A system that also learns from speech without transcripts: local prior matching, pseudo-labels, or
 distillation (`kdasr.experiment.unpaired_distillation`)."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import torch
-from lhotse import CutSet
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -15,16 +13,19 @@ from kdasr.checkpoint import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks
+from kdasr.data.cut_table import WORDS
 from kdasr.data.data_config import JoinConfig
-from kdasr.data.loader import TrainLoader, load_cuts, report_unusable, select_speeds, valid_batches
-from kdasr.data.train_share import in_share
-from kdasr.data.unpaired import InterleavedBatches, without_transcripts
+from kdasr.data.index_folder import open_parts
+from kdasr.data.loader import TrainLoader, rows_at_speeds, valid_batches
+from kdasr.data.table_view import TableView, as_it_is
+from kdasr.data.train_share import rows_in_share
+from kdasr.data.unpaired import InterleavedBatches, Transcripts, check_all_named, no_pieces, without_text
 from kdasr.decoding.rescoring import SentenceScorer
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import GIVEN, JOINT
 from kdasr.distillation.unpaired_terms import is_distilled
 from kdasr.experiment.config import ExperimentConfig
-from kdasr.experiment.unpaired_distillation import Speech, with_distillation
+from kdasr.experiment.unpaired_distillation import Speech, usable, with_distillation
 from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.models.transducer.model import Transducer
 from kdasr.self_training.first_search import FirstSearch
@@ -44,7 +45,7 @@ GUESSES = "first_guesses.json"
 
 def with_unpaired(
     system: System, objective: Objective, config: ExperimentConfig, fabric: Fabric
-) -> tuple[System, CutSet]:
+) -> tuple[System, TableView]:
     """Add `config.unpaired` to a system that has none; also its utterances.
 
     Args:
@@ -70,10 +71,10 @@ def with_unpaired(
 
 def _with_labels(
     system: System, objective: Objective, config: ExperimentConfig, fabric: Fabric, speech: Speech
-) -> tuple[System, CutSet]:
+) -> tuple[System, TableView]:
     """With labels that a proposal model proposes; also the utterances that are left."""
     options = config.unpaired
-    cuts, _ = report_unusable(speech.cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
+    cuts = usable(speech.cuts, config, system)
     if len(cuts) == 0:
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(options.parts)}")
     proposal = _load_proposal(config, system).to(fabric.device)
@@ -148,28 +149,28 @@ def _measure(validation: Validation) -> str:
 def _load_speech(config: ExperimentConfig, system: System) -> Speech:
     """The cuts of the parts, without transcripts unless these are given labels; and not those that the
     system is trained on with their transcripts, where `data.train_share` chooses some."""
-    folder, share = Path(config.data.dir), config.data.train_share
-    parts = [(part, share < 1.0 and part in config.data.train_parts) for part in config.unpaired.parts]
-    listed = CutSet.from_cuts(
-        cut
-        for part, shared in parts
-        for cut in load_cuts(folder, part)
-        if not (shared and in_share(cut, share))
-    )
-    cuts, transcripts = without_transcripts(select_speeds(listed, config.data.speed_perturbation))
+    table = open_parts(config.data.dir, config.unpaired.parts)
+    rows = rows_at_speeds(table.columns, config.data.speed_perturbation)
+    share, begin = config.data.train_share, 0
+    for part, count in zip(config.unpaired.parts, table.lengths, strict=True):
+        if share < 1.0 and part in config.data.train_parts:
+            of_part = rows[(begin <= rows) & (rows < begin + count)]
+            rows = np.setdiff1d(rows, rows_in_share(table, of_part, share))
+        begin += count
+    transcripts = Transcripts(table, rows, system.tokenizer)
     if is_distilled(config.unpaired) and config.unpaired.hypothesis.source == GIVEN:
-        if len(transcripts) < len(cuts):
-            without = len(cuts) - len(transcripts)
-            logger.warning("%d of %d unpaired utterances have no text: left out", without, len(cuts))
-        labeled = CutSet.from_cuts(cut for cut in listed if cut.id in transcripts)
-        return Speech(labeled, {})
+        if len(transcripts) < len(rows):
+            without = len(rows) - len(transcripts)
+            logger.warning("%d of %d unpaired utterances have no text: left out", without, len(rows))
+            rows = np.sort(transcripts.rows)
+        return Speech(TableView(table, rows, as_it_is, lambda tokenizer: table.pieces(tokenizer)[rows]), {})
     if transcripts:
         logger.warning(
             "%d of %d unpaired utterances carry transcripts: ignored, but for a comparison in the log",
             len(transcripts),
-            len(cuts),
+            len(rows),
         )
-    return Speech(cuts, {name: system.tokenizer.normalize(text) for name, text in transcripts.items()})
+    return Speech(TableView(table, rows, without_text, no_pieces(len(rows)), WORDS), transcripts)
 
 
 def _load_proposal(config: ExperimentConfig, system: System) -> ProposalModel:
@@ -182,7 +183,11 @@ def _load_proposal(config: ExperimentConfig, system: System) -> ProposalModel:
             "its transcripts mean nothing here"
         )
     assert isinstance(system.model, Transducer)
-    if bundle.model.config.num_features != system.model.config.num_features:
+    own, theirs = system.model, bundle.model
+    if (theirs.config.num_features, theirs.geometry.features) != (
+        own.config.num_features,
+        own.geometry.features,
+    ):
         raise UserError(f"unpaired.proposal: {bundle.path} takes other features than this system")
     if config.unpaired.update == "better" and _shapes(bundle.model) != _shapes(system.model):
         raise UserError(
@@ -206,21 +211,21 @@ def _load_language_model(config: ExperimentConfig, system: System, fabric: Fabri
 
 
 def _guesses(
-    proposal: ProposalModel, cuts: CutSet, config: ExperimentConfig, system: System, fabric: Fabric
+    proposal: ProposalModel, cuts: TableView, config: ExperimentConfig, system: System, fabric: Fabric
 ) -> dict[str, FirstGuess]:
     """Those of the experiment folder; made there at the first start, by all processes together."""
     path, labels = system.exp_dir / GUESSES, config.unpaired.labels
     # Only the filter of low scores asks for scores, which must be those of the search that labels come from.
     search = label_search(labels) if labels.worst_share else replace(label_search(labels), beam=1)
     made_by = f"{proposal.fingerprint()}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
-    ids = [cut.id for cut in cuts]
     is_there = path.is_file()
     fabric.barrier()  # all have looked before one of them writes it
     if not is_there:
         logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
-        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-        data = {"utterances": digest, "max_duration": config.data.max_duration}
+        data = {"utterances": cuts.digest(), "max_duration": config.data.max_duration}
         first_search = FirstSearch(batches, fabric.device, made_by, data, proposal, search)
         first_search.run(path, Ranks(fabric.global_rank, fabric.world_size))
-    return load_hypotheses(path, ids, made_by)
+    guesses = load_hypotheses(path, made_by)
+    check_all_named(path, guesses, cuts)
+    return guesses

@@ -12,16 +12,25 @@ from kdasr.checkpoint import FOLDER, Bundle, save_checkpoint
 from kdasr.common.configio import build_config, config_to_dict
 from kdasr.data.tokenizer import copy_tokenizer
 from kdasr.distillation.terms.hidden_mse import partner_layer
+from kdasr.models.encoders.fast_conformer import FastConformerConfig
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
+from kdasr.models.joiner import TANH
+from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 
+_OF_PREDICTIONS = ("predictor.", "joiner.", "simple_lm.")
+"""Weights that mean something together with a predictor alone."""
 _LAYER = re.compile(r"(?P<layers>.*\blayers)\.(?P<number>\d+)\.(?P<rest>.*)")
 
 
 def student_sizes(teacher: TransducerConfig, changes: Mapping[str, Any], source: str) -> TransducerConfig:
-    """The teacher's sizes with some changes; a Zipformer2 is causal, or it could not stream.
+    """The teacher's sizes with some changes.
+
+    A Zipformer2 is causal, or it could not stream. A predictor that the changes do not name is stateless, of
+    the width of the teacher's, or there would be no export; and an encoder that hears whole utterances only
+    becomes a conformer of the same number and width of layers.
 
     Args:
         teacher: its configuration.
@@ -31,10 +40,21 @@ def student_sizes(teacher: TransducerConfig, changes: Mapping[str, Any], source:
     Raises:
         UserError: an option that there is not, or a value out of its range.
     """
-    sizes = build_config(TransducerConfig, config_to_dict(teacher), changes, source=source)
+    base = config_to_dict(teacher)
+    if not isinstance(teacher.predictor, StatelessConfig):
+        base["predictor"] = {"type": "stateless", "dim": teacher.predictor.output_dim}
+    if isinstance(teacher.encoder, FastConformerConfig):
+        base["encoder"] = {"type": "conformer", **_alike(teacher.encoder)}
+    base["joiner_activation"] = TANH
+    sizes = build_config(TransducerConfig, base, changes, source=source)
     if isinstance(sizes.encoder, Zipformer2Config) and "causal" not in (changes.get("encoder") or {}):
         sizes.encoder.causal = True
     return sizes
+
+
+def _alike(encoder: FastConformerConfig) -> dict[str, int]:
+    """Options of a conformer of these sizes."""
+    return {name: getattr(encoder, name) for name in ("num_layers", "dim", "num_heads", "ffn_dim")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,7 @@ def write_start(student: Transducer, teacher: Bundle, context: Context, folder: 
     Weights that teacher and student have alike are copied; those of a Zipformer2 that is not causal become
     causal ones (`EncoderConfig.adapted`). Of an encoder with fewer or more layers than the teacher's, each
     gets the weights of the layer at the same relative depth. What has another shape stays as it is in
-    `student`.
+    `student`; so do predictor and joiner where these are of different kinds.
     """
     own = student.state_dict()
     found = weights_of_teacher(student, teacher.model)
@@ -87,6 +107,9 @@ def weights_of_teacher(student: Transducer, teacher: Transducer) -> dict[str, Te
     source: Mapping[str, Tensor] = teacher.state_dict()
     if student.config.encoder.type == teacher.config.encoder.type:
         source = student.config.encoder.adapted(source)
+    alike = student.config.predictor.type == teacher.config.predictor.type
+    if not alike or student.config.joiner_activation != teacher.config.joiner_activation:
+        source = {name: value for name, value in source.items() if not name.startswith(_OF_PREDICTIONS)}
     own = student.state_dict()
     depths, teacher_depths = _depths(own), _depths(source)
     found = {}

@@ -1,20 +1,19 @@
 """A system that also learns from speech without transcripts by the terms of its objective."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from lhotse import CutSet
 from lightning_fabric import Fabric
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks
 from kdasr.data.batch import CLEAN, MASKED, REMASKED, UNMASKED
-from kdasr.data.loader import TrainLoader, report_unusable, valid_batches
-from kdasr.data.unpaired import InterleavedBatches, with_texts
-from kdasr.data.word_times import aligned_words
+from kdasr.data.cut_table import WORDS
+from kdasr.data.loader import TrainLoader, usable_rows, valid_batches
+from kdasr.data.table_view import TableView
+from kdasr.data.unpaired import InterleavedBatches, digest_of_names, with_texts
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import GIVEN, ONCE
 from kdasr.distillation.teacher import Transcriber
@@ -40,7 +39,7 @@ HYPOTHESES = "hypotheses.json"
 class Speech(NamedTuple):
     """Speech without transcripts."""
 
-    cuts: CutSet
+    cuts: TableView
     """With the text that they are to be trained on, if there is one."""
     transcripts: Mapping[str, str]
     """Those that the parts have, normalized as the pieces are; for the log alone."""
@@ -126,22 +125,28 @@ def _heard(config: ExperimentConfig, *, in_turn: bool) -> str:
     return config.objective.teacher_features if needing(Need.TEACHER, terms) else MASKED
 
 
-def _has_word_times(config: ExperimentConfig, cuts: CutSet) -> bool:
+def _has_word_times(config: ExperimentConfig, cuts: TableView) -> bool:
     """Whether pieces of given labels can be tied to the times of their words."""
     given = config.unpaired.hypothesis.source == GIVEN and config.objective.rnnt.is_restricted
-    return given and any(aligned_words(cut) for cut in cuts)
+    return given and bool((cuts.columns.flags_N & WORDS).any())
+
+
+def usable(cuts: TableView, config: ExperimentConfig, system: System) -> TableView:
+    """Those that can be trained on; the others are logged."""
+    whole = replace(config.data, train_share=1.0)
+    return cuts.take(usable_rows(cuts, system.tokenizer, whole, config.model.geometry.num_frames))
 
 
 def _searched_once(
-    hypotheses: Hypotheses, cuts: CutSet, config: ExperimentConfig, system: System, fabric: Fabric
-) -> CutSet:
+    hypotheses: Hypotheses, cuts: TableView, config: ExperimentConfig, system: System, fabric: Fabric
+) -> TableView:
     """The cuts with the teacher's hypotheses as their texts: those of the experiment folder, which all
     processes make together at the first start. Without the utterances that could not be read."""
     path, search = system.exp_dir / HYPOTHESES, hypotheses.search
-    cuts, _ = report_unusable(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
+    cuts = usable(cuts, config, system)
     teacher = next(iter(system.teachers)).sha256[:16]
     made_by = f"{teacher}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
-    digest = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:16]
+    digest = cuts.digest()[:16]
     is_there = path.is_file()
     fabric.barrier()  # all have looked before one of them writes it
     if not is_there:
@@ -150,7 +155,7 @@ def _searched_once(
         data = {UTTERANCES: digest, "max_duration": config.data.max_duration}
         searching = TranscriptSearch(batches, fabric.device, made_by, data, hypotheses)
         searching.run(path, Ranks(fabric.global_rank, fabric.world_size))
-    texts = load_texts(path, made_by, digest)
+    texts = load_texts(path, made_by, digest, earlier=lambda: digest_of_names(cuts)[:16])
     if len(texts) < len(cuts):
         logger.warning("%d of %d utterances could not be searched", len(cuts) - len(texts), len(cuts))
     return with_texts(cuts, texts)

@@ -33,7 +33,9 @@ from kdasr.export.publication import WAVS, Publication, write_extras
 from kdasr.export.runtime import OnnxTransducer
 from kdasr.export.zipformer2 import Zipformer2Graph, check_exported_context
 from kdasr.models.encoders.conformer import ConformerEncoder
+from kdasr.models.joiner import TANH
 from kdasr.models.transducer.model import Transducer
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def export_bundle(
             f"{system.path}: '{system.name}' has an encoder of type '{kind}'; "
             f"only those of type {' or '.join(ENCODERS)} can be exported"
         )
+    _check_predictor(system.model.config, f"{system.path}: '{system.name}' has")
     with _writing_to(out):
         _check_target(out)
     try:
@@ -141,11 +144,24 @@ def _write_files(system: Bundle, folder: Path, int8: bool, publication: Publicat
     return parity
 
 
-def check_exportable(encoder_type: str, context: Context) -> None:
+def _check_predictor(config: TransducerConfig, who: str) -> None:
+    if config.joiner_activation != TANH:
+        raise UserError(
+            f"{who} model.joiner_activation {config.joiner_activation}; sherpa-onnx's contract has {TANH}"
+        )
+    if config.predictor.type != "stateless":
+        raise UserError(
+            f"{who} a predictor of type '{config.predictor.type}'; sherpa-onnx's contract has a stateless one"
+        )
+
+
+def check_exportable(config: TransducerConfig, context: Context) -> None:
     """
     Raises:
-        UserError: an encoder of this type has no export, or none under this chunked context.
+        UserError: an encoder or a predictor of this type has no export, or none under this chunked context.
     """
+    encoder_type = config.encoder.type
+    _check_predictor(config, "the student has")
     if encoder_type not in ENCODERS:
         raise UserError(f"encoders of type '{encoder_type}' have no export; {' and '.join(ENCODERS)} have")
     if encoder_type == "zipformer2":

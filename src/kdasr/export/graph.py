@@ -2,13 +2,13 @@
 
 The contract: https://github.com/k2-fsa/sherpa-onnx, `online-conformer-transducer-model.cc`. Its runtime makes
 two state tensors of zeros from the metadata, joins and splits them along the streams, and knows nothing of
-what they hold. Here `cached_attn` (L, 2 A, N, D) holds each layer's rotated keys and then its values, heads
-first, and `cached_conv` (L, R, N, D) the convolutions' left frames, channels first: the order in which they
-are used, so that for one stream packing and unpacking moves nothing.
+what they hold. Here `cached_attn` (L, 2 A, N, D) holds each layer's keys, rotated by their place in the
+stream, and then its values, oldest first: a chunk moves both on by its own frames, and changes none of them.
+And `cached_conv` (L, R, N, D) holds the convolutions' left frames, channels first: as they are used.
 """
 
 # Shapes: N streams, T feature frames of a window, F features, W encoder frames of a window (chunk and
-# look-ahead), C of a chunk, A left-context frames, K = A + W, H heads, E width of a head, D = H * E width,
+# look-ahead), C of a chunk, A left-context frames, H heads, E width of a head, G = E / 2, D = H * E width,
 # L layers, R left frames of the convolution, J joiner width, S pieces of the predictor's context, V pieces,
 # M = N * W rows.
 
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdasr.common.errors import UserError
-from kdasr.export.layers import Affine, FrontEndGraph, LayerGraph, rotate_halves
+from kdasr.export.layers import Affine, FrontEndGraph, LayerGraph, Place, Turns
 from kdasr.models.encoders.conformer import ConformerEncoder, ConformerLayer
+from kdasr.models.predictors.stateless import StatelessPredictor
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
-from kdasr.nn.rotary import rotary_tables
 from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 
 
@@ -35,9 +35,7 @@ class EncoderGraph(nn.Module):
     it starts to count again after an endpoint.
     """
 
-    thresholds_K: Tensor
-    cos_E: Tensor
-    sin_E: Tensor
+    thresholds_A: Tensor
 
     def __init__(self, model: Transducer, context: Context) -> None:
         """
@@ -61,16 +59,11 @@ class EncoderGraph(nn.Module):
             LayerGraph(cast(ConformerLayer, layer), context) for layer in encoder.layers
         )
         self.project = Affine.of(model.joiner.encoder_projection)
-        # Feature frames that a stream must have processed for a key to be filled; the window's always are.
-        slots_K = torch.arange(context.left + context.window_frames)
-        thresholds_K = FACTOR * (context.left - slots_K).clamp(min=0)
-        thresholds_K[:unseen] = torch.iinfo(torch.int64).max
-        self.register_buffer("thresholds_K", thresholds_K)
-        # Cached keys go one chunk back with each chunk.
-        tables = rotary_tables(context.chunk + 1, self.dim // self.heads, like=self.project.weight_IO)
-        cos_G, sin_G = (table[-1] for table in tables)
-        self.register_buffer("cos_E", torch.cat([cos_G, cos_G]))
-        self.register_buffer("sin_E", torch.cat([sin_G, -sin_G]))
+        self.turns = Turns(context.window_frames, self.heads, self.dim // self.heads)
+        # Feature frames that a stream must have processed for a cached key to be filled.
+        thresholds_A = FACTOR * (context.left - torch.arange(context.left))
+        thresholds_A[:unseen] = torch.iinfo(torch.int64).max
+        self.register_buffer("thresholds_A", thresholds_A)
 
     @property
     def window_features(self) -> int:
@@ -139,35 +132,42 @@ class EncoderGraph(nn.Module):
         window, chunk = self.context.window_frames, self.context.chunk
         keys, values = self._unpack_attention(cached_attn)
         frames = self._unpack_convolution(cached_conv, processed_N)
-        filled_NK = processed_N.unsqueeze(-1) >= self.thresholds_K
-        mask_N11K = torch.where(filled_NK, 0.0, -torch.inf).view(-1, 1, 1, self.thresholds_K.shape[0])
+        filled_NA = processed_N.unsqueeze(-1) >= self.thresholds_A
+        mask_N11A = torch.where(filled_NA, 0.0, -torch.inf).view(-1, 1, 1, self.thresholds_A.shape[0])
         x_MD = self.front_end(x_NTF)
-        new_keys, new_values, new_frames = [], [], []
+        place = Place(mask_N11A.to(x_MD.dtype), *self.turns(processed_N, x_MD))
+        new_attention, new_frames = [], []
         for layer, *cached in zip(self.layers, keys, values, frames, strict=True):
-            x_MD, key, value, frame_NDR = layer(x_MD, *cached, mask_N11K)
-            new_keys.append(key)
-            new_values.append(value)
+            x_MD, attention_2NHWE, frame_NDR = layer(x_MD, *cached, place)
+            new_attention.append(attention_2NHWE)
             new_frames.append(frame_NDR)
         x_NCD = (
             x_MD.view(-1, window, self.dim)[:, :chunk] if window > chunk else x_MD.view(-1, chunk, self.dim)
         )
         return (
             self.project(x_NCD),
-            self._pack_attention(new_keys, new_values),
+            self._pack_attention(cached_attn, new_attention),
             self._pack_convolution(new_frames),
         )
 
     def _unpack_attention(self, cached_attn: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Keys, turned to their place before this window, and values of each layer, (1, N, H, A, E)."""
+        """Keys and values of each layer, (1, N, H, A, E)."""
         layers, left, head_dim = len(self.layers), self.context.left, self.dim // self.heads
-        cached = cached_attn.view(layers, 2, left, -1, self.dim).permute(1, 0, 3, 2, 4)
-        keys, values = cached.reshape(2 * layers, -1, self.heads, left, head_dim).split(layers)
-        return rotate_halves(keys, self.cos_E, self.sin_E).split(1), values.split(1)
+        cached = cached_attn.view(layers, 2, left, -1, self.heads, head_dim).permute(1, 0, 3, 4, 2, 5)
+        parts = cached.reshape(2 * layers, -1, self.heads, left, head_dim).split(1)
+        return parts[:layers], parts[layers:]
 
-    def _pack_attention(self, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        layers, left = len(self.layers), self.context.left
-        cached = torch.cat([*keys, *values]).view(2, layers, -1, left, self.dim)
-        return cached.permute(1, 0, 3, 2, 4).reshape(layers, 2 * left, -1, self.dim)
+    def _pack_attention(self, cached_attn: Tensor, new: list[Tensor]) -> Tensor:
+        """The last A frames of the cache and of this chunk's keys and values, each (2, N, H, W, E)."""
+        layers, left, chunk = len(self.layers), self.context.left, self.context.chunk
+        window, head_dim = self.context.window_frames, self.dim // self.heads
+        joined = torch.cat(new).view(layers, 2, -1, self.heads, window, head_dim).permute(1, 0, 4, 2, 3, 5)
+        kept = min(chunk, left)
+        recent = joined[:, :, chunk - kept : chunk].reshape(2 * layers, kept, -1, self.dim).split(layers)
+        if kept == left:
+            return torch.cat(recent, dim=1)
+        keys, values = (cached_attn[:, begin + chunk : begin + left] for begin in (0, left))
+        return torch.cat([keys, recent[0], values, recent[1]], dim=1)
 
     def _unpack_convolution(self, cached_conv: Tensor, processed_N: Tensor) -> tuple[Tensor, ...]:
         """Left frames of each layer, (N, D, R); zeros for new streams."""
@@ -188,6 +188,7 @@ class PredictorGraph(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
         predictor = model.predictor
+        assert isinstance(predictor, StatelessPredictor), "no other has an export"
         self.context_size = predictor.context_size
         # A row of zeros in front: what id -1, which stands before the first piece, embeds to.
         table_VD = functional.pad(predictor.embedding.weight.detach(), (0, 0, 1, 0))

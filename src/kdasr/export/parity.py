@@ -15,6 +15,7 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import FRAME_SHIFT_SAMPLES, SAMPLE_RATE
 from kdasr.export.runtime import OnnxTransducer
 from kdasr.models.encoders.base import Geometry
+from kdasr.models.predictors.base import LastPieces
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.streaming import split_state, stack_states
@@ -131,12 +132,13 @@ def _search_parity(model: Transducer, graphs: OnnxTransducer, encoded_XJ: Tensor
     """Largest differences of predictor and joiner, on the contexts of a start and on random ones."""
     generator = torch.Generator().manual_seed(0)
     size = model.predictor.context_size
+    assert size is not None, "a predictor with a memory has no export"
     context_BK = torch.randint(model.config.vocab_size, (64, size), generator=generator)
     # A stream's first contexts: ever fewer places before the first piece.
     for row, start in enumerate(range(size)):
         context_BK[row, : size - 1 - start] = -1
-    predicted_BJ = model.joiner.project_predictor(model.predictor.step(context_BK))
-    decoder = _largest(graphs.predictor.step(context_BK), predicted_BJ)
+    predicted_BJ = model.joiner.project_predictor(model.predictor.predict(LastPieces(context_BK)))
+    decoder = _largest(graphs.predictor.predict(LastPieces(context_BK)), predicted_BJ)
     frames_BJ = encoded_XJ[torch.randint(len(encoded_XJ), (64,), generator=generator)]
     logits_BV = model.joiner(frames_BJ, predicted_BJ)
     return decoder, _largest(graphs.joiner(frames_BJ, predicted_BJ), logits_BV)

@@ -34,7 +34,7 @@ from kdasr.export.zipformer2 import state_tensors
 from kdasr.models.encoders.base import EncoderOutput, Geometry, StepOutput
 from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR
 from kdasr.models.encoders.zipformer2.encoder import SILENCE
-from kdasr.models.predictor import start_context
+from kdasr.models.predictors.base import LastPieces, WindowPredictor
 from kdasr.nn.context import Context
 
 
@@ -161,7 +161,11 @@ class OnnxEncoder:
         self._check_context(context)
         if device is not None:
             _check_device(device)
-        caches = tuple(torch.zeros(batch_size, *shape) for shape in self._state_shapes)
+        # In memory as the graph has them; of a single stream, as if there were another one.
+        caches = tuple(
+            torch.zeros(*shape[:dim], batch_size + 1, *shape[dim:]).movedim(dim, 0)[:batch_size]
+            for shape, dim in zip(self._state_shapes, self._stream_dims, strict=True)
+        )
         return OnnxState(torch.zeros(batch_size, dtype=torch.int64), caches)
 
     def step(
@@ -192,20 +196,16 @@ class OnnxEncoder:
             raise UserError(f"context '{context}': this bundle was exported under '{self._context}'")
 
 
-class OnnxPredictor:
+class OnnxPredictor(WindowPredictor):
     """The predictor's graph; what it predicts is projected to the joiner."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         self._graph = graph
         self.context_size: int = graph.shapes.inputs[0][1]
 
-    def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
-        """The context (B, K) before any piece."""
-        return start_context(batch_size, self.context_size, device)
-
-    def step(self, context_BK: Tensor) -> Tensor:
-        """Predict after the last K pieces of each stream: (B, K) to (B, J)."""
-        return self._graph(context_BK)[0]
+    def predict(self, state: LastPieces) -> Tensor:
+        """Predict after the last K pieces of each stream, projected to the joiner: (B, J)."""
+        return self._graph(state.pieces_BK)[0]
 
 
 class OnnxJoiner:

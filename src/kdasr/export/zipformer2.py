@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from kdasr.common.errors import UserError
 from kdasr.export.layers import Affine
-from kdasr.models.encoders.zipformer2.config import INNER_STRIDE, OUTPUT_FACTOR
+from kdasr.models.encoders.zipformer2.config import INNER_STRIDE, OUTPUT_FACTOR, Zipformer2Config
 from kdasr.models.encoders.zipformer2.convolution import ChunkDepthwise
 from kdasr.models.encoders.zipformer2.encoder import Zipformer2Encoder, Zipformer2State
 from kdasr.models.encoders.zipformer2.frames import CallFrames, Frames, relative_positions
@@ -41,6 +41,9 @@ _LAYER_STATES = {
 }
 """The states of a layer in order, and the dimension of each that is the stream."""
 
+
+FRONT_CHANNELS = 128
+"""Channels that sherpa-onnx gives to the state of the front end, whatever the model has."""
 
 EncoderT = TypeVar("EncoderT", bound=nn.Module)
 
@@ -82,14 +85,19 @@ class Zipformer2Graph(nn.Module):
     def __init__(self, model: Transducer, context: Context) -> None:
         """
         Raises:
-            UserError: a context that the encoder cannot have, one without left frames, or one that looks
-                ahead, for which the contract has no place.
+            UserError: a context that the encoder cannot have; or what the contract has no place for: a
+                context without left frames, one that looks ahead, a front end with too many channels.
         """
         super().__init__()
         encoder = model.encoder
         assert isinstance(encoder, Zipformer2Encoder) and not context.is_full
         encoder.check_stream(context)
         check_exported_context(context)
+        if encoder.config.layer3_channels > FRONT_CHANNELS:
+            raise UserError(
+                f"model.encoder.layer3_channels is {encoder.config.layer3_channels}; a zipformer2 that "
+                f"sherpa-onnx streams has at most {FRONT_CHANNELS}"
+            )
         self.context = context
         self.encoder = for_runtime(encoder, context)
         self.project = Affine.of(model.joiner.encoder_projection)
@@ -162,25 +170,26 @@ class Zipformer2Graph(nn.Module):
         Returns:
             Encoded frames, projected to the joiner (N, C, J), the states, and the frames after this chunk.
         """
-        stacks = [stack.num_layers for stack in self.encoder.config.stacks]
-        state = unpacked(states, processed_N, stacks)
+        state = unpacked(states, processed_N, self.encoder.config)
         encoded_NCD, _, state = self.encoder.step(x_NTF, state, self.context)
         return self.project(encoded_NCD), packed(state), state.processed_B
 
 
 def packed(state: Zipformer2State) -> list[Tensor]:
-    """Our state as the contract's tensors, without `processed_lens`."""
+    """Our state as the contract's tensors, without `processed_lens`; channels that are not there are 0."""
     tensors = []
     for layer in (layer for stack in state.layers for layer in stack):
         keys_NLX, gated_NLX, values1_NLX, values2_NLX, conv1_NHD, conv2_NHD = layer
         tensors += [keys_NLX.transpose(0, 1), gated_NLX.unsqueeze(0)]
         tensors += [values1_NLX.transpose(0, 1), values2_NLX.transpose(0, 1)]
         tensors += [conv1_NHD.transpose(1, 2), conv2_NHD.transpose(1, 2)]
-    return [*tensors, state.front_BHTV]
+    front_BHTV = state.front_BHTV
+    unused = FRONT_CHANNELS - front_BHTV.shape[1]
+    return [*tensors, functional.pad(front_BHTV, (0, 0, 0, 0, 0, unused)) if unused else front_BHTV]
 
 
-def unpacked(tensors: list[Tensor], processed_N: Tensor, stacks: list[int]) -> Zipformer2State:
-    """The contract's tensors as our state; `stacks` has the number of layers of each stack."""
+def unpacked(tensors: list[Tensor], processed_N: Tensor, config: Zipformer2Config) -> Zipformer2State:
+    """The contract's tensors as the state of an encoder with this configuration."""
     layers = []
     for start in range(0, len(tensors) - 1, len(_LAYER_STATES)):
         keys_LNX, gated, values1_LNX, values2_LNX, conv1_NDH, conv2_NDH = tensors[
@@ -197,8 +206,8 @@ def unpacked(tensors: list[Tensor], processed_N: Tensor, stacks: list[int]) -> Z
             )
         )
     grouped = iter(layers)
-    by_stack = tuple(tuple(next(grouped) for _ in range(count)) for count in stacks)
-    return Zipformer2State(processed_N, tensors[-1], by_stack)
+    by_stack = tuple(tuple(next(grouped) for _ in range(stack.num_layers)) for stack in config.stacks)
+    return Zipformer2State(processed_N, tensors[-1][:, : config.layer3_channels], by_stack)
 
 
 def for_runtime(encoder: Zipformer2Encoder, context: Context) -> Zipformer2Encoder:

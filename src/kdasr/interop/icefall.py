@@ -76,7 +76,7 @@ class Imported:
     context: Context
     num_parameters: int
     unused: list[str]
-    """Weights of icefall's that have no place here."""
+    """Weights of the checkpoint that have no place here."""
     missing: list[str]
     """Weights of ours, for training only, that the checkpoint does not have; they are zeros."""
     assumed: list[str]
@@ -153,12 +153,12 @@ def converted(
             names[name] = icefall_name(name.removeprefix("encoder."), factors)
     lacking = [theirs for theirs in names.values() if theirs not in weights]
     if lacking:
-        raise UserError(f"{source}: another architecture: it has no {_some(lacking)}")
+        raise UserError(f"{source}: another architecture: it has no {some(lacking)}")
     state = {ours: weights[theirs].clone() for ours, theirs in names.items()}
     frames = torch.tensor(int(TRAINED_BATCHES * BATCH_SECONDS * 100))
     state["encoder.trained_frames"] = frames
     state["predictor.combine.weight"] = dense_convolution(weights["decoder.conv.weight"])
-    state["predictor.combine.bias"] = torch.zeros(config.predictor.dim)
+    state["predictor.combine.bias"] = torch.zeros(config.predictor.output_dim)
     missing = []
     for ours, theirs in _TRAINING_HEADS.items():
         if theirs in weights:
@@ -170,7 +170,7 @@ def converted(
     left_over = [name for name in weights if name not in used and not _is_leftover_scale(name)]
     unknown = [name for name in left_over if not name.startswith(_NOT_USED)]
     if unknown:
-        raise UserError(f"{source}: another architecture: nothing here has its {_some(unknown)}")
+        raise UserError(f"{source}: another architecture: nothing here has its {some(unknown)}")
     return state, left_over, missing
 
 
@@ -190,7 +190,8 @@ def _is_leftover_scale(name: str) -> bool:
     return parts[-1] == "bypass_scale" and parts[-2].isdigit()
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 

@@ -12,7 +12,8 @@ from kdasr.common.errors import UserError
 from kdasr.data.features import NUM_MEL_BINS
 from kdasr.models.encoders.zipformer2 import Zipformer2Config
 from kdasr.models.encoders.zipformer2.front_end import num_features_left
-from kdasr.models.transducer.transducer_config import PredictorConfig, TransducerConfig
+from kdasr.models.predictors.stateless import StatelessConfig
+from kdasr.models.transducer.transducer_config import TransducerConfig
 
 USUAL_QUERY_DIM = 32
 """Of a head, in all published models; with it the number of heads follows from the weights."""
@@ -21,6 +22,8 @@ ENCODER_OPTIONS = tuple(
     for entry in fields(Zipformer2Config)
     if entry.name not in ("type", "warmup_batches", "padding")
 )
+CONVOLUTIONS = tuple(f"encoder_embed.conv.{index}.weight" for index in (0, 4, 7))
+"""Of the front end."""
 Weights = Mapping[str, Tensor]
 
 
@@ -35,7 +38,7 @@ def transducer_config(weights: Weights, options: Mapping[str, Any], source: str)
     Raises:
         UserError: not a Zipformer2 transducer, or options that no model can have.
     """
-    for name in ("encoder_embed.conv.0.weight", "encoder.downsample_output.bias"):
+    for name in (*CONVOLUTIONS, "encoder.downsample_output.bias"):
         if name not in weights:
             raise UserError(f"{source}: not a Zipformer2 of icefall: it has no '{name}'")
     for name in ("decoder.embedding.weight", "joiner.output_linear.weight"):
@@ -54,7 +57,7 @@ def transducer_config(weights: Weights, options: Mapping[str, Any], source: str)
         num_features=_num_features(weights, source),
         vocab_size=vocab_size,
         encoder=config,
-        predictor=PredictorConfig(dim=predictor_dim, context_size=weights["decoder.conv.weight"].shape[2]),
+        predictor=StatelessConfig(dim=predictor_dim, context_size=weights["decoder.conv.weight"].shape[2]),
         joiner_dim=weights["joiner.output_linear.weight"].shape[1],
     )
 
@@ -75,7 +78,8 @@ def inferred_options(weights: Weights, given: Mapping[str, Any], source: str) ->
     columns["encoder_unmasked_dim"] = list(columns["encoder_dim"])
     position = next(w for n, w in weights.items() if n.endswith("self_attn_weights.linear_pos.weight"))
     causal = any(name.endswith("chunkwise_conv_scale") for name in weights)
-    return {**columns, "pos_dim": position.shape[1], "causal": causal}
+    channels = {f"layer{1 + i}_channels": len(weights[name]) for i, name in enumerate(CONVOLUTIONS)}
+    return {**columns, **channels, "pos_dim": position.shape[1], "causal": causal}
 
 
 def _stacks(weights: Weights, source: str) -> list[int]:
@@ -141,6 +145,8 @@ def _num_features(weights: Weights, source: str) -> int:
     return NUM_MEL_BINS
 
 
+SINGLE_OPTIONS = ("pos_dim", "layer1_channels", "layer2_channels", "layer3_channels")
+"""That are one number, not one per stack."""
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -154,4 +160,4 @@ def _parsed(name: str, value: Any, source: str) -> Any:
         numbers = [int(part) for part in str(value).split(",")]
     except ValueError:
         raise UserError(f"{source}: {name} is {value!r:.60}; expected numbers with commas between") from None
-    return numbers[0] if name == "pos_dim" else numbers
+    return numbers[0] if name in SINGLE_OPTIONS else numbers

@@ -1,7 +1,7 @@
 """What is to be labeled: Lhotse cuts with or without transcripts, Shar folders, or bare audio files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from kdasr.common.folders import find_files
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import one_at_a_time
 from kdasr.corpora.audio_part import Told, audio_part
-from kdasr.corpora.base import Part, Reading
+from kdasr.corpora.base import Part, PartCuts, Reading
 from kdasr.corpora.cut_manifest import read_cuts
 from kdasr.corpora.lhotse_cuts import LhotseCuts
+from kdasr.corpora.remarks import Remarks
 from kdasr.data.audio_files import is_audio, quote
 from kdasr.data.bad import BadUtterance
 from kdasr.data.folder import write_manifest
@@ -62,13 +63,22 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
         record = work_dir / RECORD
         known = read_object(record) if record.is_file() else {}
         if known.get("fingerprint") != part.fingerprint or not (work_dir / CUTS).is_file():
-            found = part.cuts((work_dir / AUDIO).resolve(), jobs)
-            bad = [*part.bad, *found.bad]
-            write_manifest(work_dir / CUTS, found.cuts)
+            bad, remarks = list(part.bad), Remarks()
+            made = part.cuts(range(part.num_utterances), (work_dir / AUDIO).resolve(), jobs)
+            write_manifest(work_dir / CUTS, _kept(made, bad, remarks))
+            remarks.log(part.name)
             known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
             write_json(record, known)
     cuts: list[MonoCut] = sorted(read_cuts(work_dir / CUTS), key=lambda cut: cut.id)
     return Inputs(cuts, [BadUtterance(*item) for item in known["bad"]], part.fingerprint)
+
+
+def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -> Iterator[MonoCut]:
+    """The cuts; `bad` and `remarks` get what else there is."""
+    for some in made:
+        yield from some.cuts
+        bad += some.bad
+        remarks.merge(some.remarks)
 
 
 def _part(places: Sequence[Path], jobs: int) -> Part:

@@ -102,18 +102,36 @@ BALANCER_SCALE = 0.04
 def balanced_gradient(x: Tensor, grad: Tensor, limits: ChannelRange, channel_dim: int = -1) -> Tensor:
     """The gradient with that of the balancer's penalty added, in proportion to its own size."""
     others = [dim for dim in range(x.ndim) if dim != channel_dim % x.ndim]
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        x = x.detach().float().requires_grad_()
-        mean = x.mean(dim=others)
-        square = x.square().mean(dim=others)
-        shift = mean / (square - mean.square()).clamp(min=TINY).sqrt()
-        rms = square.clamp(min=TINY).sqrt()
-        low, high = _normal_shift(limits.min_positive), _normal_shift(limits.max_positive)
-        least, most = (2**-0.5 * torch.pi**0.5 * size for size in (limits.min_abs, limits.max_abs))
-        off = (shift - shift.clamp(low, high)).abs() + (rms.clamp(least, most) / rms).log().abs()
-        (penalty,) = torch.autograd.grad(off.sum(), x)
-    sizes = penalty.square().mean(dim=others, keepdim=True).sqrt().clamp(min=TINY)
-    return grad + grad.abs() * (penalty * (BALANCER_SCALE / sizes)).to(grad.dtype)
+    x = x.detach().float()
+    mean = x.mean(dim=others, keepdim=True)
+    square = x.square().mean(dim=others, keepdim=True)
+    slope, offset = _balancer_line(mean, square, limits)
+    if x.device.type == "cpu" and not (slope.any() or offset.any()):
+        return grad
+    change = torch.addcmul(offset, x, slope).to(grad.dtype)
+    return change.mul_(grad.abs()).add_(grad)
+
+
+def _balancer_line(mean: Tensor, square: Tensor, limits: ChannelRange) -> tuple[Tensor, Tensor]:
+    """What the balancer adds to a gradient of 1, which is a line over x: slope and offset, by channel.
+
+    The penalty is a function of the mean of x and of the mean of its square, so that its derivative is a
+    multiple of 1 plus a multiple of x. It is made as large as `BALANCER_SCALE` in the quadratic mean.
+    """
+    variance = (square - mean.square()).clamp(min=TINY).double()
+    varies, is_sized = square - mean.square() >= TINY, square >= TINY
+    mean, square = mean.double(), square.double()
+    shift, rms = mean / variance.sqrt(), square.clamp(min=TINY).sqrt()
+    low, high = _normal_shift(limits.min_positive), _normal_shift(limits.max_positive)
+    least, most = (2**-0.5 * torch.pi**0.5 * size for size in (limits.min_abs, limits.max_abs))
+    is_shifted = (shift - shift.clamp(low, high)).sign()
+    is_large = (rms - rms.clamp(least, most)).sign()
+    # The derivative by the mean, and twice the one by the mean of the square.
+    by_mean = is_shifted * (1.0 / variance.sqrt() + varies * mean.square() / variance**1.5)
+    slope = is_large * is_sized / rms.square() - is_shifted * varies * mean / variance**1.5
+    size = ((by_mean + slope * mean).square() + slope.square() * variance * varies).sqrt()
+    scale = BALANCER_SCALE / size.clamp(min=TINY)
+    return (slope * scale).float(), (by_mean * scale).float()
 
 
 def _normal_shift(share: float) -> float:
@@ -152,19 +170,37 @@ WHITEN_PROBABILITY = 0.25
 
 def whiteness(x: Tensor, groups: int) -> Tensor:
     """Mean square of the eigenvalues of the covariances by the square of their mean; a scalar, 1 if white."""
+    return _whiteness(_covariance(_centered(x, groups)))
+
+
+def _centered(x: Tensor, groups: int) -> Tensor:
+    """Deviations from the mean, (G, X, E)."""
     x_XGE = x.reshape(-1, groups, x.shape[-1] // groups)
-    x_GXE = (x_XGE - x_XGE.mean(dim=0)).transpose(0, 1)
-    covariance_GEE = x_GXE.transpose(1, 2) @ x_GXE
+    return (x_XGE - x_XGE.mean(dim=0)).transpose(0, 1)
+
+
+def _covariance(x_GXE: Tensor) -> Tensor:
+    return x_GXE.transpose(1, 2) @ x_GXE
+
+
+def _whiteness(covariance_GEE: Tensor) -> Tensor:
     mean = covariance_GEE.diagonal(dim1=1, dim2=2).mean()
-    return covariance_GEE.square().sum() / (x.shape[-1] * mean.square() + TINY)
+    num_channels = covariance_GEE.shape[0] * covariance_GEE.shape[1]
+    return covariance_GEE.square().sum() / (num_channels * mean.square() + TINY)
 
 
 def whitened_gradient(x: Tensor, grad: Tensor, limit: float, groups: int, scale: float) -> Tensor:
     """The gradient with that of `whiteness` added where it is over the limit."""
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        x = x.detach().float().requires_grad_()
-        metric = whiteness(x, groups)
-        (penalty,) = torch.autograd.grad(metric, x)
+    with torch.autocast(x.device.type, enabled=False):
+        x_GXE = _centered(x.detach().float(), groups)
+        covariance_GEE = _covariance(x_GXE)
+        with torch.enable_grad():
+            metric = _whiteness(covariance_GEE.requires_grad_())
+            (slope_GEE,) = torch.autograd.grad(metric, covariance_GEE)
+        if x.device.type == "cpu" and metric < limit:
+            return grad
+        # By the chain rule 2 x slope; the factor is of no account, the size being set below.
+        penalty = (x_GXE @ slope_GEE).transpose(0, 1).reshape(x.shape)
     size = scale * grad.float().norm() / (penalty.norm() + TINY)
     return grad + (penalty * (size * (metric >= limit))).to(grad.dtype)
 

@@ -20,12 +20,17 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if _in_graph_capture() or not _onednn_applies(x, self.weight):
-            return functional.linear(x, self.weight, self.bias)
-        tensors = (x, self.weight, self.bias)
-        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            return _OneDnnLinear.apply(x, self.weight, self.bias)
-        return _multiply(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """What `Linear` computes, for weights that another layer holds."""
+    if in_graph_capture() or not _onednn_applies(x, weight_OI):
+        return functional.linear(x, weight_OI, bias_O)
+    tensors = (x, weight_OI, bias_O)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return _OneDnnLinear.apply(x, weight_OI, bias_O)
+    return _multiply(x, weight_OI, bias_O)
 
 
 def linear_product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -56,7 +61,7 @@ def _onednn_applies(x: Tensor, weight_OI: Tensor) -> bool:
     )
 
 
-def _in_graph_capture() -> bool:
+def in_graph_capture() -> bool:
     return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 

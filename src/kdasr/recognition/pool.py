@@ -14,7 +14,7 @@ from typing import Any, Generic, cast
 import torch
 from torch import Tensor
 
-from kdasr.nn.streaming import StateT, map_states, select_states
+from kdasr.nn.streaming import StateT, map_states
 
 
 class Slot:
@@ -66,7 +66,8 @@ class StatePool(Generic[StateT]):
             if len(slots) == 1:
                 start = slots[0].index
                 return cast(StateT, map_states(lambda block: block[start : start + 1], self._block))
-            return select_states(self._block, self._index([slot.index for slot in slots]))
+            index = self._index([slot.index for slot in slots])
+            return cast(StateT, map_states(lambda block: _selected(block, index), self._block))
 
     def store(self, slots: Sequence[Slot], state: StateT) -> None:
         """Put the states of a batch into these places, in order."""
@@ -82,14 +83,16 @@ class StatePool(Generic[StateT]):
             map_states(lambda block, row: block[start : start + 1].copy_(row), self._block, state)
             return
         index = self._index(places)
-        map_states(lambda block, rows: block.index_copy_(0, index, rows), self._block, state)
+        map_states(lambda block, rows: _store(block, index, rows), self._block, state)
 
     def _grow(self) -> None:
         """Twice the room. Memory that no stream has used yet is only reserved."""
         old, self._capacity = self._capacity, max(8, 2 * self._capacity)
 
         def grown(block: Tensor) -> Tensor:
-            larger = block.new_empty(self._capacity, *block.shape[1:])
+            order = _order(block)
+            shape = [self._capacity if place == 0 else block.shape[place] for place in order]
+            larger = block.new_empty(shape).permute(_inverse(order))
             larger[:old] = block[:old]
             return larger
 
@@ -101,3 +104,27 @@ class StatePool(Generic[StateT]):
         while not isinstance(first, Tensor):
             first = first[0]
         return torch.tensor(places, device=first.device)
+
+
+# A graph may have the streams anywhere in its tensors. Rows are moved in the order that they have in memory,
+# so that a batch is as the graph wants it.
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The dimensions as they are in memory, the outermost first."""
+    strides = tensor.stride()
+    return sorted(range(len(strides)), key=lambda place: -strides[place])
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return [order.index(place) for place in range(len(order))]
+
+
+def _selected(block: Tensor, index: Tensor) -> Tensor:
+    order = _order(block)
+    return block.permute(order).index_select(order.index(0), index).permute(_inverse(order))
+
+
+def _store(block: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    order = _order(block)
+    return block.permute(order).index_copy_(order.index(0), index, rows.permute(order))

@@ -10,7 +10,7 @@ from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.signal_check import SignalMeter
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.models.encoders.base import Geometry
-from kdasr.recognition.features import OnlineFeatures
+from kdasr.recognition.features import features_for
 from kdasr.recognition.pool import Slot
 from kdasr.recognition.result import Token
 
@@ -34,7 +34,7 @@ class Stream:
     ) -> None:
         self.signal = SignalMeter()
         """What came in, measured; see `faults`."""
-        self.features = OnlineFeatures(geometry, tail_seconds, self.signal)
+        self.features = features_for(geometry, tail_seconds, self.signal)
         self.owner = owner
         """The recognizer that made it."""
         self.biasing = biasing

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdasr.data.features import NUM_MEL_BINS, SAMPLE_RATE
 from kdasr.models.encoders.base import Geometry
 from kdasr.nn.context import Context
-from kdasr.recognition.features import samples_for_frame
+from kdasr.recognition.features import compute_frames, samples_for_frame
 from kdasr.recognition.stream import Stream
 
 
@@ -55,6 +55,7 @@ class Windows:
         else:
             ends = [self._end(stream) for stream in streams]
             width = self.geometry.window_features(self.context.window_frames)
+        compute_frames([stream.features for stream in streams], ends)
         features_BWF = np.zeros((len(streams), width, NUM_MEL_BINS), dtype=np.float32)
         lens = [
             stream.features.copy_window(window, self.begin(stream), end)

@@ -20,7 +20,7 @@ from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.status import Note, decode_command
 from kdasr.report.style import COLORS, Styles, figure_svg
-from kdasr.report.wording import interval, number, resampled_units, share, signed, verdict
+from kdasr.report.wording import amount, interval, number, resampled_units, share, signed, verdict
 
 
 @dataclass
@@ -55,7 +55,12 @@ def write_page(content: PageContent, path: Path) -> None:
     )
     environment.filters |= {"number": number, "signed": signed}
     environment.globals |= {"interval": interval, "verdict": verdict, "share": share, "resampled": _resampled}
-    environment.globals |= {"counts": counts, "first_word": first_word, "increase": increase}
+    environment.globals |= {
+        "amount": amount,
+        "counts": counts,
+        "first_word": first_word,
+        "increase": increase,
+    }
     write_text(path, environment.get_template("report.html").render(_variables(content)))
 
 

@@ -8,7 +8,7 @@ from kdasr.evaluation.latency import FirstToken
 from kdasr.evaluation.latency_summary import FirstWordGain
 from kdasr.evaluation.statistics import MIN_SPEAKERS, Interval
 from kdasr.report.experiment import SystemRecord
-from kdasr.report.results import PairedGain
+from kdasr.report.results import PairedGain, ResultRow
 
 NOTHING = "–"
 """Stands for a number that was not measured."""
@@ -52,6 +52,15 @@ def bad_first_tokens(shares: Mapping[str, float | int | None]) -> str:
 def interval(low: float, high: float, digits: int = 1) -> str:
     """`low to high`."""
     return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def amount(rows: Sequence[ResultRow]) -> str:
+    """How many words and utterances rows are measured on, or from how many to how many."""
+    words, utterances = (
+        number(min(counts)) if len(counts) == 1 else f"{number(min(counts))} to {number(max(counts))}"
+        for counts in ({row.num_words for row in rows}, {row.num_utterances for row in rows})
+    )
+    return f"{words} words in {utterances} utterances"
 
 
 def signed(value: float | None, digits: int = 1) -> str:

@@ -4,9 +4,8 @@ No process waits for the others in a collective, which would end after the time 
 each keeps what it has found in a file, and looks for those of the others.
 """
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks, ShardedJournal, forget_journal
+from kdasr.common.waiting import wait_until
 from kdasr.data.batch import Batch
 from kdasr.data.valid_batches import ValidBatches
 from kdasr.decoding.expansion import BeamOptions
@@ -22,9 +22,6 @@ from kdasr.self_training.labels import FirstGuess
 from kdasr.self_training.proposals import ProposalModel, save_hypotheses, seed_hypotheses
 
 logger = get_logger(__name__)
-
-LONGEST_POLL_SECONDS = 10.0
-SAY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -89,14 +86,3 @@ class FirstSearch(SharedSearch):
     def save(self, path: Path, found: Mapping[str, Any]) -> None:
         """By `save_hypotheses`."""
         save_hypotheses(path, {name: FirstGuess(*guess) for name, guess in found.items()}, self.made_by)
-
-
-def wait_until(is_there: Callable[[], bool], what: str) -> None:
-    """Look again and again, and say now and then what for. The launcher ends it when a process is lost."""
-    seconds, said = 0.1, time.monotonic()
-    while not is_there():
-        time.sleep(seconds)
-        seconds = min(1.5 * seconds, LONGEST_POLL_SECONDS)
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            logger.info("waiting for %s", what)

@@ -7,7 +7,7 @@ teacher's hypothesis, searched when the batch's turn comes, or of labels that th
 
 # Shapes: B utterances, S pieces.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,13 +169,16 @@ class TranscriptSearch(SharedSearch):
         write_json(path, {MADE_BY: self.made_by, UTTERANCES: self.data[UTTERANCES], TEXTS: found})
 
 
-def load_texts(path: Path, made_by: str, utterances: str) -> dict[str, str]:
+def load_texts(
+    path: Path, made_by: str, utterances: str, earlier: Callable[[], str] | None = None
+) -> dict[str, str]:
     """What `TranscriptSearch` has written: utterance -> text. Those that could not be read are missing.
 
     Args:
         path: the file.
         made_by: of the search.
         utterances: what its `data` say of them.
+        earlier: what earlier versions said of them; asked for where that differs.
 
     Raises:
         UserError: not such a file, or of another teacher, another search, or other utterances.
@@ -185,7 +188,7 @@ def load_texts(path: Path, made_by: str, utterances: str) -> dict[str, str]:
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"{path}: damaged; remove it to have it made again")
     for name, now in ((MADE_BY, made_by), (UTTERANCES, utterances)):
-        if saved.get(name) != now:
+        if saved.get(name) != now and not (name == UTTERANCES and earlier and saved.get(name) == earlier()):
             raise UserError(
                 f"{path}: {name} was {saved.get(name)} and is {now} now; remove it to search again"
             )

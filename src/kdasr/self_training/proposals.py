@@ -8,7 +8,7 @@ that model's place as soon as it makes fewer errors.
 # Shapes: B utterances, T feature frames, F mel bins.
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,11 +124,11 @@ def save_hypotheses(path: Path, guesses: dict[str, FirstGuess], fingerprint: str
     write_json(path, {"proposal_model": fingerprint, "pieces_and_score_per_piece": rows})
 
 
-def load_hypotheses(path: Path, ids: Sequence[str], fingerprint: str) -> dict[str, FirstGuess]:
+def load_hypotheses(path: Path, fingerprint: str) -> dict[str, FirstGuess]:
     """Read what `save_hypotheses` wrote.
 
     Raises:
-        UserError: not such a file, of another model, or without one of the utterances.
+        UserError: not such a file, or of another model.
     """
     try:
         saved = read_json(path)
@@ -140,7 +140,4 @@ def load_hypotheses(path: Path, ids: Sequence[str], fingerprint: str) -> dict[st
         raise UserError(
             f"{path}: of another first proposal model or search ({model}) than `unpaired` has ({fingerprint})"
         )
-    missing = [name for name in ids if name not in guesses]
-    if missing:
-        raise UserError(f"{path}: nothing of {len(missing)} utterances, such as {missing[0]}: other data?")
     return guesses

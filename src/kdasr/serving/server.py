@@ -15,6 +15,10 @@ from kdasr.common.errors import UserError
 from kdasr.serving.connections import HttpConnection, WebSocketConnection
 from kdasr.serving.service import Service
 
+_RECEIVE_BUFFER = 1 << 18
+"""Bytes of a client that the system keeps while we do not read: 4 s of float32 audio. The answer to a ping,
+too, comes after all that the client has sent before."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -60,6 +64,7 @@ def listen(address: Address) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise UserError(f"--host {address.host}: {_reason(error)}") from None
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     try:
         listening.bind(place)
         listening.listen(1024)

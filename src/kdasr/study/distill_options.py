@@ -130,7 +130,7 @@ def sizes_and_context(options: DistillOptions, teacher: TransducerConfig) -> tup
         right=_frames("--lookahead-ms", options.lookahead_ms, geometry),
     )
     sizes.encoder.check_context(context)
-    check_exportable(sizes.encoder.type, context)
+    check_exportable(sizes, context)
     return sizes, context
 
 

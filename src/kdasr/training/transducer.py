@@ -16,6 +16,7 @@ from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.step import StepInput, StepObjective, TrainBatch
 from kdasr.evaluation.measure import Writing
 from kdasr.evaluation.wer import character_errors, word_errors
+from kdasr.models.joiner import TANH
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.training.module import TrainingModule
@@ -57,13 +58,15 @@ def validate_model(
     tokenizer: Tokenizer,
     context: Context,
 ) -> Validation:
-    """`validate_transducer` for a model that is not being trained: the transducer loss and the scores.
+    """`validate_transducer` for a model that is not being trained: the transducer loss, if it could be
+    trained, and the scores. It hears its own kind of features.
 
     The modes of `model` and of `objective` stay as they were.
     """
     modes = model.training, objective.training
     module = TrainingModule(model, objective)
-    measured = validate_transducer(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
+    losses = {"rnnt": 1.0} if model.joiner.activation == TANH else {}
+    measured = validate_transducer(fabric, module, batches, tokenizer, context, losses)
     assert measured is not None  # nobody asks it to stop
     model.train(modes[0])
     objective.train(modes[1])
@@ -87,14 +90,16 @@ class _Measure:
     def __call__(self, batch: TrainBatch) -> dict[str, float]:
         module = self.module
         assert isinstance(batch, Batch) and isinstance(module.model, Transducer)
+        if module.model.geometry.features != batch.kind:
+            batch = batch.for_teacher()
+        if not self.loss_weights:
+            return self._scores(batch)
         own = module.count([batch])
         inputs = StepInput(
             batch, loss_weights=self.loss_weights, context=self.context, step=WARM, denominators=own
         )
         with self.fabric.autocast():
             losses = module(inputs)
-            encoded = module.model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
-            hypotheses = greedy_search(module.model, encoded.encoded_BTD, encoded.lens_B)
         finite_B = torch.stack([value_B.isfinite() for value_B in losses.per_utterance.values()]).all(0).cpu()
         self.left_out.extend(
             name for name, good in zip(batch.ids, finite_B.tolist(), strict=True) if not good
@@ -105,6 +110,16 @@ class _Measure:
         for name in losses.terms:
             sums[f"count {name}"] = frames if name in losses.per_frame else utterances
             sums[f"term {name}"] = float(losses.per_utterance[name].cpu()[finite_B].double().sum())
+        return {**sums, **self._scores(batch)}
+
+    def _scores(self, batch: Batch) -> dict[str, float]:
+        """Errors and words."""
+        model = self.module.model
+        assert isinstance(model, Transducer)
+        with self.fabric.autocast():
+            encoded = model.encode(batch.features_BTF, batch.feature_lens_B, self.context)
+            hypotheses = greedy_search(model, encoded.encoded_BTD, encoded.lens_B)
+        sums: dict[str, float] = {}
         heard_B = encoded.encoded_BTD.isfinite().flatten(1).all(dim=1).tolist()
         for text, hypothesis, heard in zip(batch.texts, hypotheses, heard_B, strict=True):
             if not heard:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kdasr.common.choices import OptionChoice
 from kdasr.common.errors import UserError
-from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS
+from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS, KALDI
 from kdasr.nn.context import Context
 
 LengthT = TypeVar("LengthT", int, Tensor)
@@ -63,6 +63,10 @@ class Geometry:
     whole_overlap: int | None = None
     """The same of a whole utterance; less than `overlap` for an encoder that pads its end by itself. None:
     `overlap`."""
+    features: str = KALDI
+    """The kind of its feature frames, one of `kdasr.common.feature_frames.KINDS`."""
+    symbols_per_frame: int = 1
+    """Pieces that greedy search may say in one encoded frame; more than one where frames are long."""
 
     @property
     def frame_seconds(self) -> float:

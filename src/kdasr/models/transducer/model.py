@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from kdasr.common.errors import UserError
 from kdasr.models.encoders.base import EncoderOutput, EncoderState, Geometry, StepOutput
 from kdasr.models.joiner import Joiner
-from kdasr.models.predictor import StatelessPredictor
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.linear import Linear
@@ -29,7 +28,7 @@ class TransducerOutput(NamedTuple):
 
 
 class Transducer(nn.Module):
-    """A transducer (Graves 2012) with a stateless predictor, and the encoder that the configuration names.
+    """A transducer (Graves 2012) with the encoder and the predictor that the configuration names.
 
     Teacher and student are this class under different contexts. Build it with `build_transducer`, which
     checks the configuration.
@@ -38,12 +37,11 @@ class Transducer(nn.Module):
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
         self.config = config
-        encoder_dim, predictor_dim = config.geometry.dim, config.predictor.dim
+        encoder_dim, predictor_dim = config.geometry.dim, config.predictor.output_dim
         self.encoder = config.encoder.build(config.num_features)
-        self.predictor = StatelessPredictor(
-            config.vocab_size, predictor_dim, config.predictor.context_size, config.predictor.context_noise
-        )
+        self.predictor = config.predictor.build(config.vocab_size)
         self.joiner = Joiner(encoder_dim, predictor_dim, config.joiner_dim, config.vocab_size)
+        self.joiner.activation = config.joiner_activation
         self.simple_am = Linear(encoder_dim, config.vocab_size)
         self.simple_lm = Linear(predictor_dim, config.vocab_size)
         self.ctc_head = Linear(encoder_dim, config.vocab_size)
@@ -97,7 +95,7 @@ class Transducer(nn.Module):
     ) -> TransducerOutput:
         """Run encoder and predictor over a batch; the losses call joiner and heads on the result.
 
-        `history_BH`: pieces before each utterance, for the predictor (`StatelessPredictor.forward`).
+        `history_BH`: pieces before each utterance, for the predictor (`Predictor.forward`).
         """
         encoded = self.encode(features_BTF, feature_lens_B, context)
         predicted_BSD = self.predictor(tokens_BS, history_BH)

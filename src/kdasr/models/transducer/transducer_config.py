@@ -3,20 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from kdasr.common.ranges import LARGEST_SIZE, between
+from kdasr.common.ranges import LARGEST_SIZE, OneOf, between
 from kdasr.models.encoders.base import EncoderConfig, Geometry
-
-
-@dataclass
-class PredictorConfig:
-    """A stateless predictor (Ghodsi et al. 2020): an embedding and a short convolution over pieces."""
-
-    dim: Annotated[int, between(1, LARGEST_SIZE)] = 128
-    """Width of the embedding of pieces."""
-    context_size: Annotated[int, between(1, LARGEST_SIZE)] = 2
-    """Pieces that the predictor sees: it has no memory beyond them."""
-    context_noise: Annotated[float, between(0, 1, below=True)] = 0.0
-    """Share of the context's pieces that training replaces by random ones; helps where text is scarce."""
+from kdasr.models.joiner import ACTIVATIONS, TANH
+from kdasr.models.predictors.base import PredictorConfig
 
 
 @dataclass
@@ -29,9 +19,12 @@ class TransducerConfig:
     """Pieces, blank included; filled in from the tokenizer."""
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig.kind_of({}, "encoder")())
     """Its `type` says which encoder; each has options of its own."""
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    predictor: PredictorConfig = field(default_factory=lambda: PredictorConfig.kind_of({}, "predictor")())
+    """Its `type` says which predictor; each has options of its own."""
     joiner_dim: Annotated[int, between(1, LARGEST_SIZE)] = 128
     """Width in which encoder and predictor are added."""
+    joiner_activation: Annotated[str, OneOf(*ACTIVATIONS)] = TANH
+    """After that sum. `relu` is for teachers of NeMo; what trains has `tanh`."""
 
     @property
     def geometry(self) -> Geometry:

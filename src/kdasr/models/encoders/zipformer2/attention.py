@@ -4,6 +4,8 @@
 # R = K + W - 1 relative positions, H heads, Q width of a query, P width of a position, S width of its query,
 # V width of a value, D width.
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from kdasr.models.encoders.zipformer2.frames import Frames
 from kdasr.models.encoders.zipformer2.scaled import scaled_linear
 from kdasr.nn.blocks import with_left_context
 from kdasr.nn.gradient_shaping import Balancer, Whiten, by_chance, penalized_gradient, shape_gradient
-from kdasr.nn.linear import Linear
+from kdasr.nn.linear import Linear, in_graph_capture
 from kdasr.nn.schedule import Clock
 
 HIDDEN_SCORE = -1000.0
@@ -90,9 +92,35 @@ def by_key(scores: Tensor, keys: Tensor) -> Tensor:
     *others, num_queries, num_keys = (keys.shape[dim] for dim in range(keys.ndim))
     if num_queries == 1:
         return scores
+    if scores.requires_grad and torch.is_grad_enabled() and not in_graph_capture():
+        return _ByKey.apply(scores, num_keys)
     places = num_queries + num_keys - 2
     row = scores.flatten(-2)[..., num_queries - 1 :]
     return row[..., : num_queries * places].reshape(*others, num_queries, places)[..., :num_keys]
+
+
+class _ByKey(torch.autograd.Function):
+    """The same as one view, whose gradient is written once instead of once for each of three slices."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, num_keys: int) -> Tensor:
+        ctx.shape = scores.shape
+        return _key_view(scores.contiguous(), num_keys)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        scores_grad = grad.new_zeros(ctx.shape)
+        _key_view(scores_grad, grad.shape[-1]).copy_(grad)
+        return scores_grad, None
+
+
+def _key_view(scores: Tensor, num_keys: int) -> Tensor:
+    """The scores of keys (..., W, K) in the memory of those of distances (..., W, R)."""
+    *outer, queries, distances = scores.stride()
+    shape = (*scores.shape[:-1], num_keys)
+    first = scores.storage_offset() + scores.shape[-2] - 1
+    return scores.as_strided(shape, (*outer, queries - distances, distances), first)
 
 
 class SelfAttention(nn.Module):

@@ -85,6 +85,13 @@ class Zipformer2Config(EncoderConfig):
         default_factory=lambda: [31, 31, 15, 15, 15, 31]
     )
     """Depthwise kernels, odd."""
+    layer1_channels: Annotated[int, at_least(1)] = 8
+    """Channels of the front end's first convolution, of all feature frames and features."""
+    layer2_channels: Annotated[int, at_least(1)] = 32
+    """Channels of the second one, with half of the frames and features."""
+    layer3_channels: Annotated[int, at_least(1)] = 128
+    """Channels of the third one and of the block behind it, with a quarter of the features. At most 128, if
+    sherpa-onnx is to stream the model."""
     causal: bool = False
     """Convolutions that do not look beyond their chunk: for chunked contexts, and with other parameters."""
     warmup_batches: Annotated[float, above(0)] = 4000.0
@@ -119,6 +126,11 @@ class Zipformer2Config(EncoderConfig):
         num_stacks = max(map(len, columns))
         filled = [column * num_stacks if len(column) == 1 else column for column in columns]
         return [StackSizes(*row) for row in zip(*filled, strict=False)]
+
+    @property
+    def front_end_channels(self) -> tuple[int, int, int]:
+        """Channels of the convolutions of the front end."""
+        return self.layer1_channels, self.layer2_channels, self.layer3_channels
 
     @property
     def frame_multiple(self) -> int:

@@ -45,7 +45,7 @@ class Zipformer2Encoder(Encoder):
         super().__init__(config)
         self.clock = Clock()
         stacks = config.stacks
-        self.front_end = FrontEnd(num_features, stacks[0].dim, self.clock)
+        self.front_end = FrontEnd(num_features, config.front_end_channels, stacks[0].dim, self.clock)
         self.stacks = nn.ModuleList(
             Stack(sizes, config, self.clock, index) for index, sizes in enumerate(stacks)
         )

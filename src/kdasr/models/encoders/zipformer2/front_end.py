@@ -10,11 +10,10 @@ from torch.nn import functional
 from kdasr.models.encoders.zipformer2.random_parts import TimeDropout, masked, of_utterances
 from kdasr.nn.bias_norm import BiasNorm
 from kdasr.nn.gradient_shaping import Balancer, Whiten, scale_gradient
-from kdasr.nn.linear import Linear
+from kdasr.nn.linear import Linear, linear
 from kdasr.nn.schedule import Clock
 from kdasr.nn.swoosh import swoosh_left, swoosh_right
 
-CHANNELS = (8, 32, 128)
 HIDDEN = 3
 """Inner width of the ConvNeXt block, in widths."""
 REACH = 3
@@ -33,9 +32,16 @@ class FrontEnd(nn.Module):
     `convolve`, `mix` and `project` follow each other; what lies between is the caller's: the edges.
     """
 
-    def __init__(self, num_features: int, dim: int, clock: Clock) -> None:
+    def __init__(self, num_features: int, channels: tuple[int, int, int], dim: int, clock: Clock) -> None:
+        """
+        Args:
+            num_features: F.
+            channels: of the three convolutions; the last is H.
+            dim: D.
+            clock: of the schedules.
+        """
         super().__init__()
-        first, second, third = CHANNELS
+        first, second, third = channels
         left = num_features_left(num_features)
         often = clock.ramp((0, 0.5), (8000, 0.125))
         self.first = nn.Conv2d(1, first, 3, padding=(0, 1))
@@ -65,8 +71,8 @@ class FrontEnd(nn.Module):
 
     def init_state(self, batch_size: int, like: Tensor) -> Tensor:
         """The frames (B, H, 3, V) before the start of a stream: zeros."""
-        features_left = self.output.in_features // CHANNELS[-1]
-        return like.new_zeros(batch_size, CHANNELS[-1], REACH, features_left)
+        channels = self.third.out_channels
+        return like.new_zeros(batch_size, channels, REACH, self.output.in_features // channels)
 
     def convolve(self, x_BTF: Tensor) -> Tensor:
         """(B, T, F) to (B, H, (T - 7) // 2, V); frame u is computed from feature frames 2u to 2u + 6."""
@@ -80,8 +86,8 @@ class FrontEnd(nn.Module):
 
     def mix(self, x_BHZV: Tensor) -> Tensor:
         """The ConvNeXt block, (B, H, Z, V) to (B, H, U, V): three frames before and after are for context."""
-        y_BHUV = self.hidden_balancer(self.expand(self.depthwise(x_BHZV)))
-        y_BHUV = self.contract(swoosh_left(y_BHUV))
+        y_BHUV = self.hidden_balancer(pointwise(self.depthwise(x_BHZV), self.expand))
+        y_BHUV = pointwise(swoosh_left(y_BHUV), self.contract)
         skip_rate = self.skip_rate() if self.training else 0.0
         y_BHUV = x_BHZV[:, :, REACH:-REACH] + masked(y_BHUV, of_utterances(y_BHUV, skip_rate))
         y_BHUV = self.mixed_balancer(y_BHUV)
@@ -91,6 +97,13 @@ class FrontEnd(nn.Module):
         """(B, H, U, V) to (B, U, D)."""
         y_BUD = self.output(x_BHUV.transpose(1, 2).flatten(2))
         return self.dropout(self.norm(self.whiten(y_BUD)))
+
+
+def pointwise(x_BHUV: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A convolution of one tap. In training it is a product: faster, where channels are last in memory."""
+    if not conv.training:
+        return conv(x_BHUV)
+    return linear(x_BHUV.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
 
 
 def padded(x_BHUV: Tensor) -> Tensor:

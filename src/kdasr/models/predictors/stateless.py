@@ -2,31 +2,52 @@
 
 # Shapes: B utterances, S pieces, K pieces of context, H pieces before, D width.
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdasr.common.special_pieces import BLANK_ID, NO_PIECE
+from kdasr.common.ranges import LARGEST_SIZE, between
+from kdasr.common.special_pieces import NO_PIECE
+from kdasr.models.predictors.base import LastPieces, Predictor, PredictorConfig, WindowPredictor
 from kdasr.nn.linear import Linear
 
 
-def start_context(batch_size: int, context_size: int, device: torch.device | str | None = None) -> Tensor:
-    """The last K pieces (B, K) before any piece: a blank, and nothing before it."""
-    context_BK = torch.full((batch_size, context_size), NO_PIECE, dtype=torch.int64, device=device)
-    context_BK[:, -1] = BLANK_ID
-    return context_BK
+@dataclass
+class StatelessConfig(PredictorConfig):
+    """A stateless predictor (Ghodsi et al. 2020): an embedding and a short convolution over pieces."""
+
+    type: str = "stateless"
+    dim: Annotated[int, between(1, LARGEST_SIZE)] = 128
+    """Width of the embedding of pieces."""
+    context_size: Annotated[int, between(1, LARGEST_SIZE)] = 2
+    """Pieces that the predictor sees: it has no memory beyond them."""
+    context_noise: Annotated[float, between(0, 1, below=True)] = 0.0
+    """Share of the context's pieces that training replaces by random ones; helps where text is scarce."""
+
+    @property
+    def output_dim(self) -> int:
+        """Width of what it predicts."""
+        return self.dim
+
+    def build(self, vocab_size: int) -> "StatelessPredictor":
+        """A freshly initialized predictor."""
+        return StatelessPredictor(vocab_size, self.dim, self.context_size, self.context_noise)
 
 
-class StatelessPredictor(nn.Module):
+class StatelessPredictor(WindowPredictor, Predictor):
     """An embedding of the last K pieces and one layer over them (Ghodsi et al. 2020).
 
-    The start context is K - 1 times -1, then blank, in training as in decoding; sherpa-onnx uses the
-    same.
+    The start is K - 1 times -1, then blank, in training as in decoding; sherpa-onnx uses the same.
 
     In training a share `context_noise` of the pieces in the context is replaced by random ones. A transducer
     trained on little text otherwise trusts its own history so much that one wrong piece derails the rest of
     the utterance; it is the piece-level form of the noise on decoder inputs of Xie et al. 2017.
     """
+
+    context_size: int
 
     def __init__(self, vocab_size: int, dim: int, context_size: int, context_noise: float = 0.0) -> None:
         super().__init__()
@@ -35,16 +56,9 @@ class StatelessPredictor(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         self.combine = Linear(context_size * dim, dim)
 
-    def start_context(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
-        """The context (B, K) before any piece."""
-        return start_context(batch_size, self.context_size, device)
-
     def forward(self, tokens_BS: Tensor, history_BH: Tensor | None = None) -> Tensor:
-        """Predict before and after each piece: (B, S) to (B, S + 1, D).
-
-        `history_BH`: pieces before the first one, oldest first; None: those of `start_context`.
-        """
-        start_BK = self.start_context(tokens_BS.shape[0], tokens_BS.device)
+        """See `Predictor.forward`."""
+        start_BK = self.start_state(tokens_BS.shape[0], tokens_BS.device).pieces_BK
         if history_BH is not None:
             # A history that is shorter than the context follows nothing.
             before_BK = torch.full_like(start_BK, NO_PIECE)
@@ -54,9 +68,9 @@ class StatelessPredictor(nn.Module):
         windows = [embedded_BPD[:, k : k + num_outputs] for k in range(self.context_size)]
         return functional.relu(self.combine(torch.cat(windows, dim=-1)))
 
-    def step(self, context_BK: Tensor) -> Tensor:
-        """Predict after the last K pieces of each stream, oldest first: (B, K) to (B, D)."""
-        return functional.relu(self.combine(self._embed(context_BK).flatten(1)))
+    def predict(self, state: LastPieces) -> Tensor:
+        """See `Predictor.predict`."""
+        return functional.relu(self.combine(self._embed(state.pieces_BK).flatten(1)))
 
     def _noisy(self, tokens_BS: Tensor) -> Tensor:
         if not self.training or self.context_noise == 0.0:
