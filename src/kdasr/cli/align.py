@@ -80,6 +80,8 @@ def command(
     names = list(dict.fromkeys(parts.replace(",", " ").split()))
     if not names:
         raise UserError("--parts: name at least one part")
+    if reference is not None and not reference.exists():
+        raise UserError(f"--reference {reference}: no such file or folder")
     bundle = load_bundle(exp, checkpoint, as_trained=True)
     move_to(bundle.model, device)
     for part in names:
