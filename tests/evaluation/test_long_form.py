@@ -18,8 +18,9 @@ from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import Pause, pauses
 from kdasr.evaluation.latency import RefWord
 from kdasr.evaluation.long_form import Placed, placed, score_stream
-from kdasr.evaluation.long_form_run import STREAMS, LongForm, RecordFile, decode_long_form, forget
+from kdasr.evaluation.long_form_run import STREAMS, LongForm, decode_long_form, forget
 from kdasr.evaluation.long_form_summary import summarize_streams
+from kdasr.evaluation.record_file import RecordFile
 from kdasr.evaluation.wer import count_errors, word_errors
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules

@@ -25,7 +25,7 @@ from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.experiment.config import ExperimentConfig, load_saved_experiment
-from kdasr.experiment.run import plain_students
+from kdasr.experiment.teacher_comparison import plain_students
 from kdasr.nn.context import Context
 from kdasr.testing import tiny_config, write_corpus
 

@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, write_json, write_text
+from kdasr.common.files import read_json, write_json
 from kdasr.common.ranks import Ranks, one_at_a_time
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import QUIET_DB, Pause, join, plan_streams
 from kdasr.evaluation.long_form import Placed, Record, placed, score_stream
 from kdasr.evaluation.long_form_summary import summarize_streams
+from kdasr.evaluation.record_file import RecordFile, forget_shares
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import simulate_together
@@ -29,8 +30,6 @@ from kdasr.recognition.sources import Piece
 
 SINGLE, SHIFTED, STREAMS, SUMMARY = "single.jsonl", "shifted.jsonl", "streams.jsonl", "summary.json"
 _SETTINGS = "settings.json"
-_PARTIAL = ".partial-"
-"""Before the number of a process, of several."""
 
 ItemT = TypeVar("ItemT")
 Load = Callable[[], Recording]
@@ -90,67 +89,6 @@ class _Job:
     @property
     def key(self) -> tuple[Any, ...]:
         return self.endpoints, self.pause.seconds, self.pause.noise, self.number
-
-
-class RecordFile:
-    """Records in lines of JSON, one added at a time; those of an earlier run are there again.
-
-    Of several processes each adds to a file of its own, and reads those of all.
-    """
-
-    def __init__(self, path: Path, key: Callable[[Record], Any], ranks: Ranks | None = None) -> None:
-        """
-        Args:
-            path: of the file, which need not be there.
-            key: what tells records apart.
-            ranks: None: there is one process.
-        """
-        alone = ranks is None or ranks.is_alone
-        self._path = path
-        self._own = path if ranks is None or alone else path.with_name(f"{path.name}{_PARTIAL}{ranks.rank}")
-        self._key = key
-        self.records: dict[Any, Record] = {}
-        self.reread()
-        write_text(
-            self._own, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in _read(self._own))
-        )
-
-    def reread(self) -> None:
-        """Read what all processes have added."""
-        for path in (self._path, *sorted(self._path.parent.glob(f"{self._path.name}{_PARTIAL}*"))):
-            self.records |= {self._key(record): record for record in _read(path)}
-
-    def add(self, records: Sequence[Record]) -> None:
-        """Write some records at the end."""
-        with self._own.open("a", encoding="utf-8") as file:
-            for record in records:
-                self.records[self._key(record)] = record
-                file.write(_line(record))
-
-    def finish(self, keys: Iterable[Any]) -> None:
-        """Put the records of all processes into one file, in this order."""
-        write_text(self._path, "".join(_line(self.records[key]) for key in keys))
-        _forget_shares(self._path)
-
-
-def _read(path: Path) -> Iterator[Record]:
-    """The records of a file up to one that is not whole."""
-    # Bytes: a line may be cut in the middle of a letter, and a transcript may hold other separators of lines
-    # than the newline.
-    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _forget_shares(path: Path) -> None:
-    for share in path.parent.glob(f"{path.name}{_PARTIAL}*"):
-        share.unlink(missing_ok=True)
 
 
 def decode_long_form(
@@ -249,7 +187,7 @@ def _keep_if_same(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.is_file() or read_json(path) != written:
         for name in (SINGLE, SHIFTED, STREAMS):
             (folder / name).unlink(missing_ok=True)
-            _forget_shares(folder / name)
+            forget_shares(folder / name)
         write_json(path, written)
 
 

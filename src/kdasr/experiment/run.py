@@ -1,6 +1,6 @@
 """From the configuration of a system to its parts, and to a trained system."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
@@ -47,6 +47,7 @@ from kdasr.experiment.config import (
     save_experiment,
 )
 from kdasr.experiment.semi_supervised import with_unpaired
+from kdasr.experiment.teacher_comparison import compare_with_teacher
 from kdasr.language_model.loader import TextLoader, valid_text_batches
 from kdasr.language_model.model import TransformerLanguageModel
 from kdasr.language_model.module import LanguageModelObjective, validate_language_model
@@ -62,10 +63,8 @@ from kdasr.training.environment import describe_environment
 from kdasr.training.resume import TeacherFile, saved_progress, seed_everything, share_out
 from kdasr.training.stage import checkpoints_to_average, stages_done, stages_until, teacher_checkpoint
 from kdasr.training.system import System
-from kdasr.training.teacher_lead import Lead, last_dev_wer, weak_teacher
 from kdasr.training.trainer import Trainer
-from kdasr.training.transducer import validate_model, validate_transducer
-from kdasr.training.validation import Validation
+from kdasr.training.transducer import validate_transducer
 
 logger = get_logger(__name__)
 
@@ -160,7 +159,7 @@ def build_trainer(config: ExperimentConfig, exp_dir: Path, fabric: Fabric) -> Tr
         teachers=[TeacherFile(str(bundle.path.resolve()), sha256(bundle.path)) for bundle in bundles],
     )
     if bundles:
-        system.at_start = _compare_with_teacher(system, objective, config, bundles[0])
+        system.at_start = compare_with_teacher(system, objective, config, bundles[0])
     backend = objective.lattices.backend_name if fabric.is_global_zero else ""
     data: dict[str, FolderTable | TableView] = {"training": train_cuts, "dev": dev_cuts}
     if learns_unpaired(config.unpaired):
@@ -216,51 +215,6 @@ def _heed_word_times(rnnt: RnntConfig, cuts: FolderTable) -> None:
             "no word times in the training data: objective.rnnt.left_buffer and right_buffer are ignored"
         )
         rnnt.left_buffer = rnnt.right_buffer = None
-
-
-def _compare_with_teacher(
-    system: System, objective: Objective, config: ExperimentConfig, teacher: Bundle
-) -> Callable[[Fabric], Lead | None]:
-    """What warns of a teacher that is no better on dev than its student's start, or a student without one."""
-
-    def compare(fabric: Fabric) -> Lead | None:
-        def measure(model: Transducer, context: Context) -> Validation:
-            batches = system.valid_batches()
-            return validate_model(fabric, model, objective, batches, system.tokenizer, context)
-
-        of_teacher, of_student = measure(teacher.model, teacher.context), None
-        teacher_wer = of_teacher.scores["wer"]
-        others = {}
-        if config.stages[0].init_from is not None:
-            assert isinstance(system.model, Transducer)
-            of_student = measure(system.model, config.contexts[0])
-            others["the student's start"] = of_student.scores["wer"]
-        others |= plain_students(system.exp_dir.parent, config.contexts[0])
-        listed = "".join(f", {name} {wer:.2f} %" for name, wer in others.items())
-        logger.info("dev WER: teacher %.2f %%%s", teacher_wer, listed)
-        if warning := weak_teacher(teacher_wer, others):
-            logger.warning("%s", warning)
-        if config.objective.follow == "always":
-            return None
-        return Lead(of_teacher.criterion, of_student.criterion if of_student else None)
-
-    return compare
-
-
-def plain_students(folder: Path, context: Context) -> dict[str, float]:
-    """Dev WER of the systems in a folder that stream under `context` and learnt without a teacher."""
-    found = {}
-    for path in sorted(folder.glob("*/config.yaml")):
-        try:
-            saved = load_saved_experiment(path.parent)
-        except UserError:  # a folder of another version, or of something else, is no reason to stop
-            continue
-        if not isinstance(saved, ExperimentConfig) or saved.contexts[0] != context:
-            continue
-        wer = last_dev_wer(path.parent)
-        if wer is not None and not needs_teacher(saved.stages, saved.unpaired):
-            found[path.parent.name] = wer
-    return found
 
 
 def build_language_model_trainer(config: LanguageModelExperiment, exp_dir: Path, fabric: Fabric) -> Trainer:
