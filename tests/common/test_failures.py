@@ -85,7 +85,7 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path, arguments: tuple[str, ...
     assert str(tmp_path / "file") in str(result.exception) and "\n" not in str(result.exception)
 
 
-@pytest.mark.parametrize("verb", ["prepare", "average", "report"])
+@pytest.mark.parametrize("verb", ["tokens", "average", "report"])
 def test_what_processes_do_not_share_is_refused_below_torchrun(
     verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

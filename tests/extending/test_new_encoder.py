@@ -163,7 +163,10 @@ def test_what_it_cannot_do_is_refused_before_anything_runs(recipe: Path) -> None
         ("contexts=[{left: 3, chunk: 2, right: 1}]", "right=1': this encoder has no look-ahead"),
         ("model.encoder.width=0", "'model.encoder.width' is 0; expected at least 1"),
         ("model.encoder.num_layers=3", "'model.encoder.num_layers'"),
-        ("model.encoder.type=transformer", "expected one of conformer, zipformer2, toy-causal"),
+        (
+            "model.encoder.type=transformer",
+            "expected one of conformer, fast-conformer, zipformer2, toy-causal",
+        ),
     ]:
         with pytest.raises(UserError) as caught:
             load_experiment(recipe, "streaming", [override])

@@ -292,7 +292,7 @@ def write_data(folder: Path, num_utterances: int = 20) -> Path:
     import soundfile
     from lhotse import CutSet, Recording
 
-    from kdasr.corpora.prepare import RECORD, VERSION
+    from kdasr.data.folder import RECORD, VERSION
 
     (folder / "audio").mkdir(parents=True)
     for part in PARTS:

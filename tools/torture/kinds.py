@@ -19,8 +19,10 @@ import yaml
 
 from kdasr.checkpoint import load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
+from kdasr.corpora.audio_part import AudioPart, sound_alignments
 from kdasr.corpora.librispeech import list_part
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.corpora.remarks import Remarks
 from kdasr.data.folder import load_cuts
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
 from kdasr.experiment.config import load_experiment
@@ -89,7 +91,7 @@ def make_kinds(folder: Path, config: Path) -> list[Kind]:
         Kind(
             "alignment",
             folder / "alignments" / chapter / "100-1.alignment.txt",
-            lambda: _words(listing().alignments()),
+            lambda: _words(_alignments(listing())),
             _alignment_says,
             OF_TEXT,
         ),
@@ -239,6 +241,13 @@ def _transcript_says(content: bytes, value: Any) -> bool:
             told[name] = words[0] if words else ""
     audio = {f"100-1-{index:04d}" for index in range(3)}
     return value == {name: text for name, text in told.items() if name in audio and text}
+
+
+def _alignments(part: AudioPart) -> Any:
+    """The word times that `kdasr prepare` uses."""
+    seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in part.utterances}
+    texts = {item.id: item.text for item in part.utterances}
+    return sound_alignments(part.word_times(part.utterances), texts, seconds, Remarks())
 
 
 def _words(alignments: Any) -> Any:
