@@ -51,7 +51,7 @@ def read_nemo(path: Path) -> NemoArchive:
             pieces = _opened(archive, members, _tokenizer_name(config, members, path), path).read()
             weights = _weights(_opened(archive, members, WEIGHTS, path), path)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{path}: damaged, or not a tar archive: {first_line(error)}") from error
+        raise UserError(f"{path}: damaged, or not a tar archive: {first_line(error).rstrip(':')}") from error
     return NemoArchive(path, config, weights, pieces)
 
 
