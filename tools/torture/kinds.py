@@ -19,7 +19,7 @@ import yaml
 
 from kdasr.checkpoint import load_bundle, save_checkpoint
 from kdasr.common.configio import config_to_dict
-from kdasr.corpora.audio_part import AudioPart, sound_alignments
+from kdasr.corpora.audio_part import AudioPart
 from kdasr.corpora.librispeech import list_part
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.corpora.remarks import Remarks
@@ -245,9 +245,7 @@ def _transcript_says(content: bytes, value: Any) -> bool:
 
 def _alignments(part: AudioPart) -> Any:
     """The word times that `kdasr prepare` uses."""
-    seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in part.utterances}
-    texts = {item.id: item.text for item in part.utterances}
-    return sound_alignments(part.word_times(part.utterances), texts, seconds, Remarks())
+    return part.alignments(part.utterances, Remarks())
 
 
 def _words(alignments: Any) -> Any:

@@ -89,6 +89,14 @@ class AudioPart:
         """
         return {item.id: item.alignment for item in utterances if item.alignment is not None}
 
+    def alignments(
+        self, utterances: Sequence[AudioUtterance], remarks: Remarks
+    ) -> dict[str, list[AlignmentItem]]:
+        """The word times of some utterances that can be true; see `sound_alignments`."""
+        seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in utterances}
+        texts = {item.id: item.text for item in utterances}
+        return sound_alignments(self.word_times(utterances), texts, seconds, remarks)
+
     def cuts(self, some: range, converted_dir: Path, jobs: int) -> Iterator[PartCuts]:
         """One cut per utterance, in the order of `utterances`. Word times lose the silences.
 
@@ -100,9 +108,7 @@ class AudioPart:
 
     def _cuts(self, utterances: Sequence[AudioUtterance], converted_dir: Path, jobs: int) -> PartCuts:
         remarks = Remarks()
-        seconds = {item.id: item.header.num_samples / item.header.sample_rate for item in utterances}
-        texts = {item.id: item.text for item in utterances}
-        alignments = sound_alignments(self.word_times(utterances), texts, seconds, remarks)
+        alignments = self.alignments(utterances, remarks)
         recordings = {utterance.id: _recording(utterance) for utterance in utterances}
         bad: list[BadUtterance] = []
         sources = [_source(item) for item in utterances if needs_conversion(item.header)]
