@@ -8,7 +8,7 @@ import yaml
 from study_helpers import recipe, write_recipe
 
 from kdasr.common.errors import UserError
-from kdasr.study.plan import select_rows, with_learning_rate
+from kdasr.study.plan import Planner, select_rows, with_learning_rate
 from kdasr.study.recipe import load_recipe
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
@@ -59,6 +59,21 @@ def test_settings_of_a_row_are_on_top_of_its_system(tmp_path: Path) -> None:
     assert changed.stages[0] == usual.stages[0]
 
 
+def test_a_row_starts_from_a_system_that_was_trained_elsewhere(tmp_path: Path) -> None:
+    """By the path that it would have if its system were trained in the folder of the results."""
+    for named in ("../other/teacher", str(tmp_path / "other" / "teacher")):
+        settings = {"stages.0.init_from": named}
+        conf = write_recipe(
+            tmp_path / "conf.yaml",
+            rows=ROWS | {"mine": {"system": "streaming", "init": "own", "settings": settings}},
+        )
+        run = Planner(load_recipe(conf), tmp_path / "data", tmp_path / "exp").run("mine", 2, None)
+        start = run.config.stages[0].init_from
+        assert start is not None
+        assert (run.folder.parent / start).resolve() == (tmp_path / "other" / "teacher").resolve()
+        assert not run.needs
+
+
 def rows_with(**row: Any) -> dict[str, Any]:
     return {"rows": ROWS | {"mine": {"system": "streaming", **row}}}
 
@@ -72,6 +87,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
         (rows_with(num_seeds=3), ["mine", "num_seeds 3", "to 2"]),
         (rows_with(num_seeds=-1), ["rows.mine.num_seeds' is -1"]),
         (rows_with(against=["ghost"]), ["ghost"]),
+        (rows_with(init="own"), ["mine", "init 'own'", "no init_from"]),
         ({"rank_against": "nothing"}, ["nothing"]),
         ({"topline": "nothing"}, ["nothing"]),
         # By their former names.

@@ -19,6 +19,7 @@ from kdasr.study.seeds import (
     wer_over_seeds,
 )
 from kdasr.study.trained_run import (
+    OWN,
     SCRATCH,
     TEACHER,
     PartResult,
@@ -150,7 +151,8 @@ class Evidence:
 
     def start_of(self, mean: MeanResult) -> str:
         """What a row starts from, for people."""
-        return {SCRATCH: "random weights", TEACHER: self.topline}.get(mean.init, mean.init)
+        known = {SCRATCH: "random weights", TEACHER: self.topline, OWN: "elsewhere"}
+        return known.get(mean.init, mean.init)
 
     def wer_by_seed(self, mean: MeanResult) -> list[float | None]:
         """WER of each seed of a row on a part, percent."""

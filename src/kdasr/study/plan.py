@@ -11,7 +11,7 @@ from kdasr.distillation.objective_config import LABELS, UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.nn.context import Context
 from kdasr.study.recipe import Recipe, ResultsConfig
-from kdasr.study.trained_run import RunInfo
+from kdasr.study.trained_run import OWN, RunInfo
 from kdasr.training.schedule_file import planned_steps
 
 LANGUAGE_MODEL = "lm"
@@ -100,7 +100,8 @@ class Planner:
         needs = {name: self._needed(name, seed) for name in results.needs(row, config)}
         # Beside the run's folder, so that the experiment may be moved as a whole.
         paths = {name: os.path.relpath(run.folder, folder.parent) for name, run in needs.items()}
-        first = replace(config.stages[0], init_from=paths[parent] if parent else None)
+        start = paths[parent] if parent else self._own_start(config, folder) if init == OWN else None
+        first = replace(config.stages[0], init_from=start)
         config = replace(
             config,
             name=row,
@@ -112,6 +113,11 @@ class Planner:
         )
         offline = config.contexts[0].is_full
         return Run(row, init, seed, learning_rate, folder, config, offline, tuple(needs.values()))
+
+    def _own_start(self, config: ExperimentConfig, folder: Path) -> str:
+        named = config.stages[0].init_from
+        assert named is not None
+        return os.path.relpath(self.exp / named, folder.parent)
 
     def _unpaired(self, config: UnpairedConfig, proposal: str | None, folder: Path) -> UnpairedConfig:
         """With the paths of the row that proposes labels and of the recipe's language model."""

@@ -20,7 +20,7 @@ from kdasr.experiment.config import (
 from kdasr.experiment.config import (
     differences as options_that_differ,
 )
-from kdasr.study.trained_run import SCRATCH, TEACHER
+from kdasr.study.trained_run import OWN, SCRATCH, TEACHER
 
 RENAMED = {"bound": "topline", "shipped": "rank_against"}
 """Options of the section by their former names."""
@@ -34,8 +34,9 @@ class RowConfig:
     """One line of the results: a system, what it starts from, and what it changes."""
 
     init: str = SCRATCH
-    """scratch | teacher | NAME: random weights, the teacher's, or those of one of the `references`.
-    It replaces `init_from` of the first stage."""
+    """scratch | teacher | NAME: random weights, the teacher's, or those of one of the `references`, which
+    replace `init_from` of the first stage. own: what that names, a system trained elsewhere; a relative path
+    is taken from the folder of the results, as if its system had been trained there."""
     system: str | None = None
     """Which of the recipe's `systems`; None: the one that is called like the row."""
     num_seeds: Annotated[int, at_least(0)] = 0
@@ -122,9 +123,9 @@ class ResultsConfig:
     own."""
 
     def parent(self, row: str) -> str | None:
-        """The row whose weights a row starts from; None: random weights."""
+        """The row whose weights a row starts from; None: random weights, or those of no row."""
         init = self.rows[row].init
-        return None if init == SCRATCH else self.topline if init == TEACHER else init
+        return None if init in (SCRATCH, OWN) else self.topline if init == TEACHER else init
 
     def teacher(self, row: str, config: ExperimentConfig) -> str | None:
         """The row that a row learns from: the topline, if its system has a teacher."""
@@ -212,6 +213,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for name, row in results.rows.items():
         own = tuple(row.settings.items())
         systems[name] = load_experiment(path, row.system or name, (*overrides, *own))
+    for name, row in results.rows.items():
+        if row.init == OWN and systems[name].stages[0].init_from is None:
+            raise UserError(
+                f"{path}: row '{name}': init 'own', but its system's first stage has no init_from"
+            )
     _check_students(results, systems, f"{path}: row")
     _check_proposals(results, systems, f"{path}: row")
     language_model = load_language_model(path, results) if results.language_model else None
@@ -236,7 +242,7 @@ def _check_names(results: ResultsConfig, source: str) -> None:
     named |= {row for group in results.tune for row in group.rows}
     for name in sorted(named - set(results.rows)):
         raise UserError(f"{source}: no row '{name}'; there are: {', '.join(results.rows)}")
-    starts = (SCRATCH, TEACHER, *results.references)
+    starts = (SCRATCH, TEACHER, OWN, *results.references)
     for name, row in results.rows.items():
         if not 0 <= row.num_seeds <= len(results.seeds):
             raise UserError(

@@ -16,8 +16,8 @@ from kdasr.study.seeds import Floats
 
 # Shapes: S seeds, N utterances.
 
-SCRATCH, TEACHER = "scratch", "teacher"
-"""What `init` of a row says for random weights and for the topline's."""
+SCRATCH, TEACHER, OWN = "scratch", "teacher", "own"
+"""What `init` of a row says for random weights, for the topline's, and for those that its system names."""
 Value = Callable[[DecodedUtterance], float]
 """A number of one decoded utterance."""
 
@@ -28,7 +28,7 @@ class RunInfo:
 
     row: str
     init: str
-    """SCRATCH, TEACHER or a row."""
+    """SCRATCH, TEACHER, OWN or a row."""
     seed: int
     learning_rate: float
     """Peak, in the first stage."""
