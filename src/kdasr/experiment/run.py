@@ -17,7 +17,6 @@ from kdasr.checkpoint import (
     load_bundle,
     save_checkpoint,
 )
-from kdasr.common.denormals import denormals_as_zeros
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
 from kdasr.common.feature_frames import KALDI
@@ -95,8 +94,7 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
         if changed:  # not before the data have been found to be the same
             logger.info("goes on with other options: %s", "; ".join(map(str, changed)))
             save_experiment(config, exp_dir)
-        with denormals_as_zeros():
-            trainer.fit(until_stage)
+        trainer.fit(until_stage)
     except OSError as error:
         if not is_disk_full(error):
             raise

@@ -19,6 +19,8 @@ from kdasr.nn.linear import linear_product, transposed_product
 
 NODES_AT_ONCE = {"cpu": 1024, "gpu": 1 << 17}
 """Small enough for a core's cache; on a GPU, large enough that launches do not count."""
+_WORTH_A_COPY = 0.9
+"""Share of a block's nodes up to which they are copied out of it."""
 
 
 @dataclass(frozen=True)
@@ -128,30 +130,86 @@ class Block:
     """Only the kernels want them again."""
 
     @classmethod
-    def scored(cls, logits_RV: Tensor, plan: LatticePlan, block: slice) -> tuple["Block", Tensor, Tensor]:
+    def scored(cls, logits_RV: Tensor, symbols_R: Tensor, blank: int) -> tuple["Block", Tensor, Tensor]:
         """The block, and the log-probabilities of its nodes' symbols and blanks."""
-        symbols_R = plan.symbols_FK[block].flatten()
         kernels = node_kernels(logits_RV)
         if kernels:
-            px_R, py_R, normalizers_R = kernels.node_scores(logits_RV, symbols_R, plan.blank)
+            px_R, py_R, normalizers_R = kernels.node_scores(logits_RV, symbols_R, blank)
             return cls(logits_RV, normalizers_R), px_R, py_R
-        return cls(logits_RV, None), *node_log_probs(logits_RV, symbols_R, plan.blank)
+        return cls(logits_RV, None), *node_log_probs(logits_RV, symbols_R, blank)
 
-    def gradient_(self, plan: LatticePlan, block: slice, symbol_FK: Tensor, blank_FK: Tensor) -> Tensor:
-        """The gradient of the logits given that of the scores; with kernels it takes their place."""
-        symbols_R, symbol_R, blank_R = (
-            plan.symbols_FK[block].flatten(),
-            symbol_FK.flatten(),
-            blank_FK.flatten(),
-        )
+    def of(self, used: "UsedNodes") -> "Block":
+        """The logits of some of the nodes."""
+        if used.rows_R is None:
+            return self
+        normalizers_R = None if self.normalizers_R is None else self.normalizers_R[used.rows_R]
+        return Block(self.logits_RV.index_select(0, used.rows_R), normalizers_R)
+
+    def gradient_(self, used: "UsedNodes", blank: int) -> Tensor:
+        """The gradient of these nodes' logits; with kernels it takes their place."""
         kernels = node_kernels(self.logits_RV)
         if not kernels:
             probs_RV = torch.softmax(self.logits_RV, dim=-1)
-            return softmax_to_gradient_(probs_RV, symbols_R, plan.blank, symbol_R, blank_R)
+            return softmax_to_gradient_(
+                probs_RV, used.symbols_R, blank, used.symbol_grad_R, used.blank_grad_R
+            )
         # A kernel's writes are unknown to autograd, which has to refuse a second backward pass.
         torch.autograd.graph.increment_version(self.logits_RV)
-        logits_RV = self.logits_RV.detach()
-        return kernels.node_gradient_(logits_RV, symbols_R, plan.blank, self.normalizers_R, symbol_R, blank_R)
+        return kernels.node_gradient_(
+            self.logits_RV.detach(),
+            used.symbols_R,
+            blank,
+            self.normalizers_R,
+            used.symbol_grad_R,
+            used.blank_grad_R,
+        )
+
+
+@dataclass(frozen=True)
+class UsedNodes:
+    """The nodes of a block that have a gradient: on the CPU often few, since most are on no likely path."""
+
+    num_kept: int
+    """K."""
+    rows_R: Tensor | None
+    """Their rows in the block; None: all of it."""
+    frames_R: Tensor
+    states_R: Tensor
+    symbols_R: Tensor
+    symbol_grad_R: Tensor
+    """Derivative by the log-probability of each node's symbol ..."""
+    blank_grad_R: Tensor
+    """... and of its blank."""
+
+    @classmethod
+    def of(
+        cls,
+        plan: LatticePlan,
+        block: slice,
+        symbol_grad_FK: Tensor,
+        blank_grad_FK: Tensor,
+        others: Sequence[Tensor] = (),
+    ) -> "UsedNodes":
+        """`others`: rows that have a gradient besides that of their arcs."""
+        num_kept = plan.states_FK.shape[1]
+        nodes = (
+            *plan.rows(block),
+            *(values[block].flatten() for values in (plan.symbols_FK, symbol_grad_FK, blank_grad_FK)),
+        )
+        if symbol_grad_FK.is_cuda:
+            # Counting them would make the CPU wait for the GPU.
+            return cls(num_kept, None, *nodes)
+        used_R = (nodes[3] != 0.0).logical_or_(nodes[4] != 0.0)
+        for rows in others:
+            used_R[rows] = True
+        rows_R = used_R.nonzero().squeeze(1)
+        if len(rows_R) > _WORTH_A_COPY * len(used_R):
+            return cls(num_kept, None, *nodes)
+        return cls(num_kept, rows_R, *(values.index_select(0, rows_R) for values in nodes))
+
+    def places_of(self, rows: Tensor) -> Tensor:
+        """Where rows of the block stand among these."""
+        return rows if self.rows_R is None else torch.searchsorted(self.rows_R, rows)
 
 
 def score_nodes(logits: NodeLogits, plan: LatticePlan) -> tuple[Tensor, Tensor, list[Block]]:
@@ -161,7 +219,7 @@ def score_nodes(logits: NodeLogits, plan: LatticePlan) -> tuple[Tensor, Tensor, 
     scores = [as_float(like.new_zeros((2, 0)))]
     for block in plan.blocks():
         logits_RV = logits.logits_of(*plan.rows(block))
-        scored, px_R, py_R = Block.scored(logits_RV, plan, block)
+        scored, px_R, py_R = Block.scored(logits_RV, plan.symbols_FK[block].flatten(), plan.blank)
         scores.append(torch.stack((px_R, py_R)))
         if plan.keep_logits:
             kept.append(scored)
@@ -180,8 +238,8 @@ class Gradients:
             for tensor, wanted in zip(student, needed, strict=True)
         ]
 
-    def add(self, plan: LatticePlan, block: slice, hidden: Tensor, gradient: Tensor) -> None:
-        """Take a block's gradient of the logits through the joiner."""
+    def add(self, used: UsedNodes, hidden: Tensor, gradient: Tensor) -> None:
+        """Take the nodes' gradient of the logits through the joiner."""
         am, lm, weight, bias = self.sums
         if bias is not None:
             bias += gradient.sum(0)
@@ -192,11 +250,13 @@ class Gradients:
             return
         weight_DV = self.student.weight_VD.to(hidden.dtype).t()
         inputs = as_float(torch.ops.aten.tanh_backward(linear_product(gradient, weight_DV), hidden))
-        states_FK = plan.states_FK[block]
         if lm is not None:
-            lm.flatten(0, 1).index_add_(0, states_FK.flatten(), inputs)
-        if am is not None:
-            am.flatten(0, 1).index_copy_(0, plan.frames_F[block], inputs.view(*states_FK.shape, -1).sum(1))
+            lm.flatten(0, 1).index_add_(0, used.states_R, inputs)
+        if am is not None and used.rows_R is not None:
+            am.flatten(0, 1).index_add_(0, used.frames_R, inputs)
+        elif am is not None:
+            frames = used.frames_R[:: used.num_kept]
+            am.flatten(0, 1).index_copy_(0, frames, inputs.view(len(frames), used.num_kept, -1).sum(1))
 
     def finish(self) -> list[Tensor | None]:
         """In the order and types of the joint's tensors."""

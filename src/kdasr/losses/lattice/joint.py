@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdasr.losses.lattice.blocks import Block, Gradients, LatticePlan, plan_of, score_nodes
+from kdasr.losses.lattice.blocks import Block, Gradients, LatticePlan, UsedNodes, plan_of, score_nodes
 from kdasr.losses.lattice.first_order import first_order_only
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.nodes import Divergence, NodeTerm, diverge
@@ -180,16 +180,22 @@ class _JointLoss(torch.autograd.Function):
         grads = Gradients(student, ctx.needs_input_grad[:4])
         with torch.autocast(device_type=student.am_BTD.device.type, enabled=False):
             for i, block in enumerate(plan.blocks()):
-                hidden = student.hidden_of(*plan.rows(block))
+                terms = [
+                    (weighted, values[i], grad_B)
+                    for weighted, values, grad_B in zip(ctx.weighted, divergences, node_grads, strict=True)
+                    if grad_B is not None
+                ]
+                others = [weighted.rows_N[weighted.part(i)] for weighted, _, _ in terms]
+                used = UsedNodes.of(plan, block, symbol_grad, blank_grad, others)
+                hidden = student.hidden_of(used.frames_R, used.states_R)
                 if logits:
-                    scored = Block(logits[i], normalizers[i])
+                    scored = Block(logits[i], normalizers[i]).of(used)
                 else:
-                    scored, _, _ = Block.scored(student.output_of(hidden), plan, block)
-                gradient = scored.gradient_(plan, block, symbol_grad[block], blank_grad[block])
-                for weighted, values, grad_B in zip(ctx.weighted, divergences, node_grads, strict=True):
-                    if grad_B is not None:
-                        weighted.add_gradient_(gradient, values[i], i, grad_B)
-                grads.add(plan, block, hidden, gradient)
+                    scored, _, _ = Block.scored(student.output_of(hidden), used.symbols_R, plan.blank)
+                gradient = scored.gradient_(used, plan.blank)
+                for weighted, values_NV, grad_B in terms:
+                    weighted.add_gradient_(gradient, values_NV, i, grad_B, used)
+                grads.add(used, hidden, gradient)
         return *grads.finish(), None
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from kdasr.losses.lattice.blocks import Block, LatticePlan
+from kdasr.losses.lattice.blocks import Block, LatticePlan, UsedNodes
 from kdasr.losses.lattice.joiner import Joint
 
 MIN_WEIGHT = 1e-7
@@ -72,11 +72,17 @@ class WeightedNodes:
     ends: list[int]
     """Where each block's nodes end."""
 
-    def add_gradient_(self, gradient: Tensor, term_NV: Tensor, block: int, term_grad_B: Tensor) -> None:
+    def part(self, block: int) -> slice:
+        """The nodes of a block."""
+        return slice(self.ends[block - 1] if block else 0, self.ends[block])
+
+    def add_gradient_(
+        self, gradient: Tensor, term_NV: Tensor, block: int, term_grad_B: Tensor, used: UsedNodes
+    ) -> None:
         """Add the term's gradient to a block's, times what comes from above."""
-        part = slice(self.ends[block - 1] if block else 0, self.ends[block])
+        part = self.part(block)
         scale = term_grad_B[self.nodes.utterances_N[part]]
-        gradient.index_add_(0, self.rows_N[part], term_NV * scale[:, None])
+        gradient.index_add_(0, used.places_of(self.rows_N[part]), term_NV * scale[:, None])
 
 
 @dataclass

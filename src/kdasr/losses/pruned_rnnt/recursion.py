@@ -24,6 +24,11 @@ from kdasr.losses.lattice.kernels import recursion_kernels
 from kdasr.losses.precision import as_float
 from kdasr.losses.pruned_rnnt.checks import check_boundary
 
+_NOTHING = 1e-18
+"""A probability at or below which a state or an arc is not followed further. Products of two that are
+followed are normal numbers; products of many would soon be denormal ones, with which Intel processors
+calculate many times as slowly."""
+
 
 class Columns(NamedTuple):
     """Arc scores in column order."""
@@ -43,7 +48,8 @@ def lattice_totals(columns: Columns, with_occupation: bool) -> tuple[Tensor, Ten
     """Total log-probability of each utterance `(B,)`, and the occupation of every arc when asked for.
 
     The occupation has the layout of `Columns.arcs_N2BK`, is zero where nothing reaches the end, and may
-    take the storage of the arcs.
+    take the storage of the arcs. On the CPU it is also zero where it is so small that its type cannot tell it
+    beside the 1 that the arcs out of all states of a frame sum to: such arcs need not be looked at again.
     """
     arcs = columns.arcs_N2BK
     kernels = recursion_kernels(arcs)
@@ -119,15 +125,20 @@ def occupy(totals: Tensor, columns: Columns) -> Tensor:
         places, flows = shifted.unbind(0), flat_arcs.unbind(0)
         for n in range(num_columns - 1, -1, -1):
             arcs[n].mul_(targets[n + 1])
-            flat_visits[n].index_add_(0, places[n], flows[n])
-        return occupation
-    below = visits[:, :, :-2].unbind(0)
+            torch.threshold_(flat_visits[n].index_add_(0, places[n], flows[n]), _NOTHING, 0.0)
+        return _without_traces(occupation)
+    below, whole = visits[:, :, :-2].unbind(0), visits.unbind(0)
     symbols, blanks = occupation[:, 0].unbind(0), occupation[:, 1].unbind(0)
     for n in range(num_columns - 1, -1, -1):
         arcs[n].mul_(targets[n + 1])
         targets[n].add_(blanks[n])
         below[n].add_(symbols[n])
-    return occupation
+        torch.threshold_(whole[n], _NOTHING, 0.0)
+    return _without_traces(occupation)
+
+
+def _without_traces(occupation: Tensor) -> Tensor:
+    return torch.threshold_(occupation, torch.finfo(occupation.dtype).eps / 1000.0, 0.0)
 
 
 def _to_local_probabilities(scores_N2BK: Tensor) -> None:
@@ -140,7 +151,7 @@ def _to_local_probabilities(scores_N2BK: Tensor) -> None:
     odds = blanks.sub_(symbols)
     torch.sigmoid(odds.neg(), out=symbols)
     odds.sigmoid_()
-    scores_N2BK.nan_to_num_(nan=0.0)
+    torch.threshold_(scores_N2BK.nan_to_num_(nan=0.0), _NOTHING, 0.0)
 
 
 def default_boundary(batch: int, num_symbols: int, num_frames: int, device: torch.device) -> Tensor:
