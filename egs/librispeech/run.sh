@@ -240,18 +240,21 @@ if due 8; then
   done
 fi
 
-# Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and of the test
-# parts; if not, the recipe goes on to the report and fails in the end.
+# Does sherpa-onnx hear in every test utterance what the PyTorch student hears? Asked once of an export and a test part;
+# if not, the recipe goes on to the report and fails in the end.
+checks=()
+for part in $test_parts; do checks+=("check-export-$part"); done
 if due 9 && wants two-stage; then
   stage "Stage 9: export for sherpa-onnx"
   bundle=$exp/two-stage/export
-  cuts=()
-  for part in $test_parts; do cuts+=("$data/cuts_$part.jsonl.gz"); done
   job export decode-offline-two-stage
   run kdasr export "$exp/two-stage" --out "$bundle" --int8
-  job check-export export
-  run "$here/local/once.sh" "$exp/log/check-export.txt" "$bundle/manifest.json" "${cuts[@]}" -- \
-    kdasr export --check "$bundle" "${cuts[@]}" --against "$exp/two-stage" --long-form --gaps 1 --gap-noise quiet
+  for part in $test_parts; do
+    cuts=$data/cuts_$part.jsonl.gz
+    job "check-export-$part" export
+    run "$here/local/once.sh" "$exp/log/check-export-$part.txt" "$bundle/manifest.json" "$cuts" -- \
+      kdasr export --check "$bundle" "$cuts" --against "$exp/two-stage" --long-form --gaps 1 --gap-noise quiet
+  done
 fi
 
 # Systems with a full context hear a stream at its end: kdasr says so and decodes nothing.
@@ -268,12 +271,12 @@ if due 11; then
   stage "Stage 11: report"
   decoded=()
   for system in $systems; do decoded+=("decode-streaming-$system" "decode-long-form-$system"); done
-  job report "${decoded[@]}" "|" check-export
+  job report "${decoded[@]}" "|" "${checks[@]}"
   run kdasr report "$exp" --data "$data"
 fi
 
 if ((${#dry_run[@]})); then
   printf '\n%s' "$job_list"
 elif [[ -n $listed ]]; then
-  exec kdasr jobs "${jobs_options[@]}" --show check-export --show report <<<"$job_list"
+  exec kdasr jobs "${jobs_options[@]}" "${checks[@]/#/--show=}" --show report <<<"$job_list"
 fi

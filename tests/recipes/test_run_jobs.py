@@ -69,8 +69,8 @@ def test_every_job_waits_for_what_it_needs(recipe: Recipe, jobs: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     calls = recipe.calls()
     assert [call[0] for call in calls[:3]] == ["corpus", "prepare", "tokens"]
-    # Data, trainings, averages, calibrations with their decoding, other decodings, export, report.
-    assert len(calls) == 3 + 5 + 4 + 4 * 2 + 4 * 2 + 2 + 1
+    # Data, trainings, averages, calibrations with their decoding, decodings, export, checks, report.
+    assert len(calls) == 3 + 5 + 4 + 4 * 2 + 4 * 2 + 3 + 1
     averaged = recipe.place("average", str(recipe.exp / "teacher"))
     assert averaged < recipe.place("train", "streaming-init")
     assert averaged < recipe.place("train", "--until-stage", "hidden")
@@ -98,7 +98,7 @@ def test_every_job_waits_for_what_it_needs(recipe: Recipe, jobs: str) -> None:
 
 def test_a_wrong_export_fails_the_recipe_after_its_report(recipe: Recipe) -> None:
     result = recipe.run("--jobs", "2", "--stage", "9", fails="export --check")
-    assert result.returncode == 1 and "failed: check-export" in result.stderr
+    assert result.returncode == 1 and "failed: check-export-" in result.stderr
     assert recipe.calls()[-1][0] == "report"
     # Checked again as long as it fails, and then once.
     assert recipe.run("--stage", "9").returncode == 0
