@@ -20,7 +20,6 @@ from kdasr.models.encoders.zipformer2.causal import causal_weights
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
-from kdasr.nn.schedule import BATCH_SECONDS
 
 TRAINED_BATCHES = 100_000
 """Where the schedules of an imported model stand: at their end."""
@@ -155,7 +154,7 @@ def converted(
     if lacking:
         raise UserError(f"{source}: another architecture: it has no {some(lacking)}")
     state = {ours: weights[theirs].clone() for ours, theirs in names.items()}
-    frames = torch.tensor(int(TRAINED_BATCHES * BATCH_SECONDS * 100))
+    frames = torch.tensor(int(TRAINED_BATCHES * config.encoder.ref_duration * 100))
     state["encoder.trained_frames"] = frames
     state["predictor.combine.weight"] = dense_convolution(weights["decoder.conv.weight"])
     state["predictor.combine.bias"] = torch.zeros(config.predictor.output_dim)

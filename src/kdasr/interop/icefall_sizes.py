@@ -20,7 +20,7 @@ USUAL_QUERY_DIM = 32
 ENCODER_OPTIONS = tuple(
     entry.name
     for entry in fields(Zipformer2Config)
-    if entry.name not in ("type", "warmup_batches", "padding")
+    if entry.name not in ("type", "warmup_batches", "ref_duration", "padding")
 )
 CONVOLUTIONS = tuple(f"encoder_embed.conv.{index}.weight" for index in (0, 4, 7))
 """Of the front end."""

@@ -3,16 +3,13 @@
 from bisect import bisect_right
 from itertools import pairwise
 
-BATCH_SECONDS = 600.0
-"""Seconds of speech that count as one batch, so that a schedule does not depend on the size of batches."""
-
 
 class Clock:
     """How far training has come. One clock is shared by all modules of a model."""
 
     def __init__(self) -> None:
         self.batches = 0.0
-        """Batches of `BATCH_SECONDS` trained on so far."""
+        """Batches trained on so far."""
 
     def ramp(self, *points: tuple[float, float]) -> "Ramp":
         """A number that follows these points (batches, value)."""

@@ -95,7 +95,10 @@ class Zipformer2Config(EncoderConfig):
     causal: bool = False
     """Convolutions that do not look beyond their chunk: for chunked contexts, and with other parameters."""
     warmup_batches: Annotated[float, above(0)] = 4000.0
-    """Batches (of 600 s of speech) until every layer takes part in full."""
+    """Batches until every layer takes part in full."""
+    ref_duration: Annotated[float, above(0)] = 600.0
+    """Seconds of speech, padding included, that schedules of training count as one batch. They end after
+    20,000 batches: in a training of H hours with H / 6 seconds or less."""
     padding: Annotated[str, OneOf(*PADDINGS)] = "own"
     """own: the frames of an utterance do not depend on its batch, and chunks equal the whole. batch: as in
     icefall, where utterances see some of the padding behind them."""

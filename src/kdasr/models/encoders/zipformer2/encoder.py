@@ -17,7 +17,7 @@ from kdasr.models.encoders.zipformer2.layer import LayerState
 from kdasr.models.encoders.zipformer2.stack import Downsample, Stack
 from kdasr.nn.blocks import main_frames, to_blocks
 from kdasr.nn.context import Context
-from kdasr.nn.schedule import BATCH_SECONDS, Clock
+from kdasr.nn.schedule import Clock
 
 SILENCE = -23.025850929940457
 """ln(1e-10): what the features behind the end of an utterance are taken to be."""
@@ -233,7 +233,7 @@ class Zipformer2Encoder(Encoder):
         """Put the schedules where they are after so much speech."""
         # Beside the buffer, which lies on the device and would have to be waited for.
         self._num_trained = feature_frames
-        self.clock.batches = feature_frames / (100.0 * BATCH_SECONDS)
+        self.clock.batches = feature_frames / (100.0 * self.config.ref_duration)
 
 
 def _go_on(encoder: nn.Module, _: object) -> None:
