@@ -1,6 +1,7 @@
 """The joiner, the pruned loss and the divergence in one pass, against the same written the short way."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,35 @@ def test_loss_and_gradients_are_those_of_the_joiners_logits(rnnt_type: str, keep
         torch.autograd.grad((ours.rnnt_B * scale).sum(), student),
         torch.autograd.grad((theirs * scale).sum(), student),
     )
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_what_float32_leaves_out_is_below_its_precision(
+    keep_logits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sure student most nodes are on no likely path: float32 leaves out more of them than float64."""
+    taken = {}
+    usual = blocks.UsedNodes.of
+
+    def counted(*args: Any) -> blocks.UsedNodes:
+        used = usual(*args)
+        taken[dtype] = taken.get(dtype, 0) + len(used.states_R)
+        return used
+
+    monkeypatch.setattr(blocks.UsedNodes, "of", counted)
+    am, lm, weight, bias = random_joint()
+    teacher = random_joint(1)
+    grads = {}
+    for dtype in (torch.float64, torch.float32):
+        sure = (x.detach().to(dtype).requires_grad_() for x in (am, lm, 25 * weight, bias))
+        student = Joint(*sure)
+        other = Joint(*(x.detach().to(dtype) for x in teacher))
+        losses, ranges = evaluate(student, other, KlForm(), keep_logits=keep_logits)
+        total = (losses.rnnt_B + losses.nodes[0].value_B).sum()
+        grads[dtype] = torch.autograd.grad(total, student)
+    assert 0 < taken[torch.float32] < taken[torch.float64] < ranges.numel()
+    for ours, exact in zip(grads[torch.float32], grads[torch.float64], strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("keep_logits", [True, False])
