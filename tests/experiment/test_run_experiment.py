@@ -24,7 +24,8 @@ from kdasr.common.files import sha256
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.objective_config import StageConfig
-from kdasr.experiment.config import ExperimentConfig, load_saved_experiment
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.saved_config import load_saved_experiment
 from kdasr.experiment.teacher_comparison import plain_students
 from kdasr.nn.context import Context
 from kdasr.testing import tiny_config, write_corpus

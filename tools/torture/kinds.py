@@ -25,7 +25,7 @@ from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.corpora.remarks import Remarks
 from kdasr.data.folder import load_cuts
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.export.build import export_bundle
 from kdasr.export.bundle import open_bundle
 from kdasr.export.runtime import load_exported

@@ -38,14 +38,8 @@ from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms.base import Need, needing
 from kdasr.distillation.unpaired_terms import learns_unpaired, needs_teacher
-from kdasr.experiment.config import (
-    AnyExperiment,
-    ExperimentConfig,
-    LanguageModelExperiment,
-    claim_folder,
-    load_saved_experiment,
-    save_experiment,
-)
+from kdasr.experiment.config import AnyExperiment, ExperimentConfig, LanguageModelExperiment
+from kdasr.experiment.saved_config import claim_folder, load_saved_experiment, save_experiment
 from kdasr.experiment.semi_supervised import with_unpaired
 from kdasr.experiment.teacher_comparison import compare_with_teacher
 from kdasr.language_model.loader import TextLoader, valid_text_batches

@@ -6,13 +6,8 @@ from pathlib import Path
 
 from kdasr.common.configio import build_config, load_yaml
 from kdasr.common.errors import UserError
-from kdasr.experiment.config import (
-    ExperimentConfig,
-    LanguageModelExperiment,
-    load_any_experiment,
-    load_experiment,
-    load_roles,
-)
+from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
+from kdasr.experiment.recipe_file import load_any_experiment, load_experiment, load_roles
 from kdasr.study.recipe_checks import check_names, check_systems
 from kdasr.study.results_config import ResultsConfig
 

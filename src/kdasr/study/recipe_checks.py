@@ -8,7 +8,7 @@ from typing import Any
 from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import DISTILLATION, LENGTHS
 from kdasr.experiment.config import ExperimentConfig
-from kdasr.experiment.config import differences as options_that_differ
+from kdasr.experiment.differences import differences as options_that_differ
 from kdasr.study.results_config import CONTEXTS, ResultsConfig
 from kdasr.study.trained_run import OWN, SCRATCH, TEACHER
 
