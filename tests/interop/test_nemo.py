@@ -22,7 +22,7 @@ from kdasr.decoding.beam import BeamOptions
 from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.experiment.config import ExperimentConfig
-from kdasr.experiment.run import build_model
+from kdasr.experiment.transducer_trainer import build_model
 from kdasr.interop.nemo import NemoOptions, import_nemo
 from kdasr.models.encoders.fast_conformer import FastConformerConfig, normalized
 from kdasr.nn.context import Context
