@@ -16,7 +16,8 @@ import yaml
 from click.testing import Result
 from command_line import kdasr
 
-from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint, save_checkpoint
+from kdasr.bundle import calibration_file, load_bundle
+from kdasr.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from kdasr.cli.main import main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError

@@ -16,7 +16,7 @@ from causal_encoder import CausalConfig, CausalEncoder
 from command_line import kdasr, well
 from torch import Tensor
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from nemo_files import TEXTS, VOCAB, golden, nemo_members, nemo_pieces, waves, write_nemo
 
-from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.bundle import Bundle, load_bundle
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.data.features import compute_features

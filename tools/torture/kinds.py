@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 import yaml
 
-from kdasr.checkpoint import load_bundle, save_checkpoint
+from kdasr.bundle import load_bundle
+from kdasr.checkpoint import save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.corpora.audio_part import AudioPart
 from kdasr.corpora.librispeech import list_part

@@ -13,7 +13,7 @@ from kdasr.common.logging import get_logger, setup_logging
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
     from kdasr.self_training.word_times.error import Times
 
 log = get_logger(__name__)
@@ -73,7 +73,7 @@ def command(
     """
     import torch
 
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
 
     setup_logging()
     torch.set_num_threads(threads)

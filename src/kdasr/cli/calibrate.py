@@ -50,7 +50,8 @@ def command(
     """
     import torch
 
-    from kdasr.checkpoint import calibration_file, find_checkpoint
+    from kdasr.bundle import calibration_file
+    from kdasr.checkpoint import find_checkpoint
     from kdasr.common.files import read_json, sha256, write_json
 
     setup_logging()
@@ -100,7 +101,7 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
 
     from rich.progress import track
 
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.cli.recognizable import move_to
     from kdasr.common.logging import console
     from kdasr.evaluation.calibrate import calibrate

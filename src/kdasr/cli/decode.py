@@ -36,7 +36,7 @@ from kdasr.common.logging import get_logger, setup_logging
 from kdasr.common.ranks import Ranks
 
 if TYPE_CHECKING:
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
 
 log = get_logger(__name__)
 

@@ -150,7 +150,7 @@ class _Export:
 
 
 def _export(wanted: _Export) -> None:
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.export.build import export_bundle, find_current
     from kdasr.export.publication import MAX_WAVS, Recording
 
@@ -184,7 +184,7 @@ class _Check:
 
 
 def _check(wanted: _Check) -> None:
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
     from kdasr.export.check_long_form import compare_long_form
     from kdasr.export.foreign import open_exported

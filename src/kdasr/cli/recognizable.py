@@ -9,7 +9,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranks import Ranks
 
 if TYPE_CHECKING:
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
 
 int8_option = click.option("--int8", is_flag=True, help="The int8 graphs of an exported bundle.")
 
@@ -33,7 +33,7 @@ def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
     """
     import torch
 
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.export.foreign import is_exported
 
     torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.distillation.objective import Objective

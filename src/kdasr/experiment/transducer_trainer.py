@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.bundle import Bundle, load_bundle
 from kdasr.common.errors import UserError
 from kdasr.common.feature_frames import KALDI
 from kdasr.common.files import read_object, sha256

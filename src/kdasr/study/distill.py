@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object
 from kdasr.data.tokenizer import Tokenizer

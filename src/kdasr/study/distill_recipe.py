@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
