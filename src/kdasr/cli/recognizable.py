@@ -18,6 +18,14 @@ device_option = click.option(
 )
 """The same in every command: never a sound device."""
 
+checkpoint_option = click.option(
+    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
+
 
 def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
     """The system in an experiment folder, a checkpoint file, or an exported folder.
