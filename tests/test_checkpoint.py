@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from kdasr.bundle import load_bundle
 from kdasr.checkpoint import (
     average_checkpoints,
     find_checkpoint,
-    load_bundle,
     load_checkpoint,
     load_model,
     load_weights,

@@ -23,7 +23,7 @@ from benchmarking import compare_processes, print_rows, run_benchmark
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.losses.lattice import nodes
 from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from benchmarking import paired_ratio, run_benchmark
 
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.export.build import encoder_graph
 from kdasr.export.onnx_files import write_encoder
 from kdasr.models.encoders.conformer import ConformerConfig

@@ -18,7 +18,7 @@ import torch
 from benchmarking import print_rows
 from lhotse import CutSet
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.files import write_json
 from kdasr.data.batch import Batch
 from kdasr.data.data_config import DataConfig

@@ -16,7 +16,7 @@ from benchmarking import paired_ratio, print_rows
 from stream_memory import SAMPLE_RATE, noise, random_parts
 from torch import Tensor
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.files import write_json
 from kdasr.decoding.search import BeamOptions, GreedyOptions, Search, build_search
 from kdasr.recognition.features import whole_features

@@ -23,7 +23,7 @@ import torch
 from benchmarking import load_speech, print_rows
 from numpy.typing import NDArray
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.runtime import load_exported

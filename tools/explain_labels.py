@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.data.data_config import DataConfig

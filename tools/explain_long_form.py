@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.bundle import Bundle, load_bundle
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.loader import load_cuts
 from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state

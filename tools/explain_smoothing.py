@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.data.data_config import DataConfig
 from kdasr.data.loader import load_cuts, valid_batches
 from kdasr.distillation.alignment import AlignedTeacher

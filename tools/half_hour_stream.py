@@ -14,7 +14,7 @@ import click
 import numpy as np
 import torch
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
 from kdasr.evaluation.evaluate import Recording, load_recording

@@ -17,7 +17,7 @@ from loss_candidates import forget_peak, resident
 
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch

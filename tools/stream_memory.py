@@ -20,7 +20,7 @@ import torch
 from benchmarking import load_speech
 from numpy.typing import NDArray
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.decoding.search import BeamOptions, GreedyOptions
 from kdasr.models.encoders.conformer import ConformerConfig
 from kdasr.models.predictors.stateless import StatelessConfig

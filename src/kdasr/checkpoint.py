@@ -3,36 +3,26 @@
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdasr.common.calibration import Calibration
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line, is_disk_full
-from kdasr.common.files import atomic_path, read_json, sha256
-from kdasr.common.logging import get_logger
-from kdasr.data.tokenizer import Tokenizer
+from kdasr.common.files import atomic_path
 from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
-from kdasr.nn.context import Context
-
-log = get_logger(__name__)
 
 FORMAT = "kdasr-checkpoint"
 VERSION = 2
 """Raised when a payload changes its meaning; `_MIGRATIONS` bring those of earlier versions up to date."""
 FOLDER = "checkpoints"
 """Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
-CALIBRATION = "calibration.json"
-"""Of an experiment folder: what `kdasr calibrate` found on dev parts."""
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
 _REQUIRED = {
@@ -40,25 +30,6 @@ _REQUIRED = {
     **{"tokenizer_fingerprint": str, "system": str, "train_steps": int},
 }
 _KIND = {dict: "a mapping", str: "a text", int: "a whole number"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """All that recognition needs of a trained system."""
-
-    model: Transducer
-    tokenizer: Tokenizer
-    context: Context
-    """The encoder context that the system was trained and validated under."""
-    name: str
-    train_steps: int
-    """Optimizer steps of this system in all its stages."""
-    path: Path
-    """The checkpoint file."""
-    calibration: Calibration | None = None
-    """Of the confidence of words."""
-    blank_penalty: float = 0.0
-    """What the blank's logit of `model` was lowered by since its training, against deletions."""
 
 
 def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
@@ -285,102 +256,3 @@ def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
             f"{reference}: no trained model there ({FOLDER}/ has no averaged.pt, best.pt or last.pt){hint}"
         )
     raise UserError(f"{reference}: no checkpoint '{checkpoint}' in {folder}")
-
-
-def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bool = False) -> Bundle:
-    """Load a trained system from its experiment folder, or from one of its checkpoint files.
-
-    Args:
-        exp_dir: the folder or the file.
-        checkpoint: which one of a folder; see `find_checkpoint`.
-        as_trained: without what `kdasr calibrate` found, which is for recognition: the weights as training
-            left them, for whatever trains on them.
-
-    Raises:
-        UserError: no checkpoint, a damaged one, no `tokens/`, or tokens other than the model was trained on.
-    """
-    path = find_checkpoint(Path(exp_dir), checkpoint)
-    model, payload = load_model(path)
-    tokens = tokens_folder(path)
-    tokenizer = Tokenizer.load(tokens, payload["tokenizer_fingerprint"], str(path))
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise UserError(
-            f"{tokens}: {tokenizer.vocab_size} pieces, but the model {path} has {model.config.vocab_size}"
-        )
-    found = Calibrated() if as_trained else load_calibration(path)
-    if found.blank_penalty:
-        model.joiner.penalize_blank(found.blank_penalty)
-    return Bundle(
-        model=model,
-        tokenizer=tokenizer,
-        context=_context(payload["context"], path),
-        name=payload["system"],
-        train_steps=payload["train_steps"],
-        path=path,
-        calibration=found.confidence,
-        blank_penalty=found.blank_penalty,
-    )
-
-
-def _context(stored: Mapping[str, Any], path: Path) -> Context:
-    """
-    Raises:
-        UserError: no context that there is.
-    """
-    try:
-        if {type(value) for value in stored.values()} - {int}:
-            raise ValueError("expected whole numbers of frames")
-        return Context(**stored)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: 'context' is {stored}: {error}") from None
-
-
-def calibration_file(checkpoint: Path) -> Path:
-    """Where the calibration of a checkpoint's experiment is."""
-    folder = checkpoint.parent
-    return (folder.parent if folder.name == FOLDER else folder) / CALIBRATION
-
-
-class Calibrated(NamedTuple):
-    """What `kdasr calibrate` found for a checkpoint."""
-
-    confidence: Calibration | None = None
-    """Of words; None if its words could not say."""
-    blank_penalty: float = 0.0
-
-
-def load_calibration(checkpoint: Path) -> Calibrated:
-    """What `kdasr calibrate` found for this checkpoint; nothing if it was not asked.
-
-    Raises:
-        UserError: a file that it did not write.
-    """
-    path = calibration_file(checkpoint)
-    if not path.is_file():
-        return Calibrated()
-    try:
-        found = read_json(path)
-        known, confidence, penalty = found["checkpoint_sha256"], found["calibration"], found["blank_penalty"]
-        penalty = float(penalty)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a file of `kdasr calibrate`: remove it, or calibrate again") from None
-    if known != sha256(checkpoint):
-        log.warning("%s: of another checkpoint than %s: not used", path, checkpoint.name)
-        return Calibrated()
-    if not isfinite(penalty):
-        raise UserError(f"{path}: blank_penalty {penalty}: expected a finite number")
-    return Calibrated(Calibration.from_json(confidence), penalty)
-
-
-def tokens_folder(checkpoint: Path) -> Path:
-    """The `tokens/` of the experiment folder that holds a checkpoint.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in (checkpoint.parent / "tokens", checkpoint.parent.parent / "tokens"):
-        if folder.is_dir():
-            return folder
-    raise UserError(
-        f"{checkpoint.parent.parent / 'tokens'}: no such folder; the tokenizer belongs beside the model"
-    )

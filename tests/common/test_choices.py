@@ -9,7 +9,7 @@ from kdasr.common.choices import OptionChoice
 from kdasr.common.configio import build_config, config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import MAY_CHANGE, at_least, check_options, declared_at, options_of
-from kdasr.experiment.config import identity_of
+from kdasr.experiment.differences import identity_of
 
 
 @dataclass

@@ -22,7 +22,7 @@ from kdasr.common.ranges import (
     options_of,
 )
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
-from kdasr.study.recipe import ResultsConfig
+from kdasr.study.results_config import ResultsConfig
 
 ROOTS = (ExperimentConfig, LanguageModelExperiment, ResultsConfig)
 OPTIONS = [(root, path, declared) for root in ROOTS for path, declared in options_of(root)]

@@ -13,7 +13,7 @@ from experiment_folder import prepare_part, run, write_experiment
 from streaming_helpers import bursts
 from tone_spotter import WORDS, make_spotter, spoken
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.cli.calibrate import command as calibrate
 from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream

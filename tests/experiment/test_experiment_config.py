@@ -7,16 +7,10 @@ from kdasr.common.configio import build_config, config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import options_of
 from kdasr.data.data_config import DataConfig
-from kdasr.experiment.config import (
-    ExperimentConfig,
-    LanguageModelExperiment,
-    claim_folder,
-    differences,
-    identity_of,
-    load_experiment,
-    load_saved_experiment,
-    save_experiment,
-)
+from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
+from kdasr.experiment.differences import differences, identity_of
+from kdasr.experiment.recipe_file import load_experiment
+from kdasr.experiment.saved_config import claim_folder, load_saved_experiment, save_experiment
 from kdasr.language_model.text import TextConfig
 from kdasr.nn.context import Context, ContextChoice
 

@@ -16,7 +16,8 @@ import yaml
 from click.testing import Result
 from command_line import kdasr
 
-from kdasr.checkpoint import calibration_file, find_checkpoint, load_bundle, load_checkpoint, save_checkpoint
+from kdasr.bundle import calibration_file, load_bundle
+from kdasr.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from kdasr.cli.main import main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
@@ -24,7 +25,8 @@ from kdasr.common.files import sha256
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.objective_config import StageConfig
-from kdasr.experiment.config import ExperimentConfig, load_saved_experiment
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.saved_config import load_saved_experiment
 from kdasr.experiment.teacher_comparison import plain_students
 from kdasr.nn.context import Context
 from kdasr.testing import tiny_config, write_corpus

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 from export_helpers import save_student
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.export import onnx_files
 from kdasr.export.build import export_bundle
 from kdasr.export.bundle import BundleFolder

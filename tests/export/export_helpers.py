@@ -12,7 +12,8 @@ import torch
 from lhotse import CutSet, Recording
 from numpy.typing import NDArray
 
-from kdasr.checkpoint import Bundle, load_bundle, save_checkpoint
+from kdasr.bundle import Bundle, load_bundle
+from kdasr.checkpoint import save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer

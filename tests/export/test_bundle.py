@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from export_helpers import bursts, write_cuts
 from lhotse import CutSet
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.cli.export import command
 from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError

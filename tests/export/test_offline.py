@@ -12,7 +12,7 @@ import torch
 from command_line import kdasr
 from export_helpers import bursts, emitting_model, save_system, save_zipformer
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export import offline

@@ -14,7 +14,7 @@ import torch
 from export_helpers import CONTEXT, bursts, save_zipformer
 
 from icefall_data import FOLDER, TOLERANCE, golden, needs_icefall
-from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.bundle import Bundle, load_bundle
 from kdasr.common.errors import UserError
 from kdasr.export.build import encoder_graph, export_bundle
 from kdasr.export.bundle import BundleFolder, open_bundle

@@ -16,7 +16,7 @@ from causal_encoder import CausalConfig, CausalEncoder
 from command_line import kdasr, well
 from torch import Tensor
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
@@ -24,7 +24,7 @@ from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.models.predictors.stateless import StatelessConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig

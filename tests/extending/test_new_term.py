@@ -24,7 +24,7 @@ from kdasr.distillation.terms.base import (
     register,
     unregister,
 )
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.nn.context import Context
 from kdasr.report.curves import training_plot

@@ -14,7 +14,7 @@ from command_line import kdasr
 from icefall_layout import Layout
 from torch.nn import functional
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer

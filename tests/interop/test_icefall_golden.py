@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from icefall_data import FOLDER, TOLERANCE, arrays, golden, needs_icefall, weights
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.interop.icefall import ImportOptions, converted, import_icefall
 from kdasr.interop.icefall_checkpoint import averaged_since, read_icefall
 from kdasr.interop.icefall_names import icefall_name

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from nemo_files import TEXTS, VOCAB, golden, nemo_members, nemo_pieces, waves, write_nemo
 
-from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.bundle import Bundle, load_bundle
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
 from kdasr.data.features import compute_features
@@ -22,7 +22,7 @@ from kdasr.decoding.beam import BeamOptions
 from kdasr.decoding.greedy import greedy_search
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.experiment.config import ExperimentConfig
-from kdasr.experiment.run import build_model
+from kdasr.experiment.transducer_trainer import build_model
 from kdasr.interop.nemo import NemoOptions, import_nemo
 from kdasr.models.encoders.fast_conformer import FastConformerConfig, normalized
 from kdasr.nn.context import Context

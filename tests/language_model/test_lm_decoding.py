@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner
 from streaming_helpers import bursts, make_recognizer
 
-from kdasr.checkpoint import load_bundle, save_checkpoint
+from kdasr.bundle import load_bundle
+from kdasr.checkpoint import save_checkpoint
 from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
 from kdasr.common.configio import config_to_dict

@@ -18,7 +18,8 @@ from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
 from kdasr.corpora.synthetic.sizes import SIZES
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.tokens import prepare_tokens
-from kdasr.experiment.config import LanguageModelExperiment, load_any_experiment
+from kdasr.experiment.config import LanguageModelExperiment
+from kdasr.experiment.recipe_file import load_any_experiment
 from kdasr.language_model.scorer import load_language_model
 from kdasr.testing import random_text, write_corpus
 

@@ -10,7 +10,8 @@ from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.data_config import SpecAugmentConfig
 from kdasr.distillation.objective_config import LENGTHS
 from kdasr.distillation.unpaired_terms import is_searched, learns_unpaired
-from kdasr.experiment.config import ExperimentConfig, load_experiment
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.models.transducer.build import build_transducer
 from kdasr.study.recipe import load_recipe
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdasr.checkpoint import Bundle, load_bundle, load_checkpoint
+from kdasr.bundle import Bundle, load_bundle
+from kdasr.checkpoint import load_checkpoint
 from kdasr.data.features import load_cut_samples
 from kdasr.data.folder import load_cuts
 from kdasr.decoding.search import GreedyOptions

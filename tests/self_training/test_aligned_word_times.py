@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from experiment_folder import prepare_part, write_experiment
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.cli.align import command
 from kdasr.common.errors import UserError
 from kdasr.corpora.librispeech_alignments import read_alignments

@@ -14,7 +14,7 @@ from icefall_layout import Layout
 from lhotse import CutSet, Recording
 from nemo_files import nemo_members, spelling, write_nemo
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.cli.main import cli
 from kdasr.common import job_runner
 from kdasr.common.errors import UserError

@@ -12,7 +12,7 @@ from tiny_system import CHUNKED, fit, small_config, small_model, tiny_system, tr
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms.base import Need, needing
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.nn.context import Context
 
 RECIPE = """

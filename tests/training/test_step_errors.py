@@ -91,7 +91,7 @@ def test_a_batch_in_pieces_is_the_same_step(tmp_path: Path) -> None:
 def test_bad_batches_are_named_in_pieces_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
     monkeypatch.setattr(
-        "kdasr.training.trainer.logger.warning", lambda text, *values: messages.append(text % values)
+        "kdasr.training.bad_batches.logger.warning", lambda text, *values: messages.append(text % values)
     )
     config = trainer_config(split_batches=3)
     fit(tiny_system(tmp_path, config=config, train_batches=RandomBatches(bad=(2,))))

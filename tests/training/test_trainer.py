@@ -119,7 +119,7 @@ def test_bad_batches_are_skipped_named_and_leave_no_trace(
 ) -> None:
     messages: list[str] = []
     monkeypatch.setattr(
-        "kdasr.training.trainer.logger.warning", lambda text, *values: messages.append(text % values)
+        "kdasr.training.bad_batches.logger.warning", lambda text, *values: messages.append(text % values)
     )
     # The sound batches are numbers 0, 1, 4, 5, 6 and 7: with the bad ones between, and without them.
     bad = tiny_system(

@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 import yaml
 
-from kdasr.checkpoint import load_bundle, save_checkpoint
+from kdasr.bundle import load_bundle
+from kdasr.checkpoint import save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.corpora.audio_part import AudioPart
 from kdasr.corpora.librispeech import list_part
@@ -25,7 +26,7 @@ from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.corpora.remarks import Remarks
 from kdasr.data.folder import load_cuts
 from kdasr.decoding.biasing import LARGEST_BOOST, read_phrases
-from kdasr.experiment.config import load_experiment
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.export.build import export_bundle
 from kdasr.export.bundle import open_bundle
 from kdasr.export.runtime import load_exported

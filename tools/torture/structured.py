@@ -19,7 +19,7 @@ import soundfile
 import torch
 import yaml
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.files import read_json, write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts

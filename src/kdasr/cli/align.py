@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.recognizable import device_option, move_to
+from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.recognizable import checkpoint_option, device_option, move_to, threads_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
     from kdasr.self_training.word_times.error import Times
 
 log = get_logger(__name__)
@@ -21,10 +22,8 @@ log = get_logger(__name__)
 
 @click.command(name="align")
 @click.argument("exp", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
-)
-@click.option("--parts", required=True, help="Parts to align, separated by spaces or commas.")
+@data_option
+@parts_option("align")
 @click.option(
     "--method",
     type=click.Choice(["transducer", "ctc"]),
@@ -43,14 +42,10 @@ log = get_logger(__name__)
     type=click.Path(path_type=Path),
     help="Alignments to compare with, as kdasr latency takes them; nothing is written without --out.",
 )
-@click.option(
-    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
-)
-@click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
+@checkpoint_option
+@max_utterances_option
 @device_option
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
-)
+@threads_option
 def command(
     exp: Path,
     data: Path,
@@ -73,13 +68,11 @@ def command(
     """
     import torch
 
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
 
     setup_logging()
     torch.set_num_threads(threads)
-    names = list(dict.fromkeys(parts.replace(",", " ").split()))
-    if not names:
-        raise UserError("--parts: name at least one part")
+    names = named_parts(parts)
     if reference is not None and not reference.exists():
         raise UserError(f"--reference {reference}: no such file or folder")
     bundle = load_bundle(exp, checkpoint, as_trained=True)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.recognizable import device_option
+from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.recognizable import checkpoint_option, device_option, threads_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 
@@ -17,18 +18,12 @@ log = get_logger(__name__)
 
 @click.command(name="calibrate")
 @click.argument("exp", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
-)
-@click.option("--parts", required=True, help="Parts to calibrate on, separated by spaces or commas.")
-@click.option(
-    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
-)
-@click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
+@data_option
+@parts_option("calibrate on")
+@checkpoint_option
+@max_utterances_option
 @device_option
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
-)
+@threads_option
 @click.option("--force", is_flag=True, help="Calibrate again.")
 def command(
     exp: Path,
@@ -50,14 +45,13 @@ def command(
     """
     import torch
 
-    from kdasr.checkpoint import calibration_file, find_checkpoint
+    from kdasr.bundle import calibration_file
+    from kdasr.checkpoint import find_checkpoint
     from kdasr.common.files import read_json, sha256, write_json
 
     setup_logging()
     torch.set_num_threads(threads)
-    names = list(dict.fromkeys(parts.replace(",", " ").split()))
-    if not names:
-        raise UserError("--parts: name at least one part")
+    names = named_parts(parts)
     path = find_checkpoint(exp, checkpoint)
     target = calibration_file(path)
     settings = {
@@ -100,7 +94,7 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
 
     from rich.progress import track
 
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.cli.recognizable import move_to
     from kdasr.common.logging import console
     from kdasr.evaluation.calibrate import calibrate

@@ -63,7 +63,8 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
     Raises:
         UserError: `exp` is not the folder of a transducer.
     """
-    from kdasr.experiment.config import CONFIG, ExperimentConfig, load_saved_experiment
+    from kdasr.experiment.config import ExperimentConfig
+    from kdasr.experiment.saved_config import CONFIG, load_saved_experiment
 
     if not (exp / CONFIG).is_file():
         raise UserError(f"--all-contexts: {exp} has no {CONFIG}, which names the contexts")

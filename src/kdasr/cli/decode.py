@@ -22,7 +22,15 @@ from kdasr.cli.long_form import (
     long_form_options,
     parse_long_form,
 )
-from kdasr.cli.recognizable import device_of, device_option, int8_option, load_recognizable, move_to
+from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.recognizable import (
+    device_of,
+    device_option,
+    int8_option,
+    load_recognizable,
+    move_to,
+    threads_option,
+)
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -36,7 +44,7 @@ from kdasr.common.logging import get_logger, setup_logging
 from kdasr.common.ranks import Ranks
 
 if TYPE_CHECKING:
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
 
 log = get_logger(__name__)
 
@@ -47,10 +55,8 @@ _MIN_WIDTH = 100
 
 @click.command(name="decode")
 @click.argument("exp", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
-)
-@click.option("--parts", required=True, help="Parts to decode, separated by spaces or commas.")
+@data_option
+@parts_option("decode")
 @click.option(
     "--mode",
     type=click.Choice(MODES),
@@ -97,16 +103,14 @@ _MIN_WIDTH = 100
     "--gain-db",
     help="Also the error rates of the parts this much louder, such as -30,-20,-10,10; written to gain.json.",
 )
-@click.option("--max-utterances", type=click.IntRange(min=1), help="Only the first so many of each part.")
+@max_utterances_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode; bundles have none]",
 )
 @device_option
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
-)
+@threads_option
 @click.option("--force", is_flag=True, help="Decode again what is there already.")
 def command(
     exp: Path,
@@ -161,9 +165,7 @@ def command(
 
     ranks = Ranks.of_environment()
     setup_logging(level=logging.INFO if ranks.is_first else logging.WARNING)
-    names = list(dict.fromkeys(parts.replace(",", " ").split()))
-    if not names:
-        raise UserError("--parts: name at least one part")
+    names = named_parts(parts)
     if streams > 1 and mode != "streaming":
         raise UserError(f"--streams needs --mode streaming; it is {mode}")
     override = parse_context(context) if context else None

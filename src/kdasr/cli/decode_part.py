@@ -14,7 +14,7 @@ from kdasr.common.logging import console, get_logger
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
     from kdasr.common.ranks import Ranks
     from kdasr.data.bad import MaxBad
     from kdasr.evaluation.evaluate import Record, Recording

@@ -10,7 +10,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
 if TYPE_CHECKING:
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
     from kdasr.study.distill_options import DistillOptions
 
 
@@ -120,7 +120,7 @@ def _prepare(
     """Prepare the data with the teacher's pieces, where they are not prepared; returns their section."""
     import torch
 
-    from kdasr.checkpoint import tokens_folder
+    from kdasr.bundle import tokens_folder
     from kdasr.cli.prepare import parse_places
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.data_config import DataConfig

@@ -10,6 +10,7 @@ import click
 
 from kdasr.cli.contexts import parse_context
 from kdasr.cli.long_form import long_form_options, parse_long_form
+from kdasr.cli.recognizable import checkpoint_option
 from kdasr.cli.search_options import needs
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
@@ -31,9 +32,7 @@ _OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="EXP | CUTS...")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the exported files.")
 @click.option("--int8", is_flag=True, help="Also export int8 graphs; with --check: check those.")
-@click.option(
-    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
-)
+@checkpoint_option
 @click.option(
     "--context",
     help="Encoder context instead of the trained one, such as left=32,chunk=8,right=2 (encoder frames).",
@@ -150,7 +149,7 @@ class _Export:
 
 
 def _export(wanted: _Export) -> None:
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.export.build import export_bundle, find_current
     from kdasr.export.publication import MAX_WAVS, Recording
 
@@ -184,7 +183,7 @@ class _Check:
 
 
 def _check(wanted: _Check) -> None:
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
     from kdasr.export.check_long_form import compare_long_form
     from kdasr.export.foreign import open_exported

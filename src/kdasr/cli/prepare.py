@@ -90,7 +90,7 @@ def command(
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.bad import MaxBad
     from kdasr.data.data_config import DataConfig
-    from kdasr.experiment.config import load_data_config, load_text_config
+    from kdasr.experiment.recipe_file import load_data_config, load_text_config
 
     ranks = Ranks.of_environment()
     setup_logging(is_first=ranks.is_first)

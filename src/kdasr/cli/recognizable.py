@@ -9,7 +9,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.ranks import Ranks
 
 if TYPE_CHECKING:
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
 
 int8_option = click.option("--int8", is_flag=True, help="The int8 graphs of an exported bundle.")
 
@@ -17,6 +17,14 @@ device_option = click.option(
     "--device", default="cpu", show_default=True, help="What computes: cpu, cuda, cuda:1, ..."
 )
 """The same in every command: never a sound device."""
+
+checkpoint_option = click.option(
+    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+)
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
+)
 
 
 def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
@@ -33,7 +41,7 @@ def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
     """
     import torch
 
-    from kdasr.checkpoint import load_bundle
+    from kdasr.bundle import load_bundle
     from kdasr.export.foreign import is_exported
 
     torch.set_num_threads(threads)

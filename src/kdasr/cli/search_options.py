@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
     from kdasr.decoding.search import SearchOptions
     from kdasr.nn.context import Context
     from kdasr.recognition.recognizer import StreamingRecognizer

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.recognizable import int8_option, load_recognizable
+from kdasr.cli.recognizable import checkpoint_option, int8_option, load_recognizable, threads_option
 from kdasr.cli.search_options import (
     LM_OPTIONS,
     build_recognizer,
@@ -51,9 +51,7 @@ if TYPE_CHECKING:
     help="Streams that one client address may open within a minute. No limit by default.",
 )
 @click.option("--compare", type=click.Path(path_type=Path), help="A second system, beside EXP on the page.")
-@click.option(
-    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
-)
+@checkpoint_option
 @int8_option
 @live_search_options
 @endpoint_options("yes")
@@ -104,9 +102,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Audio file of the page's example instead of a synthesized one.",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
-)
+@threads_option
 def command(
     exp: Path,
     host: str,

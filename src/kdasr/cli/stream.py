@@ -9,7 +9,14 @@ import click
 
 from kdasr.cli.contexts import parse_context
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.recognizable import device_option, int8_option, load_recognizable, move_to
+from kdasr.cli.recognizable import (
+    checkpoint_option,
+    device_option,
+    int8_option,
+    load_recognizable,
+    move_to,
+    threads_option,
+)
 from kdasr.cli.search_options import (
     build_recognizer,
     needs,
@@ -37,9 +44,7 @@ SHOWN_PIECES = 200
 @click.command(name="stream")
 @click.argument("exp", type=click.Path(path_type=Path))
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE.wav...]")
-@click.option(
-    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
-)
+@checkpoint_option
 @click.option(
     "--context", help="Encoder context instead of the trained one, such as left=32,chunk=8,right=0."
 )
@@ -55,9 +60,7 @@ SHOWN_PIECES = 200
 @click.option("--mic-device", help="Sound device of --mic: a number, or part of its name.")
 @click.option("--realtime", is_flag=True, help="Feed at the speed of a microphone instead of at once.")
 @device_option
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one operator."
-)
+@threads_option
 def command(
     exp: Path,
     files: tuple[Path, ...],

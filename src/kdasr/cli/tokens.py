@@ -50,7 +50,7 @@ def command(
     """
     from kdasr.data.data_config import TranscriptConfig
     from kdasr.data.tokens import Pieces, adopt_pieces, check_tokens, train_pieces
-    from kdasr.experiment.config import load_data_config, load_text_config
+    from kdasr.experiment.recipe_file import load_data_config, load_text_config
 
     setup_logging()
     text = TranscriptConfig() if config_path is None else load_text_config(config_path)

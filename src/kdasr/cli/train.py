@@ -39,7 +39,7 @@ def command(
     """
     # Imported here, so that --help does not wait for torch.
     from kdasr.common.signals import ignore_stops
-    from kdasr.experiment.config import load_any_experiment
+    from kdasr.experiment.recipe_file import load_any_experiment
     from kdasr.experiment.run import train
     from kdasr.training.interrupt import INTERRUPT_EXIT_STATUS, TrainingInterrupted
 

@@ -12,7 +12,7 @@ from kdasr.common.logging import get_logger
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
-    from kdasr.checkpoint import Bundle
+    from kdasr.bundle import Bundle
     from kdasr.recognition.recognizer import StreamingRecognizer
 
 log = get_logger(__name__)

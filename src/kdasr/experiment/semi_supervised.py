@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks

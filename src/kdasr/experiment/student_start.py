@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdasr.checkpoint import FOLDER, Bundle, save_checkpoint
+from kdasr.bundle import Bundle
+from kdasr.checkpoint import FOLDER, save_checkpoint
 from kdasr.common.configio import build_config, config_to_dict
 from kdasr.data.tokenizer import copy_tokenizer
 from kdasr.distillation.terms.hidden_mse import partner_layer

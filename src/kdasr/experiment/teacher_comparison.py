@@ -5,12 +5,13 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.unpaired_terms import needs_teacher
-from kdasr.experiment.config import ExperimentConfig, load_saved_experiment
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.saved_config import load_saved_experiment
 from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.training.system import System

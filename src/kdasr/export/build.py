@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdasr import __version__
-from kdasr.checkpoint import Bundle, is_disk_full
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
+from kdasr.common.failures import is_disk_full
 from kdasr.common.logging import get_logger
 from kdasr.export.bundle import (
     CARD,

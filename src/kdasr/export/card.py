@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from kdasr import __version__
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.facts import Facts
 from kdasr.export.front_matter import front_matter

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, sha256

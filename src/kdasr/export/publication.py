@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.audio import Samples

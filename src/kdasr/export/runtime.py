@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.data.features import LOWEST_LOG_ENERGY
 from kdasr.data.text_normalization import DEFAULT_RULE, RULES, WORD_START, TextNormalizer

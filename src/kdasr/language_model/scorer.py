@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kdasr.checkpoint import find_checkpoint, load_checkpoint, load_weights, tokens_folder
+from kdasr.bundle import tokens_folder
+from kdasr.checkpoint import find_checkpoint, load_checkpoint, load_weights
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer

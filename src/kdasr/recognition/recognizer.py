@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdasr.checkpoint import load_bundle
+from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.fusion import LanguageModel

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.experiment.config import ExperimentConfig
-from kdasr.experiment.run import build_model
 from kdasr.experiment.student_start import Start, write_start
+from kdasr.experiment.transducer_trainer import build_model
 from kdasr.study.distill_options import DistillOptions
 from kdasr.study.distill_recipe import TEACHER, parts_of
 from kdasr.study.jobs import KDASR, STREAMS

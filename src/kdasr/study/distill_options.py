@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdasr.checkpoint import Bundle, load_bundle
+from kdasr.bundle import Bundle, load_bundle
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object

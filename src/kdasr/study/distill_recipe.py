@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.data.folder import load_record
-from kdasr.experiment.config import ExperimentConfig, load_experiment
+from kdasr.experiment.config import ExperimentConfig
+from kdasr.experiment.recipe_file import load_experiment
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.study.distill_options import ASKED, DistillOptions, sizes_and_context, student_changes
 

@@ -19,7 +19,8 @@ from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.data.tokenizer import RULE_NAME
-from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment, identity_of
+from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
+from kdasr.experiment.differences import identity_of
 from kdasr.nn.context import Context
 from kdasr.study.plan import LANGUAGE_MODEL, UNDER_CONTEXTS, WITH_LM, Planner, Run, needed_runs, weighs_labels
 from kdasr.study.recipe import Recipe

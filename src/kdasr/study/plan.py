@@ -10,7 +10,8 @@ from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import LABELS, UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.nn.context import Context
-from kdasr.study.recipe import Recipe, ResultsConfig
+from kdasr.study.recipe import Recipe
+from kdasr.study.results_config import ResultsConfig
 from kdasr.study.trained_run import OWN, RunInfo
 from kdasr.training.schedule_file import planned_steps
 

@@ -22,8 +22,8 @@ from kdasr.study.evidence_tables import (
 from kdasr.study.jobs import Study
 from kdasr.study.latencies import latency_plot, latency_points
 from kdasr.study.plan import WITH_LM
-from kdasr.study.recipe import CONTEXTS
 from kdasr.study.recovered import recovered
+from kdasr.study.results_config import CONTEXTS
 
 PICTURE = "wer-latency.png"
 LINES = "wer-latency-lines.png"

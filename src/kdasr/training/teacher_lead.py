@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdasr.common.logging import get_logger
 from kdasr.distillation.terms.base import Need, needing
-from kdasr.training.resume import metrics_rows
+from kdasr.training.resume import Progress, metrics_rows
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,20 @@ def without_teacher(loss_weights: dict[str, float]) -> dict[str, float]:
     taught = needing(Need.TEACHER, loss_weights)
     own = {name: weight for name, weight in loss_weights.items() if name not in taught}
     return own if any(weight > 0 for weight in own.values()) else loss_weights
+
+
+def leave_teacher_if_passed(progress: Progress, score: float) -> None:
+    """End the distillation if this dev score of the student is below its teacher's."""
+    if progress.teacher_score is None or progress.alone_since >= 0 or score >= progress.teacher_score:
+        return
+    progress.alone_since = progress.step
+    logger.warning(
+        "step %d: the student has passed its teacher on dev (%.2f against %.2f %%): terms that need the "
+        "teacher count nothing from here on (objective.follow: while_ahead)",
+        progress.step,
+        score,
+        progress.teacher_score,
+    )
 
 
 def last_dev_wer(exp_dir: Path) -> float | None:

@@ -1,23 +1,21 @@
 """The training loop: one for every stage of every system."""
 
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import Tensor, nn
 
-from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
-from kdasr.common.configio import config_to_dict
+from kdasr.checkpoint import FOLDER, save_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import check_options
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.distillation.step import TrainBatch
-from kdasr.nn.context import Context, sample_context
+from kdasr.nn.context import sample_context
 from kdasr.training import stage as stages
 from kdasr.training.average import RunningAverage
+from kdasr.training.bad_batches import count_bad
 from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
 from kdasr.training.lost import count_lost
 from kdasr.training.metrics import Display, Meter, MetricsWriter
@@ -27,17 +25,16 @@ from kdasr.training.resume import (
     TeacherFile,
     gather,
     last_checkpoint,
-    load_resume,
-    own_state,
     rng_state,
-    seed_everything,
     set_rng_state,
     truncate_metrics,
 )
-from kdasr.training.step_errors import DevPieces, StepError, naming_batches, pieces_of
+from kdasr.training.saved_state import restore_state, result_so_far, state_of_process, state_of_training
+from kdasr.training.step_errors import StepError, naming_batches, pieces_of
 from kdasr.training.system import System
-from kdasr.training.teacher_lead import without_teacher
-from kdasr.training.update import StepResult, Updater
+from kdasr.training.system_validation import validate_system
+from kdasr.training.teacher_lead import leave_teacher_if_passed, without_teacher
+from kdasr.training.update import Updater
 from kdasr.training.validation import WARM, Validation
 
 logger = get_logger(__name__)
@@ -112,32 +109,15 @@ class Trainer:
 
     def restore(self) -> None:
         """Continue from `last.pt` if there is one; a system without one begins anew."""
-        fabric, progress = self.fabric, self.progress
+        fabric = self.fabric
         self.system.model.to(fabric.device)
         self.system.objective.to(fabric.device)
-        payload = load_resume(self.system.exp_dir)
-        if payload is not None:
-            state, source = payload["trainer"], str(self.last_path)
-            own = own_state(state["processes"], fabric)
-            load_weights(self.system.model, state.get("weights", payload["model"]), source)
-            load_weights(self.system.objective, state["objective"], source)
-            kept = ("teacher", "teacher_sha256", "more_teachers", "batches_per_step")
-            now = {name: getattr(progress, name) for name in kept}
-            self.progress = progress = Progress(**{**state["progress"], **now})
-            self._saved_optimizer = state["optimizer"]
-            if "average" in state:
-                self._saved_average = {**state["average"], "model": payload["model"]}
-            self.system.train_batches.load_state_dict(own["batches"])
-            if "rng" in own:
-                self.meter.load_state_dict(own["meter"], fabric.device)
-                set_rng_state(own["rng"])
-            else:
-                seed_everything(self.system.seed + progress.step, rank=fabric.global_rank)
-                logger.info("%d process(es) go on where %d were", fabric.world_size, len(state["processes"]))
-            logger.info("resuming from %s at step %d", source, progress.step)
+        restored = restore_state(self.system, self.meter, self.progress, fabric)
+        if restored is not None:
+            self.progress, self._saved_optimizer, self._saved_average = restored
         if fabric.is_global_zero:
-            truncate_metrics(self.system.exp_dir / "metrics.jsonl", progress.step)
-            self.writer = MetricsWriter(self.system.exp_dir, first_step=progress.step + 1)
+            truncate_metrics(self.system.exp_dir / "metrics.jsonl", self.progress.step)
+            self.writer = MetricsWriter(self.system.exp_dir, first_step=self.progress.step + 1)
 
     def begin(self, index: int) -> None:
         """Set up stage number `index`: initial weights, frozen parts, a fresh optimizer; or continue it."""
@@ -193,22 +173,8 @@ class Trainer:
             batches_per_step=old.batches_per_step,
         )
         if lead is not None and lead.student is not None:
-            self._compare_with_teacher(lead.student)
+            leave_teacher_if_passed(self.progress, lead.student)
         self.meter = Meter()
-
-    def _compare_with_teacher(self, score: float) -> None:
-        """End the distillation if this dev score of the student is below its teacher's."""
-        progress = self.progress
-        if progress.teacher_score is None or progress.alone_since >= 0 or score >= progress.teacher_score:
-            return
-        progress.alone_since = progress.step
-        logger.warning(
-            "step %d: the student has passed its teacher on dev (%.2f against %.2f %%): terms that need the "
-            "teacher count nothing from here on (objective.follow: while_ahead)",
-            progress.step,
-            score,
-            progress.teacher_score,
-        )
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -234,7 +200,8 @@ class Trainer:
             self._stop_agreed, self._save_agreed = agreed.stop, agreed.save
         self._before_step = None
         if not agreed.finite:
-            self._skip(parts, result)
+            self.updater.discard()
+            count_bad(progress, result, parts, self.system, self.fabric)
             return
         if agreed.num_lost:
             own = {"ids": result.bad_ids(parts)}
@@ -252,27 +219,6 @@ class Trainer:
         values = {**result.terms, "total": result.total, "grad_norm": result.gradient_norm}
         self.meter.add(values, sum(batch.audio_seconds for batch in batches), seconds)
         self.display.advance()
-
-    def _skip(self, batches: list[TrainBatch], result: StepResult) -> None:
-        """Say which utterances and which term were not finite, and give up after too many in a row.
-
-        Raises:
-            UserError: `max_bad_batches` in a row.
-        """
-        self.updater.discard()
-        self.progress.bad_batches += 1
-        gathered = gather(self.fabric, {"terms": result.bad_terms(), "ids": result.bad_ids(batches)})
-        bad = sorted({name for part in gathered for name in part["terms"]})
-        ids = [identifier for part in gathered for identifier in part["ids"]]
-        ids = ids or [identifier for batch in batches for identifier in batch.ids]
-        what = f"loss {', '.join(bad)}" if bad else f"gradient (norm {float(result.gradient_norm)})"
-        logger.warning("step %d: not finite: %s; batch skipped: %s", self.progress.step, what, " ".join(ids))
-        if self.progress.bad_batches >= self.config.max_bad_batches:
-            sound = f"; {self.last_path} is sound" if self.last_path.is_file() else ""
-            raise UserError(
-                f"{self.progress.bad_batches} batches in a row were not finite, the last one in its {what}: "
-                f"{' '.join(ids)}. Lower the learning rate or look at the data{sound}."
-            )
 
     def log_train(self) -> None:
         """Write a row each `log_every` steps and at the end of the stage: the means since the last one."""
@@ -309,34 +255,14 @@ class Trainer:
         return rhythm or progress.stage_step >= self.stage.steps
 
     def validate(self) -> Validation | None:
-        """Results on the dev parts; None when a stop was asked for on the way.
-
-        Under the first context, and the scores under every other one of a system that draws its contexts.
-        """
-        first, *others = self.system.contexts
-        found = self._validate_under(first, self.stage.loss_weights)
-        if found is None or not self.system.context_choice or not others:
-            return found
-        scores = {str(first): found.scores}
-        for context in others:
-            measured = self._validate_under(context, self.stage.loss_weights)
-            if measured is None:
-                return None
-            scores[str(context)] = measured.scores
-        return replace(found, under=scores)
-
-    def _validate_under(self, context: Context, loss_weights: dict[str, float]) -> Validation | None:
-        current: list[TrainBatch] = []
-        with naming_batches(current, self.config, "validation"):
-            validation = self.system.validate(
-                self.fabric,
-                self.measured,
-                DevPieces(self.system.valid_batches(), self.config.split_batches, current),
-                self.system.tokenizer,
-                context,
-                loss_weights,
-                should_stop=lambda: self.stop.asked,
-            )
+        """Results on the dev parts; None when a stop was asked for on the way."""
+        validation = validate_system(
+            self.system,
+            self.measured,
+            self.stage.loss_weights,
+            self.fabric,
+            should_stop=lambda: self.stop.asked,
+        )
         self._stop_agreed = self._stop_agreed or validation is None
         return validation
 
@@ -346,7 +272,7 @@ class Trainer:
         row = {"split": "valid", "total": validation.total, **validation.scores, "terms": validation.terms}
         self._write({**row, "contexts": validation.under} if validation.under else row)
         progress.validated_step = progress.step
-        self._compare_with_teacher(validation.criterion)
+        leave_teacher_if_passed(progress, validation.criterion)
         plateau = stages.reached_plateau(progress, stage, validation.terms)
         if plateau and progress.stage_step < stage.steps:
             logger.info("stage '%s': hidden_mse has stopped improving; it ends here", stage.name)
@@ -355,37 +281,17 @@ class Trainer:
 
     def save(self, *, keep: bool, best: bool) -> None:
         """Write `last.pt`; without the resume state also the stage's own file (`keep`) and `best.pt`."""
-        own = {
-            "batches": self.system.train_batches.state_dict(),
-            "rng": rng_state(),
-            "meter": self.meter.state_dict(),
-        }
-        processes = gather(self.fabric, own)
+        system, progress = self.system, self.progress
+        processes = gather(self.fabric, state_of_process(system.train_batches, self.meter))
         self._saved_at, self._save_agreed = time.monotonic(), False
         if not self.fabric.is_global_zero:
             return
-        system, progress = self.system, self.progress
-        payload = {
-            "model_config": config_to_dict(system.model.config),
-            "model": _weights(self.measured.model),
-            "context": asdict(system.contexts[0]),
-            "tokenizer_fingerprint": system.tokenizer.fingerprint,
-            "system": system.name,
-            "train_steps": progress.step,
-        }
-        folder = system.exp_dir / FOLDER
+        payload = result_so_far(system, self.measured.model, progress)
         if keep:
             save_checkpoint(stages.checkpoint_path(system.exp_dir, self.stage.name, progress.step), payload)
         if best:
-            save_checkpoint(folder / "best.pt", payload)
-        state = {
-            "progress": asdict(progress),
-            "objective": system.objective.state_dict(),
-            "optimizer": self.updater.optimizer.state_dict(),
-            "processes": processes,
-        }
-        if self.average is not None:
-            state |= {"average": self.average.state_dict(), "weights": _weights(system.model)}
+            save_checkpoint(system.exp_dir / FOLDER / "best.pt", payload)
+        state = state_of_training(system, progress, self.updater.optimizer, self.average, processes)
         save_checkpoint(self.last_path, {**payload, "trainer": state})
         stages.prune_checkpoints(system.exp_dir, system.stages, self.stage.name, self.config.keep_last)
 
@@ -431,10 +337,6 @@ def run_stage(index: int, trainer: Trainer) -> None:
             trainer.log_train()
         trainer.stop_if_asked()
         trainer.save_if_due()
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
 def _starts_from(stage: StageConfig, index: int) -> str:

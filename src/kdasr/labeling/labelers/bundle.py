@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdasr.checkpoint import find_checkpoint, load_bundle
+from kdasr.bundle import load_bundle
+from kdasr.checkpoint import find_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.decoding.rescoring import Rescoring

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdasr.checkpoint import Bundle
+from kdasr.bundle import Bundle
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import WORD_START

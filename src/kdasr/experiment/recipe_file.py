@@ -1,0 +1,104 @@
+"""Reading a recipe file, which describes several systems: one of them, or what all of them share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdasr.common.configio import Override, build_config, load_yaml
+from kdasr.common.errors import UserError
+from kdasr.data.data_config import DataConfig, TranscriptConfig
+from kdasr.experiment.config import (
+    AnyExperiment,
+    ExperimentConfig,
+    LanguageModelExperiment,
+    ReportConfig,
+    experiment_schema,
+    kind_of,
+)
+from kdasr.experiment.config_checks import check_experiment, check_language_model, check_text
+
+
+def load_data_config(path: Path) -> DataConfig:
+    """Read the `data` section that the systems of a recipe file share.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type.
+    """
+    section = load_yaml(path).get("data") or {}
+    return build_config(DataConfig, section, source=f"{path}: data")
+
+
+def load_roles(path: Path) -> ReportConfig:
+    """Read the `report` section of a recipe file.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type.
+    """
+    return build_config(ReportConfig, load_yaml(path).get("report") or {}, source=f"{path}: report")
+
+
+def load_text_config(path: Path) -> TranscriptConfig:
+    """Read the `text` section that the systems of a recipe file share.
+
+    Raises:
+        UserError: no such file, an unknown key, a wrong type, no such rule.
+    """
+    section = load_yaml(path).get("text") or {}
+    config = build_config(TranscriptConfig, section, source=f"{path}: text")
+    check_text(config, str(path))
+    return config
+
+
+def load_experiment(
+    path: Path, system: str | None = None, overrides: Sequence[Override] = ()
+) -> ExperimentConfig:
+    """Read one system of a recipe file.
+
+    A recipe file holds the options that all systems share and, under `systems`, what each of them
+    changes. Its section `results` (see `kdasr.study.recipe`) is no part of a system. `overrides` are
+    dotted assignments such as `training.optim.learning_rate=5e-4`.
+
+    Raises:
+        UserError: no such file or system, an unknown key, a wrong type, an unknown loss term.
+    """
+    config = build_config(experiment_schema(), *_layers(path, system), overrides=overrides, source=str(path))
+    check_experiment(config, source=str(path))
+    return config
+
+
+def load_any_experiment(
+    path: Path, system: str | None = None, overrides: Sequence[Override] = ()
+) -> AnyExperiment:
+    """`load_experiment`, or the language model that the file (or one of its systems) says it describes.
+
+    Raises:
+        UserError: see `load_experiment`; also an unknown `kind`.
+    """
+    layers = _layers(path, system)
+    if kind_of(*layers, source=str(path)) is None:
+        return load_experiment(path, system, overrides)
+    config = build_config(LanguageModelExperiment, *layers, overrides=overrides, source=str(path))
+    check_language_model(config, source=str(path))
+    return config
+
+
+def _layers(path: Path, system: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all systems of a recipe file share, and what one of them changes."""
+    shared = load_yaml(path)
+    systems = shared.pop("systems", None) or {}
+    shared.pop("results", None)
+    if not isinstance(systems, dict):
+        raise UserError(f"{path}: systems: expected a mapping from names to options")
+    layer: dict[str, Any] = {}
+    if system is not None:
+        if system not in systems:
+            raise UserError(
+                f"{path}: no system '{system}'; there are: {', '.join(map(str, systems)) or 'none'}"
+            )
+        changes = systems[system] or {}
+        if not isinstance(changes, dict):
+            raise UserError(f"{path}: systems.{system}: expected a mapping of options")
+        layer = {"name": system, **changes}
+    elif systems:
+        raise UserError(f"{path}: name one of its systems: {', '.join(map(str, systems))}")
+    return shared, layer
