@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_helpers import CONTEXT, bursts, save_zipformer
+from export_helpers import CONTEXT, bursts, client_log_mel, save_zipformer
 
 from icefall_data import FOLDER, TOLERANCE, golden, needs_icefall
 from kdasr.bundle import Bundle, load_bundle
@@ -19,11 +19,14 @@ from kdasr.common.errors import UserError
 from kdasr.export.build import encoder_graph, export_bundle
 from kdasr.export.bundle import BundleFolder, open_bundle
 from kdasr.export.check import Clip, compare_with_sherpa, count_identical
+from kdasr.export.client import SherpaClient
 from kdasr.export.foreign import is_exported, open_exported
+from kdasr.export.reference import decode_segments
 from kdasr.export.runtime import OnnxTransducer, load_exported
 from kdasr.interop.icefall import ImportOptions, import_icefall
 from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
+from kdasr.recognition.endpoint import RULES, EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from zipformer2_models import small_config
 
@@ -61,6 +64,28 @@ def test_sherpa_onnx_hears_what_the_model_hears(system: Bundle, bundle: BundleFo
         assert count_identical(found) == (3, 3)
         assert all(comparison.num_pieces > 20 for comparison in found)
         assert found[1].num_resets > 1
+
+
+def test_the_encoder_stays_after_a_segment_with_pieces(
+    bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments that end within speech, where what the encoder remembers is heard."""
+    monkeypatch.setattr("kdasr.recognition.features.log_mel", client_log_mel)
+    rules = EndpointRules(0.64, 0.16, 0.64, keep_predictor=True, keep_encoder=True)
+    client = SherpaClient(
+        bundle, enable_endpoint_detection=True, **{name: getattr(rules, name) for name in RULES}
+    )
+    ours = load_exported(bundle.folder)
+    silence_N = np.zeros(2 * 16000, dtype=np.float32)
+    samples_N = np.concatenate([bursts(3.0, 1), silence_N, bursts(2.0, 2)])
+    theirs = client.decode_segments(samples_N)
+    assert {bool(segment.emissions) for segment in theirs} == {True, False}
+    num_windows = sum(segment.num_windows for segment in theirs)
+    found = [
+        decode_segments(StreamingRecognizer(ours, endpoints=each), samples_N, num_windows)
+        for each in (rules, replace(rules, keep_encoder=False))
+    ]
+    assert found[0] == theirs != found[1]
 
 
 def test_linear_layers_have_int8_weights(bundle: BundleFolder) -> None:

@@ -118,7 +118,7 @@ def compare_with_sherpa(
         return
     client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
     yield _compare_single(client, greedy, utterances)
-    rules = EndpointRules(keep_predictor=True)
+    rules = EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)
     cutting = SherpaClient(bundle, int8=int8, enable_endpoint_detection=True)
     yield _compare_endpoints("greedy search", cutting, StreamingRecognizer(ours, endpoints=rules), utterances)
     if not int8:

@@ -46,7 +46,7 @@ def compare_long_form(
     if bundle.context.is_full:
         raise UserError(f"{bundle.folder}: exported for whole utterances: leave out --long-form")
     check_utterances(bundle, ours, utterances)
-    rules = {False: None, True: EndpointRules(keep_predictor=True)}
+    rules = {False: None, True: EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)}
     for pause in options.pauses:
         for endpoints in options.endpoints:
             client = SherpaClient(bundle, int8=int8, enable_endpoint_detection=endpoints)

@@ -4,7 +4,8 @@ What the runtime does, so that others can do the same (sherpa-onnx, `online-reco
 it decodes a window when more than T feature frames beyond those it has processed are there, advances by a
 chunk, and never decodes part of a window; so a client appends silence. After an endpoint, `reset` starts to
 count windows and timestamps from 0 again. It also keeps the caches, which our conformer's graph ignores at
-count 0; a Zipformer2 counts in a state of its own, and gets new states with `reset_encoder=True`.
+count 0; a Zipformer2 counts in a state of its own, and gets new states with `reset_encoder=True`, but only
+after a segment without pieces (2.0.1; `EndpointRules.keep_encoder`).
 
 What it keeps of the pieces depends on the search. In greedy search the last ones stay in the predictor's
 context; after a segment without pieces they are forgotten, but not what the predictor made of them. In

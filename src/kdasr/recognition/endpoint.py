@@ -41,6 +41,9 @@ class EndpointRules:
     """Whether the next segment begins as in sherpa-onnx after every endpoint: with a new encoder state, and a
     predictor that still sees the last pieces. If not, a stream that is reset after silence is as a new one in
     every respect, and one that rule 3 cut in the middle of speech goes on as if it had not been cut."""
+    keep_encoder: bool = False
+    """With `keep_predictor`: whether the encoder's state stays too after a segment with a piece. So it is in
+    sherpa-onnx, even with `reset_encoder`, for graphs that count frames in their own state (Zipformer2)."""
 
     def __post_init__(self) -> None:
         for name in RULES:

@@ -218,7 +218,8 @@ class StreamingRecognizer:
         would say of the same features; times go on counting from the start of the stream. Where nothing but
         rule 3 has ended the segment, somebody is speaking: encoder and search go on, and greedy search says
         what it would say without the cut. With `endpoints.keep_predictor` every segment begins as in
-        sherpa-onnx, with a new encoder state and a predictor that goes on from the last pieces.
+        sherpa-onnx, with a predictor that goes on from the last pieces, and with a new encoder state (but see
+        `endpoints.keep_encoder`).
 
         Raises:
             ValueError: a stream of another recognizer.
@@ -231,7 +232,7 @@ class StreamingRecognizer:
             state = self.search.continued(stream.search_state)
         else:
             state = self.search.initial_state(stream.biasing)
-        if self._pool is not None and stream.slot is not None and not cut:
+        if self._pool is not None and stream.slot is not None and not cut and not self._keeps_encoder(stream):
             self._pool.reset(stream.slot)
         stream.search_state = state
         stream.goes_on = cut
@@ -351,6 +352,10 @@ class StreamingRecognizer:
             and self._has_ended(stream.num_trailing_blanks, length)
             and not self.endpoints.is_silent(stream.num_trailing_blanks * stride, length * stride)
         )
+
+    def _keeps_encoder(self, stream: Stream) -> bool:
+        rules = self.endpoints
+        return rules is not None and rules.keep_predictor and rules.keep_encoder and bool(stream.tokens)
 
     def _has_ended(self, trailing_frames: int, length_frames: int) -> bool:
         stride = self.geometry.stride
