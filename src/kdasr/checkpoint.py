@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdasr.common.configio import build_config
-from kdasr.common.errors import UserError
+from kdasr.common.errors import SYSTEM_FOLDER, UserError
 from kdasr.common.failures import first_line, is_disk_full
 from kdasr.common.files import atomic_path
 from kdasr.models.encoders.base import FIRST_TYPE
@@ -235,7 +235,7 @@ def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
     if reference.is_file():
         return reference
     if not reference.is_dir():
-        raise UserError(f"{reference}: no such experiment folder or checkpoint")
+        raise UserError(f"{reference}: not there; expected {SYSTEM_FOLDER}, or a checkpoint file")
     folder = reference / FOLDER
     if checkpoint == "auto":
         candidates = [folder / f"{name}.pt" for name in AUTO_ORDER]
@@ -251,8 +251,8 @@ def find_checkpoint(reference: Path, checkpoint: str = "auto") -> Path:
             return candidate
     if checkpoint == "auto":
         systems = sorted(path.parent.name for path in reference.glob(f"*/{FOLDER}"))
-        hint = f"; name one of its systems: {', '.join(systems)}" if systems else ""
+        hint = f"name one of its systems: {', '.join(systems)}" if systems else f"expected {SYSTEM_FOLDER}"
         raise UserError(
-            f"{reference}: no trained model there ({FOLDER}/ has no averaged.pt, best.pt or last.pt){hint}"
+            f"{reference}: no trained model there ({FOLDER}/ has no averaged.pt, best.pt or last.pt); {hint}"
         )
     raise UserError(f"{reference}: no checkpoint '{checkpoint}' in {folder}")

@@ -85,6 +85,24 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path, arguments: tuple[str, ...
     assert str(tmp_path / "file") in str(result.exception) and "\n" not in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((verb, "nowhere") for verb in ("average", "report", "decode", "calibrate", "align", "export")),
+        *((verb, "nowhere") for verb in ("stream", "serve")),
+        ("export", "nowhere", "--out", "export"),
+        ("export", "--check", ".", "cuts", "--against", "nowhere"),
+        ("serve", ".", "--compare", "nowhere"),
+        ("distill", "--teacher", "nowhere"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_named_with_what_is_expected(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert isinstance(result.exception, UserError), result.output
+    assert str(result.exception).startswith("nowhere: not there; expected the folder of a system that kdasr")
+    assert "\n" not in str(result.exception)
+
+
 @pytest.mark.parametrize("verb", ["tokens", "average", "report"])
 def test_what_processes_do_not_share_is_refused_below_torchrun(
     verb: str, monkeypatch: pytest.MonkeyPatch

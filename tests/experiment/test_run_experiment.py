@@ -254,8 +254,9 @@ def test_a_stage_in_epochs_hears_the_data_so_often(recipe: Path, data: Path, tmp
 
 
 def test_averaging_nothing_is_refused(tmp_path: Path) -> None:
-    result = kdasr("average", tmp_path / "nowhere")
-    assert isinstance(result.exception, UserError) and "nowhere" in str(result.exception)
+    result = kdasr("average", tmp_path)
+    assert isinstance(result.exception, UserError)
+    assert f"{tmp_path}: no config.yaml there; expected the folder of a system" in str(result.exception)
 
 
 def copy_of(folder: Path, target: Path) -> Path:

@@ -50,6 +50,9 @@ def test_command_writes_what_the_hub_expects(student, same_encoder, tmp_path: Pa
     processor = sentencepiece.SentencePieceProcessor(model_file=str(out / "bpe.model"))
     pieces = open_bundle(out).pieces()
     assert [processor.id_to_piece(index) for index in range(len(pieces))] == pieces
+    said = [line.split("  ") for line in result.output.splitlines() if line.endswith(" MB")]
+    sizes = {str(path): f"{path.stat().st_size / 1e6:.2f} MB" for path in out.rglob("*") if path.is_file()}
+    assert dict(said) == sizes and len(said) == len(sizes)
     again = CliRunner().invoke(command, list(map(str, options)))
     assert "already exported" in again.output
 

@@ -16,6 +16,8 @@ from experiment_folder import write_experiment
 from lhotse import CutSet, Recording, SupervisionSegment
 from whisper_stand_in import HALLUCINATION, State, heard_words, speech
 
+from kdasr.cli.label_progress import LabelProgress
+from kdasr.common.ranks import Ranks
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
@@ -138,6 +140,17 @@ def test_a_stopped_labeling_goes_on_to_the_same_labels(whisper: State, tmp_path:
         "--shard-size", 3, "--beam", 1,
     )  # fmt: skip
     assert "another beam" in str(result.exception)
+
+
+def test_the_pace_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    """What an earlier run has labeled is done, and was not labeled in this hour."""
+    hours = iter([0.0, 0.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr("kdasr.cli.label_progress.time.monotonic", lambda: 3600.0 * next(hours))
+    progress = LabelProgress("whisper", 0.0, 3 * 3600.0, Ranks(0, 1))
+    progress.advance(2 * 3600.0, by_earlier_run=True)
+    with caplog.at_level("INFO", logger="kdasr"):
+        progress.advance(1800.0)
+    assert "2.50 of 3.00 h of audio, 0.5 hours per hour" in caplog.text
 
 
 def test_processes_share_the_utterances(whisper: State, tmp_path: Path, monkeypatch) -> None:

@@ -194,7 +194,7 @@ def test_streaming_a_file_with_a_language_model(folder: Path, tmp_path: Path) ->
         ),
         ((*BEAM, "--lm", "lm", "--rescore", "--tune", "dev-none"), "dev-none"),
         ((*BEAM, "--lm", "student"), "not a language model"),
-        ((*BEAM, "--lm", "nowhere"), "nowhere: no such experiment folder"),
+        ((*BEAM, "--lm", "nowhere"), "nowhere: not there; expected the folder"),
         ((*BEAM, "--lm", "a.txt"), "a.txt: text, .* --rescore"),
         ((*BEAM, "--lm", "a.txt", "--rescore"), "a.txt: no such text file"),
     ],

@@ -1,6 +1,9 @@
 """Long streams in the report: results.json, the page, its plots and the terminal."""
 
 import json
+import re
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ from kdasr.report.experiment import read_experiments
 from kdasr.report.long_form import counts, long_form_rows
 from kdasr.report.long_form_plot import gap_plot, minutes_plot
 from kdasr.report.style import system_styles
+from kdasr.report.tables import print_tables
 
 STUDENTS = ("streaming", "two-stage")
 
@@ -106,10 +110,64 @@ def test_streams_without_words_are_in_the_tables_and_not_drawn(reported: Reporte
     assert len(silent) == 2 and gap_plot(silent, styles) is None and minutes_plot(silent, styles) is None
 
 
-def test_a_summary_that_lacks_something_is_named(tmp_path: Path) -> None:
-    change(write(tmp_path), "two-stage", "test-clean", deletions="gone")
-    with pytest.raises(UserError, match="two-stage, long form of test-clean: no 'deletions'"):
+NEWER = ("shifted_wer", "wer_ci", "wer_increase", "wer_increase_ci", "relative_increase", "single_wer")
+NEWER += ("first_word_ms", "first_word_coverage", "single_first_word_ms", "single_first_word_coverage")
+NEWER += ("emission_delay_ms", "wer_by_minute", "onset")
+"""What an older version may not have written."""
+
+
+@pytest.mark.parametrize("absent", [("shifted_wer",), NEWER])
+def test_a_summary_of_an_older_version_is_shown_without_what_it_lacks(
+    tmp_path: Path, absent: tuple[str, ...]
+) -> None:
+    change(write(tmp_path), "two-stage", "test-clean", **dict.fromkeys(absent, "gone"))
+    result = CliRunner().invoke(command, [str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Note: older version")]
+    assert "decode/long-form/test-clean/summary.json of two-stage: without" in line
+    assert all(name in line for name in absent)
+    shown = result.output.split("test-clean, two-stage")[1].splitlines()[1]
+    assert "30.00" in shown and shown.count("–") >= len(absent) // 2
+    assert line.removeprefix("Note: older version of kdasr: ") in (tmp_path / "report/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change_of", "fault"),
+    [
+        ({"deletions": "gone"}, "condition 1: no 'deletions': damaged"),
+        ({"wer": "much"}, "condition 1: 'wer' is 'much': damaged"),
+        ({"wer_ci": [1.0]}, r"condition 1: 'wer_ci' is \[1.0\]: damaged"),
+        ({"first_word_ms": {}}, "condition 1: 'first_word_ms' is {}: damaged"),
+        ({"wer_by_minute": [{"minute": 1}]}, "condition 1: 'wer_by_minute' is"),
+    ],
+)
+def test_a_damaged_summary_is_named(tmp_path: Path, change_of: dict[str, object], fault: str) -> None:
+    change(write(tmp_path), "two-stage", "test-clean", **change_of)
+    place = "two-stage/decode/long-form/test-clean/summary.json, "
+    with pytest.raises(UserError, match=place + fault):
         collect_results([tmp_path])
+
+
+def test_no_table_is_cut_where_there_is_no_terminal(
+    reported: Reported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the environment says of a terminal that is not the output."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    found, name = (
+        collect_results([reported.experiment]),
+        "a-system-with-a-name-longer-than-a-terminal-is-wide",
+    )
+    renamed = [replace(row, system=name) for row in found.rows]
+    with StringIO() as output:
+        monkeypatch.setattr("sys.stdout", output)
+        print_tables(renamed, found.comparisons, found.long_form)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())
+    assert "…" not in text
+    for heading in ("WER %", "finali-", "fewer errors, %", "sub/del/ins", "one by one", "steps", "params"):
+        assert heading in text
+    # Each line of figures is whole: the name is in its first column, the steps are in its last.
+    assert {line.split()[-1] for line in text.splitlines() if name in line} == {"1000"}
 
 
 def test_a_part_decoded_only_as_streams_is_named(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def test_page_names_systems_parts_and_describes_every_plot(experiment: Path, rep
     reader.feed((report / "index.html").read_text())
     for name in (*SYSTEMS, *PARTS):
         assert name in reader.text
-    assert collect_results([experiment]).headline in reader.text
+    found = collect_results([experiment]).headline
+    assert found.lead in reader.text and found.detail in reader.text
     # Six plots of the results and three utterances, each with a description and a picture beside the page.
     assert len(reader.images) == 9
     assert all(len(image.get("alt") or image.get("aria-label") or "") > 40 for image in reader.images)
@@ -307,7 +308,7 @@ def test_roles_are_guessed_for_experiments_that_do_not_state_them(experiment: Pa
     other = collect_results([tmp_path])
     assert other.roles == Roles(("9",), ("8", "7"), "6")
     assert [(c.row, c.baseline) for c in other.comparisons[:2]] == [("7", "8"), ("7", "8")]
-    assert "the 6 student" in other.headline and "streaming from the teacher’s weights" in other.headline
+    assert "6 makes" in other.headline.lead and "7 from the teacher’s weights" in other.headline.detail
 
 
 def test_roles_are_those_of_the_recipe(tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_roles_are_those_of_the_recipe(tmp_path: Path) -> None:
     results = collect_results([tmp_path])
     assert {(c.row, c.baseline) for c in results.comparisons} == {("mine", "theirs")}
     assert [system.name for system in results.systems] == ["theirs", "mine"]
-    assert "the mine student" in results.headline and results.notes == []
+    assert "mine makes" in results.headline.lead and results.notes == []
 
 
 def test_nothing_decoded_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
@@ -344,7 +345,9 @@ def test_unreadable_utterances_name_file_and_line(tmp_path: Path, content: str, 
 
 
 def test_folders_that_hold_no_system_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone: no such experiment folder"):
+    with pytest.raises(
+        UserError, match="gone: no such folder; expected the folder of a system that kdasr train wrote"
+    ):
         collect_results([tmp_path / "gone"])
     with pytest.raises(UserError, match=r"holds no system.*kdasr train"):
         collect_results([tmp_path])

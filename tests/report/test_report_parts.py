@@ -1,16 +1,20 @@
 """Reading logs, choosing utterances, and laying their tokens out in time."""
 
 import json
+import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from fake_experiment import SYSTEMS, write_experiment, write_part, write_training
+from fake_experiment import SYSTEMS, write_experiment, write_part, write_system, write_training
 
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.report.build import collect_results
 from kdasr.report.contexts import context_rows, context_table, contexts_plot
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import Example, choose_examples, load_spectrograms
@@ -19,11 +23,12 @@ from kdasr.report.experiment import (
     ShownToken,
     ShownWord,
     read_experiments,
-    read_metrics,
     read_part,
     read_system,
 )
+from kdasr.report.headline import headline
 from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
+from kdasr.report.metrics_log import read_metrics
 from kdasr.report.page import environment_table
 from kdasr.report.plots import wer_plot
 from kdasr.report.results import comparisons, result_rows
@@ -32,7 +37,6 @@ from kdasr.report.status import collect_notes
 from kdasr.report.style import system_styles
 from kdasr.report.tables import write_results_json
 from kdasr.report.timeline import Label, TimelineLane, _place, token_labels
-from kdasr.report.wording import headline
 from kdasr.testing import write_corpus
 
 
@@ -79,9 +83,9 @@ def test_characters_are_compared_where_words_are_not_separated(tmp_path: Path) -
     roles = Roles(baselines=("streaming",), method="two-stage")
     (compared,) = comparisons(systems, roles)
     assert (compared.measure, compared.row_wer) == ("cer", pytest.approx(100 / 7))
-    assert "character errors" in headline([compared], ["test-clean"], "two-stage")
+    assert "character errors" in headline([compared], ["test-clean"], "two-stage").lead
     (note,) = [
-        note for note in collect_notes(systems, roles, rows, [tmp_path]) if note.subject == "test-clean"
+        note for note in collect_notes(systems, roles, rows, [], [tmp_path]) if note.subject == "test-clean"
     ]
     assert "compare the CER" in note.text
     assert wer_plot(rows, system_styles(list(said))).title == "Character error rate"
@@ -203,6 +207,74 @@ def test_parts_of_the_first_token_add_up_to_its_mean(tmp_path: Path) -> None:
     plot = first_token_parts_plot(systems, list(rows.values()), system_styles([s.name for s in systems]))
     assert plot is not None and "teacher" not in plot.alt
     assert "two-stage on test-other: model delay" in plot.alt
+
+
+def _rewrite(path: Path, change: Callable[[dict], object]) -> None:
+    """Change every object of a file of JSON, or of lines of JSON."""
+    objects = [json.loads(line) for line in path.read_text().split("\n") if line]
+    for found in objects:
+        change(found)
+    path.write_text("".join(json.dumps(found) + "\n" for found in objects))
+
+
+def _forget(words: list[dict]) -> None:
+    for word in words:
+        del word["confidence"]
+
+
+def test_files_of_an_older_version_are_named_and_the_rest_of_them_is_shown(tmp_path: Path) -> None:
+    write_experiment(tmp_path, {name: SYSTEMS[name] for name in ("streaming", "two-stage")}, 4)
+    newer = collect_results([tmp_path])
+    folder = tmp_path / "two-stage"
+    shutil.copytree(folder / "decode", folder / "contexts" / "wide")
+    decoded = folder / "decode" / "streaming" / "test-clean"
+    _rewrite(decoded / "summary.json", lambda found: found.pop("rtf"))
+    _rewrite(decoded / "utterances.jsonl", lambda found: found["first_token_parts_ms"].pop("search"))
+    other = folder / "decode" / "streaming" / "test-other"
+    _rewrite(other / "utterances.jsonl", lambda found: _forget(found["words"]))
+    for path in folder.glob("contexts/*/*/*/summary.json"):
+        _rewrite(path, lambda found: found.pop("context"))
+    older = collect_results([tmp_path])
+    notes = [note for note in older.notes if note not in newer.notes]
+    assert older.contexts == [] and {note.subject for note in notes} == {"older version of kdasr"}
+    said = {tuple(re.split(r" of two-stage: without | \(", note.text)[:2]) for note in notes}
+    assert said == {
+        ("decode/streaming/test-clean/summary.json", "rtf"),
+        ("decode/streaming/test-clean/utterances.jsonl", "first_token_parts_ms"),
+        ("decode/streaming/test-other/utterances.jsonl", "confidence"),
+        (
+            "contexts/wide/streaming/test-clean/summary.json, "
+            "contexts/wide/streaming/test-other/summary.json",
+            "context",
+        ),
+    }
+    clean, other_row = (row for row in older.rows if row.system == "two-stage")
+    assert (clean.rtf, other_row.confidence) == (None, None) and clean.confidence is not None
+    assert [c.as_json() for c in older.comparisons] == [c.as_json() for c in newer.comparisons]
+    systems = {system.name: system for system in older.systems}
+    assert mean_parts(systems["two-stage"].parts["test-clean"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("summary.json", {"rtf": "fast"}, "'rtf' is 'fast': damaged"),
+        ("summary.json", {"wer": [1]}, r"'wer' is \[1\]: damaged"),
+        ("summary.json", {"signal": 3}, "'signal' is 3: damaged"),
+        ("utterances.jsonl", {"first_token_ms": "soon"}, "line 1: not a decoded utterance"),
+        ("utterances.jsonl", {"words": ["A"]}, "line 1: not a decoded utterance"),
+        ("gain.json", {"results": [{"wer": 1.0}]}, "no 'gain_db': damaged"),
+        ("../../../metrics.jsonl", {"terms": {"rnnt": "low"}}, "line 1: not a line of a log of training"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, change: dict, fault: str) -> None:
+    write_system(tmp_path / "streaming", "streaming", SYSTEMS["streaming"], 2)
+    path = tmp_path / "streaming" / "decode" / "streaming" / "test-clean" / name
+    if name == "gain.json":
+        path.write_text("{}")
+    _rewrite(path, lambda found: found.update(change))
+    with pytest.raises(UserError, match=re.escape(path.name) + ".*" + fault):
+        read_experiments([tmp_path])
 
 
 def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
 """What the report says about a comparison, for wins, losses and draws."""
 
 import math
+import re
 
 import pytest
 
 from kdasr.evaluation.latency_summary import FirstWordGain
 from kdasr.evaluation.statistics import Interval
+from kdasr.report.headline import headline
 from kdasr.report.results import PairedGain
-from kdasr.report.wording import headline, number, signed, verdict
+from kdasr.report.wording import number, signed, verdict
 
-NAMES = {"streaming": "streaming from scratch"}
 NOT_MEASURED = Interval(math.nan, math.nan, math.nan, 0)
 
 
@@ -17,48 +18,84 @@ def _comparison(wer: Interval, first: Interval, baseline: str = "streaming", par
     return PairedGain("two-stage", baseline, part, wer, FirstWordGain(first, 0.9), first, 8.0, 10.0, 100, 100)
 
 
-def _headline(wer: Interval, first: Interval) -> str:
-    return headline([_comparison(wer, first)], ["p"], "two-stage", NAMES).replace("\u00a0", " ")
+def _lead(*found: PairedGain) -> str:
+    return headline(found, ["p"], "two-stage").lead.replace("\u00a0", " ")
 
 
-def test_gain_and_loss_are_the_same_sentence_with_the_signs_turned() -> None:
-    gain = _headline(Interval(20.0, 5.0, 35.0, 9), Interval(30.0, 10.0, 50.0, 9))
-    loss = _headline(Interval(-20.0, -35.0, -5.0, 9), Interval(-30.0, -50.0, -10.0, 9))
-    assert "20.0 % fewer word errors than streaming from scratch" in gain
-    assert "95 % interval 5.0 to 35.0 %" in gain and "30 ms earlier (10 to 50 ms)" in gain
+def test_gain_and_loss_are_the_same_sentences_with_the_signs_turned() -> None:
+    gain = _lead(_comparison(Interval(20.0, 5.0, 35.0, 9), Interval(30.0, 10.0, 50.0, 9)))
+    loss = _lead(_comparison(Interval(-20.0, -35.0, -5.0, 9), Interval(-30.0, -50.0, -10.0, 9)))
+    assert gain.startswith(
+        "On p, two-stage makes 20 % fewer word errors than streaming (95 % interval 5 to 35 %). "
+        "Its first word comes 30 ms (10 to 50 ms) earlier. "
+    )
     assert loss == gain.replace("fewer", "more").replace("earlier", "later")
 
 
-def test_interval_with_zero_is_called_undecided() -> None:
-    text = _headline(Interval(2.0, -3.0, 7.0, 9), Interval(-1.0, -4.0, 2.0, 9))
-    assert "−3.0 to 7.0 %, so undecided" in text and "1 ms later (−2 to 4 ms, so undecided)" in text
+@pytest.mark.parametrize(
+    ("wers", "clauses"),
+    [
+        (
+            [Interval(20.0, 5.0, 35.0, 9), Interval(-12.0, -20.0, -0.2, 9)],
+            "two-stage makes 20 % fewer word errors than a (95 % interval 5 to 35 %), "
+            "and 12.0 % more than b (0.2 to 20.0 %).",
+        ),
+        (
+            [Interval(20.0, 5.0, 35.0, 9), Interval(-150.0, -500.0, 0.0, 9)],
+            "two-stage makes 20 % fewer word errors than a (95 % interval 5 to 35 %); "
+            "against b it is undecided (150 % more, 0 to 500 %).",
+        ),
+        (
+            [Interval(2.0, -3.0, 7.0, 9), Interval(20.0, 5.0, 35.0, 9)],
+            "it is undecided whether two-stage makes fewer word errors than a (2.0 % fewer, 95 % interval "
+            "−3.0 to 7.0 %); it makes 20 % fewer word errors than b (5 to 35 %).",
+        ),
+        (
+            [Interval(0.0, -3.0, 7.0, 9), NOT_MEASURED],
+            "it is undecided whether two-stage makes fewer word errors than a (as many, 95 % interval "
+            "−3.0 to 7.0 %); there is no percentage against b, which makes no word errors.",
+        ),
+    ],
+)
+def test_each_baseline_has_a_clause_that_says_whether_it_is_decided(
+    wers: list[Interval], clauses: str
+) -> None:
+    found = [_comparison(wer, NOT_MEASURED, baseline) for wer, baseline in zip(wers, "ab", strict=True)]
+    assert _lead(*found).startswith(f"On p, {clauses} Its first-word latency was not measured.")
 
 
-def test_draw_and_missing_latency_are_said() -> None:
-    text = _headline(Interval(0.0, -3.0, 7.0, 9), NOT_MEASURED)
-    assert "as many word errors as streaming" in text and "latency was not measured" in text
-    assert "same time" in _headline(Interval(0.0, -3.0, 7.0, 9), Interval(0.2, -3.0, 3.0, 9))
-
-
-def test_headline_takes_the_first_part_and_every_baseline() -> None:
-    some = Interval(1.0, 0.5, 2.0, 9)
-    found = [_comparison(some, some, baseline, part) for part in "ab" for baseline in ("streaming", "other")]
-    text = headline(found, ["b", "a"], "two-stage", {"streaming": "the first"})
-    assert (
-        text.startswith("On b,")
-        and "than the first" in text
-        and "than other" in text
-        and text.count("fewer word errors") == 2
+def test_first_words_of_all_baselines_are_one_sentence() -> None:
+    same, early, late = (
+        Interval(0.2, -3.0, 3.0, 9),
+        Interval(30.0, 10.0, 50.0, 9),
+        Interval(-9.0, -12.0, 1.0, 9),
     )
-    assert "no comparison of mine" in headline([], ["a"], "mine")
-    assert "no method" in headline(found, ["a"], "")
+    wer = Interval(20.0, 5.0, 35.0, 9)
+    text = _lead(_comparison(wer, early, "a"), _comparison(wer, same, "b"))
+    assert "comes 30 ms (10 to 50 ms) and 0 ms (−3 to 3 ms, undecided) earlier." in text
+    text = _lead(_comparison(wer, early, "a"), _comparison(wer, late, "b"))
+    assert (
+        "30 ms (10 to 50 ms) earlier than that of a and 9 ms (−1 to 12 ms, undecided) later than that of b"
+        in text
+    )
+    text = _lead(_comparison(wer, NOT_MEASURED, "a"), _comparison(wer, early, "b"))
+    assert "Its first word comes 30 ms (10 to 50 ms) earlier than that of b." in text
 
 
-def test_baselines_that_would_be_called_the_same_keep_their_names() -> None:
+def test_headline_has_three_sentences_on_the_first_part_and_two_baselines() -> None:
     some = Interval(1.0, 0.5, 2.0, 9)
-    found = [_comparison(some, some, baseline) for baseline in ("one", "two")]
-    text = headline(found, ["p"], "two-stage", dict.fromkeys(("one", "two"), "streaming from scratch"))
-    assert "than one" in text and "than two" in text
+    found = [_comparison(some, some, baseline, part) for part in "ab" for baseline in ("one", "two", "three")]
+    told = headline(found, ["b", "a"], "two-stage", {"one": "scratch", "three": "the teacher’s weights"})
+    assert told.lead.startswith("On b,") and len(re.findall(r"\.(?: |$)", told.lead)) == 3
+    assert "than one" in told.lead and "than three" in told.lead and "two (" not in told.lead
+    assert told.lead.endswith("One seed can decide between these models, not between the methods.")
+    detail = told.detail.replace("\u00a0", " ")
+    assert "WER: two-stage 8.0 %, one 10.0 %, three 10.0 %." in detail
+    assert "Starts: one from scratch, three from the teacher’s weights." in detail
+    assert "on the 90 % of utterances" in detail and "undecided" not in detail
+    assert "Other parts and baselines: in the tables." in detail
+    assert "no comparison of mine" in headline([], ["a"], "mine").lead
+    assert "no method" in headline(found, ["a"], "").lead
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ def started(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "kdasr.service"])
-def test_command_has_the_options_that_it_is_started_with(name: str) -> None:
-    program, verb, *arguments = started(name)
-    assert (Path(program).name, verb) == ("kdasr", "serve")
-    parameters = command.make_context("serve", arguments).params
+def test_command_has_the_options_that_it_is_started_with(name: str, tmp_path: Path) -> None:
+    program, verb, exp, *arguments = started(name)
+    assert (Path(program).name, verb, exp[0]) == ("kdasr", "serve", "/")
+    parameters = command.make_context("serve", [str(tmp_path), *arguments]).params
     assert parameters["port"] == 6006
 
 

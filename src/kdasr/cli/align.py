@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
 from kdasr.cli.recognizable import checkpoint_option, device_option, move_to, threads_option
 from kdasr.common.errors import UserError
@@ -21,7 +22,7 @@ log = get_logger(__name__)
 
 
 @click.command(name="align")
-@click.argument("exp", type=click.Path(path_type=Path))
+@click.argument("exp", type=ExperimentPath(CHECKPOINT))
 @data_option
 @parts_option("align")
 @click.option(

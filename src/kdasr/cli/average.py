@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.experiment_path import ExperimentPath
+
 
 @click.command(short_help="Average the last checkpoints of an experiment.")
-@click.argument("exp_dir", metavar="EXP", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("exp_dir", metavar="EXP", type=ExperimentPath())
 @click.option(
     "--last", "count", type=click.IntRange(min=1), help="Checkpoints. [default: training.keep_last]"
 )

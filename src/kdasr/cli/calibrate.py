@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
 from kdasr.cli.recognizable import checkpoint_option, device_option, threads_option
 from kdasr.common.errors import UserError
@@ -17,7 +18,7 @@ log = get_logger(__name__)
 
 
 @click.command(name="calibrate")
-@click.argument("exp", type=click.Path(path_type=Path))
+@click.argument("exp", type=ExperimentPath(CHECKPOINT))
 @data_option
 @parts_option("calibrate on")
 @checkpoint_option

@@ -17,6 +17,7 @@ from kdasr.cli.decode_part import (
     finished_part,
 )
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
+from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
 from kdasr.cli.long_form import (
     batch_size,
     long_form_options,
@@ -49,12 +50,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MODES = ("streaming", "offline")
-_MIN_WIDTH = 100
-"""Columns of the table when the output is a file or a pipe."""
+_LATENCIES = ("first_word", "first_token", "emission_delay", "finalization")
 
 
 @click.command(name="decode")
-@click.argument("exp", type=click.Path(path_type=Path))
+@click.argument("exp", type=ExperimentPath(CHECKPOINT, EXPORTED))
 @data_option
 @parts_option("decode")
 @click.option(
@@ -251,11 +251,12 @@ def _decode_parts(run: DecodeRun, names: list[str]) -> None:
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from kdasr.common.terminal import table_console
+
     first = summaries[0]
-    onsets = sorted({summary["onset"] for summary in summaries})
+    onsets = sorted({summary.get("onset") or "an unknown source" for summary in summaries})
     table = Table(
         title=f"{first['system']}, {first['mode']}, context {first['context']}",
         caption=f"Latencies in ms; onset of the first word by {' or '.join(onsets)}. wall: with compute.",
@@ -275,24 +276,19 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     ):
         table.add_column(column, justify="right")
     for summary in summaries:
-        # Decoded before first words were measured: not known.
-        word, latency = summary.get("first_word_ms") or {}, summary["first_token_ms"]
+        # An older version may not have measured all of it.
+        word, token, delay, final = (summary.get(f"{name}_ms") or {} for name in _LATENCIES)
         coverage = word.get("coverage")
         table.add_row(
             summary["part"],
-            _number(summary["wer"], 2),
-            _number(summary["cer"], 2),
+            *(_number(summary.get(rate), 2) for rate in ("wer", "cer")),
             *(_number(word.get(name), 0) for name in ("mean", "p90")),
             _number(None if coverage is None else 100 * coverage, 0),
-            *(_number(latency[name], 0) for name in ("mean", "wall_mean")),
-            _number(summary["emission_delay_ms"]["mean"], 0),
-            _number(summary["finalization_ms"]["mean"], 0),
-            _number(summary["rtf"], 4),
+            *(_number(token.get(name), 0) for name in ("mean", "wall_mean")),
+            *(_number(found.get("mean"), 0) for found in (delay, final)),
+            _number(summary.get("rtf"), 4),
         )
-    terminal = Console()
-    if not terminal.is_terminal:
-        terminal = Console(width=max(terminal.width, _MIN_WIDTH))
-    terminal.print(table)
+    table_console().print(table)
 
 
 def _print_long_form(summaries: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(short_help="An offline teacher in, an exported streaming student out.")
 @click.option(
     "--teacher",
-    type=click.Path(path_type=Path),
+    type=ExperimentPath(CHECKPOINT),
     required=True,
     help="Experiment folder or checkpoint: trained here, or from kdasr import.",
 )

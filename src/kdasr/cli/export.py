@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdasr.cli.contexts import parse_context
+from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath, require_experiment
 from kdasr.cli.long_form import long_form_options, parse_long_form
 from kdasr.cli.recognizable import checkpoint_option
 from kdasr.cli.search_options import needs
@@ -46,7 +47,7 @@ _OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
 )
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
+    type=ExperimentPath(CHECKPOINT),
     metavar="EXP",
     help="With --check: compare with this system's PyTorch model, not with DIR in kdasr's own recognizer.",
 )
@@ -119,10 +120,11 @@ def command(
         _check(_Check(bundle, paths, against, checkpoint, int8, joined))
         return
     needs("--check", "long_form", "minutes", "gaps", "gap_noise")
-    if out is None:
-        raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
     if against is not None or len(paths) != 1:
         raise UserError("export one system: kdasr export EXP --out DIR")
+    require_experiment(paths[0], CHECKPOINT)
+    if out is None:
+        raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
     if not hub_layout:
         needs("--hub-layout", "test_wavs")
     from kdasr.export.publication import Publication
@@ -166,7 +168,7 @@ def _export(wanted: _Export) -> None:
         click.echo(f"{out}: already exported, --force to do it again")
         return
     folder = export_bundle(system, out, int8=wanted.int8, publication=publication)
-    for name in [*folder.manifest["files"], *folder.manifest["extras"]]:
+    for name in folder.names:
         click.echo(f"{folder.folder / name}  {(folder.folder / name).stat().st_size / 1e6:.2f} MB")
 
 

@@ -21,7 +21,6 @@ log = get_logger(__name__)
 
 PLOT = "filters.png"
 _LABELS, _INPUT = "labels", "input"
-_MIN_WIDTH = 110
 
 
 @click.command(name="label")
@@ -208,10 +207,9 @@ def _finish(selection: "Selection", out: Path, bad: list[Any], limit: Any) -> No
     Raises:
         UserError: too much bad audio, a language that the pieces cannot spell, or no label that is kept.
     """
-    from rich.console import Console
-
     from kdasr.common.files import write_json
     from kdasr.common.ranks import one_at_a_time
+    from kdasr.common.terminal import table_console
     from kdasr.data.bad import report_bad
     from kdasr.labeling.summary import FILE, summarize
     from kdasr.report.labels import labels_plot, labels_table, summary_lines
@@ -229,10 +227,7 @@ def _finish(selection: "Selection", out: Path, bad: list[Any], limit: Any) -> No
         summary = summarize(works, selection.filters, counts, settings)
         write_json(out / FILE, summary)
         save_png(labels_plot(summary), out / PLOT)
-    terminal = Console()
-    if not terminal.is_terminal:
-        terminal = Console(width=max(terminal.width, _MIN_WIDTH))
-    terminal.print(labels_table(summary))
+    table_console().print(labels_table(summary))
     for line in summary_lines(summary):
         click.echo(line)
     counts.check_spelling()

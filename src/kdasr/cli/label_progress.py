@@ -29,6 +29,8 @@ class LabelProgress(Progress):
         self._name, self._ranks = name, ranks
         # Of what others have in hand nothing is known: each counts its own share.
         self._begun, self._done, self._total = done, 0.0, max(0.0, total - done) / ranks.world_size
+        self._given = 0.0
+        """Seconds of audio of what is done that cost this run no time."""
         self._started = self._said = time.monotonic()
         self._bar = None
         if ranks.is_first and console.is_terminal:
@@ -37,9 +39,10 @@ class LabelProgress(Progress):
             self._task = self._bar.add_task(name, total=self._total, pace="")
             self._bar.start()
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: float, by_earlier_run: bool = False) -> None:
         """So many seconds of audio more."""
         self._done += seconds
+        self._given += seconds if by_earlier_run else 0.0
         if self._bar is not None:
             self._bar.update(self._task, advance=seconds, pace=self._pace())
         elif self._ranks.is_first and time.monotonic() - self._said >= SAY_SECONDS:
@@ -58,5 +61,5 @@ class LabelProgress(Progress):
         share = "" if self._ranks.is_alone else " by this process"
         return (
             f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h of audio{share}, "
-            f"{self._done / elapsed:.1f} hours per hour"
+            f"{(self._done - self._given) / elapsed:.1f} hours per hour"
         )

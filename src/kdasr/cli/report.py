@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath
+
 
 @click.command()
-@click.argument("experiments", metavar="EXP...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("experiments", metavar="EXP...", nargs=-1, required=True, type=ExperimentPath(EXPERIMENT))
 @click.option(
     "--data",
     metavar="DATA",
@@ -24,7 +26,8 @@ def command(experiments: tuple[Path, ...], data: Path | None, out: Path | None) 
 
     EXP is an experiment folder, which holds a folder per system (teacher, streaming, streaming-init,
     two-stage and any other), or the folder of one system. Decode the systems first (kdasr decode); what
-    is missing or unfinished is listed in the report.
+    is missing or unfinished is listed in the report, and so are files that an older version of kdasr wrote:
+    what they lack is shown as –.
     """
     # The plotting library is only loaded when a report is made, so that --help stays quick.
     from kdasr.common.logging import setup_logging
@@ -35,7 +38,9 @@ def command(experiments: tuple[Path, ...], data: Path | None, out: Path | None) 
     results = collect_results(experiments)
     folder = write_report(results, data, out)
     print_tables(results.rows, results.comparisons, results.long_form)
-    click.echo(results.headline)
+    click.echo(results.headline.lead)
+    if results.headline.detail:
+        click.echo(results.headline.detail)
     for note in results.notes:
         click.echo(f"Note: {note.subject}: {note.text}" + (f"\n      {note.command}" if note.command else ""))
     click.echo(f"Report: {folder / 'index.html'}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
+from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
 from kdasr.cli.recognizable import checkpoint_option, int8_option, load_recognizable, threads_option
 from kdasr.cli.search_options import (
     LM_OPTIONS,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="serve")
-@click.argument("exp", type=click.Path(path_type=Path))
+@click.argument("exp", type=ExperimentPath(CHECKPOINT, EXPORTED))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: all.")
 @click.option(
     "--port",
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Streams that one client address may open within a minute. No limit by default.",
 )
-@click.option("--compare", type=click.Path(path_type=Path), help="A second system, beside EXP on the page.")
+@click.option(
+    "--compare", type=ExperimentPath(CHECKPOINT, EXPORTED), help="A second system, beside EXP on the page."
+)
 @checkpoint_option
 @int8_option
 @live_search_options

@@ -9,6 +9,7 @@ import click
 
 from kdasr.cli.contexts import parse_context
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
+from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
 from kdasr.cli.recognizable import (
     checkpoint_option,
     device_option,
@@ -42,7 +43,7 @@ SHOWN_PIECES = 200
 
 
 @click.command(name="stream")
-@click.argument("exp", type=click.Path(path_type=Path))
+@click.argument("exp", type=ExperimentPath(CHECKPOINT, EXPORTED))
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE.wav...]")
 @checkpoint_option
 @click.option(

@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message names the culprit (path, key, utterance id) and, where there is one, the remedy. The
     command line prints it without a traceback and exits with status 1.
     """
+
+
+SYSTEM_FOLDER = "the folder of a system that kdasr train wrote, such as exp/demo/two-stage"
+"""What messages call the argument EXP."""

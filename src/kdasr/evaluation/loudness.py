@@ -88,7 +88,7 @@ class GainFile:
 
     def add(self, entry: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
         """Keep a result on the disk, beside the rates without a gain, which `summary` has."""
-        unchanged = {"gain_db": 0.0, "wer": summary["wer"], "cer": summary["cer"]}
+        unchanged = {"gain_db": 0.0, "wer": summary.get("wer"), "cer": summary.get("cer")}
         self._entries |= {0.0: unchanged, entry["gain_db"]: dict(entry)}
         results = [self._entries[gain] for gain in sorted(self._entries)]
         write_json(self._path, {"settings": self._settings, "results": results})

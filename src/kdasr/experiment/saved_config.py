@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_yaml
-from kdasr.common.errors import UserError
+from kdasr.common.errors import SYSTEM_FOLDER, UserError
 from kdasr.common.ranges import declared_at
 from kdasr.experiment.config import AnyExperiment, LanguageModelExperiment, experiment_schema, kind_of
 from kdasr.experiment.differences import Difference, differences
@@ -62,6 +62,8 @@ def load_saved_experiment(exp_dir: Path) -> AnyExperiment:
         UserError: not the folder of a system, or made by another version of the options.
     """
     path = exp_dir / CONFIG
+    if not path.is_file():
+        raise UserError(f"{exp_dir}: no {CONFIG} there; expected {SYSTEM_FOLDER}")
     saved = load_yaml(path)
     if kind_of(saved, source=str(path)) is None:
         return build_config(experiment_schema(), saved, source=str(path))

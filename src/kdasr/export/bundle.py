@@ -53,6 +53,11 @@ class BundleFolder:
         return self.graph("encoder") if self.is_foreign else self.folder / MANIFEST
 
     @property
+    def names(self) -> list[str]:
+        """Every file of a bundle of ours, in it."""
+        return [*self.manifest["files"], *self.manifest.get("extras", ()), CARD, MANIFEST]
+
+    @property
     def is_foreign(self) -> bool:
         """Whether another toolkit exported it."""
         return bool(self.graphs)

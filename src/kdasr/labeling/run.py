@@ -60,8 +60,8 @@ class LabeledItem:
 class Progress:
     """Is told how much audio has been labeled; says nothing."""
 
-    def advance(self, seconds: float) -> None:
-        """So many seconds more."""
+    def advance(self, seconds: float, by_earlier_run: bool = False) -> None:
+        """So many seconds more, which this run labeled, or an earlier one that was stopped."""
 
     def finish(self) -> None:
         """It ends here."""
@@ -168,7 +168,7 @@ class LabelWork:
                 "%s: shard %d goes on after %d of %d batches", self.name, number, len(whole), len(batches)
             )
         for unit in whole:
-            progress.advance(sum(cut.duration for cut in batches[unit]))
+            progress.advance(sum(cut.duration for cut in batches[unit]), by_earlier_run=True)
         for unit in self.ranks.share(range(len(batches))):
             if unit not in whole:
                 journal.append(unit, self._label_batch(batches[unit]))

@@ -9,6 +9,7 @@ from kdasr.report.contexts import context_rows, contexts_plot, write_contexts_js
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import choose_examples, load_spectrograms
 from kdasr.report.experiment import SystemRecord, read_experiments
+from kdasr.report.headline import Headline, headline, origin
 from kdasr.report.latency_parts import first_token_parts_plot
 from kdasr.report.long_form import LongFormRow, long_form_rows
 from kdasr.report.long_form_plot import gap_plot, minutes_plot
@@ -21,7 +22,6 @@ from kdasr.report.status import Note, collect_notes, require_decoded
 from kdasr.report.style import Styles, save_png, system_styles
 from kdasr.report.tables import write_comparisons_json, write_results_csv, write_results_json
 from kdasr.report.timeline import MAX_SYSTEMS, timeline_plot
-from kdasr.report.wording import baseline_name, headline
 
 log = get_logger(__name__)
 
@@ -42,10 +42,10 @@ class Results:
     """Utterances joined into streams, a row per system, part and condition."""
 
     @property
-    def headline(self) -> str:
-        """The main finding, in one sentence."""
-        by_name = {system.name: baseline_name(system) for system in self.systems}
-        return headline(self.comparisons, part_names(self.rows), self.roles.method, by_name)
+    def headline(self) -> Headline:
+        """The main finding."""
+        origins = {system.name: origin(system) for system in self.systems}
+        return headline(self.comparisons, part_names(self.rows), self.roles.method, origins)
 
 
 def collect_results(folders: Sequence[Path]) -> Results:
@@ -60,16 +60,16 @@ def collect_results(folders: Sequence[Path]) -> Results:
     by_name = {system.name: system for system in systems}
     systems = [by_name[name] for name in roles.order(list(by_name))]
     require_decoded(systems, folders)
-    rows = result_rows(systems)
+    rows, long_form = result_rows(systems), long_form_rows(systems)
     return Results(
         folders,
         systems,
         roles,
         rows,
         comparisons(systems, roles),
-        collect_notes(systems, roles, rows, folders),
+        collect_notes(systems, roles, rows, long_form, folders),
         context_rows(systems),
-        long_form_rows(systems),
+        long_form,
     )
 
 

@@ -41,6 +41,7 @@ def context_rows(systems: Sequence[SystemRecord]) -> list[ResultRow]:
         for system in systems
         for parts in system.contexts
         for row in result_rows([replace(system, parts=parts)])
+        if row.context  # an older version did not name it
     ]
 
 

@@ -1,21 +1,28 @@
 """Experiment folders as typed records: what was trained, what was decoded, what is missing."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from kdasr.common.configio import load_yaml
-from kdasr.common.errors import UserError
+from kdasr.common.errors import SYSTEM_FOLDER, UserError
 from kdasr.common.files import read_object
-from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.wer import character_errors
 from kdasr.report.first_word import first_word_of, last_word_is_right
+from kdasr.report.metrics_log import MetricsRow, json_lines, read_metrics
+from kdasr.report.part_fields import (
+    lacking_in_summary,
+    lacking_in_utterances,
+    parts_of_first_token,
+    read_gains,
+)
 from kdasr.training.schedule_file import planned_steps
 
+SUMMARY, UTTERANCES = "summary.json", "utterances.jsonl"
+"""Of a decoded part."""
 MODES = ("streaming", "offline")
 """Decoding modes, the preferred one first."""
 
@@ -103,25 +110,13 @@ class DecodedPart:
     """By id."""
     gains: list[dict[str, Any]] = field(default_factory=list)
     """Error rates at several gains, from `gain.json`: `gain_db`, `wer` and `cer` each."""
+    lacking: dict[str, list[str]] = field(default_factory=dict)
+    """By file, what an older version did not write yet."""
 
     @property
     def measure(self) -> str:
         """`cer` where words are not separated by spaces, else `wer`."""
         return str(self.summary.get("measure") or "wer")
-
-
-@dataclass(frozen=True)
-class MetricsRow:
-    """One line of `metrics.jsonl`."""
-
-    split: str
-    stage: str
-    step: int
-    """Optimizer step, all stages counted."""
-    stage_start: int
-    """The step after which this row's stage began."""
-    values: dict[str, float]
-    """Terms by name, and `total`, `wer` and `cer` (percent) where present."""
 
 
 @dataclass(frozen=True)
@@ -212,14 +207,14 @@ def read_experiments(folders: Sequence[Path]) -> list[SystemRecord]:
 
 def _system_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such experiment folder")
+        raise UserError(f"{folder}: no such folder; expected {SYSTEM_FOLDER}, or a folder of such folders")
     folder = folder.resolve() if folder.name in ("", "..") else folder
     if _is_system(folder):
         return [folder]
     systems = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_system(child)]
     if not systems:
         raise UserError(
-            f"{folder}: holds no system: expected a folder for each; "
+            f"{folder}: holds no system; expected {SYSTEM_FOLDER}, or a folder of such folders; "
             f"train one: kdasr train --config CONF.yaml --system NAME --exp {folder / 'NAME'}"
         )
     return systems
@@ -242,18 +237,23 @@ def read_system(folder: Path, name: str) -> SystemRecord:
         contexts=[_read_parts(other) for other in sorted(folder.glob("contexts/*"))],
         long_form={
             path.parent.name: read_object(path)
-            for path in sorted(folder.glob("decode/long-form/*/summary.json"))
+            for path in sorted(folder.glob(str(long_form_path(Path(), "*"))))
         },
     )
+
+
+def long_form_path(system: Path, part: str) -> Path:
+    """The summary of a part that was decoded as long streams, in a system's folder."""
+    return system / "decode" / "long-form" / part / SUMMARY
 
 
 def _read_parts(decode: Path) -> dict[str, DecodedPart]:
     """Every finished part, streaming before offline."""
     parts: dict[str, DecodedPart] = {}
     for mode in MODES:
-        for summary in sorted((decode / mode).glob("*/summary.json")):
+        for summary in sorted((decode / mode).glob(f"*/{SUMMARY}")):
             folder = summary.parent
-            if folder.name not in parts and (folder / "utterances.jsonl").is_file():
+            if folder.name not in parts and (folder / UTTERANCES).is_file():
                 parts[folder.name] = read_part(folder, mode)
     return dict(sorted(parts.items()))
 
@@ -264,25 +264,34 @@ def read_part(folder: Path, mode: str) -> DecodedPart:
     Raises:
         UserError: a file is not as `kdasr decode` writes it, or the two files contradict each other.
     """
-    summary = read_object(folder / "summary.json")
-    path = folder / "utterances.jsonl"
+    summary = read_object(folder / SUMMARY)
+    lacking = {SUMMARY: lacking_in_summary(summary, folder / SUMMARY)}
+    path = folder / UTTERANCES
     utterances: dict[str, DecodedUtterance] = {}
-    for number, row in _json_lines(path):
+    rows = list(json_lines(path))
+    for number, row in rows:
         try:
             utterance = _utterance(row, frame_seconds_of(summary))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}, line {number}: not a decoded utterance ({error!r})") from None
         if utterance.id in utterances:
             raise UserError(f"{path}, line {number}: utterance '{utterance.id}' occurs twice")
         utterances[utterance.id] = utterance
     if not utterances or summary.get("num_utterances", len(utterances)) != len(utterances):
         raise UserError(
-            f"{path}: {len(utterances)} utterances, but summary.json counts {summary.get('num_utterances')}; "
+            f"{path}: {len(utterances)} utterances, but {SUMMARY} counts {summary.get('num_utterances')}; "
             "decode this part again"
         )
-    gains = folder / "gain.json"
-    found = read_object(gains).get("results") or [] if gains.is_file() else []
-    return DecodedPart(folder.name, mode, folder, summary, _comparable(utterances, mode), found)
+    lacking[UTTERANCES] = lacking_in_utterances((row for _, row in rows), streaming=mode == "streaming")
+    return DecodedPart(
+        part=folder.name,
+        mode=mode,
+        folder=folder,
+        summary=summary,
+        utterances=_comparable(utterances, mode),
+        gains=read_gains(folder / "gain.json"),
+        lacking={file: names for file, names in lacking.items() if names},
+    )
 
 
 def frame_seconds_of(summary: Mapping[str, Any]) -> float:
@@ -328,25 +337,31 @@ def _utterance(row: Mapping[str, Any], frame_seconds: float) -> DecodedUtterance
         num_words=int(errors["words"]),
         num_char_errors=sum(int(characters[kind]) for kind in ("sub", "ins", "del")),
         num_chars=int(characters["chars"]),
-        first_word_ms=first.latency_ms,
-        first_word_wall_ms=first.wall_ms,
+        first_word_ms=_measured(first.latency_ms),
+        first_word_wall_ms=_measured(first.wall_ms),
         first_token=first.token,
         speaker=str(row.get("speaker") or ""),
-        first_token_ms=row.get("first_token_ms"),
-        first_token_wall_ms=row.get("first_token_wall_ms"),
+        first_token_ms=_measured(row.get("first_token_ms")),
+        first_token_wall_ms=_measured(row.get("first_token_wall_ms")),
         emission_delay_ms=tuple(float(value) for value in row.get("emission_delay_ms") or ()),
-        finalization_ms=row.get("finalization_ms") if last_word_is_right(row) else None,
-        first_token_parts_ms=row.get("first_token_parts_ms"),
-        ref_words=tuple(AlignedWord(w["word"], w["start"], w["end"]) for w in row.get("ref_words") or ()),
+        finalization_ms=_measured(row.get("finalization_ms")) if last_word_is_right(row) else None,
+        first_token_parts_ms=parts_of_first_token(row.get("first_token_parts_ms")),
+        ref_words=tuple(
+            AlignedWord(w["word"], float(w["start"]), float(w["end"])) for w in row.get("ref_words") or ()
+        ),
         tokens=tuple(
-            ShownToken(t["piece"], (t["frame"] + 0.5) * frame_seconds, t["shown"])
+            ShownToken(t["piece"], (t["frame"] + 0.5) * frame_seconds, float(t["shown"]))
             for t in row.get("tokens") or ()
         ),
         words=tuple(
-            ShownWord(w["word"], w["shown"], w.get("ref_index"), w.get("confidence"))
+            ShownWord(w["word"], float(w["shown"]), w.get("ref_index"), _measured(w.get("confidence")))
             for w in row.get("words") or ()
         ),
     )
+
+
+def _measured(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _character_errors(ref: str, hyp: str) -> dict[str, int]:
@@ -358,36 +373,3 @@ def _character_errors(ref: str, hyp: str) -> dict[str, int]:
         "del": found.deletions,
         "chars": found.words,
     }
-
-
-def read_metrics(path: Path) -> list[MetricsRow]:
-    """Training and validation rows by step; a step logged twice (after a resume) counts once.
-
-    A last line that was cut short by a kill is left out.
-    """
-    rows: dict[tuple[str, int], MetricsRow] = {}
-    if not path.is_file():
-        return []
-    for _, row in _json_lines(path, allow_cut=True):
-        values = {name: float(value) for name, value in (row.get("terms") or {}).items() if value is not None}
-        values |= {name: float(row[name]) for name in ("total", "wer", "cer") if row.get(name) is not None}
-        key = (str(row.get("split")), int(row.get("step", 0)))
-        start = key[1] - int(row.get("stage_step") or key[1])
-        rows[key] = MetricsRow(key[0], str(row.get("stage", "")), key[1], start, values)
-    return sorted(rows.values(), key=lambda row: row.step)
-
-
-def _json_lines(path: Path, *, allow_cut: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text_lines(path)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if allow_cut and number == len(lines):
-                return
-            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-        yield number, row

@@ -8,27 +8,52 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import SystemRecord
+from kdasr.report.experiment import SUMMARY, SystemRecord, long_form_path
+from kdasr.report.fields import (
+    Field,
+    is_count,
+    is_flag,
+    is_interval,
+    is_measured,
+    is_number,
+    is_summary,
+    is_text,
+    take_fields,
+)
 from kdasr.report.results import part_order
 from kdasr.report.wording import interval, number, signed
 
-_REQUIRED = (
-    *("gap_s", "noise", "endpoints", "minutes", "wer", "wer_ci", "substitutions", "deletions", "insertions"),
-    *(
-        "words",
-        "single_wer",
-        "shifted_wer",
-        "wer_increase",
-        "wer_increase_ci",
-        "relative_increase",
-        "first_word_ms",
-        "first_word_coverage",
-        "wer_by_minute",
-    ),
-    *("single_first_word_ms", "single_first_word_coverage", "emission_delay_ms", "onset", "num_utterances"),
-)
-
 _KINDS = ("substitution", "deletion", "insertion")
+_CELL = ("minute", "substitutions", "deletions", "insertions", "words")
+"""Counts of one minute."""
+
+
+def _is_by_minute(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(cell, Mapping) and all(is_count(cell.get(name)) for name in _CELL) for cell in value
+    )
+
+
+_NOT_MEASURED = {"mean": None}
+_FIELDS = (
+    *(Field(name, is_number) for name in ("gap_s", "minutes")),
+    Field("noise", is_text),
+    Field("endpoints", is_flag),
+    Field("wer", is_measured),
+    *(Field(f"{kind}s", is_count) for kind in _KINDS),
+    *(Field(name, is_count) for name in ("words", "num_utterances")),
+    *(Field(name, is_interval, [None, None]) for name in ("wer_ci", "wer_increase_ci")),
+    *(
+        Field(name, is_measured, None)
+        for name in ("single_wer", "shifted_wer", "wer_increase", "relative_increase")
+    ),
+    *(Field(f"{prefix}first_word_coverage", is_measured, None) for prefix in ("", "single_")),
+    *(Field(f"{prefix}first_word_ms", is_summary, _NOT_MEASURED) for prefix in ("", "single_")),
+    Field("emission_delay_ms", is_summary, _NOT_MEASURED),
+    Field("wer_by_minute", _is_by_minute, []),
+    Field("onset", is_text, ""),
+)
+"""Of a condition, what is shown."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,8 @@ class LongFormRow:
     part: str
     values: Mapping[str, Any]
     """An entry of `conditions` in the summary that `kdasr decode --long-form` writes."""
+    lacking: Sequence[str] = ()
+    """Fields that it did not have: it is of an older version. `values` says that they were not measured."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -57,30 +84,40 @@ def long_form_rows(systems: Sequence[SystemRecord]) -> list[LongFormRow]:
     """A row per system, part and condition; none where nothing was decoded in long form.
 
     Raises:
-        UserError: a summary that lacks something.
+        UserError: a damaged summary.
     """
     return [
         row
         for system in systems
         for part in part_order(list(system.long_form))
-        for row in summary_rows(system.long_form[part], system.name, part)
+        for row in summary_rows(
+            system.long_form[part], system.name, part, str(long_form_path(system.folder, part))
+        )
     ]
 
 
-def summary_rows(summary: Mapping[str, Any], system: str, part: str) -> list[LongFormRow]:
-    """A row per condition of one summary.
+def summary_rows(
+    summary: Mapping[str, Any], system: str, part: str, where: str = SUMMARY
+) -> list[LongFormRow]:
+    """A row per condition of one summary. What an older version did not measure is not measured in it.
+
+    Args:
+        summary: as it was read.
+        system: whose it is.
+        part: of which it is.
+        where: the file, for messages.
 
     Raises:
-        UserError: it lacks something.
+        UserError: it is damaged.
     """
     conditions = summary.get("conditions")
     if not isinstance(conditions, list):
-        raise UserError(f"{system}, long form of {part}: no conditions in summary.json; decode again")
-    for condition in conditions:
-        missing = [name for name in _REQUIRED if name not in condition]
-        if missing:
-            raise UserError(f"{system}, long form of {part}: no '{missing[0]}' in summary.json; decode again")
-    return [LongFormRow(system, part, condition) for condition in conditions]
+        raise UserError(f"{where}: no list of 'conditions': damaged; decode again")
+    taken = [
+        take_fields(condition, _FIELDS, f"{where}, condition {number}")
+        for number, condition in enumerate(conditions, start=1)
+    ]
+    return [LongFormRow(system, part, values, lacking) for values, lacking in taken]
 
 
 def first_word(row: LongFormRow, which: str = "") -> str:
@@ -118,10 +155,11 @@ _COLUMNS: tuple[tuple[str, Callable[[LongFormRow], str]], ...] = (
 
 def long_form_table(rows: Sequence[LongFormRow]) -> Table:
     """Every row for the terminal, a section per system and part."""
-    onsets = " or ".join(sorted({row["onset"] for row in rows}))
+    onsets = " or ".join(sorted({row["onset"] for row in rows if row["onset"]}))
     caption = (
         "One by one: the same utterances as streams of their own; shifted: begun anywhere in a chunk. First "
-        f"word: mean ms from its onset (by {onsets}), and the share of utterances that have it right."
+        f"word: mean ms from its onset{f' (by {onsets})' if onsets else ''}, and the share of utterances "
+        "that have it right."
     )
     table = Table(
         box=SIMPLE_HEAD,
@@ -132,7 +170,7 @@ def long_form_table(rows: Sequence[LongFormRow]) -> Table:
     )
     table.add_column("pause")
     for name, _ in _COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     sections: dict[tuple[str, str], list[LongFormRow]] = {}
     for row in rows:
         sections.setdefault((row.part, row.system), []).append(row)

@@ -73,7 +73,8 @@ def _gap_lines(axes: Axes, rows: Sequence[LongFormRow], gaps: Sequence[float], s
             label=system,
         )
         for place, row in zip(places, found, strict=True):
-            axes.plot([place, place], row["wer_ci"], color=color, linewidth=1.2, alpha=0.6)
+            if None not in row["wer_ci"]:
+                axes.plot([place, place], row["wer_ci"], color=color, linewidth=1.2, alpha=0.6)
         if found[0]["single_wer"] is not None:
             axes.axhline(found[0]["single_wer"], color=color, linestyle=":", linewidth=1.0)
 

@@ -14,6 +14,7 @@ from kdasr.common.files import write_text
 from kdasr.report.contexts import context_table
 from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.gains import gain_table
+from kdasr.report.headline import Headline
 from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
 from kdasr.report.results import PairedGain, ResultRow, part_names
@@ -35,7 +36,7 @@ class PageContent:
     comparisons: Sequence[PairedGain]
     contexts: Sequence[ResultRow]
     long_form: Sequence[LongFormRow]
-    headline: str
+    headline: Headline
     notes: Sequence[Note]
     plots: Sequence[Plot]
     examples: Sequence[Plot]

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import SystemRecord
+from kdasr.report.experiment import SystemRecord, long_form_path
+from kdasr.report.long_form import LongFormRow
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.wording import number
@@ -41,7 +42,11 @@ def require_decoded(systems: Sequence[SystemRecord], folders: Sequence[Path]) ->
 
 
 def collect_notes(
-    systems: Sequence[SystemRecord], roles: Roles, rows: Sequence[ResultRow], folders: Sequence[Path]
+    systems: Sequence[SystemRecord],
+    roles: Roles,
+    rows: Sequence[ResultRow],
+    long_form: Sequence[LongFormRow],
+    folders: Sequence[Path],
 ) -> list[Note]:
     """Every note, in the order of systems."""
     parts = part_names(rows)
@@ -49,7 +54,8 @@ def collect_notes(
     for system in systems:
         notes += _unfinished(system, parts)
     notes += (
-        _long_form_alone(systems)
+        _older_versions(systems, long_form)
+        + _long_form_alone(systems)
         + _contradictions(systems, rows)
         + _unequal_students(rows, roles)
         + _doubtful_parts(systems, rows, parts)
@@ -115,6 +121,36 @@ def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
         text = f"decoded offline on {', '.join(offline)}: word errors only, no latency."
         notes.append(Note(system.name, text, decode_command(system, offline)))
     return notes
+
+
+def _older_versions(systems: Sequence[SystemRecord], long_form: Sequence[LongFormRow]) -> list[Note]:
+    """Files that an older version wrote: a note for what they lack and for the systems whose they are."""
+    owners: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for system in systems:
+        parts = [*system.parts.values(), *(part for found in system.contexts for part in found.values())]
+        lacking = {
+            str((part.folder / file).relative_to(system.folder)): names
+            for part in parts
+            for file, names in part.lacking.items()
+        }
+        lacking |= {
+            str(long_form_path(Path(), row.part)): list(row.lacking)
+            for row in long_form
+            if row.system == system.name and row.lacking
+        }
+        for path, names in lacking.items():
+            owners.setdefault((tuple(names), path), []).append(system.name)
+    files: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (missing, path), whose in owners.items():
+        files.setdefault((missing, tuple(whose)), []).append(path)
+    return [
+        Note(
+            "older version of kdasr",
+            f"{', '.join(paths)} of {', '.join(whose)}: without {', '.join(missing)} (left out, or shown "
+            "as –); kdasr decode --force measures what is missing.",
+        )
+        for (missing, whose), paths in files.items()
+    ]
 
 
 def _progress(system: SystemRecord) -> str:

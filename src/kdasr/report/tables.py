@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from kdasr.common.files import write_json, write_text
+from kdasr.common.terminal import table_console
 from kdasr.evaluation.latency import FirstToken
 from kdasr.evaluation.statistics import Interval
 from kdasr.report import wording
 from kdasr.report.long_form import LongFormRow, counts, long_form_table
 from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.wording import signed
-
-MIN_WIDTH = 124
-"""Columns of the terminal table when the output is a file or a pipe."""
-LONG_FORM_WIDTH = 140
-"""The same of the table of long streams."""
 
 _SUMMARIES = ("first_word", "first_token", "emission_delay", "finalization")
 _STATISTICS = ("mean", "p50", "p90", "p99")
@@ -102,7 +97,7 @@ def terminal_table(rows: Sequence[ResultRow], width: int) -> Table:
     """Every row of the results, one section per part; the least important columns need a larger `width`."""
     columns = [column for column in _COLUMNS if width >= column.min_width]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("system", no_wrap=True)
+    table.add_column("system", overflow="fold")
     for column in columns:
         table.add_column(column.name, justify="right", no_wrap=True)
     parts = part_names(rows)
@@ -148,9 +143,9 @@ def comparison_table(comparisons: Sequence[PairedGain]) -> Table:
     """Paired differences for the terminal."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("system", "against", "part"):
-        table.add_column(name, no_wrap=True)
-    for name in ("fewer errors, %", "first word earlier, ms", "first token earlier, ms", "steps"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, overflow="fold")
+    for name in ("fewer errors, %", "first word\nearlier, ms", "first token\nearlier, ms", "steps"):
+        table.add_column(name, justify="right")  # in a narrow terminal its cells are wrapped, not cut
     for c in comparisons:
         steps = number(c.row_steps) + ("" if c.equal_steps else f" against {number(c.baseline_steps)}")
         errors = f"{signed(c.wer.estimate)} ({signed(c.wer.low)} to {signed(c.wer.high)})"
@@ -169,17 +164,11 @@ def _gain(gain: Interval) -> str:
     return f"{signed(gain.estimate, 0)} ({signed(gain.low, 0)} to {signed(gain.high, 0)})"
 
 
-def wide_console(width: int = MIN_WIDTH) -> Console:
-    """Standard output, wide enough for tables to stay whole in a log file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, width))
-
-
 def print_tables(
     rows: Sequence[ResultRow], comparisons: Sequence[PairedGain], long_form: Sequence[LongFormRow] = ()
 ) -> None:
     """Print all tables on stdout."""
-    console = wide_console()
+    console = table_console()
     console.print("Results: latencies in ms, WER in percent with its 95 % bootstrap interval, CER in percent")
     console.print(terminal_table(rows, console.width))
     if comparisons:
@@ -195,7 +184,7 @@ def print_tables(
 
 def print_long_form(rows: Sequence[LongFormRow]) -> None:
     """Print the table of long streams on stdout."""
-    console = wide_console(LONG_FORM_WIDTH)
+    console = table_console()
     minutes = max(row["minutes"] for row in rows)
     console.print(
         f"{counts(rows)} utterances of a part joined into streams of up to {minutes:g} minutes, with pauses "

@@ -6,6 +6,7 @@ Power-transformed targets after Tang et al. 2023 (arXiv 2306.15171); the directi
 Shapes: B utterances, T frames, K states of the pruned band, N nodes, V classes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,23 +65,31 @@ def power_kl_with_gradient(
     teacher = torch.log_softmax(teacher_NV * exponents_N1, dim=-1)
     p, q = teacher.exp(), student.exp()
     log_ratio = teacher.sub_(student)
-    # A class that neither side allows: -inf - -inf.
-    log_ratio.masked_fill_((p == 0.0) & (q == 0.0), 0.0)
+    # Looking costs one fast pass, the masks many; on a GPU looking would make the CPU wait.
+    masked = log_ratio.is_cuda or not math.isfinite(float(log_ratio.sum()))
+    if masked:
+        # A class that neither side allows: -inf - -inf.
+        log_ratio.masked_fill_((p == 0.0) & (q == 0.0), 0.0)
     scale_N = exponents_N.square().reciprocal() if form.temperature_squared else torch.ones_like(exponents_N)
     slope_N = scale_N * exponents_N if both else scale_N
     if form.direction == "forward":
-        return scale_N * _expectation(p, log_ratio), q.sub_(p).mul_(slope_N.unsqueeze(1))
-    reverse_N = -_expectation(q, log_ratio)
-    gradient = (log_ratio + reverse_N.unsqueeze(1)).mul_(q).neg_().masked_fill_(q == 0.0, 0.0)
+        return scale_N * _expectation(p, log_ratio, masked), q.sub_(p).mul_(slope_N.unsqueeze(1))
+    reverse_N = -_expectation(q, log_ratio, masked)
+    gradient = (log_ratio + reverse_N.unsqueeze(1)).mul_(q).neg_()
+    if masked:
+        gradient.masked_fill_(q == 0.0, 0.0)
     if form.direction == "reverse":
         return scale_N * reverse_N, gradient.mul_(slope_N.unsqueeze(1))
-    value_N = 0.5 * (_expectation(p, log_ratio) + reverse_N)
+    value_N = 0.5 * (_expectation(p, log_ratio, masked) + reverse_N)
     return scale_N * value_N, gradient.add_(q).sub_(p).mul_(0.5 * slope_N.unsqueeze(1))
 
 
-def _expectation(probs_NV: Tensor, values_NV: Tensor) -> Tensor:
-    """Mean of the values; a class without probability counts nothing, whatever its value."""
-    return (probs_NV * values_NV).masked_fill_(probs_NV == 0.0, 0.0).sum(1)
+def _expectation(probs_NV: Tensor, values_NV: Tensor, masked: bool) -> Tensor:
+    """Mean of the values; a class without probability counts nothing, whatever its value, where `masked`."""
+    products_NV = probs_NV * values_NV
+    if masked:
+        products_NV.masked_fill_(probs_NV == 0.0, 0.0)
+    return products_NV.sum(1)
 
 
 class NextSymbols(NamedTuple):
