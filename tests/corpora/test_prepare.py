@@ -24,6 +24,7 @@ from kdasr.data import part_features
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import compute_features, store_features
 from kdasr.data.folder import cuts_path, load_cuts, train_parts, write_manifest
+from kdasr.data.runs import RunSizes
 from kdasr.data.tokens import prepare_tokens
 from kdasr.testing import tone, write_corpus
 
@@ -101,15 +102,13 @@ def test_stored_features_are_those_of_the_cut_audio(prepared: Path) -> None:
 
 
 def test_features_are_stored_in_one_file_for_each_task(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_features, "CUTS_PER_TASK", 7)
+    monkeypatch.setattr(part_features, "RUN_SIZES", RunSizes(usual=7, longest=50, most_runs=10))
     prepare_corpus(options(root))
     by_file = Counter(cut.features.storage_path for cut in load_cuts(root / "data", TRAIN))
     assert sorted(by_file.values()) == [4, 7, 7]
     assert set(by_file) == {str(path) for path in (root / "data" / "fbank" / TRAIN).iterdir()}
-    # A large part has no more than `MOST_TASKS` files, until one holds `MOST_PER_TASK` cuts.
-    monkeypatch.setattr(part_features, "MOST_TASKS", 10)
-    monkeypatch.setattr(part_features, "MOST_PER_TASK", 50)
-    numbers = [len(part_features.tasks_of(count)) for count in (0, 7, 8, 70, 400, 500, 501)]
+    # A large part has no more than `most_runs` files, until one holds the `longest` run.
+    numbers = [len(part_features.RUN_SIZES.runs(count)) for count in (0, 7, 8, 70, 400, 500, 501)]
     assert numbers == [0, 1, 2, 10, 10, 10, 11]
 
 
@@ -202,7 +201,7 @@ def test_a_failure_leaves_the_published_part_alone(root: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         return store_features(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(part_features, "CUTS_PER_TASK", 4)
+    monkeypatch.setattr(part_features, "RUN_SIZES", replace(part_features.RUN_SIZES, usual=4))
     monkeypatch.setattr(part_features, "store_features", fail_on_second)
     with pytest.raises(KeyboardInterrupt):
         prepare_corpus(options(root, speeds=(1.0, 1.2)))

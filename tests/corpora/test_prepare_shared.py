@@ -6,6 +6,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ TRAIN = 11
 
 def smaller_steps(patch: pytest.MonkeyPatch) -> None:
     """So that a few utterances are many runs and tasks."""
-    patch.setattr(utterance_spool, "UTTERANCES_PER_RUN", RUN)
+    patch.setattr(utterance_spool, "RUN_SIZES", replace(utterance_spool.RUN_SIZES, usual=RUN))
     patch.setattr(lhotse_cuts, "_AT_ONCE", RUN)
     patch.setattr(cut_files, "_AT_ONCE", RUN)
-    patch.setattr(part_features, "CUTS_PER_TASK", TASK)
+    patch.setattr(part_features, "RUN_SIZES", replace(part_features.RUN_SIZES, usual=TASK))
 
 
 @pytest.fixture(autouse=True)

@@ -141,7 +141,7 @@ def test_too_many_are_all_listed_and_what_is_done_is_kept(
 
 
 def test_the_first_one_ends_the_work_if_none_is_allowed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_features, "CUTS_PER_TASK", 1)
+    monkeypatch.setattr(part_features, "RUN_SIZES", replace(part_features.RUN_SIZES, usual=1))
     spoil(root / "corpus" / CHAPTER, "nan")
     with pytest.raises(UserError, match=r"1 of 6 utterances have bad audio so far, more than --max-bad 0"):
         prepare_corpus(options(root, max_bad=MaxBad.parse("0")))
@@ -206,7 +206,7 @@ def test_streamed_headers_and_other_formats_are_read(root: Path) -> None:
 def test_an_interrupted_part_goes_on_to_the_same_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after each of its tasks in turn; an 8 kHz file is converted once."""
     soundfile.write(root / "corpus" / CHAPTER / f"{NAME}.flac", tone(1.0, sample_rate=8000), 8000)
-    monkeypatch.setattr(part_features, "CUTS_PER_TASK", 5)
+    monkeypatch.setattr(part_features, "RUN_SIZES", replace(part_features.RUN_SIZES, usual=5))
     prepare_corpus(options(root, out_dir=root / "whole"))
     left = [0]
 

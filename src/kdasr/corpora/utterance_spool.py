@@ -15,13 +15,12 @@ from kdasr.common.waiting import wait_until
 from kdasr.corpora.base import Part, PartCuts
 from kdasr.corpora.remarks import Remarks
 from kdasr.data.bad import BadUtterance
-from kdasr.data.copies import COUNT, Copies, runs_of, write_copies
+from kdasr.data.copies import COUNT, Copies, write_copies
 from kdasr.data.folder import line_of
+from kdasr.data.runs import RunSizes
 
-UTTERANCES_PER_RUN = 256
-MOST_RUNS = 256
-"""From so many runs on they become larger."""
-MOST_PER_RUN = 4096
+RUN_SIZES = RunSizes(usual=256, longest=4096)
+"""In utterances."""
 
 
 class Spooled(NamedTuple):
@@ -38,7 +37,7 @@ class UtteranceSpool:
 
     def __init__(self, part: Part, folder: Path, speeds: tuple[float, ...]) -> None:
         self._part, self._folder, self._speeds = part, folder, speeds
-        self._runs = runs_of(part.num_utterances, UTTERANCES_PER_RUN, MOST_RUNS, MOST_PER_RUN)
+        self._runs = RUN_SIZES.runs(part.num_utterances)
 
     def make(self, converted_dir: Path, jobs: int, ranks: Ranks) -> Spooled:
         """Make this process's share of the utterances, and wait for the others'."""

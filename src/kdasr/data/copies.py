@@ -129,9 +129,3 @@ def parsed_id(line: bytes) -> bytes:
 def _save(path: Path, values: NDArray[Any]) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, values, allow_pickle=False)
-
-
-def runs_of(count: int, size: int, most_runs: int, most: int) -> list[range]:
-    """`count` things in their order, in runs of `size`; of up to `most` where that would be more runs."""
-    size = max(size, min(most, -(-count // most_runs)))
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]

@@ -20,7 +20,7 @@ from kdasr.common.logging import console, get_logger
 from kdasr.common.ranks import Ranks
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
-from kdasr.data.copies import Copies, runs_of
+from kdasr.data.copies import Copies
 from kdasr.data.features import (
     ARCHIVE_SUFFIX,
     TICK_POWER,
@@ -31,14 +31,13 @@ from kdasr.data.features import (
     utterance_of,
 )
 from kdasr.data.folder import line_of
+from kdasr.data.runs import RunSizes
 from kdasr.data.staging import Staged, Workers
 
 log = get_logger(__name__)
 
-CUTS_PER_TASK = 64
-MOST_TASKS = 256
-"""From so many tasks on they become larger: each has a file of features."""
-MOST_PER_TASK = 1024
+RUN_SIZES = RunSizes(usual=64, longest=1024)
+"""In cuts. Each run is a task, and has a file of features."""
 STATS_SAMPLE = 1000
 """Utterances per training part that give the feature statistics when nothing is stored."""
 
@@ -88,7 +87,7 @@ class PartTasks:
 
     def runs(self) -> list[range]:
         """The numbers of the copies of each task."""
-        return tasks_of(len(self.copies))
+        return RUN_SIZES.runs(len(self.copies))
 
     def run(self, ranks: Ranks, workers: Workers, *, stop_at_once: bool) -> list[BadUtterance]:
         """Do this process's share of the tasks that are not done yet.
@@ -184,11 +183,6 @@ def part_tasks(copies: Copies, fbank: Staged, audio: Staged, out_dir: Path, *, s
     )
 
 
-def tasks_of(count: int) -> list[range]:
-    """Cuts in their order, in runs of `CUTS_PER_TASK`; of more where that would be too many runs."""
-    return runs_of(count, CUTS_PER_TASK, MOST_TASKS, MOST_PER_TASK)
-
-
 def sample_stats(copies: Copies, left_out: set[str]) -> FeatureStats:
     """Statistics of some cuts from all over a part, where nothing is stored."""
     stats = FeatureStats()
@@ -223,6 +217,6 @@ def _to_json(result: TaskResult) -> dict[str, Any]:
 
 def settings_key(settings: dict[str, Any]) -> str:
     """What tells one way of preparing a part from another, and from that of earlier versions."""
-    sizes = [CUTS_PER_TASK, MOST_TASKS, MOST_PER_TASK]
+    sizes = [RUN_SIZES.usual, RUN_SIZES.most_runs, RUN_SIZES.longest]
     told = [settings, ARCHIVE_SUFFIX, TICK_POWER, sizes, "by line"]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
