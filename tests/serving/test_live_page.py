@@ -139,13 +139,13 @@ def test_words_are_those_of_the_command(chromium: Browser, tmp_path: Path) -> No
 
 
 def test_microphone_shows_the_words_of_both_models(
-    chromium: Browser, served: Served, microphone: Path, monkeypatch: pytest.MonkeyPatch
+    chromium: Browser, served: Served, microphone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
             "kdasr.cli.stream.load_recognizable", lambda *_, **__: spotter_parts(Context(left=8, chunk=4))
         )
-        assert [segment["text"] for segment in said_by_stream(Path("student"), microphone)] == TEXT
+        assert [segment["text"] for segment in said_by_stream(tmp_path, microphone)] == TEXT
     with opened(chromium, served) as tab:
         ready(tab)
         assert tab.run("[...document.querySelectorAll('section button')].every((b) => b.disabled)")
