@@ -17,8 +17,7 @@ from kdasr.evaluation.wer import ErrorCounts, word_errors
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import ClientPiece, Samples, Segment, SherpaClient, SherpaOffline
 from kdasr.export.offline import SHORTEST
-from kdasr.export.reference import decode_segments, decode_windows, emissions_of
-from kdasr.recognition.endpoint import EndpointRules
+from kdasr.export.reference import client_rules, decode_segments, decode_windows, emissions_of
 from kdasr.recognition.features import whole_features
 from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizable import Recognizable
@@ -118,7 +117,7 @@ def compare_with_sherpa(
         return
     client, greedy = SherpaClient(bundle, int8=int8), _Greedy(ours)
     yield _compare_single(client, greedy, utterances)
-    rules = EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)
+    rules = client_rules(bundle)
     cutting = SherpaClient(bundle, int8=int8, enable_endpoint_detection=True)
     yield _compare_endpoints("greedy search", cutting, StreamingRecognizer(ours, endpoints=rules), utterances)
     if not int8:

@@ -10,8 +10,7 @@ from kdasr.evaluation.long_form_run import LongForm
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.check import Clip, Comparison, check_utterances
 from kdasr.export.client import Samples, Segment, SherpaClient
-from kdasr.export.reference import decode_segments, decode_windows, emissions_of
-from kdasr.recognition.endpoint import EndpointRules
+from kdasr.export.reference import client_rules, decode_segments, decode_windows, emissions_of
 from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.sources import Piece
@@ -46,7 +45,7 @@ def compare_long_form(
     if bundle.context.is_full:
         raise UserError(f"{bundle.folder}: exported for whole utterances: leave out --long-form")
     check_utterances(bundle, ours, utterances)
-    rules = {False: None, True: EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)}
+    rules = {False: None, True: client_rules(bundle)}
     for pause in options.pauses:
         for endpoints in options.endpoints:
             client = SherpaClient(bundle, int8=int8, enable_endpoint_detection=endpoints)

@@ -3,7 +3,9 @@
 # Shapes: N samples at 16 kHz.
 
 from kdasr.data.features import SAMPLE_RATE
+from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import ClientPiece, Samples, Segment, with_tail
+from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.stream import Stream
 
@@ -31,11 +33,16 @@ def emissions_of(recognizer: StreamingRecognizer, stream: Stream) -> list[Client
     return [ClientPiece(token.piece, token.frame) for token in recognizer.result(stream).tokens]
 
 
+def client_rules(bundle: BundleFolder) -> EndpointRules:
+    """The endpoints with which a segment of ours begins as one of sherpa-onnx's does."""
+    return EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)
+
+
 def decode_segments(recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int) -> list[Segment]:
     """The segments of our recognizer, by its own endpoints, in the windows that a client has decoded.
 
-    With `EndpointRules(keep_predictor=True)` a segment begins as sherpa-onnx's does: with a new encoder
-    state, on features that go on, and with the predictor where the last one left it.
+    With `client_rules` a segment begins as sherpa-onnx's does: on features that go on, with the predictor
+    where the last one left it, and with a new encoder state (but see `EndpointRules.keep_encoder`).
     """
     stream = _fed_stream(recognizer, samples_N)
     segments, begin = [], 0
