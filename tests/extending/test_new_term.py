@@ -28,8 +28,8 @@ from kdasr.experiment.recipe_file import load_experiment
 from kdasr.losses.lattice.nodes import Nodes, NodeValues
 from kdasr.nn.context import Context
 from kdasr.report.curves import training_plot
-from kdasr.report.experiment import SystemRecord
 from kdasr.report.metrics_log import read_metrics
+from kdasr.report.records import SystemRecord
 from kdasr.report.style import system_styles
 
 # Shapes: B utterances, T encoder frames, K states kept per frame, N nodes, V pieces, D width.

@@ -18,19 +18,13 @@ from kdasr.report.build import collect_results
 from kdasr.report.contexts import context_rows, context_table, contexts_plot
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import Example, choose_examples, load_spectrograms
-from kdasr.report.experiment import (
-    DecodedUtterance,
-    ShownToken,
-    ShownWord,
-    read_experiments,
-    read_part,
-    read_system,
-)
+from kdasr.report.experiment import read_experiments, read_part, read_system
 from kdasr.report.headline import headline
 from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
 from kdasr.report.metrics_log import read_metrics
 from kdasr.report.page import environment_table
 from kdasr.report.plots import wer_plot
+from kdasr.report.records import DecodedUtterance, ShownToken, ShownWord
 from kdasr.report.results import comparisons, result_rows
 from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import collect_notes

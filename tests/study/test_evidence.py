@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import DecodedPart, DecodedUtterance
 from kdasr.report.metrics_log import MetricsRow
+from kdasr.report.records import DecodedPart, DecodedUtterance
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_brief import brief, write_csv
 from kdasr.study.evidence_plot import evidence_plot

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kdasr.report.experiment import DecodedPart, DecodedUtterance
+from kdasr.report.records import DecodedPart, DecodedUtterance
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_tables import markdown, summary
 from kdasr.study.trained_run import RunInfo, TrainedRun

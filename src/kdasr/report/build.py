@@ -8,13 +8,14 @@ from kdasr.common.logging import get_logger
 from kdasr.report.contexts import context_rows, contexts_plot, write_contexts_json
 from kdasr.report.curves import training_plot
 from kdasr.report.examples import choose_examples, load_spectrograms
-from kdasr.report.experiment import SystemRecord, read_experiments
+from kdasr.report.experiment import read_experiments
 from kdasr.report.headline import Headline, headline, origin
 from kdasr.report.latency_parts import first_token_parts_plot
 from kdasr.report.long_form import LongFormRow, long_form_rows
 from kdasr.report.long_form_plot import gap_plot, minutes_plot
 from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
+from kdasr.report.records import SystemRecord
 from kdasr.report.reliability_plot import reliability_plot
 from kdasr.report.results import PairedGain, ResultRow, comparisons, part_names, result_rows
 from kdasr.report.roles import Roles, roles_of

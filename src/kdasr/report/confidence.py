@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdasr.decoding.confidence import ReliabilityBin, area_under_curve, calibration_error, reliability
-from kdasr.report.experiment import DecodedPart
+from kdasr.report.records import DecodedPart
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdasr.common.files import write_json
-from kdasr.report.experiment import SystemRecord
 from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names, result_rows
 from kdasr.report.style import INK, Styles, SystemStyle, figure_style
 from kdasr.report.wording import number, rate_name

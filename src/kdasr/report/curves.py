@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kdasr.distillation.terms import known_terms
-from kdasr.report.experiment import SystemRecord
 from kdasr.report.metrics_log import MetricsRow
 from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.records import SystemRecord
 from kdasr.report.style import Styles, SystemStyle, figure_style
 from kdasr.report.wording import number
 

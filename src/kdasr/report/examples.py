@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kdasr.common.failures import first_line
-from kdasr.report.experiment import SystemRecord
+from kdasr.report.records import SystemRecord
 
 # Shapes: T feature frames (10 ms), F mel bins.
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from kdasr.evaluation.statistics import Interval
-from kdasr.report.experiment import SystemRecord
+from kdasr.report.records import SystemRecord
 from kdasr.report.results import PairedGain
 from kdasr.report.wording import interval, number, percent, resampled_units
 

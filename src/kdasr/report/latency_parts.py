@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.records import DecodedPart, SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.style import INK, MUTED, PAPER, Styles, figure_style, value_axis
 from kdasr.report.wording import number

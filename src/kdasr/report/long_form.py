@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import SUMMARY, SystemRecord, long_form_path
+from kdasr.report.experiment import SUMMARY, long_form_path
 from kdasr.report.fields import (
     Field,
     is_count,
@@ -20,6 +20,7 @@ from kdasr.report.fields import (
     is_text,
     take_fields,
 )
+from kdasr.report.records import SystemRecord
 from kdasr.report.results import part_order
 from kdasr.report.wording import interval, number, signed
 

@@ -12,11 +12,11 @@ from markupsafe import Markup
 from kdasr import __version__
 from kdasr.common.files import write_text
 from kdasr.report.contexts import context_table
-from kdasr.report.experiment import DecodedPart, SystemRecord
 from kdasr.report.gains import gain_table
 from kdasr.report.headline import Headline
 from kdasr.report.long_form import LongFormRow, counts, first_word, increase
 from kdasr.report.plots import Plot
+from kdasr.report.records import DecodedPart, SystemRecord
 from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.status import Note, decode_command

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdasr.report.experiment import SystemRecord
+from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.style import INK, MUTED, PAPER, Styles, SystemStyle, figure_style, value_axis
 from kdasr.report.wording import number, rate_name

@@ -20,7 +20,8 @@ from kdasr.evaluation.statistics import (
     summarize,
 )
 from kdasr.report.confidence import Confidence, confidence_of
-from kdasr.report.experiment import DecodedPart, DecodedUtterance, SystemRecord, frame_seconds_of
+from kdasr.report.experiment import frame_seconds_of
+from kdasr.report.records import DecodedPart, DecodedUtterance, SystemRecord
 from kdasr.report.roles import Roles
 
 Summary = dict[str, float | int | None]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdasr.report.experiment import SystemRecord
+from kdasr.report.records import SystemRecord
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdasr.common.errors import UserError
-from kdasr.report.experiment import SystemRecord, long_form_path
+from kdasr.report.experiment import long_form_path
 from kdasr.report.long_form import LongFormRow
+from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.wording import number

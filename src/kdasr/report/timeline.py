@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from kdasr.common.feature_frames import FRAME_SHIFT_SECONDS
 from kdasr.report.examples import Example
-from kdasr.report.experiment import DecodedUtterance, SystemRecord
 from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.records import DecodedUtterance, SystemRecord
 from kdasr.report.style import ERROR, INK, MUTED, PAPER, RULE, Styles, SystemStyle, figure_style
 from kdasr.report.wording import number, readable
 

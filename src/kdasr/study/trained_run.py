@@ -10,8 +10,9 @@ import numpy as np
 
 from kdasr.evaluation.latency_summary import first_token_shares, first_word_summary
 from kdasr.evaluation.statistics import summarize
-from kdasr.report.experiment import DecodedPart, DecodedUtterance, read_part
+from kdasr.report.experiment import read_part
 from kdasr.report.metrics_log import MetricsRow, read_metrics
+from kdasr.report.records import DecodedPart, DecodedUtterance
 from kdasr.report.results import speakers_in
 from kdasr.study.seeds import Floats
 
