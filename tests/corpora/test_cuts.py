@@ -25,7 +25,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.bad import MaxBad
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.features import SAMPLE_RATE, compute_features, load_cut_samples
 from kdasr.data.folder import load_cuts
 from kdasr.evaluation.joining import in_order
 from kdasr.testing import tone, write_corpus
@@ -170,6 +170,9 @@ def test_a_long_recording_becomes_its_utterances(
     expected_N = whole_N[3 * rate : 5 * rate]
     np.testing.assert_allclose(heard_N[::step][100:-100], expected_N[100:-100], atol=0.02 * step)
     assert all(cut.num_frames == round(100 * cut.duration) for cut in cuts)
+    for one in cuts:  # by Lhotse's own rule, which counts from the begin of the recording
+        expected_TF = compute_features(load_cut_samples(one)).numpy()
+        np.testing.assert_allclose(one.load_features(), expected_TF, atol=0.01)
 
 
 def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
@@ -197,9 +200,11 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
 def test_stored_features_and_odd_fields_of_others_are_not_kept(tmp_path: Path) -> None:
     cut = cut_of(recording(tmp_path / "a/b.wav", 1.0), said("x/../y z", "b", 0, 1.0, " eins "))
     cut = cut.with_custom("speed", 7).with_custom("topic", {"name": "weather"})
+    cut.supervisions[0].speaker = 1089  # type: ignore[assignment]
     (ours,) = prepare(tmp_path, write(tmp_path / "c.jsonl.gz", cut), part="train", speeds=(1.0,))
     assert (ours.id, ours.custom) == ("x/../y z", {"topic": {"name": "weather"}, "speed": 1.0})
-    assert ours.supervisions[0].text == "eins" and ours.load_features().shape == (100, 80)
+    assert (ours.supervisions[0].text, ours.supervisions[0].speaker) == ("eins", "1089")
+    assert ours.load_features().shape == (100, 80)
 
 
 def test_what_is_left_out_is_counted_and_may_be_kept(
