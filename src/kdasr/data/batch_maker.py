@@ -137,7 +137,7 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         return not isinstance(self._strategy, OnTheFlyFeatures)
 
     def read(self, cut: MonoCut) -> None:
-        """Read what a batch needs of an utterance, to see whether it can be; raises what the reading raises."""
+        """Read what a batch needs of an utterance, to see whether it can be; raises what that raises."""
         if self.hears_stored:
             cut.load_features()
         if not self.hears_stored or self._teacher_kind != KALDI:

@@ -70,7 +70,7 @@ class Reported(Dataset[Any]):
             return Failure(message)
 
     def _unreadable(self, plan: BatchPlan) -> tuple[BadUtterance, ...]:
-        """Those of a plan of which something that its batch needs cannot be read: audio, or stored features."""
+        """Those of a plan whose audio or stored features cannot be read, whichever its batch needs."""
         bad = []
         for cut in _utterances(plan):
             try:
