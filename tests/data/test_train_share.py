@@ -14,9 +14,7 @@ from kdasr.testing import dummy_cuts
 
 
 def named(number: int, speed: float = 1.0) -> MonoCut:
-    name = (
-        f"utt-{number:04d}{'_sp1' if number % 7 == 0 else ''}"  # some look like copies
-    )
+    name = f"utt-{number:04d}{'_sp1' if number % 7 == 0 else ''}"  # some look like copies
     whole = Recording(name, [AudioSource("file", [0], "a.wav")], 16000, 16000, 1.0)
     return copy_at(MonoCut(name, 0.0, 1.0, 0, recording=whole), speed)
 

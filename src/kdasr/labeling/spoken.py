@@ -18,7 +18,7 @@ _ENGLISH = {
 _SIGNS = {"%": " percent", "&": " and ", "+": " plus ", "=": " equals ", "@": " at "}
 _CURRENCIES = {"$": ("dollar", "dollars"), "£": ("pound", "pounds"), "€": ("euro", "euros")}
 _BROKEN = frozenset({"am"})
-"""Languages that num2words 0.5 knows and cannot say: it fails at Amharic thousands, and never ends billions."""
+"""Languages that num2words 0.5 knows and cannot say: Amharic fails from thousands on, and hangs at more."""
 _MOST_DIGITS = 18
 """Of a number that is said as one; more are said digit by digit."""
 
