@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
+import torchaudio
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment
 from lhotse.cut import MonoCut, MultiCut
 from lhotse.recipes import prepare_librispeech
@@ -195,6 +197,27 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert np.abs(cuts["mixed"].load_audio()[0] - tone(1.0, 0)).max() > 0.1
     assert Path(cuts["near"].recording.sources[0].source) == tmp_path / "near.flac"
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
+
+
+def test_a_filter_of_a_rate_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an odd rate takes long; what comes out is what torchaudio's function makes of each file."""
+    audios = [recording(tmp_path / f"{name}.wav", 0.5, seed, rate=11200) for seed, name in enumerate("abc")]
+    expected = {
+        audio.id: torchaudio.functional.resample(torch.from_numpy(audio.load_audio()[0]), 11200, SAMPLE_RATE)
+        for audio in audios
+    }
+    made: list[int] = []
+    real = torchaudio.transforms.Resample
+
+    def counted(rate: int, *rest: Any, **more: Any) -> Any:
+        made.append(rate)
+        return real(rate, *rest, **more)
+
+    monkeypatch.setattr(torchaudio.transforms, "Resample", counted)
+    cuts = [cut_of(audio, said(audio.id, audio.id, 0, 0.5, "one")) for audio in audios]
+    for cut in prepare(tmp_path, write(tmp_path / "c.jsonl.gz", *cuts), jobs=2):
+        np.testing.assert_allclose(cut.load_audio()[0], expected[cut.id], atol=2**-15)
+    assert made == [11200]
 
 
 def test_stored_features_and_odd_fields_of_others_are_not_kept(tmp_path: Path) -> None:
