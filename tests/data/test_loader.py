@@ -262,6 +262,15 @@ def test_audio_that_is_damaged_later_costs_its_utterance_where_it_is_heard(
     assert heard == {cut.id for cut in cuts} - ({cuts[2].id} if is_heard else set())
 
 
+def test_training_ends_where_nothing_can_be_read(tokenizer: Tokenizer) -> None:
+    """However many may be bad: the loader would look for a batch for ever."""
+    gone = dummy_cuts(3, with_features=False)
+    for cut in gone:
+        cut.recording.sources[0].type, cut.recording.sources[0].source = "file", "/gone/away.wav"
+    with pytest.raises(UserError, match="3 of 3 utterances cannot be read, so nothing is left"):
+        next(TrainLoader(gone, tokenizer, config(max_bad="100%"), seed=0))
+
+
 def test_only_the_wanted_speeds_are_trained_on(tokenizer: Tokenizer) -> None:
     plain = list(dummy_cuts(4, with_features=False))
     slow = [cut.perturb_speed(0.9).with_custom("speed", 0.9) for cut in plain]

@@ -91,12 +91,14 @@ class BadAudio:
     total: int
     """Utterances in all."""
     limit: MaxBad
+    endless: bool = False
+    """Whether batches are asked for until there are some: then not all utterances may be bad."""
     found: dict[str, BadUtterance] = field(default_factory=dict)
 
     def add(self, bad: tuple[BadUtterance, ...]) -> None:
         """
         Raises:
-            UserError: more than the limit.
+            UserError: more than the limit, or nothing is left of what is `endless`.
         """
         new = [utterance for utterance in bad if utterance.id not in self.found]
         self.found |= {utterance.id: utterance for utterance in new}
@@ -106,6 +108,8 @@ class BadAudio:
                 f"{so_far}, more than data.max_bad {self.limit} allows: {quote(list(self.found.values()))}: "
                 "copy these files again, or run `kdasr prepare` again"
             )
+        if self.endless and len(self.found) >= self.total:
+            raise UserError(f"{so_far}, so nothing is left: {quote(list(self.found.values()))}")
         if new:
             log.warning("left out, %s: %s", so_far, quote(new), extra=OWN_SHARE)
 
