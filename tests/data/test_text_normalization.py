@@ -74,7 +74,9 @@ def test_bytes_are_put_together_to_letters() -> None:
     assert join_words(pieces) == spoken.decode(ids) == "HELLO \u4f60\u597dLOW W\u00c0"
     assert PieceTable(pieces).decode(range(len(pieces))) == spoken.decode(ids)
     assert join_words(pieces[:-1]) == spoken.decode(ids[:-2])  # nothing is shown of half a letter ...
-    assert join_words([*pieces[:-1], "\u2581L"]) == spoken.decode(ids[:-2]) + "\ufffd L"  # unless it stays one
+    assert (
+        join_words([*pieces[:-1], "\u2581L"]) == spoken.decode(ids[:-2]) + "\ufffd L"
+    )  # unless it stays one
 
 
 def test_no_piece_holds_white_space(odd: Tokenizer) -> None:
