@@ -130,6 +130,10 @@ def test_a_chunk_is_waited_for() -> None:
     score = score_hypothesis(reference, words_of_pieces(["▁A"], [0.3]), display, str.lower)
     assert score.latency.first_word_ms == pytest.approx(320.0)
     assert asdict(score.latency)["first_token"] == "right"
+    assert [word.text for word in words_of_pieces([" <0xC3>", "<0x80>", "B", " C"], range(4))] == [
+        "\u00c0B",
+        "C",
+    ]
 
 
 def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordS
     starts = set(breaks)
     for index, piece in enumerate(pieces):
         if text and (piece.startswith(WORD_START) or index in starts):
-            words.append(WordSpan(_spelled(text, pieces[first:index]), first, last))
+            words.append(WordSpan(letters_of_bytes(text), first, last))
             text = ""
         if not text:
             # A bare mark opens the word that follows it.
@@ -171,23 +171,24 @@ def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordS
             first = first if bare_before else index
         text += piece.replace(WORD_START, "")
         last = index
-    if text and (shown := _spelled(text, pieces[first:], is_open=True)):
+    if text and (shown := letters_of_bytes(text, is_open=True)):
         words.append(WordSpan(shown, first, last))
     return words
 
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-"""A piece that is a byte of UTF-8: by SentencePiece's byte fallback, a letter that is no piece is several."""
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+"""Pieces that are bytes of UTF-8: by SentencePiece's byte fallback, a letter that is no piece is several."""
 
 
-def _spelled(text: str, pieces: Sequence[str], is_open: bool = False) -> str:
-    """A word's `text`, where some of its pieces may be bytes; `is_open`: further ones may follow."""
-    if "<0x" not in text:
-        return text
-    decoder, letters = getincrementaldecoder("utf-8")("replace"), ""
-    for piece in pieces:
-        if byte := _BYTE.fullmatch(piece):
-            letters += decoder.decode(bytes.fromhex(byte[1]))
-        else:
-            letters += decoder.decode(b"", final=True) + piece.replace(WORD_START, "")
-    return letters + decoder.decode(b"", final=not is_open)
+def letters_of_bytes(text: str, is_open: bool = False) -> str:
+    """A text of pieces in which those of one byte are put together to letters.
+
+    `is_open`: more may follow, so that a letter that is not whole at the end is left out.
+    """
+
+    def decoded(run: re.Match[str]) -> str:
+        is_whole = run.end() < len(text) or not is_open
+        decoder = getincrementaldecoder("utf-8")("replace")
+        return decoder.decode(bytes.fromhex(re.sub("<0x|>", "", run[0])), final=is_whole)
+
+    return _BYTES.sub(decoded, text)
