@@ -279,6 +279,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "dev-biased": {"biasing_sha256": "phrases"},
         "dev-lm": {"language_model": {"scale": 0.3}},
         "dev-some": {"max_utterances": 2},
+        "dev-calibrated": {"calibrated_blank_penalty": 1.0},
         "dev-tail": {"tail_seconds": 0.5},
         "dev-cut": {"endpoint_rules": {"rule3_min_utterance_length": 20.0}},
     }
