@@ -1,4 +1,4 @@
-"""The folder of a trained system, as an argument: refused before anything is loaded where there is none."""
+"""What a command reads, as an argument: refused before anything is loaded where it is not there."""
 
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,31 @@ class ExperimentPath(click.Path):
         path = super().convert(value, param, ctx)
         assert isinstance(path, Path)
         require_experiment(path, *self._others)
+        return path
+
+
+class InputPath(click.Path):
+    """A file or folder that a command reads. It is looked at as the command line is read."""
+
+    def __init__(self, what: str = "file or folder", *, dir_okay: bool = True) -> None:
+        """
+        Args:
+            what: of what there is none, in words.
+            dir_okay: whether it may be a folder.
+        """
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+        self._what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """
+        Raises:
+            UserError: nothing there; names the option.
+        """
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)
+        if not path.exists():
+            option = f"{param.opts[0]} " if isinstance(param, click.Option) else ""
+            raise UserError(f"{option}{path}: no such {self._what}")
         return path
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath
+from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath, InputPath
 
 
 @click.command()
@@ -12,7 +12,7 @@ from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath
 @click.option(
     "--data",
     metavar="DATA",
-    type=click.Path(path_type=Path),
+    type=InputPath("data folder"),
     help="Prepared data folder, for the spectrograms; default: the one that the systems were trained on.",
 )
 @click.option(

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.experiment_path import InputPath
 from kdasr.cli.part_options import data_option
 from kdasr.common.errors import UserError
 
 
 @click.command(short_help="Train and compare every row of a recipe, with several seeds.")
-@click.argument("conf", type=click.Path(path_type=Path))
+@click.argument("conf", type=InputPath("configuration file"))
 @data_option
 @click.option(
     "--exp",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
+from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath, InputPath
 from kdasr.cli.recognizable import checkpoint_option, int8_option, load_recognizable, threads_option
 from kdasr.cli.search_options import (
     LM_OPTIONS,
@@ -93,16 +93,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=InputPath("file", dir_okay=False),
     help="File with the token that clients must send; without it, the environment's KDASR_TOKEN, if any.",
 )
 @click.option(
-    "--certificate", type=click.Path(path_type=Path), help="PEM file, for TLS: https and wss alone."
+    "--certificate", type=InputPath("file", dir_okay=False), help="PEM file, for TLS: https and wss alone."
 )
-@click.option("--key", type=click.Path(path_type=Path), help="PEM file with the certificate's private key.")
+@click.option(
+    "--key", type=InputPath("file", dir_okay=False), help="PEM file with the certificate's private key."
+)
 @click.option(
     "--example",
-    type=click.Path(path_type=Path),
+    type=InputPath("audio file"),
     help="Audio file of the page's example instead of a synthesized one.",
 )
 @threads_option

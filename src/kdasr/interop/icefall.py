@@ -203,8 +203,9 @@ def _tokenizer(folder: Path, vocab_size: int, source: str) -> Tokenizer:
 
 
 def _copy_tokens(source: Path, target: Path) -> None:
+    """Of a folder or of a model's file, which may have any name."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL_NAME, TABLE_NAME):
-        found = source / name if source.is_dir() else source.parent / name
-        if found.is_file():
-            shutil.copyfile(found, target / name)
+    model = source / MODEL_NAME if source.is_dir() else source
+    shutil.copyfile(model, target / MODEL_NAME)
+    if (table := model.parent / TABLE_NAME).is_file():
+        shutil.copyfile(table, target / TABLE_NAME)
