@@ -31,6 +31,10 @@ WRONG = [
     (("stream", EXP, "text.wav", "--lm", "none"), "--lm none: no such file or folder"),
     (("serve", EXP, "--example", "none.wav"), "--example none.wav: no such audio file"),
     (("serve", EXP, "--token-file", "none"), "--token-file none: no such file"),
+    (("serve", EXP, "--example", "text.wav"), "text.wav: not readable as audio"),
+    (("serve", EXP, "--token-file", "text.wav"), "--token-file text.wav: expected at least 16 printable"),
+    (("serve", EXP, "--allow-origin", "asr.example"), "--allow-origin asr.example: expected scheme, name"),
+    (("serve", EXP, "--allow-origin", "https://a.org/"), "--allow-origin https://a.org/: expected scheme"),
     (("serve", EXP, "--certificate", "none.pem"), "--certificate none.pem: no such file"),
     (("export", EXP), "--out is missing"),
     (("export", EXP, "--out", "o", "--context", "chunk=2"), "context 'chunk=2': expected"),
@@ -70,6 +74,22 @@ WRONG = [
     ((*DECODE, "--long-form", "--mode", "offline"), "--long-form needs --mode streaming"),
     (("train", "--config", "none.yaml", "--exp", "o"), "--config none.yaml: no such configuration file"),
     (("results", "none.yaml", "--data", "data", "--exp", "o"), "none.yaml: no such configuration file"),
+    *(
+        ((*words, "--out", "text.wav"), "--out text.wav: there is a file of that name")
+        for words in (
+            ("align", EXP, "--data", "data", "--parts", "dev"),
+            ("corpus", "synthetic"),
+            DECODE,
+            DISTILL[:3],
+            ("export", EXP),
+            ("import", "icefall", "text.wav", "--tokens", EXP),
+            ("import", "nemo", "text.wav"),
+            ("label", "--labeler", "bundle:exp", "--cuts", "cuts.jsonl.gz"),
+            ("latency", "--format", "ctm", "text.wav", "text.wav"),
+            ("prepare", "--cuts", "train=cuts.jsonl.gz"),
+            ("report", EXP),
+        )
+    ),
     (("options", "--help"), "List every option of a recipe"),
 ]
 

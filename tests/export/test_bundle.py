@@ -334,9 +334,13 @@ def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path:
         assert isinstance(result.exception, UserError), result.exception
         return str(result.exception)
 
-    for content, fault in (("", "no utterances"), ("garbage", "not a manifest of cuts: "), ("{}", "not a")):
+    for content, fault in (
+        ("", ": no utterances"),
+        ("garbage", ": not a manifest: expected Lhotse cuts"),
+        ("{}", ", item 1: a manifest of something else"),
+    ):
         (tmp_path / "cuts.jsonl").write_text(content)
-        assert f"cuts.jsonl: {fault}" in check(tmp_path / "cuts.jsonl")
+        assert f"cuts.jsonl{fault}" in check(tmp_path / "cuts.jsonl")
     manifest = write_cuts(tmp_path, [bursts(0.5)])
     cuts = CutSet.from_file(manifest).to_eager()
     for cut in cuts:

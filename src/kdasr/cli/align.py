@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath, InputPath
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder
 from kdasr.cli.recognizable import checkpoint_option, device_option, move_to, threads_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
@@ -34,7 +34,7 @@ log = get_logger(__name__)
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Write LibriSpeech-Alignments' text form into this folder.  [default: into the cuts of --data]",
 )
 @click.option("--replace", is_flag=True, help="Also utterances that have word times.")

@@ -17,13 +17,13 @@ from kdasr.cli.decode_part import (
     finished_part,
 )
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
 from kdasr.cli.long_form import (
     batch_size,
     long_form_options,
     parse_long_form,
 )
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.paths import CHECKPOINT, EXPORTED, ExperimentPath, OutputFolder
 from kdasr.cli.recognizable import (
     checkpoint_option,
     device_of,
@@ -102,7 +102,7 @@ _LATENCIES = ("first_word", "first_token", "emission_delay", "finalization")
 @max_utterances_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode; bundles have none]",
 )
 @device_option

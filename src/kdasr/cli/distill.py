@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath, InputPath
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder
 from kdasr.cli.prepare import parse_places
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     type=InputPath("data folder"),
     help="Data folder that kdasr prepare wrote, in the place of --cuts.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The student's folder."
-)
+@click.option("--out", type=OutputFolder(), required=True, help="The student's folder.")
 @click.option("--chunk-ms", type=click.IntRange(min=10), default=320, show_default=True, help="Chunk.")
 @click.option(
     "--left-ms", type=click.IntRange(min=0), default=2560, show_default=True, help="Left context of a chunk."

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kdasr.cli.contexts import parse_context
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath, InputPath, require_experiment
 from kdasr.cli.long_form import long_form_options, parse_long_form
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder, require_experiment
 from kdasr.cli.recognizable import checkpoint_option
 from kdasr.cli.search_options import needs
 from kdasr.common.errors import UserError
@@ -31,7 +31,7 @@ _OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
 
 @click.command(name="export")
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="EXP | CUTS...")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the exported files.")
+@click.option("--out", type=OutputFolder(), help="Folder for the exported files.")
 @click.option("--int8", is_flag=True, help="Also export int8 graphs; with --check: check those.")
 @checkpoint_option
 @click.option(
@@ -246,20 +246,11 @@ def _load(path: Path, tokenizer: "Tokenizer", count: int | None = None) -> list[
 
 
 def _read_cuts(path: Path) -> list["Cut"]:
-    from lhotse import CutSet
-    from lhotse.cut import Cut
-
+    from kdasr.corpora.cut_manifest import read_cuts
     from kdasr.data.cut_check import check_cuts
 
-    try:
-        found = CutSet.from_file(path)  # None of an empty file; else it is read only as it is used
-        cuts = [] if found is None else list(found)
-    except Exception as error:  # whatever lhotse makes of another kind of file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a manifest of cuts: {reason}") from None
+    cuts = read_cuts(path)
     if not cuts:
         raise UserError(f"{path}: no utterances in it")
-    if not all(isinstance(cut, Cut) for cut in cuts):
-        raise UserError(f"{path}: not a manifest of cuts, but of other things ({type(cuts[0]).__name__})")
     check_cuts(cuts, path)
     return cuts

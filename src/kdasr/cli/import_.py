@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import MODEL_NAME
 
@@ -26,7 +26,7 @@ def command() -> None:
     type=InputPath(),
     help="Its language folder, with bpe.model; or the SentencePiece model itself.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Experiment folder to write.")
+@click.option("--out", required=True, type=OutputFolder(), help="Experiment folder to write.")
 @click.option(
     "--since",
     type=InputPath("checkpoint", dir_okay=False),
@@ -88,7 +88,7 @@ def icefall(
 
 @command.command(name="nemo", short_help="A FastConformer transducer of NeMo.")
 @click.argument("checkpoint", metavar="FILE.nemo", type=InputPath("checkpoint", dir_okay=False))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Experiment folder to write.")
+@click.option("--out", required=True, type=OutputFolder(), help="Experiment folder to write.")
 def nemo(checkpoint: Path, out: Path) -> None:
     """Take over a FastConformer transducer of NeMo: with an LSTM predictor and a SentencePiece model.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.cli.recognizable import device_of, device_option
 from kdasr.cli.search_options import LM_SCALE
 from kdasr.common.errors import UserError
@@ -42,7 +42,7 @@ _LABELS, _INPUT = "labels", "input"
     metavar="PLACE",
     help="What to label: a manifest of Lhotse cuts, a Shar folder, or a folder of audio files. Repeatable.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the labels.")
+@click.option("--out", type=OutputFolder(), required=True, help="Folder of the labels.")
 @click.option(
     "--tokens",
     type=InputPath("folder"),

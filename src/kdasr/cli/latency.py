@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
@@ -37,7 +37,7 @@ from kdasr.common.logging import setup_logging
     show_default=True,
     help="How words of both sides are written to be compared: none, upper, lower, words, upper-words.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for all numbers, as JSON.")
+@click.option("--out", type=OutputFolder(), help="Folder for all numbers, as JSON.")
 def command(
     format_name: str,
     reference: Path,

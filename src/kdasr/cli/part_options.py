@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 from kdasr.common.ranks import Ranks
@@ -35,9 +35,7 @@ from kdasr.common.ranks import Ranks
     help="Parts to prepare, separated by spaces or commas.  [default: with --cuts, all]",
 )
 @click.option("--train-parts", help="Parts to train on.  [default: the parts whose name starts with 'train']")
-@click.option(
-    "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write."
-)
+@click.option("--out", "out_dir", type=OutputFolder(), required=True, help="Data folder to write.")
 @click.option(
     "--speed", help="Speed factors of the copies in training parts.  [default: the recipe's, or 0.9,1.0,1.1]"
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath, InputPath
+from kdasr.cli.paths import EXPERIMENT, ExperimentPath, InputPath, OutputFolder
 
 
 @click.command()
@@ -18,7 +18,7 @@ from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath, InputPath
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Where to write; default: report/ in the first EXP.",
 )
 def command(experiments: tuple[Path, ...], data: Path | None, out: Path | None) -> None:

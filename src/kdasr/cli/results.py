@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import InputPath
 from kdasr.cli.part_options import data_option
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import click
 
 from kdasr.cli.contexts import parse_context
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath, InputPath
+from kdasr.cli.paths import CHECKPOINT, EXPORTED, ExperimentPath, InputPath
 from kdasr.cli.recognizable import (
     checkpoint_option,
     device_option,

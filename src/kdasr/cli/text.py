@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath
 from kdasr.common.logging import setup_logging
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import InputPath
+from kdasr.cli.paths import InputPath
 
 
 @click.command(short_help="Train one system of a recipe, stage by stage.")

@@ -1,4 +1,4 @@
-"""What a command reads, as an argument: refused before anything is loaded where it is not there."""
+"""Files and folders on the command line: looked at as it is read, before anything is loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,24 @@ class InputPath(click.Path):
         if not path.exists():
             option = f"{param.opts[0]} " if isinstance(param, click.Option) else ""
             raise UserError(f"{option}{path}: no such {self._what}")
+        return path
+
+
+class OutputFolder(click.Path):
+    """A folder that a command writes, which need not be there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """
+        Raises:
+            UserError: a file is there; names the option.
+        """
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{param.opts[0] if param else ''} {path}: there is a file of that name")
         return path
 
 
