@@ -142,7 +142,7 @@ def test_tls_from_files(tmp_path: Path) -> None:
             status(served, "/")  # without TLS
     certificate.write_text("no certificate")
     with (
-        pytest.raises(UserError, match="--certificate .* PEM form"),
+        pytest.raises(UserError, match=r"--certificate .* PEM form"),
         serving(make_spotter(CONTEXT), address=address),
     ):
         pass
