@@ -90,6 +90,7 @@ WRONG = [
             ("report", EXP),
         )
     ),
+    (("label", *LABEL[3:], "--out", "text.wav/labels"), "--out text.wav/labels: text.wav is a file"),
     (("options", "--help"), "List every option of a recipe"),
 ]
 

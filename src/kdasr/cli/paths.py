@@ -67,12 +67,15 @@ class OutputFolder(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """
         Raises:
-            UserError: a file is there; names the option.
+            UserError: a file is there, or in the place of a folder above; names the option.
         """
         path = super().convert(value, param, ctx)
         assert isinstance(path, Path)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{param.opts[0] if param else ''} {path}: there is a file of that name")
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            option = param.opts[0] if param else ""
+            what = "there is a file of that name" if there == path else f"{there} is a file"
+            raise UserError(f"{option} {path}: {what}")
         return path
 
 
