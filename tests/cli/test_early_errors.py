@@ -91,6 +91,7 @@ WRONG = [
         )
     ),
     (("label", *LABEL[3:], "--out", "text.wav/labels"), "--out text.wav/labels: text.wav is a file"),
+    (("jobs", "latin.txt", "--exp", "o"), "latin.txt: not UTF-8 text"),
     (("options", "--help"), "List every option of a recipe"),
 ]
 
@@ -102,6 +103,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     (folder / "exp").mkdir()
     (folder / "data").mkdir()
     (folder / "cuts.jsonl.gz").touch()
+    (folder / "latin.txt").write_bytes("Jürgen".encode("latin-1"))
     (folder / "text.wav").write_text("no audio\n")
     (folder / "sounddevice.py").write_text("raise ImportError('not here')")
     lines = "".join(f"{json.dumps(arguments)}\n" for arguments, _ in WRONG)
