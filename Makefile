@@ -4,7 +4,7 @@
 #   make demo-seeds   students of the demo with three seeds each, compared; takes 1.5 hours
 #   make results   every row of conf/results.yaml with its seeds, resumed where it stopped; takes long
 #   make lpm       learning without transcripts: every row of conf/lpm/lpm.yaml; takes long
-#   make unified   one model for every latency: every row of conf/unified.yaml; takes long
+#   make unified   one model for every latency: every row of conf/unified/unified.yaml; takes long
 #   make test      the test suite          make lint   ruff, mypy, import-linter
 #   make docs      the documents as a site: build/site/index.html
 #   make package   a wheel and an sdist, each installed alone and tried
@@ -65,7 +65,7 @@ lpm: setup
 # One model for every latency: all rows, or ARGS='--rows "mcr dual-mode" --upto dev'.
 unified: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --size results \
-		--conf egs/librispeech/conf/unified.yaml --exp exp/unified --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
+		--conf egs/librispeech/conf/unified/unified.yaml --exp exp/unified --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)

@@ -4,8 +4,8 @@
 
 Utterances of a part are joined to one stream with pauses of quiet noise, and decoded by greedy search, chunk
 by chunk. In the middle of each pause the predictor's context, the encoder's state, both or neither become
-those of a new stream. Beside it each utterance alone: as it is, after a pause, and with the predictor's
-context of the utterance before it.
+those of a new stream. Beside it each utterance alone, with the share of first words that are right: as it is,
+after quiet noise of several lengths, and with the predictor's context of the utterance before it.
 
 Shapes: N samples at 16 kHz, B = 1 stream, T feature frames of a window, F features, C frames of a chunk, K
 pieces of context.
@@ -33,6 +33,8 @@ from kdasr.recognition.flush import flush_seconds
 
 NOISE_DB = -60.0
 GAPS = (0.0, 0.3, 1.0, 3.0)
+LEADS = (0.04, 0.16, 0.32, 1.0, 3.0)
+"""Seconds of quiet noise before an utterance; a chunk of the demo is 0.32 s."""
 Samples = NDArray[np.float32]
 
 
@@ -124,16 +126,19 @@ def joined(recordings: list[Recording], gap: float) -> tuple[Samples, list[float
     return np.concatenate(parts), borders
 
 
-def show(name: str, errors: ErrorCounts) -> None:
+def show(name: str, errors: ErrorCounts, first_right: float | None = None) -> None:
     """One line of the table."""
-    click.echo(
-        f"| {name} | {errors.rate:.1f} | {errors.substitutions} | {errors.deletions} | {errors.insertions} |"
-    )
+    share = "" if first_right is None else f"{100 * first_right:.0f}"
+    counts = f"{errors.substitutions} | {errors.deletions} | {errors.insertions}"
+    click.echo(f"| {name} | {errors.rate:.1f} | {counts} | {share} |")
 
 
-def total(pairs: list[tuple[str, str]]) -> ErrorCounts:
-    """Errors of (reference, hypothesis) pairs."""
-    return sum((word_errors(*pair) for pair in pairs), ErrorCounts())
+def show_single(name: str, refs: Sequence[str], texts: Sequence[str]) -> None:
+    """The line of utterances that were recognized one by one."""
+    pairs = list(zip(refs, texts, strict=True))
+    right = [ref.split()[:1] == text.split()[:1] for ref, text in pairs]
+    errors = sum((word_errors(*pair) for pair in pairs), ErrorCounts())
+    show(name, errors, sum(right) / max(len(right), 1))
 
 
 @click.command()
@@ -148,17 +153,17 @@ def main(exp: Path, data: Path, part: str, max_utterances: int) -> None:
     cuts = list(load_cuts(data, part))[:max_utterances]
     recordings = [load_recording(cut, decoder.bundle.tokenizer) for cut in cuts]
     refs = [" ".join(recording.ref) for recording in recordings]
-    click.echo("| decoded | WER % | sub | del | ins |\n|---|---|---|---|---|")
+    click.echo("| decoded | WER % | sub | del | ins | first words right, % |\n|---|---|---|---|---|---|")
     alone = [decoder.decode(recording.samples_N) for recording in recordings]
-    show("each alone", total([(ref, text) for ref, (text, _) in zip(refs, alone, strict=True)]))
-    for gap in GAPS[1:]:
+    show_single("each alone", refs, [text for text, _ in alone])
+    for lead in LEADS:
         after = [
-            decoder.decode(np.concatenate([noise(gap, i), r.samples_N]))[0] for i, r in enumerate(recordings)
+            decoder.decode(np.concatenate([noise(lead, i), r.samples_N]))[0] for i, r in enumerate(recordings)
         ]
-        show(f"each alone, after {gap:g} s of quiet noise", total(list(zip(refs, after, strict=True))))
+        show_single(f"each alone, after {lead:g} s of quiet noise", refs, after)
     contexts = [alone[-1][1], *(context for _, context in alone[:-1])]
     told = [decoder.decode(r.samples_N, start=k)[0] for r, k in zip(recordings, contexts, strict=True)]
-    show("each alone, predictor after the utterance before", total(list(zip(refs, told, strict=True))))
+    show_single("each alone, predictor after the utterance before", refs, told)
     for gap in GAPS:
         samples_N, borders = joined(recordings, gap)
         for name, reset in {

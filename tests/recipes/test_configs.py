@@ -16,8 +16,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.study.recipe import load_recipe
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf"
-UNIFIED = CONF / "unified.yaml"
-FILES = sorted(path for path in CONF.glob("*.yaml") if path != UNIFIED)
+FILES = sorted(CONF.glob("*.yaml"))
 SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
 
 
@@ -74,8 +73,9 @@ def test_method_is_hidden_states_first_then_outputs(path: Path) -> None:
     assert "output_kl" in second.loss_weights
 
 
-def test_one_model_for_every_latency_is_compared_at_equal_steps_under_equal_waits() -> None:
-    recipe = load_recipe(UNIFIED)
+@pytest.mark.parametrize("stem", ["unified", "demo"])
+def test_one_model_for_every_latency_is_compared_at_equal_steps_under_equal_waits(stem: str) -> None:
+    recipe = load_recipe(CONF / "unified" / f"{stem}.yaml")
     students = {row: recipe.systems[row] for row in recipe.results.rows if recipe.results.is_student(row)}
     waits = [
         {context.window_frames for context in s.contexts if not context.is_full} for s in students.values()

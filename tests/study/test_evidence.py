@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,19 @@ def test_the_plot_has_seeds_means_and_the_topline() -> None:
     labels = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert labels[:3] == ["1  streaming (baseline)", "2  new", "teacher (topline)"]
     assert "streaming on test-clean: WER 50.0 %" in plot.alt
+
+
+def test_a_method_with_more_steps_is_a_line_in_their_order() -> None:
+    rows = {"much": 2400, "little": 150, "more": 600, "other": 300}
+    runs = [run(row, 1, [place, 1], [100 + place, 90]) for place, row in enumerate(rows)]
+    runs = [replace(found, info=replace(found.info, steps=rows[found.info.row])) for found in runs]
+    lines = {"much": "a", "little": "a", "more": "a", "other": "alone"}
+    found = evidence_plot(Evidence(list(rows), runs, [], "teacher", [1], [PART], lines=lines))
+    assert found is not None
+    (line,) = [line for line in found.figure.axes[0].lines if len(line.get_xdata()) == 3]  # type: ignore[arg-type]
+    # First words are 50 ms after first tokens, in the first utterance 100, 101 and 102 ms after its onset.
+    assert list(line.get_xdata()) == [145.5, 146.0, 145.0]  # type: ignore[arg-type]
+    assert "more and more steps" in found.caption
 
 
 def test_rows_are_told_apart_without_their_colors() -> None:

@@ -160,6 +160,7 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
         rank_against=results.rank_against,
         against={row: config.against for row, config in results.rows.items() if config.against},
         choices=[row for row, config in results.rows.items() if not config.test],
+        lines={row: config.line for row, config in results.rows.items() if config.line},
         tuned=_tuned(tuning_table(study), chosen_rates(study)),
     )
 

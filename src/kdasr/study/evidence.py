@@ -140,6 +140,8 @@ class Evidence:
     """Rows to choose among on the dev parts: no test part is decoded of them."""
     against: dict[str, list[str]] = field(default_factory=dict)
     """By row, the rows that it is compared with beside the baselines."""
+    lines: dict[str, str] = field(default_factory=dict)
+    """By row, the line of the plot that it is on: rows of one name are the same method with other steps."""
     rank_against: str = ""
     """The row that the others are ranked against on the dev parts; empty: no ranking."""
     tuned: list[dict[str, Any]] = field(default_factory=list)

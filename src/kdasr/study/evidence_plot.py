@@ -66,7 +66,9 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
                 _points(axes, [r for r in evidence.results if r.part == part], shown)
                 # Rows that have a panel of their own below would only be a heap of numbers here.
                 labeled = rows if rows == groups[-1] else rows - warm
-                _means(axes, [m for m in streamed if m.part == part and m.row in rows], shown, labeled)
+                drawn = [m for m in streamed if m.part == part and m.row in rows]
+                _lines(axes, drawn, shown, evidence.lines)
+                _means(axes, drawn, shown, labeled)
             panels[place][0].set_ylabel("word error rate, %")
         for axes in panels[-1]:
             axes.set_xlabel("mean first-word latency, ms")
@@ -74,7 +76,8 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
     caption = (
         "Small points: one training seed each; large, numbered: the mean over seeds. Hollow: the baselines. "
         f"Dashed line: {evidence.topline}, the topline, which shows nothing before the end of the utterance. "
-        "Down and left is better."
+        + ("Lines: the same method with more and more steps. " if evidence.lines else "")
+        + "Down and left is better."
     )
     alt = "; ".join(
         f"{mean.row} on {mean.part}: WER {number(mean.wer.estimate, 1)} %"
@@ -122,6 +125,19 @@ def _points(axes: Axes, results: Sequence[PartResult], looks: Mapping[str, _Look
             [result.first_word_ms], [result.wer], look.marker, color=look.color, markersize=4.2, alpha=0.65,
             markerfacecolor="none" if look.hollow else look.color, markeredgewidth=0.9,
         )  # fmt: skip
+
+
+def _lines(
+    axes: Axes, means: Sequence[MeanResult], looks: Mapping[str, _Look], lines: Mapping[str, str]
+) -> None:
+    """From a method with few steps to the same one with more."""
+    for name in dict.fromkeys(lines.values()):
+        along = sorted((m for m in means if lines.get(m.row) == name), key=lambda mean: mean.steps)
+        if len(along) > 1:
+            axes.plot(
+                [mean.first_word_ms or 0.0 for mean in along], [mean.wer.estimate for mean in along],
+                color=looks[along[0].row].color, linewidth=1.2, alpha=0.6, zorder=2,
+            )  # fmt: skip
 
 
 def _means(

@@ -32,8 +32,8 @@ class RowConfig:
     against: Annotated[list[str], Items()] = field(default_factory=list)
     """Rows that it is compared with beside the baselines."""
     line: str = ""
-    """Of a summary by contexts: rows with the same name here are one line of it, such as a model for each
-    chunk. Empty: the row is a line of its own."""
+    """Rows with the same name here are one line of the plot: the same method with more and more steps; in a
+    summary by contexts, a model for each chunk. Empty: no line, or in that summary one of its own."""
     test: bool = True
     """Whether test parts are decoded; not for variants that are there to choose among on the dev parts."""
     settings: dict[str, Any] = field(default_factory=dict)
