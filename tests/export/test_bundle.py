@@ -356,7 +356,7 @@ def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path:
         (["."], "--out"),
         (["nowhere"], "nowhere: not there; expected the folder of a system"),
         (["one", "two", "--out", "x"], "one system"),
-        (["--check", "bundle", "cuts", "--out", "x"], "leave out --out"),
+        (["--check", ".", "cuts", "--out", "x"], "leave out --out"),
         (["--check", "nowhere", "cuts"], "nowhere"),
     ],
 )
