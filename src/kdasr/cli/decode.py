@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -44,9 +44,6 @@ from kdasr.cli.tune_rescoring import Tuning, tuned_weights
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.common.ranks import Ranks
-
-if TYPE_CHECKING:
-    pass
 
 log = get_logger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.paths import EXPERIMENT, ExperimentPath, InputPath, OutputFolder
+from kdasr.cli.paths import EXPERIMENT, ExperimentPath, OutputFolder
 
 
 @click.command()
@@ -12,7 +12,7 @@ from kdasr.cli.paths import EXPERIMENT, ExperimentPath, InputPath, OutputFolder
 @click.option(
     "--data",
     metavar="DATA",
-    type=InputPath("data folder"),
+    type=click.Path(path_type=Path),  # where it is gone, the report lacks spectrograms and says so
     help="Prepared data folder, for the spectrograms; default: the one that the systems were trained on.",
 )
 @click.option(
