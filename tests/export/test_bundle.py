@@ -336,7 +336,7 @@ def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path:
 
     for content, fault in (
         ("", ": no utterances"),
-        ("garbage", ": not a manifest: expected Lhotse cuts"),
+        ("garbage", ": not a manifest (Expecting value"),
         ("{}", ", item 1: a manifest of something else"),
     ):
         (tmp_path / "cuts.jsonl").write_text(content)
