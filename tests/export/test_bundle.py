@@ -16,9 +16,9 @@ from export_helpers import bursts, write_cuts
 from lhotse import CutSet
 
 from kdasr.bundle import load_bundle
-from kdasr.cli.experiment_path import ExperimentPath
 from kdasr.cli.export import command
 from kdasr.cli.main import cli
+from kdasr.cli.paths import ExperimentPath
 from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -361,9 +361,13 @@ def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path:
         assert isinstance(result.exception, UserError), result.exception
         return str(result.exception)
 
-    for content, fault in (("", "no utterances"), ("garbage", "not a manifest of cuts: "), ("{}", "not a")):
+    for content, fault in (
+        ("", ": no utterances"),
+        ("garbage", ": not a manifest (Expecting value"),
+        ("{}", ", item 1: a manifest of something else"),
+    ):
         (tmp_path / "cuts.jsonl").write_text(content)
-        assert f"cuts.jsonl: {fault}" in check(tmp_path / "cuts.jsonl")
+        assert f"cuts.jsonl{fault}" in check(tmp_path / "cuts.jsonl")
     manifest = write_cuts(tmp_path, [bursts(0.5)])
     cuts = CutSet.from_file(manifest).to_eager()
     for cut in cuts:
@@ -379,7 +383,7 @@ def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path:
         (["."], "--out"),
         (["nowhere"], "nowhere: not there; expected the folder of a system"),
         (["one", "two", "--out", "x"], "one system"),
-        (["--check", "bundle", "cuts", "--out", "x"], "leave out --out"),
+        (["--check", ".", "cuts", "--out", "x"], "leave out --out"),
         (["--check", "nowhere", "cuts"], "nowhere"),
     ],
 )

@@ -97,7 +97,7 @@ def test_publication_is_replaced_as_a_whole(student, same_encoder, tmp_path: Pat
         ),
         (["--hub-layout", "--license", "mit", "--language", "English"], "--language 'English'"),
         (["--test-wavs", "cuts.jsonl"], "--test-wavs needs --hub-layout"),
-        (["--check", "bundle", "--license", "mit"], "--license needs an export"),
+        (["--check", ".", "--license", "mit"], "--license needs an export"),
     ],
 )
 def test_command_names_the_mistake(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,9 @@ HEADS = {"num_heads": "2,3"}
 def test_an_imported_training_decodes_and_teaches(options: ImportOptions) -> None:
     layout = Layout()
     layout.save_epoch(options.checkpoint)
-    imported = import_icefall(options)
+    model = options.checkpoint.with_name("unigram.model")
+    shutil.copyfile(options.tokens / "bpe.model", model)
+    imported = import_icefall(replace(options, tokens=model))  # its file instead of its folder
     assert (imported.unused, imported.missing, imported.assumed) == ([], [], [])
     bundle = load_bundle(options.out)
     assert bundle.name == "teacher" and bundle.context == Context.full()

@@ -199,12 +199,12 @@ def test_streaming_a_file_with_a_language_model(folder: Path, tmp_path: Path) ->
         ),
         ((*BEAM, "--lm", "lm", "--rescore", "--tune", "dev-none"), "dev-none"),
         ((*BEAM, "--lm", "student"), "not a language model"),
-        ((*BEAM, "--lm", "nowhere"), "nowhere: not there; expected the folder"),
+        ((*BEAM, "--lm", "nowhere"), "--lm .*nowhere: no such file or folder"),
         ((*BEAM, "--lm", "a.txt"), "a.txt: text, .* --rescore"),
-        ((*BEAM, "--lm", "a.txt", "--rescore"), "a.txt: no such text file"),
     ],
 )
 def test_what_cannot_be_done_is_refused(folder: Path, options: tuple[object, ...], message: str) -> None:
+    (folder / "a.txt").touch()
     options = tuple(
         folder / item if item in ("lm", "student", "nowhere", "a.txt") else item for item in options
     )

@@ -232,6 +232,11 @@ def test_offline_decoding_counts_for_errors_but_not_for_latency(tmp_path: Path) 
     rows = [json.loads(line) | {"first_token_ms": 7.0} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     results = collect_results([tmp_path])
+    [command] = [note.command for note in results.notes if "no latency" in note.text]
+    assert command.startswith(f"kdasr decode {tmp_path / 'teacher'} ")
+    (tmp_path / "teacher" / "config.yaml").unlink()  # as results of a teacher that is elsewhere
+    results = collect_results([tmp_path])
+    assert [note.command for note in results.notes if "no latency" in note.text] == [""]
     by_system = {row.system: row for row in results.rows if row.part == "test-clean"}
     assert by_system["teacher"].mode == "offline" and by_system["teacher"].wer.count == 4
     assert by_system["teacher"].first_token_ms["mean"] is None

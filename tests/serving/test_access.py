@@ -154,7 +154,10 @@ def test_tls_from_files(tmp_path: Path) -> None:
         with pytest.raises((OSError, http.client.HTTPException)):
             status(served, "/")  # without TLS
     certificate.write_text("no certificate")
-    with pytest.raises(UserError, match="--certificate"), serving(make_spotter(CONTEXT), address=address):
+    with (
+        pytest.raises(UserError, match=r"--certificate .* PEM form"),
+        serving(make_spotter(CONTEXT), address=address),
+    ):
         pass
 
 

@@ -133,6 +133,8 @@ def test_address_taken_or_unknown_is_a_user_error() -> None:
     ],
 )
 def test_command_names_the_mistake(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").touch()
+    arguments = [str(tmp_path / word) if word == "key.pem" else word for word in arguments]
     folder = tmp_path if arguments else tmp_path / message
     result = CliRunner().invoke(command, [str(folder), *arguments])
     assert isinstance(result.exception, UserError)

@@ -116,7 +116,9 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     asked = ["--teacher", teacher, "--cuts", f"train={train}", "--cuts", f"dev={dev}", "--out", out]
     asked += ["--chunk-ms", 320, "--left-ms", 640, "--student", small]
     asked += [word for step in steps for word in ("--override", step)]
-    result = distill(*asked)
+    mistyped = distill(*asked, "--override", "data.nope=3")
+    assert "option 'data.nope'" in str(mistyped.exception)
+    result = distill(*asked)  # what was refused has made no student yet
     assert result.exit_code == 0, (result.output, result.exception)
     assert "all 0.1" in result.output and "parameters are the teacher's" in result.output
     assert "2 of 2 utterances identical" in result.output
@@ -175,7 +177,7 @@ def test_a_teacher_of_nemo_has_a_streaming_student_with_other_features_and_rate(
         ),
         (["--student", "{model: {encoder: {causal: false}}}"], "causal=true for chunks"),
         (["--student", "{model: {encoder: {downsampling_factor: [1, 8]}}}"], "chunk must be a multiple of 4"),
-        (["--data", "nothing-there"], "no part named train"),
+        (["--data", "empty"], "no part named train"),
     ],
     ids=str,
 )
@@ -188,7 +190,11 @@ def test_what_cannot_be_distilled_is_named(
         arguments = ["--student", "student.yaml"]
         if "downsampling" in (tmp_path / "student.yaml").read_text():
             arguments += ["--chunk-ms", 80]
-    given = [] if "--data" in arguments else ["--cuts", "train=cuts.jsonl.gz"]
+    (tmp_path / "empty").mkdir()
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.jsonl.gz").touch()
+    cuts = ["--cuts", "train=train.jsonl.gz", "--cuts", "dev=dev.jsonl.gz"]
+    given = [] if "--data" in arguments else cuts
     result = distill("--teacher", teacher, "--out", tmp_path / "out", *given, *arguments)
     assert isinstance(result.exception, UserError)
     assert fault in str(result.exception)

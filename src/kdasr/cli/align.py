@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder
 from kdasr.cli.recognizable import checkpoint_option, device_option, move_to, threads_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
@@ -34,13 +34,13 @@ log = get_logger(__name__)
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Write LibriSpeech-Alignments' text form into this folder.  [default: into the cuts of --data]",
 )
 @click.option("--replace", is_flag=True, help="Also utterances that have word times.")
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     help="Alignments to compare with, as kdasr latency takes them; nothing is written without --out.",
 )
 @checkpoint_option
@@ -67,15 +67,13 @@ def command(
     Utterances that have word times keep them. An interrupted run goes on where it was; utterances that
     cannot be aligned are counted, named and listed.
     """
+    setup_logging()
+    names = named_parts(parts)
     import torch
 
     from kdasr.bundle import load_bundle
 
-    setup_logging()
     torch.set_num_threads(threads)
-    names = named_parts(parts)
-    if reference is not None and not reference.exists():
-        raise UserError(f"--reference {reference}: no such file or folder")
     bundle = load_bundle(exp, checkpoint, as_trained=True)
     move_to(bundle.model, device)
     for part in names:

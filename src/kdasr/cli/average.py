@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import ExperimentPath
+from kdasr.cli.paths import ExperimentPath
 
 
 @click.command(short_help="Average the last checkpoints of an experiment.")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath
 from kdasr.cli.recognizable import checkpoint_option, device_option, threads_option
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging

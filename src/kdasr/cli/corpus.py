@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdasr.cli.paths import OutputFolder
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ def command() -> None:
     show_default=True,
     help="Hours of speech: tiny 0.1, demo 1.5, results and lpm 5, base 20, large 100.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write the corpus into."
-)
+@click.option("--out", type=OutputFolder(), required=True, help="Folder to write the corpus into.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Another seed, another corpus."
 )
@@ -125,9 +124,7 @@ def _print_summary(summary: "Summary", out: Path, elapsed: float, jobs: int) -> 
 
 
 @command.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to download and unpack into."
-)
+@click.option("--out", type=OutputFolder(), required=True, help="Folder to download and unpack into.")
 @click.option(
     "--parts",
     default="train-clean-100 dev-clean dev-other test-clean test-other",

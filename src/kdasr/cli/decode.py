@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,14 +17,15 @@ from kdasr.cli.decode_part import (
     finished_part,
 )
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
 from kdasr.cli.long_form import (
     batch_size,
     long_form_options,
     parse_long_form,
 )
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
+from kdasr.cli.paths import CHECKPOINT, EXPORTED, ExperimentPath, OutputFolder
 from kdasr.cli.recognizable import (
+    checkpoint_option,
     device_of,
     device_option,
     int8_option,
@@ -43,9 +44,6 @@ from kdasr.cli.tune_rescoring import Tuning, tuned_weights
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.common.ranks import Ranks
-
-if TYPE_CHECKING:
-    from kdasr.bundle import Bundle
 
 log = get_logger(__name__)
 
@@ -71,12 +69,7 @@ _LATENCIES = ("first_word", "first_token", "emission_delay", "finalization")
     show_default=True,
     help="Streams that advance in one batch: faster, but the time with compute is measured with 1 alone.",
 )
-@click.option(
-    "--checkpoint",
-    default="auto",
-    show_default=True,
-    help="averaged, best, last, a file, or auto: the first of these that exists.",
-)
+@checkpoint_option
 @click.option(
     "--context",
     help="Encoder context instead of the trained one: full, or left=32,chunk=8,right=0 (encoder frames).",
@@ -106,7 +99,7 @@ _LATENCIES = ("first_word", "first_token", "emission_delay", "finalization")
 @max_utterances_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Folder for <mode>/<part>/ with the results.  [default: EXP/decode; bundles have none]",
 )
 @device_option
@@ -161,11 +154,11 @@ def command(
     summary.json.
     """
     from kdasr.data.bad import MaxBad
-    from kdasr.evaluation.loudness import parse_gains
 
     ranks = Ranks.of_environment()
     setup_logging(level=logging.INFO if ranks.is_first else logging.WARNING)
     names = named_parts(parts)
+    limit = MaxBad.parse(max_bad)
     if streams > 1 and mode != "streaming":
         raise UserError(f"--streams needs --mode streaming; it is {mode}")
     override = parse_context(context) if context else None
@@ -176,28 +169,32 @@ def command(
             raise UserError("--tune needs --lm and --rescore")
     if long_form:
         needs("utterances one by one; --long-form decodes with and without", "endpoints")
-    rules = take_endpoints(search, default=long_form)
-    options = parse_search(language_model=lm_use, **search)
-    joined = parse_long_form(long_form, minutes, gaps, gap_noise)
-    if joined is not None:
         if mode != "streaming":
             raise UserError(f"--long-form needs --mode streaming; it is {mode}")
         needs("utterances one by one, not --long-form", "nbest", "gain_db")
-        joined = replace(batch_size(joined, streams), ranks=ranks)
-        streams = joined.batch
+    rules = take_endpoints(search, default=long_form)
     if rules is not None and mode != "streaming":
         raise UserError(f"--endpoints needs --mode streaming; it is {mode}")
     if all_contexts:
         needs("one context, not --all-contexts", "context", "long_form", "out", "contexts")
+    # What follows waits for torch.
+    from kdasr.evaluation.loudness import parse_gains
+
+    options = parse_search(language_model=lm_use, **search)
+    joined = parse_long_form(long_form, minutes, gaps, gap_noise)
+    if joined is not None:
+        joined = replace(batch_size(joined, streams), ranks=ranks)
+        streams = joined.batch
     others = trained_contexts(exp) if all_contexts else {}
     if contexts is not None:
         needs("one context, not --contexts", "context", "long_form", "out")
         others = parse_contexts(contexts, _system_folder(exp))
     if force and not ranks.is_alone:
         raise UserError("--force: with one process; to decode again with several, remove the results")
+    out = out or _default_out(exp)
+    gains_db = parse_gains(gain_db) if gain_db else []
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device_of(device, ranks))
-    out = out or _default_out(exp, bundle)
     if tune is not None and lm_use is not None:
         plain = build_recognizer(bundle, override, tail_seconds, options, biasing)
         chosen_on = list(dict.fromkeys(tune.replace(",", " ").split()))
@@ -222,8 +219,8 @@ def command(
         checkpoint_sha256=file_sha256(bundle.path),
         int8=int8,
         long_form=joined,
-        max_bad=MaxBad.parse(max_bad),
-        gains=parse_gains(gain_db) if gain_db else [],
+        max_bad=limit,
+        gains=gains_db,
         ranks=ranks,
     )
     if joined is not None and run.recognizer.context.is_full:
@@ -306,7 +303,7 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _default_out(exp: Path, bundle: "Bundle") -> Path:
+def _default_out(exp: Path) -> Path:
     from kdasr.export.foreign import is_exported
 
     if is_exported(exp):

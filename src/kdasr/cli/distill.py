@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder
+from kdasr.cli.prepare import parse_places
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=InputPath("data folder"),
     help="Data folder that kdasr prepare wrote, in the place of --cuts.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The student's folder."
-)
+@click.option("--out", type=OutputFolder(), required=True, help="The student's folder.")
 @click.option("--chunk-ms", type=click.IntRange(min=10), default=320, show_default=True, help="Chunk.")
 @click.option(
     "--left-ms", type=click.IntRange(min=0), default=2560, show_default=True, help="Left context of a chunk."
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--student",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=InputPath("configuration file", dir_okay=False),
     help="YAML with what the student has otherwise: sections model, data, training, objective.  [default: "
     "the teacher's sizes]",
 )
@@ -78,7 +77,14 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
     output distributions. OUT is an ordinary experiment folder; OUT/distill/recipe.yaml says all that was
     chosen. The same command goes on where it stopped, and finished work is not repeated.
     """
-    # Imported here, so that --help does not wait for torch.
+    setup_logging()
+    if bool(cuts) == (data is not None):
+        raise UserError("what is to be trained on? Give --cuts PART=FILE_OR_FOLDER, or --data DIR")
+    places = parse_places(cuts)
+    for kind in ("train", "dev") if cuts else ():
+        if not any(part.startswith(kind) for part in places):
+            raise UserError(f"--cuts: no part named {kind}...: give --cuts {kind}=FILE_OR_FOLDER")
+    # Imported here, so that --help and the messages above do not wait for torch.
     from kdasr.cli.job_outcome import end_with
     from kdasr.common.job_runner import RunOptions, Stopped, run_jobs
     from kdasr.study.distill import list_jobs, start_student, summary_lines
@@ -92,14 +98,11 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
     from kdasr.study.distill_recipe import write_recipe
     from kdasr.study.stamps import Stamps
 
-    setup_logging()
-    if bool(cuts) == (data is not None):
-        raise UserError("what is to be trained on? Give --cuts PART=FILE_OR_FOLDER, or --data DIR")
     options = DistillOptions(out=out, data=data or out / WORK / "data", **asked)
     check_folder(options)
     teacher = open_teacher(options)
     sizes_and_context(options, teacher.model.config)  # before hours of preparation
-    base = _prepare(options, teacher, cuts, jobs)
+    base = _prepare(options, teacher, places, jobs)
     config = write_recipe(options, teacher, base)
     if not (options.work / "start" / "checkpoints").is_dir():
         click.echo(f"start: {start_student(options, config, teacher)}")
@@ -116,13 +119,12 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
 
 
 def _prepare(
-    options: "DistillOptions", teacher: "Bundle", cuts: tuple[str, ...], jobs: int
+    options: "DistillOptions", teacher: "Bundle", places: dict[str, list[Path]], jobs: int
 ) -> dict[str, Any]:
     """Prepare the data with the teacher's pieces, where they are not prepared; returns their section."""
     import torch
 
     from kdasr.bundle import tokens_folder
-    from kdasr.cli.prepare import parse_places
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.data_config import DataConfig
     from kdasr.data.tokens import adopt_pieces
@@ -130,14 +132,14 @@ def _prepare(
     from kdasr.study.distill_recipe import data_section
 
     base = data_section(teacher, on_gpu=torch.cuda.is_available())
-    if not cuts:
+    if not places:
         return base
     own = {**base["data"], **(student_changes(options).get("data") or {})}
     prepare_corpus(
         PrepareOptions(
             corpus_dir=None,
             out_dir=options.data,
-            cuts=parse_places(cuts),
+            cuts=places,
             speeds=own.get("speed_perturbation", DataConfig().speed_perturbation),
             on_the_fly=own["on_the_fly"],
             jobs=jobs,

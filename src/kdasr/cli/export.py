@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kdasr.cli.contexts import parse_context
-from kdasr.cli.experiment_path import CHECKPOINT, ExperimentPath, require_experiment
 from kdasr.cli.long_form import long_form_options, parse_long_form
+from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder, require_experiment
 from kdasr.cli.recognizable import checkpoint_option
 from kdasr.cli.search_options import needs
 from kdasr.common.errors import UserError
@@ -31,7 +31,7 @@ _OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
 
 @click.command(name="export")
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="EXP | CUTS...")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the exported files.")
+@click.option("--out", type=OutputFolder(), help="Folder for the exported files.")
 @click.option("--int8", is_flag=True, help="Also export int8 graphs; with --check: check those.")
 @checkpoint_option
 @click.option(
@@ -41,7 +41,7 @@ _OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
 @click.option(
     "--check",
     "bundle",
-    type=click.Path(path_type=Path),
+    type=InputPath("exported folder"),
     metavar="DIR",
     help="Export nothing: decode CUTS by sherpa-onnx with the exported folder DIR, and compare.",
 )
@@ -106,17 +106,16 @@ def command(
     That is to be expected of int8 graphs only where onnxruntime has the version inside sherpa-onnx (1.28 in
     sherpa-onnx 2.0.1): their roundings differ.
     """
-    import torch
-
     setup_logging()
-    torch.set_num_threads(1)
     if bundle is not None:
         if out is not None:
             raise UserError("--check exports nothing: leave out --out")
         needs("an export; --check makes none", "force", "context", *_OF_PUBLICATION)
         if against is None:
             needs("--against", "checkpoint")
-        joined = parse_long_form(long_form, minutes, gaps, gap_noise)
+        for path in paths:
+            _require_manifest(path)
+        joined = parse_long_form(long_form, minutes, gaps, gap_noise)  # waits for torch
         _check(_Check(bundle, paths, against, checkpoint, int8, joined))
         return
     needs("--check", "long_form", "minutes", "gaps", "gap_noise")
@@ -127,6 +126,8 @@ def command(
         raise UserError("--out is missing: where to export to (or --check DIR, to check an exported folder)")
     if not hub_layout:
         needs("--hub-layout", "test_wavs")
+    if test_wavs is not None:
+        _require_manifest(test_wavs)
     from kdasr.export.publication import Publication
 
     publication = Publication(license, language, hub_layout)
@@ -151,10 +152,13 @@ class _Export:
 
 
 def _export(wanted: _Export) -> None:
+    import torch
+
     from kdasr.bundle import load_bundle
     from kdasr.export.build import export_bundle, find_current
     from kdasr.export.publication import MAX_WAVS, Recording
 
+    torch.set_num_threads(1)
     system, out = load_bundle(wanted.exp, wanted.checkpoint), wanted.out
     if wanted.context is not None:
         system.model.config.encoder.check_context(wanted.context)
@@ -185,12 +189,15 @@ class _Check:
 
 
 def _check(wanted: _Check) -> None:
+    import torch
+
     from kdasr.bundle import load_bundle
     from kdasr.export.check import compare_with_sherpa, count_identical
     from kdasr.export.check_long_form import compare_long_form
     from kdasr.export.foreign import open_exported
     from kdasr.export.runtime import load_exported
 
+    torch.set_num_threads(1)
     bundle = open_exported(wanted.folder)
     if wanted.against:
         ours = load_bundle(wanted.against, wanted.checkpoint)
@@ -213,19 +220,22 @@ def _check(wanted: _Check) -> None:
         sys.exit(1)
 
 
+def _require_manifest(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such manifest of cuts")
+
+
 def _load(path: Path, tokenizer: "Tokenizer", count: int | None = None) -> list["Clip"]:
     """The utterances of a manifest (the first `count`); a data folder's are found from any directory.
 
     Raises:
-        UserError: no such manifest, another kind of file, nothing in it, or audio that cannot be read.
+        UserError: another kind of file, nothing in it, or audio that cannot be read.
     """
     from kdasr.data.folder import cuts_path, load_cuts, load_record
     from kdasr.evaluation.evaluate import load_recording
     from kdasr.evaluation.joining import in_order
     from kdasr.export.check import Clip
 
-    if not path.is_file():
-        raise UserError(f"{path}: no such manifest of cuts")
     part = path.name.removeprefix("cuts_").removesuffix(".jsonl.gz")
     if cuts_path(path.parent, part) == path and load_record(path.parent) is not None:
         cuts = load_cuts(path.parent, part)
@@ -236,20 +246,11 @@ def _load(path: Path, tokenizer: "Tokenizer", count: int | None = None) -> list[
 
 
 def _read_cuts(path: Path) -> list["Cut"]:
-    from lhotse import CutSet
-    from lhotse.cut import Cut
-
+    from kdasr.corpora.cut_manifest import read_cuts
     from kdasr.data.cut_check import check_cuts
 
-    try:
-        found = CutSet.from_file(path)  # None of an empty file; else it is read only as it is used
-        cuts = [] if found is None else list(found)
-    except Exception as error:  # whatever lhotse makes of another kind of file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a manifest of cuts: {reason}") from None
+    cuts = read_cuts(path)
     if not cuts:
         raise UserError(f"{path}: no utterances in it")
-    if not all(isinstance(cut, Cut) for cut in cuts):
-        raise UserError(f"{path}: not a manifest of cuts, but of other things ({type(cuts[0]).__name__})")
     check_cuts(cuts, path)
     return cuts

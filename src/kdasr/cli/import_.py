@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
+from kdasr.data.tokenizer import MODEL_NAME
 
 if TYPE_CHECKING:
     from kdasr.interop.icefall import Imported
@@ -17,14 +19,17 @@ def command() -> None:
 
 
 @command.command(name="icefall", short_help="A Zipformer2 transducer of icefall.")
-@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("checkpoint", metavar="CHECKPOINT", type=InputPath("checkpoint", dir_okay=False))
 @click.option(
-    "--tokens", required=True, type=click.Path(path_type=Path), help="Its language folder, with bpe.model."
+    "--tokens",
+    required=True,
+    type=InputPath(),
+    help="Its language folder, with bpe.model; or the SentencePiece model itself.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Experiment folder to write.")
+@click.option("--out", required=True, type=OutputFolder(), help="Experiment folder to write.")
 @click.option(
     "--since",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=InputPath("checkpoint", dir_okay=False),
     help="An earlier epoch-N.pt: take the mean of the weights from it to CHECKPOINT, as icefall's "
     "--use-averaged-model does.",
 )
@@ -53,12 +58,18 @@ def icefall(
     The folder decodes, teaches and starts trainings like one that was trained here. A causal model runs
     under chunks of 320 ms with 2.56 s of left context, unless --left and --chunk say otherwise.
     """
+    if (left is None) != (chunk is None):
+        raise UserError("--left and --chunk: give both or neither")
+    if tokens.is_dir() and not (tokens / MODEL_NAME).is_file():
+        raise UserError(
+            f"--tokens {tokens}: no {MODEL_NAME} there; expected the language folder that the model was "
+            "trained with, such as data/lang_bpe_500 of icefall's recipe"
+        )
+    given = dict(_pair(option) for option in options)
     # Imported here, so that --help does not wait for torch.
     from kdasr.interop.icefall import ImportOptions, import_icefall
     from kdasr.nn.context import Context
 
-    if (left is None) != (chunk is None):
-        raise UserError("--left and --chunk: give both or neither")
     context = None if left is None or chunk is None else Context(left=left, chunk=chunk)
     imported = import_icefall(
         ImportOptions(
@@ -66,7 +77,7 @@ def icefall(
             tokens=tokens,
             out=out,
             since=since,
-            options=dict(_pair(option) for option in options),
+            options=given,
             causal=causal,
             context=context,
         )
@@ -76,8 +87,8 @@ def icefall(
 
 
 @command.command(name="nemo", short_help="A FastConformer transducer of NeMo.")
-@click.argument("checkpoint", metavar="FILE.nemo", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Experiment folder to write.")
+@click.argument("checkpoint", metavar="FILE.nemo", type=InputPath("checkpoint", dir_okay=False))
+@click.option("--out", required=True, type=OutputFolder(), help="Experiment folder to write.")
 def nemo(checkpoint: Path, out: Path) -> None:
     """Take over a FastConformer transducer of NeMo: with an LSTM predictor and a SentencePiece model.
 

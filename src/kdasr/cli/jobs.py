@@ -6,6 +6,8 @@ from typing import TextIO
 
 import click
 
+from kdasr.common.errors import UserError
+
 
 @click.command(short_help="Run a list of jobs, several side by side, each with a log.")
 @click.argument("jobs_file", type=click.File(encoding="utf-8"), default="-", metavar="[FILE]")
@@ -51,7 +53,11 @@ def command(jobs_file: TextIO, exp: Path, num: int, gpus: int | None, show: tupl
     from kdasr.common.job_list import read_jobs
     from kdasr.common.job_runner import RunOptions, Stopped, run_jobs
 
-    jobs = read_jobs(jobs_file.read(), jobs_file.name)
+    try:
+        text = jobs_file.read()
+    except UnicodeDecodeError:
+        raise UserError(f"{jobs_file.name}: not UTF-8 text, but a list of jobs is expected") from None
+    jobs = read_jobs(text, jobs_file.name)
     devices = share_devices(gpus, num) if gpus else []
     options = RunOptions(exp / "log", num, show, foreground=num == 1, devices=devices)
     try:

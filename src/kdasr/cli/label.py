@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.cli.recognizable import device_of, device_option
 from kdasr.cli.search_options import LM_SCALE
 from kdasr.common.errors import UserError
@@ -37,14 +38,14 @@ _LABELS, _INPUT = "labels", "input"
     "--cuts",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     metavar="PLACE",
     help="What to label: a manifest of Lhotse cuts, a Shar folder, or a folder of audio files. Repeatable.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the labels.")
+@click.option("--out", type=OutputFolder(), required=True, help="Folder of the labels.")
 @click.option(
     "--tokens",
-    type=click.Path(path_type=Path),
+    type=InputPath("folder"),
     help="Pieces that the labels are for, which are written as these spell: a folder with bpe.model, or a "
     "data folder.",
 )
@@ -64,9 +65,7 @@ _LABELS, _INPUT = "labels", "input"
 )
 @click.option("--words", is_flag=True, help="Times of words, where the labeler has them.")
 @click.option("--compute-type", default="default", show_default=True, help="Of Whisper: int8, float16, ...")
-@click.option(
-    "--lm", type=click.Path(path_type=Path), help="bundle: a language model over its pieces, for fusion."
-)
+@click.option("--lm", type=InputPath(), help="bundle: a language model over its pieces, for fusion.")
 @click.option(
     "--lm-scale", type=float, default=LM_SCALE, show_default=True, help="Weight of the language model."
 )
@@ -127,9 +126,6 @@ def command(
     from kdasr.data.bad import MaxBad
     from kdasr.labeling.base import LabelerOptions, open_labeler
     from kdasr.labeling.filters import filters_of
-    from kdasr.labeling.inputs import digest_of, read_inputs
-    from kdasr.labeling.run import LabelWork
-    from kdasr.labeling.selection import Selection, early_watch
 
     ranks = Ranks.of_environment()
     setup_logging(level=logging.INFO if ranks.is_first else logging.WARNING)
@@ -144,6 +140,11 @@ def command(
     lm, scale = options.pop("lm"), options.pop("lm_scale")
     settings = LabelerOptions(**options, language_model=lm, language_model_scale=scale)
     opened = [open_labeler(text, settings) for text in labelers]
+    # Imported here, so that a wrong option does not wait for torch and lhotse.
+    from kdasr.labeling.inputs import digest_of, read_inputs
+    from kdasr.labeling.run import LabelWork
+    from kdasr.labeling.selection import Selection, early_watch
+
     inputs = read_inputs(cuts, out / _INPUT, jobs)
     digest = digest_of(inputs.cuts)
     works = []

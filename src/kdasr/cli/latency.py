@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
@@ -14,8 +15,8 @@ from kdasr.common.logging import setup_logging
 @click.option(
     "--format", "format_name", required=True, metavar="NAME", help="icefall, nemo, sherpa, ctm or kdasr."
 )
-@click.argument("reference", type=click.Path(path_type=Path))
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("reference", type=InputPath())
+@click.argument("files", nargs=-1, required=True, type=InputPath())
 @click.option(
     "--chunk",
     type=click.FloatRange(min=0.0, max=60.0),
@@ -36,7 +37,7 @@ from kdasr.common.logging import setup_logging
     show_default=True,
     help="How words of both sides are written to be compared: none, upper, lower, words, upper-words.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for all numbers, as JSON.")
+@click.option("--out", type=OutputFolder(), help="Folder for all numbers, as JSON.")
 def command(
     format_name: str,
     reference: Path,
@@ -56,13 +57,15 @@ def command(
     from kdasr.data.text_rules import check_rule
     from kdasr.evaluation import foreign
     from kdasr.evaluation.foreign.base import read_hypotheses
-    from kdasr.evaluation.timed_results import Display, read_references, score_system
 
     assert foreign.__all__  # imported: every format is known now
     setup_logging()
     check_rule(normalize, "--normalize")
     write = TextNormalizer(rule="identity", written=normalize)
     found = {name: read_hypotheses(file, format_name) for name, file in _named(files).items()}
+    # Imported here, so that a wrong option does not wait for lhotse.
+    from kdasr.evaluation.timed_results import Display, read_references, score_system
+
     references = read_references(reference, write)
     display = Display(chunk, look_ahead)
     scores = {name: score_system(references, heard, display, write) for name, heard in found.items()}

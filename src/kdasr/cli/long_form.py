@@ -67,12 +67,12 @@ def parse_long_form(long_form: bool, minutes: float, gaps: str, gap_noise: str) 
     Raises:
         UserError: options that need `--long-form`; gaps or minutes that are no numbers or out of range.
     """
-    from kdasr.evaluation.joining import NOISES, check_minutes, parse_gaps, pauses
-    from kdasr.evaluation.long_form_run import LongForm
-
     if not long_form:
         needs("--long-form", "minutes", "gaps", "gap_noise")
         return None
+    from kdasr.evaluation.joining import NOISES, check_minutes, parse_gaps, pauses
+    from kdasr.evaluation.long_form_run import LongForm
+
     noises = NOISES if gap_noise == "both" else (gap_noise,)
     return LongForm(pauses(parse_gaps(gaps), noises), check_minutes(minutes))
 

@@ -1,9 +1,13 @@
 """`kdasr options`: what a recipe can say."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from kdasr.common.errors import UserError
-from kdasr.experiment.options import RecipeOption, recipe_options
+
+if TYPE_CHECKING:
+    from kdasr.experiment.options import RecipeOption
 
 HEAD = """# Every option of a recipe
 
@@ -22,6 +26,9 @@ def command(words: tuple[str, ...], markdown: bool) -> None:
 
     With WORDS only those whose name or meaning holds one of them.
     """
+    # Imported here, so that --help does not wait for torch.
+    from kdasr.experiment.options import recipe_options
+
     options = recipe_options()
     found = [option for option in options if not words or any(_matches(option, word) for word in words)]
     if not found:
@@ -35,7 +42,7 @@ def command(words: tuple[str, ...], markdown: bool) -> None:
             click.echo(f"    {meaning}")
 
 
-def as_markdown(options: list[RecipeOption]) -> str:
+def as_markdown(options: "list[RecipeOption]") -> str:
     """The document with a table per section, one option per row."""
     lines, section = [HEAD], None
     for option in options:
@@ -52,9 +59,9 @@ def _section(key: str) -> str:
     return names[0].partition("[")[0] if len(names) > 1 else "experiment"
 
 
-def _meaning(option: RecipeOption) -> str:
+def _meaning(option: "RecipeOption") -> str:
     return f"Experimental. {option.meaning}" if option.experimental else option.meaning
 
 
-def _matches(option: RecipeOption, word: str) -> bool:
+def _matches(option: "RecipeOption", word: str) -> bool:
     return word.lower() in f"{option.key} {option.meaning}".lower()

@@ -1,17 +1,17 @@
 """Options of the commands that go over parts of a data folder."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder that `kdasr prepare` wrote."
+    "--data", type=InputPath("data folder"), required=True, help="Folder that `kdasr prepare` wrote."
 )
 
 max_utterances_option = click.option(

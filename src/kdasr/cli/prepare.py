@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
+from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 from kdasr.common.ranks import Ranks
@@ -34,16 +35,14 @@ from kdasr.common.ranks import Ranks
     help="Parts to prepare, separated by spaces or commas.  [default: with --cuts, all]",
 )
 @click.option("--train-parts", help="Parts to train on.  [default: the parts whose name starts with 'train']")
-@click.option(
-    "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Data folder to write."
-)
+@click.option("--out", "out_dir", type=OutputFolder(), required=True, help="Data folder to write.")
 @click.option(
     "--speed", help="Speed factors of the copies in training parts.  [default: the recipe's, or 0.9,1.0,1.1]"
 )
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=InputPath("configuration file"),
     help="Recipe file whose data section says speed factors and whether features are stored.",
 )
 @click.option(
@@ -122,13 +121,20 @@ def command(
 
 
 def parse_places(cuts: tuple[str, ...]) -> dict[str, list[Path]]:
-    """The places of `part=place ...`, by part; several options may name one part."""
+    """The places of `part=place ...`, by part; several options may name one part.
+
+    Raises:
+        UserError: another form, or nothing there.
+    """
     places: dict[str, list[Path]] = {}
     for item in cuts:
         part, equals, place = item.partition("=")
         if not (part.strip() and equals and place.strip()):
             raise UserError(f"--cuts {item}: expected PART=FILE_OR_FOLDER, such as train=cuts.jsonl.gz")
-        places.setdefault(part.strip(), []).append(Path(place.strip()))
+        path = Path(place.strip())
+        if not path.exists():
+            raise UserError(f"--cuts {part.strip()}={path}: no such file or folder")
+        places.setdefault(part.strip(), []).append(path)
     return places
 
 

@@ -19,7 +19,10 @@ device_option = click.option(
 """The same in every command: never a sound device."""
 
 checkpoint_option = click.option(
-    "--checkpoint", default="auto", show_default=True, help="averaged, best, last, a file, or auto."
+    "--checkpoint",
+    default="auto",
+    show_default=True,
+    help="averaged, best, last, a file, or auto: the first of these that exists.",
 )
 
 threads_option = click.option(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath
+from kdasr.cli.paths import EXPERIMENT, ExperimentPath, OutputFolder
 
 
 @click.command()
@@ -12,13 +12,13 @@ from kdasr.cli.experiment_path import EXPERIMENT, ExperimentPath
 @click.option(
     "--data",
     metavar="DATA",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path),  # where it is gone, the report lacks spectrograms and says so
     help="Prepared data folder, for the spectrograms; default: the one that the systems were trained on.",
 )
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Where to write; default: report/ in the first EXP.",
 )
 def command(experiments: tuple[Path, ...], data: Path | None, out: Path | None) -> None:

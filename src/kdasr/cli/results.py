@@ -5,13 +5,18 @@ from pathlib import Path
 
 import click
 
-from kdasr.cli.part_options import data_option
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 
 
 @click.command(short_help="Train and compare every row of a recipe, with several seeds.")
-@click.argument("conf", type=click.Path(path_type=Path))
-@data_option
+@click.argument("conf", type=InputPath("configuration file"))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that `kdasr prepare` wrote; a plan (--dry-run) needs none.",
+)
 @click.option(
     "--exp",
     type=click.Path(path_type=Path, file_okay=False),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,13 +98,13 @@ _OPTIONS = (
     ),
     click.option(
         "--biasing",
-        type=click.Path(path_type=Path),
+        type=InputPath("file of phrases"),
         help="Phrases to favor, one per line, optionally with a boost per piece after a tab; "
         "beam search only.",
     ),
     click.option(
         "--lm",
-        type=click.Path(path_type=Path),
+        type=InputPath(),
         help="Folder or checkpoint of a language model over the same pieces, or an n-gram over pieces or "
         "words (.arpa, .klm, .binary), for shallow fusion; with --rescore also text (.txt, .txt.gz), which "
         "stands for a word trigram of it. Beam search only.",

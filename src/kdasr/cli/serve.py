@@ -1,12 +1,13 @@
 """`kdasr serve`: live streams for sherpa-onnx's clients, for programs and for a web page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
+from kdasr.cli.paths import CHECKPOINT, EXPORTED, ExperimentPath, InputPath
 from kdasr.cli.recognizable import checkpoint_option, int8_option, load_recognizable, threads_option
 from kdasr.cli.search_options import (
     LM_OPTIONS,
@@ -93,16 +94,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=InputPath("file", dir_okay=False),
     help="File with the token that clients must send; without it, the environment's KDASR_TOKEN, if any.",
 )
 @click.option(
-    "--certificate", type=click.Path(path_type=Path), help="PEM file, for TLS: https and wss alone."
+    "--certificate", type=InputPath("file", dir_okay=False), help="PEM file, for TLS: https and wss alone."
 )
-@click.option("--key", type=click.Path(path_type=Path), help="PEM file with the certificate's private key.")
+@click.option(
+    "--key", type=InputPath("file", dir_okay=False), help="PEM file with the certificate's private key."
+)
 @click.option(
     "--example",
-    type=click.Path(path_type=Path),
+    type=InputPath("audio file"),
     help="Audio file of the page's example instead of a synthesized one.",
 )
 @threads_option
@@ -130,18 +133,22 @@ def command(
     A page with a microphone is at http://HOST:PORT/; clients of sherpa-onnx's streaming server connect to
     ws://HOST:PORT. Without --host, only this machine can connect. docs/serving.md describes the protocols.
     """
-    try:
-        from kdasr.serving.app import build_app
-        from kdasr.serving.server import Address, serve
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'kdasr[serve]'") from None
     from kdasr.serving.access import Access, Addresses, Origins, read_token
-    from kdasr.serving.limits import Limits
-    from kdasr.serving.service import Service
 
     if key is not None and certificate is None:
         raise UserError("--key needs --certificate")
+    origins, token = Origins(allow_origin), read_token(token_file)
+    shown = _example(example)
+    try:
+        from kdasr.serving.app import build_app
+        from kdasr.serving.server import Address, check_certificate, serve
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'kdasr[serve]'") from None
+    from kdasr.serving.limits import Limits
+    from kdasr.serving.service import Service
+
     address = Address(host, port, certificate, key)
+    check_certificate(address)
     limits = Limits(
         max_streams=max_streams,
         max_batch=max_batch,
@@ -150,11 +157,10 @@ def command(
         idle_seconds=idle_seconds,
     )
     access = Access(
-        Origins(allow_origin, address.is_local),
-        read_token(token_file),
+        replace(origins, is_local=address.is_local),
+        token,
         Addresses(max_streams_per_address, max_starts_per_minute),
     )
-    shown = _example(example)
     service = Service(_load(exp, compare, recognition), limits, access)
     serve(build_app(service, shown), service, address, lambda url: _announce(url, service, address))
 
@@ -197,9 +203,10 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
 
 def _example(path: Path | None) -> "Example":
     from kdasr.recognition.audio import check_audio, load_audio
-    from kdasr.serving.example import example_speech
 
     if path is None:
+        from kdasr.serving.example import example_speech
+
         return example_speech
     check_audio(path)
     return lambda: load_audio(path)

@@ -9,7 +9,7 @@ import click
 
 from kdasr.cli.contexts import parse_context
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
-from kdasr.cli.experiment_path import CHECKPOINT, EXPORTED, ExperimentPath
+from kdasr.cli.paths import CHECKPOINT, EXPORTED, ExperimentPath, InputPath
 from kdasr.cli.recognizable import (
     checkpoint_option,
     device_option,
@@ -44,7 +44,7 @@ SHOWN_PIECES = 200
 
 @click.command(name="stream")
 @click.argument("exp", type=ExperimentPath(CHECKPOINT, EXPORTED))
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE.wav...]")
+@click.argument("files", type=InputPath("audio file"), nargs=-1, metavar="[FILE.wav...]")
 @checkpoint_option
 @click.option(
     "--context", help="Encoder context instead of the trained one, such as left=32,chunk=8,right=0."
@@ -98,6 +98,7 @@ def command(
     A file is one result by default, because rule 3 cuts speech without a pause in the middle of a word.
     """
     from kdasr.recognition.audio import AudioFile, check_audio
+    from kdasr.recognition.microphone import check_microphone
 
     if bool(files) == mic:
         raise UserError("name files to recognize, or --mic for the microphone (not both)")
@@ -109,8 +110,11 @@ def command(
     lm_use = parse_language_model(lm, lm_scale, rescore, word_bonus)
     asked = search["endpoints"] is not None
     rules = take_endpoints(search, default=mic)
-    options = parse_search(language_model=lm_use, **search)
+    sound_device = int(mic_device) if mic_device and mic_device.isdecimal() else mic_device
+    if mic:
+        check_microphone(sound_device)
     lengths = [check_audio(file) for file in files]
+    options = parse_search(language_model=lm_use, **search)  # waits for torch
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     try:
         move_to(bundle.model, device)
@@ -124,7 +128,7 @@ def command(
     if mic:
         with Output(style, None) as output:
             session = _Session(recognizer, output, nbest)
-            _listen(session, int(mic_device) if mic_device and mic_device.isdecimal() else mic_device)
+            _listen(session, sound_device)
     for file, seconds in zip(files, lengths, strict=True):
         if not as_json:
             click.echo(f"{file}  {seconds:.2f} s")

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.paths import InputPath
 from kdasr.common.logging import setup_logging
 
 
 @click.command(name="text")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=InputPath("text file"))
 @click.option(
     "--data",
     "data_dir",
-    type=click.Path(path_type=Path),
+    type=InputPath("data folder"),
     required=True,
     help="Data folder from `kdasr prepare`.",
 )

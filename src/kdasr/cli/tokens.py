@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
 
@@ -14,7 +15,7 @@ MODEL_TYPES = ("unigram", "bpe", "char")
 @click.option(
     "--data",
     "data_dir",
-    type=click.Path(path_type=Path),
+    type=InputPath("data folder"),
     required=True,
     help="Data folder from `kdasr prepare`.",
 )
@@ -27,13 +28,13 @@ MODEL_TYPES = ("unigram", "bpe", "char")
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=InputPath("configuration file"),
     help="Recipe file whose data.vocab_size is the most to make when --vocab-size is not given.",
 )
 @click.option(
     "--from",
     "source",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     help="Take the pieces of this SentencePiece model, or of this tokens.txt of characters, and train none.",
 )
 def command(

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.paths import InputPath
+
 
 @click.command(short_help="Train one system of a recipe, stage by stage.")
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), required=True, help="The recipe's YAML file."
+    "--config",
+    "config_path",
+    type=InputPath("configuration file"),
+    required=True,
+    help="The recipe's YAML file.",
 )
 @click.option("--system", help="Which of the recipe's systems to train (teacher, streaming, ...).")
 @click.option(

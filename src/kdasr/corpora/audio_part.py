@@ -178,7 +178,7 @@ def audio_part(name: str, told: Iterable[Told], reading: Reading) -> AudioPart:
     warn_of(
         name,
         {
-            f"empty transcript(s), {'kept' if reading.keep_empty else 'left out'}": part.empty,
+            **reading.faults_of_text({"empty transcript(s), {}": part.empty}),
             "transcript(s) without audio, left out": part.missing_audio,
         },
     )

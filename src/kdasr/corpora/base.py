@@ -67,6 +67,14 @@ class Reading:
     jobs: int = 1
     keep_empty: bool = False
     """Keep utterances with an empty transcript."""
+    to_be_labeled: bool = False
+    """Nothing is said of transcripts that are missing."""
+
+    def faults_of_text(self, faults: Mapping[str, Sequence[object]]) -> dict[str, Sequence[object]]:
+        """What is to be said of utterances without a transcript: with `{}` for what becomes of them."""
+        if self.to_be_labeled:
+            return {}
+        return {what.format("kept" if self.keep_empty else "left out"): ids for what, ids in faults.items()}
 
 
 class Part(Protocol):

@@ -231,7 +231,7 @@ class CutsCheck:
         )
 
     def _log(self) -> None:
-        part, what = self._part, "kept" if self._reading.keep_empty else "left out"
+        part = self._part
         rates = ", ".join(f"{rate} Hz: {count}" for rate, count in sorted(self._rates.items()))
         log.info("%s: %d utterance(s) in Lhotse cuts; %s", part, self._listed, rates or "no audio")
         if len(self._rates) > 1:
@@ -255,8 +255,9 @@ class CutsCheck:
         warn_of(
             part,
             {
-                f"cut(s) without supervision, {what}": self._untold,
-                f"empty transcript(s), {what}": self._empty,
+                **self._reading.faults_of_text(
+                    {"cut(s) without supervision, {}": self._untold, "empty transcript(s), {}": self._empty}
+                ),
                 "utterance(s) are copies at another speed already: give --speed 1, or they are perturbed "
                 "twice": self._copies,
             },

@@ -38,13 +38,13 @@ class Remarks:
         self.aligned += other.aligned
         self.utterances += other.utterances
 
-    def log(self, part: str) -> None:
-        """Log them all, one line for each thing that is said."""
+    def log(self, part: str, *, word_times: bool = True) -> None:
+        """Log them all, one line for each thing that is said; `word_times`: also how many have none."""
         for what, (count, names) in self.notes.items():
             log.info("%s: %d %s: %s", part, count, what, quote(names, count))
         for what, (count, names) in self.faults.items():
             log.warning("%s: %d %s: %s", part, count, what, quote(names, count))
-        if self.aligned < self.utterances:
+        if word_times and self.aligned < self.utterances:
             without = self.utterances - self.aligned
             log.info("%s: %d of %d utterances have no word alignment", part, without, self.utterances)
 

@@ -17,6 +17,8 @@ from kdasr.data.mp3 import fault_in_mp3, is_mp3
 from kdasr.data.ogg import fault_in_ogg
 from kdasr.data.wav import fault_in_wav
 
+SAMPLE_RATE = 16000
+"""In Hz: what features, models and labelers hear. Files have any."""
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz. A damaged header can name any; a filter for 2 GHz would not fit into memory."""
 LOUDEST = 16.0

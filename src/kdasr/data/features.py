@@ -20,7 +20,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.feature_frames import FRAME_LENGTH_SECONDS, FRAME_SHIFT_SECONDS, KALDI, NEMO
 from kdasr.common.logging import get_logger
-from kdasr.data.audio_reading import AudioError, fault_in_digest, fault_in_samples, read_audio
+from kdasr.data.audio_reading import SAMPLE_RATE, AudioError, fault_in_digest, fault_in_samples, read_audio
 from kdasr.data.bad import BadUtterance
 from kdasr.data.channels import mix_down
 from kdasr.data.nemo_log_mel import LOG_GUARD, nemo_log_mel
@@ -29,7 +29,6 @@ from kdasr.data.nemo_log_mel import LOG_GUARD, nemo_log_mel
 
 log = get_logger(__name__)
 
-SAMPLE_RATE = 16000
 NUM_MEL_BINS = 80
 FRAME_SHIFT_SAMPLES = 160
 FRAME_LENGTH_SAMPLES = 400

@@ -19,7 +19,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.data.tokenizer import WORD_START
 from kdasr.evaluation.wer import AlignedPair
 from kdasr.recognition.audio import Samples

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lhotse import CutSet
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
-from kdasr.common.failures import first_line
+from kdasr.corpora.cut_manifest import iter_cuts
 from kdasr.corpora.librispeech_alignments import read_all
 from kdasr.data.text_normalization import split_words
 from kdasr.data.word_times import aligned_words
@@ -100,10 +99,7 @@ def read_references(path: Path, normalize: Normalize) -> dict[str, list[RefWord]
 
 
 def _aligned_cuts(path: Path) -> dict[str, list[tuple[str, float, float]]]:
-    try:
-        return {cut.id: aligned_words(cut) for cut in CutSet.from_file(path) if isinstance(cut, MonoCut)}
-    except Exception as error:  # gzip, JSON and Lhotse each have their own
-        raise UserError(f"{path}: not a manifest of cuts ({first_line(error)})") from None
+    return {cut.id: aligned_words(cut) for cut in iter_cuts(path) if isinstance(cut, MonoCut)}
 
 
 def score_hypothesis(

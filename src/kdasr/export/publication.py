@@ -6,15 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 
-from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.recognition.audio import Samples
+
+if TYPE_CHECKING:
+    from kdasr.bundle import Bundle
 
 WAVS = "test_wavs"
 MAX_WAVS = 5
@@ -72,7 +74,7 @@ class Publication:
 _EXAMPLES = {"license": "apache-2.0, cc-by-4.0 or other", "language": "en, pt-BR or yue"}
 
 
-def write_extras(folder: Path, system: Bundle, publication: Publication) -> list[str]:
+def write_extras(folder: Path, system: "Bundle", publication: Publication) -> list[str]:
     """Write the files beside graphs, tokens, card and manifest; their names within the folder.
 
     `.gitattributes`; `bpe.model`, and `bpe.vocab` with the pieces and their scores, from which sherpa-onnx

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 
 BLOCK = 512
 ABOVE_FLOOR_DB, BELOW_LOUD_DB, LOWEST_DBFS = 9.0, 30.0, -60.0

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.registry import Registry
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 
 SEPARATOR = ":"
 

@@ -66,7 +66,7 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
             bad, remarks = list(part.bad), Remarks()
             made = part.cuts(range(part.num_utterances), (work_dir / AUDIO).resolve(), jobs)
             write_manifest(work_dir / CUTS, _kept(made, bad, remarks))
-            remarks.log(part.name)
+            remarks.log(part.name, word_times=False)
             known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
             write_json(record, known)
     cuts: list[MonoCut] = sorted(read_cuts(work_dir / CUTS), key=lambda cut: cut.id)
@@ -83,7 +83,7 @@ def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -
 
 def _part(places: Sequence[Path], jobs: int) -> Part:
     """All places as one part of a corpus."""
-    reading = Reading(jobs, keep_empty=True)
+    reading = Reading(jobs, keep_empty=True, to_be_labeled=True)
     folders = [place for place in places if place.is_dir() and not any(place.glob("cuts.*"))]
     if not folders:
         return LhotseCuts({"input": list(places)}).check("input", reading)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.labeling.base import HeardWord, Label, Speech
 
 BLOCK = 400

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
-from kdasr.recognition.simulate import PACKET_SECONDS
+from kdasr.recognition.sources import PACKET_SECONDS
 
 log = get_logger(__name__)
 
@@ -39,10 +39,10 @@ def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]
             does not start (another program has it).
     """
     sounddevice = _sounddevice()
+    rate = _default_rate(sounddevice, device)
     heard = _Captured()
     with ExitStack() as opened:
         try:
-            rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
             stream = sounddevice.InputStream(
                 rate,
                 round(rate * PACKET_SECONDS),
@@ -54,13 +54,33 @@ def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]
             opened.callback(stream.close)
             stream.start()
         except (sounddevice.PortAudioError, ValueError) as error:
-            name = "default" if device is None else device
-            raise UserError(f"no microphone '{name}': {error}") from None
+            raise _no_microphone(device, error) from None
         opened.callback(stream.stop)
         opened.callback(heard.log_overflows)
         opened.enter_context(_interrupt_ends(heard))
         for samples in heard:
             yield rate, samples
+
+
+def check_microphone(device: str | int | None = None) -> None:
+    """Whether `microphone` will find the device, before anything is loaded that hears it.
+
+    Raises:
+        UserError: sounddevice or its PortAudio library is not installed, or there is no such input device.
+    """
+    _default_rate(_sounddevice(), device)
+
+
+def _default_rate(sounddevice: ModuleType, device: str | int | None) -> int:
+    """Hz."""
+    try:
+        return int(sounddevice.query_devices(device, "input")["default_samplerate"])
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise _no_microphone(device, error) from None
+
+
+def _no_microphone(device: str | int | None, error: Exception) -> UserError:
+    return UserError(f"no microphone '{'default' if device is None else device}': {error}")
 
 
 class _Captured:
@@ -118,9 +138,11 @@ def _interrupt_ends(heard: _Captured) -> Iterator[None]:
 def _sounddevice() -> ModuleType:
     try:
         import sounddevice
-    except (ImportError, OSError) as error:
-        # OSError: the package is there, the PortAudio library is not.
+    except ImportError as error:
+        raise UserError(f"--mic needs the package sounddevice (pip install 'kdasr[mic]'): {error}") from None
+    except OSError as error:
         raise UserError(
-            f"--mic needs PortAudio and the sounddevice package (pip install 'kdasr[mic]'): {error}"
+            f"--mic needs PortAudio, a library of the system (Debian and Ubuntu: apt install libportaudio2): "
+            f"{error}"
         ) from None
     return sounddevice

@@ -10,11 +10,9 @@ from time import perf_counter
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result, join_segments
-from kdasr.recognition.sources import SampleSource
+from kdasr.recognition.sources import PACKET_SECONDS, SampleSource
 from kdasr.recognition.stream import Stream
 
-PACKET_SECONDS = 0.1
-"""Longest packet. Packets end where a window becomes ready, so that none waits for its packet's end."""
 _FED = 2 * SAMPLE_RATE
 """Samples that streams get at a time when nobody measures when they were heard."""
 
@@ -52,6 +50,7 @@ def simulate(
     settled_wall: list[float] = []
     ids: list[int] = []
     wall: list[float] = []
+    # Packets end where a window becomes ready, so that none waits for its packet's end.
     position, packet = 0, round(PACKET_SECONDS * SAMPLE_RATE)
     while not stream.is_finished:
         needed = recognizer.samples_needed(stream)

@@ -9,8 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.recognition.audio import AudioFile, Samples
+
+PACKET_SECONDS = 0.1
+"""Of the longest packet in which live audio comes."""
 
 
 class SampleSource(Protocol):

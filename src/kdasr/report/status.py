@@ -99,7 +99,7 @@ def _missing_systems(systems: Sequence[SystemRecord], roles: Roles, folders: Seq
 def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
     if not system.parts:
         text = f"not decoded ({_progress(system)}), so it is not in the tables."
-        return [Note(system.name, text, decode_command(system, parts))]
+        return [Note(system.name, text, _mend(system, parts))]
     notes = []
     planned = system.planned_steps
     if planned and 0 < system.trained_steps < planned:
@@ -112,7 +112,7 @@ def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
     lacking = [part for part in parts if part not in system.parts]
     if lacking:
         text = f"not decoded on {', '.join(lacking)}."
-        notes.append(Note(system.name, text, decode_command(system, lacking)))
+        notes.append(Note(system.name, text, _mend(system, lacking)))
     limits = {part: decoded.summary.get("max_utterances") or 0 for part, decoded in system.parts.items()}
     cut = [f"the first {limit} utterances of {part}" for part, limit in limits.items() if limit]
     if cut:
@@ -120,8 +120,13 @@ def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
     offline = [part for part, decoded in system.parts.items() if decoded.mode != "streaming"]
     if offline:
         text = f"decoded offline on {', '.join(offline)}: word errors only, no latency."
-        notes.append(Note(system.name, text, decode_command(system, offline)))
+        notes.append(Note(system.name, text, _mend(system, offline)))
     return notes
+
+
+def _mend(system: SystemRecord, parts: Sequence[str]) -> str:
+    """The command that decodes what is missing; none where the folder has results of a model elsewhere."""
+    return decode_command(system, parts) if system.config else ""
 
 
 def _older_versions(systems: Sequence[SystemRecord], long_form: Sequence[LongFormRow]) -> list[Note]:
@@ -168,7 +173,7 @@ def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
         lacking = [part for part in system.long_form if part not in system.parts]
         if lacking:
             text = f"decoded as long streams only on {', '.join(lacking)}: not in results.json."
-            notes.append(Note(system.name, text, decode_command(system, lacking)))
+            notes.append(Note(system.name, text, _mend(system, lacking)))
     return notes
 
 

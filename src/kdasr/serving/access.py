@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 import os
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ SUBPROTOCOL = "kdasr"
 _TOKEN_PREFIX = "kdasr-token."
 _SHORTEST_TOKEN = 16
 _MOST_ADDRESSES = 10_000
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Origins:
     is_local: bool = True
     """Whether the server listens to this machine alone: then the server's own page is one of a loopback name,
     so that no other name that leads here will do."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            UserError: what no browser sends as an origin.
+        """
+        for origin in self.allowed:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise UserError(
+                    f"--allow-origin {origin}: expected scheme, name and perhaps port, such as "
+                    "https://example.org, or *"
+                )
 
     def allows(self, origin: str, host: str) -> bool:
         """Whether a page of `origin` may, when it asks for `host` (name and port)."""

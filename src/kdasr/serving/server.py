@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,24 @@ def listen(address: Address) -> socket.socket:
     return listening
 
 
+def check_certificate(address: Address) -> None:
+    """
+    Raises:
+        UserError: certificate or key that are none.
+    """
+    if address.certificate is None:
+        return
+    try:
+        ssl.create_default_context().load_cert_chain(address.certificate, address.key)
+    except ssl.SSLError as error:
+        raise UserError(
+            f"--certificate {address.certificate}: not a certificate with the private key of --key, or with "
+            f"one in the same file, in PEM form ({error.reason or error})"
+        ) from None
+    except OSError as error:
+        raise UserError(f"--certificate {address.certificate}: {_reason(error)}") from None
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn's server; before it closes connections, their streams are finished."""
 
@@ -120,10 +139,8 @@ def make_server(
         ssl_keyfile=address.key,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise UserError(f"--certificate {address.certificate}: {_reason(error)}") from None
+    check_certificate(address)
+    config.load()
     return DrainingServer(config, service, on_start)
 
 

@@ -76,13 +76,14 @@ def write_recipe(options: DistillOptions, teacher: Bundle, base: Mapping[str, An
     Raises:
         UserError: options that cannot be trained; names them.
     """
-    if not options.recipe.is_file():
+    if not (options.work / ASKED).is_file():
         train, dev, _ = parts_of(options.data)
         shared = _merged(base, student_changes(options))
         recipe = _recipe(options, teacher, shared, train, dev)
         write_text(options.recipe, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-        write_json(options.work / ASKED, options.asked())
-    return load_experiment(options.recipe, options.name, options.overrides)
+    config = load_experiment(options.recipe, options.name, options.overrides)
+    write_json(options.work / ASKED, options.asked())  # last: what is refused may be asked otherwise
+    return config
 
 
 def _recipe(

@@ -14,8 +14,7 @@ from typing import Any
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.files import sha256
-from kdasr.data.features import SAMPLE_RATE
-from kdasr.export.onnx_graph import OnnxGraph
+from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.labeling.base import HeardWord, Label, LabelerOptions, Speech, register_labeler
 from kdasr.labeling.pieces import label_in_pieces
 
@@ -218,6 +217,8 @@ def _there(graphs: Mapping[str, Path | None]) -> dict[str, Path]:
 def _model_type(graph: Path | None) -> str:
     """What a graph says that it is; empty where it does not."""
     assert graph is not None
+    from kdasr.export.onnx_graph import OnnxGraph
+
     return OnnxGraph(graph, threads=1).metadata.get("model_type", "")
 
 

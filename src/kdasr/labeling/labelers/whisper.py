@@ -16,7 +16,7 @@ import numpy as np
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.files import sha256
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.labeling.base import HeardWord, Label, LabelerOptions, Speech, register_labeler
 
 WINDOW_SECONDS = 30.0
