@@ -31,7 +31,7 @@ class LatencyPoint:
     wer: float | None
     """Percent."""
     first_word_ms: float | None
-    """Mean time from the onset of the first word to its first token; None where it comes at the end."""
+    """Mean latency of the first word where it is right; None where it comes at the end."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `summary.json`."""
@@ -84,7 +84,7 @@ def _of_context(
     wait = None if context.is_full else round(frame_ms * context.window_frames, 6)
     for part in parts:
         found = part_result(trained, part)
-        first = None if context.is_full else found.first_token_ms
+        first = None if context.is_full else found.first_word_ms
         yield LatencyPoint(line, run.seed, part, wait, found.wer, first)
 
 
