@@ -174,6 +174,17 @@ def test_an_interrupted_download_goes_on_and_a_finished_one_is_used(tmp_path: Pa
     assert b"using" in found[2].stdout and not list((tmp_path / "LibriSpeech").glob(".*"))
 
 
+def test_a_record_of_files_that_are_gone_is_not_shown(tmp_path: Path) -> None:
+    read, record = tmp_path / "cuts", tmp_path / "log" / "record.txt"
+    once = [str(RUN.parent / "local" / "once.sh"), str(record), str(read), "--", "cat", str(read)]
+    read.write_text("heard")
+    os.utime(read, (1, 1))
+    assert subprocess.run(once, capture_output=True, check=True).stdout == b"heard"
+    assert subprocess.run([*once[:-2], "false"], capture_output=True, check=True).stdout == b"heard"
+    read.unlink()
+    assert subprocess.run(once, capture_output=True, check=False).returncode == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [

@@ -132,6 +132,10 @@ def test_the_training_plot_has_a_panel_per_term(tmp_path: Path) -> None:
     switches = [line.get_xdata()[0] for line in plot.figure.axes[0].lines if len(set(line.get_xdata())) == 1]
     assert switches == [400]
     assert "best" in plot.alt and training_plot([], styles) is None
+    system = read_system(tmp_path / "two-stage", "two-stage")
+    worse = replace(system, metrics=[replace(row, values={"wer": 150.0}) for row in system.metrics])
+    plot = training_plot([worse], styles)
+    assert plot is not None and plot.figure.axes[0].get_ylim()[1] > 150.0
 
 
 def test_examples_follow_their_rule(tmp_path: Path) -> None:
