@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
+import torchaudio
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment
 from lhotse.cut import MonoCut, MultiCut
 from lhotse.recipes import prepare_librispeech
@@ -25,7 +27,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.bad import MaxBad
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.features import SAMPLE_RATE, compute_features, load_cut_samples
 from kdasr.data.folder import load_cuts
 from kdasr.evaluation.joining import in_order
 from kdasr.testing import tone, write_corpus
@@ -170,6 +172,9 @@ def test_a_long_recording_becomes_its_utterances(
     expected_N = whole_N[3 * rate : 5 * rate]
     np.testing.assert_allclose(heard_N[::step][100:-100], expected_N[100:-100], atol=0.02 * step)
     assert all(cut.num_frames == round(100 * cut.duration) for cut in cuts)
+    for one in cuts:  # by Lhotse's own rule, which counts from the begin of the recording
+        expected_TF = compute_features(load_cut_samples(one)).numpy()
+        np.testing.assert_allclose(one.load_features(), expected_TF, atol=0.01)
 
 
 def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
@@ -194,12 +199,35 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
 
 
+def test_a_filter_of_a_rate_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an odd rate takes long; what comes out is what torchaudio's function makes of each file."""
+    audios = [recording(tmp_path / f"{name}.wav", 0.5, seed, rate=11200) for seed, name in enumerate("abc")]
+    expected = {
+        audio.id: torchaudio.functional.resample(torch.from_numpy(audio.load_audio()[0]), 11200, SAMPLE_RATE)
+        for audio in audios
+    }
+    made: list[int] = []
+    real = torchaudio.transforms.Resample
+
+    def counted(rate: int, *rest: Any, **more: Any) -> Any:
+        made.append(rate)
+        return real(rate, *rest, **more)
+
+    monkeypatch.setattr(torchaudio.transforms, "Resample", counted)
+    cuts = [cut_of(audio, said(audio.id, audio.id, 0, 0.5, "one")) for audio in audios]
+    for cut in prepare(tmp_path, write(tmp_path / "c.jsonl.gz", *cuts), jobs=2):
+        np.testing.assert_allclose(cut.load_audio()[0], expected[cut.id], atol=2**-15)
+    assert made == [11200]
+
+
 def test_stored_features_and_odd_fields_of_others_are_not_kept(tmp_path: Path) -> None:
     cut = cut_of(recording(tmp_path / "a/b.wav", 1.0), said("x/../y z", "b", 0, 1.0, " eins "))
     cut = cut.with_custom("speed", 7).with_custom("topic", {"name": "weather"})
+    cut.supervisions[0].speaker = 1089  # type: ignore[assignment]
     (ours,) = prepare(tmp_path, write(tmp_path / "c.jsonl.gz", cut), part="train", speeds=(1.0,))
     assert (ours.id, ours.custom) == ("x/../y z", {"topic": {"name": "weather"}, "speed": 1.0})
-    assert ours.supervisions[0].text == "eins" and ours.load_features().shape == (100, 80)
+    assert (ours.supervisions[0].text, ours.supervisions[0].speaker) == ("eins", "1089")
+    assert ours.load_features().shape == (100, 80)
 
 
 def test_what_is_left_out_is_counted_and_may_be_kept(

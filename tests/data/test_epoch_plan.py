@@ -115,6 +115,8 @@ def test_the_last_batches_are_shared_out() -> None:
     shared = share_out([Planned(1 << 12, (1, 2, 3)), Planned(2 << 12, (4,))], 4)
     assert sorted(item for batch in shared for item in batch.items) == [1, 2, 3, 4]  # type: ignore[type-var]
     assert len({batch.number for batch in shared}) == 4
+    parts = share_out([Planned(1 << 12, tuple(range(8)))], 8)
+    assert len({batch.number for batch in parts}) == 8  # their random numbers depend on it
     # No process may be without a batch.
     assert [batch.items for batch in share_out([Planned(0, (7,))], 3)] == [(7,)] * 3
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet
+from lhotse import CutSet, Recording
 
 from kdasr.common.errors import UserError
+from kdasr.common.feature_frames import KALDI, NEMO
 from kdasr.data.batch import Batch
 from kdasr.data.data_config import DataConfig, JoinConfig, NoiseConfig, SpecAugmentConfig
 from kdasr.data.loader import TrainLoader, valid_batches
@@ -241,6 +242,33 @@ def test_without_stored_features_they_are_computed(
     assert batch.features_BTF.shape[2] == 80
     assert "no stored features" in caplog.text
     assert sum(len(batch) for batch in valid_batches(bare, tokenizer, config())) == 4
+
+
+@pytest.mark.parametrize(("on_the_fly", "teacher_kind"), [(True, KALDI), (False, NEMO), (False, KALDI)])
+def test_audio_that_is_damaged_later_costs_its_utterance_where_it_is_heard(
+    tokenizer: Tokenizer, tmp_path: Path, on_the_fly: bool, teacher_kind: str
+) -> None:
+    """Also where the features of the utterance are stored: for another teacher, or when they are not used."""
+    cuts = list(dummy_cuts(6))
+    for cut in cuts:
+        path = tmp_path / f"{cut.id}.wav"
+        soundfile.write(path, cut.load_audio()[0], 16000)
+        cut.recording = Recording.from_file(path, recording_id=cut.id)
+    (tmp_path / f"{cuts[2].id}.wav").write_bytes(b"RIFF, and no more")
+    options = config(on_the_fly=on_the_fly, max_bad="1")
+    loader = TrainLoader(CutSet.from_cuts(cuts), tokenizer, options, seed=0, teacher_kind=teacher_kind)
+    heard = {name for batch in epoch_of(loader, 0) for name in batch.ids}
+    is_heard = on_the_fly or teacher_kind == NEMO
+    assert heard == {cut.id for cut in cuts} - ({cuts[2].id} if is_heard else set())
+
+
+def test_training_ends_where_nothing_can_be_read(tokenizer: Tokenizer) -> None:
+    """However many may be bad: the loader would look for a batch for ever."""
+    gone = dummy_cuts(3, with_features=False)
+    for cut in gone:
+        cut.recording.sources[0].type, cut.recording.sources[0].source = "file", "/gone/away.wav"
+    with pytest.raises(UserError, match="3 of 3 utterances cannot be read, so nothing is left"):
+        next(TrainLoader(gone, tokenizer, config(max_bad="100%"), seed=0))
 
 
 def test_only_the_wanted_speeds_are_trained_on(tokenizer: Tokenizer) -> None:

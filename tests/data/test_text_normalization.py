@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdasr.data.text_normalization import TextNormalizer, split_words
-from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.data.tokenizer import BLANK, SOS_EOS, Tokenizer, train_tokenizer
+from kdasr.export.runtime import PieceTable
 from kdasr.language_model.text import EncodedText, TextSource
 from kdasr.recognition.result import join_words
 
@@ -56,6 +57,26 @@ def test_a_normalized_text_is_what_its_pieces_spell(odd: Tokenizer, text: str) -
     assert join_words([odd.piece(index) for index in ids]) == odd.normalize(text)
     assert split_words(odd.decode(ids)) == split_words(odd.normalize(text))
     assert odd.normalize(text) == " ".join(split_words(odd.normalize(text)))
+
+
+def test_bytes_are_put_together_to_letters() -> None:
+    """As SentencePiece does it, with a model such as icefall's for Chinese and English."""
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(["HELLO WORLD", "LOW OWL"]), model_writer=trained, vocab_size=300,
+        hard_vocab_limit=False, byte_fallback=True, user_defined_symbols=[BLANK, SOS_EOS], unk_id=2,
+        bos_id=-1, eos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    spoken = Tokenizer(trained.getvalue(), Path("bpe.model"))
+    ids = spoken.encode("HELLO \u4f60\u597dLOW W\u00c0")
+    pieces = [spoken.piece(index) for index in ids]
+    assert sum(piece.startswith("<0x") for piece in pieces) == 8
+    assert join_words(pieces) == spoken.decode(ids) == "HELLO \u4f60\u597dLOW W\u00c0"
+    assert PieceTable(pieces).decode(range(len(pieces))) == spoken.decode(ids)
+    assert join_words(pieces[:-1]) == spoken.decode(ids[:-2])  # nothing is shown of half a letter ...
+    assert (
+        join_words([*pieces[:-1], "\u2581L"]) == spoken.decode(ids[:-2]) + "\ufffd L"
+    )  # unless it stays one
 
 
 def test_no_piece_holds_white_space(odd: Tokenizer) -> None:

@@ -110,6 +110,14 @@ def test_at_most_makes_fewer_pieces_of_a_small_text(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("ONE THREE")) == "ONE THREE"
 
 
+def test_long_transcripts_count_too(tmp_path: Path) -> None:
+    """SentencePiece leaves texts of more than 4,192 bytes out unless it is told not to."""
+    texts = ["ONE TWO THREE", "ONE " * 1100 + "XENON"]
+    for model_type in ("char", "unigram"):
+        tokenizer = train_tokenizer(texts, 12, tmp_path / model_type, at_most=True, model_type=model_type)
+        assert tokenizer.unk_id not in tokenizer.encode(texts[1])
+
+
 def test_a_model_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:
     """SentencePiece reads a model with a flipped bit, and makes other pieces of it or dies."""
     write_corpus(tmp_path / "corpus")

@@ -16,6 +16,7 @@ from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
 from kdasr.distillation.terms.output_kl import OutputConfig
+from kdasr.distillation.terms.rnnt import rnnt_term
 from kdasr.losses.lattice.node_weights import NODE_WEIGHTS
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
@@ -282,6 +283,15 @@ def test_warm_up_moves_from_the_simple_to_the_pruned_loss() -> None:
         terms = compute(objective, model, batch, {"rnnt": 1.0}, step=step).terms
         expected = simple * terms["rnnt_simple"] + pruned * terms["rnnt_pruned"]
         torch.testing.assert_close(terms["rnnt"], expected)
+
+
+@pytest.mark.parametrize(("step", "lost"), [(0, "pruned"), (10, "simple")])
+def test_a_loss_that_does_not_count_makes_an_utterance_lost_not_nan(step: int, lost: str) -> None:
+    config = native(pruned_start=0.0, simple_scale=0.0) if step else native(pruned_start=0.0)
+    config.warmup_steps = 10
+    finite_B, infinite_B = torch.tensor([3.0, 2.0]), torch.tensor([3.0, torch.inf])
+    losses = (infinite_B, finite_B) if lost == "simple" else (finite_B, infinite_B)
+    assert rnnt_term(config, step, *losses).tolist() == [3.0, torch.inf]
 
 
 def test_delay_penalty_waits_for_the_warm_up() -> None:

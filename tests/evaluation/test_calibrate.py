@@ -63,6 +63,14 @@ def test_the_map_is_found_once_and_used(exp: Path, data: Path) -> None:
     assert load_bundle(exp).calibration == Calibration(**MAP)
     run(calibrate, *options)
     assert json.loads((exp / "calibration.json").read_text())["calibration"] == MAP  # not asked again
+    known = json.loads((exp / "calibration.json").read_text())
+    known.pop("transcripts_sha256")  # as of an earlier version
+    (exp / "calibration.json").write_text(json.dumps(known))
+    run(calibrate, *options)
+    assert json.loads((exp / "calibration.json").read_text()) == known
+    (exp / "calibration.json").write_text(json.dumps({**known, "transcripts_sha256": "of others"}))
+    run(calibrate, *options)
+    assert json.loads((exp / "calibration.json").read_text())["calibration"] == stored
     run(calibrate, *options, "--max-utterances", 2)
     again = json.loads((exp / "calibration.json").read_text())
     assert again["max_utterances"] == 2 and again["words"] < found["words"]

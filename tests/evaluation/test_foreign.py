@@ -10,9 +10,13 @@ from click.testing import CliRunner
 from kdasr.cli.latency import command
 from kdasr.common.errors import UserError
 from kdasr.evaluation import foreign
+from kdasr.evaluation.evaluate import Recording, make_record
 from kdasr.evaluation.foreign.base import read_hypotheses, words_of_pieces
 from kdasr.evaluation.latency import RefWord
 from kdasr.evaluation.timed_results import Display, read_references, score_hypothesis, score_system
+from kdasr.recognition.result import Result, Token, join_segments
+from kdasr.recognition.simulate import Simulation
+from kdasr.testing import tone
 
 assert foreign.__all__
 ALIGNED = '1-2-0001 ",THE,CAT,SAT," "0.500,0.600,1.000,1.500,2.000"\n1-2-0002 ",YES," "0.300,0.800,1.000"\n'
@@ -105,6 +109,17 @@ def test_a_system_whose_words_come_later_is_said_to_be_later(tmp_path: Path) -> 
         assert f"first word {said}" in CliRunner().invoke(command, arguments).output
 
 
+def test_words_of_our_own_results_end_at_endpoints(tmp_path: Path) -> None:
+    """Also where the segment that follows does not begin with a mark."""
+    pieces = [Token(5, "\u2581CD", 3, 0.3, -0.1, 0.0), Token(6, "E", 90, 4.0, -0.1, 0.0)]
+    segments = [Result([piece], is_final=True, frame_seconds=0.04) for piece in pieces]
+    simulation = Simulation(join_segments(segments), None, 0.1, segments)
+    record = make_record(Recording("a", tone(5.0), ["CD", "E"], []), simulation, None)
+    (tmp_path / "utterances.jsonl").write_text(json.dumps(record) + "\n")
+    (found,) = read_hypotheses(tmp_path / "utterances.jsonl", "kdasr").values()
+    assert [word.text for word in found.words] == [word["word"] for word in record["words"]] == ["CD", "E"]
+
+
 def test_a_chunk_is_waited_for() -> None:
     display = Display(chunk=0.32, look_ahead=0.1)
     assert display.shown(0.0) == pytest.approx(0.42)
@@ -115,6 +130,10 @@ def test_a_chunk_is_waited_for() -> None:
     score = score_hypothesis(reference, words_of_pieces(["▁A"], [0.3]), display, str.lower)
     assert score.latency.first_word_ms == pytest.approx(320.0)
     assert asdict(score.latency)["first_token"] == "right"
+    assert [word.text for word in words_of_pieces([" <0xC3>", "<0x80>", "B", " C"], range(4))] == [
+        "\u00c0B",
+        "C",
+    ]
 
 
 def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> None:

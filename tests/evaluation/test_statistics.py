@@ -1,5 +1,7 @@
 """Bootstrap intervals where the answer is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,24 @@ def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
         sample = generator.exponential(size=80)
         hits += 1.0 in bootstrap_interval(sample, num_resamples=400, confidence=0.8, seed=trial)
     assert 0.72 < hits / 300 < 0.88
+
+
+def test_speakers_are_drawn_with_all_they_said() -> None:
+    """As if each had said one long utterance; without a table of all utterances and all speakers."""
+    generator = np.random.default_rng(3)
+    errors, words = generator.integers(0, 4, 4000), generator.integers(1, 9, 4000)
+    owners = generator.permutation(np.arange(4000) % 1900)
+    tracemalloc.start()
+    try:
+        found = bootstrap_wer(errors, words, speakers=[f"s{owner:04}" for owner in owners], num_resamples=50)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    of_speakers = [[values[owners == owner].sum() for owner in range(1900)] for values in (errors, words)]
+    expected = bootstrap_wer(*of_speakers, num_resamples=50)
+    assert (found.estimate, found.low, found.high) == (expected.estimate, expected.low, expected.high)
+    assert (found.count, found.speakers) == (4000, 1900)
+    assert peak < 10e6
 
 
 def test_pairing_narrows_the_interval() -> None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import click
 import onnx
 import pytest
 import torch
@@ -14,7 +16,9 @@ from export_helpers import bursts, write_cuts
 from lhotse import CutSet
 
 from kdasr.bundle import load_bundle
+from kdasr.cli.experiment_path import ExperimentPath
 from kdasr.cli.export import command
+from kdasr.cli.main import cli
 from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -22,6 +26,7 @@ from kdasr.export import build
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.build import export_bundle, find_current
 from kdasr.export.bundle import BundleFolder, open_bundle
+from kdasr.export.card import _reproduction_lines
 from kdasr.export.graph import JoinerGraph
 from kdasr.export.runtime import load_exported
 from kdasr.models.predictors.lstm import LstmConfig
@@ -279,6 +284,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "dev-biased": {"biasing_sha256": "phrases"},
         "dev-lm": {"language_model": {"scale": 0.3}},
         "dev-some": {"max_utterances": 2},
+        "dev-calibrated": {"calibrated_blank_penalty": 1.0},
         "dev-tail": {"tail_seconds": 0.5},
         "dev-cut": {"endpoint_rules": {"rule3_min_utterance_length": 20.0}},
     }
@@ -326,6 +332,27 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]
+
+
+def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the options that it needs, and no others."""
+    monkeypatch.setattr(ExperimentPath, "convert", lambda self, value, *_: Path(value))
+    facts = {
+        "training_command": ["kdasr", "train", "--exp", "exp/student"],
+        "results": [{"part": "test-clean"}, {"part": "test-other"}],
+        "checkpoint": {"file": "averaged.pt"},
+        "long_form": [{"part": "test-clean"}],
+        "calibration": None,
+        "blank_penalty": 1.0,
+        "commit": "0123abc",
+    }
+    lines = _reproduction_lines(facts, {"int8": None})  # type: ignore[dict-item]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("kdasr ")]
+    assert [words[0] for words in commands] == ["train", "average", "calibrate", "decode", "decode", "export"]
+    for verb, *options in commands[1:]:
+        verb_command = cli.get_command(click.Context(cli), verb)  # type: ignore[attr-defined]
+        context = verb_command.make_context(verb, options)
+        assert context.params.get("parts") in (None, "DEV_PARTS", "test-clean test-other")
 
 
 def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path: Path) -> None:

@@ -152,6 +152,13 @@ def test_another_model_is_told_apart(student, tmp_path: Path) -> None:
         list(compare_with_sherpa(student.bundle, stranger, [*UTTERANCES[:2], UTTERANCES[1]]))
 
 
+def test_pieces_of_one_byte_are_compared_as_the_client_shows_them() -> None:
+    """As sherpa-onnx 2.0.1 shows `tokens` of a model with byte fallback."""
+    shown = {"<0x33>": "3", "<0x24>": "$", "<0x7E>": "~", "<0x07>": "<0x07>", "<0xE4>": "<0xE4>", "OW": "OW"}
+    for piece, expected in shown.items():
+        assert ClientPiece.of_ours(piece, 4) == ClientPiece(expected, 4)
+
+
 def test_one_frame_or_piece_makes_an_utterance_differ() -> None:
     first, second = (Clip(name, np.zeros(0, dtype=np.float32)) for name in "ab")
     heard = [ClientPiece("A", 1), ClientPiece("B", 5)]

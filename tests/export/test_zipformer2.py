@@ -133,6 +133,10 @@ def test_folders_that_cannot_be_run_are_named(foreign: Path, student: Any, tmp_p
     with pytest.raises(UserError, match=r"more than one model \(encoder-epoch-30.* and encoder-epoch-99"):
         open_exported(foreign)
     other.unlink()
+    tokens = (foreign / "tokens.txt").read_text(encoding="utf-8")
+    (foreign / "tokens.txt").write_text(tokens.replace("<unk> 2", "<s> 2"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokens\.txt: piece 2 is '<s>', expected <unk>"):
+        open_exported(foreign)
     joiner.unlink()
     small.unlink()
     with pytest.raises(UserError, match=r"joiner-epoch-30-.*\.onnx: missing"):

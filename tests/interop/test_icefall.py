@@ -17,7 +17,7 @@ from torch.nn import functional
 from kdasr.bundle import load_bundle
 from kdasr.cli.main import cli
 from kdasr.common.errors import UserError
-from kdasr.data.tokenizer import Tokenizer, train_tokenizer
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer, write_tokenizer
 from kdasr.interop.icefall import STREAMING, ImportOptions, converted, import_icefall
 from kdasr.interop.icefall_checkpoint import averaged_since, read_icefall
 from kdasr.interop.icefall_sizes import transducer_config
@@ -58,6 +58,18 @@ def test_an_imported_training_decodes_and_teaches(options: ImportOptions) -> Non
     stream.input_finished()
     recognizer.decode_all([stream])
     assert stream.num_decoded > 20
+
+
+def test_the_pieces_come_with_their_rule_and_a_table(options: ImportOptions, tmp_path: Path) -> None:
+    """Also from a bare model file, without tokens.txt beside it."""
+    Layout().save_weights(options.checkpoint)
+    model = (options.tokens / "bpe.model").read_bytes()
+    tokens = write_tokenizer(model, tmp_path / "lang", "upper-words").model_path
+    tokens.with_name("tokens.txt").unlink()
+    import_icefall(replace(options, tokens=tokens, options=HEADS))
+    tokenizer = load_bundle(options.out).tokenizer
+    assert tokenizer.normalize("don't, stop") == "DON'T STOP"
+    assert (options.out / "tokens" / "tokens.txt").read_text().startswith("<blk> 0\n<sos/eos> 1\n<unk> 2\n")
 
 
 def test_the_predictor_is_icefalls_grouped_convolution() -> None:

@@ -141,6 +141,12 @@ def test_figures_are_written_as_they_are_spoken(text: str, said: str) -> None:
     assert spoken(text, None) == text and spoken(text, "tlh") == text
 
 
+@pytest.mark.parametrize(("text", "language"), [("1,907", "am"), ("9" * 12, "am"), ("9" * 12, "te")])
+def test_numbers_that_nothing_writes_out_stay_figures(text: str, language: str) -> None:
+    assert spoken(text, language).strip() == text
+    assert spoken("$" + 400 * "9", "en").split() == 400 * ["nine"] + ["dollars"]
+
+
 PANGRAM = "quickly vex jump brawny glaze"
 ALPHABETS = {
     f"CAFE DON'T STOP HIM {PANGRAM.upper()}": ("DON'T STOP FIVE", "numbers, marks ', upper, nmt_nfkc"),

@@ -150,6 +150,11 @@ def test_weights_are_chosen_on_dev_parts_and_kept(folder: Path, caplog: pytest.L
     path.write_text(json.dumps({**kept, "scale": 0.11}))
     _, again = decoded(folder, "offline", *lm, "--tune", "test-clean")
     assert again["language_model"]["scale"] == 0.11
+    (folder / "phrases.txt").write_text("SEVEN\t5\n")
+    for options in (("--biasing", folder / "phrases.txt"), ("--tail-seconds", 1)):
+        path.write_text(json.dumps({**kept, "scale": 0.11}))
+        _, other = decoded(folder, "offline", *lm, *options, "--tune", "test-clean")
+        assert other["language_model"]["scale"] != 0.11
     _, forced = decoded(folder, "offline", *lm, "--tune", "test-clean", "--force")
     assert forced["language_model"] == use
 

@@ -44,6 +44,12 @@ def test_entropy_is_that_of_the_teachers_distributions() -> None:
     torch.testing.assert_close(weights_of("entropy", teacher), expected * VALID)
 
 
+def test_utterances_without_frames_have_no_entropy() -> None:
+    boundary, nothing = BOUNDARY * torch.tensor([1, 1, 1, 0]), torch.zeros_like(VALID)
+    entropy = teacher_entropy(random_joint(1), SYMBOLS, RANGES, boundary, nothing)
+    torch.testing.assert_close(entropy, torch.zeros(VALID.shape))
+
+
 @pytest.mark.parametrize("kind", ["teacher_occupation", "both"])
 @pytest.mark.parametrize("rnnt_type", ["regular", "modified"])
 def test_the_teachers_occupation_is_of_its_paths_in_the_band(kind: str, rnnt_type: str) -> None:

@@ -1,5 +1,6 @@
 """Features, sample rates and files: what goes into a stream."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,19 @@ def test_resampling_keeps_a_tone_and_little_else() -> None:
         tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
         expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
         np.testing.assert_allclose(resample(tone, rate, 16000)[200:-200], expected[200:-200], atol=5e-3)
+
+
+def test_a_long_packet_is_resampled_in_little_memory() -> None:
+    """A row of the filter for every output sample would be a hundred times the signal."""
+    wave = bursts(10.0, rate=44100)
+    resampler = StreamingResampler(44100, 16000)
+    tracemalloc.start()
+    try:
+        resampler.push(wave)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * wave.nbytes
 
 
 def test_resampling_is_done_as_soon_as_it_can_be() -> None:

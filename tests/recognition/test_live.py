@@ -5,6 +5,7 @@ import pytest
 from streaming_helpers import bursts, make_recognizer
 from tone_spotter import WORDS, make_spotter, spoken
 
+from kdasr.data.signal_check import measure_signal
 from kdasr.decoding.search import BeamOptions
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
@@ -73,6 +74,25 @@ def test_full_context_answers_at_cuts_with_times_of_the_whole_stream() -> None:
     assert (first.offset, last.offset) == (0.0, round(len(audio) / 16000, 4))
     assert (first.segment, last.segment) == (0, 1)
     assert (first.is_eof, last.is_eof) == (False, True)
+
+
+def test_faults_are_of_all_audio_wherever_it_was_cut() -> None:
+    """Silence behind the last sentence is no fault."""
+    live = LiveStream(make_spotter(Context.full()))
+    parts = [
+        0.3 * bursts(2.0, 3),
+        np.zeros(16000, np.float32),
+        0.3 * bursts(1.0, 4),
+        np.zeros(16000, np.float32),
+    ]
+    for part in parts:
+        live.accept(16000, part)
+        live.cut()
+        assert len(list(decode_live([live]))) == 1
+    live.finish()
+    (last,) = [heard for _, heard in decode_live([live])]
+    assert last.is_eof
+    assert live.stream.signal.report() == measure_signal(np.concatenate(parts))
 
 
 def test_stream_without_audio_ends_once() -> None:

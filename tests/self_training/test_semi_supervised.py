@@ -59,9 +59,13 @@ class Listed(ProposalModel):
 
 
 def make_objective(
-    listed: Sequence[list[Proposal]] = tuple(LISTED), masks: bool = False, **options: Any
+    listed: Sequence[list[Proposal]] = tuple(LISTED),
+    masks: bool = False,
+    rnnt: RnntConfig = RNNT,
+    tolerance: float | None = 0.3,
+    **options: Any,
 ) -> SemiSupervisedObjective:
-    labels = LabelConfig(weights="uniform", length_tolerance=0.3)
+    labels = LabelConfig(weights="uniform", length_tolerance=tolerance)
     config = UnpairedConfig(labels=labels, **options)
     parts = UnpairedParts(
         config=config,
@@ -71,7 +75,7 @@ def make_objective(
         spec_augment=SpecAugmentConfig(enabled=masks),
         transcripts={PAIRED.ids[0]: "3 4 5"},
     )
-    return SemiSupervisedObjective(Objective(ObjectiveConfig(rnnt=RNNT), tiny_config(), None), parts)
+    return SemiSupervisedObjective(Objective(ObjectiveConfig(rnnt=rnnt), tiny_config(), None), parts)
 
 
 def compute(objective: torch.nn.Module, model: Transducer, batch: Any, **options: Any) -> Losses:
@@ -122,6 +126,18 @@ def test_the_log_says_how_good_the_labels_are() -> None:
             "label_words": 3 / 3,
         }
     )
+
+
+def test_an_utterance_with_a_label_that_no_path_fits_counts_nothing() -> None:
+    """Where a frame has at most one piece."""
+    modified = replace(RNNT, rnnt_type="modified")
+    long, short = Proposal((5, 6) * 100, -1.0), Proposal((5, 6, 7), -1.0)
+    lost, without = (
+        compute(make_objective([first, [], [short]], rnnt=modified, tolerance=None), tiny_model(), UNPAIRED)
+        for first in ([short, long], [])
+    )
+    assert lost.per_utterance["lpm"].isinf().tolist() == [True, False, False]
+    torch.testing.assert_close(lost.total, without.total)
 
 
 def test_a_batch_without_labels_costs_nothing_and_keeps_a_graph() -> None:

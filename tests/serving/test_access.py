@@ -6,6 +6,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import tracemalloc
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_addresses_are_counted_apart() -> None:
     assert 30 <= refusal[1] <= 31
     now = 100.0 + 60.6
     assert addresses.refusal("a") is None
+
+
+def test_addresses_that_open_nothing_leave_nothing_behind() -> None:
+    """Whoever comes under ever new addresses while the server is full does not fill its memory."""
+    addresses = Addresses(2, 3)
+    tracemalloc.start()
+    try:
+        assert not any(addresses.refusal(f"2001:db8::{number:x}") for number in range(2000))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 100_000
 
 
 def test_address_with_too_many_streams_gets_429() -> None:

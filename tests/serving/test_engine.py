@@ -9,7 +9,7 @@ from streaming_helpers import bursts, make_recognizer
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.serving import engine as engine_module
-from kdasr.serving.engine import Engine, ServedAudio
+from kdasr.serving.engine import Engine, ServedAudio, Taken
 from kdasr.serving.lane import ServedModel
 from kdasr.serving.limits import Limits
 from kdasr.serving.metrics import Metrics
@@ -48,3 +48,19 @@ def test_many_streams_are_waited_for(
     engine._run()
     assert decoded == batches
     assert waited == ([pytest.approx(model.chunk_seconds / 32)] if batches == [32] else [])
+
+
+@pytest.mark.parametrize("packet", [160, 4000, 80_000])
+def test_a_round_takes_a_chunk_whatever_the_packets(packet: int) -> None:
+    model = ServedModel("model", make_recognizer(Context(left=8, chunk=4)))
+    engine = Engine([model], Limits(), Metrics(["model"]))
+    audio, wave = ServedAudio([model], 16000, lambda _: None), bursts(5.0, 1)
+    engine._open(audio)
+    for start in range(0, len(wave), packet):
+        engine._push(audio, wave[start : start + packet], 0.0)
+    ((_, event),) = engine._feed(audio)
+    needed = 0.01 * model.recognizer.geometry.window_features(4) + 0.0075
+    assert isinstance(event, Taken) and audio.is_behind
+    assert needed <= event.seconds <= min(0.5, needed + packet / 16000)
+    assert event.seconds == audio.lanes[0].live.stream.seconds
+    assert engine._feed(audio) == []

@@ -1,5 +1,6 @@
 """`kdasr calibrate`: the blank penalty that suits a system, and how far its confidence may be believed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def command(
     stream, under several blank penalties, and takes the one with the fewest errors. Then fits confidences so
     that 0.9 means that nine words in ten are right. Writes EXP/calibration.json, which is used from then on
     whenever the checkpoint is: by stream, decode, export (the penalty becomes part of the exported joiner)
-    and from Python; not by training. What was done with the same checkpoint and parts is kept.
+    and from Python; not by training. What was done with the same checkpoint, audio and transcripts is kept.
     """
     import torch
 
@@ -63,12 +64,17 @@ def command(
     }
     loaded = [_load(data, name, max_utterances) for name in names]
     settings["audio_fingerprints"] = [fingerprint for _, fingerprint in loaded]
+    settings["transcripts_sha256"] = transcripts = _digest(cut for cuts, _ in loaded for cut in cuts)
     if target.is_file() and not force:
         try:
             found = read_json(target)
         except ValueError:
             found = {}
-        if isinstance(found, dict) and settings.items() <= found.items():
+        # Files of earlier versions do not say of which transcripts they are.
+        if (
+            isinstance(found, dict)
+            and settings.items() <= {"transcripts_sha256": transcripts, **found}.items()
+        ):
             log.info("%s: already calibrated, --force to do it again", target)
             return
     measured = _measure(path, [cut for cuts, _ in loaded for cut in cuts], device)
@@ -88,6 +94,18 @@ def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any],
     if not cuts:
         raise UserError(f"{data}: part '{part}' holds no utterances")
     return in_order(cuts), audio_fingerprint(cuts)
+
+
+def _digest(cuts: Iterable[Any]) -> str:
+    """Of the transcripts of some cuts."""
+    from hashlib import sha256
+
+    from kdasr.data.usable import cut_text
+
+    digest = sha256()
+    for cut in cuts:
+        digest.update(repr((cut.id, cut_text(cut))).encode())
+    return digest.hexdigest()
 
 
 def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:

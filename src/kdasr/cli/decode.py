@@ -201,7 +201,9 @@ def command(
     if tune is not None and lm_use is not None:
         plain = build_recognizer(bundle, override, tail_seconds, options, biasing)
         chosen_on = list(dict.fromkeys(tune.replace(",", " ").split()))
-        tuning = Tuning(bundle, plain, data, chosen_on, out, max_utterances or 0, force, ranks.is_alone)
+        tuning = Tuning(
+            bundle, plain, biasing, data, chosen_on, out, max_utterances or 0, force, ranks.is_alone
+        )
         lm_use = tuned_weights(lm_use, tuning)
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
     run = DecodeRun(

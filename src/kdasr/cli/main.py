@@ -19,7 +19,7 @@ VERBS = {
     "align": "Word times by a teacher, for corpora without alignments.",
     "tokens": "Train the SentencePiece model on the training transcripts.",
     "text": "Text for a language model, without the transcripts of some parts.",
-    "import": "Take over a trained model of icefall.",
+    "import": "Take over a trained model of icefall or NeMo.",
     "train": "Train one system of a recipe, stage by stage.",
     "distill": "An offline teacher in, an exported streaming student out.",
     "average": "Average the last checkpoints of an experiment.",

@@ -28,6 +28,8 @@ class Tuning:
     bundle: "Bundle"
     recognizer: "StreamingRecognizer"
     """Without a language model."""
+    biasing: Path | None
+    """The file of its phrases."""
     data: Path
     parts: Sequence[str]
     out: Path
@@ -69,6 +71,7 @@ def _settings(use: LanguageModelUse, tuning: Tuning) -> dict[str, Any]:
     from kdasr.checkpoint import find_checkpoint
     from kdasr.common.files import sha256
     from kdasr.data.fingerprint import audio_fingerprint
+    from kdasr.data.folder import cuts_path
     from kdasr.decoding.search import describe
 
     bundle, recognizer = tuning.bundle, tuning.recognizer
@@ -76,10 +79,13 @@ def _settings(use: LanguageModelUse, tuning: Tuning) -> dict[str, Any]:
         "checkpoint_sha256": sha256(bundle.path) if bundle.path.is_file() else None,
         "language_model_sha256": sha256(find_checkpoint(use.path)),
         "context": str(recognizer.context),
+        "tail_seconds": recognizer.tail_seconds,
         "search": describe(recognizer.search.options),
+        "biasing_sha256": sha256(tuning.biasing) if tuning.biasing else None,
         "calibrated_blank_penalty": bundle.blank_penalty,
         "parts": list(tuning.parts),
         "audio_fingerprints": [audio_fingerprint(_cuts(tuning, part)) for part in tuning.parts],
+        "cuts_sha256": [sha256(cuts_path(tuning.data, part)) for part in tuning.parts],
         "max_utterances": tuning.max_utterances,
     }
 

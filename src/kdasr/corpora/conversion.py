@@ -4,9 +4,9 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ def convert_all(
         return []
     converted_dir.mkdir(parents=True, exist_ok=True)
     canceled: list[str] = []
+    for rate in {source.sample_rate for source in sources}:
+        _resampler(rate)  # before there are threads, each of which would make it
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         convert = partial(_convert_one, converted_dir=converted_dir, canceled=canceled)
         converted = list(pool.map(convert, sources))
@@ -63,8 +65,6 @@ def convert_all(
 
 
 def _convert_one(source: Source, converted_dir: Path, canceled: list[str]) -> Recording | BadUtterance:
-    import torchaudio
-
     path = converted_dir / f"{safe_name(source.id)}.flac"
     if not path.is_file():
         try:
@@ -77,7 +77,18 @@ def _convert_one(source: Source, converted_dir: Path, canceled: list[str]) -> Re
         mixed_N, lost = mix_down(samples_NC)
         if lost:
             canceled.append(f"{source.id} ({lost})")
-        mono = torchaudio.functional.resample(torch.from_numpy(mixed_N), rate, SAMPLE_RATE)
+        mono = _resampler(rate)(torch.from_numpy(mixed_N))
         with atomic_path(path) as temporary:
             write_flac(temporary, mono.numpy(), SAMPLE_RATE)
     return Recording.from_file(path, recording_id=source.id)
+
+
+@lru_cache(maxsize=2)
+def _resampler(rate: int) -> Any:
+    """From a rate to 16 kHz, as `torchaudio.functional.resample` does it, which makes a filter for each file.
+
+    That of a rate with few factors in common, such as 22,254 Hz, takes many seconds and a gigabyte.
+    """
+    import torchaudio
+
+    return torchaudio.transforms.Resample(rate, SAMPLE_RATE, dtype=torch.float32)

@@ -180,8 +180,9 @@ def one_of(cut: MonoCut, words: list | None, custom: dict[str, Any]) -> MonoCut:
     """A cut of an utterance as `kdasr prepare` writes it: one supervision, and these word times."""
     if cut.supervisions:
         alignment = None if words is None else {"word": words}
-        text = (cut.supervisions[0].text or "").strip()
-        supervision = fastcopy(cut.supervisions[0], text=text, alignment=alignment)
+        told = cut.supervisions[0]
+        speaker = None if told.speaker is None else str(told.speaker)  # some corpora number them
+        supervision = fastcopy(told, text=(told.text or "").strip(), speaker=speaker, alignment=alignment)
     else:
         supervision = SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text="")
     return fastcopy(cut, supervisions=[supervision], custom=custom or None)

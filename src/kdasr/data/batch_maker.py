@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from lhotse import CutSet
 from lhotse.cut import MixedCut, MonoCut, PaddingCut
-from lhotse.dataset.input_strategies import BatchIO
+from lhotse.dataset.input_strategies import BatchIO, OnTheFlyFeatures
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -130,6 +130,18 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
             item = _assemble(cut, segments, own, generator, self._teacher_kind)
             joined.append(self._in_noise(item, generator))
         return plan.epoch, plan.number, self._batch(joined, generator)
+
+    @property
+    def hears_stored(self) -> bool:
+        """Whether the student's features are stored ones; else they are computed from the audio."""
+        return not isinstance(self._strategy, OnTheFlyFeatures)
+
+    def read(self, cut: MonoCut) -> None:
+        """Read what a batch needs of an utterance, to see whether it can be; raises what that raises."""
+        if self.hears_stored:
+            cut.load_features()
+        if not self.hears_stored or self._teacher_kind != KALDI:
+            load_cut_samples(cut)
 
     def _utterances(self, cuts: list[MonoCut], generator: torch.Generator) -> list[_Utterance]:
         """Features and pieces of single utterances, with masks and gain."""

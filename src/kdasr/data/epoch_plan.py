@@ -164,6 +164,7 @@ def share_out(batches: list[Planned], count: int) -> list[Planned]:
         number, items = shared[largest]
         half = (len(items) + 1) // 2
         shared[largest] = Planned(number, items[:half])
-        # Batches' own numbers are multiples of MOST_PROCESSES.
-        shared.append(Planned(number + len(shared), items[half:] or items))
+        # Batches' own numbers are multiples of MOST_PROCESSES; what is split may be a part already.
+        own = number - number % MOST_PROCESSES
+        shared.append(Planned(own + len(shared), items[half:] or items))
     return shared

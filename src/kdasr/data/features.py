@@ -282,7 +282,7 @@ def _manifest(cut: MonoCut, num_frames: int, published_as: str, key: str) -> Fea
         num_features=NUM_MEL_BINS,
         frame_shift=FRAME_SHIFT_SECONDS,
         sampling_rate=SAMPLE_RATE,
-        start=0.0,
+        start=cut.start,  # of the recording, as in Lhotse's own: `cut.load_features` counts from there
         duration=cut.duration,
         storage_type=LilcomChunkyWriter.name,
         storage_path=published_as,

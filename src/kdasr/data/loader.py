@@ -101,7 +101,7 @@ class TrainLoader:
                 "the training utterances have no word times, which objective.rnnt.left_buffer and "
                 "right_buffer need: prepare the data with alignments, or leave both out"
             )
-        self._bad_audio = BadAudio(len(self._rows_U), MaxBad.parse(config.max_bad))
+        self._bad_audio = BadAudio(len(self._rows_U), MaxBad.parse(config.max_bad), endless=True)
         self._config, self._seed = config, seed
         self._rank, self._world_size = rank, world_size
         self._pin_memory = pin_memory

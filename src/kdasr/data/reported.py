@@ -18,7 +18,6 @@ from kdasr.data.audio_files import quote
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance, MaxBad
 from kdasr.data.batch_maker import BatchMaker, BatchPlan
-from kdasr.data.features import load_cut_samples
 from kdasr.data.join import mixed, segments_of
 
 log = get_logger(__name__)
@@ -61,7 +60,7 @@ class Reported(Dataset[Any]):
                 if not _may_be_bad(error):
                     raise
                 # If each can be read now, the fault may have passed: the same batch once more.
-                bad = _unreadable(plan)
+                bad = self._unreadable(plan)
                 rest = without(plan.cuts, {utterance.id for utterance in bad})
                 return Made(self._maker[plan._replace(cuts=rest)] if len(rest) else None, bad)
         except Exception as error:
@@ -69,6 +68,20 @@ class Reported(Dataset[Any]):
             if message is None:
                 raise
             return Failure(message)
+
+    def _unreadable(self, plan: BatchPlan) -> tuple[BadUtterance, ...]:
+        """Those of a plan whose audio or stored features cannot be read, whichever its batch needs."""
+        bad = []
+        for cut in _utterances(plan):
+            try:
+                self._maker.read(cut)
+            except Exception as fault:
+                where = cut.recording.sources[0].source if cut.recording is not None else cut.id
+                if self._maker.hears_stored and not isinstance(fault, AudioError):
+                    where = f"{cut.features.storage_path}/{cut.features.storage_key}"
+                reason = fault.reason if isinstance(fault, AudioError) else first_line(fault)
+                bad.append(BadUtterance(cut.id, str(where), reason))
+        return tuple(bad)
 
 
 @dataclass
@@ -78,12 +91,14 @@ class BadAudio:
     total: int
     """Utterances in all."""
     limit: MaxBad
+    endless: bool = False
+    """Whether batches are asked for until there are some: then not all utterances may be bad."""
     found: dict[str, BadUtterance] = field(default_factory=dict)
 
     def add(self, bad: tuple[BadUtterance, ...]) -> None:
         """
         Raises:
-            UserError: more than the limit.
+            UserError: more than the limit, or nothing is left of what is `endless`.
         """
         new = [utterance for utterance in bad if utterance.id not in self.found]
         self.found |= {utterance.id: utterance for utterance in new}
@@ -93,6 +108,8 @@ class BadAudio:
                 f"{so_far}, more than data.max_bad {self.limit} allows: {quote(list(self.found.values()))}: "
                 "copy these files again, or run `kdasr prepare` again"
             )
+        if self.endless and len(self.found) >= self.total:
+            raise UserError(f"{so_far}, so nothing is left: {quote(list(self.found.values()))}")
         if new:
             log.warning("left out, %s: %s", so_far, quote(new), extra=OWN_SHARE)
 
@@ -132,24 +149,6 @@ def _may_be_bad(error: Exception) -> bool:
 
 def _utterances(plan: BatchPlan) -> list[MonoCut]:
     return [segment for cut in plan.cuts for segment in segments_of(cut) if isinstance(segment, MonoCut)]
-
-
-def _unreadable(plan: BatchPlan) -> tuple[BadUtterance, ...]:
-    """Those of a plan whose audio or stored features cannot be read."""
-    bad = []
-    for cut in _utterances(plan):
-        try:
-            if cut.has_features:
-                cut.load_features()
-            else:
-                load_cut_samples(cut)
-        except Exception as fault:
-            where = cut.recording.sources[0].source if cut.recording is not None else cut.id
-            if cut.has_features:
-                where = f"{cut.features.storage_path}/{cut.features.storage_key}"
-            reason = fault.reason if isinstance(fault, AudioError) else first_line(fault)
-            bad.append(BadUtterance(cut.id, str(where), reason))
-    return tuple(bad)
 
 
 def _explain(error: Exception, plan: BatchPlan) -> str | None:

@@ -27,6 +27,8 @@ RULE_NAME = "text.json"
 MODEL_TYPES = ("unigram", "bpe", "char")
 _MANY = 1 << 20
 """More than there are characters."""
+_LONGEST = 1 << 24
+"""Bytes of a transcript. SentencePiece leaves longer ones out without a word, by default those over 4 KB."""
 _SPECIAL = [BLANK, SOS_EOS, UNK]
 
 
@@ -181,6 +183,7 @@ def train_tokenizer(
             vocab_size=_MANY if model_type == "char" else vocab_size,
             hard_vocab_limit=model_type != "char" and not at_most,
             character_coverage=1.0,
+            max_sentence_length=_LONGEST,
             user_defined_symbols=[BLANK, SOS_EOS],
             unk_id=2,
             bos_id=-1,

@@ -7,7 +7,8 @@ from lhotse.cut import MonoCut
 from numpy.typing import NDArray
 
 from kdasr.common.logging import get_logger
-from kdasr.data.cut_table import CutTable, speed_of
+from kdasr.data.cut_table import CutTable
+from kdasr.data.features import utterance_of
 
 # Shapes: U rows of a table.
 
@@ -18,9 +19,9 @@ AT_ONCE = 4096
 
 
 def in_share(cut: MonoCut, share: float) -> bool:
-    """Whether a cut is among this share of all, by its name; a larger share has all that a smaller has."""
-    name = cut.id.removesuffix(f"_sp{speed_of(cut):g}")
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    """Whether a cut is among this share of all, by the name of its utterance; a larger share has all that a
+    smaller has."""
+    digest = hashlib.blake2b(utterance_of(cut).encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64
 
 

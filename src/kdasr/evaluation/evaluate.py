@@ -139,7 +139,7 @@ def make_record(recording: Recording, simulation: Simulation, windows: Windows |
         first_parts = {name: _rounded(value) for name, value in asdict(parts).items()}
     latency = measure(words, shown, wall, recording.ref_words, pairs, onset, first)
     ref_index = {pair.hyp: pair.ref for pair in pairs if pair.correct}
-    listed = simulation.result.nbest
+    listed, breaks = simulation.result.nbest, simulation.result.breaks
     return {
         "id": recording.id,
         "speaker": recording.speaker,
@@ -151,6 +151,7 @@ def make_record(recording: Recording, simulation: Simulation, windows: Windows |
             {"piece": token.piece, "frame": token.frame, "shown": token.shown, "wall": seen}
             for token, seen in zip(tokens, _wall_times(wall, len(tokens)), strict=True)
         ],
+        **({"breaks": list(breaks)} if breaks else {}),
         "words": [
             {
                 "word": word.text,

@@ -80,9 +80,9 @@ def by_speaker(values: Floats, speakers: Sequence[str] | None) -> tuple[Floats, 
     if len(names) < MIN_SPEAKERS or speakers is None:
         return values, 0
     place = {name: index for index, name in enumerate(names)}
-    member_NG = np.zeros((len(speakers), len(names)))
-    member_NG[np.arange(len(speakers)), [place[name] for name in speakers]] = 1.0
-    return values @ member_NG, len(names)
+    place_N = [place[name] for name in speakers]
+    sums = [np.bincount(place_N, row_N, len(names)) for row_N in values.reshape(-1, len(speakers))]
+    return np.reshape(sums, (*values.shape[:-1], len(names))), len(names)
 
 
 def bootstrap_interval(

@@ -163,12 +163,12 @@ def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]
         return []
     exp = next((value for option, value in pairwise(command) if option == "--exp"), "EXP")
     parts = list(dict.fromkeys(row["part"] for row in facts["results"]))
-    decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", *parts]
+    decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", " ".join(parts)]
     commands = [command]
     if facts["checkpoint"]["file"] == "averaged.pt":
         commands += [["kdasr", "average", exp]]
     if facts["calibration"] is not None or facts["blank_penalty"]:
-        commands += [["kdasr", "calibrate", exp, "--data", "DATA"]]
+        commands += [["kdasr", "calibrate", exp, "--data", "DATA", "--parts", "DEV_PARTS"]]
     if parts:
         commands += [decode] + ([[*decode, "--long-form"]] if facts["long_form"] else [])
     commands += [["kdasr", "export", exp, "--out", "DIR", *(["--int8"] if "int8" in parity else [])]]

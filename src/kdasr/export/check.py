@@ -183,7 +183,7 @@ def _compare_offline(
             # We search no frame that a stream of the same length would not have.
             frames = recognizer.geometry.streamed_frames(num_feature_frames(len(wave_N)))
             pieces = [item for item in pieces if item.frame < frames]
-            own = [ClientPiece(token.piece, token.frame) for token in result.tokens]
+            own = [ClientPiece.of_ours(token.piece, token.frame) for token in result.tokens]
             comparison.add([spoken], [Segment(pieces, 1)], [Segment(own, 1)])
     return comparison
 
@@ -254,7 +254,7 @@ def _is_tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Sequence[Cl
 
 def _emissions(recognizer: StreamingRecognizer, hypothesis: NBest) -> list[ClientPiece]:
     pieces = map(recognizer.tokenizer.piece, hypothesis.tokens)
-    return [ClientPiece(piece, frame) for piece, frame in zip(pieces, hypothesis.frames, strict=True)]
+    return [ClientPiece.of_ours(piece, frame) for piece, frame in zip(pieces, hypothesis.frames, strict=True)]
 
 
 def _score_per_piece(hypothesis: NBest) -> float:

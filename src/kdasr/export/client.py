@@ -15,6 +15,7 @@ which the last pieces and the scores are kept; after a segment without pieces it
 
 # Shapes: N samples at 16 kHz.
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,6 +38,12 @@ class ClientPiece(NamedTuple):
 
     piece: str
     frame: int
+
+    @classmethod
+    def of_ours(cls, piece: str, frame: int) -> "ClientPiece":
+        """A piece of ours as sherpa-onnx shows it: a byte (`<0x33>`) that is a visible character as that."""
+        byte = re.fullmatch("<0x(2[1-9A-F]|[3-6][0-9A-F]|7[0-9A-E])>", piece)
+        return cls(chr(int(byte[1], 16)) if byte else piece, frame)
 
 
 @dataclass(frozen=True)

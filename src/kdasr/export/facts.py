@@ -29,6 +29,8 @@ class _Own:
     checkpoint_sha256: str
     context: str
     tail_seconds: float
+    blank_penalty: float
+    """That of the calibration."""
 
     def made(self, summary: Mapping[str, Any]) -> bool:
         """Whether it made the decoding, without phrases and language model."""
@@ -36,6 +38,7 @@ class _Own:
             summary.get("checkpoint_sha256") == self.checkpoint_sha256
             and summary.get("context") == self.context
             and summary.get("tail_seconds", self.tail_seconds) == self.tail_seconds
+            and summary.get("calibrated_blank_penalty", 0.0) == self.blank_penalty
             and not summary.get("biasing_sha256")
             and not summary.get("language_model")
         )
@@ -44,10 +47,12 @@ class _Own:
 def collect_facts(system: Bundle) -> Facts:
     """What a card and a manifest say of a system.
 
-    Word error rates count only when they were measured on this very checkpoint under its context.
+    Word error rates count only when they were measured on this very checkpoint, calibrated as it is, under
+    its context.
     """
     folder, digest = system.path.parent.parent, sha256(system.path)
-    own = _Own(digest, str(system.context), flush_seconds(system.context, system.model.geometry))
+    tail_seconds = flush_seconds(system.context, system.model.geometry)
+    own = _Own(digest, str(system.context), tail_seconds, system.blank_penalty)
     config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
     return {
         "system": system.name,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kdasr.common.errors import UserError
+from kdasr.common.special_pieces import UNK_ID
+from kdasr.data.tokenizer import UNK
 from kdasr.export.bundle import FORMAT, GRAPHS, MANIFEST, TOKENS, BundleFolder, graph_name, open_bundle
 from kdasr.export.onnx_graph import OnnxGraph
 from kdasr.models.encoders.zipformer2.config import INNER_STRIDE, OUTPUT_FACTOR
@@ -35,7 +37,7 @@ def open_exported(folder: Path | str) -> BundleFolder:
 
     Raises:
         UserError: see `open_bundle`; also a folder of several models, one that lacks a graph, or a model of
-            another type than a zipformer2.
+            another type than a zipformer2, or without `<unk>` as its piece 2.
     """
     folder = Path(folder)
     endings = _endings(folder)
@@ -56,7 +58,23 @@ def open_exported(folder: Path | str) -> BundleFolder:
         "train_steps": 0,
         "files": {},
     }
-    return BundleFolder(folder, manifest, graphs)
+    bundle = BundleFolder(folder, manifest, graphs)
+    _check_unknown(bundle)
+    return bundle
+
+
+def _check_unknown(bundle: BundleFolder) -> None:
+    """Searches never say piece 2. sherpa-onnx looks for `<unk>` wherever it is, and says all where it is not.
+
+    Raises:
+        UserError: piece 2 is another one.
+    """
+    found = bundle.pieces()[UNK_ID : UNK_ID + 1]
+    if [piece.lower() for piece in found] != [UNK]:
+        raise UserError(
+            f"{bundle.tokens}: piece {UNK_ID} is {found[0] if found else 'missing'!r}, expected {UNK}: "
+            "kdasr would never say it"
+        )
 
 
 def _endings(folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ def _fed_stream(recognizer: StreamingRecognizer, samples_N: Samples) -> Stream:
 
 def emissions_of(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
     """Pieces and frames that a stream shows."""
-    return [ClientPiece(token.piece, token.frame) for token in recognizer.result(stream).tokens]
+    return [ClientPiece.of_ours(token.piece, token.frame) for token in recognizer.result(stream).tokens]
 
 
 def client_rules(bundle: BundleFolder) -> EndpointRules:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from kdasr.bundle import Bundle
 from kdasr.common.errors import UserError
 from kdasr.data.features import LOWEST_LOG_ENERGY
-from kdasr.data.text_normalization import DEFAULT_RULE, RULES, WORD_START, TextNormalizer
+from kdasr.data.text_normalization import DEFAULT_RULE, RULES, TextNormalizer
 from kdasr.data.text_rules import NONE
 from kdasr.export.agreement import check_agreement
 from kdasr.export.bundle import GRAPHS, BundleFolder
@@ -36,6 +36,7 @@ from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR
 from kdasr.models.encoders.zipformer2.encoder import SILENCE
 from kdasr.models.predictors.base import LastPieces, WindowPredictor
 from kdasr.nn.context import Context
+from kdasr.recognition.result import join_words
 
 
 class OnnxState(NamedTuple):
@@ -267,7 +268,7 @@ class PieceTable:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some pieces."""
-        return "".join(self._pieces[index] for index in ids).replace(WORD_START, " ").strip()
+        return join_words([self._pieces[index] for index in ids])
 
     def encode(self, text: str) -> NoReturn:
         """A bundle does not say how words fall into pieces.

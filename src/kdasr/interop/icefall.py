@@ -1,6 +1,5 @@
 """icefall's Zipformer2 transducers as systems of kdasr: bundles that decode, teach and start a training."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
-from kdasr.data.tokenizer import MODEL_NAME, TABLE_NAME, Tokenizer
+from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
 from kdasr.interop.icefall_checkpoint import averaged_since, read_icefall
 from kdasr.interop.icefall_names import icefall_name
 from kdasr.interop.icefall_sizes import ENCODER_OPTIONS, transducer_config
@@ -121,7 +120,7 @@ def import_icefall(options: ImportOptions) -> Imported:
         "system": options.out.resolve().name,
         "train_steps": steps if type(steps) is int and steps >= 0 else 0,
     }
-    _copy_tokens(options.tokens, options.out / "tokens")
+    copy_tokenizer(tokenizer, options.out / "tokens")
     target.parent.mkdir(parents=True)
     save_checkpoint(target, payload)
     assumed = [] if checkpoint.has_options else _assumed(options.options)
@@ -200,11 +199,3 @@ def _tokenizer(folder: Path, vocab_size: int, source: str) -> Tokenizer:
     if tokenizer.vocab_size != vocab_size:
         raise UserError(f"{folder}: {tokenizer.vocab_size} pieces, but the model {source} has {vocab_size}")
     return tokenizer
-
-
-def _copy_tokens(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL_NAME, TABLE_NAME):
-        found = source / name if source.is_dir() else source.parent / name
-        if found.is_file():
-            shutil.copyfile(found, target / name)

@@ -17,6 +17,8 @@ _ENGLISH = {
 }  # fmt: skip
 _SIGNS = {"%": " percent", "&": " and ", "+": " plus ", "=": " equals ", "@": " at "}
 _CURRENCIES = {"$": ("dollar", "dollars"), "£": ("pound", "pounds"), "€": ("euro", "euros")}
+_BROKEN = frozenset({"am"})
+"""Languages that num2words 0.5 knows and cannot say: Amharic fails from thousands on, and hangs at more."""
 _MOST_DIGITS = 18
 """Of a number that is said as one; more are said digit by digit."""
 
@@ -84,9 +86,9 @@ def _number(text: str, language: str) -> str:
 
 
 def _say(language: str, number: float, to: str = "cardinal") -> str:
+    """A number in words; in figures where num2words has none for it."""
     said = _spell(language, number, to)
-    assert said is not None
-    return said.replace("-", " ").replace(",", "")
+    return str(number) if said is None else said.replace("-", " ").replace(",", "")
 
 
 def _whole(text: str) -> int:
@@ -99,13 +101,13 @@ def _base(language: str) -> str:
 
 @cache
 def _spell(language: str, number: float, to: str = "cardinal") -> str | None:
-    """None: num2words is not installed, or does not know the language."""
+    """None: num2words is not installed, or does not know the language, or no number so large."""
     convert = _num2words()
-    if convert is None:
+    if convert is None or _base(language) in _BROKEN:
         return None
     try:
         return str(convert(number, lang=_base(language), to=to))
-    except NotImplementedError:
+    except (NotImplementedError, ArithmeticError, LookupError, TypeError, ValueError):
         return None
 
 

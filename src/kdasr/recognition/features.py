@@ -64,7 +64,8 @@ class OnlineFeatures:
             meter: measures the samples, as they are at 16 kHz.
         """
         self._geometry = geometry
-        self._meter = meter
+        self.meter = meter
+        """What measures the samples, if anything does."""
         # Rounded first: 0.28 / 0.01 is a little more than 28.
         self._tail_frames = ceil(round(tail_seconds / FRAME_SHIFT_SECONDS, 6))
         self._sample_rate: int | None = None
@@ -183,8 +184,8 @@ class OnlineFeatures:
         for start in range(0, len(samples), _PACKET):
             # A copy: the caller may use the memory again.
             self._packets.append(samples[start : start + _PACKET].copy())
-            if self._meter is not None:
-                self._meter.add(self._packets[-1])
+            if self.meter is not None:
+                self.meter.add(self._packets[-1])
         self.num_samples += len(samples)
 
 

@@ -68,7 +68,7 @@ class LiveStream:
         """
         self.recognizer = recognizer
         self.stream = recognizer.create_stream(biasing)
-        """What is decoded at the moment."""
+        """What is decoded at the moment; its `faults` are of all audio so far."""
         self._biasing = biasing
         self._offset, self._segment = 0.0, 0
         self._is_last = False
@@ -146,9 +146,10 @@ class LiveStream:
         if not self.stream.is_finished:
             self.recognizer.reset(self.stream)
             return
-        self._offset += self.stream.features.num_samples / SAMPLE_RATE
+        before, self.stream = self.stream, self.recognizer.create_stream(self._biasing)
+        self.stream.measure_on(before)
+        self._offset += before.features.num_samples / SAMPLE_RATE
         self._segment += result.segment + bool(result.tokens)
-        self.stream = self.recognizer.create_stream(self._biasing)
 
 
 def decode_live(streams: Sequence[LiveStream], nbest: int = 0) -> Iterator[tuple[LiveStream, Heard]]:

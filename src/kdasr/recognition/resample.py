@@ -13,6 +13,8 @@ Samples = NDArray[np.float32]
 
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
+_BLOCK = 1 << 12
+"""Output samples that are computed at a time: each has a row of inputs and a row of weights meanwhile."""
 
 
 class StreamingResampler:
@@ -67,15 +69,23 @@ class StreamingResampler:
         """Output samples from the last one produced up to `end`, and forget the inputs behind them."""
         if end <= self._produced:
             return np.zeros(0, dtype=np.float32)
-        position_M = np.arange(self._produced, end) * self._from
-        first_M = position_M // self._to - self._reach - self._buffer_start
-        inputs_MK = self._buffer[first_M[:, None] + np.arange(self._weights_PK.shape[1])]
-        outputs_M = (inputs_MK * self._weights_PK[position_M % self._to]).sum(axis=1)
+        outputs_M = np.empty(end - self._produced, dtype=np.float32)
+        for start in range(0, len(outputs_M), _BLOCK):
+            block = outputs_M[start : start + _BLOCK]
+            block[:] = self._outputs(self._produced + start, len(block))
         self._produced = end
         keep = end * self._from // self._to - self._reach - self._buffer_start
         self._buffer = self._buffer[keep:]
         self._buffer_start += keep
-        return outputs_M.astype(np.float32)
+        return outputs_M
+
+    def _outputs(self, first: int, count: int) -> NDArray[np.float64]:
+        """`count` output samples from number `first` on."""
+        position_M = np.arange(first, first + count) * self._from
+        first_M = position_M // self._to - self._reach - self._buffer_start
+        inputs_MK = self._buffer[first_M[:, None] + np.arange(self._weights_PK.shape[1])]
+        outputs_M: NDArray[np.float64] = (inputs_MK * self._weights_PK[position_M % self._to]).sum(axis=1)
+        return outputs_M
 
 
 def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:

@@ -1,5 +1,7 @@
 """What a recognizer says about a stream: pieces, words, and the audio time at which each could be shown."""
 
+import re
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -153,14 +155,15 @@ def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordS
     """Join pieces to words at SentencePiece's boundary mark, and nowhere across `breaks`.
 
     Pieces before the first mark make a word too. A mark that no letter follows makes none: its piece
-    counts to the next word, and a last one to nothing.
+    counts to the next word, and a last one to nothing. Pieces of one byte are put together to letters; what
+    is not yet one at the end is not shown.
     """
     words: list[WordSpan] = []
     text, first, last = "", 0, 0
     starts = set(breaks)
     for index, piece in enumerate(pieces):
         if text and (piece.startswith(WORD_START) or index in starts):
-            words.append(WordSpan(text, first, last))
+            words.append(WordSpan(letters_of_bytes(text), first, last))
             text = ""
         if not text:
             # A bare mark opens the word that follows it.
@@ -168,6 +171,24 @@ def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordS
             first = first if bare_before else index
         text += piece.replace(WORD_START, "")
         last = index
-    if text:
-        words.append(WordSpan(text, first, last))
+    if text and (shown := letters_of_bytes(text, is_open=True)):
+        words.append(WordSpan(shown, first, last))
     return words
+
+
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+"""Pieces that are bytes of UTF-8: by SentencePiece's byte fallback, a letter that is no piece is several."""
+
+
+def letters_of_bytes(text: str, is_open: bool = False) -> str:
+    """A text of pieces in which those of one byte are put together to letters.
+
+    `is_open`: more may follow, so that a letter that is not whole at the end is left out.
+    """
+
+    def decoded(run: re.Match[str]) -> str:
+        is_whole = run.end() < len(text) or not is_open
+        decoder = getincrementaldecoder("utf-8")("replace")
+        return decoder.decode(bytes.fromhex(re.sub("<0x|>", "", run[0])), final=is_whole)
+
+    return _BYTES.sub(decoded, text)

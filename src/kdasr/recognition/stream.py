@@ -81,6 +81,10 @@ class Stream:
         for fault in self.faults if warn else ():
             log.warning("input %s", fault)
 
+    def measure_on(self, before: "Stream") -> None:
+        """Let `faults` be of all audio since the start of `before`, the stream that this one goes on from."""
+        self.signal = self.features.meter = before.signal
+
     @property
     def faults(self) -> list[str]:
         """Why the input so far may be recognized badly, a line each: too quiet (with its level), silent,

@@ -54,10 +54,11 @@ def tiled_nll(
 
 
 def weighted_sums(nll_N: Tensor, labels: Labels) -> Tensor:
-    """`sum_k w_k * nll_k` (B,) of each utterance; 0 without a label."""
+    """`sum_k w_k * nll_k` (B,) of each utterance; 0 without a label, infinite where no path fits one."""
     sums_B = torch.zeros(labels.num_utterances, dtype=nll_N.dtype, device=nll_N.device)
     owners_N = torch.tensor(labels.owners, device=nll_N.device)
-    return sums_B.index_add(0, owners_N, labels.weights_N.to(nll_N) * nll_N)
+    weighted_N = labels.weights_N.to(nll_N) * nll_N
+    return sums_B.index_add(0, owners_N, weighted_N.masked_fill(nll_N.detach() == torch.inf, torch.inf))
 
 
 def nothing_to_learn(model: Transducer) -> Tensor:

@@ -85,7 +85,8 @@ class SemiSupervisedObjective(StepObjective):
         )
         labels = self._label(batch)
         loss_B = self._loss(model, batch, labels, inputs.context, inputs.step)
-        loss = loss_B.sum() / (frames if self.parts.config.normalize == "frames" else utterances)
+        possible_B = loss_B.masked_fill(loss_B.detach() == torch.inf, 0.0)
+        loss = possible_B.sum() / (frames if self.parts.config.normalize == "frames" else utterances)
         terms = {"lpm": loss.detach()}
         for name, total in self._statistics(labels, batch).items():
             terms[name] = torch.tensor(total / utterances, device=loss.device)

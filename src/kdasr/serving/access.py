@@ -134,7 +134,7 @@ class Addresses:
         """Why the address gets no stream now, in words, and in how many seconds it may try again."""
         if self._max_streams is not None and self._open[address] >= self._max_streams:
             return f"{self._max_streams} streams are open from this address", 5
-        if self._max_starts is not None:
+        if self._max_starts is not None and address in self._starts:
             starts = self._recent(address)
             if len(starts) >= self._max_starts:
                 wait = max(1, round(starts[0] + 60.5 - self._now()))

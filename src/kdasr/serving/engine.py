@@ -179,16 +179,23 @@ class Engine:
         self._active.pop(audio, None)
 
     def _feed(self, audio: ServedAudio) -> list[tuple[ServedAudio, Event]]:
-        """Take a block of the samples, unless what it has taken is not decoded yet."""
+        """Take samples up to a chunk, a block of them at most, unless what it has taken is not decoded yet.
+
+        However small its packets: with one of them in a round, chunks of streams in arrears would come to
+        their ends one by one, and be decoded in small batches.
+        """
         if audio.is_behind:
             return []
-        if audio.waiting:
-            samples, block = audio.waiting.popleft(), round(_BLOCK_SECONDS * audio.rate)
-            if len(samples) > block:
-                audio.waiting.appendleft(samples[block:])
+        block, taken = round(_BLOCK_SECONDS * audio.rate), 0
+        while audio.waiting and taken < block and not audio.is_behind:
+            samples, room = audio.waiting.popleft(), block - taken
+            if len(samples) > room:
+                audio.waiting.appendleft(samples[room:])
             for lane in audio.lanes:
-                lane.accept(audio.rate, samples[:block])
-            return [(audio, Taken(len(samples[:block]) / audio.rate))]
+                lane.accept(audio.rate, samples[:room])
+            taken += len(samples[:room])
+        if taken:
+            return [(audio, Taken(taken / audio.rate))]
         if audio.is_finished:
             for lane in audio.lanes:
                 lane.finish()

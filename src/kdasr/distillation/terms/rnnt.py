@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from kdasr.distillation.objective_config import RnntConfig
@@ -28,7 +29,10 @@ def warmup_scales(config: RnntConfig, step: int) -> tuple[float, float]:
 def rnnt_term(config: RnntConfig, step: int, simple_B: Tensor, pruned_B: Tensor) -> Tensor:
     """The transducer loss of each utterance in nats, `(B,)`."""
     simple_scale, pruned_scale = warmup_scales(config, step)
-    return simple_scale * simple_B + pruned_scale * pruned_B
+    loss_B = simple_scale * simple_B + pruned_scale * pruned_B
+    # Infinite where no path fits, also beside a weight of 0, which would make it NaN.
+    lost_B = (simple_B.detach() == torch.inf) | (pruned_B.detach() == torch.inf)
+    return loss_B.masked_fill(lost_B, torch.inf)
 
 
 @register

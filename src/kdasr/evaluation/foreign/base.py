@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdasr.common.errors import UserError
 from kdasr.common.lines import text_lines
 from kdasr.common.registry import Registry
+from kdasr.recognition.result import letters_of_bytes
 
 
 @dataclass(frozen=True)
@@ -113,4 +114,4 @@ def words_of_pieces(pieces: Iterable[str], times: Iterable[float]) -> list[Heard
             else:
                 words[-1] = HeardWord(words[-1].text + text.strip(), words[-1].first, float(time))
             begins = False
-    return words
+    return [replace(word, text=letters_of_bytes(word.text)) for word in words]

@@ -25,7 +25,8 @@ def read(path: Path) -> list[Hypothesis]:
         try:
             shown = [float(token["shown"]) for token in entry["tokens"]]
             pieces = [str(token["piece"]) for token in entry["tokens"]]
-            words = [_word(span, pieces, shown) for span in group_words(pieces)]
+            spans = group_words(pieces, entry.get("breaks", ()))
+            words = [_word(span, pieces, shown) for span in spans]
             found.append(Hypothesis(str(entry["id"]), words))
         except (KeyError, TypeError) as error:
             raise not_in_format(path, number, "kdasr", f"no {error}") from None

@@ -87,6 +87,7 @@ def teacher_entropy(
             # A class without probability: 0 * -inf.
             terms_RV.masked_fill_(log_probs_RV == -torch.inf, 0.0)
             entropies.append(-terms_RV.sum(-1))
-        entropy_FK = torch.cat(entropies).view(plan.states_FK.shape) if entropies else valid_BTK.new_zeros(0)
-        entropy_BTK = plan.spread(entropy_FK)
+        if not entropies:  # no utterance has a frame
+            return torch.zeros(valid_BTK.shape, device=valid_BTK.device)
+        entropy_BTK = plan.spread(torch.cat(entropies).view(plan.states_FK.shape))
     return entropy_BTK.nan_to_num(nan=1.0).clamp(min=0.0).masked_fill(~valid_BTK, 0.0)
