@@ -155,10 +155,14 @@ if due 0; then
     now kdasr corpus synthetic --size "$size" --out "$data/corpus" --seed "$seed" --jobs "$jobs"
   elif [[ $corpus == cuts ]]; then
     echo "using $cuts"
-  elif [[ -d $corpus_dir ]]; then
+  elif [[ -d $corpus_dir && ! -e $corpus_dir/.downloading ]]; then
     echo "using $corpus_dir"
   else
+    # The mark stays where the download is interrupted: a part may be there by half.
+    now mkdir -p "$corpus_dir"
+    now touch "$corpus_dir/.downloading"
     now kdasr corpus librispeech --out "$(dirname "$corpus_dir")" --parts "$parts"
+    now rm "$corpus_dir/.downloading"
   fi
 fi
 # Downloaded alignments are unpacked into the corpus itself; other copies lie beside it.

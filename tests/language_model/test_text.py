@@ -69,11 +69,15 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"ONE\n" * 999)[:20])
     (tmp_path / "plain.gz").write_bytes(b"ONE\n")
+    flipped = bytearray(gzip.compress(b"ONE\n" * 999))
+    flipped[10] ^= 0xFF  # the first byte after the header
+    (tmp_path / "flipped.gz").write_bytes(flipped)
     for name, reason in (
         ("none.txt", "no such"),
         ("latin.txt", "not UTF-8"),
         ("cut.txt.gz", "damaged"),
         ("plain.gz", "damaged"),
+        ("flipped.gz", "damaged"),
     ):
         with pytest.raises(UserError, match=rf"{name}: {reason}"):
             list(read_lines(tmp_path / name))

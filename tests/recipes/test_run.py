@@ -153,6 +153,38 @@ def test_librispeech_path_takes_any_subset_of_parts(
     assert summary["onset"] == "energy"
 
 
+def test_an_interrupted_download_goes_on_and_a_finished_one_is_used(tmp_path: Path) -> None:
+    """With a stand-in for `kdasr`, whose first download stops after half a part."""
+    (tmp_path / "kdasr").write_text(
+        f"#!/bin/bash\necho $* >>{tmp_path}/calls\nmkdir -p {tmp_path}/LibriSpeech/dev-clean\n"
+        f"[[ $(wc -l <{tmp_path}/calls) != 1 ]]\n"
+    )
+    (tmp_path / "kdasr").chmod(0o755)
+    where = ["--corpus-dir", str(tmp_path / "LibriSpeech"), "--stage", "0", "--stop-stage", "0"]
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    found = [
+        subprocess.run(
+            [str(RUN), "--corpus", "librispeech", *where], env=environment, capture_output=True, check=False
+        )
+        for _ in range(3)
+    ]
+    assert [result.returncode for result in found] == [1, 0, 0]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 2 and all(call.startswith("corpus librispeech") for call in calls)
+    assert b"using" in found[2].stdout and not list((tmp_path / "LibriSpeech").glob(".*"))
+
+
+def test_a_record_of_files_that_are_gone_is_not_shown(tmp_path: Path) -> None:
+    read, record = tmp_path / "cuts", tmp_path / "log" / "record.txt"
+    once = [str(RUN.parent / "local" / "once.sh"), str(record), str(read), "--", "cat", str(read)]
+    read.write_text("heard")
+    os.utime(read, (1, 1))
+    assert subprocess.run(once, capture_output=True, check=True).stdout == b"heard"
+    assert subprocess.run([*once[:-2], "false"], capture_output=True, check=True).stdout == b"heard"
+    read.unlink()
+    assert subprocess.run(once, capture_output=True, check=False).returncode == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [

@@ -1,8 +1,10 @@
 """The whole report from a made-up experiment: its numbers, its page, and what it says about gaps."""
 
 import csv
+import html
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -115,6 +117,29 @@ def test_csv_has_a_line_per_result_with_the_numbers_of_the_json(experiment: Path
         assert float(line["first_token_wall_mean_ms"]) == row["first_token_ms"]["wall_mean"]
         assert float(line["finalization_mean_ms"]) == row["finalization_ms"]["mean"]
         assert int(line["params"]) == row["params"] and line["onset"] == "alignment"
+
+
+def test_a_part_without_words_has_no_rates_and_its_report_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "my exp"  # and commands can be copied where names have spaces
+    write_experiment(folder, {name: SYSTEMS[name] for name in ("streaming", "two-stage")}, 3)
+    for decoded in folder.glob("*/decode/streaming/test-other"):
+        rows = [json.loads(line) for line in (decoded / "utterances.jsonl").read_text().splitlines()]
+        for row in rows:
+            row |= {"ref": "", "hyp": "", "tokens": [], "words": [], "ref_words": [], "emission_delay_ms": []}
+            row |= dict.fromkeys(("first_token_ms", "first_token_wall_ms", "finalization_ms"))
+            row["errors"] = dict.fromkeys(("sub", "ins", "del", "words"), 0)
+            row["char_errors"] = dict.fromkeys(("sub", "ins", "del", "chars"), 0)
+        (decoded / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        summary = json.loads((decoded / "summary.json").read_text()) | {"wer": None}
+        (decoded / "summary.json").write_text(json.dumps(summary))
+    out = write_report(collect_results([folder]))
+    with (out / "results.csv").open(newline="") as file:
+        silent = [line for line in csv.DictReader(file) if line["part"] == "test-other"]
+    assert [(line["wer"], line["cer_high"], line["num_words"]) for line in silent] == [("", "", "0")] * 2
+    page = (out / "index.html").read_text()
+    lines = re.findall(r"kdasr (?:decode|report|train) [^<\n]*my exp[^<\n]*", page)
+    words = [shlex.split(html.unescape(line)) for line in lines]
+    assert len(words) > 4 and all(any(word.startswith(str(folder)) for word in line) for line in words)
 
 
 def test_error_rates_at_other_levels_are_in_json_and_page(experiment: Path, tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fake_experiment import SYSTEMS, write_experiment, write_part, write_system, write_training
+from fake_experiment import (
+    SYSTEMS,
+    write_experiment,
+    write_long_form,
+    write_part,
+    write_system,
+    write_training,
+)
 
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
@@ -21,14 +28,17 @@ from kdasr.report.examples import Example, choose_examples, load_spectrograms
 from kdasr.report.experiment import read_experiments, read_part, read_system
 from kdasr.report.headline import headline
 from kdasr.report.latency_parts import first_token_parts_plot, mean_parts
+from kdasr.report.long_form import long_form_rows
+from kdasr.report.long_form_plot import gap_plot, minutes_plot
 from kdasr.report.metrics_log import read_metrics
 from kdasr.report.page import environment_table
 from kdasr.report.plots import wer_plot
 from kdasr.report.records import DecodedUtterance, ShownToken, ShownWord
+from kdasr.report.reliability_plot import reliability_plot
 from kdasr.report.results import comparisons, result_rows
 from kdasr.report.roles import Roles, roles_of
 from kdasr.report.status import collect_notes
-from kdasr.report.style import system_styles
+from kdasr.report.style import figure_svg, system_styles
 from kdasr.report.tables import write_results_json
 from kdasr.report.timeline import Label, TimelineLane, _place, token_labels
 from kdasr.testing import write_corpus
@@ -85,6 +95,25 @@ def test_characters_are_compared_where_words_are_not_separated(tmp_path: Path) -
     assert wer_plot(rows, system_styles(list(said))).title == "Character error rate"
 
 
+def test_plots_name_every_system_and_take_dollars_for_text(tmp_path: Path) -> None:
+    names = ("streaming", "$\\x$")
+    for name, part in zip(names, ("test-clean", "test-other"), strict=True):
+        write_part(tmp_path / name, name, SYSTEMS["streaming"], part, 2)
+        write_long_form(tmp_path / name, part)
+    systems, styles = read_experiments([tmp_path]), system_styles(names)
+    rows, streams = result_rows(systems), long_form_rows(systems)
+    joined = [row for row in streams if row["endpoints"]]
+    wider = [replace(row, context="left=32 chunk=16 right=0") for row in rows]
+    plots = [reliability_plot(rows, styles), contexts_plot([*rows, *wider], styles)]
+    plots += [gap_plot(streams, styles), gap_plot(joined, styles), minutes_plot(streams, styles)]
+    for plot in plots:
+        assert plot is not None
+        assert {text.get_text() for text in plot.figure.legends[0].get_texts()} == set(names), plot.name
+        assert "$\\x$" in figure_svg(plot.figure, plot.name)
+    alone = wer_plot([replace(row, wer=replace(row.wer, speakers=12)) for row in rows], styles)
+    assert "interval over 12 speakers" in alone.caption and "$\\x$" in figure_svg(alone.figure, alone.name)
+
+
 def test_capitals_alone_are_shown_in_lower_case() -> None:
     tokens, words = [ShownToken("▁I", 0.14, 0.64)], [ShownWord("I", 0.64, 0)]
     for ref, shown in (("I", "i"), ("I am", "I"), ("Iİ", "I")):
@@ -103,6 +132,10 @@ def test_the_training_plot_has_a_panel_per_term(tmp_path: Path) -> None:
     switches = [line.get_xdata()[0] for line in plot.figure.axes[0].lines if len(set(line.get_xdata())) == 1]
     assert switches == [400]
     assert "best" in plot.alt and training_plot([], styles) is None
+    system = read_system(tmp_path / "two-stage", "two-stage")
+    worse = replace(system, metrics=[replace(row, values={"wer": 150.0}) for row in system.metrics])
+    plot = training_plot([worse], styles)
+    assert plot is not None and plot.figure.axes[0].get_ylim()[1] > 150.0
 
 
 def test_examples_follow_their_rule(tmp_path: Path) -> None:

@@ -112,3 +112,5 @@ def test_signs_and_verdicts() -> None:
     assert verdict(Interval(-3.0, -5.0, -1.0, 9), "good", "bad") == "bad"
     assert verdict(Interval(3.0, -1.0, 5.0, 9), "good", "bad") == "undecided"
     assert verdict(NOT_MEASURED, "good", "bad") == "not measured"
+    # A difference that has no interval, as against a baseline with a single error, decides nothing.
+    assert verdict(Interval(-3.0, math.nan, math.nan, 9), "good", "bad") == "undecided"

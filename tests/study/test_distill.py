@@ -1,8 +1,10 @@
 """One command: from an imported offline teacher to a student that sherpa-onnx hears as we do."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +15,15 @@ from click.testing import CliRunner, Result
 from icefall_layout import Layout
 from lhotse import CutSet, Recording
 from nemo_files import nemo_members, spelling, write_nemo
+from study_helpers import write_data
 
 from kdasr.bundle import load_bundle
 from kdasr.cli.main import cli
 from kdasr.common import job_runner
 from kdasr.common.errors import UserError
+from kdasr.common.files import write_json, write_text
 from kdasr.common.job_runner import Outcome, Record, RunOptions, Say
+from kdasr.data.folder import RECORD, VERSION
 from kdasr.experiment.student_start import student_sizes, weights_of_teacher
 from kdasr.interop.icefall import ImportOptions, import_icefall
 from kdasr.interop.nemo import NemoOptions, import_nemo
@@ -30,9 +35,11 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
-from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear
+from kdasr.study.distill import list_jobs
+from kdasr.study.distill_options import DistillOptions
+from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear, write_recipe
 from kdasr.study.jobs import KDASR
-from kdasr.study.stamps import StampedJob
+from kdasr.study.stamps import StampedJob, Stamps
 from kdasr.testing import dummy_cuts, random_text, tiny_tokenizer
 
 
@@ -135,6 +142,36 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     other = distill(*asked, "--chunk-ms", 640)
     assert isinstance(other.exception, UserError)
     assert "holds a student of --chunk-ms 320, this is --chunk-ms 640" in str(other.exception)
+
+
+def test_other_data_are_no_finished_work_and_moved_ones_are_followed(tmp_path: Path) -> None:
+    data, names = write_data(tmp_path / "data"), ("train-clean-100", "dev-clean", "test-clean")
+    write_json(data / RECORD, {"version": VERSION, "parts": {name: {"settings": {}} for name in names}})
+    options = DistillOptions(teacher=tmp_path / "teacher", out=tmp_path / "student", data=data)
+    system = {"contexts": [{"left": 8, "chunk": 4}], "stages": [{"name": "hidden", "num_steps": 2}]}
+    written = {"data": {"dir": "where/they/were"}, "systems": {"student": system}}
+    write_text(options.recipe, yaml.safe_dump(written))
+    heard: Any = SimpleNamespace(path=options.teacher, context=Context.full())
+    assert write_recipe(options, heard, {}).data.dir == str(data)
+
+    stamps = Stamps(options.work / "stamps")
+
+    def settings() -> dict[str, Any]:
+        return {job.name: job.settings for job in list_jobs(options, heard)}
+
+    for part, jobs in (
+        ("train-clean-100", {"train"}),
+        ("dev-clean", {"train", "decode-student", "decode-teacher"}),
+        ("test-clean", {"decode-student", "decode-teacher"}),
+    ):
+        before = settings()
+        stamps.write(next(job for job in list_jobs(options, heard) if job.name == "train"), "1", True)
+        (data / f"cuts_{part}.jsonl.gz").write_bytes(gzip.compress(b"other speech"))
+        if "train" in jobs:
+            with pytest.raises(UserError, match=r"data: not the training and dev data that .*student began"):
+                settings()
+            stamps.path("train").unlink()
+        assert {name for name, found in settings().items() if found != before[name]} == jobs
 
 
 def test_a_teacher_of_nemo_has_a_streaming_student_with_other_features_and_rate(

@@ -196,7 +196,8 @@ def test_short_tables_have_every_row() -> None:
     assert [line.split("`")[1] for line in means.splitlines()[2:]] == ["teacher", "streaming", "new"]
     assert "| `teacher` (topline) | teacher | 700 | 2 | 10.00 (" in means and "| – |" in means
     (line,) = [line for line in compared.splitlines() if line.startswith("| `")]
-    assert line.startswith("| `new` | `streaming` | **+60.0 (") and "| **+30 (" in line
+    assert line.startswith("| `new` | `streaming` | **+60.0 (")
+    assert line.endswith("| +30 (– to –) |")  # not decided: many draws have no first word
     assert "(results/conf-rows.csv)" in links and "(results/conf-comparisons.csv)" in links
     shipped = brief(evidence(RUNS, rank_against="teacher"), "conf", "results")[2]
     assert "| `teacher` | `streaming`" in shipped and "`new`" not in shipped

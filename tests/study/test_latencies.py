@@ -1,6 +1,7 @@
 """Runs that are decoded under several contexts: jobs, `summary.json` and the plot of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,13 @@ def test_every_context_is_a_row_of_the_summary(finished: Study) -> None:
     assert {(e["seed"], e["part"]) for e in entries if e["row"] == "all" and e["context_ms"] is None} == {
         (seed, part) for seed in (1, 2) for part in ("dev-clean", "test-clean")
     }
-    # The stand-in's: 10 words, a latency of 100 ms and the seed and the utterance's number, of which 0 to 3.
+    # The stand-in's: a first word after 120 ms and the seed and the utterance's number, of which 0 to 3.
     (one,) = (
         e
         for e in entries
         if (e["row"], e["seed"], e["part"], e["context_ms"]) == ("all", 2, "dev-clean", 120)
     )
-    assert one["first_word_ms"] == pytest.approx(100 + 2 + 1.5)
+    assert one["first_word_ms"] == pytest.approx(120 + 2 + 1.5)
 
 
 def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
@@ -80,9 +81,19 @@ def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
     assert plot is not None and plot.figure.legends
     (axes,) = plot.figure.axes
     labels = [line.get_label() for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    assert labels == ["separate", "all"]
+    assert labels == ["teacher", "separate", "all"]
+    shown = [text.get_text() for text in plot.figure.legends[0].get_texts()]
+    assert shown == ["teacher", "separate", "all"]
     assert latency_plot([]) is None
     assert (finished.exp / "wer-latency-lines.png").is_file()
+
+
+def test_decodings_under_contexts_use_the_gpus_of_their_job(tmp_path: Path) -> None:
+    study = replace(contexts_study(tmp_path), gpus=2)
+    jobs = study.jobs(study.planner.runs(["all"], {"all": None}), "test")
+    commands = [command for job in jobs if job.name.endswith("-contexts") for command in job.commands]
+    assert commands and all("--nproc-per-node" in command for command in commands)
+    assert all(command[-2:] == ("--device", "cuda") for command in commands)
 
 
 def test_a_study_that_is_not_about_contexts_wants_equal_ones(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The ranking on the dev parts, from utterances with known errors: what counts, and in what order."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,19 @@ def test_a_row_without_all_seeds_is_left_out_alone() -> None:
     assert found is not None
     assert [entry.row for entry in found.rows] == ["ours", "base"] and found.seeds == [1, 2]
     assert [entry.wer.estimate for entry in found.rows] == pytest.approx([100 * 8 / 60, 100 * 16 / 60])
+
+
+def test_a_dev_part_in_which_nothing_is_said_has_no_rate() -> None:
+    silent = [
+        replace(run, parts=run.parts | {"dev-other": replace(run.parts["dev-other"], utterances={
+            name: replace(found, num_words=0, num_errors=0)
+            for name, found in run.parts["dev-other"].utterances.items()
+        })})
+        for run in RUNS
+    ]  # fmt: skip
+    text = json.dumps(summary(evidence(silent))["ranking"], allow_nan=False)
+    assert json.loads(text)[0]["wer_by_part"] == {"dev-clean": 0.0, "dev-other": None}
+    assert "ours" in markdown(evidence(silent), "make results")
 
 
 def test_without_dev_parts_there_is_no_ranking() -> None:

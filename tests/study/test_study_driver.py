@@ -3,17 +3,18 @@
 import gzip
 import json
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from study_helpers import calls, make_study
+from study_helpers import calls, make_study, write_data
 
 from kdasr.common.errors import UserError
 from kdasr.study.driver import Options, chosen_rates, collect, describe_plan, fixed_rates, run_study
-from kdasr.study.jobs import Study
+from kdasr.study.jobs import Study, data_digest
 from kdasr.study.write import write_results
 
 SYSTEMS = {"streaming": "streaming", "streaming-init": "streaming", "two-stage": "two-stage"}
@@ -247,6 +248,19 @@ def test_other_data_train_again_repacked_data_do_not(tmp_path: Path) -> None:
     cuts.write_bytes(gzip.compress(b"other speech"))
     run_study(make_study(tmp_path), Options(upto="dev"), quiet)
     assert len(calls(tmp_path)) == 2 * before
+
+
+def test_a_large_manifest_is_not_in_memory_as_a_whole(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    manifest, size = tmp_path / "cuts_train-clean-100.jsonl.gz", 64 << 20
+    with gzip.open(manifest, "wb", compresslevel=1) as file:
+        for _ in range(size >> 20):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    data_digest(tmp_path, ["train-clean-100"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size / 8
 
 
 def test_chosen_rows_are_trained_alone(tmp_path: Path) -> None:

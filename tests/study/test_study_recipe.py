@@ -99,6 +99,15 @@ def rows_with(**row: Any) -> dict[str, Any]:
             | rows_with(rate_of="streaming"),
             ["mine", "one of the references"],
         ),
+        (
+            {
+                "references": ["longer"],
+                "tune": [{"rows": [*list(ROWS)[1:], "mine"], "learning_rate": [1e-3, 2e-3]}],
+                "rows": rows_with(init="longer")["rows"]
+                | {"longer": {"system": "streaming", "rate_of": "streaming"}},
+            },
+            ["mine", "needs 'longer'", "rate_of"],
+        ),
         ({"order": "random"}, ["order", "random"]),
         ({"baselines": ["nothing"]}, ["nothing"]),
         (rows_with(init="nowhere"), ["mine", "nowhere"]),

@@ -9,7 +9,7 @@ set -euo pipefail
 record=$1 current=1
 shift
 while [[ $1 != -- ]]; do
-  if [[ ! $record -nt $1 ]]; then current=0; fi
+  if [[ ! -e $1 || ! $record -nt $1 ]]; then current=0; fi  # -nt: also than a file that is gone
   shift
 done
 shift

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -260,7 +261,7 @@ def read_lines(path: Path) -> Iterator[str]:
             yield from file
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file: {error}") from None
 
 

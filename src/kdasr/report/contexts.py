@@ -12,7 +12,7 @@ from kdasr.common.files import write_json
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names, result_rows
-from kdasr.report.style import INK, Styles, SystemStyle, figure_style
+from kdasr.report.style import INK, Styles, SystemStyle, figure_style, legend_entries
 from kdasr.report.wording import number, rate_name
 
 
@@ -85,8 +85,10 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
                 _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row))), styles[name])
             axes.set(title=part, xlabel="mean first-word latency, ms")
         panels[0].set_ylabel(f"{rate_name(row.measure for row in measured)}, %")
-        panels[0].set_ylim(0, 1.08 * max(row.error_rate.high for row in measured))
+        panels[0].set_ylim(0, 1.08 * max(row.error_rate.high for row in measured) or 1.0)
         panels[0].margins(x=0.08)
+        if len(names) > 1:
+            figure.legend(*legend_entries(panels), loc="outside upper left", ncols=len(names), frameon=False)
     alt = "; ".join(
         f"{row.system} on {row.part}, {row.context}: {row.measure.upper()} "
         f"{number(row.error_rate.estimate, 1)} %, first word {number(row.first_word_ms['mean'])} ms"
@@ -108,6 +110,7 @@ def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
         color=color,
         marker=style.marker,
         linewidth=1.2,
+        label=points[0].system if points else None,
     )
     for latency, row in zip(latencies, points, strict=True):
         axes.plot(

@@ -128,13 +128,17 @@ def _mark_stages(axes: Axes, system: SystemRecord, color: str) -> None:
 
 
 def _limits(axes: Axes, systems: Sequence[SystemRecord], measure: str) -> None:
-    """From zero up to what the curves reach after their first tenth, since the start is always high."""
+    """From zero up to what the curves reach after their first tenth, since the start is always high; of error
+    rates over 100 % no more than every curve's end.
+    """
     curves = [_points(system.metrics, split, measure) for system in systems for split in ("train", "valid")]
     late = [curve[len(curve) // 10 :, 1] for curve in curves if len(curve)]
     values = np.concatenate(late) if late else np.zeros(0)
     if not len(values) or values.min() < 0 or values.max() <= 0:
         return
-    top = min(values.max(), 100.0) if measure in ("wer", "cer") else values.max()
+    top = values.max()
+    if measure in ("wer", "cer"):
+        top = max(min(top, 100.0), *(curve[-1] for curve in late))
     axes.set_ylim(0, 1.18 * top)
 
 

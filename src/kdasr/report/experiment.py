@@ -1,5 +1,6 @@
 """Experiment folders, read into records."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,9 +67,10 @@ def _system_folders(folder: Path) -> list[Path]:
         return [folder]
     systems = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_system(child)]
     if not systems:
+        where = shlex.quote(str(folder / "NAME"))
         raise UserError(
             f"{folder}: holds no system; expected {SYSTEM_FOLDER}, or a folder of such folders; "
-            f"train one: kdasr train --config CONF.yaml --system NAME --exp {folder / 'NAME'}"
+            f"train one: kdasr train --config CONF.yaml --system NAME --exp {where}"
         )
     return systems
 

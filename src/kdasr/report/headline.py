@@ -9,7 +9,7 @@ from pathlib import Path
 from kdasr.evaluation.statistics import Interval
 from kdasr.report.records import SystemRecord
 from kdasr.report.results import PairedGain
-from kdasr.report.wording import interval, number, percent, resampled_units
+from kdasr.report.wording import interval, is_decided, number, percent, resampled_units
 
 ONE_SEED = "One seed can decide between these models, not between the methods."
 _SEVERAL_SEEDS = "docs/what_distillation_buys.md has several seeds of every method."
@@ -67,7 +67,7 @@ def _errors(row: str, comparisons: Sequence[PairedGain]) -> str:
     """Clauses on the word errors, one for each baseline. The first one says what the brackets hold."""
     clauses = [_first_errors(row, comparisons[0])]
     for before, comparison in pairwise(comparisons):
-        more = _further_errors(comparison, repeats=_is_decided(before.wer) and _is_decided(comparison.wer))
+        more = _further_errors(comparison, repeats=is_decided(before.wer) and is_decided(comparison.wer))
         clauses.append(more)
     return "".join(clauses)
 
@@ -77,7 +77,7 @@ def _first_errors(row: str, comparison: PairedGain) -> str:
     if not math.isfinite(change.estimate):
         return f"{row} cannot be compared in percent with {baseline}, which makes no {kind} errors"
     span = f"95\u00a0% interval {_span(change, '%')}"
-    if _is_decided(change):
+    if is_decided(change):
         return f"{row} makes {_change(change)} {kind} errors than {baseline} ({span})"
     return (
         f"it is undecided whether {row} makes fewer {kind} errors than {baseline} ({_change(change)}, {span})"
@@ -90,7 +90,7 @@ def _further_errors(comparison: PairedGain, *, repeats: bool) -> str:
     if not math.isfinite(change.estimate):
         return f"; there is no percentage against {baseline}, which makes no {kind} errors"
     span = _span(change, "%")
-    if not _is_decided(change):
+    if not is_decided(change):
         return f"; against {baseline} it is undecided ({_change(change)}, {span})"
     start = f", and {_change(change)}" if repeats else f"; it makes {_change(change)} {kind} errors"
     return f"{start} than {baseline} ({span})"
@@ -98,10 +98,6 @@ def _further_errors(comparison: PairedGain, *, repeats: bool) -> str:
 
 def _kind(comparison: PairedGain) -> str:
     return "character" if comparison.measure == "cer" else "word"
-
-
-def _is_decided(change: Interval) -> bool:
-    return math.isfinite(change.estimate) and 0.0 not in change
 
 
 def _change(change: Interval) -> str:
@@ -133,7 +129,7 @@ def _way(gain: Interval) -> str:
 
 
 def _milliseconds(gain: Interval) -> str:
-    doubt = "" if _is_decided(gain) else ", undecided"
+    doubt = "" if is_decided(gain) else ", undecided"
     return f"{number(abs(gain.estimate))}\u00a0ms ({_span(gain, 'ms')}{doubt})"
 
 
@@ -142,7 +138,7 @@ def _digits(change: Interval, unit: str) -> int:
     if unit == "%" and abs(change.estimate) < 10:
         return 1
     nearest = min(abs(change.low), abs(change.high))
-    return 1 if 0.0 not in change and nearest < 0.5 else 0
+    return 1 if is_decided(change) and nearest < 0.5 else 0
 
 
 def _span(change: Interval, unit: str) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from kdasr.report.long_form import LongFormRow
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.results import part_order
-from kdasr.report.style import MUTED, Styles, figure_style
+from kdasr.report.style import MUTED, Styles, figure_style, legend_entries
 from kdasr.report.wording import number
 
 _WAYS = ((False, "no endpoints"), (True, "reset at endpoints"))
@@ -38,7 +38,7 @@ def gap_plot(rows: Sequence[LongFormRow], styles: Styles) -> Plot | None:
             axes.set_xlabel("pause between utterances, s")
         panels[0, 0].set_ylim(0, 1.06 * top or 1.0)
         panels[0, 0].set_xlim(-0.3, len(gaps) - 0.7)
-        _legend(figure, panels[0, 0])
+        _legend(figure)
     alt = "; ".join(
         f"{row.system} on {row.part}, pause {row.pause}, endpoints {'yes' if row['endpoints'] else 'no'}: "
         f"{number(row['wer'], 1)} %, one by one {number(row['single_wer'], 1)} %"
@@ -111,7 +111,7 @@ def minutes_plot(rows: Sequence[LongFormRow], styles: Styles) -> Plot | None:
             axes.set_xlabel("minute of the stream")
             axes.xaxis.get_major_locator().set_params(integer=True)
         panels[0, 0].set_ylim(bottom=0)
-        _legend(figure, panels[0, 0])
+        _legend(figure)
     alt = "; ".join(
         f"{system} on {part}, endpoints {'yes' if endpoints else 'no'}: "
         + ", ".join(f"minute {minute} {number(wer, 1)} %" for minute, wer in values)
@@ -137,8 +137,8 @@ def _minutes(rows: Sequence[LongFormRow], system: str, part: str, endpoints: boo
     return [(minute, 100.0 * errors[minute] / count) for minute, count in sorted(words.items()) if count]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(figure: Figure) -> None:
+    handles, labels = legend_entries(figure.axes)
     figure.legend(
         handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, labelcolor=MUTED.light
     )

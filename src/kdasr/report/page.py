@@ -196,8 +196,8 @@ def _commands(content: PageContent) -> list[str]:
     for system in content.systems:
         if system.parts:
             lines.append(decode_command(system, list(system.parts), data))
-    experiments = " ".join(str(folder) for folder in content.folders)
-    lines.append(f"kdasr report {experiments}" + (f" --data {data}" if data else ""))
+    where = ["--data", data] if data else []
+    lines.append(shlex.join(["kdasr", "report", *map(str, content.folders), *where]))
     return lines
 
 
@@ -205,4 +205,5 @@ def _train_command(system: SystemRecord) -> str:
     command = system.environment.get("command")
     if isinstance(command, list) and len(command) > 1:
         return shlex.join([Path(str(command[0])).name, *(str(word) for word in command[1:])])
-    return f"kdasr train --config {system.folder / 'config.yaml'} --exp {system.folder}"
+    config = str(system.folder / "config.yaml")
+    return shlex.join(["kdasr", "train", "--config", config, "--exp", str(system.folder)])

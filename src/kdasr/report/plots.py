@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.style import INK, MUTED, PAPER, Styles, SystemStyle, figure_style, value_axis
-from kdasr.report.wording import number, rate_name
+from kdasr.report.wording import number, rate_name, resampled_units
 
 WIDTH = 10.0
 
@@ -60,7 +60,8 @@ def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
         f"({number(row.error_rate.low, 1)} to {number(row.error_rate.high, 1)})"
         for row in rows
     )
-    caption = f"Bars: {rate}. Lines: 95 % bootstrap interval over utterances. Lower is better."
+    units = resampled_units(row.error_rate for row in rows)
+    caption = f"Bars: {rate}. Lines: 95 % bootstrap interval over {units}. Lower is better."
     return Plot("wer", rate.capitalize(), caption, f"Bar chart, {rate}. {alt}.", figure)
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from kdasr.report.confidence import Confidence
 from kdasr.report.plots import WIDTH, Plot
 from kdasr.report.results import ResultRow
-from kdasr.report.style import MUTED, Styles, SystemStyle, figure_style
+from kdasr.report.style import MUTED, Styles, SystemStyle, figure_style, legend_entries
 from kdasr.report.wording import number
 
 
@@ -28,7 +28,7 @@ def reliability_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
                     _line(axes, row.system, confidence, styles[row.system])
             axes.set(title=part, xlabel="confidence of the word", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         panels[0].set_ylabel("share of words that are right")
-        handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = legend_entries(panels)
         figure.legend(handles, labels, loc="outside upper left", ncols=max(1, len(labels)))
     alt = "; ".join(
         f"{row.system} on {row.part}: area under the ROC curve {number(value.auc, 3)}, expected calibration "

@@ -1,5 +1,6 @@
 """What a reader must know before trusting the numbers: systems that are missing, unfinished or unequal."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +86,12 @@ def _missing_systems(systems: Sequence[SystemRecord], roles: Roles, folders: Seq
     present = {system.name for system in systems}
     if not experiments:
         return []
+    train = ["kdasr", "train", "--config", "CONF.yaml"]
     return [
         Note(
             name,
             "missing: not trained in this experiment.",
-            f"kdasr train --config CONF.yaml --system {name} --exp {experiments[0] / name}",
+            shlex.join([*train, "--system", name, "--exp", str(experiments[0] / name)]),
         )
         for name in roles.named
         if name not in present
@@ -247,4 +249,5 @@ def _doubtful_parts(
 def decode_command(system: SystemRecord, parts: Sequence[str], data: str | None = None) -> str:
     """The command that decodes `parts` with `system`."""
     data = data or str((system.config.get("data") or {}).get("dir") or "DATA")
-    return f'kdasr decode {system.folder} --data {data} --parts "{" ".join(parts)}" --mode streaming'
+    command = ["kdasr", "decode", str(system.folder), "--data", data, "--parts", " ".join(parts)]
+    return shlex.join([*command, "--mode", "streaming"])

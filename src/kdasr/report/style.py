@@ -6,13 +6,14 @@ variable of the page, so that one drawing serves light, dark and print.
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -77,6 +78,8 @@ _SETTINGS = {
     "grid.color": RULE.light,
     "grid.linewidth": 0.6,
     "text.color": INK.light,
+    # A dollar is a character of a transcript or of a name, no formula.
+    "text.parse_math": False,
     "xtick.color": MUTED.light,
     "ytick.color": MUTED.light,
     "xtick.major.size": 3,
@@ -116,6 +119,15 @@ def value_axis(axes: Axes, axis: str = "x") -> None:
     """Grid lines along one axis only: the one with the values."""
     axes.grid(False)
     axes.grid(True, axis="x" if axis == "x" else "y")
+
+
+def legend_entries(panels: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
+    """Handles and labels of all panels of a figure, each label once."""
+    found: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
 
 
 def figure_svg(figure: Figure, prefix: str) -> str:

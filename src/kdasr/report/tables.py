@@ -85,7 +85,7 @@ def _csv_row(row: ResultRow) -> dict[str, Any]:
     for summary in _SUMMARIES:
         values = getattr(row, f"{summary}_ms")
         cells |= {f"{summary}_{statistic}_ms": values[statistic] for statistic in _STATISTICS}
-    return cells
+    return {name: None if value != value else value for name, value in cells.items()}  # NaN
 
 
 def number(value: float | int | None, digits: int = 0) -> str:

@@ -85,10 +85,17 @@ def resampled_units(intervals: Iterable[Interval]) -> str:
     return f"{spoken} speakers"
 
 
+def is_decided(change: Interval) -> bool:
+    """Whether a difference has an interval, and all of it lies on one side of zero."""
+    return change.low > 0.0 or change.high < 0.0
+
+
 def verdict(change: Interval, better: str, worse: str) -> str:
-    """One word for a comparison's cell: `better`, `worse`, or undecided when the interval includes zero."""
+    """One word for a comparison's cell: `better`, `worse`, or undecided when the interval includes zero or
+    there is none.
+    """
     if not math.isfinite(change.estimate):
         return "not measured"
-    if 0.0 in change:
+    if not is_decided(change):
         return "undecided"
     return better if change.estimate > 0 else worse

@@ -12,8 +12,8 @@ from kdasr.experiment.student_start import Start, write_start
 from kdasr.experiment.transducer_trainer import build_model
 from kdasr.study.distill_options import DistillOptions
 from kdasr.study.distill_recipe import TEACHER, parts_of
-from kdasr.study.jobs import KDASR, STREAMS
-from kdasr.study.stamps import StampedJob
+from kdasr.study.jobs import KDASR, STREAMS, data_digest
+from kdasr.study.stamps import StampedJob, Stamps
 
 
 def start_student(options: DistillOptions, config: ExperimentConfig, teacher: Bundle) -> Start:
@@ -36,8 +36,14 @@ def start_student(options: DistillOptions, config: ExperimentConfig, teacher: Bu
 
 
 def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
-    """Training, decoding, export, check and report, each after what it needs."""
-    _, dev, test = parts_of(options.data)
+    """Training, decoding, export, check and report, each after what it needs.
+
+    Raises:
+        UserError: the student began with other data to train on or to choose by.
+    """
+    train, dev, test = parts_of(options.data)
+    heard_data, told_data = (data_digest(options.data, names) for names in ([*train, *dev], [*dev, *test]))
+    _check_data(options, heard_data)
     out, data, parts = str(options.out), str(options.data), " ".join([*dev, *test])
     export, heard = options.out / "export", options.work / TEACHER / "decode"
     cuts = tuple(str(options.data / f"cuts_{part}.jsonl.gz") for part in (test or dev))
@@ -49,6 +55,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
             "Training: hidden states, then output distributions",
             "train",
             [_training_command(options), ("average", out)],
+            data=heard_data,
             outputs=[options.out / "checkpoints" / "averaged.pt"],
         ),
         _job(
@@ -59,6 +66,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
                 ("calibrate", out, "--data", data, "--parts", " ".join(dev)),
                 ("decode", out, "--streams", str(STREAMS), *decoded),
             ],
+            data=told_data,
             needs=["train"],
             outputs=[options.out / "decode" / "streaming" / part / "summary.json" for part in dev],
         ),
@@ -67,6 +75,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
             "Decoding",
             "decode-teacher",
             [("decode", str(teacher.path), "--mode", mode, "--out", str(heard), *decoded)],
+            data=told_data,
             outputs=[heard / mode / part / "summary.json" for part in dev],
         ),
         _job(
@@ -96,6 +105,15 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
     ]
 
 
+def _check_data(options: DistillOptions, digest: str) -> None:
+    begun = Stamps(options.work / "stamps").read("train")
+    if begun is not None and begun.settings.get("data", digest) != digest:
+        raise UserError(
+            f"{options.data}: not the training and dev data that {options.out} began with: give another "
+            "--out, or remove that folder"
+        )
+
+
 def _training_command(options: DistillOptions) -> tuple[str, ...]:
     changed = (word for override in options.overrides for word in ("--override", override))
     recipe = ("--config", str(options.recipe), "--system", options.name, "--exp", str(options.out))
@@ -103,14 +121,24 @@ def _training_command(options: DistillOptions) -> tuple[str, ...]:
 
 
 def _job(
-    options: DistillOptions, stage: str, name: str, verbs: Sequence[tuple[str, ...]], **further: Any
+    options: DistillOptions,
+    stage: str,
+    name: str,
+    verbs: Sequence[tuple[str, ...]],
+    *,
+    data: str = "",
+    **further: Any,
 ) -> StampedJob:
-    """A job of some verbs of kdasr, which runs again when they or the recipe have changed."""
+    """A job of some verbs of kdasr, which runs again when they, the recipe or the digest `data` of what it
+    reads have changed.
+    """
     processes = ("-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "-m", "kdasr")
     many = (KDASR[0], *processes) if options.processes > 1 else KDASR
     commands = [(*(many if verb[0] == "train" else KDASR), *verb) for verb in verbs]
     recipe = options.recipe.read_text(encoding="utf-8")
     settings = {"commands": [list(verb) for verb in verbs], "recipe": recipe}
+    if data:
+        settings["data"] = data
     return StampedJob(name=name, commands=commands, stage=stage, settings=settings, **further)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kdasr.bundle import Bundle
-from kdasr.common.configio import config_to_dict
+from kdasr.common.configio import config_to_dict, load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.data.folder import load_record
@@ -71,7 +71,7 @@ def hours_to_hear(hours: float, seconds_per_step: float, passes: float) -> float
 
 
 def write_recipe(options: DistillOptions, teacher: Bundle, base: Mapping[str, Any]) -> ExperimentConfig:
-    """Write the recipe, unless it is there, and read it.
+    """Write the recipe, unless it is there, and read it. One that is there follows the data to their folder.
 
     Raises:
         UserError: options that cannot be trained; names them.
@@ -80,6 +80,10 @@ def write_recipe(options: DistillOptions, teacher: Bundle, base: Mapping[str, An
         train, dev, _ = parts_of(options.data)
         shared = _merged(base, student_changes(options))
         recipe = _recipe(options, teacher, shared, train, dev)
+        write_text(options.recipe, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    recipe, place = load_yaml(options.recipe), str(options.data.resolve())
+    if (data := recipe.setdefault("data", {})).get("dir") != place:
+        data["dir"] = place
         write_text(options.recipe, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     config = load_experiment(options.recipe, options.name, options.overrides)
     write_json(options.work / ASKED, options.asked())  # last: what is refused may be asked otherwise

@@ -185,7 +185,8 @@ class Study:
             where = ("--data", str(self.data), "--parts", " ".join(parts), "--out", str(out))
             how = ("--context", _as_option(context), "--mode", mode)
             together = () if context.is_full else ("--streams", str(STREAMS))
-            commands.append((*self.kdasr, "decode", str(run.folder), *together, *where, *how))
+            command = ("decode", str(run.folder), *together, *where, *how)
+            commands.append((*self._launch(), *command, *self._device()))
             outputs += [out / mode / part / "summary.json" for part in parts]
         return StampedJob(
             name=run.job_name(kind),
@@ -277,7 +278,8 @@ def data_digest(data: Path, parts: Sequence[str]) -> str:
     for path in (data / name for name in names):
         if not path.is_file():
             raise UserError(f"{path}: no such file: prepare the data first (stages 0 to 2 of run.sh)")
-        content = path.read_bytes()
-        # The packed form holds the time of packing.
-        digest.update(gzip.decompress(content) if path.suffix == ".gz" else content)
+        # The packed form holds the time of packing. A manifest may be larger than the memory.
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while content := file.read(1 << 20):
+                digest.update(content)
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kdasr.nn.context import Context
 from kdasr.report.plots import WIDTH, Plot
-from kdasr.report.style import figure_style, system_styles
+from kdasr.report.style import figure_style, legend_entries, system_styles
 from kdasr.report.wording import number
 from kdasr.study.driver import chosen_rates, finished_jobs
 from kdasr.study.jobs import STAGES, Study, mode_under
@@ -31,7 +31,7 @@ class LatencyPoint:
     wer: float | None
     """Percent."""
     first_word_ms: float | None
-    """Mean time from the onset of the first word to its first token; None where it comes at the end."""
+    """Mean latency of the first word where it is right; None where it comes at the end."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of `summary.json`."""
@@ -84,7 +84,7 @@ def _of_context(
     wait = None if context.is_full else round(frame_ms * context.window_frames, 6)
     for part in parts:
         found = part_result(trained, part)
-        first = None if context.is_full else found.first_token_ms
+        first = None if context.is_full else found.first_word_ms
         yield LatencyPoint(line, run.seed, part, wait, found.wer, first)
 
 
@@ -113,10 +113,11 @@ def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
                 look = {"color": style.color.light, "marker": style.marker, "linewidth": 1.2}
                 if streamed:
                     axes.plot(*zip(*streamed, strict=True), linestyle=style.line, label=line, **look)
-                axes.plot([1.12 * latest] * len(whole), whole, linestyle="none", **look)
+                edge = {"linestyle": "none", **look} | ({} if streamed else {"label": line})
+                axes.plot([1.12 * latest] * len(whole), whole, **edge)
             axes.set(title=part, xlabel="mean first-word latency, ms (right edge: full context)")
         panels[0].set_ylabel("word error rate, %")
-        handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = legend_entries(panels)
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     alt = "; ".join(
         f"{line} on {part}, {'full' if wait is None else f'{number(wait)} ms'}: WER {number(wer, 1)} %"

@@ -32,7 +32,8 @@ class Ranked:
     row: str
     steps: int
     wer: Interval
-    wer_by_part: dict[str, float]
+    wer_by_part: dict[str, float | None]
+    """None where nothing is said."""
     first_word_ms: float | None
     """On the utterances whose first word is right."""
     first_token_ms: float | None
@@ -113,8 +114,7 @@ def rank(
             steps=runs[row][parts[0]][seeds[0]].info.steps,
             wer=wer_over_seeds(errors_SN, words_SN, draws),
             wer_by_part={
-                part: 100 * values(row, errors_of, [part]).sum() / values(row, words_of, [part]).sum()
-                for part in parts
+                part: _rate(values(row, errors_of, [part]), values(row, words_of, [part])) for part in parts
             },
             first_token_ms=mean_of(first_SN[np.isfinite(first_SN)].tolist()),
             first_word_ms=mean_of(word_SN[np.isfinite(word_SN)].tolist()),
@@ -130,6 +130,12 @@ def rank(
         num_words=int(words_SN[0].sum()),
         rows=sorted(map(ranked, runs), key=lambda entry: entry.wer.estimate),
     )
+
+
+def _rate(errors_SN: Floats, words_SN: Floats) -> float | None:
+    """Percent; None without words."""
+    words = words_SN.sum()
+    return float(100 * errors_SN.sum() / words) if words else None
 
 
 def _speakers(

@@ -84,6 +84,12 @@ def check_systems(results: ResultsConfig, systems: Mapping[str, ExperimentConfig
     for name, row in results.rows.items():
         if row.init == OWN and systems[name].stages[0].init_from is None:
             raise UserError(f"{source} '{name}': init 'own', but its system's first stage has no init_from")
+        for other in results.needs(name, systems[name]):
+            if results.rows[other].rate_of is not None:
+                raise UserError(
+                    f"{source} '{name}': it needs '{other}', whose rate_of is known only after others have "
+                    "been trained"
+                )
     _check_students(results, systems, source)
     _check_proposals(results, systems, source)
 
