@@ -18,7 +18,7 @@ from lhotse import CutSet
 from kdasr.bundle import load_bundle
 from kdasr.cli.export import command
 from kdasr.cli.main import cli
-from kdasr.cli.paths import ExperimentPath
+from kdasr.cli.paths import ExperimentPath, InputPath
 from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -336,7 +336,8 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
 
 def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with the options that it needs, and no others."""
-    monkeypatch.setattr(ExperimentPath, "convert", lambda self, value, *_: Path(value))
+    for kind in (ExperimentPath, InputPath):
+        monkeypatch.setattr(kind, "convert", lambda self, value, *_: Path(value))
     facts = {
         "training_command": ["kdasr", "train", "--exp", "exp/student"],
         "results": [{"part": "test-clean"}, {"part": "test-other"}],

@@ -97,6 +97,10 @@ def test_every_job_waits_for_what_it_needs(recipe: Recipe, jobs: str) -> None:
 
 
 def test_a_wrong_export_fails_the_recipe_after_its_report(recipe: Recipe) -> None:
+    bundle, parts = recipe.exp / "two-stage" / "export", ("test-clean", "test-other")
+    for checked in (bundle / "manifest.json", *(recipe.data / f"cuts_{part}.jsonl.gz" for part in parts)):
+        checked.parent.mkdir(parents=True, exist_ok=True)
+        checked.touch()
     result = recipe.run("--jobs", "2", "--stage", "9", fails="export --check")
     assert result.returncode == 1 and "failed: check-export-" in result.stderr
     assert recipe.calls()[-1][0] == "report"
@@ -105,6 +109,9 @@ def test_a_wrong_export_fails_the_recipe_after_its_report(recipe: Recipe) -> Non
     recipe.place("export", "--check")
     assert recipe.run("--stage", "9").returncode == 0
     assert not any("--check" in call for call in recipe.calls())
+    (bundle / "manifest.json").unlink()  # what was said is not of an export that is gone
+    assert recipe.run("--stage", "9").returncode == 0
+    recipe.place("export", "--check")
 
 
 def test_a_failure_skips_what_needs_it_and_names_both(recipe: Recipe) -> None:

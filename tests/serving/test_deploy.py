@@ -28,6 +28,8 @@ def started(name: str) -> list[str]:
 def test_command_has_the_options_that_it_is_started_with(name: str, tmp_path: Path) -> None:
     program, verb, exp, *arguments = started(name)
     assert (Path(program).name, verb, exp[0]) == ("kdasr", "serve", "/")
+    (tmp_path / "token").touch()  # systemd puts it into a folder of its own, %d
+    arguments = [argument.replace("%d", str(tmp_path)) for argument in arguments]
     parameters = command.make_context("serve", [str(tmp_path), *arguments]).params
     assert parameters["port"] == 6006
 

@@ -36,7 +36,7 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.study.distill import list_jobs
-from kdasr.study.distill_options import DistillOptions
+from kdasr.study.distill_options import ASKED, DistillOptions
 from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear, write_recipe
 from kdasr.study.jobs import KDASR
 from kdasr.study.stamps import StampedJob, Stamps
@@ -151,6 +151,7 @@ def test_other_data_are_no_finished_work_and_moved_ones_are_followed(tmp_path: P
     system = {"contexts": [{"left": 8, "chunk": 4}], "stages": [{"name": "hidden", "num_steps": 2}]}
     written = {"data": {"dir": "where/they/were"}, "systems": {"student": system}}
     write_text(options.recipe, yaml.safe_dump(written))
+    write_json(options.work / ASKED, options.asked())
     heard: Any = SimpleNamespace(path=options.teacher, context=Context.full())
     assert write_recipe(options, heard, {}).data.dir == str(data)
 
