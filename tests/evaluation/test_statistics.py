@@ -69,6 +69,16 @@ def test_speakers_are_drawn_with_all_they_said() -> None:
     assert peak < 10e6
 
 
+def test_against_one_error_there_is_no_interval() -> None:
+    """In a third of the draws the other system has no error, and the reduction is not defined."""
+    old = np.zeros(40)
+    old[7] = 1
+    found = relative_reduction(np.ones(40), old)
+    assert found.estimate == -3900 and np.isnan([found.low, found.high]).all()
+    everywhere = relative_reduction(np.ones(40), np.ones(40))
+    assert (everywhere.low, everywhere.high) == (0.0, 0.0)
+
+
 def test_pairing_narrows_the_interval() -> None:
     generator = np.random.default_rng(1)
     base = generator.normal(scale=10.0, size=200)

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 MIN_SPEAKERS = 5
 """Fewer are no sample of speakers."""
+MIN_USABLE = 0.95
+"""Share of draws in which a ratio must be defined for it to have an interval."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ def bootstrap_interval(
 ) -> Interval:
     """The mean of per-utterance values, or a ratio of two sums, with its bootstrap interval.
 
+    Its ends are nan where more than one draw in twenty has a denominator of 0, as against a system with an
+    error or two: without those draws the interval would be too narrow.
+
     Args:
         numerators: (N,) one value per utterance.
         denominators: (N,) weights; the statistic is `sum(numerators) / sum(denominators)`. None: the mean.
@@ -116,7 +121,9 @@ def bootstrap_interval(
     drawn, num_speakers = by_speaker(np.stack([top_N, bottom_N]), speakers)
     top_R, bottom_R = _resampled_sums(drawn, num_resamples, seed)
     ratios_R = top_R[bottom_R > 0] / bottom_R[bottom_R > 0]
-    low, high = _percentiles(ratios_R, confidence)
+    low = high = np.nan
+    if len(ratios_R) >= MIN_USABLE * num_resamples:
+        low, high = _percentiles(ratios_R, confidence)
     return Interval(float(top_N.sum() / bottom_N.sum()), low, high, len(top_N), num_speakers)
 
 

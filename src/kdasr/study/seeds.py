@@ -22,13 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdasr.evaluation.statistics import Interval, by_speaker
+from kdasr.evaluation.statistics import MIN_USABLE, Interval, by_speaker
 
 # Shapes: S seeds, N utterances, R resamples, V values of each utterance.
 
 Floats = NDArray[np.float64]
-MIN_USABLE = 0.95
-"""Share of draws in which a ratio must be defined for it to have an interval."""
 
 
 @dataclass(frozen=True)
