@@ -15,7 +15,6 @@ which the last pieces and the scores are kept; after a segment without pieces it
 
 # Shapes: N samples at 16 kHz.
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from kdasr.data.tokenizer import WORD_START
 from kdasr.export.bundle import GRAPHS, BundleFolder
 from kdasr.models.encoders.base import Geometry
 from kdasr.nn.context import Context
+from kdasr.recognition.result import letters_of_bytes
 
 Samples = NDArray[np.float32]
 
@@ -42,8 +42,8 @@ class ClientPiece(NamedTuple):
     @classmethod
     def of_ours(cls, piece: str, frame: int) -> "ClientPiece":
         """A piece of ours as sherpa-onnx shows it: a byte (`<0x33>`) that is a visible character as that."""
-        byte = re.fullmatch("<0x(2[1-9A-F]|[3-6][0-9A-F]|7[0-9A-E])>", piece)
-        return cls(chr(int(byte[1], 16)) if byte else piece, frame)
+        shown = letters_of_bytes(piece)
+        return cls(shown if len(shown) == 1 and "!" <= shown <= "~" else piece, frame)
 
 
 @dataclass(frozen=True)
