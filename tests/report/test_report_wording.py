@@ -46,6 +46,16 @@ def test_gain_and_loss_are_the_same_sentences_with_the_signs_turned() -> None:
             "against b it is undecided (150 % more, 0 to 500 %).",
         ),
         (
+            [Interval(20.0, 5.0, 35.0, 9), Interval(-150.0, math.nan, math.nan, 9)],
+            "two-stage makes 20 % fewer word errors than a (95 % interval 5 to 35 %); "
+            "against b it is undecided (150 % more, too little for an interval).",
+        ),
+        (
+            [Interval(-150.0, math.nan, math.nan, 9), Interval(20.0, 5.0, 35.0, 9)],
+            "it is undecided whether two-stage makes fewer word errors than a (150 % more, too little for "
+            "an interval); it makes 20 % fewer word errors than b (5 to 35 %).",
+        ),
+        (
             [Interval(2.0, -3.0, 7.0, 9), Interval(20.0, 5.0, 35.0, 9)],
             "it is undecided whether two-stage makes fewer word errors than a (2.0 % fewer, 95 % interval "
             "−3.0 to 7.0 %); it makes 20 % fewer word errors than b (5 to 35 %).",

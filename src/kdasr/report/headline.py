@@ -76,7 +76,7 @@ def _first_errors(row: str, comparison: PairedGain) -> str:
     change, kind, baseline = comparison.wer, _kind(comparison), comparison.baseline
     if not math.isfinite(change.estimate):
         return f"{row} cannot be compared in percent with {baseline}, which makes no {kind} errors"
-    span = f"95\u00a0% interval {_span(change, '%')}"
+    span = _span(change, "%", "95\u00a0% interval ")
     if is_decided(change):
         return f"{row} makes {_change(change)} {kind} errors than {baseline} ({span})"
     return (
@@ -141,10 +141,12 @@ def _digits(change: Interval, unit: str) -> int:
     return 1 if is_decided(change) and nearest < 0.5 else 0
 
 
-def _span(change: Interval, unit: str) -> str:
-    """The interval of a difference, with the sign of the word that names it."""
+def _span(change: Interval, unit: str, told: str = "") -> str:
+    """The interval of a difference, with the sign of the word that names it; `told`: what it is."""
+    if not (math.isfinite(change.low) and math.isfinite(change.high)):
+        return "too little for an interval"
     low, high = (change.low, change.high) if change.estimate >= 0 else (-change.high, -change.low)
-    return f"{interval(low, high, _digits(change, unit))}\u00a0{unit}"
+    return f"{told}{interval(low, high, _digits(change, unit))}\u00a0{unit}"
 
 
 def _detail(
