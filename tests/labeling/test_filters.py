@@ -68,6 +68,28 @@ def test_each_filter_drops_what_it_is_for_and_can_be_off(name: str) -> None:
     assert all(keeps for _, _, keeps in verdicts(chosen, Candidate(2.0, 1.5, "A B C")))
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        # Article 1 of the declaration of human rights, at about 5 Chinese, 7 Japanese and 14 Thai
+        # characters a second
+        ("人人生而自由 在尊严和权利上一律平等", 3.5),
+        ("すべての人間は生まれながらにして自由でありかつ尊厳と権利とについて平等である", 5.5),
+        ("มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ", 4.5),
+    ],
+)
+def test_writing_without_spaces_is_kept_and_compared_by_characters(text: str, seconds: float) -> None:
+    def dropped_by(item: Candidate) -> set[str]:
+        return {entry.name for entry, _, keeps in verdicts(filters_of(), item) if not keeps}
+
+    one_other = text[:-1] + text[0]
+    assert dropped_by(Candidate(seconds, seconds, text, other=one_other)) == set()
+    assert dropped_by(Candidate(seconds, seconds, text, other=text[::-1])) == {"agreement"}
+    assert dropped_by(Candidate(20 * seconds, seconds, text)) == {"rate"}
+    assert dropped_by(Candidate(seconds / 5, seconds / 5, text)) == {"rate", "activity"}
+    assert "repeats" in dropped_by(Candidate(2.0, 2.0, 3 * text[:4]))
+
+
 @pytest.mark.parametrize("text", ["rate=4:1", "rate=2", "score=low", "score=nan", "repeats=1:2"])
 def test_thresholds_of_another_form_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--filter {text}: expected"):

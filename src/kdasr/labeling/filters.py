@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from math import inf, isnan
 
 from kdasr.common.errors import UserError
-from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.wer import word_errors
+from kdasr.labeling.units import spoken_words, units
 
 LONGEST_NGRAM = 8
 OFF = "off"
@@ -37,8 +37,8 @@ class Candidate:
 
     @property
     def words(self) -> list[str]:
-        """Of the text."""
-        return split_words(self.text)
+        """Of the text; its characters where it has no spaces."""
+        return units(self.text)
 
 
 Value = float | str | None
@@ -182,15 +182,17 @@ def language(item: Candidate) -> str | None:
 @register_filter("activity", "range", "0.5:7")
 def words_per_active_second(item: Candidate) -> float | None:
     """Words per second in which something is heard (by energy, see kdasr.labeling.activity)."""
-    if not item.words:
+    count = spoken_words(item.text)
+    if not count:
         return None
-    return len(item.words) / item.active if item.active > 0 else inf
+    return count / item.active if item.active > 0 else inf
 
 
 @register_filter("rate", "range", "1:4.5")
 def words_per_second(item: Candidate) -> float | None:
     """Words per second of audio."""
-    return len(item.words) / item.seconds if item.words and item.seconds > 0 else None
+    count = spoken_words(item.text)
+    return count / item.seconds if count and item.seconds > 0 else None
 
 
 @register_filter("repeats", "most", "2")
@@ -222,8 +224,10 @@ def disagreement(item: Candidate) -> float | None:
     """Word errors between two labelers, in percent of the words of the longer label."""
     if item.other is None:
         return None
-    longest = max(len(item.words), len(split_words(item.other)))
-    return 100.0 * word_errors(item.other, item.text).total / longest if longest else 0.0
+    other = units(item.other)
+    longest = max(len(item.words), len(other))
+    errors = word_errors(" ".join(other), " ".join(item.words))
+    return 100.0 * errors.total / longest if longest else 0.0
 
 
 def verdicts(filters: Sequence[Filter], item: Candidate) -> Iterator[tuple[Filter, Value, bool]]:
