@@ -56,7 +56,7 @@ demo-seeds: setup
 
 # All rows, or ARGS='--rows "two-stage output" --upto dev'; see egs/librispeech/run_results.sh --help.
 results: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --jobs $(JOBS) $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" egs/librispeech/run_results.sh --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
 
 # All rows, or ARGS='--rows "lpm" --upto dev'; see egs/librispeech/run_lpm.sh --help.
 lpm: setup
