@@ -216,6 +216,7 @@ def test_a_teacher_of_nemo_has_a_streaming_student_with_other_features_and_rate(
         (["--student", "{model: {encoder: {causal: false}}}"], "causal=true for chunks"),
         (["--student", "{model: {encoder: {downsampling_factor: [1, 8]}}}"], "chunk must be a multiple of 4"),
         (["--data", "empty"], "no part named train"),
+        (["--out", "other/teacher"], "'teacher' is the teacher's name in the report"),
     ],
     ids=str,
 )

@@ -10,8 +10,8 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.student_start import Start, write_start
 from kdasr.experiment.transducer_trainer import build_model
-from kdasr.study.distill_options import DistillOptions
-from kdasr.study.distill_recipe import TEACHER, parts_of
+from kdasr.study.distill_options import TEACHER, DistillOptions
+from kdasr.study.distill_recipe import parts_of
 from kdasr.study.jobs import KDASR, STREAMS, data_digest
 from kdasr.study.stamps import StampedJob, Stamps
 

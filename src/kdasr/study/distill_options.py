@@ -18,6 +18,8 @@ from kdasr.nn.context import Context
 WORK = "distill"
 """Of the student's folder: recipe, first weights, what the teacher said of the dev parts, logs, stamps."""
 RECIPE, ASKED = "recipe.yaml", "options.json"
+TEACHER = "teacher"
+"""Its name in the report of the student."""
 SECTIONS = ("model", "data", "training", "objective")
 """Of a student's file."""
 
@@ -92,10 +94,12 @@ def check_folder(options: DistillOptions) -> None:
 def open_teacher(options: DistillOptions) -> Bundle:
     """
     Raises:
-        UserError: no teacher there, or one that is the student itself.
+        UserError: no teacher there, one that is the student itself, or a student of its name.
     """
     if options.teacher.resolve() == options.out.resolve():
         raise UserError(f"--teacher and --out are the same folder: {options.out}")
+    if options.name == TEACHER:
+        raise UserError(f"--out {options.out}: '{TEACHER}' is the teacher's name in the report")
     return load_bundle(options.teacher, as_trained=True)
 
 

@@ -17,9 +17,8 @@ from kdasr.data.folder import load_record
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.recipe_file import load_experiment
 from kdasr.models.transducer.transducer_config import TransducerConfig
-from kdasr.study.distill_options import ASKED, DistillOptions, sizes_and_context, student_changes
+from kdasr.study.distill_options import ASKED, TEACHER, DistillOptions, sizes_and_context, student_changes
 
-TEACHER = "teacher"
 HIDDEN_SHARE = 0.75
 """Of the audio, that of the first stage; as in the recipes that were measured."""
 FEWEST_STEPS = 600
