@@ -16,6 +16,7 @@ from export_helpers import bursts, write_cuts
 from lhotse import CutSet
 
 from kdasr.bundle import load_bundle
+from kdasr.cli.contexts import parse_context
 from kdasr.cli.export import command
 from kdasr.cli.main import cli
 from kdasr.cli.paths import ExperimentPath, InputPath
@@ -345,6 +346,7 @@ def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPa
         "long_form": [{"part": "test-clean"}],
         "calibration": None,
         "blank_penalty": 1.0,
+        "chosen_context": str(Context(left=32, chunk=4, right=4)),
         "commit": "0123abc",
     }
     lines = _reproduction_lines(facts, {"int8": None})  # type: ignore[dict-item]
@@ -354,6 +356,8 @@ def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPa
         verb_command = cli.get_command(click.Context(cli), verb)  # type: ignore[attr-defined]
         context = verb_command.make_context(verb, options)
         assert context.params.get("parts") in (None, "DEV_PARTS", "test-clean test-other")
+        if verb != "calibrate" and "context" in context.params:
+            assert parse_context(context.params["context"]) == Context(left=32, chunk=4, right=4)
 
 
 def test_manifests_to_check_with_are_named_when_they_are_none(student, tmp_path: Path) -> None:

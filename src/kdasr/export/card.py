@@ -163,7 +163,8 @@ def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]
         return []
     exp = next((value for option, value in pairwise(command) if option == "--exp"), "EXP")
     parts = list(dict.fromkeys(row["part"] for row in facts["results"]))
-    decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", " ".join(parts)]
+    chosen = ["--context", facts["chosen_context"]] if facts["chosen_context"] else []
+    decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", " ".join(parts), *chosen]
     commands = [command]
     if facts["checkpoint"]["file"] == "averaged.pt":
         commands += [["kdasr", "average", exp]]
@@ -171,7 +172,8 @@ def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]
         commands += [["kdasr", "calibrate", exp, "--data", "DATA", "--parts", "DEV_PARTS"]]
     if parts:
         commands += [decode] + ([[*decode, "--long-form"]] if facts["long_form"] else [])
-    commands += [["kdasr", "export", exp, "--out", "DIR", *(["--int8"] if "int8" in parity else [])]]
+    int8 = ["--int8"] if "int8" in parity else []
+    commands += [["kdasr", "export", exp, "--out", "DIR", *chosen, *int8]]
     heading = f"With kdasr at commit {facts['commit'] or 'not known'}; paths are relative to one folder:"
     return ["## Reproduce", "", heading, "", "```bash", *map(shlex.join, commands), "```", ""]
 

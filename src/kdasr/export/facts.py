@@ -67,6 +67,7 @@ def collect_facts(system: Bundle) -> Facts:
         "training_data": _training_data(config.get("data", {})),
         "training_seconds": _training_seconds(config.get("data", {})),
         "training_command": _relative_command(environment.get("command")),
+        "chosen_context": _chosen_context(system.context, config.get("contexts")),
         "latency_ms": _latency(system.context, system.model.geometry),
         "results": _results(folder, own),
         "long_form": _long_form(folder, own),
@@ -84,6 +85,13 @@ def _latency(context: Context, geometry: Geometry) -> dict[str, float] | None:
         "first_output": 1000 * samples_for_frame(window - 1) / SAMPLE_RATE,
         "first_output_sherpa_onnx": 1000 * samples_for_frame(window) / SAMPLE_RATE,
     }
+
+
+def _chosen_context(context: Context, trained: Any) -> str | None:
+    """The context, as an option; None where it is the first of the configuration, or nothing is known."""
+    if not isinstance(trained, list) or not trained or trained[0] == asdict(context):
+        return None
+    return str(context)
 
 
 def _read(path: Path) -> dict[str, Any]:
