@@ -90,7 +90,8 @@ def _decode_utterances(
     run: DecodeRun, part: str, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
     """What is missing of this process's share; the summary once nothing is missing anywhere."""
-    from kdasr.common.ranks import forget_journal, one_at_a_time
+    from kdasr.common.locks import locked
+    from kdasr.common.ranks import forget_journal
     from kdasr.data.bad import report_bad
     from kdasr.evaluation.batches import BatchDecoder
     from kdasr.evaluation.evaluate import make_record, write_part
@@ -116,7 +117,7 @@ def _decode_utterances(
 
     label = f"{run.bundle.name} {part} ({run.mode})"
     results = decode_batches(work, lambda: summary_of_others() is not None, partial(_shown, label, run.ranks))
-    with one_at_a_time(folder):
+    with locked(folder):
         if (summary := summary_of_others()) is not None:
             return summary
         if results.items is None and not (work.stop_at_bad and results.bad):
@@ -164,7 +165,8 @@ def _shown(label: str, ranks: "Ranks", items: "Sequence[int]") -> "Iterable[int]
 def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings: dict[str, Any]) -> None:
     """Add to `gain.json` what is not measured yet."""
     from kdasr.common.files import read_object
-    from kdasr.common.ranks import forget_journal, one_at_a_time
+    from kdasr.common.locks import locked
+    from kdasr.common.ranks import forget_journal
     from kdasr.evaluation.batches import BatchDecoder
     from kdasr.evaluation.loudness import GAIN_FILE, STREAMS, GainFile, error_rates, errors_of, louder
     from kdasr.evaluation.part_run import PartWork, decode_batches
@@ -191,7 +193,7 @@ def _decode_gains(run: DecodeRun, cuts: list["MonoCut"], folder: Path, settings:
         results = decode_batches(work, is_finished, partial(_shown, label, run.ranks))
         if results.items is None:
             continue
-        with one_at_a_time(folder):
+        with locked(folder):
             if is_finished():
                 continue
             entry = error_rates(gain, results.items)

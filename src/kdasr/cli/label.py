@@ -209,14 +209,14 @@ def _finish(selection: "Selection", out: Path, bad: list[Any], limit: Any) -> No
         UserError: too much bad audio, a language that the pieces cannot spell, or no label that is kept.
     """
     from kdasr.common.files import write_json
-    from kdasr.common.ranks import one_at_a_time
+    from kdasr.common.locks import locked
     from kdasr.common.terminal import table_console
     from kdasr.data.bad import report_bad
     from kdasr.labeling.summary import FILE, summarize
     from kdasr.report.labels import labels_plot, labels_table, summary_lines
     from kdasr.report.style import save_png
 
-    with one_at_a_time(out):
+    with locked(out):
         works = selection.works
         total = len(works[0].cuts) + len({item.id for item in bad} - {cut.id for cut in works[0].cuts})
         report_bad(str(out), bad, total, limit, out / "bad.tsv")

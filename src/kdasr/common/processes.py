@@ -1,6 +1,5 @@
 """Processes that are started, and stopped so that each can save its work."""
 
-import fcntl
 import os
 import shlex
 import signal
@@ -13,6 +12,7 @@ from types import FrameType
 from typing import IO
 
 from kdasr.common.errors import UserError
+from kdasr.common.locks import lock
 from kdasr.common.signals import handling_stops
 
 POLL_SECONDS = 0.05
@@ -99,7 +99,7 @@ def stop_processes(processes: Sequence[Process], request: StopRequest) -> None:
 
 @contextmanager
 def alone(folder: Path, who: str) -> Iterator[int]:
-    """Hold the lock of a folder; its descriptor.
+    """Hold the lock of a folder, where the file system has locks; its descriptor.
 
     Processes that inherit the descriptor hold the lock too, so it outlives a parent that was killed while
     they run on.
@@ -110,10 +110,6 @@ def alone(folder: Path, who: str) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     file: IO[str]
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another {who}, or a job that one has left behind, is at work there"
-            ) from None
+        if not lock(file.fileno(), wait=False):
+            raise UserError(f"{folder}: another {who}, or a job that one has left behind, is at work there")
         yield file.fileno()

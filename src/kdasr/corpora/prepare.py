@@ -11,8 +11,8 @@ import numpy as np
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
-from kdasr.common.ranks import one_at_a_time
 from kdasr.corpora.base import Corpus, Part, Reading
 from kdasr.corpora.prepare_options import PrepareOptions
 from kdasr.corpora.prepare_part import PartWork, PreparedFolder, report_bad_of
@@ -62,7 +62,7 @@ def prepare_corpus(options: PrepareOptions) -> None:
             for item in work:
                 item.run(workers)
         if all(data.load().has(item.checked.name, item.settings) for item in work):
-            with one_at_a_time(options.out_dir):
+            with locked(options.out_dir):
                 _write_stats(options.out_dir, data.load().record)
             for part in parts:
                 if options.is_train(part.name):

@@ -1,7 +1,5 @@
 """One part of a corpus is prepared: shared out, resumed, and put together by whoever finishes last."""
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,8 +9,8 @@ from typing import Any
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256, write_json
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
-from kdasr.common.ranks import one_at_a_time
 from kdasr.corpora.base import Part
 from kdasr.corpora.part_manifests import PartManifests, write_manifests
 from kdasr.corpora.prepare_options import PrepareOptions
@@ -55,7 +53,7 @@ class PreparedFolder:
                 "%s: text.normalize was %s and is %s now: run `kdasr tokens` again",
                 self.out_dir, before, self._rule,
             )  # fmt: skip
-            with one_at_a_time(self.out_dir):
+            with locked(self.out_dir):
                 self.load().write()
 
     def write(self) -> None:
@@ -128,9 +126,9 @@ class PartWork:
             if self._fbank.notes.is_dir() and tasks.is_complete():
                 self._publish(spooled, tasks, started)
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _alone(self) -> AbstractContextManager[object]:
         self._out_dir.mkdir(parents=True, exist_ok=True)
-        return one_at_a_time(self._out_dir)
+        return locked(self._out_dir)
 
     def _is_done(self) -> bool:
         self.data.load()
@@ -147,21 +145,21 @@ class PartWork:
         with ExitStack() as stack:
             for staged in (self._audio, self._fbank):
                 staged.notes.mkdir(parents=True, exist_ok=True)
-                with _used(staged.notes, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_ours:
+                with locked(staged.notes, wait=False) as is_ours:
                     if not (is_ours or staged.is_known()):
                         raise UserError(
                             f"{self.checked.name}: another `kdasr prepare` is at work on it with other "
                             "settings or other files: let it finish"
                         )
                     stack.enter_context(staged)
-                stack.enter_context(_used(staged.notes, fcntl.LOCK_SH))
+                stack.enter_context(locked(staged.notes, shared=True))
             yield
 
     def _publish(self, spooled: Spooled, tasks: PartTasks, started: float) -> None:
         """Put together what all processes have computed, move it into place, and record it."""
         checked, options, part = self.checked, self.options, self.checked.name
         for staged in (self._audio, self._fbank):
-            with _used(staged.notes, fcntl.LOCK_EX):  # others may still look whether something is left to do
+            with locked(staged.notes):  # others may still look whether something is left to do
                 pass
         result = tasks.result()
         bad = report_bad_of(checked, [*checked.bad, *spooled.bad, *result.bad], options)
@@ -202,30 +200,3 @@ def report_bad_of(part: Part, bad: list[BadUtterance], options: PrepareOptions) 
     """See `report_bad`."""
     total = part.num_utterances + len(part.bad)
     return report_bad(part.name, bad, total, options.max_bad, options.out_dir / f"bad-{part.name}.tsv")
-
-
-def _locked(folder: Path, operation: int) -> int | None:
-    """A handle of a folder that is locked while it is open, where the file system has locks.
-
-    None: somebody else has locked it, and `operation` does not wait.
-    """
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, operation)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except OSError:  # no locks there
-        pass
-    return handle
-
-
-@contextmanager
-def _used(folder: Path, operation: int) -> Iterator[bool]:
-    """`_locked` within the block; whether it is."""
-    handle = _locked(folder, operation)
-    try:
-        yield handle is not None
-    finally:
-        if handle is not None:
-            os.close(handle)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdasr.common.files import atomic_path, read_object, write_json
-from kdasr.common.ranks import Ranks, one_at_a_time
+from kdasr.common.locks import locked
+from kdasr.common.ranks import Ranks
 from kdasr.common.waiting import wait_until
 from kdasr.corpora.base import Part, PartCuts
 from kdasr.corpora.remarks import Remarks
@@ -48,7 +49,7 @@ class UtteranceSpool:
         for number in range(first, last):
             if not whole.is_file() and not self._record(number).is_file():
                 self._write(number, self._part.cuts(self._runs[number], converted_dir, jobs))
-        with one_at_a_time(self._folder / "runs"):
+        with locked(self._folder / "runs"):
             if not whole.is_file() and all(self._record(number).is_file() for number in range(count)):
                 write_copies(self._folder, self._lines(), len(self._speeds), by_id=self._part.by_id)
         wait_until(whole.is_file, f"the other processes' utterances of {self._part.name}")

@@ -2,13 +2,11 @@
 
 import atexit
 import errno
-import fcntl
 import gzip
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.files import read_object
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
 from kdasr.data.blocks import BlockReader, BlockWriter, find_blocks
 from kdasr.data.cut_check import fault_of
@@ -59,7 +58,7 @@ def open_part(data_dir: Path, part: str) -> PartIndex:
     meta = _known(folder, path)
     if meta is None:
         try:
-            with _alone_with(path):
+            with locked(path):
                 meta = _known(folder, path) or _made(folder, path)  # another process may have made it
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
@@ -86,15 +85,6 @@ def _known(folder: Path, manifest: Path) -> dict[str, Any] | None:
         return None
     same = meta.get("version") == VERSION and meta.get("content") == content_print(manifest)
     return meta if same else None
-
-
-@contextmanager
-def _alone_with(path: Path) -> Iterator[None]:
-    """No other process makes the index of this manifest meanwhile, where the file system has locks."""
-    with path.open("rb") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _made(folder: Path, manifest: Path) -> dict[str, Any]:

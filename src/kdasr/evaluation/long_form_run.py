@@ -16,7 +16,8 @@ import numpy as np
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
-from kdasr.common.ranks import Ranks, one_at_a_time
+from kdasr.common.locks import locked
+from kdasr.common.ranks import Ranks
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import QUIET_DB, Pause, join, plan_streams
@@ -121,7 +122,7 @@ def decode_long_form(
     if recognizer.context.is_full:
         raise UserError("long form needs a chunked context: under a full one a stream is heard at its end")
     folder.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder):
+    with locked(folder):
         _keep_if_same(folder, settings)
     ranks = options.ranks
     single, shifted = (
@@ -142,7 +143,7 @@ def decode_long_form(
     for _ in wrap(_score_streams(recognizer, spoken, jobs, options, streams), len(jobs)):
         pass
     if not ranks.is_alone:
-        with one_at_a_time(folder):
+        with locked(folder):
             ids, keys = [one.placed.id for one in spoken], [job.key for job in jobs]
             for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
                 records.reread()

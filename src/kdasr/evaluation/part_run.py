@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
-from kdasr.common.ranks import Ranks, ShardedJournal, one_at_a_time
+from kdasr.common.ranks import Ranks, ShardedJournal
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
 from kdasr.evaluation.batches import BatchDecoder
@@ -68,10 +69,10 @@ def decode_batches(
     Args:
         work: the batches.
         is_finished: whether another process has put all results together. It does so, and removes the
-            journal, within `one_at_a_time` of the journal's folder.
+            journal, within `locked` of the journal's folder.
         show: progress.
     """
-    with one_at_a_time(work.journal.parent):
+    with locked(work.journal.parent):
         if not work.ranks.is_alone and is_finished():
             return PartResults(None, [])
         journal = ShardedJournal(work.journal, work.settings, work.ranks)

@@ -10,8 +10,8 @@ from lhotse.cut import MonoCut
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object, write_json
 from kdasr.common.folders import find_files
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
-from kdasr.common.ranks import one_at_a_time
 from kdasr.corpora.audio_part import Told, audio_part
 from kdasr.corpora.base import Part, PartCuts, Reading
 from kdasr.corpora.cut_manifest import read_cuts
@@ -58,7 +58,7 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
         if not place.exists():
             raise UserError(f"--cuts {place}: no such file or folder")
     work_dir.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(work_dir):
+    with locked(work_dir):
         part = _part(places, jobs)
         record = work_dir / RECORD
         known = read_object(record) if record.is_file() else {}

@@ -17,8 +17,9 @@ from lhotse.cut import MonoCut
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object, write_json, write_text
 from kdasr.common.lines import text_lines
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
-from kdasr.common.ranks import Ranks, ShardedJournal, forget_journal, one_at_a_time
+from kdasr.common.ranks import Ranks, ShardedJournal, forget_journal
 from kdasr.data.audio_reading import AudioError
 from kdasr.data.bad import BadUtterance
 from kdasr.data.features import load_cut_samples
@@ -117,7 +118,7 @@ class LabelWork:
         path = self.folder / SETTINGS
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(self.settings))
-        with one_at_a_time(self.folder):
+        with locked(self.folder):
             found = read_object(path) if path.is_file() else None
             if found is not None and found != wanted and not force:
                 names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
@@ -157,7 +158,7 @@ class LabelWork:
         cuts = self.shards[number]
         by_length = sorted(cuts, key=lambda cut: (cut.duration, cut.id))
         batches = list(batches_of(by_length, max(BATCH_SECONDS, self.batch_size * _WINDOW)))
-        with one_at_a_time(self.folder):
+        with locked(self.folder):
             if self.is_finished(number):
                 return
             journal = ShardedJournal(self._journal_path(number), self.settings, self.ranks)
@@ -173,7 +174,7 @@ class LabelWork:
             if unit not in whole:
                 journal.append(unit, self._label_batch(batches[unit]))
                 progress.advance(sum(cut.duration for cut in batches[unit]))
-        with one_at_a_time(self.folder):
+        with locked(self.folder):
             units = journal.read(_is_whole)
             if self.is_finished(number) or len(units) < len(batches):
                 return

@@ -6,17 +6,16 @@ use, which the processes of a machine share.
 
 import atexit
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object, write_json
+from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
 from kdasr.data.fingerprint import content_print
 from kdasr.data.staging import Staged
@@ -51,7 +50,7 @@ def stored_text(paths: Sequence[str], tokenizer: Tokenizer, max_pieces: int, fol
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with locked(folder):
             text = _known(folder / name, paths)
             return text or _made(folder / name, paths, tokenizer, max_pieces)
     except OSError as error:
@@ -61,15 +60,6 @@ def stored_text(paths: Sequence[str], tokenizer: Tokenizer, max_pieces: int, fol
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     log.warning("%s: cannot be written: text is encoded again at each start", folder)
     return _made(temporary / name, paths, tokenizer, max_pieces)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """No other process encodes text there meanwhile, where the file system has locks."""
-    with (folder / ".lock").open("wb") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _known(folder: Path, paths: Sequence[str]) -> EncodedText | None:
