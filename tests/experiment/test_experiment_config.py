@@ -254,11 +254,29 @@ def test_a_system_takes_one_form_of_contexts_or_the_other(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("shared", "own", "evaluated"),
+    [
+        ({"left": [8], "chunk": [4, 2]}, {"chunk": [2, 1]}, [Context(8, 2)]),
+        ({"left": [8], "chunk": [4, 2]}, {"right": [3, 1]}, [Context(8, 4, 3)]),
+        ({"left": [8]}, {"chunk": [4]}, [Context(8, 4)]),
+        ({"left": [8], "chunk": [4], "evaluate": [{}]}, {"chunk": [2]}, [Context.full()]),
+        ({"left": [8], "chunk": [4], "evaluate": [{}]}, {"left": [8], "chunk": [2]}, [Context(8, 2)]),
+    ],
+)
+def test_without_more_the_first_values_are_evaluated_whoever_names_them(
+    tmp_path: Path, shared: dict, own: dict, evaluated: list[Context]
+) -> None:
+    recipe = {"contexts": shared, "systems": {"own": {"contexts": own}}}
+    assert _load(tmp_path, recipe, "own").contexts == evaluated
+
+
+@pytest.mark.parametrize(
     ("contexts", "message"),
     [
         ({**CHOICE, "middle": [1]}, "contexts: no option 'middle'"),
         ({**CHOICE, "chunk": []}, "contexts: expected both left and chunk"),
         ({"full_probability": 0.5}, "contexts: expected both left and chunk"),
+        ({"right": [1]}, "contexts: expected both left and chunk"),
         ({**CHOICE, "left": [-1]}, "context_choice.left"),
         ({**CHOICE, "full_probability": 1.5}, "context_choice.full_probability"),
         ({**CHOICE, "evaluate": []}, "contexts"),

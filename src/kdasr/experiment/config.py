@@ -44,12 +44,10 @@ class ExperimentConfig:
     """What the experiment is called; the name of the system unless it is given."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 1
     """Of all that is drawn at random: weights, order, masks, joins."""
-    contexts: Annotated[list[Context], Items(at_least=1, unique=False)] = field(
-        default_factory=lambda: [Context.full()]
-    )
+    contexts: Annotated[list[Context], Items(unique=False)] = field(default_factory=list)
     """Encoder contexts in training, sampled per batch when there are several. The first one is that of
     validation and decoding. The other form, `{left: [...], chunk: [...], right: [...], full_probability: p,
-    evaluate: [...]}`, draws every part by itself (`context_choice`)."""
+    evaluate: [...]}`, draws every part by itself (`context_choice`). Not given: the full context."""
     context_choice: ContextChoice = field(default_factory=ContextChoice)
     """What training draws contexts from where `contexts` has its other form. `contexts` are then those of
     validation and decoding: `evaluate`, else the first value of each part."""
@@ -68,17 +66,21 @@ class ExperimentConfig:
         # Not a default of the field: OmegaConf would merge a stage's weights into it.
         for stage in self.stages:
             stage.loss_weights = stage.loss_weights or dict(DEFAULT_LOSS_WEIGHTS)
+        # Here, because each part may come from another layer of options.
+        if not self.contexts:
+            self.contexts = [self.context_choice.first() if self.context_choice else Context.full()]
 
     @classmethod
     def in_full(cls, layer: Mapping[str, Any]) -> Mapping[str, Any]:
         """A layer of options in which `contexts` is a list.
 
         Raises:
-            UserError: an unknown part of the other form.
+            UserError: an unknown part of the other form, or no context in a list.
         """
         contexts = layer.get("contexts")
         if isinstance(contexts, Mapping):
             return _with_choice(layer, contexts)
+        _refuse_none(contexts, "contexts")
         if contexts is None or "context_choice" in layer:
             return layer
         return {**layer, "context_choice": asdict(ContextChoice())}
@@ -94,11 +96,20 @@ def _with_choice(layer: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[
     written["context_choice"] = choice
     if EVALUATE in contexts:
         written["contexts"] = contexts[EVALUATE]
-    elif all(isinstance(choice.get(name), list) and choice[name] for name in ("left", "chunk")):
-        first = {name: choice[name][0] for name in ("left", "chunk")}
-        right = choice.get("right")
-        written["contexts"] = [{**first, "right": right[0] if isinstance(right, list) and right else 0}]
+        _refuse_none(contexts[EVALUATE], f"contexts: {EVALUATE}")
+    elif {"left", "chunk"} <= set(choice):
+        written["contexts"] = []  # the first values, once all layers are known
     return written
+
+
+def _refuse_none(contexts: Any, option: str) -> None:
+    """Refuse a list without a context.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if contexts == []:
+        raise UserError(f"option '{option}' is []; expected at least 1")
 
 
 def experiment_schema() -> type[ExperimentConfig]:

@@ -11,6 +11,7 @@ from kdasr.distillation.terms.base import Need, known_terms, needing
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
 from kdasr.experiment.unpaired_checks import check_unpaired
 from kdasr.language_model.module import TERM as LM_TERM
+from kdasr.nn.context import ContextChoice
 
 
 def check_experiment(config: ExperimentConfig, source: str) -> None:
@@ -22,7 +23,7 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     _check_stages(config.stages, list(known_terms()), source)
     check_text(config.text, source)
     choice = config.context_choice
-    if bool(choice.left) != bool(choice.chunk) or (choice.full_probability > 0.0 and not choice):
+    if bool(choice.left) != bool(choice.chunk) or (choice != ContextChoice() and not choice):
         raise UserError(f"{source}: contexts: expected both left and chunk to draw from: {choice}")
     for context in (*config.contexts, *choice.all()):
         try:

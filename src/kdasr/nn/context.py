@@ -86,6 +86,10 @@ class ContextChoice:
     def __bool__(self) -> bool:
         return bool(self.chunk)
 
+    def first(self) -> Context:
+        """The first value of each part."""
+        return Context(self.left[0], self.chunk[0], self.right[0])
+
     def draw(self, seed: int, step: int) -> Context:
         """The context of a step: a function of seed and step alone, the same on every process."""
         draws = random.Random(f"context {seed} {step}")
