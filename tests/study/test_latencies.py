@@ -96,6 +96,15 @@ def test_decodings_under_contexts_use_the_gpus_of_their_job(tmp_path: Path) -> N
     assert all(command[-2:] == ("--device", "cuda") for command in commands)
 
 
+def test_a_system_that_is_evaluated_under_one_context_is_decoded_under_no_other(tmp_path: Path) -> None:
+    contexts = {"left": [8], "chunk": [2, 4], "evaluate": [{"left": 8, "chunk": 4}] * 2}
+    rows = {**ROWS, "all": {"system": "streaming", "settings": {"contexts": contexts}}}
+    study = make_study(tmp_path, rows=rows, summary="contexts", baselines=["wide"])
+    jobs = study.jobs(study.planner.runs(["all"], {"all": None}), "test")
+    assert [job.name.split(".")[1] for job in jobs] == 2 * ["train", "dev", "test"]
+    assert all(job.commands for job in jobs)
+
+
 def test_a_study_that_is_not_about_contexts_wants_equal_ones(tmp_path: Path) -> None:
     from kdasr.common.errors import UserError
 

@@ -22,7 +22,16 @@ from kdasr.data.tokenizer import RULE_NAME
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
 from kdasr.experiment.differences import identity_of
 from kdasr.nn.context import Context
-from kdasr.study.plan import LANGUAGE_MODEL, UNDER_CONTEXTS, WITH_LM, Planner, Run, needed_runs, weighs_labels
+from kdasr.study.plan import (
+    LANGUAGE_MODEL,
+    UNDER_CONTEXTS,
+    WITH_LM,
+    Planner,
+    Run,
+    needed_runs,
+    other_contexts,
+    weighs_labels,
+)
 from kdasr.study.recipe import Recipe
 from kdasr.study.stamps import Settings, StampedJob
 
@@ -83,7 +92,7 @@ class Study:
         kinds = STAGES if upto == "test" and self.recipe.results.rows[row].test else STAGES[:1]
         variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
         found = [f"{kind}{variant}" for variant in variants for kind in kinds]
-        if self.recipe.systems[row].context_choice:
+        if other_contexts(self.recipe.systems[row]):
             found += [f"{kind}{UNDER_CONTEXTS}" for kind in kinds]
         return found
 

@@ -54,8 +54,8 @@ class Run:
 
     @property
     def other_contexts(self) -> list[Context]:
-        """Further contexts that it is decoded under: of a system that draws its contexts."""
-        return self.config.contexts[1:] if self.config.context_choice else []
+        """Further contexts that it is decoded under."""
+        return other_contexts(self.config)
 
     def decoded_under(self, context: Context) -> Path:
         """The folder of a decoding under one of the further contexts."""
@@ -66,6 +66,13 @@ class Run:
         steps = sum(planned_steps(config_to_dict(self.config)["stages"], self.folder).values())
         peak = self.config.stages[0].learning_rate or self.config.training.optim.learning_rate
         return RunInfo(self.row, self.init, self.seed, peak, steps, self.folder)
+
+
+def other_contexts(config: ExperimentConfig) -> list[Context]:
+    """Contexts beside the first one that a system is decoded under, each once: of one that draws them."""
+    first, *others = config.contexts
+    others = [context for context in dict.fromkeys(others) if context != first]
+    return others if config.context_choice else []
 
 
 def needed_runs(run: Run) -> Iterator[Run]:
