@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from study_helpers import calls, make_study
 
+from kdasr.nn.context import Context
 from kdasr.study.driver import Options, run_study
 from kdasr.study.jobs import Study
-from kdasr.study.latencies import latency_plot, latency_points
+from kdasr.study.latencies import LatencyPoint, latency_plot, latency_points
 from kdasr.study.write import write_results
 
 CONTEXTS = {
@@ -86,6 +87,22 @@ def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
     assert shown == ["teacher", "separate", "all"]
     assert latency_plot([]) is None
     assert (finished.exp / "wer-latency-lines.png").is_file()
+
+
+def test_contexts_that_are_waited_for_alike_are_points_of_their_own() -> None:
+    contexts = {Context(8, 4): (10.0, 20.0), Context(8, 2, 2): (30.0, 50.0), Context(16, 4): (60.0, 70.0)}
+    points = [
+        LatencyPoint("all", seed, "test-clean", context, 160.0, wer, 300.0 + wer)
+        for context, wers in contexts.items()
+        for seed, wer in enumerate(wers, start=1)
+    ]
+    plot = latency_plot(points)
+    assert plot is not None
+    (axes,) = plot.figure.axes
+    drawn = next(line for line in axes.get_lines() if line.get_label() == "all")
+    assert list(drawn.get_ydata()) == [15.0, 40.0, 65.0]
+    assert list(drawn.get_xdata()) == [315.0, 340.0, 365.0]
+    assert "160 ms: WER 40.0 %, first word 340 ms" in plot.alt
 
 
 def test_decodings_under_contexts_use_the_gpus_of_their_job(tmp_path: Path) -> None:

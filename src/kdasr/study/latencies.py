@@ -26,6 +26,7 @@ class LatencyPoint:
     """The row, or what its rows have in common (`RowConfig.line`)."""
     seed: int
     part: str
+    context: Context
     context_ms: float | None
     """What is waited for: the chunk and its look-ahead. None: the whole utterance."""
     wer: float | None
@@ -85,7 +86,7 @@ def _of_context(
     for part in parts:
         found = part_result(trained, part)
         first = None if context.is_full else found.first_word_ms
-        yield LatencyPoint(line, run.seed, part, wait, found.wer, first)
+        yield LatencyPoint(line, run.seed, part, context, wait, found.wer, first)
 
 
 def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
@@ -96,20 +97,20 @@ def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
     """
     parts = list(dict.fromkeys(point.part for point in points if point.part.startswith("test")))
     parts = parts or list(dict.fromkeys(point.part for point in points))
-    means = {key: _mean(group) for key, group in _groups(points).items() if key[1] in parts}
-    latest = max((first for _, first in means.values() if first is not None), default=None)
+    means = [_Mean.of(group) for group in _groups(points) if group[0].part in parts]
+    latest = max((mean.first_word_ms for mean in means if mean.first_word_ms is not None), default=None)
     if latest is None:
         return None
-    lines = list(dict.fromkeys(line for line, _, _ in means))
+    lines = list(dict.fromkeys(mean.line for mean in means))
     styles = system_styles(lines)
     with figure_style():
         figure = Figure(figsize=(WIDTH, 3.8 + 0.1 * len(lines)), layout="constrained")
         panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for axes, part in zip(panels, parts, strict=True):
             for line in lines:
-                style, own = styles[line], [(k[2], v) for k, v in means.items() if k[:2] == (line, part)]
-                streamed = sorted((first, wer) for wait, (wer, first) in own if first is not None)
-                whole = [wer for wait, (wer, _) in own if wait is None]
+                style, own = styles[line], [m for m in means if (m.line, m.part) == (line, part)]
+                streamed = sorted((m.first_word_ms, m.wer) for m in own if m.first_word_ms is not None)
+                whole = [m.wer for m in own if m.context_ms is None]
                 look = {"color": style.color.light, "marker": style.marker, "linewidth": 1.2}
                 if streamed:
                     axes.plot(*zip(*streamed, strict=True), linestyle=style.line, label=line, **look)
@@ -119,29 +120,42 @@ def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
         panels[0].set_ylabel("word error rate, %")
         handles, labels = legend_entries(panels)
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    alt = "; ".join(
-        f"{line} on {part}, {'full' if wait is None else f'{number(wait)} ms'}: WER {number(wer, 1)} %"
-        + (f", first word {number(first)} ms" if first is not None else "")
-        for (line, part, wait), (wer, first) in means.items()
-    )
+    alt = "; ".join(map(str, means))
     caption = "Means over seeds. Each point of a line is a context; down and left is better."
     title = "Word error rate against first-word latency, a line per system"
     return Plot("wer-latency-lines", title, caption, f"Line plot. {alt}.", figure)
 
 
-_Key = tuple[str, str, float | None]
+@dataclass(frozen=True)
+class _Mean:
+    """The mean of a line's runs on one part under one context."""
+
+    line: str
+    part: str
+    context_ms: float | None
+    wer: float
+    first_word_ms: float | None
+
+    @classmethod
+    def of(cls, points: Sequence[LatencyPoint]) -> "_Mean":
+        first = [point.first_word_ms for point in points if point.first_word_ms is not None]
+        wer = float(np.mean([point.wer for point in points if point.wer is not None]))
+        one = points[0]
+        return cls(one.line, one.part, one.context_ms, wer, float(np.mean(first)) if first else None)
+
+    def __str__(self) -> str:
+        wait = "full" if self.context_ms is None else f"{number(self.context_ms)} ms"
+        text = f"{self.line} on {self.part}, {wait}: WER {number(self.wer, 1)} %"
+        return text if self.first_word_ms is None else f"{text}, first word {number(self.first_word_ms)} ms"
 
 
-def _groups(points: Sequence[LatencyPoint]) -> dict[_Key, list[LatencyPoint]]:
-    groups: dict[_Key, list[LatencyPoint]] = {}
+def _groups(points: Sequence[LatencyPoint]) -> list[list[LatencyPoint]]:
+    """Points that differ in nothing but the run, of those with an error rate.
+
+    By context: a chunk is waited for as long as one of half its size with as much look-ahead.
+    """
+    groups: dict[tuple[str, str, Context], list[LatencyPoint]] = {}
     for point in points:
         if point.wer is not None:
-            groups.setdefault((point.line, point.part, point.context_ms), []).append(point)
-    return groups
-
-
-def _mean(points: Sequence[LatencyPoint]) -> tuple[float, float | None]:
-    """Word error rate and latency."""
-    first = [point.first_word_ms for point in points if point.first_word_ms is not None]
-    wer = float(np.mean([point.wer for point in points if point.wer is not None]))
-    return wer, float(np.mean(first)) if first else None
+            groups.setdefault((point.line, point.part, point.context), []).append(point)
+    return list(groups.values())
