@@ -9,7 +9,7 @@ import pytest
 from study_helpers import calls, make_study
 
 from kdasr.nn.context import Context
-from kdasr.study.driver import Options, run_study
+from kdasr.study.driver import Options, collect, run_study
 from kdasr.study.jobs import Study
 from kdasr.study.latencies import LatencyPoint, latency_plot, latency_points
 from kdasr.study.write import write_results
@@ -87,6 +87,22 @@ def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
     assert shown == ["teacher", "separate", "all"]
     assert latency_plot([]) is None
     assert (finished.exp / "wer-latency-lines.png").is_file()
+
+
+def test_rows_are_compared_with_others_that_wait_as_long(finished: Study) -> None:
+    found = json.loads((finished.exp / "comparisons-contexts.json").read_text())
+    # The baseline `wide` is the model of its line for 160 ms.
+    assert {(e["context_ms"], e["row"], e["baseline"], e["part"]) for e in found} == {
+        (160.0, "all", "separate", part) for part in ("dev-clean", "test-clean")
+    }
+    evidence = collect(finished, "test")
+    for entry in found:
+        own = evidence.compare("all", "wide", entry["part"])
+        assert own is not None and entry["wer_rel_reduction"] == own.as_json()["wer_rel_reduction"]
+        # Both stand-ins show a first word after what they wait for.
+        assert entry["first_word_gain_ms"] == 0 and entry["num_seeds"] == 2
+    table = (finished.exp / "results.md").read_text().partition("Fewer word errors at the same wait")[2]
+    assert "| test-clean: row | against | 160 ms |" in table and "| `all` | `separate` |" in table
 
 
 def test_contexts_that_are_waited_for_alike_are_points_of_their_own() -> None:

@@ -36,7 +36,7 @@ def records(evidence: Evidence) -> dict[str, list[Record]]:
     ranking = evidence.ranking
     found = {
         "rows": [_row(mean, evidence) for mean in evidence.means],
-        "comparisons": [_comparison(comparison) for comparison in evidence.comparisons],
+        "comparisons": [comparison_record(comparison) for comparison in evidence.comparisons],
         "dev": [_ranked(entry, evidence) for entry in ranking.rows] if ranking else [],
         "rates": [
             _trial(entry, trial)
@@ -89,7 +89,8 @@ def _row(mean: MeanResult, evidence: Evidence) -> Record:
     }
 
 
-def _comparison(found: SeedComparison) -> Record:
+def comparison_record(found: SeedComparison) -> Record:
+    """A line of `comparisons`."""
     return {
         "part": found.part,
         "row": found.row,

@@ -15,7 +15,34 @@ from kdasr.report.wording import number
 from kdasr.study.driver import chosen_rates, finished_jobs
 from kdasr.study.jobs import STAGES, Study, mode_under
 from kdasr.study.plan import UNDER_CONTEXTS, Run
-from kdasr.study.trained_run import part_result, read_run
+from kdasr.study.trained_run import TrainedRun, part_result, read_run
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """One run under one context."""
+
+    run: Run
+    line: str
+    """The row, or what its rows have in common (`RowConfig.line`)."""
+    context: Context
+    folder: Path
+    parts: list[str]
+
+    @property
+    def wait_ms(self) -> float | None:
+        """What is waited for: the chunk and its look-ahead. None: the whole utterance."""
+        frame_ms = 1000.0 * self.run.config.model.geometry.frame_seconds
+        return None if self.context.is_full else round(frame_ms * self.context.window_frames, 6)
+
+    def read(self) -> TrainedRun:
+        """The run with what was decoded.
+
+        Raises:
+            UserError: a file is not as `kdasr decode` writes it.
+        """
+        mode = mode_under(self.context)
+        return read_run(self.run.info(), self.folder / mode, mode, self.parts)
 
 
 @dataclass(frozen=True)
@@ -52,9 +79,7 @@ def latency_points(study: Study, upto: str) -> list[LatencyPoint]:
     Raises:
         UserError: a file is not as `kdasr decode` writes it.
     """
-    runs = study.planner.runs(list(study.recipe.results.rows), chosen_rates(study))
-    done = finished_jobs(study, study.jobs(runs, upto))
-    points = [point for run in runs for point in _points(study, run, done, upto)]
+    points = [point for decoding in finished_decodings(study, upto) for point in _points(decoding)]
     lines = list(dict.fromkeys(point.line for point in points))
     parts = [part for kind in STAGES for part in study.recipe.parts(kind)]
 
@@ -65,28 +90,36 @@ def latency_points(study: Study, upto: str) -> list[LatencyPoint]:
     return sorted(points, key=place)
 
 
-def _points(study: Study, run: Run, done: set[str], upto: str) -> Iterator[LatencyPoint]:
-    """Of one run: its own context, and the further ones."""
+def finished_decodings(study: Study, upto: str) -> list[Decoding]:
+    """Of every run, its own context first, then the further ones, in the order of rows and seeds."""
+    runs = study.planner.runs(list(study.recipe.results.rows), chosen_rates(study))
+    done = finished_jobs(study, study.jobs(runs, upto))
+    return [decoding for run in runs for decoding in _decodings(study, run, done, upto)]
+
+
+def _decodings(study: Study, run: Run, done: set[str], upto: str) -> Iterator[Decoding]:
     row = study.recipe.results.rows[run.row]
     own = (run.config.contexts[0], run.decoded(), "")
     others = [(context, run.decoded_under(context), UNDER_CONTEXTS) for context in run.other_contexts]
-    for kind in STAGES if upto == "test" else STAGES[:1]:
-        for context, folder, suffix in (own, *others):
-            if run.job_name(f"{kind}{suffix}") in done:
-                yield from _of_context(run, row.line or run.row, context, folder, study.recipe.parts(kind))
+    for context, folder, suffix in (own, *others):
+        kinds = [
+            kind
+            for kind in (STAGES if upto == "test" else STAGES[:1])
+            if run.job_name(f"{kind}{suffix}") in done
+        ]
+        parts = [part for kind in kinds for part in study.recipe.parts(kind)]
+        if parts:
+            yield Decoding(run, row.line or run.row, context, folder, parts)
 
 
-def _of_context(
-    run: Run, line: str, context: Context, folder: Path, parts: Sequence[str]
-) -> Iterator[LatencyPoint]:
-    mode = mode_under(context)
-    trained = read_run(run.info(), folder / mode, mode, parts)
-    frame_ms = 1000.0 * run.config.model.geometry.frame_seconds
-    wait = None if context.is_full else round(frame_ms * context.window_frames, 6)
-    for part in parts:
+def _points(decoding: Decoding) -> Iterator[LatencyPoint]:
+    trained, context = decoding.read(), decoding.context
+    for part in decoding.parts:
         found = part_result(trained, part)
         first = None if context.is_full else found.first_word_ms
-        yield LatencyPoint(line, run.seed, part, context, wait, found.wer, first)
+        yield LatencyPoint(
+            decoding.line, decoding.run.seed, part, context, decoding.wait_ms, found.wer, first
+        )
 
 
 def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:

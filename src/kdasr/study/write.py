@@ -9,7 +9,7 @@ from kdasr.study.driver import collect
 from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_brief import brief, links, write_csv
 from kdasr.study.evidence_plot import evidence_plot
-from kdasr.study.evidence_records import records
+from kdasr.study.evidence_records import as_csv, records
 from kdasr.study.evidence_tables import (
     fill_section,
     markdown,
@@ -24,12 +24,15 @@ from kdasr.study.latencies import latency_plot, latency_points
 from kdasr.study.plan import WITH_LM
 from kdasr.study.recovered import recovered
 from kdasr.study.results_config import CONTEXTS
+from kdasr.study.waits import compare_at_waits, waits_json, waits_records, waits_tables
 
 PICTURE = "wer-latency.png"
 LINES = "wer-latency-lines.png"
 """A line per system through its contexts."""
 CSV_FOLDER = "results"
 COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
+COMPARISONS_AT_WAITS, AT_WAITS = "comparisons-contexts.json", "contexts"
+"""The file, and what its CSV file is called after the recipe."""
 
 
 def write_results(study: Study, upto: str, command: str, document: Path | None) -> Iterator[str]:
@@ -55,12 +58,17 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
         decodings[WITH_LM] = collect(study, upto, WITH_LM)
     evidence = decodings[""]
     yield from _write_numbers(study, decodings, upto)
+    at_waits = {}
+    if study.recipe.results.summary == CONTEXTS:
+        at_waits = compare_at_waits(study, evidence, upto)
+        write_json(study.exp / COMPARISONS_AT_WAITS, waits_json(at_waits))
+        yield f"{study.exp / COMPARISONS_AT_WAITS}"
     plot = evidence_plot(evidence)
     if plot:
         save_png(plot.figure, study.exp / PICTURE)
         yield f"{study.exp / PICTURE}"
     further = _with_language_model(study, decodings, lambda found: [*tables(found), missing_note(found)])
-    content = markdown(evidence, command, PICTURE if plot else None, further)
+    content = markdown(evidence, command, PICTURE if plot else None, [*further, *waits_tables(at_waits)])
     write_text(study.exp / "results.md", content + "\n")
     yield f"{study.exp / 'results.md'}"
     if document is not None:
@@ -76,6 +84,10 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
         for variant, found in decodings.items():
             name = study.recipe.path.stem + variant
             yield from map(str, write_csv(found, name, document.parent / CSV_FOLDER))
+        if at_waits:
+            path = document.parent / CSV_FOLDER / f"{study.recipe.path.stem}-{AT_WAITS}.csv"
+            write_text(path, as_csv(waits_records(at_waits)))
+            yield f"{path}"
 
 
 def _section(study: Study, decodings: Mapping[str, Evidence], command: str, picture: str | None) -> str:
