@@ -191,6 +191,8 @@ def run(*arguments: object) -> Result:
 
 def test_the_command_exports_and_checks(student, same_encoder, tmp_path: Path) -> None:
     save_student(tmp_path / "stranger", student.bundle.context, seed=2)
+    # The same weights, of a system whose first context is another than the exported one.
+    save_student(tmp_path / "twin", Context(left=4, chunk=4))
     cuts = write_cuts(tmp_path, [spoken.samples_N for spoken in UTTERANCES[:3]])
     exported = run(student.folder, "--out", tmp_path / "bundle")
     assert exported.exit_code == 0 and "encoder.onnx" in exported.output
@@ -199,6 +201,7 @@ def test_the_command_exports_and_checks(student, same_encoder, tmp_path: Path) -
     for arguments, last, status in [
         ([], "3 of 3 utterances identical", 0),
         (["--against", student.folder], "3 of 3 utterances identical", 0),
+        (["--against", tmp_path / "twin"], "3 of 3 utterances identical", 0),
         (["--against", tmp_path / "stranger"], "0 of 3 utterances identical", 1),
     ]:
         checked = run("--check", tmp_path / "bundle", cuts, *arguments)

@@ -200,7 +200,10 @@ def _check(wanted: _Check) -> None:
     torch.set_num_threads(1)
     bundle = open_exported(wanted.folder)
     if wanted.against:
-        ours = load_bundle(wanted.against, wanted.checkpoint)
+        system = load_bundle(wanted.against, wanted.checkpoint)
+        # The graphs may be of another of its contexts.
+        system.model.config.encoder.check_context(bundle.context)
+        ours = replace(system, context=bundle.context)
     else:
         ours = load_exported(wanted.folder, int8=wanted.int8)
     parts = [_load(path, ours.tokenizer) for path in wanted.cuts]
