@@ -297,6 +297,9 @@ def test_all_contexts_of_a_training_are_decoded_beside_the_own_one(exp: Path, da
         assert json.loads((folder / "summary.json").read_text())["context"] == f"left=8 chunk={chunk} right=0"
     own = exp / "decode" / "streaming" / "test-clean"
     assert json.loads((own / "summary.json").read_text())["context"] == "left=8 chunk=4 right=0"
+    before = {path: path.stat().st_mtime_ns for path in exp.glob("contexts/*/*/*/summary.json")}
+    _decode(exp / "checkpoints" / "last.pt", data, "streaming", "--all-contexts", "--max-utterances", 1)
+    assert before == {path: path.stat().st_mtime_ns for path in exp.glob("contexts/*/*/*/summary.json")}
     with pytest.raises(UserError, match="--context needs one context"):
         _decode(exp, data, "streaming", "--all-contexts", "--context", "full")
 

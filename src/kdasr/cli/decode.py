@@ -185,7 +185,7 @@ def command(
     if joined is not None:
         joined = replace(batch_size(joined, streams), ranks=ranks)
         streams = joined.batch
-    others = trained_contexts(exp) if all_contexts else {}
+    others = trained_contexts(_system_folder(exp)) if all_contexts else {}
     if contexts is not None:
         needs("one context, not --contexts", "context", "long_form", "out")
         others = parse_contexts(contexts, _system_folder(exp))
