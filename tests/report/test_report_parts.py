@@ -1,6 +1,7 @@
 """Reading logs, choosing utterances, and laying their tokens out in time."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -307,11 +308,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, change: dict, fault:
 def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -> None:
     write_experiment(tmp_path / "exp")
     system, other = SYSTEMS["two-stage"], tmp_path / "exp" / "two-stage" / "contexts"
-    for name, chunk in (("wide", 16), ("narrow", 2)):
+    contexts = {"wide": "left=32 chunk=16 right=1", "narrow": "left=32 chunk=2 right=1", "all": "full"}
+    for name, context in contexts.items():
         for part in ("test-clean", "test-other") if name == "wide" else ("test-clean",):
             write_part(other / name, "two-stage", system, part, 20)
         for path in (other / name).glob("decode/*/*/summary.json"):
-            content = json.loads(path.read_text()) | {"context": f"left=32 chunk={chunk} right=1"}
+            content = json.loads(path.read_text()) | {"context": context}
             path.write_text(json.dumps(content))
         (other / name / "decode").rename(other / f"{name}-decoded")
         (other / name).rmdir()
@@ -324,8 +326,12 @@ def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -
     assert written == [(row.context, row.part) for row in (*own, *rows)]
     table = context_table(rows)
     assert table is not None
-    assert [(line.chunk_ms, line.right_ms) for line in table.lines] == [(80.0, 40.0), (640.0, 40.0)]
+    sizes = [(line.left_ms, line.chunk_ms, line.right_ms) for line in table.lines]
+    assert sizes == [(1280.0, 80.0, 40.0), (1280.0, 640.0, 40.0), (0.0, math.inf, 0.0)]
+    assert [line.is_full for line in table.lines] == [False, False, True]
     assert [row is None for row in table.lines[0].rows] == [False, True]
     plot = contexts_plot(rows, system_styles(["two-stage"]))
-    assert plot is not None and plot.alt.count("WER") == 3
+    assert plot is not None and plot.alt.count("WER") == 4
+    clean = plot.figure.axes[0]
+    assert [text.get_text() for text in clean.texts] == ["80 + 40 ms", "640 + 40 ms", "full"]
     assert context_table([]) is None and contexts_plot([], {}) is None

@@ -1,5 +1,6 @@
 """One system under several contexts: how much waiting buys how many words."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,16 @@ class ContextLine:
     """One context of one system; a row per part, None where it was not decoded."""
 
     system: str
+    left_ms: float
     chunk_ms: float
+    """Infinite under the full context."""
     right_ms: float
     rows: list[ResultRow | None]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the whole utterance is waited for."""
+        return math.isinf(self.chunk_ms)
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,15 @@ def write_contexts_json(rows: Sequence[ResultRow], path: Path) -> None:
 
 
 def waiting_ms(row: ResultRow) -> tuple[float, float]:
-    """Chunk and right context of a row under `left=32 chunk=8 right=0`, in ms."""
+    """Chunk and right context of a row under `left=32 chunk=8 right=0`, in ms; infinite under `full`."""
+    if row.waits_for_end:
+        return math.inf, 0.0
+    return _part_ms(row, "chunk"), _part_ms(row, "right")
+
+
+def _part_ms(row: ResultRow, name: str) -> float:
     frames = dict(re.findall(r"(\w+)=(\d+)", row.context))
-    return tuple(row.frame_ms * int(frames.get(name, 0)) for name in ("chunk", "right"))  # type: ignore[return-value]
+    return row.frame_ms * int(frames.get(name, 0))
 
 
 def context_table(rows: Sequence[ResultRow]) -> ContextTable | None:
@@ -61,13 +75,17 @@ def context_table(rows: Sequence[ResultRow]) -> ContextTable | None:
     if not rows:
         return None
     parts = part_names(rows)
-    keys = {(row.system, row.context): waiting_ms(row) for row in rows}
+    keys = {(row.system, row.context): (_part_ms(row, "left"), *waiting_ms(row)) for row in rows}
     found = {(row.system, row.context, row.part): row for row in rows}
     lines = [
-        ContextLine(system, *waiting, [found.get((system, context, part)) for part in parts])
-        for (system, context), waiting in keys.items()
+        ContextLine(system, *sizes, [found.get((system, context, part)) for part in parts])
+        for (system, context), sizes in keys.items()
     ]
-    return ContextTable(parts, sorted(lines, key=lambda line: (line.system, line.chunk_ms + line.right_ms)))
+
+    def place(line: ContextLine) -> tuple[str, float, float]:
+        return line.system, line.chunk_ms + line.right_ms, line.left_ms
+
+    return ContextTable(parts, sorted(lines, key=place))
 
 
 def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
@@ -95,7 +113,8 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
         for row in measured
     )
     caption = (
-        "The same weights under several chunk sizes, which the points name (vertical lines: 95 % intervals). "
+        "The same weights under several chunk sizes, which the points name, and after a + the look-ahead "
+        "(vertical lines: 95 % intervals). "
         "Down and left is better: what a longer wait buys."
     )
     return Plot("contexts", "Chunk size against words and latency", caption, f"Line plot. {alt}.", figure)
@@ -121,10 +140,17 @@ def _line(axes: Axes, points: Sequence[ResultRow], style: SystemStyle) -> None:
             alpha=0.6,
         )
         axes.annotate(
-            f"{number(waiting_ms(row)[0])} ms",
+            _wait(row),
             (latency, row.error_rate.estimate),
             xytext=(6, 6),
             textcoords="offset points",
             color=INK.light,
             fontsize=7.5,
         )
+
+
+def _wait(row: ResultRow) -> str:
+    """What is waited for."""
+    if row.waits_for_end:
+        return "full"
+    return f"{' + '.join(number(part) for part in waiting_ms(row) if part)} ms"
