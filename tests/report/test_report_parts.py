@@ -305,6 +305,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, change: dict, fault:
         read_experiments([tmp_path])
 
 
+def test_contexts_that_another_checkpoint_decoded_are_named(tmp_path: Path) -> None:
+    write_experiment(tmp_path, {"two-stage": SYSTEMS["two-stage"]}, 4)
+    folder = tmp_path / "two-stage"
+    for name in ("wide", "narrow"):
+        shutil.copytree(folder / "decode", folder / "contexts" / name)
+    for path in folder.glob("**/summary.json"):
+        digest, context = ("b", "full") if "wide" in path.parts else ("a", "left=8 chunk=2 right=0")
+        _rewrite(
+            path,
+            lambda found, said=(digest, context): found.update(checkpoint_sha256=said[0], context=said[1]),
+        )
+    (note,) = [note for note in collect_results([tmp_path]).notes if "another checkpoint" in note.text]
+    assert note.subject == "two-stage" and "under full: decode again" in note.text
+    assert note.command.endswith("--contexts full") and "'test-clean test-other'" in note.command
+
+
 def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -> None:
     write_experiment(tmp_path / "exp")
     system, other = SYSTEMS["two-stage"], tmp_path / "exp" / "two-stage" / "contexts"

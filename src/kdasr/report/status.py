@@ -8,7 +8,7 @@ from pathlib import Path
 from kdasr.common.errors import UserError
 from kdasr.report.experiment import long_form_path
 from kdasr.report.long_form import LongFormRow
-from kdasr.report.records import SystemRecord
+from kdasr.report.records import DecodedPart, SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.wording import number
@@ -58,6 +58,7 @@ def collect_notes(
     notes += (
         _older_versions(systems, long_form)
         + _long_form_alone(systems)
+        + _contexts_of_other_weights(systems)
         + _contradictions(systems, rows)
         + _unequal_students(rows, roles)
         + _doubtful_parts(systems, rows, parts)
@@ -177,6 +178,27 @@ def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
             text = f"decoded as long streams only on {', '.join(lacking)}: not in results.json."
             notes.append(Note(system.name, text, _mend(system, lacking)))
     return notes
+
+
+def _contexts_of_other_weights(systems: Sequence[SystemRecord]) -> list[Note]:
+    """Decodings under further contexts by another checkpoint than that of a system's own results."""
+    notes = []
+    for system in systems:
+        own = {_weights(part) for part in system.parts.values()} - {None}
+        others = [part for found in system.contexts for part in found.values()]
+        stale = [part for part in others if own and _weights(part) not in {*own, None}]
+        if stale:
+            contexts = dict.fromkeys(str(part.summary.get("context")) for part in stale)
+            text = f"decoded by another checkpoint under {'; '.join(contexts)}: decode again."
+            command = decode_command(system, sorted({part.part for part in stale}))
+            chosen = shlex.join(["--contexts", "; ".join(contexts)])
+            notes.append(Note(system.name, text, f"{command} {chosen}" if system.config else ""))
+    return notes
+
+
+def _weights(part: DecodedPart) -> str | None:
+    """The digest of the checkpoint that decoded it; None in an older version."""
+    return part.summary.get("checkpoint_sha256")
 
 
 def _contradictions(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> list[Note]:
