@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from study_helpers import calls, make_study
 
+from kdasr.common.errors import UserError
 from kdasr.nn.context import Context
 from kdasr.study.driver import Options, collect, run_study
 from kdasr.study.jobs import Study
@@ -105,6 +106,18 @@ def test_rows_are_compared_with_others_that_wait_as_long(finished: Study) -> Non
     assert "| test-clean: row | against | 160 ms |" in table and "| `all` | `separate` |" in table
 
 
+@pytest.mark.parametrize("decoded", ["decode", "contexts/left-8-chunk-2-right-1"])
+def test_what_was_decoded_again_under_another_context_is_refused(finished: Study, decoded: str) -> None:
+    path = finished.exp / "seed-1" / "all" / decoded / "streaming" / "test-clean" / "summary.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), "context": "left=1 chunk=1 right=0"}))
+    try:
+        with pytest.raises(UserError, match=r"test-clean: decoded under 'left=1 .*, not under 'left=8 chunk"):
+            list(write_results(finished, "test", "kdasr results", None))
+    finally:
+        path.write_text(before)
+
+
 def test_contexts_that_are_waited_for_alike_are_points_of_their_own() -> None:
     contexts = {Context(8, 4): (10.0, 20.0), Context(8, 2, 2): (30.0, 50.0), Context(16, 4): (60.0, 70.0)}
     points = [
@@ -139,7 +152,5 @@ def test_a_system_that_is_evaluated_under_one_context_is_decoded_under_no_other(
 
 
 def test_a_study_that_is_not_about_contexts_wants_equal_ones(tmp_path: Path) -> None:
-    from kdasr.common.errors import UserError
-
     with pytest.raises(UserError, match="first context"):
         make_study(tmp_path, rows=ROWS, baselines=["wide"])

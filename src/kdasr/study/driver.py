@@ -136,6 +136,9 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
     """Every decoded run of the recipe, whichever call has trained it; see `Evidence`.
 
     `variant`: empty for greedy search, or `WITH_LM`.
+
+    Raises:
+        UserError: a file is not as `kdasr decode` writes it, or of another context than the run's.
     """
     results = study.recipe.results
     runs = study.planner.runs(list(results.rows), chosen_rates(study))
@@ -147,7 +150,8 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
         parts = [part for kind in there for part in study.recipe.parts(kind)]
         if parts:
             mode = "offline" if run.offline else "streaming"
-            trained.append(read_run(run.info(), run.decoded(variant) / mode, mode, parts))
+            decoded = run.decoded(variant) / mode
+            trained.append(read_run(run.info(), decoded, mode, parts, run.config.contexts[0]))
     return Evidence(
         rows=list(results.rows),
         runs=trained,

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from kdasr.common.errors import UserError
 from kdasr.evaluation.latency_summary import first_token_shares, first_word_summary
 from kdasr.evaluation.statistics import summarize
+from kdasr.nn.context import Context
 from kdasr.report.experiment import read_part
 from kdasr.report.metrics_log import MetricsRow, read_metrics
 from kdasr.report.records import DecodedPart, DecodedUtterance
@@ -85,13 +87,19 @@ class PartResult:
         }
 
 
-def read_run(info: RunInfo, decoded: Path, mode: str, parts: Sequence[str]) -> TrainedRun:
-    """Read what was decoded of a run: folders of parts in `decoded`, in one mode.
+def read_run(info: RunInfo, decoded: Path, mode: str, parts: Sequence[str], context: Context) -> TrainedRun:
+    """Read what was decoded of a run under one context: folders of parts in `decoded`, in one mode.
 
     Raises:
-        UserError: a file is not as `kdasr decode` writes it.
+        UserError: a file is not as `kdasr decode` writes it, or of another context.
     """
     found = {part: read_part(decoded / part, mode) for part in parts}
+    for part in found.values():
+        if part.summary.get("context", str(context)) != str(context):
+            raise UserError(
+                f"{part.folder}: decoded under '{part.summary['context']}', not under '{context}', since the "
+                "study did it: remove that folder, and the same command decodes it again"
+            )
     return TrainedRun(info, found, read_metrics(info.folder / "metrics.jsonl"))
 
 

@@ -30,7 +30,7 @@ def compare_at_waits(study: Study, evidence: Evidence, upto: str) -> dict[Wait, 
         upto: dev or test.
 
     Raises:
-        UserError: a file is not as `kdasr decode` writes it.
+        UserError: a file is not as `kdasr decode` writes it, or of another context.
     """
     results = study.recipe.results
     by_wait: dict[Wait, list[Decoding]] = {}
