@@ -321,6 +321,24 @@ def test_contexts_that_another_checkpoint_decoded_are_named(tmp_path: Path) -> N
     assert note.command.endswith("--contexts full") and "'test-clean test-other'" in note.command
 
 
+def test_long_streams_under_another_context_than_their_utterances_are_named(tmp_path: Path) -> None:
+    write_experiment(tmp_path, {"two-stage": SYSTEMS["two-stage"]}, 4)
+    for part in ("test-clean", "test-other"):
+        write_long_form(tmp_path / "two-stage", part)
+    decode = tmp_path / "two-stage" / "decode"
+    for part, context in (
+        ("test-clean", "left=8 chunk=2 right=0"),
+        ("test-other", "left=32 chunk=8 right=0"),
+    ):
+        _rewrite(
+            decode / "long-form" / part / "summary.json",
+            lambda found, said=context: found.update(context=said),
+        )
+    (note,) = [note for note in collect_results([tmp_path]).notes if "long streams were" in note.text]
+    assert note.text.startswith("test-clean: long streams were decoded under left=8 chunk=2 right=0")
+    assert note.command.endswith("--parts test-clean --mode streaming --long-form")
+
+
 def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -> None:
     write_experiment(tmp_path / "exp")
     system, other = SYSTEMS["two-stage"], tmp_path / "exp" / "two-stage" / "contexts"

@@ -58,6 +58,7 @@ def collect_notes(
     notes += (
         _older_versions(systems, long_form)
         + _long_form_alone(systems)
+        + _long_form_of_other_contexts(systems)
         + _contexts_of_other_weights(systems)
         + _contradictions(systems, rows)
         + _unequal_students(rows, roles)
@@ -177,6 +178,22 @@ def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
         if lacking:
             text = f"decoded as long streams only on {', '.join(lacking)}: not in results.json."
             notes.append(Note(system.name, text, _mend(system, lacking)))
+    return notes
+
+
+def _long_form_of_other_contexts(systems: Sequence[SystemRecord]) -> list[Note]:
+    """Parts whose long streams were decoded under another context than their utterances."""
+    notes = []
+    for system in systems:
+        for part, summary in system.long_form.items():
+            found = system.parts[part].summary.get("context") if part in system.parts else None
+            joined = summary.get("context")
+            if None not in (found, joined) and found != joined:
+                text = f"{part}: long streams were decoded under {joined}, and utterances under {found}."
+                # A system with a full context has no long streams of its own.
+                again = system.config and found != "full"
+                command = f"{decode_command(system, [part])} --long-form" if again else ""
+                notes.append(Note(system.name, text, command))
     return notes
 
 
