@@ -384,9 +384,15 @@ def test_batches_that_k2_refuses_go_to_the_native_losses(num_tokens: int) -> Non
     assert compute(objective, model, batch, {"rnnt": 1.0}).total.isfinite()
 
 
-@pytest.mark.parametrize("rnnt_type", ["regular", "modified", "constrained"])
-def test_bf16_autocast_is_finite_and_close(rnnt_type: str) -> None:
-    objective, batch = make_objective(rnnt=native(rnnt_type=rnnt_type)), dummy_batch()
+@pytest.mark.parametrize(
+    ("rnnt_type", "activation"),
+    [("regular", "tanh"), ("regular", "relu"), ("modified", "tanh"), ("constrained", "tanh")],
+)
+def test_bf16_autocast_is_finite_and_close(rnnt_type: str, activation: str) -> None:
+    """With a teacher that has the joiner of the losses or another one."""
+    teacher, batch = tiny_model(seed=1), dummy_batch()
+    teacher.joiner.activation = activation
+    objective = make_objective(rnnt=native(rnnt_type=rnnt_type), teacher=teacher)
     exact = compute(objective, tiny_model(), batch)
     model = tiny_model()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -394,7 +400,8 @@ def test_bf16_autocast_is_finite_and_close(rnnt_type: str) -> None:
     losses.total.backward()
     assert losses.total.dtype == torch.float32
     assert all(grad.isfinite().all() for grad in gradients(model).values())
-    torch.testing.assert_close(losses.terms["rnnt"], exact.terms["rnnt"], rtol=0.05, atol=0.0)
+    for name in ("rnnt", "output_kl"):
+        torch.testing.assert_close(losses.terms[name], exact.terms[name], rtol=0.05, atol=0.0)
 
 
 @pytest.mark.parametrize("num_columns", [0, 3])

@@ -173,4 +173,7 @@ class JoinerNodes(NamedTuple):
     @torch.no_grad()
     def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
         """See `NodeLogits`."""
-        return self.joiner(self.am_FD[frames_N], self.lm_SD[states_N]).float()
+        # The losses run without autocast, under which the projections were made in a half type.
+        made, weights = self.am_FD.dtype, self.joiner.output.weight.dtype
+        with torch.autocast(self.am_FD.device.type, made, enabled=made != weights):
+            return self.joiner(self.am_FD[frames_N], self.lm_SD[states_N]).float()
