@@ -1,10 +1,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
@@ -14,18 +16,24 @@ from kdasr.distillation.objective_config import RnntConfig
 from kdasr.distillation.step import Denominators, Losses, StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.distillation.terms.auxiliary import AuxiliaryConfig
+from kdasr.distillation.terms.base import known_terms
 from kdasr.distillation.terms.hidden_mse import HiddenConfig, HiddenTerm
 from kdasr.distillation.terms.output_kl import OutputConfig
 from kdasr.distillation.terms.rnnt import rnnt_term
 from kdasr.losses.lattice.node_weights import NODE_WEIGHTS
 from kdasr.losses.pruned_rnnt import select_backend
 from kdasr.losses.pruned_rnnt.backend import NATIVE
+from kdasr.models.encoders.base import EncoderConfig
+from kdasr.models.encoders.fast_conformer import FastConformerConfig
+from kdasr.models.encoders.tiny import tiny_encoder
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import subsampled_length
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
+from zipformer2_models import small_config
 
 STREAMING = Context(left=4, chunk=2)
 ALL_TERMS = {"rnnt": 1.0, "ctc": 0.3, "hidden_mse": 2.0, "output_kl": 0.5}
@@ -402,6 +410,41 @@ def test_bf16_autocast_is_finite_and_close(rnnt_type: str, activation: str) -> N
     assert all(grad.isfinite().all() for grad in gradients(model).values())
     for name in ("rnnt", "output_kl"):
         torch.testing.assert_close(losses.terms[name], exact.terms[name], rtol=0.05, atol=0.0)
+
+
+class NoWait(TorchFunctionMode):
+    """Refuses copies to a device that wait for all of its work; what is copied here are lengths."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        moves = any(isinstance(value, (torch.device, Tensor)) for value in (*args[1:], *kwargs.values()))
+        assert func is not Tensor.to or not moves or kwargs.get("non_blocking")
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        (tiny_encoder(), small_config()),
+        (small_config(), FastConformerConfig(num_layers=1, dim=8, num_heads=2)),
+    ],
+)
+def test_no_copy_of_lengths_waits_for_the_device(student: EncoderConfig, teacher: EncoderConfig) -> None:
+    batch, model = dummy_batch(), build_transducer(replace(tiny_config(), encoder=student))
+    config = ObjectiveConfig(
+        rnnt=native(left_buffer=9.0, delay_penalty=0.01), output=OutputConfig(shift=1, wrong_nodes="drop")
+    )
+    frozen = TransducerTeacher(build_transducer(replace(tiny_config(), encoder=teacher)), Context.full())
+    batch.word_times_BS2 = torch.zeros(*batch.tokens_BS.shape, 2)
+    batch.teacher_features_BTF, batch.teacher_kind = batch.features_BTF, frozen.geometry.features
+    rate = [at for at, layer in enumerate(student.geometry.hidden) if layer.stride == student.geometry.stride]
+    config.auxiliary = AuxiliaryConfig(layers=rate[-1:], num_heads=1)  # type: ignore[attr-defined]
+    weights = dict.fromkeys(known_terms(), 1.0)
+    with NoWait():
+        objective = Objective(config, model.config, frozen)
+        compute(objective, model, batch, weights, context=Context(4, 2)).total.backward()
 
 
 @pytest.mark.parametrize("num_columns", [0, 3])

@@ -91,7 +91,7 @@ class AlignedTeacher:
             sources_BT = _own_frames(num_frames, teacher_lens_B)
         if values_BTD.shape[1] == 0:
             return values_BTD.new_zeros(len(values_BTD), num_frames, values_BTD.shape[2])
-        index_BT1 = sources_BT.to(values_BTD.device)[:, :, None]
+        index_BT1 = sources_BT.to(values_BTD.device, non_blocking=True)[:, :, None]
         return values_BTD.gather(1, index_BT1.expand(-1, -1, values_BTD.shape[2]))
 
     def nodes(self) -> NodeLogits:

@@ -49,7 +49,7 @@ class PrunedLattice:
     @property
     def valid(self) -> Tensor:
         """`(B, T, K)`: whether a node is inside its utterance."""
-        boundary_B4 = self.boundary_B4.to(self.ranges_BTK.device)
+        boundary_B4 = self.boundary_B4.to(self.ranges_BTK.device, non_blocking=True)
         frames = torch.arange(self.ranges_BTK.shape[1], device=self.ranges_BTK.device)
         inside_time_BT = frames < boundary_B4[:, 3:4]
         return inside_time_BT[:, :, None] & (self.ranges_BTK <= boundary_B4[:, 2, None, None])
@@ -183,7 +183,7 @@ class LatticeBuilder:
             symbols=lattice.tokens_BS,
             ranges=lattice.ranges_BTK,
             termination_symbol=BLANK,
-            boundary=lattice.boundary_B4.to(lattice.ranges_BTK.device),
+            boundary=_for(functions, lattice.boundary_B4, lattice.ranges_BTK.device),
             rnnt_type=self.config.rnnt_type,
             delay_penalty=penalty,
             reduction="none",
@@ -202,21 +202,21 @@ def _windows(config: RnntConfig, batch: Batch, frame_seconds: float, device: tor
     """First and one past the last frame of each piece; None where nothing is restricted."""
     if not config.is_restricted or batch.word_times_BS2 is None:
         return None
-    begin_BS, end_BS = batch.word_times_BS2.to(device).unbind(-1)
+    begin_BS, end_BS = batch.word_times_BS2.to(device, non_blocking=True).unbind(-1)
     left = torch.inf if config.left_buffer is None else config.left_buffer
     right = torch.inf if config.right_buffer is None else config.right_buffer
     frames_BS2 = torch.stack((begin_BS - left, end_BS + right), dim=-1) / frame_seconds
-    return (frames_BS2.clamp(0, MOST_FRAMES).floor() + torch.tensor([0, 1], device=device)).long()
+    return (frames_BS2.clamp(0, MOST_FRAMES).floor() + torch.arange(2, device=device)).long()
 
 
 def _boundary(token_lens_B: Tensor, lens_B: Tensor) -> Tensor:
     zeros_B = torch.zeros_like(lens_B)
-    return torch.stack((zeros_B, zeros_B, token_lens_B.to(lens_B), lens_B), dim=1)
+    return torch.stack((zeros_B, zeros_B, token_lens_B.to(lens_B.dtype), lens_B), dim=1)
 
 
 def _for(functions: Backend, boundary_B4: Tensor, device: torch.device) -> Tensor:
     """The native functions look at lengths on the CPU without waiting; k2 wants them beside the scores."""
-    return boundary_B4 if functions.name == "native" else boundary_B4.to(device)
+    return boundary_B4 if functions.name == "native" else boundary_B4.to(device, non_blocking=True)
 
 
 def _logits(functions: Backend, lattice: PrunedLattice) -> Tensor:

@@ -85,13 +85,13 @@ _LOW = -1e4
 def _beyond(like: Tensor, lens_B: Tensor) -> Tensor:
     """True (B, T) for padding; `like` has T frames in its second dimension from the end."""
     frames_T = torch.arange(like.shape[-2], device=like.device)
-    return frames_T >= lens_B.to(like.device)[:, None]
+    return frames_T >= lens_B.to(like.device, non_blocking=True)[:, None]
 
 
 def _mean(value_BT: Tensor, lens_B: Tensor) -> Tensor:
-    inside_BT = torch.arange(value_BT.shape[1], device=value_BT.device) < lens_B.to(value_BT.device)[:, None]
-    total_B = torch.where(inside_BT, value_BT, 0.0).sum(1)
-    return total_B / lens_B.to(value_BT.device).clamp(min=1)
+    lens_B = lens_B.to(value_BT.device, non_blocking=True)
+    inside_BT = torch.arange(value_BT.shape[1], device=value_BT.device) < lens_B[:, None]
+    return torch.where(inside_BT, value_BT, 0.0).sum(1) / lens_B.clamp(min=1)
 
 
 def _check(student_BTD: Tensor, teacher_BTD: Tensor) -> None:

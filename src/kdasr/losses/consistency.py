@@ -33,4 +33,5 @@ def ctc_consistency(logits_BTV: Tensor, target_BTV: Tensor, lens_B: Tensor) -> T
         target = as_float(target_BTV.detach()).log_softmax(2)
         value_BT = functional.kl_div(own, target, reduction="none", log_target=True).sum(2)
         frames_T = torch.arange(value_BT.shape[1], device=value_BT.device)
-        return torch.where(frames_T < lens_B.to(value_BT.device)[:, None], value_BT, 0.0).sum(1)
+        lens_B = lens_B.to(value_BT.device, non_blocking=True)
+        return torch.where(frames_T < lens_B[:, None], value_BT, 0.0).sum(1)

@@ -54,7 +54,7 @@ def _layer_mse(student_BTD: Tensor, teacher_BTD: Tensor, lens_B: Tensor) -> Tens
             "differ in shape"
         )
     _, num_frames, width = student_BTD.shape
-    lens_B = lens_B.to(student_BTD.device)
+    lens_B = lens_B.to(student_BTD.device, non_blocking=True)
     padding_BT = torch.arange(num_frames, device=student_BTD.device) >= lens_B[:, None]
     with torch.autocast(device_type=student_BTD.device.type, enabled=False):
         difference = as_float(student_BTD) - as_float(teacher_BTD.detach())

@@ -88,7 +88,7 @@ class Branch(nn.Module):
         projected_BTD = self.project(hidden_BTH)
         frames_T = torch.arange(num_frames, device=device)
         # An utterance without frames sees its first one: attention to nothing is NaN.
-        beyond_BT = frames_T >= lens_B.to(device).clamp(min=1)[:, None]
+        beyond_BT = frames_T >= lens_B.to(device, non_blocking=True).clamp(min=1)[:, None]
         whole_BTD = self.layer(projected_BTD, src_key_padding_mask=beyond_BT)
         if self.lstm is None:
             return BranchOutput(whole_BTD, None)

@@ -94,7 +94,7 @@ def plan_of_nodes(
     batch, num_frames, _ = ranges.shape
     check_boundary(boundary, batch, symbols.shape[1], num_frames, from_origin=True)
     ranges = ranges.long()
-    boundary = None if boundary is None else boundary.to(ranges.device).long()
+    boundary = None if boundary is None else boundary.to(ranges.device, non_blocking=True).long()
     frames_F, states_FK = valid_frames(ranges, boundary, symbols.shape[1] + 1)
     symbols_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
     return LatticePlan(

@@ -103,7 +103,7 @@ class NextSymbols(NamedTuple):
     def of(cls, symbols_BS: Tensor, lens_B: Tensor, blank: int) -> "NextSymbols":
         """Of transcripts `(B, S)`, padded with anything beyond their lengths."""
         states_S = torch.arange(symbols_BS.shape[1] + 1, device=symbols_BS.device)
-        over_BS = states_S >= lens_B.to(symbols_BS.device)[:, None]
+        over_BS = states_S >= lens_B.to(symbols_BS.device, non_blocking=True)[:, None]
         return cls(functional.pad(symbols_BS, (0, 1)).masked_fill(over_BS, blank).flatten(), blank)
 
     def differ_from(self, logits_NV: Tensor, states_N: Tensor) -> Tensor:

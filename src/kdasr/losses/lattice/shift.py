@@ -19,7 +19,7 @@ class MovedLogits(NamedTuple):
 
     def logits_of(self, frames_N: Tensor, states_N: Tensor) -> Tensor:
         """See `NodeLogits`."""
-        return self.logits.logits_of(self.rows_F.to(frames_N.device)[frames_N], states_N)
+        return self.logits.logits_of(self.rows_F.to(frames_N.device, non_blocking=True)[frames_N], states_N)
 
 
 def at_frames(logits: NodeLogits, sources_BT: Tensor, num_frames: int) -> NodeLogits:
@@ -32,7 +32,7 @@ def at_frames(logits: NodeLogits, sources_BT: Tensor, num_frames: int) -> NodeLo
     """
     if isinstance(logits, Joint):
         am_BTD = logits.am_BTD
-        index_BT1 = sources_BT.to(am_BTD.device)[:, :, None]
+        index_BT1 = sources_BT.to(am_BTD.device, non_blocking=True)[:, :, None]
         return logits._replace(am_BTD=am_BTD.gather(1, index_BT1.expand(-1, -1, am_BTD.shape[2])))
     first_B1 = num_frames * torch.arange(len(sources_BT), device=sources_BT.device)[:, None]
     return MovedLogits(logits, (first_B1 + sources_BT).flatten())
@@ -58,7 +58,7 @@ def shifted(
         The same distributions on moved frames, and whether a frame's source is inside its utterance,
         `(B, T)`. Frames whose source is outside get the nearest frame inside, so that all hold something.
     """
-    lens_B1 = lens_B.to(device)[:, None]
+    lens_B1 = lens_B.to(device, non_blocking=True)[:, None]
     sources_BT = (torch.arange(num_frames, device=device) - shift).expand(len(lens_B), -1)
     inside_BT = (sources_BT >= 0) & (sources_BT < lens_B1)
     nearest_BT = torch.minimum(sources_BT, lens_B1 - 1).clamp(min=0).long()

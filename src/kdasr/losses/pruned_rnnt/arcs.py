@@ -99,7 +99,8 @@ def finish_symbol_arcs(
     px = functional.pad(px, (0, 1), value=-torch.inf)
     if boundary is None:
         return px
-    after_end = torch.arange(px.shape[2], device=px.device) == boundary[:, 3:4].to(px.device)
+    t_ends = boundary[:, 3:4].to(px.device, non_blocking=True)
+    after_end = torch.arange(px.shape[2], device=px.device) == t_ends
     return px.masked_fill(after_end[:, None, :], -torch.inf)
 
 
@@ -118,7 +119,8 @@ def finish_band_arcs(
     if delay_penalty > 0.0:
         px_BTK = px_BTK + _early_bonus(num_frames, boundary, px_BTK, delay_penalty)[:, :, None]
     if rnnt_type == "regular" and boundary is not None:
-        after_end = torch.arange(num_frames, device=px_BTK.device) == boundary[:, 3:4].to(px_BTK.device)
+        t_ends = boundary[:, 3:4].to(px_BTK.device, non_blocking=True)
+        after_end = torch.arange(num_frames, device=px_BTK.device) == t_ends
         px_BTK = px_BTK.masked_fill(after_end[:, :, None], -torch.inf)
     return px_BTK
 
@@ -128,7 +130,7 @@ def _early_bonus(num_frames: int, boundary: Tensor | None, like: Tensor, delay_p
     frames = torch.arange(num_frames, device=like.device, dtype=like.dtype)
     if boundary is None:
         return (delay_penalty * ((num_frames - 1) / 2 - frames)).unsqueeze(0)
-    return delay_penalty * ((boundary[:, 3:4].to(like) - 1) / 2 - frames)
+    return delay_penalty * ((boundary[:, 3:4].to(like, non_blocking=True) - 1) / 2 - frames)
 
 
 def reduce_loss(loss_B: Tensor, reduction: str) -> Tensor:

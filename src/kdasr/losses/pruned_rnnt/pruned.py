@@ -99,7 +99,8 @@ def pruned_loss_and_occupation(
     num_symbols = symbols.shape[1]
     check_boundary(boundary, batch, num_symbols, num_frames, from_origin=True)
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        ranges, boundary = ranges.long(), boundary if boundary is None else boundary.to(logits.device).long()
+        ranges = ranges.long()
+        boundary = None if boundary is None else boundary.to(logits.device, non_blocking=True).long()
         nodes_BTK = symbols_of_nodes(symbols, ranges, termination_symbol)
         px, py = log_probs_of_nodes(logits, nodes_BTK, termination_symbol, use_hat_loss)
         check_logits(logits, px, py, boundary)

@@ -45,7 +45,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
         needed = torch.div(s_ends - 1, t_ends.clamp(min=1), rounding_mode="trunc") + 2
         s_range = max(s_range, int(needed.max()))
     s_range = min(s_range, num_symbols + 1)
-    s_ends, t_ends = s_ends.to(py_grad.device), t_ends.to(py_grad.device)
+    s_ends, t_ends = (ends.to(py_grad.device, non_blocking=True) for ends in (s_ends, t_ends))
     starts = _best_windows(px_grad, py_grad, s_range)
     # The last frame and the padding hold the end of the transcript.
     frames = torch.arange(num_frames, device=starts.device)

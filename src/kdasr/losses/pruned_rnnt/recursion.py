@@ -211,7 +211,7 @@ def lattice_of(
     else:
         # On another device looking would make the CPU wait, and moving by 0 is right too.
         elsewhere = boundary.device.type != "cpu" or bool(boundary[:, :2].any())
-        boundary = boundary.to(px.device).long()
+        boundary = boundary.to(px.device, non_blocking=True).long()
     if elsewhere:
         px, py = _from_origin(px, py, boundary)
     columns = _to_columns(px, py, boundary)

@@ -159,7 +159,8 @@ class ConformerEncoder(Encoder):
             return EncoderOutput(x_BUD, lens_B, [x_BUD for _ in self.layers])
         left, chunk, right = clip_context(context, num_frames)
         state = self._zero_state(x_BUD.shape[0], left, x_BUD.device)
-        blocks, _ = self._run_layers(to_blocks(x_BUD, chunk, right), lens_B.to(x_BUD.device), state, chunk)
+        there_B = lens_B.to(x_BUD.device, non_blocking=True)
+        blocks, _ = self._run_layers(to_blocks(x_BUD, chunk, right), there_B, state, chunk)
         hidden = [main_frames(x_BNWD, chunk)[:, :num_frames] for x_BNWD in blocks]
         return EncoderOutput(hidden[-1], lens_B, hidden)
 
@@ -176,7 +177,7 @@ class ConformerEncoder(Encoder):
         if feature_lens_B is None:
             lens_B = torch.full_like(state.processed_B, context.window_frames)
         else:
-            lens_B = self.geometry.num_frames(feature_lens_B.to(x_BWD.device))
+            lens_B = self.geometry.num_frames(feature_lens_B.to(x_BWD.device, non_blocking=True))
         blocks, state = self._run_layers(x_BWD.unsqueeze(1), lens_B, state, context.chunk)
         return StepOutput(main_frames(blocks[-1], context.chunk), lens_B.clamp(max=context.chunk), state)
 

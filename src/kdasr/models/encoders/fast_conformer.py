@@ -265,7 +265,7 @@ class FastConformerEncoder(Encoder):
     def forward(self, features_BTF: Tensor, feature_lens_B: Tensor, context: Context) -> EncoderOutput:
         """Encode whole utterances. See `Encoder.forward`."""
         self.config.check_context(context)
-        lens_B = feature_lens_B.to(features_BTF.device)
+        lens_B = feature_lens_B.to(features_BTF.device, non_blocking=True)
         if features_BTF.shape[1] == 0:
             empty_BUD = features_BTF.new_zeros(len(features_BTF), 0, self.config.dim)
             return EncoderOutput(empty_BUD, lens_B.cpu(), [empty_BUD for _ in self.layers])

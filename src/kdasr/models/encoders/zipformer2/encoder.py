@@ -78,7 +78,7 @@ class Zipformer2Encoder(Encoder):
             return self._nothing(features_BTF, lens_B)
         if self.training and not self.is_repeating:
             self._count(features_BTF)
-        feature_lens_B = feature_lens_B.to(features_BTF.device)
+        feature_lens_B = feature_lens_B.to(features_BTF.device, non_blocking=True)
         x_BUD, frame_lens_B, ends_B = self.whole(features_BTF, feature_lens_B, context)
         (left, chunk, right), edge = self._blocks(x_BUD.shape[1], context)
         x_BNUD = to_blocks(x_BUD, chunk, right)
@@ -116,7 +116,7 @@ class Zipformer2Encoder(Encoder):
         frame_lens_B = torch.full_like(state.processed_B, block)
         lens_B, ends_B = torch.full_like(state.processed_B, context.chunk), None
         if feature_lens_B is not None:
-            feature_lens_B = feature_lens_B.to(features_BWF.device)
+            feature_lens_B = feature_lens_B.to(features_BWF.device, non_blocking=True)
             features_BWF = _silenced(features_BWF, feature_lens_B)
             lens_B = self.geometry.streamed_frames(feature_lens_B).clamp(max=context.chunk)
             frame_lens_B = self._streamed_lens(feature_lens_B).clamp(max=block)
