@@ -2,7 +2,7 @@
 
 `p^a / sum(p^a) = softmax(a * log p)`, a temperature of `1 / a`: an exponent below 1 smooths, 1 changes
 nothing. The rules are ours, after the "power transformation based adaptive smoothness" of Tang et al. 2023
-(arXiv 2306.15171), whose formula is not public.
+(arXiv 2306.15171), whose formula we did not have.
 
 Shapes: B utterances, N lattice nodes, V classes.
 """
