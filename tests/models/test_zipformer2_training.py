@@ -10,6 +10,7 @@ from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.models.encoders.zipformer2 import attention
 from kdasr.models.encoders.zipformer2.attention import by_key
 from kdasr.models.encoders.zipformer2.encoder import Zipformer2Encoder
 from kdasr.models.encoders.zipformer2.front_end import pointwise
@@ -75,6 +76,25 @@ def test_training_is_random_and_its_random_numbers_are_torchs() -> None:
     first, again, other = run(encoder(), 1), run(encoder(), 1), run(encoder().eval(), 1)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("context", [CONTEXT, Context.full()], ids=str)
+def test_large_scores_are_pulled_back_as_far_as_in_a_sum_over_frames(
+    monkeypatch: pytest.MonkeyPatch, context: Context
+) -> None:
+    """By 1e-4 where the loss is a sum: the same share of the gradient as of a mean over encoded frames."""
+    penalties: list[float] = []
+
+    def penalized(_: torch.Tensor, grad: torch.Tensor, __: float, penalty: float) -> torch.Tensor:
+        penalties.append(penalty)
+        return grad
+
+    monkeypatch.setattr(attention, "penalized_gradient", penalized)
+    monkeypatch.setattr(attention, "PENALTY_PROBABILITY", 1.0)
+    encoded_BUD = run(encoder(), 1, context)
+    encoded_BUD.mean().backward()
+    num_frames = encoded_BUD.shape[0] * encoded_BUD.shape[1]
+    assert penalties == pytest.approx([1e-4 / num_frames] * 4, rel=0.15)  # whole groups of frames
 
 
 def test_scores_of_distances_are_found_by_query_and_key() -> None:

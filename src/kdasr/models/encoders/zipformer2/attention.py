@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdasr.models.encoders.zipformer2.config import StackSizes
+from kdasr.models.encoders.zipformer2.config import OUTPUT_FACTOR, StackSizes
 from kdasr.models.encoders.zipformer2.frames import Frames
 from kdasr.models.encoders.zipformer2.scaled import scaled_linear
 from kdasr.nn.blocks import with_left_context
@@ -31,6 +31,7 @@ class AttentionWeights(nn.Module):
     def __init__(self, sizes: StackSizes, pos_dim: int, clock: Clock) -> None:
         super().__init__()
         self.num_heads = sizes.num_heads
+        self.encoded_per_frame = sizes.factor / OUTPUT_FACTOR
         self.query_dim = sizes.num_heads * sizes.query_head_dim
         self.pos_query_dim = sizes.num_heads * sizes.pos_head_dim
         self.project = scaled_linear(
@@ -61,7 +62,8 @@ class AttentionWeights(nn.Module):
             positions_HSR = self.project_positions(positions_RP).t().unflatten(0, (self.num_heads, -1))
             scores = scores + by_key(pos_query_BNHWS @ positions_HSR, scores)
         if self.training and by_chance(PENALTY_PROBABILITY):
-            penalty = SCORE_PENALTY / len(x_BNWD)
+            num_frames = x_BNWD.shape[0] * x_BNWD.shape[1] * frames.chunk
+            penalty = SCORE_PENALTY / (num_frames * self.encoded_per_frame)
             scores = shape_gradient(
                 scores, lambda x, grad: penalized_gradient(x, grad, LARGEST_SCORE, penalty)
             )
@@ -73,7 +75,8 @@ PENALTY_PROBABILITY = 0.1
 LARGEST_SCORE = 25.0
 """Scores that are larger are pulled back."""
 SCORE_PENALTY = 1e-4
-"""The gradient that does it, for losses that are sums over the utterances of a batch; ours are means."""
+"""The gradient that does it, for losses in nats that are summed over a batch, as in icefall. Those of a
+transducer and of CTC are here divided by the encoded frames of the batch, and so is this."""
 
 
 def by_head(x_BNWD: Tensor, num_heads: int) -> Tensor:
