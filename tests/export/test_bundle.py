@@ -294,6 +294,13 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         target.mkdir(parents=True)
         row = {**summary, "part": part, "checkpoint_sha256": sha256(system.path), **of_others.get(part, {})}
         (target / "summary.json").write_text(json.dumps(row))
+    # Of `kdasr decode --all-contexts`: the own context once more, and another one.
+    under = [("chunk-4", "test-clean", system.context), ("chunk-4", "test-other", system.context)]
+    for name, part, context in (*under, ("chunk-2", "test-more", Context(8, 2))):
+        target = folder / "contexts" / name / "streaming" / part
+        target.mkdir(parents=True)
+        row = {**summary, "part": part, "checkpoint_sha256": sha256(system.path), "context": str(context)}
+        (target / "summary.json").write_text(json.dumps(row))
     counts = [{"sub": 1, "ins": 0, "del": 0, "words": 8}, {"sub": 0, "ins": 0, "del": 0, "words": 8}]
     scores = [{"id": f"{speaker}-1-1", "errors": counts[speaker % 2]} for speaker in range(100)]
     measured = folder / "decode" / "streaming" / "test-clean" / "utterances.jsonl"
@@ -319,7 +326,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "| license | not stated",
         "| test-clean | 1 s, quiet | at endpoints | 3.25 (1.00 to 5.50) | 2.00 | 298 | 489 |",
         "kdasr train --config conf/demo.yaml --exp exp/student --override data.dir=data/demo\n",
-        "kdasr decode exp/student --data DATA --parts test-clean --long-form\n",
+        "kdasr decode exp/student --data DATA --parts 'test-clean test-other' --long-form\n",
         "kdasr export exp/student --out DIR\n",
     ):
         assert fact in card, fact
@@ -332,7 +339,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     assert [float(row[1]), float(row[2])] == pytest.approx([6.25 - 1.23, 6.25 + 1.23], abs=0.3)
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
-    assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean"]
+    assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean", "test-other"]
 
 
 def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

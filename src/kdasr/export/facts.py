@@ -144,9 +144,13 @@ def _relative_command(command: Any) -> list[str] | None:
 
 
 def _results(folder: Path, own: "_Own") -> list[Facts]:
-    """Whole parts decoded with this checkpoint alone: no phrases to favor, no language model."""
-    found = []
-    for path in sorted(folder.glob("decode/*/*/summary.json")):
+    """Whole parts decoded with this checkpoint alone: no phrases to favor, no language model.
+
+    Also those of `kdasr decode --contexts`, where they are under the system's context.
+    """
+    found: list[Facts] = []
+    own_paths, others = folder.glob("decode/*/*/summary.json"), folder.glob("contexts/*/*/*/summary.json")
+    for path in [*sorted(own_paths), *sorted(others)]:
         summary = _read(path)
         if not own.made(summary) or "conditions" in summary:
             continue
@@ -155,6 +159,8 @@ def _results(folder: Path, own: "_Own") -> list[Facts]:
             continue
         row = {key: summary.get(key) for key in ("part", "mode", "wer", "cer", "num_utterances", "num_words")}
         row["search"] = summary.get("search", "greedy")
+        if any(all(row[key] == one[key] for key in ("part", "mode", "search")) for one in found):
+            continue
         row["wer_ci"] = _interval(path.with_name("utterances.jsonl"))
         if row["mode"] == "streaming":
             row["first_word_ms"] = (summary.get("first_word_ms") or {}).get("mean")
