@@ -138,7 +138,7 @@ def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
     styles = system_styles(lines)
     with figure_style():
         figure = Figure(figsize=(WIDTH, 3.8 + 0.1 * len(lines)), layout="constrained")
-        panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+        panels = figure.subplots(1, len(parts), squeeze=False)[0]
         for axes, part in zip(panels, parts, strict=True):
             for line in lines:
                 style, own = styles[line], [m for m in means if (m.line, m.part) == (line, part)]
