@@ -155,6 +155,19 @@ def test_a_layer_that_is_skipped_passes_its_input_on() -> None:
     assert torch.equal(seen[0], seen[1])
 
 
+def test_balancers_see_what_a_module_gives_and_not_what_is_left_out() -> None:
+    """Zeros of utterances that skip a module say nothing of it."""
+    model = encoder()
+    layer = model.stacks[0].layers[0]  # type: ignore[index]
+    always = model.clock.ramp((0, 1.0))
+    layer.attention_skip_rate = layer.feed_forward2_skip_rate = layer.feed_forward3_skip_rate = always
+    seen: list[torch.Tensor] = []
+    for balancer in (layer.nonlin_balancer, layer.feed_forward2_balancer, layer.feed_forward3_balancer):
+        balancer.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    run(model, 0)
+    assert len(seen) == 3 and all(bool(part.any()) for part in seen)
+
+
 def test_the_layers_begin_near_the_identity() -> None:
     """So that a deep stack trains from its first step: modules start with small outputs."""
     model = encoder().eval()
