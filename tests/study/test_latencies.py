@@ -13,6 +13,7 @@ from kdasr.nn.context import Context
 from kdasr.study.driver import Options, collect, run_study
 from kdasr.study.jobs import Study
 from kdasr.study.latencies import LatencyPoint, latency_plot, latency_points
+from kdasr.study.waits import compare_at_waits
 from kdasr.study.write import write_results
 
 CONTEXTS = {
@@ -102,6 +103,11 @@ def test_rows_are_compared_with_others_that_wait_as_long(finished: Study) -> Non
         assert own is not None and entry["wer_rel_reduction"] == own.as_json()["wer_rel_reduction"]
         # Both stand-ins show a first word after what they wait for.
         assert entry["first_word_gain_ms"] == 0 and entry["num_seeds"] == 2
+    # A line of several rows is there to be compared with, baseline or not.
+    without = compare_at_waits(finished, replace(evidence, baselines=[]), "test")
+    assert [(wait, {(c.row, c.baseline) for c in pairs}) for wait, pairs in without.items()] == [
+        (160.0, {("all", "separate")})
+    ]
     table = (finished.exp / "results.md").read_text().partition("Fewer word errors at the same wait")[2]
     assert "| test-clean: row | against | 160 ms |" in table and "| `all` | `separate` |" in table
 

@@ -1,6 +1,6 @@
 """Rows that are decoded under several contexts, compared at each wait: at 80 ms with others at 80 ms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,8 @@ WHOLE = "whole utterance"
 def compare_at_waits(study: Study, evidence: Evidence, upto: str) -> dict[Wait, list[SeedComparison]]:
     """By wait, the shortest first: every line against the baselines and what else it is compared with.
 
-    A line stands for its rows (`RowConfig.line`): separate models, each for one wait, are one system. Where
-    a run has several contexts of one wait, the first counts.
+    A line stands for its rows (`RowConfig.line`): separate models, each for one wait, are one system, and
+    every other is compared with it. Where a run has several contexts of one wait, the first counts.
 
     Args:
         study: whose decodings are read.
@@ -57,7 +57,7 @@ def _at_one_wait(results: ResultsConfig, evidence: Evidence, decodings: Sequence
         evidence,
         rows=shown(list(results.rows)),
         runs=list(runs.values()),
-        baselines=shown(evidence.baselines),
+        baselines=list(dict.fromkeys([*shown(evidence.baselines), *_of_several_rows(results, names)])),
         topline=names.get(evidence.topline, evidence.topline),
         shared=shown(evidence.shared),
         against={names[row]: shown(others) for row, others in evidence.against.items() if row in names},
@@ -65,6 +65,12 @@ def _at_one_wait(results: ResultsConfig, evidence: Evidence, decodings: Sequence
         lines={},
         rank_against="",
     )
+
+
+def _of_several_rows(results: ResultsConfig, names: Mapping[str, str]) -> list[str]:
+    """The lines, among the names of a wait, that stand for several rows of the recipe."""
+    lines = [row.line for row in results.rows.values() if row.line]
+    return [name for name in names.values() if lines.count(name) > 1]
 
 
 def _names(decodings: Sequence[Decoding]) -> dict[str, str]:
