@@ -10,6 +10,7 @@ from study_helpers import calls, make_study
 
 from kdasr.common.errors import UserError
 from kdasr.nn.context import Context
+from kdasr.report.style import system_styles
 from kdasr.study.driver import Options, collect, run_study
 from kdasr.study.jobs import Study
 from kdasr.study.latencies import LatencyPoint, latency_plot, latency_points
@@ -88,6 +89,8 @@ def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
     shown = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert shown == ["teacher", "separate", "all"]
     assert latency_plot([]) is None
+    looks = [(style.color, style.marker) for style in system_styles([f"row-{n}" for n in range(16)]).values()]
+    assert len(set(looks)) == 16
     assert (finished.exp / "wer-latency-lines.png").is_file()
 
 

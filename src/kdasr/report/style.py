@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,6 +93,9 @@ _SETTINGS = {
 }
 
 
+_FURTHER_MARKERS = ("<", ">", "p", "h", "d", "8", "H")
+"""Of the ninth system and those after it."""
+
 Styles = Mapping[str, SystemStyle]
 """By system, for the whole report."""
 
@@ -100,12 +103,17 @@ Styles = Mapping[str, SystemStyle]
 def system_styles(names: Sequence[str], named: Sequence[str] = ()) -> dict[str, SystemStyle]:
     """The style of every system of a report; those that play a part (`named`) come first, also if absent.
 
-    So these look the same in every report of a recipe.
+    So these look the same in every report of a recipe. Where there are more systems than colors, those of one
+    color have other markers.
     """
     others = [name for name in names if name not in named]
     styles = {name: _SYSTEM_STYLES[index % len(_SYSTEM_STYLES)] for index, name in enumerate(named)}
     spare = _SYSTEM_STYLES[len(named) :] or _SYSTEM_STYLES
-    return styles | {name: spare[index % len(spare)] for index, name in enumerate(others)}
+    for index, name in enumerate(others):
+        style, again = spare[index % len(spare)], index // len(spare)
+        further = _FURTHER_MARKERS[(index + again) % len(_FURTHER_MARKERS)]
+        styles[name] = replace(style, marker=further) if again else style
+    return styles
 
 
 @contextmanager
