@@ -93,7 +93,7 @@ _SETTINGS = {
 }
 
 
-_FURTHER_MARKERS = ("<", ">", "p", "h", "d", "8", "H")
+_FURTHER_MARKERS = ("d", "<", ">", "p", "h", "H", "8")
 """Of the ninth system and those after it."""
 
 Styles = Mapping[str, SystemStyle]
