@@ -53,7 +53,7 @@ class BriefTables:
                 cells.append(_spread(line, "wer"))
                 cells += [_with_share(line)] if streamed else []
             table.append(cells)
-        return _markdown(table) if len(table) > 1 else ""
+        return markdown_table(table) if len(table) > 1 else ""
 
     def _comparisons(self) -> str:
         lines = [line for line in self.found.get("comparisons", []) if line["part"] in self.parts]
@@ -69,15 +69,15 @@ class BriefTables:
             cells = [f"`{row}`", f"`{against}`"]
             for part in self.parts:
                 line = by_part.get(part, {})
-                cells.append(_decided(line, "fewer_word_errors_percent", "word_errors"))
-                cells += [_decided(line, "first_word_earlier_ms", "first_word")] if streamed else []
+                cells.append(decided(line, "fewer_word_errors_percent", "word_errors"))
+                cells += [decided(line, "first_word_earlier_ms", "first_word")] if streamed else []
             table.append(cells)
         if len(table) == 1:
             return ""
         note = "Positive is better, bold is decided: the interval does not contain 0."
         if streamed:
             note += " First words are compared on the utterances that both rows have right."
-        return f"{note}\n\n{_markdown(table)}"
+        return f"{note}\n\n{markdown_table(table)}"
 
 
 def brief(evidence: Evidence, name: str, folder: str) -> list[str]:
@@ -146,11 +146,13 @@ def _spread(line: Mapping[str, str], name: str, sign: bool = False) -> str:
     return f"{estimate} ({low} to {high})"
 
 
-def _decided(line: Mapping[str, str], name: str, finding: str) -> str:
+def decided(line: Mapping[str, str], name: str, finding: str) -> str:
+    """A number of a record with its interval; bold where the finding says that it is decided."""
     text = _spread(line, name, sign=True)
     return f"**{text}**" if line.get(finding) in ("fewer", "more", "earlier", "later") else text
 
 
-def _markdown(table: Sequence[Sequence[str]]) -> str:
+def markdown_table(table: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the heads."""
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     return "\n".join([lines[0], f"|{'---|' * len(table[0])}", *lines[1:]])

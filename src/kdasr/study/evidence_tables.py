@@ -202,13 +202,13 @@ def _comparison_table(baseline: str, comparisons: Sequence[SeedComparison], topl
         cells = (
             f"`{found.row}`",
             found.part,
-            signed_interval(found.wer, 1),
+            _signed_interval(found.wer, 1),
             verdict(found.wer, "fewer", "more"),
-            signed_interval(found.first_word.gain, 0),
+            _signed_interval(found.first_word.gain, 0),
             verdict(found.first_word.gain, "earlier", "later"),
             share(found.first_word.coverage),
-            signed_interval(found.first_token, 0),
-            signed_interval(found.gap, 2),
+            _signed_interval(found.first_token, 0),
+            _signed_interval(found.gap, 2),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -235,17 +235,16 @@ def _ranking_table(ranking: Ranking, evidence: Evidence) -> str:
             _interval(entry.wer, 1),
             *(number(wer, 1) for wer in entry.wer_by_part.values()),
             number(entry.first_word_ms),
-            NOTHING if ours else signed_interval(entry.fewer, 1),
+            NOTHING if ours else _signed_interval(entry.fewer, 1),
             "" if ours else verdict(entry.fewer, "fewer", "more"),
-            NOTHING if ours else signed_interval(entry.word_earlier, 0),
+            NOTHING if ours else _signed_interval(entry.word_earlier, 0),
             "" if ours else verdict(entry.word_earlier, "earlier", "later"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def signed_interval(interval: Interval, digits: int) -> str:
-    """An estimate with its sign, and its interval."""
+def _signed_interval(interval: Interval, digits: int) -> str:
     if finite_estimate(interval):
         low, high = signed(interval.low, digits), signed(interval.high, digits)
         return f"{signed(interval.estimate, digits)} ({low} to {high})"

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdasr.report.wording import number, verdict
+from kdasr.report.wording import number
 from kdasr.study.evidence import Evidence, SeedComparison
+from kdasr.study.evidence_brief import decided, markdown_table
 from kdasr.study.evidence_records import Record, comparison_record, plain
-from kdasr.study.evidence_tables import signed_interval
 from kdasr.study.jobs import Study
 from kdasr.study.latencies import Decoding, finished_decodings
 from kdasr.study.results_config import ResultsConfig
@@ -100,29 +100,23 @@ def waits_records(found: dict[Wait, list[SeedComparison]]) -> list[Record]:
 
 def waits_tables(found: dict[Wait, list[SeedComparison]]) -> list[str]:
     """A Markdown table per part: how many percent fewer errors each line makes at each wait."""
-    everything = [comparison for comparisons in found.values() for comparison in comparisons]
-    parts = list(dict.fromkeys(comparison.part for comparison in everything))
+    lines = waits_records(found)
+    parts = list(dict.fromkeys(line["part"] for line in lines))
     parts = [part for part in parts if part.startswith("test")] or parts
-    pairs = list(dict.fromkeys((comparison.row, comparison.baseline) for comparison in everything))
-    if not parts:
-        return []
-    heads = [WHOLE if wait is None else f"{number(wait)} ms" for wait in found]
+    pairs = dict.fromkeys((line["row"], line["against"]) for line in lines)
+    by_place = {(line["part"], line["row"], line["against"], line["context_ms"]): line for line in lines}
+    heads = {plain(wait): WHOLE if wait is None else f"{number(wait)} ms" for wait in found}
     blocks = [
         "Fewer word errors at the same wait (chunk and look-ahead), % (95 %); positive is better, bold is "
         "decided:"
     ]
     for part in parts:
-        lines = [f"| {part}: row | against | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+        table = [[f"{part}: row", "against", *heads.values()]]
         for row, baseline in pairs:
-            cells = []
-            for comparisons in found.values():
-                same = [c for c in comparisons if (c.row, c.baseline, c.part) == (row, baseline, part)]
-                cells.append(_decided(same[0]) if same else "")
-            lines.append(f"| `{row}` | `{baseline}` | {' | '.join(cells)} |")
-        blocks.append("\n".join(lines))
-    return blocks
-
-
-def _decided(found: SeedComparison) -> str:
-    text = signed_interval(found.wer, 1)
-    return f"**{text}**" if verdict(found.wer, "fewer", "more") in ("fewer", "more") else text
+            same = [by_place.get((part, row, baseline, wait), {}) for wait in heads]
+            cells = [
+                decided(line, "fewer_word_errors_percent", "word_errors") if line else "" for line in same
+            ]
+            table.append([f"`{row}`", f"`{baseline}`", *cells])
+        blocks.append(markdown_table(table))
+    return blocks if parts else []
