@@ -24,18 +24,21 @@ def segments(recognizer: StreamingRecognizer, samples: np.ndarray) -> list[Resul
     return [result for _, result in recognizer.decode_segments([stream])]
 
 
-def test_live_streams_equal_segments_of_the_recognizer() -> None:
+@pytest.mark.parametrize(
+    "packet", [1600, 16000, 160000]
+)  # the last: all audio, and its end, before any decoding
+def test_live_streams_equal_segments_of_the_recognizer(packet: int) -> None:
     recognizer = make_recognizer(CONTEXT, search=BeamOptions(beam=3), endpoints=RULES)
     pause = np.zeros(16000, dtype=np.float32)
     talks = [np.concatenate([bursts(2.0 + seed, seed), pause, bursts(1.0, seed + 9)]) for seed in range(3)]
     lives = [LiveStream(recognizer) for _ in talks]
     found: dict[LiveStream, list[Heard]] = {live: [] for live in lives}
-    for start in range(0, max(map(len, talks)) + 1600, 1600):
+    for start in range(0, max(map(len, talks)), packet):
         for live, talk in zip(lives, talks, strict=True):
             if start < len(talk):
-                live.accept(16000, talk[start : start + 1600])
-            elif not live.stream.is_finished:
-                live.finish()
+                live.accept(16000, talk[start : start + packet])
+                if start + packet >= len(talk):
+                    live.finish()
         for live, heard in decode_live(lives):
             found[live].append(heard)
     for live, talk in zip(lives, talks, strict=True):

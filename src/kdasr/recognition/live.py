@@ -143,7 +143,7 @@ class LiveStream:
         return heard
 
     def _begin_segment(self, result: Result) -> None:
-        if not self.stream.is_finished:
+        if not self.stream.is_finished or self.recognizer.is_ready(self.stream):  # audio is left in it
             self.recognizer.reset(self.stream)
             return
         before, self.stream = self.stream, self.recognizer.create_stream(self._biasing)
