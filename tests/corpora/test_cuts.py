@@ -348,6 +348,11 @@ def shards(change: Callable[[Path], None]) -> Callable[[Path], list[Path]]:
     return make
 
 
+def at(cut: MonoCut, position: Any) -> MonoCut:
+    cut.custom = {"chapter": "x", "position": position}
+    return cut
+
+
 def keep_all(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 4
 
@@ -404,6 +409,8 @@ def only_the_manifest(tmp_path: Path) -> list[Path]:
         (shards(empty_both), r"dev: 2 of 2 manifests or shards cannot be used: .*000000\.jsonl\.gz: an"),
         (shards(empty_audio), r"recording\.000001\.tar: an empty shard: 0 recordings, 1 cuts"),
         (shards(other_audio), r"recording\.000001\.tar: has 'a' in the place of 'b'|in the place of"),
+        (lambda path: [write(path / "c.jsonl.gz", at(one_cut(path), "00:10"))],
+         "cut 'a': its custom field 'position' is '00:10': expected a number"),
         (only_the_manifest, r"dev: 1 of 1 .*its audio is in a Shar archive: name the folder"),
     ],
 )  # fmt: skip

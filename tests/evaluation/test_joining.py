@@ -117,6 +117,12 @@ def test_utterances_are_joined_as_they_were_spoken(cuts: list[Any], expected: li
     assert [cuts.index(found) for found in in_order(cuts)] == expected
 
 
+@pytest.mark.parametrize("position", ["00:10", [1], float("nan")])
+def test_a_position_that_is_no_number_is_refused(position: Any) -> None:
+    with pytest.raises(UserError, match=r"cut 'a': its custom field 'position' is .*: expected a number"):
+        in_order([cut("a", chapter="x", position=position)])
+
+
 def test_gaps_are_numbers_of_seconds_in_a_reasonable_range() -> None:
     assert parse_gaps("3, 0,0.3 3") == [0.0, 0.3, 3.0]
     assert [str(pause) for pause in pauses([0.0, 1.0])] == ["no pause", "1 s of quiet", "1 s of silence"]

@@ -21,6 +21,7 @@ Where each utterance has an audio file of its own, `check` can be a list of `Utt
 `kdasr.corpora.audio_part.audio_part`, which checks and converts the audio.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,7 +31,7 @@ from pkgutil import iter_modules
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from lhotse.cut import MonoCut
+from lhotse.cut import Cut, MonoCut
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
@@ -243,12 +244,23 @@ def open_corpus(name: str | None, location: Location, parts: Sequence[str]) -> C
     return known[name].open(location, parts)
 
 
-def place_by_fields(cut: MonoCut) -> Place | None:
-    """Where a cut stands in what it is of, by its `custom` fields `chapter` and `position`; None without."""
+def place_by_fields(cut: Cut) -> Place | None:
+    """Where a cut stands in what it is of, by its `custom` fields `chapter` and `position`; None without.
+
+    Raises:
+        UserError: a position that is no number.
+    """
     custom = getattr(cut, "custom", None) or {}
     if custom.get("chapter") is None:
         return None
-    return Place(str(custom["chapter"]), float(custom.get("position") or 0.0))
+    told = custom.get("position") or 0.0
+    try:
+        position = float(told)
+    except (TypeError, ValueError):
+        position = math.nan
+    if math.isnan(position):
+        raise UserError(f"cut '{cut.id}': its custom field 'position' is {told!r}: expected a number")
+    return Place(str(custom["chapter"]), position)
 
 
 def place_by_id(cut: MonoCut) -> Place | None:

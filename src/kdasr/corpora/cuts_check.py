@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_part import warn_of
-from kdasr.corpora.base import Reading
+from kdasr.corpora.base import Reading, place_by_fields
 from kdasr.corpora.cut_files import FileCheck
 from kdasr.corpora.cut_manifest import iter_cuts
 from kdasr.corpora.cut_utterances import (
@@ -126,7 +126,11 @@ class CutsCheck:
         self._files = FileCheck(reading.jobs)
 
     def add(self, source: CutSource) -> None:
-        """Look at the cuts of a manifest or shard."""
+        """Look at the cuts of a manifest or shard.
+
+        Raises:
+            UserError: it cannot be read, is empty, or says of a cut what cannot be used.
+        """
         shard, before = source.shard, len(self._used)
         self._sources.append(source)
         with shard.cuts.open("rb") as file:
@@ -148,6 +152,7 @@ class CutsCheck:
     def _add_utterance(self, item: CutUtterance, shard: Shard) -> None:
         cut, name = item.cut, item.cut.id
         self._seen.append(name_digest(name))
+        place_by_fields(cut)  # refuses a position that is none
         if item.fault is not None:
             self._bad.append(BadUtterance(name, str(shard.cuts), item.fault))
             return
