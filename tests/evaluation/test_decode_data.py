@@ -74,6 +74,17 @@ def test_replaced_audio_is_decoded_again(root: Path) -> None:
     assert "takes the place of results with another audio_fingerprint" in second.output
 
 
+@pytest.mark.parametrize(("rule", "is_other"), [("none", False), ("upper", False), ("lower", True)])
+def test_transcripts_that_the_system_writes_otherwise_are_counted(
+    root: Path, rule: str, is_other: bool
+) -> None:
+    """They are in capitals, and the system has no rule."""
+    record = json.loads((root / "data" / "prepare.json").read_text())
+    (root / "data" / "prepare.json").write_text(json.dumps({**record, "text": {"normalize": rule}}))
+    said = "the system has text.normalize none, which counts: it leaves 1 of 1 transcripts otherwise"
+    assert (said in run(root).output.replace("\n", " ")) == is_other
+
+
 @pytest.mark.parametrize("start", [-3.0, 60.0, float("nan")])
 def test_word_times_that_cannot_be_true_give_no_latency(root: Path, start: float) -> None:
     path = root / "data" / f"cuts_{PART}.jsonl.gz"

@@ -105,12 +105,15 @@ def _align(
 ) -> None:
     from kdasr.common.ranks import forget_journal
     from kdasr.data.audio_files import quote
+    from kdasr.data.tokens import warn_of_other_text
+    from kdasr.data.usable import cut_text
     from kdasr.self_training.word_times.pieces import PieceAligner
     from kdasr.self_training.word_times.run import align_part, journal_path, report_failed
     from kdasr.self_training.word_times.write import fits_text_form, write_into_cuts, write_text_form
 
     folder = (out or data) / "word-times" / part
     settings = _settings(bundle, cuts, method)
+    warn_of_other_text(data, part, map(cut_text, cuts), bundle.tokenizer)
     found = align_part(cuts, PieceAligner(bundle, method), folder, settings, _progress(part))
     report_failed(part, found, folder / "failed.tsv")
     if not found.times:

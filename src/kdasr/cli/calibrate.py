@@ -77,7 +77,9 @@ def command(
         ):
             log.info("%s: already calibrated, --force to do it again", target)
             return
-    measured = _measure(path, [cut for cuts, _ in loaded for cut in cuts], device)
+    measured = _measure(
+        path, data, {name: cuts for name, (cuts, _) in zip(names, loaded, strict=True)}, device
+    )
     write_json(target, {**settings, **measured})
     click.echo(f"{target}: {_describe(measured)}")
 
@@ -108,7 +110,7 @@ def _digest(cuts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
+def _measure(checkpoint: Path, data: Path, parts: dict[str, list[Any]], device: str) -> dict[str, Any]:
     from functools import partial
 
     from rich.progress import track
@@ -116,12 +118,17 @@ def _measure(checkpoint: Path, cuts: list[Any], device: str) -> dict[str, Any]:
     from kdasr.bundle import load_bundle
     from kdasr.cli.recognizable import move_to
     from kdasr.common.logging import console
+    from kdasr.data.tokens import warn_of_other_text
+    from kdasr.data.usable import cut_text
     from kdasr.evaluation.calibrate import calibrate
     from kdasr.evaluation.evaluate import load_recording
     from kdasr.evaluation.part_run import sound_recordings
     from kdasr.recognition.recognizer import StreamingRecognizer
 
     bundle = load_bundle(checkpoint, as_trained=True)
+    for part, of_part in parts.items():
+        warn_of_other_text(data, part, map(cut_text, of_part), bundle.tokenizer)
+    cuts = [cut for of_part in parts.values() for cut in of_part]
     move_to(bundle.model, device)
     recognizer = StreamingRecognizer(bundle)
     label = f"{bundle.name} (calibration)"

@@ -97,6 +97,7 @@ def _decode_utterances(
     from kdasr.evaluation.evaluate import make_record, write_part
     from kdasr.evaluation.part_run import PARTIAL, PartWork, decode_batches
 
+    _warn_of_text(run, part, cuts)
     if run.force:
         forget_journal(folder / PARTIAL)
     decoder = BatchDecoder(run.recognizer, run.mode == "offline", run.streams, run.nbest)
@@ -221,6 +222,7 @@ def decode_part_as_streams(run: DecodeRun, part: str) -> dict[str, Any] | None:
     finished = _finished(folder, settings, run.force)
     if finished is not None:
         return finished
+    _warn_of_text(run, part, cuts)
     if run.force:
         forget(folder)
     load = _loader(run)
@@ -325,6 +327,14 @@ def _load_cuts(run: DecodeRun, part: str) -> list["MonoCut"]:
     if not cuts:
         raise UserError(f"{run.data}: part '{part}' holds no utterances")
     return cuts
+
+
+def _warn_of_text(run: DecodeRun, part: str, cuts: list["MonoCut"]) -> None:
+    """Say where the system writes references otherwise than the data folder was prepared for."""
+    from kdasr.data.tokens import warn_of_other_text
+    from kdasr.data.usable import cut_text
+
+    warn_of_other_text(run.data, part, map(cut_text, cuts), run.bundle.tokenizer)
 
 
 def _loader(run: DecodeRun) -> "Callable[[MonoCut], Recording]":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lhotse.serialization import load_jsonl
 
@@ -17,7 +17,7 @@ from kdasr.data.folder import find_manifest, load_record, recorded_normalization
 from kdasr.data.index_folder import open_part
 from kdasr.data.staging import Staged
 from kdasr.data.text_normalization import one_space
-from kdasr.data.text_rules import NONE
+from kdasr.data.text_rules import NONE, rule_named
 from kdasr.data.token_table import read_model
 from kdasr.data.tokenizer import RECORD_NAME, Tokenizer, train_tokenizer, write_tokenizer
 
@@ -137,6 +137,42 @@ def check_tokens(data_dir: Path, tokenizer: Tokenizer, wanted: str | None) -> No
             f"text.normalize is {wanted}, {data_dir} was prepared with {recorded}: run `kdasr prepare "
             f"--normalize {wanted}` and `kdasr tokens`, or change the option"
         )
+
+
+class Writes(Protocol):
+    """What tells how a system writes text: `Tokenizer`, or the pieces of an export."""
+
+    rule: str
+
+    def normalize(self, text: str) -> str: ...
+
+
+def warn_of_other_text(data_dir: Path, part: str, texts: Iterable[str], tokenizer: Writes) -> int:
+    """Log how many transcripts a system writes otherwise than its data folder says, and return how many.
+
+    Args:
+        data_dir: the data folder; its rule is that of `kdasr prepare --normalize`.
+        part: of the texts, for the log.
+        texts: transcripts as they are in the cuts.
+        tokenizer: of the system that recognizes the part: its rule is the one that counts.
+    """
+    rule = recorded_normalization(load_record(data_dir))
+    if rule in (NONE, tokenizer.rule):
+        return 0
+    write, normalize = rule_named(rule), tokenizer.normalize
+    total, other = 0, []
+    for text in texts:
+        total += 1
+        if normalize(write(text)) != normalize(text):
+            other.append(normalize(text)[:_SHOWN_LETTERS])
+    if other:
+        log.warning(
+            "%s: %s was prepared with text.normalize %s, but the system has text.normalize %s, which counts: "
+            "it leaves %d of %d transcripts otherwise, such as '%s'; write them in the cuts as the system "
+            "writes, or words that are right count as wrong",
+            part, data_dir, rule, tokenizer.rule, len(other), total, other[0],
+        )  # fmt: skip
+    return len(other)
 
 
 @dataclass(frozen=True)
