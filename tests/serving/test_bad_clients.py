@@ -54,6 +54,7 @@ BAD = {
     "no object": ("/v1", ["[1]"], "bad_message", 1007),
     "wrong type": ("/v1", ['{"type": "end"}'], "no_start", 1007),
     "unknown key": ("/v1", ['{"type": "start", "rate": 1}'], "bad_start", 1007),
+    "text rate": ("/v1", ['{"type": "start", "sample_rate": "16k"}'], "bad_start", 1007),
     "rate": ("/v1", ['{"type": "start", "sample_rate": 1e999}'], "bad_start", 1007),
     "odd rate": ("/v1", ['{"type": "start", "sample_rate": 191999}'], "bad_start", 1007),
     "boolean rate": ("/v1", ['{"type": "start", "sample_rate": true}'], "bad_start", 1007),
@@ -91,6 +92,9 @@ def test_bad_message_ends_its_own_stream(case: str, served: Served, caplog: pyte
     assert answers[-1]["type"] == "error"
     assert (answers[-1]["code"], code) == (error, close)
     assert answers[-1]["message"] and "\n" not in answers[-1]["message"]
+    if "rate" in case:
+        given = repr(json.loads(messages[0])["sample_rate"])
+        assert answers[-1]["message"].startswith(f"sample_rate {given}: expected 8,000 to 192,000 Hz")
     recognizer = served.service.models[0].recognizer
     assert of_sherpa(finals) == as_sherpa(recognized(recognizer, neighbor))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -130,7 +134,7 @@ def test_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch)
             assert raw.recv(100) == b""
 
 
-def test_beyond_max_streams_is_503_until_a_place_is_free() -> None:
+def test_beyond_max_streams_is_503_until_a_place_is_free(caplog: pytest.LogCaptureFixture) -> None:
     audio = spoken([1, 3], [4000, 6000])
     with serving(make_spotter(CONTEXT), max_streams=2, retry_seconds=7) as server:
         with server.connect() as first, server.connect("/v1"):
@@ -146,6 +150,7 @@ def test_beyond_max_streams_is_503_until_a_place_is_free() -> None:
         wait_for(lambda: server.service.num_streams == 0)
         assert sherpa_stream(server, audio)[-1]["text"] == f"{WORDS[1]} {WORDS[3]}"
         assert 'kdasr_refused_total{reason="full"} 2' in server.service.metrics.text(server.service.now())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_failing_stream_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

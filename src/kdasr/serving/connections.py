@@ -70,6 +70,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             return
         super().send_receive_event_to_app()
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            # Refused by a response of HTTP: an answer, which uvicorn would log as a missing handshake.
+            self.handshake_complete = True
+
     async def run_asgi(self) -> None:
         try:
             await super().run_asgi()

@@ -125,13 +125,14 @@ def parse_start(message: Mapping[str, Any], models: Sequence[str], limits: Limit
 def _rate(given: Any) -> int:
     """A rate of microphones and files; of others, the converter's filter may take seconds to compute."""
     try:
-        rate = check_rate(_no_bool(given), "sample_rate")
-    except UserError as error:
-        raise MessageError("bad_start", str(error)) from None
+        rate = check_rate(_no_bool(given))
+    except UserError:
+        rate = 0
     if not LOWEST_RATE <= rate <= HIGHEST_RATE or rate % RATE_STEP:
         raise MessageError(
             "bad_start",
-            f"sample_rate {rate}: expected {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz, a multiple of {RATE_STEP}",
+            f"sample_rate {_cut(given)}: expected {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz, a multiple of "
+            f"{RATE_STEP}",
         )
     return rate
 
