@@ -126,6 +126,8 @@ def test_a_chunk_is_waited_for() -> None:
     assert display.shown(0.3199) == pytest.approx(0.74)  # 0.32, rounded
     assert display.shown(0.3) == pytest.approx(0.42)
     assert Display(look_ahead=0.1).shown(0.3) == pytest.approx(0.4)
+    ends = [display.shown(time, is_end=True) for time in (0.0, 0.3, 0.32, 0.3201, 0.33)]
+    assert ends == pytest.approx([0.42, 0.42, 0.42, 0.42, 0.74])
     reference = [RefWord("a", 0.1, 0.2)]
     score = score_hypothesis(reference, words_of_pieces(["▁A"], [0.3]), display, str.lower)
     assert score.latency.first_word_ms == pytest.approx(320.0)
@@ -134,6 +136,21 @@ def test_a_chunk_is_waited_for() -> None:
         "\u00c0B",
         "C",
     ]
+
+
+@pytest.mark.parametrize(
+    ("format_name", "line"),
+    [
+        ("ctm", "u 1 1.20 0.08 one\n"),
+        ("nemo", '{"id": "u", "timestamps_word": [{"word": "one", "start": 1.2, "end": 1.28}]}\n'),
+    ],
+)
+def test_a_word_that_ends_with_a_chunk_is_shown_then(tmp_path: Path, format_name: str, line: str) -> None:
+    (tmp_path / "heard").write_text(line)
+    words = read_hypotheses(tmp_path / "heard", format_name)["u"].words
+    score = score_hypothesis([RefWord("one", 1.0, 1.4)], words, Display(chunk=0.32), str.lower)
+    assert score.latency.first_word_ms == pytest.approx(280.0)
+    assert score.latency.finalization_ms == pytest.approx(-120.0)
 
 
 def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> None:

@@ -39,17 +39,20 @@ class Display:
     """When a piece that a chunked encoder emits can be shown.
 
     A piece of time `t` waits for the end of its chunk and the look-ahead after it: `(floor(t / chunk) + 1) *
-    chunk + look_ahead`. Without a chunk, it is shown at `t + look_ahead`.
+    chunk + look_ahead`, one that ends at `t` for the chunk that reaches so far: `ceil(t / chunk) * chunk +
+    look_ahead`. Without a chunk, it is shown at `t + look_ahead`.
     """
 
     chunk: float = 0.0
     look_ahead: float = 0.0
 
-    def shown(self, time: float) -> float:
-        """When a piece of that time is shown."""
+    def shown(self, time: float, is_end: bool = False) -> float:
+        """When a piece of that time is shown; `is_end`: a piece that ends then."""
         if self.chunk <= 0:
             return time + self.look_ahead
-        # A time that was rounded to the millisecond may lie just before the frame that it means.
+        # A time that was rounded to the millisecond may lie just before the frame that it means, or behind.
+        if is_end:
+            return max(1, math.ceil(time / self.chunk - 1e-3)) * self.chunk + self.look_ahead
         return (math.floor(time / self.chunk + 1e-3) + 1) * self.chunk + self.look_ahead
 
 
@@ -115,7 +118,10 @@ def score_hypothesis(
     """
     heard = [(text, word) for word in words for text in split_words(normalize(word.text))]
     # Two "pieces" for each word: the first one, and the one that completes it.
-    shown = [display.shown(time) for _, word in heard for time in (word.first, word.last)]
+    shown = []
+    for _, word in heard:
+        first = display.shown(word.first)
+        shown += [first, max(first, display.shown(word.last, word.is_end))]
     spans = [WordSpan(text, 2 * place, 2 * place + 1) for place, (text, _) in enumerate(heard)]
     pairs = align_timed_words(
         [word.word for word in reference],

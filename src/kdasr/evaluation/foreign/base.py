@@ -19,6 +19,9 @@ class HeardWord:
     text: str
     first: float
     last: float
+    is_end: bool = False
+    """Whether `last` is the end of the last piece's frame, not its begin: then the chunk that ends there
+    has the whole of it."""
 
 
 @dataclass(frozen=True)

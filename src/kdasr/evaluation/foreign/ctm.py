@@ -25,7 +25,7 @@ def read(path: Path) -> list[Hypothesis]:
         try:
             name, _, begin, duration, word = fields[:5]
             first = float(begin)
-            found.setdefault(name, []).append(HeardWord(word, first, first + float(duration)))
+            found.setdefault(name, []).append(HeardWord(word, first, first + float(duration), is_end=True))
         except ValueError as error:
             raise not_in_format(path, number, "ctm", error) from None
     return [Hypothesis(name, sorted(words, key=lambda word: word.first)) for name, words in found.items()]

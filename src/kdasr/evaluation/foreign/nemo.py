@@ -56,8 +56,9 @@ def _items(entry: dict[str, Any]) -> list[dict[str, Any]]:
 def _word(item: dict[str, Any], entry: dict[str, Any]) -> HeardWord:
     text = str(item["word"] if "word" in item else item["char"])
     if "start" in item and "end" in item:
-        return HeardWord(text, float(item["start"]), float(item["end"]))
+        return HeardWord(text, float(item["start"]), float(item["end"]), is_end=True)
     if "frame_seconds" not in entry:
         raise ValueError("words have offsets in frames only: add 'frame_seconds' to each object")
     seconds = float(entry["frame_seconds"])
-    return HeardWord(text, seconds * float(item["start_offset"]), seconds * float(item["end_offset"]))
+    first, last = (seconds * float(item[key]) for key in ("start_offset", "end_offset"))
+    return HeardWord(text, first, last, is_end=True)
