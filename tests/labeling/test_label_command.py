@@ -1,9 +1,11 @@
 """`kdasr label` as a user meets it, with a stand-in for Whisper; and with the real one where it is given."""
 
+import gc
 import gzip
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import whisper_stand_in
 from command_line import kdasr, well
 from experiment_folder import write_experiment
 from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse.cut import MonoCut
 from whisper_stand_in import HALLUCINATION, State, heard_words, speech
 
 from kdasr.cli.label_progress import LabelProgress
@@ -21,7 +24,14 @@ from kdasr.common.ranks import Ranks
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
-from kdasr.labeling.base import LabelerOptions, Speech, open_labeler
+from kdasr.labeling.base import (
+    Label,
+    LabelerOptions,
+    Speech,
+    open_labeler,
+    register_labeler,
+    unregister_labeler,
+)
 from kdasr.testing import WORDS
 
 SECONDS = [2.0, 3.5, 2.5, 4.0, 3.0]
@@ -140,6 +150,48 @@ def test_a_stopped_labeling_goes_on_to_the_same_labels(whisper: State, tmp_path:
         "--shard-size", 3, "--beam", 1,
     )  # fmt: skip
     assert "another beam" in str(result.exception)
+
+
+def test_no_more_utterances_than_those_of_a_shard_are_in_memory(tmp_path: Path) -> None:
+    """And they come in the order of their ids, whatever that of the manifest."""
+    alive, heard = [], []
+
+    def num_cuts() -> int:
+        return sum(type(item) is MonoCut for item in gc.get_objects())
+
+    @register_labeler("counting")
+    class Counting:
+        def __init__(self, place: str, options: LabelerOptions) -> None:
+            pass
+
+        def settings(self) -> dict[str, Any]:
+            return {}
+
+        def label(self, batch: Sequence[Speech]) -> list[Label]:
+            alive.append(num_cuts() - before)
+            heard.extend(item.id for item in batch)
+            return [Label("one two three") for _ in batch]
+
+    names = [f"utt-{7 * place % 40:02d}" for place in range(40)]
+    cuts = write_cuts(tmp_path, {name: speech(2.0, 0) for name in names})
+    gc.collect()
+    before = num_cuts()
+    try:
+        label(tmp_path, cuts, "out", "--shard-size", 4, labeler="counting:x")
+        assert len(heard) == 40 and max(alive) <= 2 * 4
+        found = manifests(tmp_path / "out")
+        assert [cut["id"] for shard in found.values() for cut in shard] == sorted(names)
+        # A folder of an earlier version has no order of its utterances, and its labels are kept.
+        record = tmp_path / "out" / "input" / "input.json"
+        known = json.loads(record.read_text())
+        record.write_text(json.dumps({name: known[name] for name in ("fingerprint", "bad")}))
+        for path in record.parent.glob("*.npy"):
+            path.unlink()
+        label(tmp_path, cuts, "out", "--shard-size", 4, labeler="counting:x")
+        assert len(heard) == 40 and manifests(tmp_path / "out") == found
+        assert json.loads(record.read_text()) == known
+    finally:
+        unregister_labeler("counting")
 
 
 def test_the_pace_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
