@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -284,10 +285,34 @@ def test_labels_from_elsewhere_and_agreement(whisper: State, tmp_path: Path) -> 
     assert sorted(cuts_of(tmp_path / "out")) == sorted(waves)
 
 
+def test_labels_from_elsewhere_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    count, path = 2000, tmp_path / "labels.jsonl"
+    words = [["wörd", 0.1, 0.4]] * 30
+    lines = [
+        json.dumps({"id": f"é{n}", "text": f"ä {n}", "words": words}, ensure_ascii=False)
+        for n in range(count)
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\n".join(lines).encode())
+    tracemalloc.start()
+    labeler = open_labeler(f"jsonl:{path}", LabelerOptions(language="de"))
+    in_memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert in_memory < 200 * count
+    names = [f"é{number}" for number in (0, count - 1, 700, 701, count)]
+    found = labeler.label([Speech(name, np.zeros(0, np.float32)) for name in names])
+    assert [label.text for label in found] == ["ä 0", f"ä {count - 1}", "ä 700", "ä 701", ""]
+    assert [label.is_there for label in found] == [True] * 4 + [False]
+    assert found[2].language == "de" and found[2].words[29].text == "wörd"
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (['{"id": "a", "text": "x"}', '{"id": "a", "text": "y"}'], "line 2: 'a' is there twice"),
+        (
+            ['{"id": "b", "text": "x"}', "", '{"id": "a", "text": "y"}', '{"id": "b", "text": ""}'],
+            "line 4: 'b' is",
+        ),
         (['{"id": "a"}'], "line 1: no 'text'"),
         (["{"], "line 1: not a label"),
         (['{"id": "a", "text": 3}'], "line 1: not a label: id and text are strings"),
