@@ -181,7 +181,14 @@ def command(
         needs("one context, not --all-contexts", "context", "long_form", "out", "contexts")
     # What follows waits for torch.
     from kdasr.evaluation.loudness import parse_gains
+    from kdasr.export.foreign import is_exported
 
+    if (all_contexts or contexts is not None) and is_exported(exp):
+        option = "--all-contexts" if all_contexts else "--contexts"
+        raise UserError(
+            f"{option}: {exp} is an exported bundle, whose graphs have one context: give the experiment "
+            "folder, or export it under each --context"
+        )
     options = parse_search(language_model=lm_use, **search)
     joined = parse_long_form(long_form, minutes, gaps, gap_noise)
     if joined is not None:
