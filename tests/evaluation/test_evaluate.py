@@ -292,8 +292,8 @@ CONTEXTS = [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 2}, {"left": 8, "chunk
 def test_all_contexts_of_a_training_are_decoded_beside_the_own_one(exp: Path, data: Path) -> None:
     (exp / "config.yaml").write_text(yaml.safe_dump({"contexts": CONTEXTS}))
     _decode(exp, data, "streaming", "--all-contexts", "--max-utterances", 1)
-    for name, chunk in (("chunk-2", 2), ("chunk-4", 4), ("chunk-8", 8)):
-        folder = exp / "contexts" / name / "streaming" / "test-clean"
+    for chunk in (2, 4, 8):
+        folder = exp / "contexts" / f"left-8-chunk-{chunk}-right-0" / "streaming" / "test-clean"
         assert json.loads((folder / "summary.json").read_text())["context"] == f"left=8 chunk={chunk} right=0"
     own = exp / "decode" / "streaming" / "test-clean"
     assert json.loads((own / "summary.json").read_text())["context"] == "left=8 chunk=4 right=0"
@@ -313,7 +313,7 @@ def test_chosen_contexts_are_decoded_in_place_of_the_own_one(exp: Path, data: Pa
         for path in (exp / "contexts").glob("*/streaming/test-clean/summary.json")
     }
     assert found == {
-        "chunk-2": "left=8 chunk=2 right=0",
+        "left-8-chunk-2-right-0": "left=8 chunk=2 right=0",
         "left-4-chunk-2-right-1": "left=4 chunk=2 right=1",
         "full": "full",
     }
@@ -333,8 +333,8 @@ def test_chosen_contexts_are_decoded_in_place_of_the_own_one(exp: Path, data: Pa
     ("contexts", "names"),
     [
         (CONTEXTS[:1], []),
-        (CONTEXTS, ["chunk-4", "chunk-2", "chunk-8"]),
-        ([*CONTEXTS[:1], {}], ["chunk-4", "full"]),
+        (CONTEXTS, ["left-8-chunk-4-right-0", "left-8-chunk-2-right-0", "left-8-chunk-8-right-0"]),
+        ([*CONTEXTS[:1], {}], ["left-8-chunk-4-right-0", "full"]),
         (
             [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 4, "right": 1}],
             ["left-8-chunk-4-right-0", "left-8-chunk-4-right-1"],
@@ -346,6 +346,17 @@ def test_contexts_have_folders_of_their_own(
 ) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": contexts}))
     assert list(trained_contexts(tmp_path)) == names
+
+
+def test_folders_of_contexts_that_an_earlier_version_named_are_gone_on_with(tmp_path: Path) -> None:
+    for name in ("chunk-4", "chunk-2", "left-8-chunk-2-right-0"):
+        (tmp_path / "contexts" / name).mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": CONTEXTS}))
+    assert list(trained_contexts(tmp_path)) == ["chunk-4", "left-8-chunk-2-right-0", "left-8-chunk-8-right-0"]
+    # Of two contexts with this chunk, which one it was is not said.
+    contexts = [*CONTEXTS, {"left": 4, "chunk": 4}]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": contexts}))
+    assert "chunk-4" not in trained_contexts(tmp_path)
 
 
 def test_contexts_that_no_configuration_names_are_refused(tmp_path: Path) -> None:

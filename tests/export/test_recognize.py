@@ -65,6 +65,7 @@ def test_decoding_with_a_bundle_names_it_and_runs_its_own_graphs(student, tmp_pa
         (decode, ["--mode", "offline"], "--mode streaming"),
         (decode, ["--device", "cuda"], "on the CPU"),
         (decode, ["--out"], "--out is missing"),
+        (decode, ["--contexts", "full; left=8,chunk=4"], "whose graphs have one context"),
     ],
 )
 def test_what_a_bundle_cannot_do_is_said(command, arguments, message, student, wave, tmp_path) -> None:

@@ -1,9 +1,12 @@
 """`kdasr label` as a user meets it, with a stand-in for Whisper; and with the real one where it is given."""
 
+import gc
 import gzip
 import json
 import os
 import sys
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import whisper_stand_in
 from command_line import kdasr, well
 from experiment_folder import write_experiment
 from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse.cut import MonoCut
 from whisper_stand_in import HALLUCINATION, State, heard_words, speech
 
 from kdasr.cli.label_progress import LabelProgress
@@ -21,7 +25,14 @@ from kdasr.common.ranks import Ranks
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
-from kdasr.labeling.base import LabelerOptions, Speech, open_labeler
+from kdasr.labeling.base import (
+    Label,
+    LabelerOptions,
+    Speech,
+    open_labeler,
+    register_labeler,
+    unregister_labeler,
+)
 from kdasr.testing import WORDS
 
 SECONDS = [2.0, 3.5, 2.5, 4.0, 3.0]
@@ -142,6 +153,48 @@ def test_a_stopped_labeling_goes_on_to_the_same_labels(whisper: State, tmp_path:
     assert "another beam" in str(result.exception)
 
 
+def test_no_more_utterances_than_those_of_a_shard_are_in_memory(tmp_path: Path) -> None:
+    """And they come in the order of their ids, whatever that of the manifest."""
+    alive, heard = [], []
+
+    def num_cuts() -> int:
+        return sum(type(item) is MonoCut for item in gc.get_objects())
+
+    @register_labeler("counting")
+    class Counting:
+        def __init__(self, place: str, options: LabelerOptions) -> None:
+            pass
+
+        def settings(self) -> dict[str, Any]:
+            return {}
+
+        def label(self, batch: Sequence[Speech]) -> list[Label]:
+            alive.append(num_cuts() - before)
+            heard.extend(item.id for item in batch)
+            return [Label("one two three") for _ in batch]
+
+    names = [f"utt-{7 * place % 40:02d}" for place in range(40)]
+    cuts = write_cuts(tmp_path, {name: speech(2.0, 0) for name in names})
+    gc.collect()
+    before = num_cuts()
+    try:
+        label(tmp_path, cuts, "out", "--shard-size", 4, labeler="counting:x")
+        assert len(heard) == 40 and max(alive) <= 2 * 4
+        found = manifests(tmp_path / "out")
+        assert [cut["id"] for shard in found.values() for cut in shard] == sorted(names)
+        # A folder of an earlier version has no order of its utterances, and its labels are kept.
+        record = tmp_path / "out" / "input" / "input.json"
+        known = json.loads(record.read_text())
+        record.write_text(json.dumps({name: known[name] for name in ("fingerprint", "bad")}))
+        for path in record.parent.glob("*.npy"):
+            path.unlink()
+        label(tmp_path, cuts, "out", "--shard-size", 4, labeler="counting:x")
+        assert len(heard) == 40 and manifests(tmp_path / "out") == found
+        assert json.loads(record.read_text()) == known
+    finally:
+        unregister_labeler("counting")
+
+
 def test_the_pace_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     """What an earlier run has labeled is done, and was not labeled in this hour."""
     hours = iter([0.0, 0.0, 1.0, 1.0, 1.0])
@@ -232,10 +285,34 @@ def test_labels_from_elsewhere_and_agreement(whisper: State, tmp_path: Path) -> 
     assert sorted(cuts_of(tmp_path / "out")) == sorted(waves)
 
 
+def test_labels_from_elsewhere_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    count, path = 2000, tmp_path / "labels.jsonl"
+    words = [["wörd", 0.1, 0.4]] * 30
+    lines = [
+        json.dumps({"id": f"é{n}", "text": f"ä {n}", "words": words}, ensure_ascii=False)
+        for n in range(count)
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\n".join(lines).encode())
+    tracemalloc.start()
+    labeler = open_labeler(f"jsonl:{path}", LabelerOptions(language="de"))
+    in_memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert in_memory < 200 * count
+    names = [f"é{number}" for number in (0, count - 1, 700, 701, count)]
+    found = labeler.label([Speech(name, np.zeros(0, np.float32)) for name in names])
+    assert [label.text for label in found] == ["ä 0", f"ä {count - 1}", "ä 700", "ä 701", ""]
+    assert [label.is_there for label in found] == [True] * 4 + [False]
+    assert found[2].language == "de" and found[2].words[29].text == "wörd"
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (['{"id": "a", "text": "x"}', '{"id": "a", "text": "y"}'], "line 2: 'a' is there twice"),
+        (
+            ['{"id": "b", "text": "x"}', "", '{"id": "a", "text": "y"}', '{"id": "b", "text": ""}'],
+            "line 4: 'b' is",
+        ),
         (['{"id": "a"}'], "line 1: no 'text'"),
         (["{"], "line 1: not a label"),
         (['{"id": "a", "text": 3}'], "line 1: not a label: id and text are strings"),

@@ -159,6 +159,26 @@ def test_weights_are_chosen_on_dev_parts_and_kept(folder: Path, caplog: pytest.L
     assert forced["language_model"] == use
 
 
+def test_weights_are_chosen_under_each_context(folder: Path) -> None:
+    """As under this context alone, and with nothing of them among the results of the own context."""
+    lm = (*BEAM, "--lm", folder / "lm", "--rescore", "--tune", "test-clean")
+    chunked = "left=8,chunk=2"
+    decoded(folder, "offline", *lm, "--context", "full", "--force")
+    path = folder / "student" / "decode" / "rescoring.json"
+    under_full = json.loads(path.read_text())
+    path.unlink()
+    decoded(folder, "offline", *lm, "--contexts", f"full; {chunked}")
+    assert not path.is_file()
+    for name, context in (("full", "full"), ("left-8-chunk-2-right-0", "left=8 chunk=2 right=0")):
+        found = folder / "student" / "contexts" / name
+        kept = json.loads((found / "rescoring.json").read_text())
+        summary = json.loads((found / "offline" / "test-clean" / "summary.json").read_text())
+        use = summary["language_model"]
+        assert kept["context"] == summary["context"] == context
+        assert (use["scale"], use["word_bonus"]) == (kept["scale"], kept["bonus"])
+        assert name != "full" or kept == under_full
+
+
 def test_another_use_of_a_language_model_is_another_result(folder: Path) -> None:
     decoded(folder, "offline", *BEAM)
     recogs = folder / "student" / "decode" / "offline" / "test-clean" / "recogs.txt"

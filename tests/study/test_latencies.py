@@ -116,12 +116,24 @@ def test_rows_are_compared_with_others_that_wait_as_long(finished: Study) -> Non
 
 
 @pytest.mark.parametrize("decoded", ["decode", "contexts/left-8-chunk-2-right-1"])
-def test_what_was_decoded_again_under_another_context_is_refused(finished: Study, decoded: str) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"context": "left=1 chunk=1 right=0"}, "under 'left=1 .*, not under 'left=8 chunk"),
+        ({"max_utterances": 2}, "with --max-utterances 2, since"),
+        ({"search": "beam beam=8"}, "by another search than the greedy one"),
+        ({"language_model": {"scale": 0.3}}, "by another search than the greedy one"),
+        ({"int8": True, "endpoint_rules": {"max": 20}}, "with --int8 and --endpoints"),
+    ],
+)
+def test_what_was_decoded_again_in_another_way_is_refused(
+    finished: Study, decoded: str, changed: dict[str, Any], message: str
+) -> None:
     path = finished.exp / "seed-1" / "all" / decoded / "streaming" / "test-clean" / "summary.json"
     before = path.read_text()
-    path.write_text(json.dumps({**json.loads(before), "context": "left=1 chunk=1 right=0"}))
+    path.write_text(json.dumps({**json.loads(before), **changed}))
     try:
-        with pytest.raises(UserError, match=r"test-clean: decoded under 'left=1 .*, not under 'left=8 chunk"):
+        with pytest.raises(UserError, match=f"test-clean: decoded {message}"):
             list(write_results(finished, "test", "kdasr results", None))
     finally:
         path.write_text(before)

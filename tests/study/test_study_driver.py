@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -168,6 +169,15 @@ def test_the_best_dev_error_chooses_among_equally_many_learning_rates(tmp_path: 
         {"learning_rate": 4e-3, "dev_wer": 40.0},
         {"learning_rate": 2e-3, "dev_wer": 20.0},
     ]
+    # A part that a user has decoded in another way chooses none.
+    path = study.exp / "seed-1" / "streaming@0.004" / "decode" / "streaming" / "dev-clean" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_utterances": 2}))
+    with pytest.raises(UserError, match="dev-clean: decoded with --max-utterances 2"):
+        chosen_rates(study)
+    # As the message says.
+    shutil.rmtree(path.parent)
+    run_study(study, Options(upto="test"), quiet)
+    assert chosen_rates(study)["streaming"] == 2e-3
 
 
 def test_students_wait_only_for_the_teacher_of_their_seed(

@@ -11,6 +11,7 @@ from tiny_system import (
     RandomBatches,
     fit,
     random_batch,
+    small_config,
     small_model,
     small_objective,
     tiny_system,
@@ -23,8 +24,11 @@ from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
 from kdasr.decoding.expansion import BeamOptions
+from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import StageConfig, UnpairedConfig
 from kdasr.distillation.teacher import TransducerTeacher
+from kdasr.distillation.terms import ObjectiveConfig
+from kdasr.models.encoders.zipformer2 import attention
 from kdasr.models.encoders.zipformer2.config import Zipformer2Config
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
@@ -36,6 +40,7 @@ from kdasr.training.resume import batches_per_process
 from kdasr.training.system import System
 from kdasr.training.training_config import TrainerConfig
 from kdasr.training.update import Updater
+from zipformer2_models import small_config as small_zipformer2
 
 # All kinds of denominators: frames (rnnt, ctc) and utterances (hidden_mse, output_kl).
 ALL_TERMS = {"rnnt": 1.0, "ctc": 0.5, "hidden_mse": 2.0, "output_kl": 0.5}
@@ -126,6 +131,38 @@ def joint() -> dict[str, Tensor]:
 
 def test_accumulated_batches_give_the_gradient_of_the_joint_batch(joint: dict[str, Tensor]) -> None:
     assert_same(gradients(split_batches()), joint)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_split_batch_has_the_attention_penalty_of_the_whole_one(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Zipformer2, without what it does by chance."""
+    monkeypatch.setattr("kdasr.nn.schedule.Ramp.__call__", lambda self: 0.0)
+    for module in ("nn.gradient_shaping", "models.encoders.zipformer2.layer"):
+        monkeypatch.setattr(f"kdasr.{module}.by_chance", lambda probability: False)
+    monkeypatch.setattr(attention, "by_chance", lambda rate: rate == attention.PENALTY_PROBABILITY)
+    monkeypatch.setattr("kdasr.models.encoders.zipformer2.stack.POSITION_DROPOUT", 0.0)
+    monkeypatch.setattr(attention, "LARGEST_SCORE", 0.0)
+    config = replace(small_config(), encoder=small_zipformer2(encoder_unmasked_dim=[8, 12, 10]))
+
+    def gradient(batches: list[Batch], penalty: float) -> Tensor:
+        monkeypatch.setattr(attention, "SCORE_PENALTY", penalty)
+        torch.manual_seed(0)
+        module = TrainingModule(build_transducer(config).train(), Objective(ObjectiveConfig(), config, None))
+        weights = {"rnnt": 1.0}
+        updater = Updater(
+            make_fabric(trainer_config()), module, StageConfig(loss_weights=weights), trainer_config().optim
+        )
+        updater.gradients(batches, CHUNKED, 2, weights)
+        return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+    batch = random_batch(0, (60, 60, 60, 60))
+    whole, parts = (
+        gradient(batches, 100.0) - gradient(batches, 0.0) for batches in ([batch], list(batch.split(count)))
+    )
+    assert whole.norm() > 1.0
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
 
 def gradients_of_rank(rank: int, port: int, out: Path) -> None:

@@ -45,7 +45,7 @@ def parse_contexts(text: str, exp: Path) -> dict[str, Context]:
     found: dict[str, Context] = {}
     for part in filter(str.strip, text.split(";")):
         context = parse_context(part)
-        name = known.get(context) or _folder_name(context, short=False)
+        name = known.get(context) or context.folder_name
         if name in found:
             raise UserError(f"--contexts: '{part.strip()}' is there twice")
         found[name] = context
@@ -57,8 +57,8 @@ def parse_contexts(text: str, exp: Path) -> dict[str, Context]:
 def trained_contexts(exp: Path) -> dict[str, Context]:
     """The contexts that a system was trained with, each by the name of its folder in `EXP/contexts`.
 
-    Such as `chunk-8`, or `left-32-chunk-8-right-4` where some have the same chunk. None of a system with a
-    single context.
+    Such as `left-32-chunk-8-right-4`, as in a study; or `chunk-8`, where no others have that chunk and an
+    earlier version has left a folder of this name. None of a system with a single context.
 
     Raises:
         UserError: `exp` is not the folder of a transducer.
@@ -74,8 +74,12 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
     if len(config.contexts) == 1:
         return {}
     short = len({context.chunk for context in config.contexts}) == len(config.contexts)
-    return {_folder_name(context, short): context for context in config.contexts}
+    return {
+        (short and _earlier_name(exp, context)) or context.folder_name: context for context in config.contexts
+    }
 
 
-def _folder_name(context: Context, short: bool) -> str:
-    return f"chunk-{context.chunk}" if short and not context.is_full else context.folder_name
+def _earlier_name(exp: Path, context: Context) -> str:
+    """The name that an earlier version gave the folder of a context, if it is there alone; else empty."""
+    name, folder = f"chunk-{context.chunk}", exp / "contexts"
+    return name if (folder / name).is_dir() and not (folder / context.folder_name).is_dir() else ""

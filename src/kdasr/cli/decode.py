@@ -34,6 +34,7 @@ from kdasr.cli.recognizable import (
     threads_option,
 )
 from kdasr.cli.search_options import (
+    LanguageModelUse,
     build_recognizer,
     needs,
     parse_language_model,
@@ -44,6 +45,7 @@ from kdasr.cli.tune_rescoring import Tuning, tuned_weights
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.common.ranks import Ranks
+from kdasr.nn.context import Context
 
 log = get_logger(__name__)
 
@@ -179,7 +181,14 @@ def command(
         needs("one context, not --all-contexts", "context", "long_form", "out", "contexts")
     # What follows waits for torch.
     from kdasr.evaluation.loudness import parse_gains
+    from kdasr.export.foreign import is_exported
 
+    if (all_contexts or contexts is not None) and is_exported(exp):
+        option = "--all-contexts" if all_contexts else "--contexts"
+        raise UserError(
+            f"{option}: {exp} is an exported bundle, whose graphs have one context: give the experiment "
+            "folder, or export it under each --context"
+        )
     options = parse_search(language_model=lm_use, **search)
     joined = parse_long_form(long_form, minutes, gaps, gap_noise)
     if joined is not None:
@@ -195,14 +204,20 @@ def command(
     gains_db = parse_gains(gain_db) if gain_db else []
     bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
     move_to(bundle.model, device_of(device, ranks))
-    if tune is not None and lm_use is not None:
-        plain = build_recognizer(bundle, override, tail_seconds, options, biasing)
+
+    def tuned(under: Context | None, folder: Path) -> LanguageModelUse | None:
+        """The use of the language model, with weights that were chosen under this context."""
+        if tune is None or lm_use is None:
+            return lm_use
+        plain = build_recognizer(bundle, under, tail_seconds, options, biasing)
         chosen_on = list(dict.fromkeys(tune.replace(",", " ").split()))
         tuning = Tuning(
-            bundle, plain, biasing, data, chosen_on, out, max_utterances or 0, force, ranks.is_alone
+            bundle, plain, biasing, data, chosen_on, folder, max_utterances or 0, force, ranks.is_alone
         )
-        lm_use = tuned_weights(lm_use, tuning)
-    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
+        return tuned_weights(lm_use, tuning)
+
+    own_use = tuned(override, out) if contexts is None else lm_use
+    recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, own_use)
     run = DecodeRun(
         bundle=bundle,
         recognizer=recognizer if long_form else recognizer.with_endpoints(rules),
@@ -211,7 +226,7 @@ def command(
         streams=streams,
         nbest=nbest,
         biasing=biasing,
-        language_model=lm_use,
+        language_model=own_use,
         data=data,
         out=out,
         max_utterances=max_utterances or 0,
@@ -232,9 +247,10 @@ def command(
     if contexts is None:
         _decode_parts(run, names)
     for name, other in others.items():
-        recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, lm_use)
         folder = _system_folder(exp) / "contexts" / name
-        under = replace(run, recognizer=recognizer.with_endpoints(rules), out=folder)
+        use = tuned(other, folder)
+        recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, use)
+        under = replace(run, recognizer=recognizer.with_endpoints(rules), language_model=use, out=folder)
         _decode_parts(under, names)
 
 

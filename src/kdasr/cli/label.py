@@ -141,19 +141,18 @@ def command(
     settings = LabelerOptions(**options, language_model=lm, language_model_scale=scale)
     opened = [open_labeler(text, settings) for text in labelers]
     # Imported here, so that a wrong option does not wait for torch and lhotse.
-    from kdasr.labeling.inputs import digest_of, read_inputs
+    from kdasr.labeling.inputs import read_inputs
     from kdasr.labeling.run import LabelWork
     from kdasr.labeling.selection import Selection, early_watch
 
     inputs = read_inputs(cuts, out / _INPUT, jobs)
-    digest = digest_of(inputs.cuts)
     works = []
     for number, (text, labeler) in enumerate(zip(labelers, opened, strict=True)):
         made_of = {
             **labeler.settings(),
             "batch_size": settings.batch_size,
             "shard_size": shard_size,
-            "utterances": digest,
+            "utterances": inputs.digest,
         }
         work = LabelWork(
             name=text,
@@ -172,8 +171,7 @@ def command(
     if not all(finished):
         log.info("%s: done, but for what other processes have in hand", out)
         return
-    bad = [*inputs.bad, *(item for work in works for item in work.bad())]
-    _finish(Selection(works, writing, chosen), out, bad, limit)
+    _finish(Selection(works, writing, chosen), out, inputs.bad, limit)
 
 
 def _writing(tokens: Path | None, normalize: str | None) -> Any:
@@ -196,14 +194,20 @@ def _label(work: "LabelWork") -> bool:
     def show(done: float, total: float) -> "Progress":
         return LabelProgress(work.name, done, total, work.ranks)
 
-    seconds = sum(cut.duration for cut in work.cuts)
     if all(work.is_finished(number) for number in range(len(work.shards))):
-        log.info("%s: %d utterances, %.2f h, already labeled", work.name, len(work.cuts), seconds / 3600)
+        hours = work.cuts.seconds.sum() / 3600
+        log.info("%s: %d utterances, %.2f h, already labeled", work.name, len(work.cuts), hours)
     return work.run(show)
 
 
-def _finish(selection: "Selection", out: Path, bad: list[Any], limit: Any) -> None:
+def _finish(selection: "Selection", out: Path, unusable: list[Any], limit: Any) -> None:
     """Filter and report, by one process, once all labels are there.
+
+    Args:
+        selection: decides what is kept.
+        out: the folder of the labels.
+        unusable: the utterances that are not among those to be labeled.
+        limit: of bad audio.
 
     Raises:
         UserError: too much bad audio, a language that the pieces cannot spell, or no label that is kept.
@@ -218,7 +222,8 @@ def _finish(selection: "Selection", out: Path, bad: list[Any], limit: Any) -> No
 
     with locked(out):
         works = selection.works
-        total = len(works[0].cuts) + len({item.id for item in bad} - {cut.id for cut in works[0].cuts})
+        total = len(works[0].cuts) + len({item.id for item in unusable})
+        bad = [*unusable, *(item for work in works for item in work.bad())]
         report_bad(str(out), bad, total, limit, out / "bad.tsv")
         counts = selection.write(out)
         settings = {

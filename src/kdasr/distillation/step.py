@@ -98,6 +98,7 @@ class StepInput:
         step: int,
         denominators: Denominators | None = None,
         unpaired_weights: dict[str, float] | None = None,
+        share: float = 1.0,
     ) -> None:
         """
         Args:
@@ -108,6 +109,7 @@ class StepInput:
             denominators: what sums over the batch are divided by; None: the batch's own.
             unpaired_weights: in the place of `loss_weights` for a batch without transcripts; empty or None:
                 not said.
+            share: frames of the batch by those of the `denominators`.
         """
         self.batch = batch
         self.loss_weights = loss_weights
@@ -115,6 +117,7 @@ class StepInput:
         self.step = step
         self.denominators = denominators
         self.unpaired_weights = unpaired_weights or {}
+        self.share = share
 
 
 @dataclass

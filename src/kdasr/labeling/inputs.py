@@ -14,12 +14,12 @@ from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
 from kdasr.corpora.audio_part import Told, audio_part
 from kdasr.corpora.base import Part, PartCuts, Reading
-from kdasr.corpora.cut_manifest import read_cuts
 from kdasr.corpora.lhotse_cuts import LhotseCuts
 from kdasr.corpora.remarks import Remarks
 from kdasr.data.audio_files import is_audio, quote
 from kdasr.data.bad import BadUtterance
 from kdasr.data.folder import write_manifest
+from kdasr.labeling.utterances import Utterances, forget_order, has_order, write_order
 
 log = get_logger(__name__)
 
@@ -32,13 +32,15 @@ AUDIO = "audio"
 class Inputs:
     """The utterances to label."""
 
-    cuts: list[MonoCut]
+    cuts: Utterances
     """Sorted by id, of one channel at 16 kHz, with one supervision each; its text, where there is one, is the
     transcript that labels are compared with."""
     bad: list[BadUtterance]
     """Those whose audio cannot be used, as far as their headers say."""
     fingerprint: str
     """Changes with the cuts and the audio."""
+    digest: str
+    """Tells one list of utterances from another: see `digest_of`."""
 
 
 def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
@@ -60,17 +62,24 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
     work_dir.mkdir(parents=True, exist_ok=True)
     with locked(work_dir):
         part = _part(places, jobs)
-        record = work_dir / RECORD
+        record, manifest = work_dir / RECORD, work_dir / CUTS
         known = read_object(record) if record.is_file() else {}
-        if known.get("fingerprint") != part.fingerprint or not (work_dir / CUTS).is_file():
+        if known.get("fingerprint") != part.fingerprint or not manifest.is_file():
             bad, remarks = list(part.bad), Remarks()
             made = part.cuts(range(part.num_utterances), (work_dir / AUDIO).resolve(), jobs)
-            write_manifest(work_dir / CUTS, _kept(made, bad, remarks))
+            record.unlink(missing_ok=True)
+            forget_order(manifest)
+            write_manifest(manifest, _kept(made, bad, remarks))
             remarks.log(part.name, word_times=False)
             known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
+        if not has_order(manifest):
+            write_order(manifest)
+        cuts = Utterances(manifest)
+        if "digest" not in known:  # earlier versions kept none
+            known["digest"] = digest_of(cuts)
             write_json(record, known)
-    cuts: list[MonoCut] = sorted(read_cuts(work_dir / CUTS), key=lambda cut: cut.id)
-    return Inputs(cuts, [BadUtterance(*item) for item in known["bad"]], part.fingerprint)
+    bad = [BadUtterance(*item) for item in known["bad"]]
+    return Inputs(cuts, bad, part.fingerprint, known["digest"])
 
 
 def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -> Iterator[MonoCut]:
@@ -106,7 +115,7 @@ def _part(places: Sequence[Path], jobs: int) -> Part:
     return audio_part("input", told, reading)
 
 
-def digest_of(cuts: Sequence[MonoCut]) -> str:
+def digest_of(cuts: Iterable[MonoCut]) -> str:
     """Tells one list of utterances from another: ids, places and lengths, not the transcripts."""
     digest = hashlib.sha256()
     for cut in cuts:

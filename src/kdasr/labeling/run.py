@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from kdasr.data.features import load_cut_samples
 from kdasr.evaluation.batches import BATCH_SECONDS, batches_of
 from kdasr.labeling.activity import active_seconds
 from kdasr.labeling.base import Label, Labeler, Speech
+from kdasr.labeling.utterances import Utterances
 
 log = get_logger(__name__)
 
@@ -75,7 +75,7 @@ class LabelWork:
     name: str
     """Of the labeler, as the command has it."""
     labeler: Labeler
-    cuts: Sequence[MonoCut]
+    cuts: Utterances
     """The same in every process."""
     folder: Path
     """Where the labels go."""
@@ -86,10 +86,15 @@ class LabelWork:
     ranks: Ranks
     watch: Watch = field(default=lambda labels: None)
 
-    @cached_property
-    def shards(self) -> list[Sequence[MonoCut]]:
-        """The utterances of each shard."""
-        return [self.cuts[at : at + self.shard_size] for at in range(0, len(self.cuts), self.shard_size)]
+    @property
+    def shards(self) -> list[range]:
+        """The numbers of the utterances of each shard."""
+        count, size = len(self.cuts), self.shard_size
+        return [range(at, min(at + size, count)) for at in range(0, count, size)]
+
+    def shard(self, number: int) -> list[MonoCut]:
+        """The utterances of a shard, which are read."""
+        return self.cuts.read(self.shards[number])
 
     def labels_path(self, number: int) -> Path:
         """The labels of a shard, an utterance per line."""
@@ -141,7 +146,7 @@ class LabelWork:
         Returns:
             Whether all labels are there; other processes may have some in hand.
         """
-        seconds = [sum(cut.duration for cut in cuts) for cuts in self.shards]
+        seconds = [float(self.cuts.seconds[some.start : some.stop].sum()) for some in self.shards]
         finished = [self.is_finished(number) for number in range(len(self.shards))]
         done = sum(length for length, is_done in zip(seconds, finished, strict=True) if is_done)
         if not all(finished):
@@ -155,7 +160,7 @@ class LabelWork:
         return all(self.labels_path(number).is_file() for number in range(len(self.shards)))
 
     def _label_shard(self, number: int, progress: Progress) -> None:
-        cuts = self.shards[number]
+        cuts = self.shard(number)
         by_length = sorted(cuts, key=lambda cut: (cut.duration, cut.id))
         batches = list(batches_of(by_length, max(BATCH_SECONDS, self.batch_size * _WINDOW)))
         with locked(self.folder):

@@ -60,7 +60,7 @@ class Selection:
     def judge(self, number: int) -> Iterator[Judged]:
         """The labels of a finished shard, one after another."""
         others = [{item.id: item.label for item in work.labels(number)} for work in self.works[1:]]
-        cuts = {cut.id: cut for cut in self.works[0].shards[number]}
+        cuts = {cut.id: cut for cut in self.works[0].shard(number)}
         for item in self.works[0].labels(number):
             yield self._judge(cuts[item.id], item, [found[item.id] for found in others if item.id in found])
 

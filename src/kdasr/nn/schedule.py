@@ -10,6 +10,8 @@ class Clock:
     def __init__(self) -> None:
         self.batches = 0.0
         """Batches trained on so far."""
+        self.share = 1.0
+        """Of its optimizer step, the share that a batch is: see `Encoder.share`."""
 
     def ramp(self, *points: tuple[float, float]) -> "Ramp":
         """A number that follows these points (batches, value)."""

@@ -10,7 +10,7 @@ from kdasr.study.evidence import Evidence
 from kdasr.study.jobs import STAGES, Study
 from kdasr.study.plan import Run, select_rows
 from kdasr.study.stamps import StampedJob, Stamps, run_stamped
-from kdasr.study.trained_run import TrainedRun, read_run
+from kdasr.study.trained_run import TrainedRun, check_decoded, read_run
 
 Rates = dict[str, float | None]
 
@@ -124,10 +124,17 @@ def chosen_rates(study: Study) -> Rates:
 
 
 def dev_wer(study: Study, run: Run) -> float:
-    """Word error rate in percent of a decoded run on all dev parts together."""
+    """Word error rate in percent of a decoded run on all dev parts together.
+
+    Raises:
+        UserError: see `check_decoded`.
+    """
     mode = "offline" if run.offline else "streaming"
     folder = run.folder / "decode" / mode
-    summaries = [read_object(folder / part / "summary.json") for part in study.recipe.parts("dev")]
+    found = {part: read_object(folder / part / "summary.json") for part in study.recipe.parts("dev")}
+    for part, summary in found.items():
+        check_decoded(summary, folder / part, run.config.contexts[0], with_lm=False)
+    summaries = list(found.values())
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
 
@@ -138,7 +145,7 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
     `variant`: empty for greedy search, or `WITH_LM`.
 
     Raises:
-        UserError: a file is not as `kdasr decode` writes it, or of another context than the run's.
+        UserError: a file is not as `kdasr decode` writes it, or not of this study: see `check_decoded`.
     """
     results = study.recipe.results
     runs = study.planner.runs(list(results.rows), chosen_rates(study))
@@ -151,7 +158,8 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
         if parts:
             mode = "offline" if run.offline else "streaming"
             decoded = run.decoded(variant) / mode
-            trained.append(read_run(run.info(), decoded, mode, parts, run.config.contexts[0]))
+            own = run.config.contexts[0]
+            trained.append(read_run(run.info(), decoded, mode, parts, own, with_lm=bool(variant)))
     return Evidence(
         rows=list(results.rows),
         runs=trained,

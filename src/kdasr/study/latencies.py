@@ -39,7 +39,7 @@ class Decoding:
         """The run with what was decoded.
 
         Raises:
-            UserError: a file is not as `kdasr decode` writes it, or of another context.
+            UserError: a file is not as `kdasr decode` writes it, or not of this study: see `check_decoded`.
         """
         mode = mode_under(self.context)
         return read_run(self.run.info(), self.folder / mode, mode, self.parts, self.context)
@@ -77,7 +77,7 @@ def latency_points(study: Study, upto: str) -> list[LatencyPoint]:
     """Every finished decoding of every run, in the order of rows, seeds, parts and waits.
 
     Raises:
-        UserError: a file is not as `kdasr decode` writes it, or of another context.
+        UserError: a file is not as `kdasr decode` writes it, or not of this study: see `check_decoded`.
     """
     points = [point for decoding in finished_decodings(study, upto) for point in _points(decoding)]
     lines = list(dict.fromkeys(point.line for point in points))

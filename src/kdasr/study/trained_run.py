@@ -1,7 +1,7 @@
 """One training of one row: what it is, what was decoded of it, and its numbers on each part."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from kdasr.study.seeds import Floats
 
 SCRATCH, TEACHER, OWN = "scratch", "teacher", "own"
 """What `init` of a row says for random weights, for the topline's, and for those that its system names."""
+_NOT_IN_STUDIES = {"--int8": "int8", "--biasing": "biasing_sha256", "--endpoints": "endpoint_rules"}
+"""Options of `kdasr decode` that no study gives, and what `summary.json` calls them."""
 Value = Callable[[DecodedUtterance], float]
 """A number of one decoded utterance."""
 
@@ -87,20 +89,48 @@ class PartResult:
         }
 
 
-def read_run(info: RunInfo, decoded: Path, mode: str, parts: Sequence[str], context: Context) -> TrainedRun:
+def read_run(
+    info: RunInfo, decoded: Path, mode: str, parts: Sequence[str], context: Context, *, with_lm: bool = False
+) -> TrainedRun:
     """Read what was decoded of a run under one context: folders of parts in `decoded`, in one mode.
 
     Raises:
-        UserError: a file is not as `kdasr decode` writes it, or of another context.
+        UserError: a file is not as `kdasr decode` writes it; see also `check_decoded`.
     """
     found = {part: read_part(decoded / part, mode) for part in parts}
     for part in found.values():
-        if part.summary.get("context", str(context)) != str(context):
-            raise UserError(
-                f"{part.folder}: decoded under '{part.summary['context']}', not under '{context}', since the "
-                "study did it: remove that folder, and the same command decodes it again"
-            )
+        check_decoded(part.summary, part.folder, context, with_lm=with_lm)
     return TrainedRun(info, found, read_metrics(info.folder / "metrics.jsonl"))
+
+
+def check_decoded(summary: Mapping[str, Any], folder: Path, context: Context, *, with_lm: bool) -> None:
+    """Check that a part was decoded as the study decodes it, by what its `summary.json` says.
+
+    Args:
+        summary: the content of the file; what an older version does not say is taken to be right.
+        folder: of the part, for the message.
+        context: that of the study.
+        with_lm: whether the study decodes it with its language model.
+
+    Raises:
+        UserError: under another context, other utterances, or by another search.
+    """
+    fault = ""
+    if (found := summary.get("context", str(context))) != str(context):
+        fault = f"under '{found}', not under '{context}'"
+    elif limit := summary.get("max_utterances"):
+        fault = f"with --max-utterances {limit}"
+    elif not with_lm and (summary.get("search", "greedy") != "greedy" or summary.get("language_model")):
+        fault = "by another search than the greedy one"
+    elif with_lm and summary.get("language_model", {}) is None:
+        fault = "without a language model"
+    elif changed := [option for option, name in _NOT_IN_STUDIES.items() if summary.get(name)]:
+        fault = f"with {' and '.join(changed)}"
+    if fault:
+        raise UserError(
+            f"{folder}: decoded {fault}, since the study did it: remove that folder, and the same command "
+            "decodes it again"
+        )
 
 
 def part_result(run: TrainedRun, part: str) -> PartResult:

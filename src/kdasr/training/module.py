@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from kdasr.distillation.step import Denominators, Losses, StepInput, StepObjective, TrainBatch
+from kdasr.models.encoders.base import Encoder
 
 
 class TrainingModule(nn.Module):
@@ -17,6 +18,8 @@ class TrainingModule(nn.Module):
 
     def forward(self, inputs: StepInput) -> Losses:
         """The losses of a batch; only their total carries a gradient."""
+        if isinstance(encoder := getattr(self.model, "encoder", None), Encoder):
+            encoder.share = inputs.share
         return self.objective(self.model, inputs)
 
     def count(self, batches: Sequence[TrainBatch]) -> Denominators:

@@ -100,6 +100,7 @@ class Updater:
         sums: dict[str, Tensor] = {}
         per_utterance: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, start=1):
+            frames = denominators[batch.paired].frames
             inputs = StepInput(
                 batch.to(self._fabric.device),
                 loss_weights=loss_weights if batch.paired else self._stage.loss_weights,
@@ -107,6 +108,7 @@ class Updater:
                 step=step,
                 denominators=denominators[batch.paired],
                 unpaired_weights=self._stage.unpaired_weights,
+                share=self._own.count([batch]).frames / frames if frames else 1.0,
             )
             with self._fabric.no_backward_sync(self._module, enabled=number < len(batches)):
                 losses = self._module(inputs)

@@ -5,21 +5,26 @@ and `text` must be there, `score` is the mean natural log-probability of a token
 seconds. Utterances that the file lacks have no label, and are counted.
 """
 
+# Shapes: N labels.
+
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.common.lines import text_lines
 from kdasr.labeling.base import HeardWord, Label, LabelerOptions, Speech, register_labeler
 
 
 @register_labeler("jsonl")
 class JsonLinesLabeler:
-    """Looks labels up by the id of the utterance."""
+    """Looks labels up by the id of the utterance: 16 bytes of each are in memory."""
 
     def __init__(self, place: str, options: LabelerOptions) -> None:
         """
@@ -29,15 +34,27 @@ class JsonLinesLabeler:
         path = Path(place)
         if not path.is_file():
             raise UserError(f"jsonl:{path}: no such file")
+        self._path, self._language = path, options.language
         self._digest = sha256(path)
-        self._labels: dict[str, Label] = {}
-        for number, line in enumerate(text_lines(path), start=1):
-            if not line.strip():
-                continue
-            name, label = _read(line, f"{path}, line {number}", options.language)
-            if name in self._labels:
-                raise UserError(f"{path}, line {number}: '{name}' is there twice")
-            self._labels[name] = label
+        self._file = path.open("rb")
+        names, begins, numbers = array("q"), array("q"), array("q")
+        for line in self._lines():
+            name, _ = _read(line.text, f"{path}, line {line.number}", self._language)
+            names.append(_digest_of(name))
+            begins.append(line.begin)
+            numbers.append(line.number)
+        names_N = np.array(names, np.int64)
+        order_N = np.argsort(names_N, kind="stable")
+        self._names_N, self._begins_N = names_N[order_N], np.array(begins, np.int64)[order_N]
+        again_N = order_N[1:][self._names_N[1:] == self._names_N[:-1]]
+        if len(again_N):
+            first = int(again_N.min())
+            name, _ = self._label_at(begins[first])
+            raise UserError(f"{path}, line {numbers[first]}: '{name}' is there twice")
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            self._file.close()
 
     def settings(self) -> dict[str, Any]:
         """The digest of the file."""
@@ -45,7 +62,52 @@ class JsonLinesLabeler:
 
     def label(self, batch: Sequence[Speech]) -> list[Label]:
         """See `Labeler`."""
-        return [self._labels.get(item.id, Label("", is_there=False)) for item in batch]
+        return [self._label(item.id) for item in batch]
+
+    def _label(self, name: str) -> Label:
+        digest = _digest_of(name)
+        place = int(np.searchsorted(self._names_N, digest))
+        if place == len(self._names_N) or self._names_N[place] != digest:
+            return Label("", is_there=False)
+        found, label = self._label_at(int(self._begins_N[place]))
+        if found != name:
+            raise UserError(f"{self._path}: was changed while it was read")
+        return label
+
+    def _label_at(self, begin: int) -> tuple[str, Label]:
+        self._file.seek(begin)
+        return _read(_text(self._file.readline(), self._path), f"{self._path}, byte {begin}", self._language)
+
+    def _lines(self) -> Iterator["_Line"]:
+        """Those with something on them."""
+        begin = 0
+        for number, line in enumerate(self._file, start=1):
+            text = _text(line, self._path)
+            if text.strip():
+                yield _Line(number, begin, text)
+            begin += len(line)
+
+
+class _Line(NamedTuple):
+    number: int
+    """From 1 on."""
+    begin: int
+    """In bytes."""
+    text: str
+
+
+def _digest_of(name: str) -> int:
+    """64 bits of an id."""
+    return int.from_bytes(
+        hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True
+    )
+
+
+def _text(line: bytes, path: Path) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
 
 
 def _read(line: str, where: str, language: str | None) -> tuple[str, Label]:

@@ -41,6 +41,7 @@ class AttentionWeights(nn.Module):
         self.key_balancer = Balancer(0.025, min_positive=0.4, max_positive=0.6, min_abs=0.0, max_abs=100.0)
         self.key_whiten = Whiten(clock.ramp((0, 3.0), (20000, 6.0)), groups=sizes.num_heads, scale=0.025)
         self.position_skip_rate = clock.ramp((0, 0.5), (4000, 0.0))
+        self.clock = clock
 
     def forward(
         self, x_BNWD: Tensor, positions_RP: Tensor, cache_BLD: Tensor, frames: Frames
@@ -63,7 +64,7 @@ class AttentionWeights(nn.Module):
             scores = scores + by_key(pos_query_BNHWS @ positions_HSR, scores)
         if self.training and by_chance(PENALTY_PROBABILITY):
             num_frames = x_BNWD.shape[0] * x_BNWD.shape[1] * frames.chunk
-            penalty = SCORE_PENALTY / (num_frames * self.encoded_per_frame)
+            penalty = SCORE_PENALTY * self.clock.share / (num_frames * self.encoded_per_frame)
             scores = shape_gradient(
                 scores, lambda x, grad: penalized_gradient(x, grad, LARGEST_SCORE, penalty)
             )
@@ -76,7 +77,7 @@ LARGEST_SCORE = 25.0
 """Scores that are larger are pulled back."""
 SCORE_PENALTY = 1e-4
 """The gradient that does it, for losses in nats that are summed over a batch, as in icefall. Those of a
-transducer and of CTC are here divided by the encoded frames of the batch, and so is this."""
+transducer and of CTC are here divided by the encoded frames of all batches of a step, and so is this."""
 
 
 def by_head(x_BNWD: Tensor, num_heads: int) -> Tensor:

@@ -78,6 +78,7 @@ class Zipformer2Encoder(Encoder):
             return self._nothing(features_BTF, lens_B)
         if self.training and not self.is_repeating:
             self._count(features_BTF)
+        self.clock.share = self.share
         feature_lens_B = feature_lens_B.to(features_BTF.device, non_blocking=True)
         x_BUD, frame_lens_B, ends_B = self.whole(features_BTF, feature_lens_B, context)
         (left, chunk, right), edge = self._blocks(x_BUD.shape[1], context)
