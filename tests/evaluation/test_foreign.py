@@ -154,8 +154,11 @@ def test_a_word_that_ends_with_a_chunk_is_shown_then(tmp_path: Path, format_name
 
 
 def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> None:
-    (tmp_path / "a.alignment.txt").write_text(ALIGNED)
-    references = read_references(tmp_path, str.lower)
+    (tmp_path / "chapter").mkdir()
+    (tmp_path / "chapter" / "a.alignment.txt").write_text(ALIGNED)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "part").symlink_to(tmp_path / "chapter")
+    references = read_references(tmp_path / "linked", str.lower)
     (tmp_path / "one.ctm").write_text("1-2-0002 1 0.3 0.2 yes\n")
     scores = score_system(references, read_hypotheses(tmp_path / "one.ctm", "ctm"), Display(), str.lower)
     assert scores["1-2-0001"].latency.first_token == "missing"

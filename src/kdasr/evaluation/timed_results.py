@@ -12,6 +12,7 @@ from typing import Any
 from lhotse.cut import MonoCut
 
 from kdasr.common.errors import UserError
+from kdasr.common.folders import find_files
 from kdasr.corpora.cut_manifest import iter_cuts
 from kdasr.corpora.librispeech_alignments import read_all
 from kdasr.data.text_normalization import split_words
@@ -84,7 +85,9 @@ def read_references(path: Path, normalize: Normalize) -> dict[str, list[RefWord]
         heard = read_hypotheses(path, "ctm").values()
         found = {item.id: [(word.text, word.first, word.last) for word in item.words] for item in heard}
     else:
-        files = sorted(path.rglob("*.alignment.txt")) if path.is_dir() else [path]
+        files = (
+            find_files(path, lambda name: name.endswith(".alignment.txt")).files if path.is_dir() else [path]
+        )
         found = {
             id: [
                 (item.symbol, item.start, item.start + item.duration) for item in items if item.symbol.strip()
