@@ -22,7 +22,7 @@ Where each utterance has an audio file of its own, `check` can be a list of `Utt
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -70,6 +70,8 @@ class Reading:
     """Keep utterances with an empty transcript."""
     to_be_labeled: bool = False
     """Nothing is said of transcripts that are missing."""
+    watch: Callable[[Path], None] = field(default=lambda path: None)
+    """Is told where the audio files of Lhotse cuts are looked for, before they are looked at."""
 
     def faults_of_text(self, faults: Mapping[str, Sequence[object]]) -> dict[str, Sequence[object]]:
         """What is to be said of utterances without a transcript: with `{}` for what becomes of them."""

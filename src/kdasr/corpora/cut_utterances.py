@@ -122,7 +122,7 @@ def recordings_of(cut: Cut) -> list[Recording]:
 
 
 def find_files(cut: Cut, beside: Path) -> tuple[list[Path], str | None]:
-    """The audio files of a cut, and what is wrong with its sources.
+    """Where the audio files of a cut are looked for, and what is wrong with its sources.
 
     A relative path holds from the current directory, as in Lhotse; else from the folder of the manifest. The
     cut is changed to say so.
@@ -137,10 +137,12 @@ def find_files(cut: Cut, beside: Path) -> tuple[list[Path], str | None]:
             if source.type != "file":
                 continue
             path = Path(source.source)
-            if not path.is_file() and (beside / path).is_file():
-                path = beside / path
+            files.append(path)
+            if not path.is_file():
+                files.append(beside / path)
+                if (beside / path).is_file():
+                    path = beside / path
             source.source = str(path.resolve()) if path.is_file() else str(path)
-            files.append(Path(source.source))
     return files, None
 
 

@@ -163,7 +163,9 @@ class CutsCheck:
         if not item.text and not self._reading.keep_empty:
             return
         if shard.audio is None:
-            _, fault = find_files(cut, shard.cuts.parent)
+            files, fault = find_files(cut, shard.cuts.parent)
+            for file in files:
+                self._reading.watch(file)
             if fault is not None:
                 self._bad.append(BadUtterance(name, str(shard.cuts), fault))
                 return

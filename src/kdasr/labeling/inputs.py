@@ -1,9 +1,10 @@
 """What is to be labeled: Lhotse cuts with or without transcripts, Shar folders, or bare audio files."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lhotse.cut import MonoCut
 
@@ -16,14 +17,17 @@ from kdasr.corpora.audio_part import Told, audio_part
 from kdasr.corpora.base import Part, PartCuts, Reading
 from kdasr.corpora.lhotse_cuts import LhotseCuts
 from kdasr.corpora.remarks import Remarks
+from kdasr.corpora.shar import AUDIO as SHAR_AUDIO
+from kdasr.corpora.shar import CUTS as SHAR_CUTS
 from kdasr.data.audio_files import is_audio, quote
 from kdasr.data.bad import BadUtterance
 from kdasr.data.folder import write_manifest
+from kdasr.labeling.input_stamps import InputStamps, time_there
 from kdasr.labeling.utterances import Utterances, forget_order, has_order, write_order
 
 log = get_logger(__name__)
 
-CUTS, RECORD = "input.jsonl.gz", "input.json"
+CUTS, RECORD, STAMPS = "input.jsonl.gz", "input.json", "input-files.jsonl.gz"
 AUDIO = "audio"
 """Folder of audio that was converted, where it was not one channel of 16 kHz in a file."""
 
@@ -46,7 +50,8 @@ class Inputs:
 def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
     """Check the cuts and audio files in some places, and convert what cannot be read in place.
 
-    Several processes may call it with the same arguments: one of them does the work.
+    Several processes may call it with the same arguments: one of them does the work. What was checked before
+    is checked again only where a file has another size or time than it had then, or files have come or gone.
 
     Args:
         places: manifests of cuts, Shar folders, or folders of audio files, each of which is an utterance.
@@ -60,10 +65,24 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
         if not place.exists():
             raise UserError(f"--cuts {place}: no such file or folder")
     work_dir.mkdir(parents=True, exist_ok=True)
+    stamps, begun = InputStamps(work_dir / STAMPS, places), time_there(work_dir)
     with locked(work_dir):
-        part = _part(places, jobs)
         record, manifest = work_dir / RECORD, work_dir / CUTS
         known = read_object(record) if record.is_file() else {}
+        is_whole = "digest" in known and manifest.is_file() and has_order(manifest)
+        if not (is_whole and (stamps.are_since(begun) or stamps.hold(_files_at(places), jobs))):
+            known = _check(places, work_dir, jobs, known, stamps)
+    bad = [BadUtterance(*item) for item in known["bad"]]
+    return Inputs(Utterances(manifest), bad, known["fingerprint"], known["digest"])
+
+
+def _check(
+    places: Sequence[Path], work_dir: Path, jobs: int, known: dict[str, Any], stamps: InputStamps
+) -> dict[str, Any]:
+    """Look at everything, and write what has changed; returns the new record."""
+    record, manifest = work_dir / RECORD, work_dir / CUTS
+    with stamps.taken(_files_at(places)) as watch:
+        part = _part(places, jobs, watch)
         if known.get("fingerprint") != part.fingerprint or not manifest.is_file():
             bad, remarks = list(part.bad), Remarks()
             made = part.cuts(range(part.num_utterances), (work_dir / AUDIO).resolve(), jobs)
@@ -74,12 +93,10 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
             known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
         if not has_order(manifest):
             write_order(manifest)
-        cuts = Utterances(manifest)
-        if "digest" not in known:  # earlier versions kept none
-            known["digest"] = digest_of(cuts)
-            write_json(record, known)
-    bad = [BadUtterance(*item) for item in known["bad"]]
-    return Inputs(cuts, bad, part.fingerprint, known["digest"])
+    if "digest" not in known:  # earlier versions kept none
+        known["digest"] = digest_of(Utterances(manifest))
+        write_json(record, known)
+    return known
 
 
 def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -> Iterator[MonoCut]:
@@ -90,10 +107,27 @@ def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -
         remarks.merge(some.remarks)
 
 
-def _part(places: Sequence[Path], jobs: int) -> Part:
-    """All places as one part of a corpus."""
-    reading = Reading(jobs, keep_empty=True, to_be_labeled=True)
-    folders = [place for place in places if place.is_dir() and not any(place.glob("cuts.*"))]
+def _files_at(places: Sequence[Path]) -> list[Path]:
+    """The manifests, archives and audio files in some places, without those that manifests name."""
+    files: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            files.append(place)
+        elif _has_shards(place):
+            files += sorted(path for name in (SHAR_CUTS, SHAR_AUDIO) for path in place.glob(f"{name}.*"))
+        else:
+            files += find_files(place, is_audio).files
+    return files
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(folder.glob(f"{SHAR_CUTS}.*"))
+
+
+def _part(places: Sequence[Path], jobs: int, watch: Callable[[Path], None]) -> Part:
+    """All places as one part of a corpus; `watch` is told of the audio files that manifests name."""
+    reading = Reading(jobs, keep_empty=True, to_be_labeled=True, watch=watch)
+    folders = [place for place in places if place.is_dir() and not _has_shards(place)]
     if not folders:
         return LhotseCuts({"input": list(places)}).check("input", reading)
     if len(folders) < len(places):
