@@ -33,6 +33,7 @@ from kdasr.labeling.base import (
     register_labeler,
     unregister_labeler,
 )
+from kdasr.labeling.run import LabelWork
 from kdasr.testing import WORDS
 
 SECONDS = [2.0, 3.5, 2.5, 4.0, 3.0]
@@ -193,6 +194,19 @@ def test_no_more_utterances_than_those_of_a_shard_are_in_memory(tmp_path: Path) 
         assert json.loads(record.read_text()) == known
     finally:
         unregister_labeler("counting")
+
+
+def test_finished_shards_are_found_without_a_search_for_each(tmp_path: Path, monkeypatch) -> None:
+    cuts: Any = range(7)
+    work = LabelWork("x", None, cuts, tmp_path, {}, 2, 1, Ranks())  # type: ignore[arg-type]
+    for number in (0, 2, 3):
+        work.labels_path(number).touch()
+        work.pace_path(number).touch()
+    for name in ("shard.000001.partial-0", "shard.000002.partial-12"):  # of 2 it has what may be read by now
+        (tmp_path / name).touch()
+    assert [work.is_finished(number) for number in range(4)] == [True, False, False, True]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: pytest.fail("another search"))
+    assert work.finished() == [True, False, False, True]
 
 
 def test_the_pace_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch, caplog) -> None:

@@ -194,7 +194,7 @@ def _label(work: "LabelWork") -> bool:
     def show(done: float, total: float) -> "Progress":
         return LabelProgress(work.name, done, total, work.ranks)
 
-    if all(work.is_finished(number) for number in range(len(work.shards))):
+    if all(work.finished()):
         hours = work.cuts.seconds.sum() / 3600
         log.info("%s: %d utterances, %.2f h, already labeled", work.name, len(work.cuts), hours)
     return work.run(show)

@@ -111,6 +111,15 @@ class LabelWork:
         """Whether a shard is labeled, without anything that may be read by now."""
         return self.labels_path(number).is_file() and not self._journals(number)
 
+    def finished(self) -> list[bool]:
+        """`is_finished` of each shard; the folder is listed once."""
+        names = {path.name for path in self.folder.iterdir()}
+        open_ones = {name.partition("-")[0] for name in names if name.startswith("shard.")}
+        return [
+            self.labels_path(number).name in names and self._journal_path(number).name not in open_ones
+            for number in range(len(self.shards))
+        ]
+
     def _journals(self, number: int) -> list[Path]:
         return list(self.folder.glob(f"{self._journal_path(number).name}*"))
 
@@ -147,7 +156,7 @@ class LabelWork:
             Whether all labels are there; other processes may have some in hand.
         """
         seconds = [float(self.cuts.seconds[some.start : some.stop].sum()) for some in self.shards]
-        finished = [self.is_finished(number) for number in range(len(self.shards))]
+        finished = self.finished()
         done = sum(length for length, is_done in zip(seconds, finished, strict=True) if is_done)
         if not all(finished):
             progress = show(done, sum(seconds))
