@@ -16,11 +16,14 @@ from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.corpora.synthetic.plan import lm_sentences, make_plan
 from kdasr.corpora.synthetic.sizes import SIZES
+from kdasr.data import cut_index
+from kdasr.data.folder import load_cuts
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.tokens import prepare_tokens
 from kdasr.experiment.config import LanguageModelExperiment
 from kdasr.experiment.recipe_file import load_any_experiment
 from kdasr.language_model.scorer import load_language_model
+from kdasr.language_model.text import transcript_sources
 from kdasr.testing import random_text, write_corpus
 
 CONF = Path(__file__).parents[2] / "egs" / "librispeech" / "conf" / "lm"
@@ -164,3 +167,20 @@ def test_as_much_text_as_asked_and_none_of_the_transcripts(tmp_path: Path) -> No
     assert len(lines) == 500 and not set(lines) & plan.transcripts
     beside_the_audio = list(lm_sentences(plan))
     assert len(beside_the_audio) == 300 and lines[:300] == beside_the_audio
+
+
+def test_transcripts_are_read_line_by_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cut but one, by which a part is checked, is made of its line; and they can be read twice."""
+    made, real = [], cut_index.parsed
+    monkeypatch.setattr(cut_index, "parsed", lambda *given: made.append(given) or real(*given))
+    parts = ["train-clean-100", "dev-clean"]
+    sources = transcript_sources(data, parts)
+    for source, part in zip(sources, parts, strict=True):
+        texts = [cut.supervisions[0].text for cut in load_cuts(data, part)]
+        assert list(source.lines) == list(source.lines) == texts and len(texts) > 1
+        assert source.name == part
+    assert len(made) == len(parts)
+    monkeypatch.setattr("lhotse.CutSet.from_jsonl", lambda *_: pytest.fail("cuts are read"))
+    transcript_sources(data, parts)
+    with pytest.raises(UserError, match="part 'dev-other' is not prepared"):
+        transcript_sources(data, ["dev-other"])

@@ -10,7 +10,7 @@ import hashlib
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -134,6 +134,10 @@ class PartIndex:
         path = self.folder / COPY if self.meta["is_copy"] else cuts_path(self.data_dir, self.part)
         return PartReader(BlockReader(path, self.folder / BLOCKS), self.data_dir)
 
+    def texts(self) -> Iterator[str]:
+        """The transcript of each cut, in order; empty where there is none."""
+        return map(_text_in, self.reader.blocks.lines())
+
     def names(self) -> NDArray[np.int64]:
         """`name_digest` of each cut (N,), mapped into memory."""
         texts = (str(json.loads(line)["id"]) for line in self.reader.blocks.lines())
@@ -148,8 +152,7 @@ class PartIndex:
         path = self.pieces_path(tokenizer)
         if len(self) >= _LONG and not path.is_file():
             log.info("%s: the pieces of %d transcripts are counted, once", self.part, len(self))
-        texts = map(_text_in, self.reader.blocks.lines())
-        counts_N = self._kept(path, np.uint16, (count_pieces(text, tokenizer) for text in texts))
+        counts_N = self._kept(path, np.uint16, (count_pieces(text, tokenizer) for text in self.texts()))
         with suppress(OSError):
             for other in self.folder.glob("pieces-*.npy"):
                 if other != path:

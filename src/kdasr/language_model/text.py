@@ -18,11 +18,11 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.common.ranges import MAY_MOVE, Items, at_least
 from kdasr.data.audio_files import SHOWN
-from kdasr.data.folder import load_cuts
+from kdasr.data.cut_index import PartIndex
+from kdasr.data.index_folder import open_part
 from kdasr.data.same_data import Description
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
-from kdasr.data.usable import cut_text
 
 # Shapes: N sentences, P pieces of all of them.
 
@@ -236,12 +236,20 @@ def text_sources(paths: Sequence[str]) -> list[TextSource]:
 
 
 def transcript_sources(data_dir: Path, parts: Sequence[str]) -> list[TextSource]:
-    """The transcripts of prepared parts.
+    """The transcripts of prepared parts: read from their manifests line by line, each time anew.
 
     Raises:
-        UserError: a part has not been prepared.
+        UserError: a part has not been prepared, or is damaged.
     """
-    return [TextSource(part, [cut_text(cut) for cut in load_cuts(data_dir, part)]) for part in parts]
+    return [TextSource(part, _Transcripts(open_part(Path(data_dir), part))) for part in parts]
+
+
+@dataclass(frozen=True)
+class _Transcripts:
+    index: PartIndex
+
+    def __iter__(self) -> Iterator[str]:
+        return self.index.texts()
 
 
 def read_lines(path: Path) -> Iterator[str]:
