@@ -1,13 +1,17 @@
 """`kdasr prepare`: a corpus of any kind becomes a data folder, part by part."""
 
+# Shapes: N utterances.
+
 import re
 from collections.abc import Sequence
+from functools import partial
 from heapq import nsmallest
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json
@@ -93,13 +97,20 @@ def _warn_of_shared(parts: Sequence[Part], options: PrepareOptions) -> None:
         shared = np.intersect1d(one.digests(), other.digests(), assume_unique=True)
         if len(shared):
             heard = options.is_train(one.name) != options.is_train(other.name)
-            names = (name for name in one.ids() if np.isin(name_digest(name), shared))
+            names = filter(partial(_is_among, shared), one.ids())
             log.warning(
                 "%s and %s: %d id(s) are in both%s: %s",
                 one.name, other.name, len(shared),
                 ", so that perhaps the same speech is trained on and scored" if heard else "",
                 quote(nsmallest(SHOWN, names), len(shared)),
             )  # fmt: skip
+
+
+def _is_among(digests_N: NDArray[np.int64], name: str) -> bool:
+    """Whether a name has one of some digests, which are sorted."""
+    digest = name_digest(name)
+    place = int(np.searchsorted(digests_N, digest))
+    return place < len(digests_N) and int(digests_N[place]) == digest
 
 
 def _check_options(options: PrepareOptions) -> None:
