@@ -23,6 +23,7 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 
+from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
 
@@ -172,16 +173,28 @@ def main(
 ) -> None:
     """Cut a task of few words out of read sentences."""
     draws = random.Random(seed)
-    by_part = {part: list(load_cuts(data, part)) for part in parts.split()}
+    try:
+        by_part = {part: list(load_cuts(data, part)) for part in parts.split()}
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
     names = list(by_part)
+    if not 0 < train_parts <= len(names):
+        raise click.UsageError(f"--train-parts {train_parts}: of {len(names)} parts")
     vocabulary = said_by_most([cut for part in names[:train_parts] for cut in by_part[part]], words, letters)
     print(f"{len(vocabulary)} words: {' '.join(sorted(vocabulary))}")
     by_speaker: dict[str, list[Stretch]] = defaultdict(list)
     for part in names:
         for cut in by_part[part]:
             by_speaker[cut.supervisions[0].speaker] += stretches(cut, vocabulary)
+    if not any(by_speaker.values()):
+        raise click.ClickException(f"{data}: no word times: run `kdasr align` first")
     free = {cut.supervisions[0].speaker for part in names[:train_parts] for cut in by_part[part]}
     held = sorted(set(by_speaker) - free)
+    if not len(held) <= dev_speakers + test_speakers < len(by_speaker) - 1:
+        raise click.UsageError(
+            f"--dev-speakers {dev_speakers}, --test-speakers {test_speakers}: expected together "
+            f"{len(held)} (who may not be trained on) to {len(by_speaker) - 2}, of {len(by_speaker)} speakers"
+        )
     # The speakers with most words stay in training.
     few = sorted(free, key=lambda speaker: (len(by_speaker[speaker]), speaker))[: max(0, len(free) - 2)]
     moved = draws.sample(sorted(few), max(0, dev_speakers + test_speakers - len(held)))
