@@ -182,12 +182,12 @@ if due 1; then
     corpus_options=()
     for place in $cuts; do corpus_options+=(--cuts "$place"); done
   fi
-  now kdasr prepare "${corpus_options[@]}" --config "$conf" --out "$data" --jobs "$jobs"
+  now kdasr prepare "${corpus_options[@]}" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
 fi
 
 if due 2; then
   say "Stage 2: word pieces"
-  now kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
+  now kdasr tokens --data "$data" --config "$conf" "${overrides[@]}" ${vocab_size:+--vocab-size "$vocab_size"}
   # Utterances that have word times keep them.
   if [[ -n $align_from ]]; then now kdasr align "$align_from" --data "$data" --parts "$parts"; fi
 fi

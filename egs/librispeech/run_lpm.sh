@@ -44,10 +44,11 @@ root=$(cd "$here/../.." && pwd)
 parts="train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other"
 corpus=synthetic size="" conf="" data="" exp="" jobs=1 corpus_seed="" text="" upto=test
 stage=0 stop_stage=2
-prepare=() options=()
+prepare=() options=() overrides=()
 takes --corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage
 collects prepare --corpus-dir --alignments-dir --parts
-collects options --gpus --rows --markdown --override
+collects options --gpus --rows --markdown
+collects overrides --override
 flags options --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage
@@ -82,7 +83,7 @@ due() { ((stage <= $1 && $1 <= stop_stage)); }
 
 if due 0; then
   "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" \
-    --jobs "$jobs" --stage 0 --stop-stage 2 "${prepare[@]}"
+    --jobs "$jobs" --stage 0 --stop-stage 2 "${prepare[@]}" "${overrides[@]}"
 fi
 
 if due 1; then
@@ -98,5 +99,5 @@ fi
 
 if due 2; then
   say "Language model, seed model, rows"
-  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"
 fi

@@ -31,10 +31,11 @@ root=$(cd "$here/../.." && pwd)
 . "$here/local/options.sh"
 
 corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed="" upto=test
-prepare=() options=()
+prepare=() options=() overrides=()
 takes --corpus --size --conf --data --exp --corpus-seed --jobs --upto
 collects prepare --corpus-dir --alignments-dir --parts
-collects options --gpus --rows --markdown --override
+collects options --gpus --rows --markdown
+collects overrides --override
 flags options --dry-run
 renamed --stage --upto
 parse_options "$@"
@@ -48,5 +49,5 @@ exp=${exp:-$root/exp/$size}
 command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
 
 "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" --jobs "$jobs" \
-  --stage 0 --stop-stage 2 "${prepare[@]}"
-exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}"
+  --stage 0 --stop-stage 2 "${prepare[@]}" "${overrides[@]}"
+exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"

@@ -45,11 +45,12 @@ untranscribed="" labeler=whisper:base language=en corpus_dir="" cuts="" labels="
 parts="train-clean-100 dev-clean test-clean"
 conf=$here/conf/whisper/whisper.yaml data=$root/data/whisper exp=$root/exp/whisper
 stage=0 stop_stage=3
-label_options=() options=()
+label_options=() options=() overrides=()
 takes --untranscribed --labeler --language --corpus-dir --parts --cuts --labels --conf --data --exp --vocab-size --jobs \
   --upto --stage --stop-stage
 collects label_options --label-option
-collects options --gpus --rows --override
+collects options --gpus --rows
+collects overrides --override
 flags options --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage
@@ -84,16 +85,16 @@ if due 1; then
   else
     die "--corpus-dir or --cuts: where is the transcribed speech? Dev parts choose the checkpoint"
   fi
-  kdasr prepare --cuts "train-labeled=$labels" --config "$conf" --out "$data" --jobs "$jobs"
-  kdasr prepare "${transcribed[@]}" --config "$conf" --out "$data" --jobs "$jobs"
+  kdasr prepare --cuts "train-labeled=$labels" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
+  kdasr prepare "${transcribed[@]}" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
 fi
 
 if due 2; then
   say "Word pieces"
-  kdasr tokens --data "$data" --config "$conf" ${vocab_size:+--vocab-size "$vocab_size"}
+  kdasr tokens --data "$data" --config "$conf" "${overrides[@]}" ${vocab_size:+--vocab-size "$vocab_size"}
 fi
 
 if due 3; then
   say "Rows"
-  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"
 fi

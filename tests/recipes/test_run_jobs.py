@@ -91,9 +91,17 @@ def test_every_job_waits_for_what_it_needs(recipe: Recipe, jobs: str) -> None:
     )
     assert calls[-1] == ["report", str(recipe.exp), "--data", str(recipe.data)]
     # Options arrive as they were given.
-    assert all("a={b: [1, 2]}" in call for call in calls if call[0] == "train")
+    takers = [call for call in calls if call[0] in ("prepare", "tokens", "train")]
+    assert all("a={b: [1, 2]}" in call for call in takers) and len(takers) == 2 + 5
     assert (recipe.exp / "log" / "report.log").exists() == (jobs != "1")
     assert "== Stage 3: teacher" in result.stdout and "== Stage 11: report" in result.stdout
+
+
+def test_overrides_of_a_study_reach_its_data(recipe: Recipe) -> None:
+    result = recipe.run("--override", "data.vocab_size=20", "--rows", "a b", script="run_results.sh")
+    assert result.returncode == 0, result.stderr
+    assert [call[0] for call in recipe.calls()] == ["corpus", "prepare", "tokens", "results"]
+    assert all("data.vocab_size=20" in call for call in recipe.calls()[1:])
 
 
 def test_a_wrong_export_fails_the_recipe_after_its_report(recipe: Recipe) -> None:

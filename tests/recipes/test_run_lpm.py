@@ -56,13 +56,13 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
     shipped = (EGS / "conf" / "lpm" / "lpm.yaml").read_text()
     content = yaml.safe_load(shipped.replace(", train-other-500]", "]"))
     content["results"] |= {"seeds": [1], "language_model": {"conf": str(EGS / "conf/lm/demo.yaml")}}
-    content["data"]["vocab_size"] = 40
     conf = tmp_path / "lpm.yaml"
     conf.write_text(yaml.safe_dump(content))
     data, exp = tmp_path / "data", tmp_path / "exp"
     places = ("--size", "tiny", "--conf", str(conf), "--data", str(data), "--exp", str(exp))
-    result = run_recipe(*places, "--dry-run")
+    result = run_recipe(*places, "--dry-run", "--override", "data.vocab_size=40")
     assert result.returncode == 0, result.stderr
+    assert len((data / "tokens" / "tokens.txt").read_text().splitlines()) == 40
     planned = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("to run")}
     rows = load_recipe(conf).results.rows
     dev, test = ("train", "dev", "dev-lm"), ("test", "test-lm")

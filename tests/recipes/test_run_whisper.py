@@ -61,12 +61,13 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
     off = [part for name in names for part in ("--label-option", f"filter={name}=off")]
     result = run_recipe(
         "--untranscribed", str(untold), "--labeler", f"jsonl:{tmp_path / 'labels.jsonl'}", *off,
-        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--vocab-size", "20",
-        "--dry-run", "--override", "data.vocab_size=20", script="run_whisper.sh",
+        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--dry-run",
+        "--override", "data.vocab_size=20", script="run_whisper.sh",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     labeled = {cut.id: cut.supervisions[0].text for cut in load_cuts(data, "train-labeled")}
     assert labeled and set(labeled.values()) == set(texts.values())
+    assert len((data / "tokens" / "tokens.txt").read_text().splitlines()) == 20
     planned = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("to run")}
     rows = load_recipe(CONF).results.rows
     seeds = load_recipe(CONF).results.seeds

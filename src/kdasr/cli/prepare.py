@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
+from kdasr.cli.data_options import data_sections, override_option
 from kdasr.cli.paths import InputPath, OutputFolder
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
@@ -45,6 +46,7 @@ from kdasr.common.ranks import Ranks
     type=InputPath("configuration file"),
     help="Recipe file whose data section says speed factors and whether features are stored.",
 )
+@override_option
 @click.option(
     "--normalize",
     help="How all text is written: none, upper, lower, words, upper-words. [default: the recipe's, or as is]",
@@ -69,6 +71,7 @@ def command(
     out_dir: Path,
     speed: str | None,
     config_path: Path | None,
+    overrides: tuple[str, ...],
     normalize: str | None,
     on_the_fly: bool,
     max_bad: str,
@@ -88,8 +91,6 @@ def command(
     """
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
     from kdasr.data.bad import MaxBad
-    from kdasr.data.data_config import DataConfig
-    from kdasr.experiment.recipe_file import load_data_config, load_text_config
 
     ranks = Ranks.of_environment()
     setup_logging(is_first=ranks.is_first)
@@ -97,9 +98,9 @@ def command(
         raise UserError("what is to be prepared? Give --corpus-dir, or --cuts PART=FILE_OR_FOLDER")
     if corpus_dir is not None and cuts:
         raise UserError("--corpus-dir and --cuts: give one of them")
-    recipe = DataConfig() if config_path is None else load_data_config(config_path)
-    if normalize is None and config_path is not None:
-        normalize = load_text_config(config_path).normalize
+    recipe = data_sections(config_path, overrides)
+    if normalize is None:
+        normalize = recipe.text.normalize
     prepare_corpus(
         PrepareOptions(
             corpus_dir=corpus_dir,
@@ -107,8 +108,8 @@ def command(
             parts=_words(parts),
             train_parts=None if train_parts is None else _words(train_parts),
             out_dir=out_dir,
-            speeds=recipe.speed_perturbation if speed is None else _speeds(speed),
-            on_the_fly=on_the_fly or recipe.on_the_fly,
+            speeds=recipe.data.speed_perturbation if speed is None else _speeds(speed),
+            on_the_fly=on_the_fly or recipe.data.on_the_fly,
             jobs=jobs,
             max_bad=MaxBad.parse(max_bad),
             keep_empty=empty_transcripts == "keep",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from kdasr.cli.data_options import data_sections, override_option
 from kdasr.cli.paths import InputPath
 from kdasr.common.errors import UserError
 from kdasr.common.logging import setup_logging
@@ -31,6 +32,7 @@ MODEL_TYPES = ("unigram", "bpe", "char")
     type=InputPath("configuration file"),
     help="Recipe file whose data.vocab_size is the most to make when --vocab-size is not given.",
 )
+@override_option
 @click.option(
     "--from",
     "source",
@@ -42,6 +44,7 @@ def command(
     vocab_size: int | None,
     model_type: str | None,
     config_path: Path | None,
+    overrides: tuple[str, ...],
     source: Path | None,
 ) -> None:
     """Train a SentencePiece model on the transcripts of the training parts.
@@ -49,12 +52,11 @@ def command(
     Text is normalized as the data folder was prepared for (`kdasr prepare --normalize`). Writes
     tokens/bpe.model and tokens/tokens.txt; does nothing when they are there with the same settings.
     """
-    from kdasr.data.data_config import TranscriptConfig
     from kdasr.data.tokens import Pieces, adopt_pieces, check_tokens, train_pieces
-    from kdasr.experiment.recipe_file import load_data_config, load_text_config
 
     setup_logging()
-    text = TranscriptConfig() if config_path is None else load_text_config(config_path)
+    recipe = data_sections(config_path, overrides)
+    text = recipe.text
     if source is not None:
         if vocab_size is not None or model_type is not None:
             raise UserError("--from: the pieces are there; leave out --vocab-size and --model-type")
@@ -64,7 +66,7 @@ def command(
     # A recipe's size is meant for its usual corpus; a smaller one may not fill it.
     from_recipe = vocab_size is None
     if vocab_size is None and config_path is not None:
-        vocab_size = load_data_config(config_path).vocab_size
+        vocab_size = recipe.data.vocab_size
     if vocab_size is None and kind != "char":
         raise UserError("how many pieces? Give --vocab-size, or --config with data.vocab_size")
     pieces = Pieces(vocab_size or 0, at_most=from_recipe, model_type=kind)

@@ -1,6 +1,7 @@
 """Reading a recipe file, which describes several systems: one of them, or what all of them share."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,46 @@ from kdasr.experiment.config import (
 from kdasr.experiment.config_checks import check_experiment, check_language_model, check_text
 
 
-def load_data_config(path: Path) -> DataConfig:
-    """Read the `data` section that the systems of a recipe file share.
+@dataclass
+class DataSections:
+    """What a recipe file says of the preparation of data: the sections that its systems share."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TranscriptConfig = field(default_factory=TranscriptConfig)
+
+
+def load_data_sections(path: Path, overrides: Sequence[str] = ()) -> DataSections:
+    """Read the sections `data` and `text` that the systems of a recipe file share.
+
+    `overrides` are those of `load_experiment`. Of options of other sections nothing is kept; one of the
+    systems must take them.
 
     Raises:
-        UserError: no such file, an unknown key, a wrong type.
+        UserError: no such file, an unknown key, a wrong type, no such rule.
     """
-    section = load_yaml(path).get("data") or {}
-    return build_config(DataConfig, section, source=f"{path}: data")
+    names = {entry.name for entry in fields(DataSections)}
+    sections = {name: section or {} for name, section in load_yaml(path).items() if name in names}
+    own = [override for override in overrides if override.partition("=")[0].partition(".")[0] in names]
+    config = build_config(DataSections, sections, overrides=own, source=str(path))
+    check_text(config.text, str(path))
+    if len(own) < len(overrides):
+        _check_taken(path, overrides)
+    return config
+
+
+def _check_taken(path: Path, overrides: Sequence[str]) -> None:
+    """Refuse assignments that no system of a recipe file takes, as its first system does."""
+    systems = load_yaml(path).get("systems")
+    refusal: UserError | None = None
+    for system in systems if isinstance(systems, dict) and systems else (None,):
+        try:
+            _build(path, system, overrides)
+        except UserError as error:
+            refusal = refusal or error
+        else:
+            return
+    if refusal is not None:
+        raise refusal
 
 
 def load_roles(path: Path) -> ReportConfig:
@@ -35,18 +68,6 @@ def load_roles(path: Path) -> ReportConfig:
         UserError: no such file, an unknown key, a wrong type.
     """
     return build_config(ReportConfig, load_yaml(path).get("report") or {}, source=f"{path}: report")
-
-
-def load_text_config(path: Path) -> TranscriptConfig:
-    """Read the `text` section that the systems of a recipe file share.
-
-    Raises:
-        UserError: no such file, an unknown key, a wrong type, no such rule.
-    """
-    section = load_yaml(path).get("text") or {}
-    config = build_config(TranscriptConfig, section, source=f"{path}: text")
-    check_text(config, str(path))
-    return config
 
 
 def load_experiment(
@@ -74,12 +95,19 @@ def load_any_experiment(
     Raises:
         UserError: see `load_experiment`; also an unknown `kind`.
     """
-    layers = _layers(path, system)
-    if kind_of(*layers, source=str(path)) is None:
-        return load_experiment(path, system, overrides)
-    config = build_config(LanguageModelExperiment, *layers, overrides=overrides, source=str(path))
-    check_language_model(config, source=str(path))
+    config = _build(path, system, overrides)
+    if isinstance(config, LanguageModelExperiment):
+        check_language_model(config, source=str(path))
+    else:
+        check_experiment(config, source=str(path))
     return config
+
+
+def _build(path: Path, system: str | None, overrides: Sequence[Override]) -> AnyExperiment:
+    """`load_any_experiment` without its checks of options against each other."""
+    layers = _layers(path, system)
+    schema = experiment_schema() if kind_of(*layers, source=str(path)) is None else LanguageModelExperiment
+    return build_config(schema, *layers, overrides=overrides, source=str(path))
 
 
 def _layers(path: Path, system: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
