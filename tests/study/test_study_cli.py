@@ -117,6 +117,9 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(study: Path, tmp_path: Pat
     where = ("--data", str(study / "data"), "--exp", str(tmp_path / "exp"), "--upto", "dev", "--dry-run")
     result = CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *where])
     assert result.exit_code == 0 and result.output.count("to run") == 6
+    nowhere = ("--data", str(tmp_path / "data"), *where[2:])
+    plan = CliRunner().invoke(cli, ["results", str(study / "conf.yaml"), *nowhere])
+    assert plan.exit_code == 0 and plan.output == result.output
     assert not (tmp_path / "exp").exists()
 
 

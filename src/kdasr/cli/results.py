@@ -91,7 +91,7 @@ def command(
         raise UserError(f"--stage is called --upto now: --upto {stage}")
     # Absolute, or another spelling of the same folder would be other data and train everything again.
     planner = Planner(load_recipe(conf, overrides), data.absolute(), exp)
-    study = Study(planner, gpus=gpus // jobs if gpus else 0)
+    study = Study(planner, gpus=gpus // jobs if gpus else 0, plan_only=dry_run)
     devices = share_devices(gpus, jobs) if gpus and not dry_run else []
     options = Options(jobs, tuple(rows.replace(",", " ").split()), upto, devices)
     if dry_run:

@@ -51,6 +51,8 @@ class Study:
     gpus: int = 0
     """Of each job: as many processes share out its training and its decoding. 0: one process trains where
     `training.accelerator` says, and decodes on the CPU."""
+    plan_only: bool = False
+    """Nothing will run: data that are not there are no error, and no job with them is finished."""
     digests: dict[tuple[str, ...], str] = field(default_factory=dict)
     """Of the data by parts, computed once."""
     made: dict[str, StampedJob] = field(default_factory=dict)
@@ -106,12 +108,12 @@ class Study:
         """Train the language model of the recipe.
 
         Raises:
-            UserError: its text is not there.
+            UserError: its text is not there, unless nothing will run.
         """
         options, config = self.recipe.results.language_model, self.recipe.language_model
         assert options is not None and config is not None
         text = self.data / options.text
-        if not text.is_file():
+        if not (text.is_file() or self.plan_only):
             raise UserError(f"{text}: no such file: the text that results.language_model is trained on")
         dev_parts = self.recipe.parts("dev")
         data = replace(config.data, dir=str(self.data), train_text=[str(text)], dev_parts=dev_parts)
@@ -123,7 +125,7 @@ class Study:
             settings={
                 "options": _identity(LanguageModelExperiment, settings),
                 "data": self._digest(dev_parts),
-                "text": sha256(text),
+                "text": sha256(text) if text.is_file() else "",
             },
             outputs=(self.planner.language_model / "checkpoints" / "averaged.pt",),
             folder=self.planner.language_model,
@@ -240,7 +242,12 @@ class Study:
     def _digest(self, parts: Sequence[str]) -> str:
         key = tuple(parts)
         if key not in self.digests:
-            self.digests[key] = data_digest(self.data, key)
+            try:
+                self.digests[key] = data_digest(self.data, key)
+            except UserError:
+                if not self.plan_only:
+                    raise
+                self.digests[key] = ""
         return self.digests[key]
 
 
