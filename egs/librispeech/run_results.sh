@@ -16,7 +16,7 @@
 #   --upto NAME           dev: train, decode the dev parts, nothing of the test parts; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
 #   --override K=V        further option of every system; may be repeated
-#   --dry-run             say what is finished and what would run
+#   --dry-run             print the commands of the data, say what of the rows is finished and what would run
 #
 # A finished job is skipped while its settings stay the same, an interrupted one resumes. Results: <exp>/summary.json,
 # <exp>/results.md, <exp>/wer-latency.png; logs: <exp>/log.
@@ -31,12 +31,12 @@ root=$(cd "$here/../.." && pwd)
 . "$here/local/options.sh"
 
 corpus=synthetic size=results conf="" data="" exp="" jobs=1 corpus_seed="" upto=test
-prepare=() options=() overrides=()
+prepare=() options=() overrides=() dry_run=()
 takes --corpus --size --conf --data --exp --corpus-seed --jobs --upto
 collects prepare --corpus-dir --alignments-dir --parts
 collects options --gpus --rows --markdown
 collects overrides --override
-flags options --dry-run
+flags dry_run --dry-run
 renamed --stage --upto
 parse_options "$@"
 corpus_seed=${corpus_seed:-$(default_corpus_seed "$size")}
@@ -49,5 +49,5 @@ exp=${exp:-$root/exp/$size}
 command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
 
 "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" --jobs "$jobs" \
-  --stage 0 --stop-stage 2 "${prepare[@]}" "${overrides[@]}"
-exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"
+  --stage 0 --stop-stage 2 "${prepare[@]}" "${overrides[@]}" "${dry_run[@]}"
+exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}" "${dry_run[@]}"

@@ -102,6 +102,10 @@ def test_overrides_of_a_study_reach_its_data(recipe: Recipe) -> None:
     assert result.returncode == 0, result.stderr
     assert [call[0] for call in recipe.calls()] == ["corpus", "prepare", "tokens", "results"]
     assert all("data.vocab_size=20" in call for call in recipe.calls()[1:])
+    result = recipe.run("--dry-run", script="run_results.sh")  # prepares nothing
+    assert "kdasr corpus" in result.stdout and "kdasr tokens" in result.stdout
+    ((verb, *words),) = recipe.calls()
+    assert verb == "results" and words[-1] == "--dry-run"
 
 
 def test_a_wrong_export_fails_the_recipe_after_its_report(recipe: Recipe) -> None:
