@@ -19,7 +19,7 @@
 #   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when DIR, named LibriSpeech, is missing
 #   --alignments-dir DIR  librispeech: word alignments (LibriSpeech-Alignments); without them latency starts at an energy onset
 #   --cuts "P=FILE ..."   cuts: Lhotse manifests or Shar folders of parts named train..., dev... and test... (docs/corpora.md)
-#   --parts "A B ..."     librispeech: which parts to use, any subset (train-*, dev-*, test-*)
+#   --parts "A B ..."     synthetic, librispeech: which parts to use, any subset (train-*, dev-*, test-*)
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --align-from EXP      stage 2: word times of all parts by this trained system, for corpora without alignments
 #   --vocab-size N        word pieces, instead of the number in the configuration
@@ -68,6 +68,19 @@ select_parts() {
   done
   echo "${found[*]-}"
 }
+
+# only_for CORPORA OPTION...: an option that was given is one of these corpora.
+only_for() {
+  local option name
+  for option in "${@:2}"; do
+    name=${option#--}
+    name=${name//-/_}
+    [[ -z ${!name} || " $1 " == *" $corpus "* ]] || die "$option is for --corpus ${1/ / or }, not $corpus"
+  done
+}
+only_for librispeech --corpus-dir --alignments-dir
+only_for cuts --cuts
+only_for "synthetic librispeech" --parts
 
 case $corpus in
   synthetic)
