@@ -77,9 +77,8 @@ whole_numbers corpus_seed
 command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
 
 missing_text="no text $text for the language model; librispeech: https://www.openslr.org/11, or --text FILE"
-[[ $corpus == synthetic || -f $text ]] || ((stop_stage < 1)) || die "$missing_text"
-
 due() { ((stage <= $1 && $1 <= stop_stage)); }
+[[ $corpus == synthetic || -f $text ]] || ! due 1 || die "$missing_text"
 
 if due 0; then
   "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" \

@@ -78,6 +78,10 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
     only = ("--stage", "1", "--stop-stage", "1", "--text", str(tmp_path / "text.txt"))
     result = run_recipe(*places, *only)
     assert result.returncode == 0, result.stderr
+    # Stage 2 needs it no more.
+    gone = ("--corpus", "librispeech", "--text", "none.txt", "--stage", "2", "--dry-run")
+    result = run_recipe(*places[2:], *gone)
+    assert result.returncode == 0, result.stderr
     assert unpaired and own and (data / "lm-text.txt").read_text().splitlines() == own
 
 
