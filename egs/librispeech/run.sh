@@ -18,7 +18,8 @@
 #   --conf FILE           another configuration than conf/<size>.yaml
 #   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when DIR, named LibriSpeech, is missing
 #   --alignments-dir DIR  librispeech: word alignments (LibriSpeech-Alignments); without them latency starts at an energy onset
-#   --cuts "P=FILE ..."   cuts: Lhotse manifests or Shar folders of parts named train..., dev... and test... (docs/corpora.md)
+#   --cuts "P=FILE ..."   cuts: Lhotse manifests or Shar folders of parts named train..., dev... and test...
+#                         (docs/corpora.md); may be repeated, once for each path with spaces
 #   --parts "A B ..."     synthetic, librispeech: which parts to use, any subset (train-*, dev-*, test-*)
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/<name>, exp/<name>)
 #   --align-from EXP      stage 2: word times of all parts by this trained system, for corpora without alignments
@@ -47,14 +48,15 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/job_list.sh
 . "$here/local/job_list.sh"
 
-corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" cuts="" data="" exp="" vocab_size="" align_from=""
+corpus=synthetic size="" conf="" corpus_dir="" alignments_dir="" parts="" data="" exp="" vocab_size="" align_from=""
 systems="teacher streaming streaming-init two-stage"
 seed=1 jobs=1 gpus=0 stage=0 stop_stage=11 gain_db=""
 long_form="--gap-noise quiet --max-utterances 80"
-overrides=() all_contexts=() dry_run=()
-takes --corpus --size --conf --corpus-dir --alignments-dir --parts --cuts --data --exp --vocab-size --align-from --systems \
+overrides=() all_contexts=() dry_run=() cuts=() cuts_places=()
+takes --corpus --size --conf --corpus-dir --alignments-dir --parts --data --exp --vocab-size --align-from --systems \
   --long-form --gain-db --seed --jobs --gpus --stage --stop-stage
 collects overrides --override
+collects cuts --cuts
 flags all_contexts --all-contexts
 flags dry_run --dry-run
 parse_options "$@"
@@ -75,7 +77,7 @@ only_for() {
   for option in "${@:2}"; do
     name=${option#--}
     name=${name//-/_}
-    [[ -z ${!name} || " $1 " == *" $corpus "* ]] || die "$option is for --corpus ${1/ / or }, not $corpus"
+    [[ -z ${!name-} || " $1 " == *" $corpus "* ]] || die "$option is for --corpus ${1/ / or }, not $corpus"
   done
 }
 only_for librispeech --corpus-dir --alignments-dir
@@ -94,10 +96,11 @@ case $corpus in
     if [[ $size == mini ]]; then parts=${parts:-"train-clean-5 dev-clean-2 test-clean"}; fi
     parts=${parts:-"train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other"} ;;
   cuts)
-    [[ -n $cuts ]] || die "--corpus cuts: give --cuts \"train=FILE_OR_FOLDER dev=FILE_OR_FOLDER ...\""
+    add_places cuts_places "${cuts[@]}"
+    ((${#cuts_places[@]})) || die "--corpus cuts: give --cuts \"train=FILE_OR_FOLDER dev=FILE_OR_FOLDER ...\""
     size=${size:-librispeech}
     name=cuts-$size parts=""
-    for place in $cuts; do
+    for place in "${cuts_places[@]}"; do
       if [[ " $parts " != *" ${place%%=*} "* ]]; then parts+=" ${place%%=*}"; fi
     done ;;
   *) die "--corpus $corpus: expected synthetic, librispeech or cuts" ;;
@@ -167,7 +170,7 @@ if due 0; then
   if [[ $corpus == synthetic ]]; then
     now kdasr corpus synthetic --size "$size" --out "$data/corpus" --seed "$seed" --jobs "$jobs"
   elif [[ $corpus == cuts ]]; then
-    echo "using $cuts"
+    echo "using ${cuts_places[*]}"
   elif [[ -d $corpus_dir && ! -e $corpus_dir/.downloading ]]; then
     echo "using $corpus_dir"
   else
@@ -193,7 +196,7 @@ if due 1; then
   corpus_options=(--corpus-dir "$corpus_dir" ${alignments_dir:+--alignments-dir "$alignments_dir"} --parts "$parts")
   if [[ $corpus == cuts ]]; then
     corpus_options=()
-    for place in $cuts; do corpus_options+=(--cuts "$place"); done
+    for place in "${cuts_places[@]}"; do corpus_options+=(--cuts "$place"); done
   fi
   now kdasr prepare "${corpus_options[@]}" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
 fi
@@ -267,10 +270,10 @@ if due 9 && wants two-stage; then
   job export decode-offline-two-stage
   run kdasr export "$exp/two-stage" --out "$bundle" --int8
   for part in $test_parts; do
-    cuts=$data/cuts_$part.jsonl.gz
+    manifest=$data/cuts_$part.jsonl.gz
     job "check-export-$part" export
-    run "$here/local/once.sh" "$exp/log/check-export-$part.txt" "$bundle/manifest.json" "$cuts" -- \
-      kdasr export --check "$bundle" "$cuts" --against "$exp/two-stage" --long-form --gaps 1 --gap-noise quiet
+    run "$here/local/once.sh" "$exp/log/check-export-$part.txt" "$bundle/manifest.json" "$manifest" -- \
+      kdasr export --check "$bundle" "$manifest" --against "$exp/two-stage" --long-form --gaps 1 --gap-noise quiet
   done
 fi
 

@@ -11,13 +11,14 @@
 #     beside transcribed speech: `kdasr results`
 #
 # Options
-#   --untranscribed "A B ..."   manifests of Lhotse cuts, Shar folders or folders of audio files
+#   --untranscribed "A B ..."   manifests of Lhotse cuts, Shar folders or folders of audio files; may be repeated, once
+#                         for each path with spaces
 #   --labeler KIND:PLACE  whisper:FOLDER_OR_NAME, bundle:EXP, sherpa:FOLDER or jsonl:FILE (default: whisper:base)
 #   --language NAME       what is spoken (default: en)
 #   --label-option O=V    further option of kdasr label, without its dashes: beam=1, filter=score=-0.8; may be repeated
 #   --corpus-dir DIR      transcribed speech in LibriSpeech's layout, of which
 #   --parts "A B ..."     these parts are used (default: train-clean-100 dev-clean test-clean)
-#   --cuts "P=FILE ..."   transcribed speech as Lhotse cuts instead of --corpus-dir
+#   --cuts "P=FILE ..."   transcribed speech as Lhotse cuts instead of --corpus-dir; may be repeated likewise
 #   --conf FILE           another configuration than conf/whisper/whisper.yaml; rows are under its `results:`
 #   --labels DIR          where labels go (default: <exp>/labels); one folder per labeler, to compare labelers
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/whisper, exp/whisper)
@@ -41,13 +42,15 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/options.sh
 . "$here/local/options.sh"
 
-untranscribed="" labeler=whisper:base language=en corpus_dir="" cuts="" labels="" vocab_size="" jobs=1 upto=test
+labeler=whisper:base language=en corpus_dir="" labels="" vocab_size="" jobs=1 upto=test
 parts="train-clean-100 dev-clean test-clean"
 conf=$here/conf/whisper/whisper.yaml data=$root/data/whisper exp=$root/exp/whisper
 stage=0 stop_stage=3
-label_options=() options=() overrides=()
-takes --untranscribed --labeler --language --corpus-dir --parts --cuts --labels --conf --data --exp --vocab-size --jobs \
+untranscribed=() cuts=() label_options=() options=() overrides=()
+takes --labeler --language --corpus-dir --parts --labels --conf --data --exp --vocab-size --jobs \
   --upto --stage --stop-stage
+collects untranscribed --untranscribed
+collects cuts --cuts
 collects label_options --label-option
 collects options --gpus --rows
 collects overrides --override
@@ -63,23 +66,26 @@ due() { ((stage <= $1 && $1 <= stop_stage)); }
 
 # LibriSpeech is written in capitals without punctuation; so are labels for it.
 if due 0; then
-  [[ -n $untranscribed ]] || die "--untranscribed: name the speech that is to be labeled"
+  places=() place_options=() further=()
+  add_places places "${untranscribed[@]}"
+  ((${#places[@]})) || die "--untranscribed: name the speech that is to be labeled"
   say "Labels by $labeler"
-  places=() further=()
-  for place in $untranscribed; do places+=(--cuts "$place"); done
+  for place in "${places[@]}"; do place_options+=(--cuts "$place"); done
   for ((i = 1; i < ${#label_options[@]}; i += 2)); do
     [[ ${label_options[i]} == *=* ]] || die "--label-option ${label_options[i]}: expected NAME=VALUE"
     further+=("--${label_options[i]%%=*}" "${label_options[i]#*=}")
   done
-  kdasr label --labeler "$labeler" "${places[@]}" --out "$labels" --language "$language" --normalize upper-words \
+  kdasr label --labeler "$labeler" "${place_options[@]}" --out "$labels" --language "$language" --normalize upper-words \
     --jobs "$jobs" "${further[@]}"
 fi
 
 if due 1; then
   say "Manifests and features"
-  transcribed=()
-  if [[ -n $cuts ]]; then
-    for place in $cuts; do transcribed+=(--cuts "$place"); done
+  transcribed=() places=()
+  add_places places "${cuts[@]}"
+  if ((${#places[@]})); then
+    [[ -z $corpus_dir ]] || die "--corpus-dir and --cuts: give one of them"
+    for place in "${places[@]}"; do transcribed+=(--cuts "$place"); done
   elif [[ -n $corpus_dir ]]; then
     transcribed=(--corpus-dir "$corpus_dir" --parts "$parts")
   else

@@ -29,7 +29,11 @@ class Recipe:
         script.chmod(0o755)
 
     def run(
-        self, *arguments: str, fails: str = "", script: str = "run.sh"
+        self,
+        *arguments: str,
+        fails: str = "",
+        script: str = "run.sh",
+        size: tuple[str, ...] = ("--size", "tiny"),
     ) -> subprocess.CompletedProcess[str]:
         """Run the recipe; `fails`: commands with this text in them do."""
         path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -37,7 +41,7 @@ class Recipe:
         return subprocess.run(
             [
                 str(EGS / script),
-                *("--size", "tiny", "--data", str(self.data), "--exp", str(self.exp)),
+                *(*size, "--data", str(self.data), "--exp", str(self.exp)),
                 *arguments,
             ],
             env=os.environ | {"PATH": path, "CALLS": str(self.folder / "calls"), "FAILS": fails},
@@ -95,6 +99,20 @@ def test_every_job_waits_for_what_it_needs(recipe: Recipe, jobs: str) -> None:
     assert all("a={b: [1, 2]}" in call for call in takers) and len(takers) == 2 + 5
     assert (recipe.exp / "log" / "report.log").exists() == (jobs != "1")
     assert "== Stage 3: teacher" in result.stdout and "== Stage 11: report" in result.stdout
+
+
+def test_places_with_spaces_have_an_option_each(recipe: Recipe) -> None:
+    (recipe.folder / "my cuts").mkdir()
+    mine = str(recipe.folder / "my cuts")
+    cuts = ("--cuts", f"train={mine}", "--cuts", "dev=a test=b")
+    expected = ["--cuts", f"train={mine}", "--cuts", "dev=a", "--cuts", "test=b"]
+    assert recipe.run("--corpus", "cuts", *cuts, "--stop-stage", "1").returncode == 0
+    (prepare,) = recipe.calls()
+    assert prepare[1:7] == expected
+    untold = ("--untranscribed", mine, "--untranscribed", "c d", "--stop-stage", "1")
+    assert recipe.run(*cuts, *untold, script="run_whisper.sh", size=()).returncode == 0
+    label, _, prepare = recipe.calls()
+    assert label[3:9] == ["--cuts", mine, "--cuts", "c", "--cuts", "d"] and prepare[1:7] == expected
 
 
 def test_overrides_of_a_study_reach_its_data(recipe: Recipe) -> None:

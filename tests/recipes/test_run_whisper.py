@@ -80,6 +80,7 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
         ([], "--untranscribed"),
         (["--untranscribed", "x", "--label-option", "beam"], "--label-option beam"),
         (["--stage", "1"], "--corpus-dir"),
+        (["--stage", "1", "--corpus-dir", "a", "--cuts", "train=b"], "--corpus-dir and --cuts"),
         (["--conf", "none.yaml"], "none.yaml"),
         (["--upto", "tset"], "tset"),
         (["--jobs", "0"], "--jobs"),

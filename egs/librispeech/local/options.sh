@@ -40,6 +40,22 @@ parse_options() {
   done
 }
 
+# add_places ARRAY --OPTION VALUE ...: adds the places of collected options to an array. A value is one place, which may
+# have spaces, where a file or folder of that name is there (behind PART=, if it has a part); otherwise its words are.
+add_places() {
+  local -n places_of=$1
+  local value i
+  for ((i = 3; i <= $#; i += 2)); do
+    value=${!i}
+    if [[ -e $value || -e ${value#*=} ]]; then
+      places_of+=("$value")
+    else
+      # shellcheck disable=SC2206 # words
+      places_of+=($value)
+    fi
+  done
+}
+
 # whole_numbers NAME...: the variables hold whole numbers.
 whole_numbers() {
   local number
