@@ -61,6 +61,7 @@ flags all_contexts --all-contexts
 flags dry_run --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage seed gpus
+has_stages 11
 
 # The parts that begin with a word.
 select_parts() {

@@ -52,6 +52,7 @@ collects overrides --override
 flags options --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage
+has_stages 2
 [[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 
 case $corpus in

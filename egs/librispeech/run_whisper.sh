@@ -57,6 +57,7 @@ collects overrides --override
 flags options --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage
+has_stages 3
 [[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 [[ -f $conf ]] || die "no configuration $conf"
 labels=${labels:-$exp/labels}

@@ -191,6 +191,8 @@ def test_a_record_of_files_that_are_gone_is_not_shown(tmp_path: Path) -> None:
         (["--corpus", "switchboard"], "switchboard"),
         (["--size", "gigantic"], "gigantic"),
         (["--stage", "two"], "two"),
+        (["--stage", "12"], "--stage 12: the last stage is 11"),
+        (["--stage", "5", "--stop-stage", "4"], "--stage 5: nothing to do up to --stop-stage 4"),
         (["--corpus", "librispeech", "--parts", "test-clean"], "test-clean"),
         (
             ["--corpus", "librispeech", "--corpus-dir", "none/LibriSpeech"],

@@ -70,5 +70,11 @@ whole_numbers_and_jobs() {
   ((jobs >= 1)) || die "--jobs must be at least 1"
 }
 
+# has_stages LAST: stages 0 to LAST are there, and --stage and --stop-stage leave some.
+has_stages() {
+  ((stage <= $1)) || die "--stage $stage: the last stage is $1"
+  ((stage <= stop_stage)) || die "--stage $stage: nothing to do up to --stop-stage $stop_stage"
+}
+
 # The settings for the size `results` were explored on corpora with seeds 1 and 2, so what is reported is of another one.
 default_corpus_seed() { [[ $1 == results ]] && echo 3 || echo 1; }
