@@ -23,7 +23,7 @@ from kdasr.common import job_runner
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.common.job_runner import Outcome, Record, RunOptions, Say
-from kdasr.data.folder import RECORD, VERSION
+from kdasr.data.folder import RECORD, VERSION, load_cuts
 from kdasr.experiment.student_start import student_sizes, weights_of_teacher
 from kdasr.interop.icefall import ImportOptions, import_icefall
 from kdasr.interop.nemo import NemoOptions, import_nemo
@@ -114,19 +114,23 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     small.write_text(
         yaml.safe_dump(
             {
-                "data": {"max_duration": 10.0, "num_buckets": 1, "speed_perturbation": [1.0]},
+                "data": {"num_buckets": 1},
                 "training": {"accelerator": "cpu"},
             }
         )
     )
-    steps = ["stages.0.num_hours=0.005", "stages.1.num_hours=0.005", "training.validate_hours=0.005"]
+    steps = ["data.max_duration=10.0", "data.speed_perturbation=[1.0]"]
+    steps += ["stages.0.num_hours=0.005", "stages.1.num_hours=0.005", "training.validate_hours=0.005"]
     asked = ["--teacher", teacher, "--cuts", f"train={train}", "--cuts", f"dev={dev}", "--out", out]
     asked += ["--chunk-ms", 320, "--left-ms", 640, "--student", small]
     asked += [word for step in steps for word in ("--override", step)]
     mistyped = distill(*asked, "--override", "data.nope=3")
-    assert "option 'data.nope'" in str(mistyped.exception)
+    assert "option 'data.nope'" in str(mistyped.exception) and not (out / "distill" / "data").exists()
     result = distill(*asked)  # what was refused has made no student yet
     assert result.exit_code == 0, (result.output, result.exception)
+    assert len(load_cuts(out / "distill" / "data", "train")) == 8  # one speed, by --override
+    first = yaml.safe_load((out / "distill" / "recipe.yaml").read_text())["systems"]["student"]["stages"][0]
+    assert first["num_hours"] == pytest.approx(0.75 * FEWEST_STEPS * 10 / 3600, abs=1e-3)
     assert "all 0.1" in result.output and "parameters are the teacher's" in result.output
     assert "2 of 2 utterances identical" in result.output
     assert "dev: WER of the teacher" in result.output

@@ -126,22 +126,20 @@ def _prepare(
 
     from kdasr.bundle import tokens_folder
     from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
-    from kdasr.data.data_config import DataConfig
     from kdasr.data.tokens import adopt_pieces
-    from kdasr.study.distill_options import student_changes
-    from kdasr.study.distill_recipe import data_section
+    from kdasr.study.distill_recipe import asked_sections, data_section
 
     base = data_section(teacher, on_gpu=torch.cuda.is_available())
     if not places:
         return base
-    own = {**base["data"], **(student_changes(options).get("data") or {})}
+    asked = asked_sections(options, base).data
     prepare_corpus(
         PrepareOptions(
             corpus_dir=None,
             out_dir=options.data,
             cuts=places,
-            speeds=own.get("speed_perturbation", DataConfig().speed_perturbation),
-            on_the_fly=own["on_the_fly"],
+            speeds=asked.speed_perturbation,
+            on_the_fly=asked.on_the_fly,
             jobs=jobs,
             normalize=teacher.tokenizer.rule,
         )

@@ -4,20 +4,23 @@ Everything that was chosen can be read there, and trained by hand with `kdasr tr
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kdasr.bundle import Bundle
-from kdasr.common.configio import config_to_dict, load_yaml
+from kdasr.common.configio import build_config, config_to_dict, load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
+from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_record
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.recipe_file import load_experiment
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.study.distill_options import ASKED, TEACHER, DistillOptions, sizes_and_context, student_changes
+from kdasr.training.training_config import TrainerConfig
 
 HIDDEN_SHARE = 0.75
 """Of the audio, that of the first stage; as in the recipes that were measured."""
@@ -39,6 +42,27 @@ def data_section(teacher: Bundle, *, on_gpu: bool) -> dict[str, Any]:
         "gain": {"probability": 0.3},
     }
     return {"data": data, "text": {"normalize": teacher.tokenizer.rule}}
+
+
+@dataclass
+class AskedSections:
+    """The sections of the recipe that decide how data are prepared and how much audio a step takes."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def asked_sections(options: DistillOptions, base: Mapping[str, Any]) -> AskedSections:
+    """What `data_section` gave, with the changes of the student's file and of `--override`.
+
+    Raises:
+        UserError: an unknown key, a wrong type.
+    """
+    shared = _merged(base, student_changes(options))
+    names = ("data", "training")
+    own = [word for word in options.overrides if word.partition("=")[0].partition(".")[0] in names]
+    sections = {name: shared.get(name) or {} for name in names}
+    return build_config(AskedSections, sections, overrides=own, source=str(options.recipe))
 
 
 def parts_of(data: Path) -> tuple[list[str], list[str], list[str]]:
@@ -98,8 +122,8 @@ def _recipe(
 ) -> dict[str, Any]:
     sizes, context = sizes_and_context(options, teacher.model.config)
     data = {**shared["data"], "dir": str(options.data.resolve()), "train_parts": train, "dev_parts": dev}
-    accumulate = ((shared.get("training") or {}).get("optim") or {}).get("accumulate", 1)
-    seconds = data["max_duration"] * accumulate * options.processes
+    asked = asked_sections(options, shared)
+    seconds = asked.data.max_duration * asked.training.optim.accumulate * options.processes
     hours = hours_to_hear(hours_of(options.data, train), seconds, options.passes)
     model = config_to_dict(sizes)
     del model["vocab_size"]
