@@ -106,8 +106,9 @@ def load_any_experiment(
 def _build(path: Path, system: str | None, overrides: Sequence[Override]) -> AnyExperiment:
     """`load_any_experiment` without its checks of options against each other."""
     layers = _layers(path, system)
-    schema = experiment_schema() if kind_of(*layers, source=str(path)) is None else LanguageModelExperiment
-    return build_config(schema, *layers, overrides=overrides, source=str(path))
+    if kind_of(*layers, source=str(path)) is None:
+        return build_config(experiment_schema(), *layers, overrides=overrides, source=str(path))
+    return build_config(LanguageModelExperiment, *layers, overrides=overrides, source=str(path))
 
 
 def _layers(path: Path, system: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
