@@ -1,6 +1,6 @@
 """Typed configuration from YAML: defaults in dataclasses, differences in files, typos refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -92,6 +92,11 @@ def build_config(
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def of_sections(overrides: Sequence[str], names: Container[str]) -> list[str]:
+    """Those of some assignments `KEY=VALUE` whose key lies in one of the sections with these names."""
+    return [word for word in overrides if word.partition("=")[0].partition(".")[0] in names]
 
 
 def _override(config: Any, schema: type, override: Override, source: str) -> Any:

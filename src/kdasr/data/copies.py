@@ -109,14 +109,14 @@ def write_copies(folder: Path, lines: Iterable[bytes], num_speeds: int, *, by_id
                 sorting.add(parsed_id(line), count - 1)
         writer.close()
     rows = (int(row) for _, row in sorting) if by_id else range(count)
-    _save(folder / ORDER, np.fromiter(rows, np.int32))
+    save_array(folder / ORDER, np.fromiter(rows, np.int32))
     if num_speeds > 1:
         copies = array("i", range(count * num_speeds))
         random.Random(len(copies)).shuffle(copies)
-        _save(folder / COPIES, np.frombuffer(copies, np.int32))
+        save_array(folder / COPIES, np.frombuffer(copies, np.int32))
     blocks = find_blocks(folder / LINES)
     assert blocks is not None
-    _save(folder / BLOCKS, blocks)
+    save_array(folder / BLOCKS, blocks)
     write_json(folder / COUNT, count)
     return count
 
@@ -126,6 +126,11 @@ def parsed_id(line: bytes) -> bytes:
     return str(json.loads(line)["id"]).encode("utf-8", "surrogatepass")
 
 
-def _save(path: Path, values: NDArray[Any]) -> None:
+def save_array(path: Path, values: NDArray[Any]) -> None:
+    """Write a file that `np.load` reads; a file of that name is replaced at once.
+
+    Raises:
+        OSError: the disk is full.
+    """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, values, allow_pickle=False)

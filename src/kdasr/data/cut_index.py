@@ -106,7 +106,8 @@ class IndexWriter:
 
 def name_digest(name: str) -> int:
     """64 bits of an id."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+    encoded = name.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), signed=True)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kdasr.common.configio import Override, build_config, load_yaml
+from kdasr.common.configio import Override, build_config, load_yaml, of_sections
 from kdasr.common.errors import UserError
 from kdasr.data.data_config import DataConfig, TranscriptConfig
 from kdasr.experiment.config import (
@@ -38,7 +38,7 @@ def load_data_sections(path: Path, overrides: Sequence[str] = ()) -> DataSection
     """
     names = {entry.name for entry in fields(DataSections)}
     sections = {name: section or {} for name, section in load_yaml(path).items() if name in names}
-    own = [override for override in overrides if override.partition("=")[0].partition(".")[0] in names]
+    own = of_sections(overrides, names)
     config = build_config(DataSections, sections, overrides=own, source=str(path))
     check_text(config.text, str(path))
     if len(own) < len(overrides):

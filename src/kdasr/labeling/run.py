@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class LabelWork:
     ranks: Ranks
     watch: Watch = field(default=lambda labels: None)
 
-    @property
+    @cached_property
     def shards(self) -> list[range]:
         """The numbers of the utterances of each shard."""
         count, size = len(self.cuts), self.shard_size

@@ -7,7 +7,6 @@ from array import array
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from lhotse.cut import MonoCut
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.external_sort import ExternalSort
-from kdasr.common.files import atomic_path
 from kdasr.data.blocks import BlockReader, find_blocks
-from kdasr.data.copies import parsed_id
+from kdasr.data.copies import parsed_id, save_array
 from kdasr.data.cut_index import parsed
 
 BLOCKS, ORDER, SECONDS = "input-blocks.npy", "input-order.npy", "input-seconds.npy"
@@ -85,16 +83,11 @@ def write_order(manifest: Path) -> None:
     blocks_K = find_blocks(manifest)
     if blocks_K is None:
         raise UserError(f"{manifest}: damaged: remove it, and label again")
-    _save(manifest.with_name(BLOCKS), blocks_K)
+    save_array(manifest.with_name(BLOCKS), blocks_K)
     sorting, seconds = ExternalSort(), array("d")
     for number, line in enumerate(BlockReader(manifest, manifest.with_name(BLOCKS)).lines()):
         sorting.add(parsed_id(line), number)
         seconds.append(float(json.loads(line)["duration"]))
     order_N = np.fromiter((int(row) for _, row in sorting), np.int32, len(seconds))
-    _save(manifest.with_name(SECONDS), np.array(seconds, np.float64)[order_N])
-    _save(manifest.with_name(ORDER), order_N)
-
-
-def _save(path: Path, values: NDArray[Any]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+    save_array(manifest.with_name(SECONDS), np.array(seconds, np.float64)[order_N])
+    save_array(manifest.with_name(ORDER), order_N)

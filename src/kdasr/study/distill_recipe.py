@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kdasr.bundle import Bundle
-from kdasr.common.configio import build_config, config_to_dict, load_yaml
+from kdasr.common.configio import build_config, config_to_dict, load_yaml, of_sections
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json, write_text
 from kdasr.data.data_config import DataConfig
@@ -60,7 +60,7 @@ def asked_sections(options: DistillOptions, base: Mapping[str, Any]) -> AskedSec
     """
     shared = _merged(base, student_changes(options))
     names = ("data", "training")
-    own = [word for word in options.overrides if word.partition("=")[0].partition(".")[0] in names]
+    own = of_sections(options.overrides, names)
     sections = {name: shared.get(name) or {} for name in names}
     return build_config(AskedSections, sections, overrides=own, source=str(options.recipe))
 

@@ -7,7 +7,6 @@ seconds. Utterances that the file lacks have no label, and are counted.
 
 # Shapes: N labels.
 
-import hashlib
 import json
 import math
 from array import array
@@ -19,6 +18,7 @@ import numpy as np
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
+from kdasr.data.cut_index import name_digest
 from kdasr.labeling.base import HeardWord, Label, LabelerOptions, Speech, register_labeler
 
 
@@ -40,7 +40,7 @@ class JsonLinesLabeler:
         names, begins, numbers = array("q"), array("q"), array("q")
         for line in self._lines():
             name, _ = _read(line.text, f"{path}, line {line.number}", self._language)
-            names.append(_digest_of(name))
+            names.append(name_digest(name))
             begins.append(line.begin)
             numbers.append(line.number)
         names_N = np.array(names, np.int64)
@@ -65,7 +65,7 @@ class JsonLinesLabeler:
         return [self._label(item.id) for item in batch]
 
     def _label(self, name: str) -> Label:
-        digest = _digest_of(name)
+        digest = name_digest(name)
         place = int(np.searchsorted(self._names_N, digest))
         if place == len(self._names_N) or self._names_N[place] != digest:
             return Label("", is_there=False)
@@ -94,13 +94,6 @@ class _Line(NamedTuple):
     begin: int
     """In bytes."""
     text: str
-
-
-def _digest_of(name: str) -> int:
-    """64 bits of an id."""
-    return int.from_bytes(
-        hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True
-    )
 
 
 def _text(line: bytes, path: Path) -> str:
