@@ -11,9 +11,9 @@ import pytest
 from lhotse import CutSet
 
 from kdasr.common.errors import UserError
+from kdasr.common.name_digests import name_digest
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.batch import Batch
-from kdasr.data.cut_index import name_digest
 from kdasr.data.cut_table import WORDS, MemoryTable
 from kdasr.data.data_config import DataConfig
 from kdasr.data.folder import load_cuts

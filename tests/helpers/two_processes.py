@@ -3,11 +3,13 @@
 import os
 import socket
 
+import torch
 from tiny_system import processes
 
 
 def under_torchrun(rank: int, port: int) -> None:
-    """Set what torchrun sets."""
+    """Set what torchrun sets, which gives each of several processes one thread."""
+    torch.set_num_threads(1)
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),

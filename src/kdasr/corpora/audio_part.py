@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.name_digests import name_digest
 from kdasr.corpora.base import PartCuts, Reading
 from kdasr.corpora.conversion import Source, convert_all, needs_conversion
 from kdasr.corpora.remarks import Remarks
 from kdasr.data.audio_files import quote, read_headers
 from kdasr.data.audio_reading import AudioHeader, read_audio
 from kdasr.data.bad import BadUtterance
-from kdasr.data.cut_index import name_digest
 from kdasr.data.fingerprint import fingerprints
 from kdasr.data.text_normalization import TextNormalizer
 from kdasr.data.word_times import fault_in_times

@@ -10,13 +10,13 @@ from lhotse import Recording
 from lhotse.cut import Cut, MonoCut
 
 from kdasr.common.external_sort import ExternalSort
+from kdasr.common.name_digests import name_digest
 from kdasr.corpora.conversion import needs_conversion
 from kdasr.corpora.cut_utterances import recordings_of
 from kdasr.data.audio_files import read_headers
 from kdasr.data.audio_reading import AudioHeader
 from kdasr.data.bad import BadUtterance
 from kdasr.data.cut_check import TOLERANCE
-from kdasr.data.cut_index import name_digest
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.fingerprint import fingerprints
 

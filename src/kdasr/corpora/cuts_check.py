@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
+from kdasr.common.name_digests import name_digest, place_of
 from kdasr.corpora.audio_part import warn_of
 from kdasr.corpora.base import Reading, place_by_fields
 from kdasr.corpora.cut_files import FileCheck
@@ -28,7 +29,6 @@ from kdasr.corpora.cut_utterances import (
 )
 from kdasr.corpora.shar import Shard, check_shard, find_shards, load_shard
 from kdasr.data.bad import BadUtterance
-from kdasr.data.cut_index import name_digest
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.fingerprint import fingerprint
 
@@ -93,17 +93,11 @@ class Checked:
 
     def place(self, name: str) -> int | None:
         """Where an utterance stands in the arrays; None if it cannot be used."""
-        return _place(self.digests_N, name)
+        return place_of(self.digests_N, name)
 
     def is_shared(self, recording: str) -> bool:
         """Whether a recording has several utterances."""
-        return _place(self.shared, recording) is not None
-
-
-def _place(digests_N: NDArray[np.int64], name: str) -> int | None:
-    digest = name_digest(name)
-    place = int(np.searchsorted(digests_N, digest))
-    return place if place < len(digests_N) and digests_N[place] == digest else None
+        return place_of(self.shared, recording) is not None
 
 
 class CutsCheck:

@@ -10,8 +10,8 @@ import numpy as np
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 
+from kdasr.common.name_digests import name_digest
 from kdasr.data.copies import Copies
-from kdasr.data.cut_index import name_digest
 from kdasr.data.features import utterance_name
 from kdasr.data.folder import cuts_path, manifest_path, old_manifests, write_lines, write_manifest
 from kdasr.data.part_features import PartTasks

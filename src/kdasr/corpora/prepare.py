@@ -4,24 +4,22 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from heapq import nsmallest
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_json
 from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
+from kdasr.common.name_digests import place_of
 from kdasr.corpora.base import Corpus, Part, Reading
 from kdasr.corpora.prepare_options import PrepareOptions
 from kdasr.corpora.prepare_part import PartWork, PreparedFolder, report_bad_of
 from kdasr.data.audio_files import SHOWN, quote
-from kdasr.data.cut_index import name_digest
 from kdasr.data.features import FeatureStats
 from kdasr.data.index_folder import open_part
 from kdasr.data.staging import Workers
@@ -97,20 +95,13 @@ def _warn_of_shared(parts: Sequence[Part], options: PrepareOptions) -> None:
         shared = np.intersect1d(one.digests(), other.digests(), assume_unique=True)
         if len(shared):
             heard = options.is_train(one.name) != options.is_train(other.name)
-            names = filter(partial(_is_among, shared), one.ids())
+            names = (name for name in one.ids() if place_of(shared, name) is not None)
             log.warning(
                 "%s and %s: %d id(s) are in both%s: %s",
                 one.name, other.name, len(shared),
                 ", so that perhaps the same speech is trained on and scored" if heard else "",
                 quote(nsmallest(SHOWN, names), len(shared)),
             )  # fmt: skip
-
-
-def _is_among(digests_N: NDArray[np.int64], name: str) -> bool:
-    """Whether a name has one of some digests, which are sorted."""
-    digest = name_digest(name)
-    place = int(np.searchsorted(digests_N, digest))
-    return place < len(digests_N) and int(digests_N[place]) == digest
 
 
 def _check_options(options: PrepareOptions) -> None:

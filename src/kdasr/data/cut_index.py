@@ -27,6 +27,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
 from kdasr.common.files import atomic_path, sha256, write_json
 from kdasr.common.logging import get_logger
+from kdasr.common.name_digests import name_digest
 from kdasr.data.blocks import BlockReader
 from kdasr.data.cut_table import Columns, ColumnWriter
 from kdasr.data.fingerprint import content_print
@@ -102,12 +103,6 @@ class IndexWriter:
         }
         write_json(self._folder / META, meta)
         return meta
-
-
-def name_digest(name: str) -> int:
-    """64 bits of an id."""
-    encoded = name.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), signed=True)
 
 
 @dataclass

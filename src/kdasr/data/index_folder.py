@@ -17,6 +17,7 @@ from kdasr.common.failures import first_line
 from kdasr.common.files import read_object
 from kdasr.common.locks import locked
 from kdasr.common.logging import get_logger
+from kdasr.common.name_digests import name_digest
 from kdasr.data.blocks import BlockReader, BlockWriter, find_blocks
 from kdasr.data.cut_check import fault_of
 from kdasr.data.cut_index import (
@@ -27,7 +28,6 @@ from kdasr.data.cut_index import (
     FolderTable,
     IndexWriter,
     PartIndex,
-    name_digest,
     parsed,
 )
 from kdasr.data.fingerprint import content_print

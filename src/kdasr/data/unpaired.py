@@ -14,8 +14,9 @@ from lhotse.cut import MonoCut
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
+from kdasr.common.name_digests import name_digest, place_of
 from kdasr.data.batch import Batch
-from kdasr.data.cut_index import FolderTable, name_digest
+from kdasr.data.cut_index import FolderTable
 from kdasr.data.pace import Pace
 from kdasr.data.table_view import TableView
 from kdasr.data.tokenizer import Tokenizer
@@ -49,9 +50,8 @@ class Transcripts(Mapping[str, str]):
         return (self._reader.read([row])[0].id for row in self.rows.tolist())
 
     def __getitem__(self, name: str) -> str:
-        digest = name_digest(name)
-        place = int(np.searchsorted(self._names, digest))
-        if place == len(self._names) or self._names[place] != digest:
+        place = place_of(self._names, name)
+        if place is None:
             raise KeyError(name)
         (cut,) = self._reader.read([int(self.rows[place])])
         return self._tokenizer.normalize(cut_text(cut))

@@ -18,7 +18,7 @@ import numpy as np
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
-from kdasr.data.cut_index import name_digest
+from kdasr.common.name_digests import name_digest, place_of
 from kdasr.labeling.base import HeardWord, Label, LabelerOptions, Speech, register_labeler
 
 
@@ -65,9 +65,8 @@ class JsonLinesLabeler:
         return [self._label(item.id) for item in batch]
 
     def _label(self, name: str) -> Label:
-        digest = name_digest(name)
-        place = int(np.searchsorted(self._names_N, digest))
-        if place == len(self._names_N) or self._names_N[place] != digest:
+        place = place_of(self._names_N, name)
+        if place is None:
             return Label("", is_there=False)
         found, label = self._label_at(int(self._begins_N[place]))
         if found != name:
