@@ -23,6 +23,8 @@ VERSION = 2
 """Raised when a payload changes its meaning; `_MIGRATIONS` bring those of earlier versions up to date."""
 FOLDER = "checkpoints"
 """Of an experiment folder; holds `<stage>-<step>.pt`, `last.pt`, `best.pt` and `averaged.pt`."""
+AVERAGED = "averaged.pt"
+"""The name of the mean of a training's last checkpoints."""
 AUTO_ORDER = ("averaged", "best", "last")
 """Which checkpoint stands for an experiment, the first one that exists."""
 _REQUIRED = {

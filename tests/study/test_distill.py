@@ -146,6 +146,9 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     other = distill(*asked, "--chunk-ms", 640)
     assert isinstance(other.exception, UserError)
     assert "holds a student of --chunk-ms 320, this is --chunk-ms 640" in str(other.exception)
+    summary = out / "decode" / "streaming" / "dev" / "summary.json"
+    write_json(summary, {**json.loads(summary.read_text()), "max_utterances": 1})  # by `kdasr decode`
+    assert "dev: decoded with --max-utterances 1: remove that" in str(distill(*asked).exception)
 
 
 def test_other_data_are_no_finished_work_and_moved_ones_are_followed(tmp_path: Path) -> None:

@@ -119,8 +119,9 @@ def test_rows_are_compared_with_others_that_wait_as_long(finished: Study) -> Non
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"checkpoint": "exp/all/checkpoints/last.pt"}, "from last.pt, not from averaged.pt"),
         ({"context": "left=1 chunk=1 right=0"}, "under 'left=1 .*, not under 'left=8 chunk"),
-        ({"max_utterances": 2}, "with --max-utterances 2, since"),
+        ({"max_utterances": 2}, "with --max-utterances 2: remove"),
         ({"search": "beam beam=8"}, "by another search than the greedy one"),
         ({"language_model": {"scale": 0.3}}, "by another search than the greedy one"),
         ({"int8": True, "endpoint_rules": {"max": 20}}, "with --int8 and --endpoints"),

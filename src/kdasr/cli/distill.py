@@ -114,7 +114,7 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
         click.echo(f"kdasr: {stop}; the same command goes on", err=True)
         sys.exit(128 + stop.signal)
     end_with(outcome.failed, outcome.skipped)
-    for line in summary_lines(options):
+    for line in summary_lines(options, config.contexts[0]):
         click.echo(line)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdasr.checkpoint import FOLDER, average_checkpoints, save_checkpoint
+from kdasr.checkpoint import AVERAGED, FOLDER, average_checkpoints, save_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
 from kdasr.common.logging import get_logger, setup_logging
@@ -67,5 +67,5 @@ def average(exp_dir: Path, count: int | None = None) -> list[Path]:
     """
     config = load_saved_experiment(exp_dir)
     paths = checkpoints_to_average(exp_dir, config.stages[-1].name, config.training, count)
-    save_checkpoint(exp_dir / FOLDER / "averaged.pt", average_checkpoints(paths))
+    save_checkpoint(exp_dir / FOLDER / AVERAGED, average_checkpoints(paths))
     return paths

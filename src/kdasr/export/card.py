@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdasr import __version__
 from kdasr.bundle import Bundle
+from kdasr.checkpoint import AVERAGED
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.facts import Facts
 from kdasr.export.front_matter import front_matter
@@ -166,7 +167,7 @@ def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]
     chosen = ["--context", facts["chosen_context"]] if facts["chosen_context"] else []
     decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", " ".join(parts), *chosen]
     commands = [command]
-    if facts["checkpoint"]["file"] == "averaged.pt":
+    if facts["checkpoint"]["file"] == AVERAGED:
         commands += [["kdasr", "average", exp]]
     if facts["calibration"] is not None or facts["blank_penalty"]:
         commands += [["kdasr", "calibrate", exp, "--data", "DATA", "--parts", "DEV_PARTS"]]

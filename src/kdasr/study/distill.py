@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdasr.bundle import Bundle
+from kdasr.checkpoint import AVERAGED, FOLDER
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.student_start import Start, write_start
 from kdasr.experiment.transducer_trainer import build_model
+from kdasr.nn.context import Context
 from kdasr.study.distill_options import TEACHER, DistillOptions
 from kdasr.study.distill_recipe import parts_of
 from kdasr.study.jobs import KDASR, STREAMS, data_digest
 from kdasr.study.stamps import StampedJob, Stamps
+from kdasr.study.trained_run import check_decoded
 
 
 def start_student(options: DistillOptions, config: ExperimentConfig, teacher: Bundle) -> Start:
@@ -56,7 +59,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
             "train",
             [_training_command(options), ("average", out)],
             data=heard_data,
-            outputs=[options.out / "checkpoints" / "averaged.pt"],
+            outputs=[options.out / FOLDER / AVERAGED],
         ),
         _job(
             options,
@@ -142,18 +145,29 @@ def _job(
     return StampedJob(name=name, commands=commands, stage=stage, settings=settings, **further)
 
 
-def summary_lines(options: DistillOptions) -> list[str]:
-    """Word errors of teacher and student, the student's latency, and where everything is."""
+def summary_lines(options: DistillOptions, context: Context) -> list[str]:
+    """Word errors of teacher and student, the student's latency, and where everything is.
+
+    Raises:
+        UserError: a part was decoded again in another way: see `check_decoded`; `context` is the student's.
+    """
     _, dev, test = parts_of(options.data)
     lines = []
     for part in [*dev, *test]:
-        student = read_object(options.out / "decode" / "streaming" / part / "summary.json")
+        folder = options.out / "decode" / "streaming" / part
+        student = read_object(folder / "summary.json")
+        check_decoded(student, folder, context, with_lm=False)
         found = sorted((options.work / TEACHER / "decode").glob(f"*/{part}/summary.json"))
         wers = [read_object(found[0])["wer"] if found else None, student["wer"]]
         teacher, own = ("-" if wer is None else f"{wer:.2f} %" for wer in wers)
-        first = (student.get("first_token_ms") or {}).get("mean")
-        delay = "" if first is None else f", first token after {first:.0f} ms"
-        lines.append(f"{part}: WER of the teacher {teacher}, of the student {own}{delay}")
+        lines.append(f"{part}: WER of the teacher {teacher}, of the student {own}{_first_word(student)}")
     lines.append(f"student: {options.out}; for sherpa-onnx: {options.out / 'export'}")
     lines.append(f"report: {options.out / 'report' / 'index.html'}")
     return lines
+
+
+def _first_word(summary: dict[str, Any]) -> str:
+    first = summary.get("first_word_ms") or {}
+    if first.get("mean") is None:
+        return ""
+    return f", first words after {first['mean']:.0f} ms ({100 * first['coverage']:.0f} % of them are right)"

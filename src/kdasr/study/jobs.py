@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from kdasr.checkpoint import AVERAGED, FOLDER
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -127,7 +128,7 @@ class Study:
                 "data": self._digest(dev_parts),
                 "text": sha256(text) if text.is_file() else "",
             },
-            outputs=(self.planner.language_model / "checkpoints" / "averaged.pt",),
+            outputs=(self.planner.language_model / FOLDER / AVERAGED,),
             folder=self.planner.language_model,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
             reread=partial(_reread, LanguageModelExperiment),
@@ -150,7 +151,7 @@ class Study:
                 **_digest_of_text(own.language_model),
             },
             needs=tuple(needs),
-            outputs=(run.folder / "checkpoints" / "averaged.pt",),
+            outputs=(run.folder / FOLDER / AVERAGED,),
             folder=run.folder,
             files={conf: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)},
             reread=partial(_reread, ExperimentConfig),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kdasr.checkpoint import AVERAGED
 from kdasr.common.errors import UserError
 from kdasr.evaluation.latency_summary import first_token_shares, first_word_summary
 from kdasr.evaluation.statistics import summarize
@@ -113,10 +114,12 @@ def check_decoded(summary: Mapping[str, Any], folder: Path, context: Context, *,
         with_lm: whether the study decodes it with its language model.
 
     Raises:
-        UserError: under another context, other utterances, or by another search.
+        UserError: of another checkpoint, under another context, other utterances, or by another search.
     """
     fault = ""
-    if (found := summary.get("context", str(context))) != str(context):
+    if (checkpoint := Path(str(summary.get("checkpoint", AVERAGED))).name) != AVERAGED:
+        fault = f"from {checkpoint}, not from {AVERAGED}"
+    elif (found := summary.get("context", str(context))) != str(context):
         fault = f"under '{found}', not under '{context}'"
     elif limit := summary.get("max_utterances"):
         fault = f"with --max-utterances {limit}"
@@ -128,8 +131,7 @@ def check_decoded(summary: Mapping[str, Any], folder: Path, context: Context, *,
         fault = f"with {' and '.join(changed)}"
     if fault:
         raise UserError(
-            f"{folder}: decoded {fault}, since the study did it: remove that folder, and the same command "
-            "decodes it again"
+            f"{folder}: decoded {fault}: remove that folder, and the same command decodes it again"
         )
 
 
