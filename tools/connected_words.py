@@ -15,6 +15,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -26,6 +27,7 @@ from lhotse.supervision import AlignmentItem
 from kdasr.common.errors import UserError
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
+from kdasr.data.word_times import aligned_words
 
 # Shapes: N samples at 16 kHz.
 
@@ -37,30 +39,18 @@ NOISE = 1e-3
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word and its times within what it is in, in seconds."""
-
-    text: str
-    start: float
-    end: float
-
-    def moved(self, seconds: float) -> "Word":
-        return Word(self.text, self.start + seconds, self.end + seconds)
-
-
-@dataclass(frozen=True)
 class Stretch:
     """Words of the vocabulary that were said in a row."""
 
     cut: MonoCut
-    words: tuple[Word, ...]
+    words: tuple[AlignmentItem, ...]
 
     @property
     def is_copy(self) -> bool:
         """Whether it was made slower or faster than it was spoken."""
         return bool(self.cut.recording.transforms)
 
-    def samples(self) -> tuple[np.ndarray, tuple[Word, ...]]:
+    def samples(self) -> tuple[np.ndarray, tuple[AlignmentItem, ...]]:
         """Its samples `(N,)`, which fade in and out, and its words' times in them."""
         start = max(0.0, self.words[0].start - MARGIN)
         end = min(self.cut.duration, self.words[-1].end + MARGIN)
@@ -69,35 +59,26 @@ class Stretch:
         ramp = np.linspace(0.0, 1.0, int(FADE * SAMPLE_RATE), dtype=samples_N.dtype)
         samples_N[: len(ramp)] *= ramp
         samples_N[-len(ramp) :] *= ramp[::-1]
-        return samples_N, tuple(word.moved(-start) for word in self.words)
-
-
-def spoken_words(cut: MonoCut) -> list[Word]:
-    """The words of a cut by their times; none where it has no word times."""
-    aligned = (segment.alignment or {} for segment in cut.supervisions)
-    return [Word(item.symbol, item.start, item.end) for items in aligned for item in items.get("word", [])]
+        return samples_N, tuple(word.with_offset(-start) for word in self.words)
 
 
 def said_by_most(cuts: list[MonoCut], number: int, letters: int) -> set[str]:
     """The `number` words of so many letters or more that most speakers say; of equals the more frequent."""
     speakers, count = defaultdict(set), Counter[str]()
     for cut in cuts:
-        for word in spoken_words(cut):
-            if len(word.text) >= letters:
-                speakers[word.text].add(cut.supervisions[0].speaker)
-                count[word.text] += 1
+        for word, _, _ in aligned_words(cut):
+            if len(word) >= letters:
+                speakers[word].add(cut.supervisions[0].speaker)
+                count[word] += 1
     return set(sorted(count, key=lambda word: (-len(speakers[word]), -count[word], word))[:number])
 
 
 def stretches(cut: MonoCut, vocabulary: set[str]) -> Iterator[Stretch]:
     """What of a cut is in the vocabulary, each stretch of it as long as it goes."""
-    row: list[Word] = []
-    for word in [*spoken_words(cut), None]:
-        if word is not None and word.text in vocabulary:
-            row.append(word)
-        elif row:
+    words = [AlignmentItem(word, start, end - start) for word, start, end in aligned_words(cut)]
+    for is_known, row in groupby(words, lambda word: word.symbol in vocabulary):
+        if is_known:
             yield Stretch(cut, tuple(row))
-            row = []
 
 
 def utterances(pieces: list[Stretch], draws: random.Random) -> Iterator[list[Stretch]]:
@@ -120,7 +101,7 @@ def write(group: list[Stretch], name: str, folder: Path, draws: random.Random) -
         position += len(pause)
         if piece is not None:
             samples_N, said = piece.samples()
-            words += [word.moved(position / SAMPLE_RATE) for word in said]
+            words += [word.with_offset(position / SAMPLE_RATE) for word in said]
             parts.append(samples_N)
             position += len(samples_N)
     samples_N = np.concatenate(parts)
@@ -129,21 +110,36 @@ def write(group: list[Stretch], name: str, folder: Path, draws: random.Random) -
     soundfile.write(path, samples_N, SAMPLE_RATE)
     recording = Recording.from_file(path, recording_id=name)
     cut = recording.to_cut()
-    items = [
-        AlignmentItem(word.text, round(word.start, 3), round(word.end - word.start, 3)) for word in words
-    ]
     cut.supervisions = [
         SupervisionSegment(
             id=name,
             recording_id=name,
             start=0.0,
             duration=cut.duration,
-            text=" ".join(word.text for word in words),
+            text=" ".join(word.symbol for word in words),
             speaker=group[0].cut.supervisions[0].speaker,
-            alignment={"word": items},
+            alignment={"word": words},
         )
     ]
     return cut
+
+
+def split_speakers(
+    by_speaker: dict[str, list[Stretch]], free: set[str], num_dev: int, num_test: int, draws: random.Random
+) -> dict[str, list[str]]:
+    """The speakers of dev, test and train: nobody who is not `free` is trained on."""
+    held = sorted(set(by_speaker) - free)
+    if not len(held) <= num_dev + num_test < len(by_speaker) - 1:
+        raise click.UsageError(
+            f"--dev-speakers {num_dev}, --test-speakers {num_test}: expected together {len(held)} (who may "
+            f"not be trained on) to {len(by_speaker) - 2}, of {len(by_speaker)} speakers"
+        )
+    # The speakers with most words stay in training.
+    few = sorted(free, key=lambda speaker: (len(by_speaker[speaker]), speaker))[: max(0, len(free) - 2)]
+    moved = draws.sample(sorted(few), max(0, num_dev + num_test - len(held)))
+    held = draws.sample(held + moved, num_dev + num_test)
+    train = sorted(set(by_speaker) - set(held))
+    return {"dev": held[:num_dev], "test": held[num_dev:], "train": train}
 
 
 @click.command()
@@ -189,19 +185,8 @@ def main(
     if not any(by_speaker.values()):
         raise click.ClickException(f"{data}: no word times: run `kdasr align` first")
     free = {cut.supervisions[0].speaker for part in names[:train_parts] for cut in by_part[part]}
-    held = sorted(set(by_speaker) - free)
-    if not len(held) <= dev_speakers + test_speakers < len(by_speaker) - 1:
-        raise click.UsageError(
-            f"--dev-speakers {dev_speakers}, --test-speakers {test_speakers}: expected together "
-            f"{len(held)} (who may not be trained on) to {len(by_speaker) - 2}, of {len(by_speaker)} speakers"
-        )
-    # The speakers with most words stay in training.
-    few = sorted(free, key=lambda speaker: (len(by_speaker[speaker]), speaker))[: max(0, len(free) - 2)]
-    moved = draws.sample(sorted(few), max(0, dev_speakers + test_speakers - len(held)))
-    held = draws.sample(held + moved, dev_speakers + test_speakers)
-    split = {"dev": held[:dev_speakers], "test": held[dev_speakers:]}
-    split["train"] = sorted(set(by_speaker) - set(held))
-    for speaker in held:
+    split = split_speakers(by_speaker, free, dev_speakers, test_speakers, draws)
+    for speaker in [*split["dev"], *split["test"]]:
         by_speaker[speaker] = [piece for piece in by_speaker[speaker] if not piece.is_copy]
     for part, speakers in split.items():
         folder = out / "audio" / part
