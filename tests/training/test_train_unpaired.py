@@ -131,19 +131,20 @@ def rows(exp_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in lines]
 
 
-@pytest.mark.parametrize("stop_at", [0, 3])
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop_at: int) -> None:
-    """Stopped before and after a validation at which the proposal model is replaced."""
+@pytest.mark.parametrize(("stop_at", "error"), [(0, 1e9), (3, 1e9), (0, None)])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop_at: int, error: float | None) -> None:
+    """Stopped before and after a validation at which the proposal model is replaced; or before the first one
+    has measured its error."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(semi_supervised_system(whole, error=1e9))
+    fit(semi_supervised_system(whole, error=error))
     interrupted = InterleavedBatches(
         RandomBatches(), RandomBatches(first=2, interrupt_at=2 + stop_at), ratio=2
     )
     with pytest.raises(TrainingInterrupted):
-        fit(semi_supervised_system(parts, error=1e9, train_batches=interrupted))
-    fit(semi_supervised_system(parts, error=1e9))
+        fit(semi_supervised_system(parts, error=error, train_batches=interrupted))
+    fit(semi_supervised_system(parts, error=error))
     one, other = (load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (whole, parts))
-    assert one["trainer"]["objective"]["proposal.updates"] >= 1
+    assert error is None or one["trainer"]["objective"]["proposal.updates"] >= 1
     for a, b in (
         (one["model"], other["model"]),
         (one["trainer"]["objective"], other["trainer"]["objective"]),

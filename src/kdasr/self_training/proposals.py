@@ -24,6 +24,9 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.self_training.labels import FirstGuess, Proposal
 
+NOT_MEASURED = -1.0
+"""In the place of an error. A number: checkpoints with one that is not finite count as damaged."""
+
 
 class ProposalModel(nn.Module):
     """A frozen model that proposes transcripts: without dropout, whatever mode it is put in.
@@ -44,7 +47,7 @@ class ProposalModel(nn.Module):
         self._contexts = (context, later_context)
         self.error: Tensor
         self.updates: Tensor
-        self.register_buffer("error", torch.tensor(torch.nan, dtype=torch.float64))
+        self.register_buffer("error", torch.tensor(NOT_MEASURED, dtype=torch.float64))
         self.register_buffer("updates", torch.tensor(0))
         self.eval()
 
@@ -56,7 +59,7 @@ class ProposalModel(nn.Module):
     @property
     def measured(self) -> bool:
         """Whether its error on the dev parts is known."""
-        return not bool(self.error.isnan())
+        return float(self.error) != NOT_MEASURED
 
     def train(self, mode: bool = True) -> "ProposalModel":
         """Stay in evaluation mode."""
