@@ -1,5 +1,6 @@
 """However a joint batch is split, over accumulation steps or processes, its gradient is the same."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.self_training.hypotheses import Hypotheses, UnpairedDistillation
 from kdasr.training.devices import make_fabric
+from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.module import TrainingModule
 from kdasr.training.resume import batches_per_process
 from kdasr.training.system import System
@@ -220,26 +222,49 @@ def test_both_kinds_of_batches_add_up_by_their_weight_on_any_number_of_processes
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def train_rank(rank: int, port: int, exp_dir: Path, until: str | None) -> None:
-    """Each process takes every second batch; batch 2 of process 1 is not finite."""
+class Unequal(RandomBatches):
+    """The batches of one of two processes, whose batches have other sizes than those of the other one."""
+
+    def __init__(self, rank: int, **harm: object) -> None:
+        super().__init__(first=10 * rank, **harm)  # type: ignore[arg-type]
+        self.rank = rank
+
+    def __next__(self) -> Batch:
+        batch = super().__next__()
+        return batch if self.rank == 0 else batch.select([1, 2])
+
+
+def train_rank(rank: int, port: int, exp_dir: Path, until: str | None, stop: int) -> None:
+    """Batch 2 of process 1 is not finite; its batch `stop` asks for a stop. The model's schedules go by what
+    a process has heard."""
     under_torchrun(rank, port)
-    stages = [
-        StageConfig(name=name, num_steps=3, loss_weights={"rnnt": 1.0, "ctc": 0.5}) for name in ("a", "b")
-    ]
-    source = RandomBatches(first=10 * rank, bad=(12,))
-    fit(tiny_system(exp_dir, stages=stages, train_batches=source), until_stage=until)
+    stages = [StageConfig(name=name, num_steps=3, loss_weights={"rnnt": 1.0}) for name in ("a", "b")]
+    source = Unequal(rank, bad=(12,), interrupt_at=stop)
+    config = replace(small_config(), encoder=small_zipformer2())
+    torch.manual_seed(0)
+    model, objective = build_transducer(config), Objective(ObjectiveConfig(), config, None)
+    changes = {"stages": stages, "train_batches": source, "model": model, "objective": objective}
+    with suppress(TrainingInterrupted):
+        fit(tiny_system(exp_dir, **changes), until_stage=until)
 
 
 def test_two_processes_train_skip_and_resume_together(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run_two(train_rank, whole, None) == [0, 0]
-    assert run_two(train_rank, parts, "a") == [0, 0]
-    assert run_two(train_rank, parts, None) == [0, 0]
+    assert run_two(train_rank, whole, None, -1) == [0, 0]
+    assert run_two(train_rank, parts, "a", -1) == [0, 0]
+    assert run_two(train_rank, parts, None, 14) == [0, 0]
+    assert load_checkpoint(parts / "checkpoints" / "last.pt")["train_steps"] == 4
+    assert run_two(train_rank, parts, None, -1) == [0, 0]
     one, other = (load_checkpoint(path / "checkpoints" / "last.pt") for path in (whole, parts))
     assert one["train_steps"] == other["train_steps"] == 6
     # The bad batch of one process cost both of them a batch.
     positions = [process["batches"]["position"] for process in one["trainer"]["processes"]]
     assert positions == [7, 17]
+    heard = [
+        [int(process["buffers"]["encoder.trained_frames"]) for process in checkpoint["trainer"]["processes"]]
+        for checkpoint in (one, other)
+    ]
+    assert heard[0] == heard[1] and heard[0][0] != heard[0][1]
     for name, value in one["model"].items():
         assert torch.equal(value, other["model"][name]), name
 

@@ -21,7 +21,7 @@ from kdasr.training.resume import (
     seed_everything,
     set_rng_state,
 )
-from kdasr.training.system import BatchSource, System
+from kdasr.training.system import System
 
 logger = get_logger(__name__)
 
@@ -50,9 +50,17 @@ def result_so_far(system: System, model: nn.Module, progress: Progress) -> dict[
     }
 
 
-def state_of_process(batches: BatchSource, meter: Meter) -> dict[str, Any]:
-    """What each process has of its own: its place in the batches, random numbers, what is not logged yet."""
-    return {"batches": batches.state_dict(), "rng": rng_state(), "meter": meter.state_dict()}
+def state_of_process(system: System, meter: Meter) -> dict[str, Any]:
+    """What each process has of its own: its place in the batches, random numbers, what is not logged yet, and
+    the model's buffers, such as the amount of speech that it has heard."""
+    kept = system.model.state_dict()
+    buffers = {name: kept[name].cpu() for name, _ in system.model.named_buffers() if name in kept}
+    return {
+        "batches": system.train_batches.state_dict(),
+        "rng": rng_state(),
+        "meter": meter.state_dict(),
+        "buffers": buffers,
+    }
 
 
 def state_of_training(
@@ -91,7 +99,8 @@ def restore_state(system: System, meter: Meter, progress: Progress, fabric: Fabr
         return None
     state, source = payload["trainer"], str(last_checkpoint(system.exp_dir))
     own = own_state(state["processes"], fabric)
-    load_weights(system.model, state.get("weights", payload["model"]), source)
+    weights = {**state.get("weights", payload["model"]), **own.get("buffers", {})}
+    load_weights(system.model, weights, source)
     load_weights(system.objective, state["objective"], source)
     now = {name: getattr(progress, name) for name in _OF_THIS_START}
     progress = Progress(**{**state["progress"], **now})

@@ -282,7 +282,7 @@ class Trainer:
     def save(self, *, keep: bool, best: bool) -> None:
         """Write `last.pt`; without the resume state also the stage's own file (`keep`) and `best.pt`."""
         system, progress = self.system, self.progress
-        processes = gather(self.fabric, state_of_process(system.train_batches, self.meter))
+        processes = gather(self.fabric, state_of_process(system, self.meter))
         self._saved_at, self._save_agreed = time.monotonic(), False
         if not self.fabric.is_global_zero:
             return
