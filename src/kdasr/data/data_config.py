@@ -92,7 +92,7 @@ class JoinConfig:
     max_utterances: Annotated[int, at_least(1)] = 4
     """Utterances of one joined utterance: 1 to this many, all numbers equally likely."""
     max_seconds: Annotated[float, above(0)] = 20.0
-    """Longest joined utterance, pauses included; a single one may be longer."""
+    """Most speech of a joined utterance, pauses not counted; a single utterance may be longer."""
     pause: Annotated[list[float], between(0, 60), RANGE] = field(default_factory=lambda: [0.0, 4.0])
     """Shortest and longest pause between two utterances. Short ones are likelier: the mean lies a
     quarter of the way from the shortest to the longest."""
