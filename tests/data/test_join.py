@@ -214,17 +214,25 @@ def test_a_predictor_goes_on_after_a_history(tokenizer: Tokenizer, cuts: CutSet)
     torch.testing.assert_close(short, predictor(after))
 
     starts = 0
-    for batch in first_epoch(loader(cuts, tokenizer, join=replace(JOIN, history=0.5))):
+    for batch in first_epoch(loader(cuts, tokenizer, join=replace(JOIN, history=0.8))):
         assert batch.history_BH is not None and batch.history_BH.shape[1] == HISTORY
         rows = [
             row[: int(length)].tolist()
             for row, length in zip(batch.tokens_BS, batch.token_lens_B, strict=True)
         ]
         start = [NO_PIECE] * (HISTORY - 1) + [0]
-        for history in batch.history_BH.tolist():
+        for place, history in enumerate(batch.history_BH.tolist()):
             starts += history != start
-            assert history in [[*start, *row][-HISTORY:] for row in [[], *rows]]
+            others = [[], *rows[:place], *rows[place + 1 :]]
+            assert history in [[*start, *row][-HISTORY:] for row in others]
     assert starts > 3
+
+
+def test_an_utterance_that_is_alone_in_its_batch_has_no_history(tokenizer: Tokenizer, cuts: CutSet) -> None:
+    join = replace(JOIN, history=1.0)
+    for batch in first_epoch(loader(cuts, tokenizer, max_duration=1.0, join=join)):
+        assert len(batch) == 1 and batch.history_BH is not None
+        assert batch.history_BH.tolist() == [[NO_PIECE] * (HISTORY - 1) + [0]]
 
 
 def test_a_gain_on_features_is_one_on_samples() -> None:

@@ -246,15 +246,20 @@ class BatchMaker(Dataset[tuple[int, int, Batch]]):
         return pad_sequence(rows, batch_first=True)
 
     def _histories(self, joined: list[_Joined], generator: torch.Generator) -> Tensor | None:
-        """Last pieces (B, H) of another joined utterance of the batch, for some of them."""
+        """Last pieces (B, H) of another joined utterance of the batch, for some of them.
+
+        An utterance that is alone in its batch has none.
+        """
         if self._join is None or self._join.history == 0.0:
             return None
         start = [NO_PIECE] * (HISTORY - 1) + [BLANK_ID]
         chance_B = torch.rand(len(joined), generator=generator)
-        others_B = torch.randint(len(joined), (len(joined),), generator=generator)
+        # Never its own: those would tell how it ends.
+        steps_B = torch.randint(1, max(len(joined), 2), (len(joined),), generator=generator)
         rows = []
-        for chance, other in zip(chance_B.tolist(), others_B.tolist(), strict=True):
-            pieces = joined[other].pieces if chance < self._join.history else []
+        for place, (chance, step) in enumerate(zip(chance_B.tolist(), steps_B.tolist(), strict=True)):
+            other = joined[(place + step) % len(joined)]
+            pieces = other.pieces if chance < self._join.history and len(joined) > 1 else []
             rows.append([*start, *pieces][-HISTORY:])
         return torch.tensor(rows, dtype=torch.int64)
 
