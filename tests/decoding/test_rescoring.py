@@ -132,3 +132,17 @@ def test_a_list_of_nothing_and_a_hypothesis_of_nothing(lm: TransformerLanguageMo
     assert rescore([], lm, 0.5) == []
     silent = NBest(score=-1.0)
     assert rescore([silent], lm, 0.5)[0].score == pytest.approx(-1.0 + 0.5 * total(lm, ()))
+
+
+def test_a_stream_without_a_frame_is_rescored_on_the_device_of_the_search(model: Model) -> None:
+    """The first stream of a recognizer may end before it has heard anything."""
+    asked = []
+
+    class Scorer:
+        def log_probs(self, tokens_BS: Tensor, lens_B: Tensor) -> Tensor:
+            asked.append(tokens_BS.device.type)
+            return torch.zeros(len(lens_B))
+
+    search = RescoringSearch(BeamSearch(model.to("meta"), BeamOptions()), Rescoring(Scorer(), 0.5))
+    assert search.best(search.initial_state(), final=True).tokens == []
+    assert asked == ["meta"]

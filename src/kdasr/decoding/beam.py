@@ -85,12 +85,17 @@ class BeamSearch:
         self.num_start_pieces = self._expand.contexts.num_start_pieces
         """Pieces that count in the length of every hypothesis."""
 
+    @property
+    def device(self) -> torch.device:
+        """That of the model."""
+        return next(self._model.parameters()).device
+
     @torch.inference_mode()
     def initial_state(self, biasing: BiasingGraph | None = None) -> BeamState:
         """The state of a stream that has emitted nothing, biased to the phrases of `biasing`."""
         fused = None
         if self._language_model is not None:
-            fused = start_fusion(self._language_model, next(self._model.parameters()).device)
+            fused = start_fusion(self._language_model, self.device)
         start = BeamHypothesis((), (), self._expand.contexts.start_context())
         return BeamState(0, None, (start,), biasing, fused)
 

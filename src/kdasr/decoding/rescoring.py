@@ -87,11 +87,10 @@ class RescoringSearch:
     def __init__(self, search: BeamSearch, rescoring: Rescoring) -> None:
         """`search` is one without shallow fusion.
 
-        The model is asked on the device that the encoder's frames come from.
+        The model is asked on the device of the search.
         """
         self._search = search
         self._model, self.scale, self._bonus = rescoring
-        self._device = torch.device("cpu")
 
     @property
     def options(self) -> BeamOptions:
@@ -112,7 +111,6 @@ class RescoringSearch:
 
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """See `BeamSearch`."""
-        self._device = encoded_BCD.device
         return self._search.advance(encoded_BCD, lens_B, states)
 
     def num_settled(self, state: BeamState) -> int:
@@ -130,7 +128,7 @@ class RescoringSearch:
         """The best hypotheses so far, the best first; when final, all in the beam were rescored."""
         if not final:
             return self._search.nbest(state, count)
-        listed = rescore(self._search.nbest(state, final=True), self._model, self.scale, self._device)
+        listed = rescore(self._search.nbest(state, final=True), self._model, self.scale, self._search.device)
         bonus, start = self._bonus, self._search.num_start_pieces
         if bonus is not None:
             listed = [_with(entry, bonus.nats * bonus.count_words(entry.tokens)) for entry in listed]
