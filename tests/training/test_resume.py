@@ -103,6 +103,23 @@ def test_resume_after_sigkill_is_exact(
     assert_same_run(uninterrupted, tmp_path)
 
 
+def test_what_a_training_has_left_without_its_last_checkpoint_is_set_aside(
+    uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exp = tmp_path / "exp"
+    shutil.copytree(uninterrupted, exp)
+    folder = exp / "checkpoints"
+    (folder / "last.pt").unlink()
+    latest = max(folder.glob("*-*.pt"), key=lambda path: path.stem[-7:])
+    latest.rename(folder / f"{latest.stem[:-7]}0000099.pt")  # of a longer training
+    fit(two_stage_system(exp))
+    assert_same_run(uninterrupted, exp)
+    names = {path.name for path in folder.glob("*.pt")}
+    assert names == {path.name for path in (uninterrupted / "checkpoints").glob("*.pt")}
+    assert any(path.stem.endswith("99") for path in (folder / "earlier-1").iterdir())
+    assert "checkpoints of an earlier training" in caplog.text
+
+
 @pytest.mark.parametrize("interrupt_at", [5, 18])
 def test_ctrl_c_finishes_the_step_and_the_resume_is_exact(
     uninterrupted: Path, tmp_path: Path, interrupt_at: int

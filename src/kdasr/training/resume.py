@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +105,26 @@ def load_resume(exp_dir: Path) -> dict[str, Any] | None:
     if "trainer" not in payload:
         raise UserError(f"{path}: holds weights only, training cannot go on from it; remove it to begin anew")
     return payload
+
+
+def set_earlier_aside(exp_dir: Path) -> None:
+    """Move checkpoints that a training has left without its `last.pt` to a folder `earlier-N` beside them.
+
+    A training that begins anew would average its own checkpoints with those of later steps.
+    """
+    folder = exp_dir / FOLDER
+    earlier = sorted(folder.glob("*.pt"))
+    if not earlier:
+        return
+    aside = next(path for number in count(1) if not (path := folder / f"earlier-{number}").exists())
+    aside.mkdir()
+    for path in earlier:
+        path.rename(aside / path.name)
+    logger.warning(
+        "%s: holds checkpoints of an earlier training, but no %s from which it could go on; they are in %s "
+        "now, and training begins anew",
+        folder, last_checkpoint(exp_dir).name, aside,
+    )  # fmt: skip
 
 
 def saved_progress(exp_dir: Path) -> Progress:

@@ -26,6 +26,7 @@ from kdasr.training.resume import (
     gather,
     last_checkpoint,
     rng_state,
+    set_earlier_aside,
     set_rng_state,
     truncate_metrics,
 )
@@ -115,6 +116,8 @@ class Trainer:
         restored = restore_state(self.system, self.meter, self.progress, fabric)
         if restored is not None:
             self.progress, self._saved_optimizer, self._saved_average = restored
+        elif fabric.is_global_zero:
+            set_earlier_aside(self.system.exp_dir)
         if fabric.is_global_zero:
             truncate_metrics(self.system.exp_dir / "metrics.jsonl", self.progress.step)
             self.writer = MetricsWriter(self.system.exp_dir, first_step=self.progress.step + 1)
