@@ -235,6 +235,24 @@ def test_dropped_connection_is_taken_up(chromium: Browser, served: Served) -> No
         )
 
 
+def test_one_source_at_a_time(chromium: Browser, served: Served) -> None:
+    """What is pressed while a file is read, or the browser asks for the microphone, begins nothing."""
+    with opened(chromium, served) as tab:
+        ready(tab)
+        tab.run("document.getElementById('paced').checked = false")
+        tab.run("$('example').click(); startMic(); $('example').click()")
+        assert tab.run("$('mic').disabled && $('example').disabled && $('file').disabled") is True
+        done(tab)
+        assert tab.run(LINES) == [TEXT, TEXT]
+        assert tab.run("Math.round(spectrogram.length / 10)") == round(len(AUDIO) / 1600)
+        tab.run("startMic(); startMic()")
+        tab.wait("connection && connection.heard > 1")
+        opened_sockets = [url for url in tab.requests if url.startswith("ws:")]
+        assert len(opened_sockets) == 2
+        tab.run("$('stop').click()")
+        done(tab)
+
+
 def test_page_asks_for_the_token(chromium: Browser) -> None:
     secret = "jackdaws-love-my/+sphinx"
     access = Access(token=Token(secret))
