@@ -253,6 +253,21 @@ def test_one_source_at_a_time(chromium: Browser, served: Served) -> None:
         done(tab)
 
 
+def test_microphone_that_is_gone_ends_the_stream(chromium: Browser, served: Served) -> None:
+    with opened(chromium, served) as tab:
+        ready(tab)
+        tab.run(
+            "(() => { const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);"
+            " devices.getUserMedia = async (wanted) => (window.heard = await ask(wanted)); })()"
+        )
+        tab.run("$('mic').click()")
+        tab.wait("connection && connection.heard > 1")
+        tab.run("heard.getTracks()[0].dispatchEvent(new Event('ended'))")
+        done(tab)
+        assert tab.run("heard.getTracks()[0].readyState") == "ended"
+        assert tab.run("source === null && !$('mic').disabled") is True
+
+
 def test_page_asks_for_the_token(chromium: Browser) -> None:
     secret = "jackdaws-love-my/+sphinx"
     access = Access(token=Token(secret))
