@@ -20,11 +20,13 @@ class PortAudioError(Exception):
 
 
 class FakeStream:
-    """Calls back with three packets as soon as it is started; before the last two, audio was lost."""
+    """Calls back with three packets as soon as it is started; "slow" loses audio before the last two, and
+    "unplugged" stops after them."""
 
-    def __init__(self, rate: int, blocksize: int, device: object, *, callback: Any, **_: object) -> None:
+    def __init__(self, rate: int, blocksize: int, device: object, *, callback: Any, **options: Any) -> None:
         self.packets = [np.full((blocksize, 1), value, dtype=np.float32) for value in (0.1, 0.2, 0.3)]
         self.callback, self.device, self.calls = callback, device, [""]
+        self.finished = options["finished_callback"]
         self.lost = [False, device == "slow", device == "slow"]
 
     def start(self) -> None:
@@ -34,9 +36,12 @@ class FakeStream:
         for packet, lost in zip(self.packets, self.lost, strict=True):
             self.callback(packet, len(packet), None, SimpleNamespace(input_overflow=lost))
             packet[:] = 9.0  # the library reuses its buffer
+        if self.device == "unplugged":
+            self.finished()
 
     def stop(self) -> None:
         self.calls.append("stop")
+        self.finished()
 
     def close(self) -> None:
         self.calls.append("close")
@@ -126,6 +131,21 @@ def test_lost_audio_is_said_once_and_counted_in_the_end(
         packets.close()  # type: ignore[attr-defined]
         assert len(caplog.messages) == len(expected)
         assert all(part in text for part, text in zip(expected, caplog.messages, strict=True))
+
+
+def test_a_device_that_stops_ends_the_packets(
+    streams: list[FakeStream], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("kdasr"), "propagate", True)
+    assert len(list(microphone("unplugged"))) == 3
+    assert caplog.messages == ["microphone: the device has stopped"]
+    assert streams[0].calls[-1] == "close"
+    caplog.clear()
+    packets = microphone()
+    next(packets)
+    signal.raise_signal(signal.SIGINT)
+    assert len(list(packets)) == 2
+    assert caplog.messages == []
 
 
 def test_an_absent_or_busy_device_or_library_is_said(

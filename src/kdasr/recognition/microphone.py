@@ -23,6 +23,8 @@ Samples = NDArray[np.float32]
 def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]:
     """Packets of one channel, `(sample rate, samples)`, until Ctrl-C or for as long as they are taken.
 
+    They end, too, with a warning in the log, when the device stops: a microphone that is pulled out.
+
     The device's own rate is used, whatever it is: the recognizer converts it. Packets that come while the
     caller is busy wait in a queue. Where the machine is too busy even to queue them, PortAudio drops audio;
     that is logged, when it first happens and, in the end, how often.
@@ -50,6 +52,7 @@ def microphone(device: str | int | None = None) -> Iterator[tuple[int, Samples]]
                 channels=1,
                 dtype="float32",
                 callback=heard.callback,
+                finished_callback=heard.stopped,
             )
             opened.callback(stream.close)
             stream.start()
@@ -90,6 +93,7 @@ class _Captured:
         # Unlike others, this queue may be filled by a signal handler while the same thread waits for it.
         self._packets: queue.SimpleQueue[Samples | None] = queue.SimpleQueue()
         self._overflows = 0
+        self._is_stopped = False
 
     def callback(self, samples_NC: NDArray[np.float32], frames: int, time: Any, status: Any) -> None:
         """Take a packet from PortAudio, which reuses the memory; N samples, C channels."""
@@ -101,6 +105,11 @@ class _Captured:
         """Let the packets end with the last one so far."""
         self._packets.put(None)
 
+    def stopped(self) -> None:
+        """The device has stopped: nothing follows."""
+        self._is_stopped = True
+        self.end()
+
     def __iter__(self) -> Iterator[Samples]:
         is_known = False
         while (samples := self._packets.get()) is not None:
@@ -108,6 +117,8 @@ class _Captured:
                 is_known = True
                 log.warning("microphone: audio was lost, the machine is too busy (overflow)")
             yield samples
+        if self._is_stopped:
+            log.warning("microphone: the device has stopped")
 
     def log_overflows(self) -> None:
         """Say how often audio was lost, if it was."""
