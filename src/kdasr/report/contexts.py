@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdasr.common.files import write_json
-from kdasr.report.plots import WIDTH, Plot
+from kdasr.report.plots import WIDTH, Plot, highest_rate
 from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names, result_rows
 from kdasr.report.style import INK, Styles, SystemStyle, figure_style, legend_entries
@@ -103,7 +103,7 @@ def contexts_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
                 _line(axes, sorted(points, key=lambda row: sum(waiting_ms(row))), styles[name])
             axes.set(title=part, xlabel="mean first-word latency, ms")
         panels[0].set_ylabel(f"{rate_name(row.measure for row in measured)}, %")
-        panels[0].set_ylim(0, 1.08 * max(row.error_rate.high for row in measured) or 1.0)
+        panels[0].set_ylim(0, 1.08 * highest_rate(measured))
         panels[0].margins(x=0.08)
         if len(names) > 1:
             figure.legend(*legend_entries(panels), loc="outside upper left", ncols=len(names), frameon=False)

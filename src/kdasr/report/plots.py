@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdasr.evaluation.statistics import Interval
 from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.style import INK, MUTED, PAPER, Styles, SystemStyle, figure_style, value_axis
@@ -42,10 +43,7 @@ def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
     with figure_style():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.36 * len(names)), layout="constrained")
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
-        limit = (
-            max((row.error_rate.high for row in rows if math.isfinite(row.error_rate.high)), default=1.0)
-            or 1.0
-        )
+        limit = highest_rate(rows)
         for axes, part in zip(panels, parts, strict=True):
             for row in (row for row in rows if row.part == part):
                 _wer_bar(axes, row, names.index(row.system), styles[row.system], limit)
@@ -65,13 +63,24 @@ def wer_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot:
     return Plot("wer", rate.capitalize(), caption, f"Bar chart, {rate}. {alt}.", figure)
 
 
+def highest_rate(rows: Sequence[ResultRow]) -> float:
+    """The end of an axis of error rates, percent: what the highest interval reaches, or an error rate that
+    has none (see `bootstrap_interval`); 1 where there is nothing above 0.
+    """
+    return max((end for row in rows if math.isfinite(end := _end(row.error_rate))), default=0.0) or 1.0
+
+
+def _end(rate: Interval) -> float:
+    return rate.high if math.isfinite(rate.high) else rate.estimate
+
+
 def _wer_bar(axes: Axes, row: ResultRow, place: int, style: SystemStyle, limit: float) -> None:
     wer, color = row.error_rate, style.color.light
     axes.barh(place, wer.estimate, height=0.56, color=color, alpha=0.3, linewidth=0)
     axes.plot([wer.low, wer.high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
     axes.plot([wer.estimate], [place], marker="|", markersize=13, markeredgewidth=2.2, color=color)
     text = number(wer.estimate, 1)
-    axes.text(max(wer.high, wer.estimate) + 0.015 * limit, place, text, va="center", color=INK.light)
+    axes.text(_end(wer) + 0.015 * limit, place, text, va="center", color=INK.light)
 
 
 def _color_labels(axes: Axes, names: Sequence[str], styles: Styles) -> None:
@@ -174,7 +183,7 @@ def trade_off_plot(rows: Sequence[ResultRow], styles: Styles) -> Plot | None:
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
         label = 14 + 6.2 * max(len(row.system) for row in points)
         panels[0].set_xlim(*_padded([_delay(row) for row in points], label * len(parts) / (72 * WIDTH - 60)))
-        panels[0].set_ylim(0, 1.06 * max(row.error_rate.high for row in measured) or 1.0)
+        panels[0].set_ylim(0, 1.06 * highest_rate(measured))
         for axes, part in zip(panels, parts, strict=True):
             axes.set_title(part)
             axes.set_xlabel("mean emission delay, ms")
