@@ -41,7 +41,10 @@ def test_command_writes_what_the_hub_expects(student, same_encoder, tmp_path: Pa
     card = header(out)
     assert (card["license"], card["language"], card["library_name"]) == ("cc-by-4.0", ["en"], "sherpa-onnx")
     assert card["pipeline_tag"] == "automatic-speech-recognition"
-    assert "*.onnx filter=lfs" in (out / ".gitattributes").read_text()
+    attributes = (out / ".gitattributes").read_text().splitlines()
+    through_lfs = [line.removesuffix(" filter=lfs diff=lfs merge=lfs -text") for line in attributes]
+    binary = {"*" + path.suffix for path in out.rglob("*") if path.is_file() and b"\0" in path.read_bytes()}
+    assert sorted(binary) == through_lfs
     samples, rate = soundfile.read(out / "test_wavs" / "0.wav", dtype="float32")
     assert rate == 16000
     np.testing.assert_allclose(samples, waves[0].clip(-1, 1), atol=2 / 32768)

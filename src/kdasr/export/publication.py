@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 WAVS = "test_wavs"
 MAX_WAVS = 5
-_ATTRIBUTES = "*.onnx filter=lfs diff=lfs merge=lfs -text\n*.wav filter=lfs diff=lfs merge=lfs -text\n"
-"""Hugging Face takes large files through Git LFS."""
+_BINARY = ("*.model", "*.onnx", "*.wav")
+"""Hugging Face takes binary files, of whatever size, through Git LFS alone."""
+_ATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _BINARY)
 
 
 @dataclass(frozen=True)
