@@ -1,6 +1,7 @@
 """A server in a thread of the test's process, and clients of it."""
 
 import json
+import signal
 import socket as sockets
 import struct
 import threading
@@ -41,6 +42,10 @@ class Served:
     port: int
     stop: Any
     """Asks it to stop, as a signal would."""
+    hurry: Any = None
+    """Asks it to stop at once, as a second signal would."""
+    has_stopped: Any = None
+    """Waits until it has stopped; false: it does not, for so many seconds."""
 
     def connect(self, path: str = "/", **options: Any) -> AbstractContextManager[ClientConnection]:
         """A WebSocket to it, to be used as a context."""
@@ -85,11 +90,18 @@ def serving(
         def stop() -> None:
             server.should_exit = True
 
+        def hurry() -> None:
+            server.handle_exit(signal.SIGTERM, None)
+
+        def has_stopped(seconds: float) -> bool:
+            thread.join(seconds)
+            return not thread.is_alive()
+
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
             assert started.wait(PATIENCE)
-            yield Served(service, port, stop)
+            yield Served(service, port, stop, hurry, has_stopped)
         finally:
             stop()
             thread.join(PATIENCE)

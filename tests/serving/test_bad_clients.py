@@ -5,6 +5,7 @@ import json
 import logging
 import socket as sockets
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -205,6 +206,22 @@ def test_stopping_server_finishes_its_streams_and_takes_no_new_ones() -> None:
     assert (theirs[-1], theirs[-2]["text"], code) == ("Done!", f"{WORDS[1]} {WORDS[3]}", 1000)
     assert messages[-1]["reason"] == "shutdown"
     assert [m["text"] for m in messages if m["type"] == "final"] == [f"{WORDS[1]} {WORDS[3]}"]
+
+
+def test_second_signal_does_not_wait_for_streams(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recognizer = make_spotter(CONTEXT)
+    decode = recognizer.decode_streams
+    monkeypatch.setattr(recognizer, "decode_streams", lambda streams: (time.sleep(0.2), decode(streams)))
+    with serving(recognizer, drain_seconds=60.0) as served, served.connect() as socket:
+        socket.send(np.zeros(8 * 16000, np.float32).tobytes())
+        wait_for(lambda: served.service.now().queue_seconds > 0)
+        served.stop()
+        wait_for(lambda: served.service.is_draining)
+        served.hurry()
+        assert served.has_stopped(5.0)
+    assert "Traceback" not in caplog.text
 
 
 def test_audio_that_comes_too_fast_waits_at_the_client() -> None:

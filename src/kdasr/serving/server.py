@@ -105,7 +105,13 @@ class DrainingServer(uvicorn.Server):
         self._on_start()
         await super().main_loop()
         if not self.force_exit:
-            await self._service.drain()
+            await self._service.drain(lambda: self.force_exit)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the connections, and end the application in an orderly way even if nobody wants to wait."""
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves this out then, and shows the traceback of what it cancels
+            await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal stops, the second does not wait. Neither is raised again afterwards."""

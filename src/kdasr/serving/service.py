@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kdasr.serving.access import Access
@@ -58,13 +58,16 @@ class Service:
             self._sessions.discard(session)
             session.close()
 
-    async def drain(self) -> None:
-        """Take no new stream, finish those that there are, and wait until their last words are sent."""
+    async def drain(self, is_urgent: Callable[[], bool] = lambda: False) -> None:
+        """Take no new stream, finish those that there are, and wait until their last words are sent.
+
+        `is_urgent`: asked again and again; true: wait no longer.
+        """
         self.is_draining = True
         for session in list(self._sessions):
             session.finish("shutdown")
         deadline = time.monotonic() + self.limits.drain_seconds
-        while self._sessions and time.monotonic() < deadline:
+        while self._sessions and time.monotonic() < deadline and not is_urgent():
             await asyncio.sleep(0.02)
 
     def now(self) -> Now:
