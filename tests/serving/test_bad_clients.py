@@ -124,15 +124,42 @@ def test_broken_connection_frees_its_place(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["first", "second"])
+def test_connection_without_a_request_is_closed(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
     with (
         serving(make_spotter(CONTEXT)) as server,
         sockets.create_connection(("127.0.0.1", server.port), PATIENCE) as raw,
     ):
+        raw.sendall(before)
+        answer = b""
+        while before and not answer.endswith(b"]}"):
+            answer += raw.recv(4096)
         raw.sendall(b"GET / HTTP/1.1\r\nHost: a")
         with contextlib.suppress(ConnectionResetError):  # closed as well
             assert raw.recv(100) == b""
+
+
+def test_stream_on_a_connection_with_an_earlier_request_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where both requests come at once."""
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+    with (
+        serving(make_spotter(CONTEXT)) as server,
+        sockets.create_connection(("127.0.0.1", server.port), PATIENCE) as raw,
+    ):
+        handshake = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        raw.sendall(
+            b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+            b"GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            + handshake
+            + b"\r\n"
+        )
+        answers = b""
+        while b"HTTP/1.1 101" not in answers:
+            answers += raw.recv(4096)
+        raw.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            raw.recv(100)
 
 
 def test_beyond_max_streams_is_503_until_a_place_is_free(caplog: pytest.LogCaptureFixture) -> None:

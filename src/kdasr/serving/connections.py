@@ -7,7 +7,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 REQUEST_SECONDS = 10.0
-"""From the connection to its first complete request."""
+"""From the connection, or the end of its last response, to a complete request."""
 LINGER_SECONDS = 5.0
 """From the end of a WebSocket to the end of its connection, whatever the client has not taken yet."""
 
@@ -19,16 +19,28 @@ class HttpConnection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(REQUEST_SECONDS, transport.abort)
+        self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
+        before = self.scope
         super().data_received(data)
-        if self.scope is not None:
+        if self.scope is not before:
             self._cancel_deadline()
+
+    def on_response_complete(self) -> None:
+        """Wait for another request on the same connection, unless it has come already."""
+        before = self.scope
+        super().on_response_complete()
+        if self.scope is before:
+            self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
         super().connection_lost(exc)
+
+    def _set_deadline(self) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
