@@ -27,8 +27,10 @@ from kdasr.export import build
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.build import export_bundle, find_current
 from kdasr.export.bundle import BundleFolder, open_bundle
-from kdasr.export.card import _reproduction_lines
+from kdasr.export.card import Content, _reproduction_lines, write_card
+from kdasr.export.facts import collect_facts
 from kdasr.export.graph import JoinerGraph
+from kdasr.export.publication import Publication
 from kdasr.export.runtime import load_exported
 from kdasr.models.predictors.lstm import LstmConfig
 from kdasr.nn.context import Context
@@ -340,6 +342,19 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     assert "dev-" not in card and "/somewhere" not in card
     assert bundle.manifest["parity"]["float32"]["encoder"] < 1e-4
     assert [row["part"] for row in bundle.manifest["results"]] == ["test-clean", "test-other"]
+
+
+@pytest.mark.parametrize(("steps", "said"), [(0, "not known"), (7, "7 steps; by what is not known")])
+def test_the_card_of_a_model_from_elsewhere_claims_nothing(
+    student, tmp_path: Path, steps: int, said: str
+) -> None:
+    system = replace(student.system, train_steps=steps)
+    facts = {**collect_facts(system), **Publication().facts}
+    write_card(tmp_path / "README.md", system, Content(facts, {}))
+    card = (tmp_path / "README.md").read_text()
+    assert f"| training | {said} |" in card
+    assert "by kdasr at commit" not in card
+    assert "not measured before the export" in card and "parts above" not in card
 
 
 def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def write_card(path: Path, system: Bundle, content: Content) -> None:
         *_penalty_lines(facts["blank_penalty"]),
         f"| input | 16 kHz; 80 log-mel energies as sherpa-onnx computes them{features} |",
         f"| training data | {facts['training_data'] or 'not known'} |",
-        f"| training | {facts['train_steps']} steps, by kdasr at commit {facts['commit'] or 'not known'} |",
+        f"| training | {_training(facts)} |",
         f"| checkpoint | {checkpoint['file']}, sha256 {checkpoint['sha256'][:16]} |",
         f"| language | {facts['language'] or 'not stated; that of the training data'} |",
         f"| license | {facts['license'] or 'not stated: ask whoever trained it'} |",
@@ -69,6 +69,14 @@ def write_card(path: Path, system: Bundle, content: Content) -> None:
         *_reproduction_lines(facts, parity),
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _training(facts: Facts) -> str:
+    """How long, and by what; a checkpoint that was imported, or has left its home, does not say."""
+    steps = f"{facts['train_steps']} steps"
+    if facts["commit"] or facts["training_command"]:
+        return f"{steps}, by kdasr at commit {facts['commit'] or 'not known'}"
+    return f"{steps}; by what is not known" if facts["train_steps"] else "not known"
 
 
 def _penalty_lines(penalty: float) -> list[str]:
@@ -128,9 +136,10 @@ def _range(limits: Sequence[float | None] | None) -> str:
 def _limit_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]:
     """What a user must not expect, as far as the facts say."""
     data, seconds = facts["training_data"] or "speech that is not known", facts["training_seconds"]
+    measured = "measured on the parts above alone" if facts["results"] else "not measured before the export"
     limits = [
-        f"Trained on {data}, and measured on the parts above alone: expect more errors where speakers, rooms,"
-        " microphones, noise or words are others."
+        f"Trained on {data}, and {measured}: expect more errors where speakers, rooms, microphones, noise or "
+        "words are others."
     ]
     if seconds is not None:
         longer = "for longer ones, see *Long streams*"
