@@ -93,6 +93,8 @@ def test_example_is_speech_with_a_pause() -> None:
         ("http://[", "[", Origins(), False),
         ("https://asr.example", "asr.example", Origins(is_local=False), True),
         ("https://asr.example", "127.0.0.1:6006", Origins(("https://asr.example",)), True),
+        ("https://asr.example", "127.0.0.1:6006", Origins(("https://ASR.Example:443",)), True),
+        ("https://asr.example:8443", "127.0.0.1:6006", Origins(("https://asr.example:443",)), False),
         ("null", "localhost:6006", Origins(("*",)), True),
     ],
 )

@@ -48,7 +48,7 @@ class Origins:
 
     def allows(self, origin: str, host: str) -> bool:
         """Whether a page of `origin` may, when it asks for `host` (name and port)."""
-        if "*" in self.allowed or origin in self.allowed:
+        if "*" in self.allowed or origin in map(_as_sent, self.allowed):
             return True
         try:
             parts = urlsplit(origin)
@@ -56,6 +56,13 @@ class Origins:
             return is_own and (not self.is_local or parts.hostname in LOOPBACK)
         except ValueError:
             return False
+
+
+def _as_sent(origin: str) -> str:
+    """An origin as browsers send it: in lower case, without the port that its scheme has anyway."""
+    scheme, _, host = origin.lower().partition("://")
+    usual = {"http": ":80", "https": ":443"}.get(scheme)
+    return f"{scheme}://{host.removesuffix(usual) if usual else host}"
 
 
 @dataclass(frozen=True)
