@@ -55,6 +55,16 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
         ) from error
 
 
+def refuse_model(exp_dir: Path) -> None:
+    """Check that a new model may be written into a folder: no checkpoint is there.
+
+    Raises:
+        UserError: there is one.
+    """
+    if any((exp_dir / FOLDER).rglob("*.pt")):
+        raise UserError(f"{exp_dir}: holds a model already; choose another folder")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this package onto the CPU.
 

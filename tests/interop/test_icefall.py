@@ -154,6 +154,7 @@ def test_mistakes_are_named(options: ImportOptions, changes: dict[str, Any], sai
 
 def test_a_folder_with_a_model_is_left_alone(options: ImportOptions) -> None:
     Layout().save_epoch(options.checkpoint)
+    (options.out / "checkpoints").mkdir(parents=True)  # as left by an import whose disk was full
     import_icefall(options)
     with pytest.raises(UserError, match="holds a model already"):
         import_icefall(options)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
+from kdasr.checkpoint import FOLDER, load_weights, refuse_model, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.data.tokenizer import Tokenizer, copy_tokenizer
@@ -92,8 +92,7 @@ def import_icefall(options: ImportOptions) -> Imported:
     if unknown:
         raise UserError(f"option {unknown[0]}: expected one of {', '.join(ENCODER_OPTIONS)}")
     target = options.out / FOLDER / "best.pt"
-    if (options.out / FOLDER).exists():
-        raise UserError(f"{options.out}: holds a model already; choose another folder")
+    refuse_model(options.out)
     checkpoint = read_icefall(options.checkpoint)
     weights = checkpoint.weights
     if options.since is not None:
@@ -121,7 +120,7 @@ def import_icefall(options: ImportOptions) -> Imported:
         "train_steps": steps if type(steps) is int and steps >= 0 else 0,
     }
     copy_tokenizer(tokenizer, options.out / "tokens")
-    target.parent.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(target, payload)
     assumed = [] if checkpoint.has_options else _assumed(options.options)
     return Imported(target, config, context, model.num_inference_params, unused, missing, assumed)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdasr.checkpoint import FOLDER, load_weights, save_checkpoint
+from kdasr.checkpoint import FOLDER, load_weights, refuse_model, save_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.common.special_pieces import BLANK_ID, SOS_EOS_ID, UNK_ID
@@ -49,8 +49,7 @@ def import_nemo(options: NemoOptions) -> Imported:
     Raises:
         UserError: an archive, a configuration or weights that do not fit; names what is left over or missing.
     """
-    if (options.out / FOLDER).exists():
-        raise UserError(f"{options.out}: holds a model already; choose another folder")
+    refuse_model(options.out)
     archive, source = read_nemo(options.checkpoint), str(options.checkpoint)
     pieces, order = with_special_pieces(archive.pieces, options.checkpoint)
     config = transducer_config(archive.config, UNK_ID + len(order), source)
@@ -59,7 +58,7 @@ def import_nemo(options: NemoOptions) -> Imported:
     load_weights(model, state, source)
     tokenizer = write_tokenizer(pieces, options.out / "tokens")
     target = options.out / FOLDER / "best.pt"
-    target.parent.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         target,
         {

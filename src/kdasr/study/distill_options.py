@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdasr.bundle import Bundle, load_bundle
+from kdasr.checkpoint import refuse_model
 from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_object
@@ -87,8 +88,8 @@ def check_folder(options: DistillOptions) -> None:
                     f"{options.out} holds a student of {name} {value}, this is {name} {asked.get(name)}: "
                     "give another --out, or remove that folder"
                 )
-    elif (options.out / "checkpoints").exists():
-        raise UserError(f"{options.out}: holds a model already; choose another folder")
+    else:
+        refuse_model(options.out)
 
 
 def open_teacher(options: DistillOptions) -> Bundle:
