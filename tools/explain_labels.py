@@ -7,6 +7,8 @@ in percent are of labeled utterances, each label weighted as in the loss:
     WER      of the labels
     first    of the best-scored proposal of the same utterances
     best     of the proposal with the fewest errors: no choice among these proposals is better
+    likely   share of the wrong labels, the heaviest of each utterance, that the language model finds more
+             probable than the transcript: no weight of this model could have told them from what was said
 
 So first less WER is what the choice gains, WER less best what it still loses; best is the proposals' own
 limit, and the share of labeled utterances is what the filters leave. `kdasr results` must have trained the
@@ -14,6 +16,7 @@ language model and the first proposal model.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from kdasr.data.loader import load_cuts, valid_batches
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.expansion import BeamOptions
+from kdasr.decoding.rescoring import SentenceScorer, sentence_scores
 from kdasr.evaluation.wer import word_errors
 from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.self_training.labels import FirstGuess, Labeler, Labels, Proposal, label_search
@@ -40,6 +44,8 @@ class Heard:
 
     name: str
     num_words: int
+    transcript: list[int]
+    """Its pieces."""
     proposals: list[Proposal]
     errors: dict[tuple[int, ...], int]
     """Word errors of each proposal."""
@@ -66,23 +72,33 @@ def search_all(
             ref = tokenizer.normalize(text)
             errors = {pieces: word_errors(ref, said).total for pieces, said in texts.items()}
             first[name] = FirstGuess(greedy[name].num_pieces, proposals[0].score_per_piece)
-            heard.append(Heard(name, len(split_words(ref)), proposals, errors))
+            heard.append(Heard(name, len(split_words(ref)), tokenizer.encode(ref), proposals, errors))
     return Searched(heard, first)
 
 
-def describe(heard: list[Heard], labels: Labels) -> list[float]:
-    """Share of labeled utterances, and word error rates of labels, first and best proposals; in percent."""
+def describe(heard: list[Heard], labels: Labels, scorer: SentenceScorer) -> list[float]:
+    """Share of labeled utterances, word error rates of labels, first and best proposals, and the share of
+    wrong labels that are likelier than the transcript; in percent.
+    """
     chosen = first = best = 0.0
     labeled = words = 0
+    wrong: list[Sequence[int]] = []
+    right: list[Sequence[int]] = []
     for owner, weights_K, pieces in labels.shares():
         errors = heard[owner].errors
+        heaviest = pieces[int(weights_K.argmax())]
+        if errors[heaviest]:
+            wrong.append(heaviest)
+            right.append(heard[owner].transcript)
         chosen += sum(weight * errors[row] for weight, row in zip(weights_K.tolist(), pieces, strict=True))
         first += errors[heard[owner].proposals[0].pieces]
         best += min(errors.values())
         labeled += 1
         words += heard[owner].num_words
     words = max(words, 1)
-    return [100 * labeled / len(heard), *(100 * count / words for count in (chosen, first, best))]
+    scores = zip(sentence_scores(wrong, scorer), sentence_scores(right, scorer), strict=True)
+    likely = 100 * sum(label > said for label, said in scores) / max(len(wrong), 1)
+    return [100 * labeled / len(heard), *(100 * count / words for count in (chosen, first, best)), likely]
 
 
 def main() -> None:
@@ -116,7 +132,7 @@ def main() -> None:
         cuts = load_cuts(arguments.data, part).filter(lambda cut: "_sp" not in cut.id)
         cuts = cuts.subset(first=arguments.utterances)
         batches = list(valid_batches(cuts, bundle.tokenizer, DataConfig(dir=str(arguments.data))))
-        print(f"{part:{width}} {'beam':>5} {'labeled':>8} {'WER':>6} {'first':>6} {'best':>6}")
+        print(f"{part:{width}} {'beam':>5} {'labeled':>8} {'WER':>6} {'first':>6} {'best':>6} {'likely':>6}")
         searched: dict[BeamOptions, Searched] = {}
         for row, options in rows.items():
             search = label_search(options.labels)
@@ -125,7 +141,7 @@ def main() -> None:
             heard = searched[search].heard
             labeler = Labeler(options.labels, searched[search].first, scorer)
             labels = labeler([one.name for one in heard], [one.proposals for one in heard], "cpu")
-            share, *rates = describe(heard, labels)
+            share, *rates = describe(heard, labels, scorer)
             print(f"{row:{width}} {search.beam:5} {share:8.1f} " + " ".join(f"{rate:6.2f}" for rate in rates))
 
 
