@@ -8,7 +8,7 @@
 #   1 features of the labeled part (train-labeled) and of the transcribed parts
 #   2 word pieces
 #   3 every row with every seed: labels alone from scratch and from a start, other chunks, with and without labels
-#     beside transcribed speech: `kdasr results`
+#     beside transcribed speech: `kdasr results`. With --ngram or --phrases every row is decoded by other searches, too
 #
 # Options
 #   --untranscribed "A B ..."   manifests of Lhotse cuts, Shar folders or folders of audio files; may be repeated, once
@@ -24,6 +24,9 @@
 #   --data DIR, --exp DIR where prepared data and experiments go (default: data/whisper, exp/whisper)
 #   --vocab-size N        word pieces, instead of the number in the configuration
 #   --jobs N              processes side by side, one thread each (default: 1)
+#   --ngram FILE          an n-gram, in ARPA or as KenLM writes it: rows are decoded by beam search without it and, by
+#                         shallow fusion, with it (`ngram`; its scale: --override results.searches.ngram.lm_scale=0.3)
+#   --phrases FILE        names, one on a line: rows are decoded by beam search without them and biased to them (`phrases`)
 #   --gpus N              GPUs of this machine, shared out among the jobs (docs/many_gpus.md)
 #   --rows "A B ..."      only these rows and what they start from (default: all)
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
@@ -42,13 +45,13 @@ root=$(cd "$here/../.." && pwd)
 # shellcheck source=local/options.sh
 . "$here/local/options.sh"
 
-labeler=whisper:base language=en corpus_dir="" labels="" vocab_size="" jobs=1 upto=test
+labeler=whisper:base language=en corpus_dir="" labels="" vocab_size="" jobs=1 upto=test ngram="" phrases=""
 parts="train-clean-100 dev-clean test-clean"
 conf=$here/conf/whisper/whisper.yaml data=$root/data/whisper exp=$root/exp/whisper
 stage=0 stop_stage=3
 untranscribed=() cuts=() label_options=() options=() overrides=()
 takes --labeler --language --corpus-dir --parts --labels --conf --data --exp --vocab-size --jobs \
-  --upto --stage --stop-stage
+  --upto --ngram --phrases --stage --stop-stage
 collects untranscribed --untranscribed
 collects cuts --cuts
 collects label_options --label-option
@@ -60,6 +63,9 @@ whole_numbers_and_jobs stage stop_stage
 has_stages 3
 [[ $upto == dev || $upto == test ]] || die "--upto $upto: expected dev or test"
 [[ -f $conf ]] || die "no configuration $conf"
+for file in "$ngram" "$phrases"; do
+  [[ -z $file || -e $file ]] || die "$file: no such file"
+done
 labels=${labels:-$exp/labels}
 command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make setup' and 'source .venv/bin/activate'"
 
@@ -102,6 +108,9 @@ if due 2; then
 fi
 
 if due 3; then
+  [[ -z $ngram$phrases ]] || options+=(--override results.searches.beam.beam=4)
+  [[ -z $ngram ]] || options+=(--override "results.searches.ngram.lm=$(realpath "$ngram")")
+  [[ -z $phrases ]] || options+=(--override "results.searches.phrases.biasing=$(realpath "$phrases")")
   say "Rows"
   exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"
 fi

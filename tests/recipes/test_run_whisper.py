@@ -56,13 +56,17 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
     ]
     (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     data, exp = tmp_path / "data", tmp_path / "exp"
+    (tmp_path / "3gram.arpa").write_text("an n-gram")
+    (tmp_path / "some names.txt").write_text("TESS\n")
     # Tones are no speech.
     names = ("activity", "rate", "repeats")
     off = [part for name in names for part in ("--label-option", f"filter={name}=off")]
     result = run_recipe(
         "--untranscribed", str(untold), "--labeler", f"jsonl:{tmp_path / 'labels.jsonl'}", *off,
         "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--dry-run",
-        "--override", "data.vocab_size=20", script="run_whisper.sh",
+        "--ngram", str(tmp_path / "3gram.arpa"), "--phrases", str(tmp_path / "some names.txt"),
+        "--override", "data.vocab_size=20", "--override", "results.searches.ngram.lm_scale=0.5",
+        script="run_whisper.sh",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     labeled = {cut.id: cut.supervisions[0].text for cut in load_cuts(data, "train-labeled")}
@@ -71,7 +75,8 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
     planned = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("to run")}
     rows = load_recipe(CONF).results.rows
     seeds = load_recipe(CONF).results.seeds
-    assert {f"seed-{seed}/{name}.test" for seed in seeds for name in rows} <= planned
+    searches = ("", "-beam", "-ngram", "-phrases")
+    assert {f"seed-{seed}/{name}.test{by}" for seed in seeds for name in rows for by in searches} <= planned
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,7 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
         (["--stage", "1", "--corpus-dir", "a", "--cuts", "train=b"], "--corpus-dir and --cuts"),
         (["--conf", "none.yaml"], "none.yaml"),
         (["--upto", "tset"], "tset"),
+        (["--ngram", "none.arpa"], "none.arpa: no such file"),
         (["--jobs", "0"], "--jobs"),
     ],
 )

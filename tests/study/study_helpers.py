@@ -40,7 +40,8 @@ else:
     # The best learning rate is 0.002, and a teacher is better than a student.
     wrong = 1 if mode == "offline" else 2 + round(abs(rate - 0.002) * 1000)
     if "--lm" in options:
-        assert Path(options["--lm"], "checkpoints", "averaged.pt").is_file()
+        model = Path(options["--lm"])
+        assert model.is_file() or (model / "checkpoints" / "averaged.pt").is_file()
         wrong *= 2
     for part in options["--parts"].split():
         folder = Path(options.get("--out", exp / "decode")) / mode / part
@@ -57,7 +58,11 @@ else:
         (folder / "utterances.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
         errors["sub"] *= len(rows)
         (folder / "summary.json").write_text(
-            json.dumps({{"errors": errors, "num_words": 40, "num_utterances": len(rows)}})
+            json.dumps({{
+                "errors": errors, "num_words": 40, "num_utterances": len(rows),
+                "search": options.get("--search", "greedy"), "language_model": options.get("--lm"),
+                "biasing_sha256": options.get("--biasing"),
+            }})
         )
 """
 

@@ -123,7 +123,8 @@ def test_rows_are_compared_with_others_that_wait_as_long(finished: Study) -> Non
         ({"context": "left=1 chunk=1 right=0"}, "under 'left=1 .*, not under 'left=8 chunk"),
         ({"max_utterances": 2}, "with --max-utterances 2: remove"),
         ({"search": "beam beam=8"}, "by another search than the greedy one"),
-        ({"language_model": {"scale": 0.3}}, "by another search than the greedy one"),
+        ({"language_model": {"scale": 0.3}}, "with a language model"),
+        ({"biasing_sha256": "5e"}, "with --biasing"),
         ({"int8": True, "endpoint_rules": {"max": 20}}, "with --int8 and --endpoints"),
     ],
 )

@@ -16,6 +16,8 @@ from study_helpers import calls, make_study, write_data
 from kdasr.common.errors import UserError
 from kdasr.study.driver import Options, chosen_rates, collect, describe_plan, fixed_rates, run_study
 from kdasr.study.jobs import Study, data_digest
+from kdasr.study.plan import Planner
+from kdasr.study.recipe import load_recipe
 from kdasr.study.write import write_results
 
 SYSTEMS = {"streaming": "streaming", "streaming-init": "streaming", "two-stage": "two-stage"}
@@ -50,6 +52,52 @@ def test_every_seed_trains_from_the_teacher_of_its_seed(tmp_path: Path) -> None:
         assert student["objective"]["teacher"] == student["stages"][0]["init_from"] == "teacher"
         assert student["stages"][1]["init_from"] is None and student["name"] == "two-stage"
     assert not any("test-clean" in line for line in calls(tmp_path))
+
+
+def test_rows_are_decoded_by_further_searches(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("TESS\n")
+    path = str(tmp_path / "names.txt")
+    rows = {"teacher": None, "two-stage": {"init": "teacher"}}
+    made = make_study(tmp_path, rows=rows, baselines=[], searches={"ngram": {"beam": 8, "lm": "3gram.arpa"}})
+    overrides = (f"results.searches.names.biasing={path}", "results.searches.names.blank_penalty=2.0")
+    planner = Planner(load_recipe(tmp_path / "conf.yaml", overrides), made.data, made.exp)
+    study = Study(planner, made.kdasr)
+    with pytest.raises(UserError, match=r"3gram\.arpa: not there: results\.searches\.ngram\.lm names it"):
+        run_study(study, Options(num_jobs=1, upto="test"), quiet)
+    (study.data / "3gram.arpa").write_text("an n-gram")
+    run_study(study, Options(num_jobs=2, upto="test"), quiet)
+    decodes = [line for line in calls(tmp_path) if line.startswith("decode")]
+    ngram = f"--search beam --beam 8 --lm-scale 0.3 --lm {study.data / '3gram.arpa'} --mode"
+    names = f"--search beam --beam 4 --blank-penalty 2.0 --biasing {path} --mode"
+    # Two seeds of two rows, dev and test parts.
+    for options, number in ((ngram, 8), (names, 8), ("--search", 16), ("decode ", 24)):
+        assert sum(options in line for line in decodes) == number, options
+    found = {variant: collect(study, "test", variant) for variant in ("", "-ngram", "-names")}
+    for greedy, other in zip(found[""].results, found["-ngram"].results, strict=True):
+        assert other.wer == 2 * greedy.wer  # so the stand-in has it
+    assert [run.info for run in found["-names"].runs] == [run.info for run in found[""].runs]
+    said = list(write_results(study, "test", "kdasr results", None))
+    assert f"{study.exp / 'comparisons-ngram.json'}: 4 runs" in said
+    written = (study.exp / "results.md").read_text()
+    assert "Beam search (8 hypotheses, `3gram.arpa` by shallow fusion, scale 0.3), in every row." in written
+    assert "#### By the search `names`" in written and "the phrases of `names.txt`), in every row." in written
+    (tmp_path / "names.txt").write_text("OTHER\n")
+    before = len(calls(tmp_path))
+    study = Study(planner, made.kdasr)  # as the next command has it
+    run_study(study, Options(num_jobs=2, upto="test"), quiet)
+    again = calls(tmp_path)[before:]
+    assert len(again) == 8 and all(names in line for line in again)
+    folder = study.exp / "seed-1" / "two-stage" / "decode-names" / "streaming" / "test-clean"
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "biasing_sha256": None}))
+    with pytest.raises(UserError, match="test-clean: decoded without --biasing"):
+        collect(study, "test", "-names")
+
+
+@pytest.mark.parametrize("name", ["lm", "contexts", "A b"])
+def test_a_search_has_a_name_of_its_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"searches: '{name}': expected small letters"):
+        make_study(tmp_path, searches={name: {"beam": 8}})
 
 
 def test_a_teacher_comes_before_its_students_and_is_decoded_offline(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from study_helpers import STUDENT, calls, make_study, recipe
 from kdasr.common.errors import UserError
 from kdasr.study.driver import Options, collect, run_study
 from kdasr.study.jobs import Study
-from kdasr.study.plan import WITH_LM, Planner, select_rows
+from kdasr.study.plan import Planner, select_rows
 from kdasr.study.recipe import load_recipe
+from kdasr.study.results_config import WITH_LM
 from kdasr.study.write import write_results
 
 STAGES = [{"name": "train", "num_steps": 2}]

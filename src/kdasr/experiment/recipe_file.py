@@ -31,7 +31,7 @@ def load_data_sections(path: Path, overrides: Sequence[str] = ()) -> DataSection
     """Read the sections `data` and `text` that the systems of a recipe file share.
 
     `overrides` are those of `load_experiment`. Of options of other sections nothing is kept; one of the
-    systems must take them.
+    systems must take them, but for those of the section `results`, which is read where it is used.
 
     Raises:
         UserError: no such file, an unknown key, a wrong type, no such rule.
@@ -41,8 +41,9 @@ def load_data_sections(path: Path, overrides: Sequence[str] = ()) -> DataSection
     own = of_sections(overrides, names)
     config = build_config(DataSections, sections, overrides=own, source=str(path))
     check_text(config.text, str(path))
-    if len(own) < len(overrides):
-        _check_taken(path, overrides)
+    elsewhere = {*own, *of_sections(overrides, ("results",))}
+    if any(word not in elsewhere for word in overrides):
+        _check_taken(path, [word for word in overrides if word not in elsewhere])
     return config
 
 

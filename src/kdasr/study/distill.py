@@ -156,7 +156,7 @@ def summary_lines(options: DistillOptions, context: Context) -> list[str]:
     for part in [*dev, *test]:
         folder = options.out / "decode" / "streaming" / part
         student = read_object(folder / "summary.json")
-        check_decoded(student, folder, context, with_lm=False)
+        check_decoded(student, folder, context)
         found = sorted((options.work / TEACHER / "decode").glob(f"*/{part}/summary.json"))
         wers = [read_object(found[0])["wer"] if found else None, student["wer"]]
         teacher, own = ("-" if wer is None else f"{wer:.2f} %" for wer in wers)

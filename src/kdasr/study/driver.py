@@ -133,7 +133,7 @@ def dev_wer(study: Study, run: Run) -> float:
     folder = run.folder / "decode" / mode
     found = {part: read_object(folder / part / "summary.json") for part in study.recipe.parts("dev")}
     for part, summary in found.items():
-        check_decoded(summary, folder / part, run.config.contexts[0], with_lm=False)
+        check_decoded(summary, folder / part, run.config.contexts[0])
     summaries = list(found.values())
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))
@@ -142,12 +142,13 @@ def dev_wer(study: Study, run: Run) -> float:
 def collect(study: Study, upto: str, variant: str = "") -> Evidence:
     """Every decoded run of the recipe, whichever call has trained it; see `Evidence`.
 
-    `variant`: empty for greedy search, or `WITH_LM`.
+    `variant`: one of `Recipe.decodings`.
 
     Raises:
         UserError: a file is not as `kdasr decode` writes it, or not of this study: see `check_decoded`.
     """
     results = study.recipe.results
+    decoding = study.recipe.decodings()[variant]
     runs = study.planner.runs(list(results.rows), chosen_rates(study))
     finished = finished_jobs(study, study.jobs(runs, upto))
     kinds = STAGES if upto == "test" else STAGES[:1]
@@ -159,7 +160,7 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
             mode = "offline" if run.offline else "streaming"
             decoded = run.decoded(variant) / mode
             own = run.config.contexts[0]
-            trained.append(read_run(run.info(), decoded, mode, parts, own, with_lm=bool(variant)))
+            trained.append(read_run(run.info(), decoded, mode, parts, own, decoding))
     return Evidence(
         rows=list(results.rows),
         runs=trained,

@@ -7,7 +7,7 @@ search, and with the model.
 import gzip
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,7 @@ from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
 from kdasr.experiment.differences import identity_of
 from kdasr.nn.context import Context
 from kdasr.study.plan import (
-    LANGUAGE_MODEL,
     UNDER_CONTEXTS,
-    WITH_LM,
     Planner,
     Run,
     needed_runs,
@@ -34,6 +32,7 @@ from kdasr.study.plan import (
     weighs_labels,
 )
 from kdasr.study.recipe import Recipe
+from kdasr.study.results_config import LANGUAGE_MODEL, WITH_LM
 from kdasr.study.stamps import Settings, StampedJob
 
 STAGES = ("dev", "test")
@@ -93,14 +92,13 @@ class Study:
     def _decodings(self, row: str, upto: str) -> list[str]:
         """The kinds of decoding of a row."""
         kinds = STAGES if upto == "test" and self.recipe.results.rows[row].test else STAGES[:1]
-        variants = ("", WITH_LM) if self.recipe.language_model is not None else ("",)
-        found = [f"{kind}{variant}" for variant in variants for kind in kinds]
+        found = [f"{kind}{variant}" for variant in self.recipe.decodings() for kind in kinds]
         if other_contexts(self.recipe.systems[row]):
             found += [f"{kind}{UNDER_CONTEXTS}" for kind in kinds]
         return found
 
     def _make(self, run: Run, kind: str) -> StampedJob:
-        """The job `train` of a run, or `dev` or `test`, which decode, with `WITH_LM` behind it or without."""
+        """The job `train` of a run; or `dev` or `test`, with one of `Recipe.decodings` behind."""
         if kind.endswith(UNDER_CONTEXTS):
             return self._decode_under_contexts(run, kind)
         return self._train(run) if kind == "train" else self._decode(run, kind)
@@ -158,8 +156,9 @@ class Study:
         )
 
     def _decode(self, run: Run, kind: str) -> StampedJob:
-        variant = WITH_LM if kind.endswith(WITH_LM) else ""
-        parts = self.recipe.parts(kind.removesuffix(variant))
+        stage = kind.partition("-")[0]
+        variant = kind.removeprefix(stage)
+        parts = self.recipe.parts(stage)
         mode = "offline" if run.offline else "streaming"
         together = [] if run.offline else ["--streams", str(STREAMS)]
         command = ["decode", str(run.folder), *together, "--data", str(self.data), "--parts", " ".join(parts)]
@@ -172,11 +171,14 @@ class Study:
             settings["calibrate"] = True
             where = ("--data", str(self.data), "--parts", " ".join(parts))
             first.append((*self.kdasr, "calibrate", str(run.folder), *where, *self._device()))
-        if variant:
+        if variant == WITH_LM:
             settings["search"] = search = self._search_with_lm()
-            flags = {"out": run.decoded(variant), "lm": self.planner.language_model, **search}
-            command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+            command += _as_options({"out": run.decoded(variant), "lm": self.planner.language_model, **search})
             needs.append(LANGUAGE_MODEL)
+        elif variant:
+            search, files = self._search(variant.removeprefix("-"))
+            settings["search"] = {**search, **{name: _digest_of(path) for name, path in files.items()}}
+            command += _as_options({"out": run.decoded(variant), **search, **files})
         launch = self._launch()
         if "tune" in settings.get("search", {}):
             command.append("--rescore")
@@ -240,6 +242,25 @@ class Study:
             weights = {"tune": " ".join(self.recipe.parts("dev"))}
         return {"search": "beam", "beam": options.beam, **weights, "blank-penalty": options.blank_penalty}
 
+    def _search(self, name: str) -> tuple[dict[str, str | float], dict[str, Path]]:
+        """Options of `kdasr decode` for one of the recipe's searches: values, and files.
+
+        Raises:
+            UserError: a file is not there, unless nothing will run.
+        """
+        options = self.recipe.results.searches[name]
+        values: dict[str, str | float] = {"search": "beam", "beam": options.beam}
+        if options.blank_penalty is not None:
+            values["blank-penalty"] = options.blank_penalty
+        if options.lm:
+            values["lm-scale"] = options.lm_scale
+        named = {"lm": options.lm, "biasing": options.biasing}
+        files = {option: self.data / place for option, place in named.items() if place}
+        for option, path in files.items():
+            if not (path.exists() or self.plan_only):
+                raise UserError(f"{path}: not there: results.searches.{name}.{option} names it")
+        return values, files
+
     def _digest(self, parts: Sequence[str]) -> str:
         key = tuple(parts)
         if key not in self.digests:
@@ -259,6 +280,15 @@ def mode_under(context: Context) -> str:
 
 def _as_option(context: Context) -> str:
     return str(context).replace(" ", ",")
+
+
+def _as_options(values: Mapping[str, object]) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def _digest_of(path: Path) -> str:
+    """Of a file; a folder is known by its name."""
+    return sha256(path) if path.is_file() else str(path)
 
 
 def _digest_of_text(language_model: str | None) -> dict[str, str]:

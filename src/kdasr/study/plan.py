@@ -11,16 +11,12 @@ from kdasr.distillation.objective_config import LABELS, UnpairedConfig
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.nn.context import Context
 from kdasr.study.recipe import Recipe
-from kdasr.study.results_config import ResultsConfig
+from kdasr.study.results_config import LANGUAGE_MODEL, ResultsConfig
 from kdasr.study.trained_run import OWN, RunInfo
 from kdasr.training.schedule_file import planned_steps
 
-LANGUAGE_MODEL = "lm"
-"""The job that trains the recipe's language model, and its folder."""
 UNDER_CONTEXTS = "-contexts"
 """What decodings under further contexts add to the name of their job."""
-WITH_LM = "-lm"
-"""What a decoding with that model adds to the name of its job and folder."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Run:
         return f"{self.name}.{kind}"
 
     def decoded(self, variant: str = "") -> Path:
-        """The folder of a decoding: by greedy search, or `WITH_LM`."""
+        """The folder of a decoding; `variant`: one of `Recipe.decodings`."""
         return self.folder / f"decode{variant}"
 
     @property

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdasr.common.configio import build_config, load_yaml
+from kdasr.common.configio import build_config, load_yaml, of_sections
 from kdasr.common.errors import UserError
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
 from kdasr.experiment.recipe_file import load_any_experiment, load_experiment, load_roles
 from kdasr.study.recipe_checks import check_names, check_systems
-from kdasr.study.results_config import ResultsConfig
+from kdasr.study.results_config import WITH_LM, ResultsConfig
+from kdasr.study.trained_run import GREEDY, Decoding
 
 RENAMED = {"bound": "topline", "shipped": "rank_against"}
 """Options of the section by their former names."""
@@ -26,6 +27,15 @@ class Recipe:
     language_model: LanguageModelExperiment | None = None
     """That of `results.language_model`; its data are still those of its file."""
 
+    def decodings(self) -> dict[str, Decoding]:
+        """How every run is decoded, by what each way adds to the names of its jobs and folder."""
+        found = {"": GREEDY}
+        if self.language_model is not None:
+            found[WITH_LM] = Decoding(beam=True, language_model=True)
+        for name, search in self.results.searches.items():
+            found[f"-{name}"] = Decoding(True, bool(search.lm), bool(search.biasing))
+        return found
+
     def parts(self, kind: str) -> list[str]:
         """The parts that are decoded to choose (`dev`) or to report (`test`)."""
         return (
@@ -36,7 +46,8 @@ class Recipe:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and its rows.
 
-    `overrides` change every system, as `--override` does; the settings of a row go over them.
+    `overrides` change every system, as `--override` does; the settings of a row go over them. Those that
+    begin with `results.` change that section.
 
     Raises:
         UserError: no such file, no rows, an unknown option, row or system, students that are not
@@ -49,13 +60,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         if former in section:
             raise UserError(f"{path}: results: option '{former}' is called '{name}' now")
     filled = {**section, "rows": {name: row or {} for name, row in section["rows"].items()}}
-    results = build_config(ResultsConfig, filled, source=f"{path}: results")
+    own = of_sections(overrides, ("results",))
+    changes = [word.removeprefix("results.") for word in own]
+    results = build_config(ResultsConfig, filled, overrides=changes, source=f"{path}: results")
+    overrides = [word for word in overrides if word not in own]
     _take_roles(results, path)
     check_names(results, f"{path}: results")
     systems = {}
     for name, row in results.rows.items():
-        own = tuple(row.settings.items())
-        systems[name] = load_experiment(path, row.system or name, (*overrides, *own))
+        settings = tuple(row.settings.items())
+        systems[name] = load_experiment(path, row.system or name, (*overrides, *settings))
     check_systems(results, systems, f"{path}: row")
     language_model = load_language_model(path, results) if results.language_model else None
     return Recipe(path, results, systems, language_model)

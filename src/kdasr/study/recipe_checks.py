@@ -1,5 +1,6 @@
 """Whether the rows of a recipe can be trained, and compared: what their options allow one by one."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import DISTILLATION, LENGTHS
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.differences import differences as options_that_differ
-from kdasr.study.results_config import CONTEXTS, ResultsConfig
+from kdasr.study.results_config import CONTEXTS, LANGUAGE_MODEL, ResultsConfig
 from kdasr.study.trained_run import OWN, SCRATCH, TEACHER
 
 
@@ -38,6 +39,12 @@ def check_names(results: ResultsConfig, source: str) -> None:
             results.line(name)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
+    for name in results.searches:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name in (LANGUAGE_MODEL, CONTEXTS):
+            raise UserError(
+                f"{source}: searches: '{name}': expected small letters and digits with hyphens between, and "
+                f"neither '{LANGUAGE_MODEL}' nor '{CONTEXTS}'"
+            )
     _check_tuning(results, source)
 
 

@@ -11,6 +11,10 @@ from kdasr.study.trained_run import OWN, SCRATCH, TEACHER
 
 ORDERS = ("seed", "row")
 CONTEXTS = "contexts"
+LANGUAGE_MODEL = "lm"
+"""The job that trains the recipe's language model, and its folder."""
+WITH_LM = f"-{LANGUAGE_MODEL}"
+"""What a decoding with that model adds to the name of its job and folder."""
 SUMMARIES = ("comparisons", "recovered", CONTEXTS)
 
 
@@ -69,6 +73,22 @@ class StudyLanguageModel:
 
 
 @dataclass
+class StudySearch:
+    """A beam search by which every row is decoded once more, beside greedy search."""
+
+    beam: Annotated[int, at_least(1)] = 4
+    blank_penalty: Annotated[float | None, between(-MAX_PENALTY, MAX_PENALTY)] = None
+    """None: that of the system."""
+    lm: str = ""
+    """What `kdasr decode --lm` takes, an n-gram or a language model: its place in the data folder, or an
+    absolute path. Empty: none."""
+    lm_scale: Annotated[float, between(-100, 100)] = 0.3
+    """Of shallow fusion."""
+    biasing: str = ""
+    """Phrases to favor, as in `kdasr decode --biasing`; found likewise. Empty: none."""
+
+
+@dataclass
 class ResultsConfig:
     """What is trained, and what is compared with what."""
 
@@ -106,6 +126,8 @@ class ResultsConfig:
     language_model: StudyLanguageModel | None = None
     """None: rows are decoded by greedy search alone, and those with weights `prior` name a model of their
     own."""
+    searches: dict[str, StudySearch] = field(default_factory=dict)
+    """Further searches by their names; each has tables of its own."""
 
     def parent(self, row: str) -> str | None:
         """The row whose weights a row starts from; None: random weights, or those of no row."""

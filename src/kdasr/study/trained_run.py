@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,22 @@ from kdasr.study.seeds import Floats
 
 SCRATCH, TEACHER, OWN = "scratch", "teacher", "own"
 """What `init` of a row says for random weights, for the topline's, and for those that its system names."""
-_NOT_IN_STUDIES = {"--int8": "int8", "--biasing": "biasing_sha256", "--endpoints": "endpoint_rules"}
+_NOT_IN_STUDIES = {"--int8": "int8", "--endpoints": "endpoint_rules"}
 """Options of `kdasr decode` that no study gives, and what `summary.json` calls them."""
 Value = Callable[[DecodedUtterance], float]
 """A number of one decoded utterance."""
+
+
+class Decoding(NamedTuple):
+    """How a study decodes its runs."""
+
+    beam: bool = False
+    """By beam search; else by greedy search."""
+    language_model: bool = False
+    biasing: bool = False
+
+
+GREEDY = Decoding()
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,12 @@ class PartResult:
 
 
 def read_run(
-    info: RunInfo, decoded: Path, mode: str, parts: Sequence[str], context: Context, *, with_lm: bool = False
+    info: RunInfo,
+    decoded: Path,
+    mode: str,
+    parts: Sequence[str],
+    context: Context,
+    decoding: Decoding = GREEDY,
 ) -> TrainedRun:
     """Read what was decoded of a run under one context: folders of parts in `decoded`, in one mode.
 
@@ -100,18 +117,20 @@ def read_run(
     """
     found = {part: read_part(decoded / part, mode) for part in parts}
     for part in found.values():
-        check_decoded(part.summary, part.folder, context, with_lm=with_lm)
+        check_decoded(part.summary, part.folder, context, decoding)
     return TrainedRun(info, found, read_metrics(info.folder / "metrics.jsonl"))
 
 
-def check_decoded(summary: Mapping[str, Any], folder: Path, context: Context, *, with_lm: bool) -> None:
+def check_decoded(
+    summary: Mapping[str, Any], folder: Path, context: Context, decoding: Decoding = GREEDY
+) -> None:
     """Check that a part was decoded as the study decodes it, by what its `summary.json` says.
 
     Args:
         summary: the content of the file; what an older version does not say is taken to be right.
         folder: of the part, for the message.
         context: that of the study.
-        with_lm: whether the study decodes it with its language model.
+        decoding: how the study decodes it.
 
     Raises:
         UserError: of another checkpoint, under another context, other utterances, or by another search.
@@ -123,16 +142,29 @@ def check_decoded(summary: Mapping[str, Any], folder: Path, context: Context, *,
         fault = f"under '{found}', not under '{context}'"
     elif limit := summary.get("max_utterances"):
         fault = f"with --max-utterances {limit}"
-    elif not with_lm and (summary.get("search", "greedy") != "greedy" or summary.get("language_model")):
-        fault = "by another search than the greedy one"
-    elif with_lm and summary.get("language_model", {}) is None:
-        fault = "without a language model"
+    elif fault := _other_search(summary, decoding):
+        pass
     elif changed := [option for option, name in _NOT_IN_STUDIES.items() if summary.get(name)]:
         fault = f"with {' and '.join(changed)}"
     if fault:
         raise UserError(
             f"{folder}: decoded {fault}: remove that folder, and the same command decodes it again"
         )
+
+
+def _other_search(summary: Mapping[str, Any], decoding: Decoding) -> str:
+    """How a part was searched, if not as `decoding` says."""
+    beam = summary["search"] != "greedy" if "search" in summary else decoding.beam
+    used = {
+        "a language model": (summary.get("language_model", decoding.language_model), decoding.language_model),
+        "--biasing": (summary.get("biasing_sha256", decoding.biasing), decoding.biasing),
+    }
+    if beam != decoding.beam:
+        return "by greedy search" if decoding.beam else "by another search than the greedy one"
+    for what, (found, wanted) in used.items():
+        if bool(found) != wanted:
+            return f"with {what}" if found else f"without {what}"
+    return ""
 
 
 def part_result(run: TrainedRun, part: str) -> PartResult:

@@ -21,16 +21,15 @@ from kdasr.study.evidence_tables import (
 )
 from kdasr.study.jobs import Study
 from kdasr.study.latencies import latency_plot, latency_points
-from kdasr.study.plan import WITH_LM
 from kdasr.study.recovered import recovered
-from kdasr.study.results_config import CONTEXTS
+from kdasr.study.results_config import CONTEXTS, WITH_LM
 from kdasr.study.waits import compare_at_waits, waits_json, waits_records, waits_tables
 
 PICTURE = "wer-latency.png"
 LINES = "wer-latency-lines.png"
 """A line per system through its contexts."""
 CSV_FOLDER = "results"
-COMPARISONS, COMPARISONS_WITH_LM = "comparisons.json", "comparisons-lm.json"
+COMPARISONS = "comparisons.json"
 COMPARISONS_AT_WAITS, AT_WAITS = "comparisons-contexts.json", "contexts"
 """The file, and what its CSV file is called after the recipe."""
 
@@ -53,9 +52,7 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
     Raises:
         UserError: the document has no marks.
     """
-    decodings = {"": collect(study, upto)}
-    if study.recipe.language_model is not None:
-        decodings[WITH_LM] = collect(study, upto, WITH_LM)
+    decodings = {variant: collect(study, upto, variant) for variant in study.recipe.decodings()}
     evidence = decodings[""]
     yield from _write_numbers(study, decodings, upto)
     at_waits = {}
@@ -67,7 +64,7 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
     if plot:
         save_png(plot.figure, study.exp / PICTURE)
         yield f"{study.exp / PICTURE}"
-    further = _with_language_model(study, decodings, lambda found: [*tables(found), missing_note(found)])
+    further = _by_other_searches(study, decodings, lambda _, found: [*tables(found), missing_note(found)])
     content = markdown(evidence, command, PICTURE if plot else None, [*further, *waits_tables(at_waits)])
     write_text(study.exp / "results.md", content + "\n")
     yield f"{study.exp / 'results.md'}"
@@ -91,10 +88,10 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
 
 
 def _section(study: Study, decodings: Mapping[str, Evidence], command: str, picture: str | None) -> str:
-    """What a document says: the short tables, and where those with a language model are."""
+    """What a document says: the short tables, and where those of other searches are."""
     name, evidence = study.recipe.path.stem, decodings[""]
-    further = _with_language_model(
-        study, decodings, lambda found: [links(records(found), name + WITH_LM, CSV_FOLDER)]
+    further = _by_other_searches(
+        study, decodings, lambda variant, found: [links(records(found), name + variant, CSV_FOLDER)]
     )
     blocks = [*opening(evidence, command, picture), *brief(evidence, name, CSV_FOLDER)]
     blocks += [topline_note(evidence), missing_note(evidence), *further]
@@ -107,7 +104,10 @@ def _write_numbers(study: Study, decodings: Mapping[str, Evidence], upto: str) -
     path = study.exp / "summary.json"
     if study.recipe.results.summary == "recovered":
         entries = [
-            entry for variant, found in decodings.items() for entry in recovered(found, with_lm=bool(variant))
+            entry
+            for variant, found in decodings.items()
+            if variant in ("", WITH_LM)
+            for entry in recovered(found, with_lm=bool(variant))
         ]
         write_json(path, entries)
         yield f"{path}: {len(entries)} entries"
@@ -123,19 +123,45 @@ def _write_numbers(study: Study, decodings: Mapping[str, Evidence], upto: str) -
         path = study.exp / COMPARISONS
     write_summary(evidence, path)
     yield f"{path}: {len(evidence.runs)} runs"
-    if WITH_LM in decodings:
-        path = study.exp / COMPARISONS_WITH_LM
-        write_summary(decodings[WITH_LM], path)
-        yield f"{path}: {len(decodings[WITH_LM].runs)} runs"
+    for variant, found in decodings.items():
+        if variant:
+            path = study.exp / f"comparisons{variant}.json"
+            write_summary(found, path)
+            yield f"{path}: {len(found.runs)} runs"
 
 
-def _with_language_model(
-    study: Study, decodings: Mapping[str, Evidence], shown: Callable[[Evidence], list[str]]
+def _by_other_searches(
+    study: Study, decodings: Mapping[str, Evidence], shown: Callable[[str, Evidence], list[str]]
 ) -> list[str]:
-    """The tables of the decoding with a language model, under a heading; nothing without one."""
+    """What is shown of each decoding but the greedy one that has been done, under a heading."""
+    blocks: list[str] = []
+    for variant, found in decodings.items():
+        if variant and found.runs:
+            if variant == WITH_LM:
+                blocks += _with_language_model(study)
+            else:
+                blocks += _by_search(study, variant.removeprefix("-"))
+            blocks += shown(variant, found)
+    return blocks
+
+
+def _by_search(study: Study, name: str) -> tuple[str, str]:
+    """Heading and description of one of the recipe's searches."""
+    options = study.recipe.results.searches[name]
+    how = f"Beam search ({options.beam} hypotheses"
+    if options.blank_penalty is not None:
+        how += f", blank penalty {options.blank_penalty:g}"
+    if options.lm:
+        how += f", `{Path(options.lm).name}` by shallow fusion, scale {options.lm_scale:g}"
+    if options.biasing:
+        how += f", biased to the phrases of `{Path(options.biasing).name}`"
+    return f"#### By the search `{name}`", f"{how}), in every row."
+
+
+def _with_language_model(study: Study) -> tuple[str, str]:
+    """Heading and description of the decoding with the recipe's language model."""
     options = study.recipe.results.language_model
-    if options is None or not decodings[WITH_LM].runs:
-        return []
+    assert options is not None
     use = f"by shallow fusion (scale {options.scale:g}"
     if options.rescore:
         use = "by rescoring (scale and word bonus chosen on the dev parts"
@@ -143,5 +169,4 @@ def _with_language_model(
         f"Beam search ({options.beam} hypotheses) with the language model of `{options.conf}` {use}, "
         f"blank penalty {options.blank_penalty:g}), in every row."
     )
-    found = decodings[WITH_LM]
-    return ["#### With a language model in decoding", how, *shown(found)]
+    return "#### With a language model in decoding", how
