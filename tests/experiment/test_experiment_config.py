@@ -275,6 +275,8 @@ def test_without_more_the_first_values_are_evaluated_whoever_names_them(
     [
         ({**CHOICE, "middle": [1]}, "contexts: no option 'middle'"),
         ({**CHOICE, "chunk": []}, "contexts: expected both left and chunk"),
+        ({**CHOICE, "left": []}, "contexts: expected both left and chunk"),
+        ({"chunk": [4]}, "contexts: expected both left and chunk"),
         ({"full_probability": 0.5}, "contexts: expected both left and chunk"),
         ({"right": [1]}, "contexts: expected both left and chunk"),
         ({**CHOICE, "left": [-1]}, "context_choice.left"),

@@ -84,7 +84,7 @@ class ContextChoice:
     """Share of the steps that see the whole utterance instead."""
 
     def __bool__(self) -> bool:
-        return bool(self.chunk)
+        return bool(self.left and self.chunk)
 
     def first(self) -> Context:
         """The first value of each part."""
