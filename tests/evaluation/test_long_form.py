@@ -186,6 +186,12 @@ def test_minutes_are_those_of_the_stream() -> None:
     assert [minute["sub"] + minute["ins"] for minute in with_late["minutes"]][:2] == [0, 0]
 
 
+def test_a_word_that_begins_before_its_stream_is_of_the_first_minute() -> None:
+    """Aligners round, so that a time may lie a little before the begin."""
+    early = replace(utterances(1)[0], end=150.0, ref_words=[RefWord(word, -0.05, 0.3) for word in "ABC"])
+    assert [minute["del"] for minute in score_stream([early], result())["minutes"]] == [3, 0, 0]
+
+
 def test_a_summary_adds_streams_and_pairs_them_with_single_utterances() -> None:
     said = utterances(160)
     single = {one["id"]: one for u in said for one in score_stream([u], right(u))["utterances"]}

@@ -157,8 +157,8 @@ class _Counts:
         self.counts = [ErrorCounts()] * number
 
     def add(self, place: int, pair: AlignedPair) -> None:
-        """Count one column of an alignment; what is beyond the last bin counts to that."""
-        place = min(place, len(self.counts) - 1)
+        """Count one column of an alignment; what is beyond the first or the last bin counts to that."""
+        place = min(max(place, 0), len(self.counts) - 1)
         self.counts[place] += ErrorCounts(
             substitutions=int(pair.ref is not None and pair.hyp is not None and not pair.correct),
             insertions=int(pair.ref is None),
