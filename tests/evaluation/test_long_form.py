@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import tone_spotter
 from streaming_helpers import PIECES, bursts, make_recognizer
 from tone_spotter import WORDS, make_spotter, spoken
@@ -25,6 +26,7 @@ from kdasr.evaluation.wer import count_errors, word_errors
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.result import Result, Token
+from kdasr.recognition.sources import FileSource
 
 FRAME_SECONDS = 0.04
 KINDS = ("sub", "ins", "del", "words")
@@ -281,6 +283,20 @@ def test_a_run_that_was_stopped_goes_on_and_another_one_starts_anew(tmp_path: Pa
     forget(folder)
     run(recognizer, recordings, replace(options, seed=2), folder)
     assert (folder / STREAMS).read_text() != marked
+
+
+def test_a_recording_that_is_read_as_it_is_heard_gives_what_one_in_memory_does(tmp_path: Path) -> None:
+    """Recordings of more than five minutes are never in memory as a whole."""
+    recordings, read = tones(3), []
+    for recording in recordings:
+        path, samples_N = tmp_path / f"{recording.id}.wav", recording.samples_N[:]
+        soundfile.write(path, samples_N, 16000, subtype="FLOAT")
+        read.append(replace(recording, samples_N=FileSource(path, 0, len(samples_N))))
+    recognizer, options = make_spotter(Context(left=4, chunk=2)), LongForm(pauses([0.32]), minutes=0.2)
+    in_memory, as_heard = (
+        run(recognizer, some, options, tmp_path / name) for name, some in (("a", recordings), ("b", read))
+    )
+    assert in_memory == as_heard and in_memory[0]["words"] == 9
 
 
 def test_long_form_needs_a_chunked_context(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from kdasr.evaluation.joining import QUIET_DB, Pause, join, plan_streams
 from kdasr.evaluation.long_form import Placed, Record, placed, score_stream
 from kdasr.evaluation.long_form_summary import summarize_streams
 from kdasr.evaluation.record_file import RecordFile, forget_shares
+from kdasr.recognition.audio import Samples
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import simulate_together
-from kdasr.recognition.sources import Piece
+from kdasr.recognition.sources import JoinedSource, Piece, SampleSource
 
 SINGLE, SHIFTED, STREAMS, SUMMARY = "single.jsonl", "shifted.jsonl", "streams.jsonl", "summary.json"
 _SETTINGS = "settings.json"
@@ -231,10 +232,7 @@ def _score_alone(
     noises = [leads[index].samples([zlib.crc32(places[index].id.encode())]) for index in new]
     recognized = simulate_together(
         recognizer,
-        [
-            np.concatenate([noise_N, recordings[index].samples_N])
-            for index, noise_N in zip(new, noises, strict=True)
-        ],
+        [_after(noise_N, recordings[index].samples_N) for index, noise_N in zip(new, noises, strict=True)],
     )
     done.add(
         [
@@ -242,6 +240,11 @@ def _score_alone(
             for index, simulation in zip(new, recognized, strict=True)
         ]
     )
+
+
+def _after(lead_N: Samples, recording: SampleSource) -> JoinedSource:
+    """A recording behind its lead. A long one is read as it is heard."""
+    return JoinedSource([Piece(len(lead_N), lambda: lead_N), Piece(len(recording), lambda: recording)])
 
 
 def _plan(spoken: Sequence[Spoken], options: LongForm) -> list[_Job]:
