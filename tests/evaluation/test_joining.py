@@ -10,6 +10,7 @@ import soundfile
 from streaming_helpers import bursts
 
 from kdasr.common.errors import UserError
+from kdasr.data.audio_reading import AudioError
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.evaluation.evaluate import load_recording
 from kdasr.evaluation.joining import Pause, check_minutes, in_order, join, parse_gaps, pauses, plan_streams
@@ -179,7 +180,7 @@ def test_a_stretch_of_a_file_is_read_when_asked(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.concatenate(packets), whole[8000:38_000])
     np.testing.assert_array_equal(source[5000:5100], whole[13_000:13_100])
     np.testing.assert_array_equal(source[:], whole[8000:38_000])
-    with pytest.raises(UserError, match=r"long\.flac: ends after sample 48000"):
+    with pytest.raises(AudioError, match=r"long\.flac: ends after sample 48000"):
         FileSource(tmp_path / "long.flac", 8000, 50_000)[:]
     soundfile.write(tmp_path / "other.wav", bursts(1.0, rate=8000), 8000)
     with pytest.raises(UserError, match=r"other\.wav: at 8000 Hz, expected 16000"):
@@ -201,6 +202,9 @@ def test_a_long_cut_is_the_same_whether_it_is_read_at_once_or_not(
     np.testing.assert_array_equal(long.samples_N[:], short.samples_N)
     monkeypatch.setattr("kdasr.evaluation.latency._BLOCK", 1600)
     assert energy_onset(long.samples_N) == energy_onset(short.samples_N) is not None
+    soundfile.write(tmp_path / "long.wav", bursts(4.0, seed=3)[:55_500], 16000)
+    with pytest.raises(AudioError, match=r"long\.wav: ends after sample 55500: cut short"):
+        load_recording(cut, tokenizer)
     (tmp_path / "long.wav").unlink()
     with pytest.raises(UserError, match=r"long\.wav: audio of .* not found"):
         load_recording(cut, tokenizer)

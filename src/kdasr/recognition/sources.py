@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from kdasr.common.errors import UserError
-from kdasr.data.audio_reading import SAMPLE_RATE
+from kdasr.data.audio_reading import SAMPLE_RATE, AudioError
 from kdasr.recognition.audio import AudioFile, Samples
 
 PACKET_SECONDS = 0.1
@@ -50,7 +50,8 @@ class FileSource:
     def __getitem__(self, span: slice, /) -> Samples:
         """
         Raises:
-            UserError: see `AudioFile`; or the file is at another rate, or has fewer samples.
+            UserError: see `AudioFile`; or the file is at another rate.
+            AudioError: it has fewer samples.
         """
         start, end, _ = span.indices(self._count)
         if end <= start:
@@ -58,9 +59,7 @@ class FileSource:
         file = self._opened_at(start)
         samples = file.read(end - start)
         if len(samples) < end - start:
-            raise UserError(
-                f"{self._path}: ends after sample {self._start + start + len(samples)}: cut short"
-            )
+            raise AudioError(self._path, f"ends after sample {self._start + start + len(samples)}: cut short")
         self._position = end
         if end == self._count:
             file.close()
