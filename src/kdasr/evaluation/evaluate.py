@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdasr.common.files import write_json, write_text
 from kdasr.common.logging import get_logger
+from kdasr.data.audio_reading import read_header
+from kdasr.data.cut_check import TOLERANCE
 from kdasr.data.features import SAMPLE_RATE, load_cut_samples, require_audio
 from kdasr.data.signal_check import SignalMeter
 from kdasr.data.text_normalization import split_words
@@ -81,7 +83,11 @@ def _load_source(cut: "MonoCut") -> SampleSource:
     if _is_long_file(cut):
         start, count = (round(seconds * SAMPLE_RATE) for seconds in (cut.start, cut.duration))
         require_audio(cut)
-        source = FileSource(cut.recording.sources[0].source, start, count)
+        path = Path(cut.recording.sources[0].source)
+        there = read_header(path).num_samples - start
+        if 0 < count - there <= TOLERANCE * SAMPLE_RATE:  # durations are rounded
+            count = there
+        source = FileSource(path, start, count)
         for _ in blocks(
             source, 60 * SAMPLE_RATE
         ):  # what is wrong with it is to be known before it is half recognized
