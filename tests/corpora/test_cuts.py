@@ -181,7 +181,8 @@ def test_a_long_recording_becomes_its_utterances(
 
 
 def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
-    """A mixture, one channel of two, and audio within a manifest's folder under a relative path."""
+    """A mixture, a padded cut, one channel of two, and audio within a manifest's folder under a relative
+    path."""
     first, second = (recording(tmp_path / f"{name}.wav", 1.0, seed) for seed, name in enumerate("xy"))
     mixed = cut_of(first, said("mixed", "x", 0.0, 1.0, "one")).mix(cut_of(second), snr=0)
     stereo_NC = np.stack([tone(1.0, 3), tone(1.0, 4)], axis=1)
@@ -192,10 +193,12 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     )
     near = recording(tmp_path / "near.flac", 1.2)
     near.sources[0].source = "near.flac"
-    cuts = {cut.id: cut for cut in prepare(
-        tmp_path, write(tmp_path / "c.jsonl", mixed, right, cut_of(near, said("near", "near", 0, 1.2, "SIX")))
-    )}  # fmt: skip
-    assert sorted(cuts) == ["mixed", "near", "r"]
+    padded = cut_of(first, said("padded", "x", 0.0, 1.0, "one two")).pad(1.5)
+    said_near = cut_of(near, said("near", "near", 0, 1.2, "SIX"))
+    manifest = write(tmp_path / "c.jsonl", mixed, padded, right, said_near)
+    cuts = {cut.id: cut for cut in prepare(tmp_path, manifest)}
+    assert sorted(cuts) == ["mixed", "near", "padded", "r"]
+    assert cuts["padded"].duration == 1.5
     np.testing.assert_allclose(cuts["r"].load_audio()[0], stereo_NC[:, 1], atol=1e-3)
     assert np.abs(cuts["mixed"].load_audio()[0] - tone(1.0, 0)).max() > 0.1
     assert Path(cuts["near"].recording.sources[0].source) == tmp_path / "near.flac"

@@ -115,10 +115,9 @@ def count_overlaps(cut: Cut) -> int:
 
 def recordings_of(cut: Cut) -> list[Recording]:
     """The recordings that a cut of any kind is of."""
-    if isinstance(cut, MixedCut):
-        return [track.cut.recording for track in cut.tracks if getattr(track.cut, "has_recording", False)]
-    recording = getattr(cut, "recording", None)
-    return [] if recording is None else [recording]
+    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    recordings = [getattr(part, "recording", None) for part in parts]  # padding has none
+    return [recording for recording in recordings if recording is not None]
 
 
 def find_files(cut: Cut, beside: Path) -> tuple[list[Path], str | None]:
