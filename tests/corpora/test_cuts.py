@@ -205,6 +205,21 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
 
 
+def test_recordings_in_a_row_become_their_utterances(tmp_path: Path) -> None:
+    """The supervisions of a track count from its own begin."""
+    first, second = (recording(tmp_path / f"{name}.wav", 1.0, seed) for seed, name in enumerate("xy"))
+    cuts = (
+        cut_of(first, said("a", "x", 0.0, 0.5, "one"), said("outside", "x", 2.0, 2.0, "four")),
+        cut_of(second, said("b", "y", 0.25, 0.5, "two"), said("c", "y", 0.5, 0.5, "three")),
+    )
+    joined = cuts[0].append(cuts[1].pad(1.5, direction="left"))
+    manifest = write(tmp_path / "c.jsonl", joined)
+    found = {cut.id: cut for cut in prepare(tmp_path, manifest, max_bad=MaxBad(1, False))}
+    assert sorted(found) == ["a", "b", "c"]
+    whole_N = soundfile.read(tmp_path / "y.wav", dtype="float32")[0]
+    np.testing.assert_allclose(found["b"].load_audio()[0], whole_N[4000:12000], atol=1e-3)
+
+
 def test_a_filter_of_a_rate_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of an odd rate takes long; what comes out is what torchaudio's function makes of each file."""
     audios = [recording(tmp_path / f"{name}.wav", 0.5, seed, rate=11200) for seed, name in enumerate("abc")]

@@ -58,9 +58,7 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
             yield CutUtterance(_alone(cut, supervision), True, fault)
     sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
     if sound:
-        wanted = {(item.id, item.start, item.duration) for item in sound}
-        whole = cut.filter_supervisions(lambda item: (item.id, item.start, item.duration) in wanted)
-        pieces = whole.trim_to_supervisions(keep_overlapping=False)
+        pieces = _with_sound(cut, cut).trim_to_supervisions(keep_overlapping=False)
         for supervision, piece in zip(sound, pieces, strict=True):
             words = words_of(supervision, cut)
             yield CutUtterance(_named(piece), True, None, _moved(words, -supervision.start))
@@ -175,6 +173,22 @@ def _fault_in_place(supervision: SupervisionSegment, cut: Cut) -> str | None:
             f"{cut.duration:.2f} s"
         )
     return None
+
+
+def _with_sound(cut: Cut, whole: Cut, offset: float = 0.0) -> Cut:
+    """A cut, or what a track of it is of, with those supervisions alone that lie within the whole cut.
+
+    `offset`: seconds of the whole at which `cut` begins.
+    """
+    if isinstance(cut, MixedCut):
+        tracks = [
+            fastcopy(track, cut=_with_sound(track.cut, whole, offset + track.offset)) for track in cut.tracks
+        ]
+        return fastcopy(cut, tracks=tracks)
+    if not cut.supervisions:  # padding can have none
+        return cut
+    kept = [item for item in cut.supervisions if _fault_in_place(item.with_offset(offset), whole) is None]
+    return fastcopy(cut, supervisions=kept)
 
 
 def one_of(cut: MonoCut, words: list | None, custom: dict[str, Any]) -> MonoCut:
