@@ -193,12 +193,15 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     )
     near = recording(tmp_path / "near.flac", 1.2)
     near.sources[0].source = "near.flac"
-    padded = cut_of(first, said("padded", "x", 0.0, 1.0, "one two")).pad(1.5)
+    inside = {"word": [AlignmentItem("one", 0.625, 0.125)]}  # in the supervision also without the padding
+    one = replace(said("padded", "x", 0.0, 1.0, "one"), alignment=inside)
+    padded = cut_of(first, one).pad(1.5, direction="left")
     said_near = cut_of(near, said("near", "near", 0, 1.2, "SIX"))
     manifest = write(tmp_path / "c.jsonl", mixed, padded, right, said_near)
     cuts = {cut.id: cut for cut in prepare(tmp_path, manifest)}
     assert sorted(cuts) == ["mixed", "near", "padded", "r"]
     assert cuts["padded"].duration == 1.5
+    assert [word.start for word in cuts["padded"].supervisions[0].alignment["word"]] == [1.125]
     np.testing.assert_allclose(cuts["r"].load_audio()[0], stereo_NC[:, 1], atol=1e-3)
     assert np.abs(cuts["mixed"].load_audio()[0] - tone(1.0, 0)).max() > 0.1
     assert Path(cuts["near"].recording.sources[0].source) == tmp_path / "near.flac"
@@ -218,6 +221,7 @@ def test_recordings_in_a_row_become_their_utterances(tmp_path: Path) -> None:
     assert sorted(found) == ["a", "b", "c"]
     whole_N = soundfile.read(tmp_path / "y.wav", dtype="float32")[0]
     np.testing.assert_allclose(found["b"].load_audio()[0], whole_N[4000:12000], atol=1e-3)
+    assert [cut.supervisions[0].alignment["word"][0].start for cut in found.values()] == [0.0, 0.0, 0.0]
 
 
 def test_a_filter_of_a_rate_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,9 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
 def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] | None:
     """The word times of a supervision, from the begin of its cut; None if it has none.
 
-    Lhotse leaves the times of an alignment as they are when it trims a cut: they may count from the begin of
-    the recording. Of the two readings the one is taken that is closer to the times of the supervision.
+    Lhotse leaves the times of an alignment as they are when it trims a cut, or makes it a track of a mixture:
+    they may count from the begin of the recording, or of the track. Of all readings the one is taken that is
+    closest to the times of the supervision.
     """
     words = (supervision.alignment or {}).get("word")
     if not words:
@@ -78,7 +79,20 @@ def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] |
         begin, end = words[0].start + offset, words[-1].start + words[-1].duration + offset
         return abs(begin - supervision.start) + abs(end - supervision.end)
 
-    return _moved(words, min((0.0, -getattr(cut, "start", 0.0)), key=distance))
+    return _moved(words, min(_origins(supervision, cut), key=distance))
+
+
+def _origins(supervision: SupervisionSegment, cut: Cut) -> list[float]:
+    """Seconds of a cut from which the word times of one of its supervisions may count."""
+    if not isinstance(cut, MixedCut):
+        return [0.0, -cut.start]
+    begins = [
+        begin
+        for track in cut.tracks
+        if any(item.id == supervision.id for item in track.cut.supervisions)
+        for begin in (track.offset, track.offset - track.cut.start)
+    ]
+    return [*begins, 0.0]
 
 
 def _moved(words: list[AlignmentItem] | None, offset: float) -> list[AlignmentItem] | None:
