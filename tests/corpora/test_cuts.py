@@ -208,6 +208,18 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
 
 
+def test_supervisions_that_go_a_little_beyond_their_cut_end_with_it(tmp_path: Path) -> None:
+    audio = recording(tmp_path / "talk.wav", 3.0)
+    cut = cut_of(
+        audio, said("a", "talk", -0.01, 1.01, "one"), said("b", "talk", 2.0, 1.02, "two"),
+        said("c", "talk", 3.005, 0.01, "three"),
+    )  # fmt: skip
+    manifest = write(tmp_path / "c.jsonl", cut)
+    cuts = list(prepare(tmp_path, manifest, max_bad=MaxBad(1, False)))
+    assert [(cut.id, cut.start, cut.duration) for cut in cuts] == [("a", 0.0, 1.0), ("b", 2.0, 1.0)]
+    assert [cut.supervisions[0].alignment["word"][0].start for cut in cuts] == [-0.01, 0.0]
+
+
 def test_recordings_in_a_row_become_their_utterances(tmp_path: Path) -> None:
     """The supervisions of a track count from its own begin."""
     first, second = (recording(tmp_path / f"{name}.wav", 1.0, seed) for seed, name in enumerate("xy"))

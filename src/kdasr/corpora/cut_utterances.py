@@ -61,7 +61,7 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
         pieces = _with_sound(cut, cut).trim_to_supervisions(keep_overlapping=False)
         for supervision, piece in zip(sound, pieces, strict=True):
             words = words_of(supervision, cut)
-            yield CutUtterance(_named(piece), True, None, _moved(words, -supervision.start))
+            yield CutUtterance(_named(piece), True, None, _moved(words, -max(0.0, supervision.start)))
 
 
 def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] | None:
@@ -181,7 +181,8 @@ def _alone(cut: Cut, supervision: SupervisionSegment) -> Cut:
 def _fault_in_place(supervision: SupervisionSegment, cut: Cut) -> str | None:
     if not supervision.duration > 0:
         return f"its supervision lasts {supervision.duration:g} s"
-    if supervision.start < -TOLERANCE or supervision.end > cut.duration + TOLERANCE:
+    is_inside = supervision.start < cut.duration and supervision.end > 0
+    if not is_inside or supervision.start < -TOLERANCE or supervision.end > cut.duration + TOLERANCE:
         return (
             f"its supervision is at {supervision.start:.2f} to {supervision.end:.2f} s, the cut has "
             f"{cut.duration:.2f} s"
@@ -192,6 +193,7 @@ def _fault_in_place(supervision: SupervisionSegment, cut: Cut) -> str | None:
 def _with_sound(cut: Cut, whole: Cut, offset: float = 0.0) -> Cut:
     """A cut, or what a track of it is of, with those supervisions alone that lie within the whole cut.
 
+    Times are rounded, and Lhotse does not trim to what goes beyond a cut: such supervisions end with it.
     `offset`: seconds of the whole at which `cut` begins.
     """
     if isinstance(cut, MixedCut):
@@ -202,7 +204,14 @@ def _with_sound(cut: Cut, whole: Cut, offset: float = 0.0) -> Cut:
     if not cut.supervisions:  # padding can have none
         return cut
     kept = [item for item in cut.supervisions if _fault_in_place(item.with_offset(offset), whole) is None]
-    return fastcopy(cut, supervisions=kept)
+    return fastcopy(cut, supervisions=[_clipped(item, -offset, whole.duration - offset) for item in kept])
+
+
+def _clipped(supervision: SupervisionSegment, begin: float, end: float) -> SupervisionSegment:
+    if begin <= supervision.start and supervision.end <= end:
+        return supervision
+    start = max(supervision.start, begin)
+    return fastcopy(supervision, start=start, duration=min(supervision.end, end) - start)
 
 
 def one_of(cut: MonoCut, words: list | None, custom: dict[str, Any]) -> MonoCut:
