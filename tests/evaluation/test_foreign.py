@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from lhotse import AudioSource, CutSet, SupervisionSegment
+from lhotse import Recording as LhotseRecording
+from lhotse.cut import MonoCut
+from lhotse.supervision import AlignmentItem
 
 from kdasr.cli.latency import command
 from kdasr.common.errors import UserError
@@ -166,6 +170,20 @@ def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> No
     (tmp_path / "other.ctm").write_text("x 1 0.3 0.2 yes\n")
     with pytest.raises(UserError, match="no utterance has a reference"):
         score_system(references, read_hypotheses(tmp_path / "other.ctm", "ctm"), Display(), str.lower)
+
+
+def test_word_times_of_trimmed_cuts_count_from_their_begin(tmp_path: Path) -> None:
+    audio = LhotseRecording("r", [AudioSource("file", [0], "r.wav")], 16000, 160_000, 10.0)
+    said = [
+        SupervisionSegment(name, "r", start, 2.0, text="one", alignment={"word": [item]})
+        for name, start in (("a", 0.0), ("b", 1.0), ("c", 7.0))
+        for item in [AlignmentItem("ONE", start + 0.25, 1.75)]
+    ]
+    whole = MonoCut("whole", 0.0, 10.0, 0, said, recording=audio)
+    pieces = whole.trim_to_supervisions(keep_overlapping=False)
+    CutSet.from_cuts(pieces).to_file(tmp_path / "cuts.jsonl.gz")
+    references = read_references(tmp_path / "cuts.jsonl.gz", str.lower)
+    assert references == {name: [RefWord("one", 0.25, 2.0)] for name in "abc"}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lhotse.cut import MonoCut
+from lhotse.utils import fastcopy
 
 from kdasr.common.errors import UserError
 from kdasr.common.folders import find_files
 from kdasr.corpora.cut_manifest import iter_cuts
+from kdasr.corpora.cut_utterances import words_of
 from kdasr.corpora.librispeech_alignments import read_all
 from kdasr.data.text_normalization import split_words
 from kdasr.data.word_times import aligned_words
@@ -105,7 +107,17 @@ def read_references(path: Path, normalize: Normalize) -> dict[str, list[RefWord]
 
 
 def _aligned_cuts(path: Path) -> dict[str, list[tuple[str, float, float]]]:
-    return {cut.id: aligned_words(cut) for cut in iter_cuts(path) if isinstance(cut, MonoCut)}
+    cuts = (cut for cut in iter_cuts(path) if isinstance(cut, MonoCut))
+    return {cut.id: aligned_words(_counted_from_begin(cut)) for cut in cuts}
+
+
+def _counted_from_begin(cut: MonoCut) -> MonoCut:
+    """The cut with word times from its begin: those of a cut that was trimmed may be of its recording."""
+    found = [(supervision, words_of(supervision, cut)) for supervision in cut.supervisions]
+    supervisions = [
+        fastcopy(supervision, alignment={"word": words} if words else None) for supervision, words in found
+    ]
+    return fastcopy(cut, supervisions=supervisions)
 
 
 def score_hypothesis(
