@@ -79,6 +79,16 @@ def test_against_one_error_there_is_no_interval() -> None:
     assert (everywhere.low, everywhere.high) == (0.0, 0.0)
 
 
+def test_of_one_utterance_there_is_no_interval() -> None:
+    """All draws are alike: an interval without width would decide what a single utterance cannot."""
+    for found in (
+        bootstrap_wer([1], [4]),
+        paired_bootstrap([300.0], [200.0]),
+        relative_reduction([1], [2], speakers=["a"]),
+    ):
+        assert np.isfinite(found.estimate) and np.isnan([found.low, found.high]).all() and found.count == 1
+
+
 def test_pairing_narrows_the_interval() -> None:
     generator = np.random.default_rng(1)
     base = generator.normal(scale=10.0, size=200)

@@ -119,4 +119,6 @@ def test_shapes_are_checked_and_nothing_gives_nothing() -> None:
     with pytest.raises(ValueError, match="seeds, utterances"):
         crossed_interval(BASE, lambda sums: sums[0])
     assert math.isnan(wer_over_seeds(np.zeros((2, 0)), np.zeros((2, 0))).estimate)
+    of_one = wer_over_seeds(BASE[:, :1], 0 * BASE[:, :1] + 10)
+    assert math.isfinite(of_one.estimate) and math.isnan(of_one.low)
     assert math.isnan(reduction_over_seeds(BASE, 0 * BASE).estimate)

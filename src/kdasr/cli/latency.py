@@ -1,5 +1,6 @@
 """`kdasr latency`: word errors and latency of anybody's results, by the definitions of this project."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,10 @@ def _report(
         unit = f"{gain.speakers} speakers" if gain.speakers else "single utterances: too few known speakers"
         way, sign = ("earlier", 1) if gain.estimate >= 0 else ("later", -1)
         low, high = sorted((sign * gain.low, sign * gain.high))
+        span = f"{low:.0f} to {high:.0f}" if math.isfinite(low) else "no interval"
         click.echo(
-            f"{name}: first word {abs(gain.estimate):.0f} ms {way} than {names[0]} ({low:.0f} to "
-            f"{high:.0f}), where both have it right: {gain.count} utterances"
+            f"{name}: first word {abs(gain.estimate):.0f} ms {way} than {names[0]} ({span}), where both have "
+            f"it right: {gain.count} utterances"
             + ("" if found.coverage is None else f", {100 * found.coverage:.0f} %")
             + f"; resampled: {unit}"
         )

@@ -99,7 +99,8 @@ def bootstrap_interval(
     """The mean of per-utterance values, or a ratio of two sums, with its bootstrap interval.
 
     Its ends are nan where more than one draw in twenty has a denominator of 0, as against a system with an
-    error or two: without those draws the interval would be too narrow.
+    error or two: without those draws the interval would be too narrow. So they are of a single utterance, of
+    which all draws are alike.
 
     Args:
         numerators: (N,) one value per utterance.
@@ -122,7 +123,7 @@ def bootstrap_interval(
     top_R, bottom_R = _resampled_sums(drawn, num_resamples, seed)
     ratios_R = top_R[bottom_R > 0] / bottom_R[bottom_R > 0]
     low = high = np.nan
-    if len(ratios_R) >= MIN_USABLE * num_resamples:
+    if len(top_N) > 1 and len(ratios_R) >= MIN_USABLE * num_resamples:
         low, high = _percentiles(ratios_R, confidence)
     return Interval(float(top_N.sum() / bottom_N.sum()), low, high, len(top_N), num_speakers)
 

@@ -182,7 +182,7 @@ def summarize_scores(scores: Mapping[str, TimedScore]) -> dict[str, Any]:
         "num_speakers": wer.speakers,
         "num_words": sum(score.num_words for score in found),
         "wer": wer.estimate,
-        "wer_ci": [wer.low, wer.high],
+        "wer_ci": [end if math.isfinite(end) else None for end in (wer.low, wer.high)],
         "first_word_ms": first_word_summary([score.latency.first_word_ms for score in found], firsts),
         "first_tokens": first_token_shares(firsts),
         "first_token_ms": _summary(score.latency.first_token_ms for score in found),

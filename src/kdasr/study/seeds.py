@@ -53,7 +53,7 @@ def crossed_interval(
 
     Returns:
         The statistic of all seeds and utterances. Its ends are nan when it is not defined in more than
-        one draw of twenty; `count` is the number of utterances.
+        one draw of twenty, and of a single utterance; `count` is the number of utterances.
 
     Raises:
         ValueError: the values are not three-dimensional.
@@ -70,7 +70,7 @@ def crossed_interval(
         units_VSG, num_speakers = by_speaker(stacked_VSN, draws.speakers)
         drawn_R = statistic(_crossed_sums(units_VSG, draws))
     usable_R = drawn_R[np.isfinite(drawn_R)]
-    if not np.isfinite(estimate) or len(usable_R) < MIN_USABLE * len(drawn_R):
+    if not np.isfinite(estimate) or count < 2 or len(usable_R) < MIN_USABLE * len(drawn_R):
         return Interval(estimate if np.isfinite(estimate) else np.nan, np.nan, np.nan, count, num_speakers)
     tail = 50.0 * (1.0 - draws.confidence)
     low, high = np.percentile(usable_R, [tail, 100.0 - tail])
