@@ -140,6 +140,14 @@ def test_audio_below_the_transcript_is_found(corpus: Path) -> None:
     assert listing.missing_audio == ["two"] and two in listing.elsewhere
 
 
+def test_an_id_of_one_part_names_no_speaker(corpus: Path) -> None:
+    """Else each utterance would be a speaker of its own, and counted as one where speakers are drawn."""
+    soundfile.write(corpus / CHAPTER / "0001.flac", tone(1.0), 16000)
+    (corpus / CHAPTER / "other.trans.txt").write_text("0001 ONE\n")
+    found = {item.id: item.speaker for item in list_part(corpus, corpus, PART).utterances}
+    assert found == {"0001": None, **{f"100-1-000{number}": "100" for number in range(3)}}
+
+
 def test_a_flac_goes_before_a_wav_which_is_named(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     wav = corpus / CHAPTER / "100-1-0000.wav"
     soundfile.write(wav, tone(3.0), 16000)

@@ -231,8 +231,9 @@ def _folder_of(utterance_id: str) -> Path | None:
 
 
 def _utterance(found: _Found, header: AudioHeader, alignment: Path | None) -> AudioUtterance:
-    speaker = found.id.partition("-")[0]
-    return AudioUtterance(found.id, found.text, found.audio, header, speaker, alignment=alignment)
+    speaker, dash, _ = found.id.partition("-")
+    named = speaker if dash else None  # `0001` is the name of an utterance alone
+    return AudioUtterance(found.id, found.text, found.audio, header, named, alignment=alignment)
 
 
 def _transcripts(file: Path) -> Iterable[tuple[str, str]]:
