@@ -149,15 +149,6 @@ fi
 due() { ((stage <= $1 && $1 <= stop_stage)); }
 wants() { [[ " $systems " == *" $1 "* ]]; }
 
-# Stages 0 to 2 run here, one after another: each uses all processes itself.
-now() {
-  if ((${#dry_run[@]})); then
-    printf '\t%s\n' "$(printf '%q ' "$@")"
-  else
-    "$@"
-  fi
-}
-
 # train SYSTEM [further options of kdasr train]: a command of the job before it
 train() {
   run "${launcher[@]}" kdasr train --config "$conf" --system "$1" --exp "$exp/$1" \
@@ -166,6 +157,7 @@ train() {
     "${overrides[@]}" "${@:2}"
 }
 
+# Stages 0 to 2 run here, one after another: each uses all processes itself.
 if due 0; then
   say "Stage 0: corpus"
   if [[ $corpus == synthetic ]]; then

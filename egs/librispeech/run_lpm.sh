@@ -27,7 +27,7 @@
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
 #   --markdown FILE       fill the section of this document that has the configuration's name, too
 #   --override K=V        further option of every system but the language model; may be repeated
-#   --dry-run             say what of stage 2 is finished and what would run
+#   --dry-run             print the commands of stages 0 and 1, say what of stage 2 is finished and what would run
 #
 # A finished job is skipped while its settings stay the same, an interrupted one resumes. Results: <exp>/summary.json,
 # <exp>/results.md; logs: <exp>/log.
@@ -44,12 +44,12 @@ root=$(cd "$here/../.." && pwd)
 parts="train-clean-100 train-clean-360 dev-clean dev-other test-clean test-other"
 corpus=synthetic size="" conf="" data="" exp="" jobs=1 corpus_seed="" text="" upto=test
 stage=0 stop_stage=2
-prepare=() options=() overrides=()
+prepare=() options=() overrides=() dry_run=()
 takes --corpus --size --conf --data --exp --corpus-seed --text --jobs --upto --stage --stop-stage
 collects prepare --corpus-dir --alignments-dir --parts
 collects options --gpus --rows --markdown
 collects overrides --override
-flags options --dry-run
+flags dry_run --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage
 has_stages 2
@@ -79,25 +79,28 @@ command -v kdasr >/dev/null || die "the kdasr command is not on PATH; run 'make 
 
 missing_text="no text $text for the language model; librispeech: https://www.openslr.org/11, or --text FILE"
 due() { ((stage <= $1 && $1 <= stop_stage)); }
-[[ $corpus == synthetic || -f $text ]] || ! due 1 || die "$missing_text"
+[[ $corpus == synthetic || -f $text ]] || ! due 1 || ((${#dry_run[@]})) || die "$missing_text"
 
 if due 0; then
   "$here/run.sh" --corpus "$corpus" --size "$size" --conf "$conf" --data "$data" --exp "$exp" --seed "$corpus_seed" \
-    --jobs "$jobs" --stage 0 --stop-stage 2 "${prepare[@]}" "${overrides[@]}"
+    --jobs "$jobs" --stage 0 --stop-stage 2 "${prepare[@]}" "${overrides[@]}" "${dry_run[@]}"
 fi
 
 if due 1; then
   say "Text for the language model"
-  [[ -f $text ]] || die "$missing_text"
+  [[ -f $text ]] || ((${#dry_run[@]})) || die "$missing_text"
   known=()
   for manifest in "$data"/cuts_*.jsonl.gz; do
+    [[ -f $manifest ]] || continue
     part=$(basename "$manifest" .jsonl.gz)
     [[ $part == cuts_train-clean-100 ]] || known+=("${part#cuts_}")
   done
-  kdasr text "$text" --data "$data" --parts "${known[*]}"
+  ((${#known[@]} || ! ${#dry_run[@]})) || known=("...")
+  now kdasr text "$text" --data "$data" --parts "${known[*]}"
 fi
 
 if due 2; then
   say "Language model, seed model, rows"
-  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}" \
+    "${dry_run[@]}"
 fi

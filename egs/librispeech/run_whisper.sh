@@ -31,7 +31,7 @@
 #   --rows "A B ..."      only these rows and what they start from (default: all)
 #   --upto NAME           dev: nothing decodes a test part, for choosing; test: all (default: test)
 #   --override K=V        further option of every system; may be repeated
-#   --dry-run             say what of stage 3 is finished and what would run
+#   --dry-run             print the commands of stages 0 to 2, say what of stage 3 is finished and what would run
 #
 # A finished job is skipped, an interrupted one resumes. Labels: <exp>/labels/filters.json and filters.png; results:
 # <exp>/summary.json, <exp>/results.md; logs: <exp>/log.
@@ -49,7 +49,7 @@ labeler=whisper:base language=en corpus_dir="" labels="" vocab_size="" jobs=1 up
 parts="train-clean-100 dev-clean test-clean"
 conf=$here/conf/whisper/whisper.yaml data=$root/data/whisper exp=$root/exp/whisper
 stage=0 stop_stage=3
-untranscribed=() cuts=() label_options=() options=() overrides=()
+untranscribed=() cuts=() label_options=() options=() overrides=() dry_run=()
 takes --labeler --language --corpus-dir --parts --labels --conf --data --exp --vocab-size --jobs \
   --upto --ngram --phrases --stage --stop-stage
 collects untranscribed --untranscribed
@@ -57,7 +57,7 @@ collects cuts --cuts
 collects label_options --label-option
 collects options --gpus --rows
 collects overrides --override
-flags options --dry-run
+flags dry_run --dry-run
 parse_options "$@"
 whole_numbers_and_jobs stage stop_stage
 has_stages 3
@@ -82,7 +82,7 @@ if due 0; then
     [[ ${label_options[i]} == *=* ]] || die "--label-option ${label_options[i]}: expected NAME=VALUE"
     further+=("--${label_options[i]%%=*}" "${label_options[i]#*=}")
   done
-  kdasr label --labeler "$labeler" "${place_options[@]}" --out "$labels" --language "$language" --normalize upper-words \
+  now kdasr label --labeler "$labeler" "${place_options[@]}" --out "$labels" --language "$language" --normalize upper-words \
     --jobs "$jobs" "${further[@]}"
 fi
 
@@ -98,13 +98,13 @@ if due 1; then
   else
     die "--corpus-dir or --cuts: where is the transcribed speech? Dev parts choose the checkpoint"
   fi
-  kdasr prepare --cuts "train-labeled=$labels" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
-  kdasr prepare "${transcribed[@]}" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
+  now kdasr prepare --cuts "train-labeled=$labels" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
+  now kdasr prepare "${transcribed[@]}" --config "$conf" "${overrides[@]}" --out "$data" --jobs "$jobs"
 fi
 
 if due 2; then
   say "Word pieces"
-  kdasr tokens --data "$data" --config "$conf" "${overrides[@]}" ${vocab_size:+--vocab-size "$vocab_size"}
+  now kdasr tokens --data "$data" --config "$conf" "${overrides[@]}" ${vocab_size:+--vocab-size "$vocab_size"}
 fi
 
 if due 3; then
@@ -112,5 +112,6 @@ if due 3; then
   [[ -z $ngram ]] || options+=(--override "results.searches.ngram.lm=$(realpath "$ngram")")
   [[ -z $phrases ]] || options+=(--override "results.searches.phrases.biasing=$(realpath "$phrases")")
   say "Rows"
-  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}"
+  exec kdasr results "$conf" --data "$data" --exp "$exp" --jobs "$jobs" --upto "$upto" "${options[@]}" "${overrides[@]}" \
+    "${dry_run[@]}"
 fi

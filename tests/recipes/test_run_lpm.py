@@ -60,7 +60,13 @@ def test_data_and_text_are_made_and_every_job_is_planned(tmp_path: Path) -> None
     conf.write_text(yaml.safe_dump(content))
     data, exp = tmp_path / "data", tmp_path / "exp"
     places = ("--size", "tiny", "--conf", str(conf), "--data", str(data), "--exp", str(exp))
-    result = run_recipe(*places, "--dry-run", "--override", "data.vocab_size=40")
+    pieces = ("--override", "data.vocab_size=40")
+    result = run_recipe(*places, *pieces, "--dry-run", "--stop-stage", "1")
+    assert result.returncode == 0, result.stderr
+    assert "kdasr corpus" in result.stdout and "kdasr text" in result.stdout and not data.exists()
+    result = run_recipe(*places, *pieces, "--stop-stage", "1")
+    assert result.returncode == 0, result.stderr
+    result = run_recipe(*places, *pieces, "--dry-run")
     assert result.returncode == 0, result.stderr
     assert len((data / "tokens" / "tokens.txt").read_text().splitlines()) == 40
     planned = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("to run")}

@@ -61,13 +61,19 @@ def test_speech_is_labeled_prepared_and_every_row_is_planned(tmp_path: Path) -> 
     # Tones are no speech.
     names = ("activity", "rate", "repeats")
     off = [part for name in names for part in ("--label-option", f"filter={name}=off")]
-    result = run_recipe(
+    arguments = [
         "--untranscribed", str(untold), "--labeler", f"jsonl:{tmp_path / 'labels.jsonl'}", *off,
-        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp), "--dry-run",
+        "--corpus-dir", str(corpus), "--data", str(data), "--exp", str(exp),
         "--ngram", str(tmp_path / "3gram.arpa"), "--phrases", str(tmp_path / "some names.txt"),
         "--override", "data.vocab_size=20", "--override", "results.searches.ngram.lm_scale=0.5",
-        script="run_whisper.sh",
-    )  # fmt: skip
+    ]  # fmt: skip
+    result = run_recipe(*arguments, "--dry-run", "--stop-stage", "2", script="run_whisper.sh")
+    assert result.returncode == 0, result.stderr
+    assert "kdasr label" in result.stdout and "kdasr tokens" in result.stdout
+    assert not data.exists() and not exp.exists()
+    result = run_recipe(*arguments, "--stop-stage", "2", script="run_whisper.sh")
+    assert result.returncode == 0, result.stderr
+    result = run_recipe(*arguments, "--dry-run", script="run_whisper.sh")
     assert result.returncode == 0, result.stderr
     labeled = {cut.id: cut.supervisions[0].text for cut in load_cuts(data, "train-labeled")}
     assert labeled and set(labeled.values()) == set(texts.values())
