@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Teacher, streaming baselines and two-stage student, from audio to report.
 #
-#   egs/librispeech/run.sh [--corpus synthetic|librispeech] [--size tiny|demo|base|large] [--stage N] [--stop-stage M]
+#   egs/librispeech/run.sh [--corpus synthetic|librispeech|cuts] [--size NAME] [--stage N] [--stop-stage M]
 #
 # Stages
 #   0 corpus (synthesize or download)   5 student, stage one (hidden states)
@@ -14,7 +14,7 @@
 #
 # Options
 #   --corpus NAME         synthetic (default), librispeech, or cuts
-#   --size NAME           which conf/NAME.yaml, and for synthetic speech how much (default: demo)
+#   --size NAME           which conf/NAME.yaml (default: librispeech); for synthetic speech (default: demo) also how much
 #   --conf FILE           another configuration than conf/<size>.yaml
 #   --corpus-dir DIR      librispeech: the folder that holds the parts; stage 0 downloads there when DIR, named LibriSpeech, is missing
 #   --alignments-dir DIR  librispeech: word alignments (LibriSpeech-Alignments); without them latency starts at an energy onset
@@ -126,9 +126,10 @@ else
 fi
 train_parts=$(select_parts train) dev_parts=$(select_parts dev) test_parts=$(select_parts test)
 if [[ $corpus == cuts ]]; then test_parts=${test_parts:-$dev_parts}; fi
-[[ -n $train_parts ]] || die "--parts \"$parts\": no training part (train-*)"
-[[ -n $dev_parts ]] || die "--parts \"$parts\": no dev part (dev-*), which chooses the checkpoint"
-[[ -n $test_parts ]] || die "--parts \"$parts\": no test part (test-*)"
+if [[ $corpus == cuts ]]; then given="--cuts ${cuts_places[*]}"; else given="--parts $parts"; fi
+[[ -n $train_parts ]] || die "$given: no training part (train...)"
+[[ -n $dev_parts ]] || die "$given: no dev part (dev...), which chooses the checkpoint"
+[[ -n $test_parts ]] || die "$given: no test part (test...)"
 
 # One thread each when trainings run side by side; more threads than cores would only slow both down.
 if ((jobs > 1)); then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi

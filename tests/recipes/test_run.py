@@ -200,7 +200,10 @@ def test_a_record_of_files_that_are_gone_is_not_shown(tmp_path: Path) -> None:
         ),
         (["--corpus", "librispeech", "--corpus-dir", "LibriSpech"], "LibriSpech: no such folder"),
         (["--corpus", "cuts"], '--cuts "train=FILE_OR_FOLDER dev=FILE_OR_FOLDER'),
-        (["--corpus", "cuts", "--size", "tiny", "--cuts", "train=a test=b"], "no dev part"),
+        (
+            ["--corpus", "cuts", "--size", "tiny", "--cuts", "train=a test=b"],
+            "--cuts train=a test=b: no dev part",
+        ),
         (["--corpus-dir", "."], "--corpus-dir is for --corpus librispeech, not synthetic"),
         (["--corpus", "librispeech", "--cuts", "train=a"], "--cuts is for --corpus cuts, not librispeech"),
         (
