@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdasr.common.configio import load_yaml
 from kdasr.data.augment import generator_for, spec_augment
 from kdasr.data.data_config import SpecAugmentConfig
 from kdasr.distillation.objective_config import LENGTHS
@@ -51,6 +52,16 @@ def _unregularized(config: ExperimentConfig) -> tuple[object, object]:
     if hasattr(encoder, "dropout"):
         encoder = replace(encoder, dropout=0.0)
     return replace(config.model, encoder=encoder), replace(config.data, spec_augment=SpecAugmentConfig())
+
+
+@pytest.mark.parametrize("path", [*FILES, *CONF.glob("whisper/*.yaml")], ids=lambda path: path.stem)
+def test_speech_without_word_times_can_be_trained_on(path: Path) -> None:
+    """But for the studies of corpora that are made with word times."""
+    if path.stem in ("results", "connected-words"):
+        return
+    for system in load_yaml(path)["systems"]:
+        rnnt = load_experiment(path, system).objective.rnnt
+        assert not rnnt.is_restricted or rnnt.without_word_times == "ignore", system
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

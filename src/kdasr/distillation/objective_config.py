@@ -58,7 +58,7 @@ class RnntConfig:
     2011.03072). Needs word times in the training data; native backend only."""
     right_buffer: Annotated[float | None, at_least(0)] = None
     """Seconds after the end of a word until which its pieces may be emitted; null: until the end."""
-    without_word_times: Annotated[str, OneOf("refuse", "ignore")] = "refuse"
+    without_word_times: Annotated[str, OneOf("refuse", "ignore"), MAY_CHANGE] = "refuse"
     """Where no utterance has word times. refuse: training does not begin; ignore: it begins without these
     two."""
     fast_emit: Annotated[float, at_least(0)] = 0.0
