@@ -94,6 +94,23 @@ def test_rows_are_decoded_by_further_searches(tmp_path: Path) -> None:
         collect(study, "test", "-names")
 
 
+def test_a_language_model_that_is_trained_anew_is_another_search(tmp_path: Path) -> None:
+    weights = tmp_path / "data" / "model" / "checkpoints" / "averaged.pt"
+
+    def settings() -> Any:
+        study = make_study(tmp_path, searches={"fused": {"lm": "model"}})
+        runs = study.planner.runs(["two-stage"], chosen_rates(study))
+        return {job.name: job.settings for job in study.jobs(runs, "dev")}["seed-1/two-stage.dev-fused"]
+
+    write_data(tmp_path / "data")
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    before = settings()
+    assert settings() == before
+    weights.write_bytes(b"others")
+    assert settings() != before
+
+
 @pytest.mark.parametrize("name", ["lm", "contexts", "A b"])
 def test_a_search_has_a_name_of_its_own(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"searches: '{name}': expected small letters"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from kdasr.checkpoint import AVERAGED, FOLDER
+from kdasr.checkpoint import AVERAGED, FOLDER, find_checkpoint
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
@@ -287,8 +287,8 @@ def _as_options(values: Mapping[str, object]) -> list[str]:
 
 
 def _digest_of(path: Path) -> str:
-    """Of a file; a folder is known by its name."""
-    return sha256(path) if path.is_file() else str(path)
+    """Of a file, or of the weights in a folder; empty where nothing is (see `Study.plan_only`)."""
+    return sha256(find_checkpoint(path)) if path.exists() else ""
 
 
 def _digest_of_text(language_model: str | None) -> dict[str, str]:
