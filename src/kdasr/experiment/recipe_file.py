@@ -41,9 +41,9 @@ def load_data_sections(path: Path, overrides: Sequence[str] = ()) -> DataSection
     own = of_sections(overrides, names)
     config = build_config(DataSections, sections, overrides=own, source=str(path))
     check_text(config.text, str(path))
-    elsewhere = {*own, *of_sections(overrides, ("results",))}
-    if any(word not in elsewhere for word in overrides):
-        _check_taken(path, [word for word in overrides if word not in elsewhere])
+    read = of_sections(overrides, {*names, "results"})
+    if others := [word for word in overrides if word not in read]:
+        _check_taken(path, others)
     return config
 
 

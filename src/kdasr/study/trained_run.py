@@ -135,36 +135,30 @@ def check_decoded(
     Raises:
         UserError: of another checkpoint, under another context, other utterances, or by another search.
     """
-    fault = ""
-    if (checkpoint := Path(str(summary.get("checkpoint", AVERAGED))).name) != AVERAGED:
-        fault = f"from {checkpoint}, not from {AVERAGED}"
-    elif (found := summary.get("context", str(context))) != str(context):
-        fault = f"under '{found}', not under '{context}'"
-    elif limit := summary.get("max_utterances"):
-        fault = f"with --max-utterances {limit}"
-    elif fault := _other_search(summary, decoding):
-        pass
-    elif changed := [option for option, name in _NOT_IN_STUDIES.items() if summary.get(name)]:
-        fault = f"with {' and '.join(changed)}"
-    if fault:
+    if fault := _decoded_otherwise(summary, context, decoding):
         raise UserError(
             f"{folder}: decoded {fault}: remove that folder, and the same command decodes it again"
         )
 
 
-def _other_search(summary: Mapping[str, Any], decoding: Decoding) -> str:
-    """How a part was searched, if not as `decoding` says."""
-    beam = summary["search"] != "greedy" if "search" in summary else decoding.beam
-    used = {
-        "a language model": (summary.get("language_model", decoding.language_model), decoding.language_model),
-        "--biasing": (summary.get("biasing_sha256", decoding.biasing), decoding.biasing),
-    }
-    if beam != decoding.beam:
+def _decoded_otherwise(summary: Mapping[str, Any], context: Context, decoding: Decoding) -> str:
+    """How a part was decoded, if not as the study does it; else empty."""
+    if (checkpoint := Path(str(summary.get("checkpoint", AVERAGED))).name) != AVERAGED:
+        return f"from {checkpoint}, not from {AVERAGED}"
+    if (found := summary.get("context", str(context))) != str(context):
+        return f"under '{found}', not under '{context}'"
+    if limit := summary.get("max_utterances"):
+        return f"with --max-utterances {limit}"
+    if "search" in summary and (summary["search"] != "greedy") != decoding.beam:
         return "by greedy search" if decoding.beam else "by another search than the greedy one"
-    for what, (found, wanted) in used.items():
-        if bool(found) != wanted:
-            return f"with {what}" if found else f"without {what}"
-    return ""
+    for what, name, wanted in (
+        ("a language model", "language_model", decoding.language_model),
+        ("--biasing", "biasing_sha256", decoding.biasing),
+    ):
+        if bool(summary.get(name, wanted)) != wanted:
+            return f"without {what}" if wanted else f"with {what}"
+    changed = [option for option, name in _NOT_IN_STUDIES.items() if summary.get(name)]
+    return f"with {' and '.join(changed)}" if changed else ""
 
 
 def part_result(run: TrainedRun, part: str) -> PartResult:
