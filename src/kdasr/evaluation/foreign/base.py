@@ -1,6 +1,7 @@
 """What every format is read into, and the registry of formats."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,11 @@ from kdasr.recognition.result import letters_of_bytes
 
 @dataclass(frozen=True)
 class HeardWord:
-    """A recognized word, as it is written, with the audio times (seconds) of its first and last piece."""
+    """A recognized word, as it is written, with the audio times (seconds) of its first and last piece.
+
+    Raises:
+        ValueError: a time is not finite.
+    """
 
     text: str
     first: float
@@ -22,6 +27,11 @@ class HeardWord:
     is_end: bool = False
     """Whether `last` is the end of the last piece's frame, not its begin: then the chunk that ends there
     has the whole of it."""
+
+    def __post_init__(self) -> None:
+        """Check the times."""
+        if not (math.isfinite(self.first) and math.isfinite(self.last)):
+            raise ValueError(f"'{self.text}' has no finite times: {self.first}, {self.last}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """NIST's ctm: `ID CHANNEL BEGIN DURATION WORD [CONFIDENCE]` per line; `;;` begins a comment.
 
-An utterance of which nothing was recognized has no line. The end of a word is where its last piece is taken
+An ID is an utterance, of one channel. An utterance of which nothing was recognized has no line. The end of a word is where its last piece is taken
 to have been emitted.
 """
 
@@ -15,15 +15,18 @@ def read(path: Path) -> list[Hypothesis]:
     """See the module; words are in the order of their begin.
 
     Raises:
-        UserError: a line in another form.
+        UserError: a line in another form, or an ID with several channels.
     """
     found: dict[str, list[HeardWord]] = {}
+    channels: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
         fields = line.split()
         if not fields or fields[0].startswith(";;"):
             continue
         try:
-            name, _, begin, duration, word = fields[:5]
+            name, channel, begin, duration, word = fields[:5]
+            if (other := channels.setdefault(name, channel)) != channel:
+                raise ValueError(f"'{name}' has the channels {other} and {channel}; give each an ID of its own")
             first = float(begin)
             found.setdefault(name, []).append(HeardWord(word, first, first + float(duration), is_end=True))
         except ValueError as error:

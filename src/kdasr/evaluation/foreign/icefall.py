@@ -56,10 +56,10 @@ def _hypothesis(
             "timestamps of words (icefall's store_transcripts_and_timestamps)"
         )
     try:
-        spans = [_span(time) for time in known]
+        heard = [HeardWord(word, *_span(time)) for word, time in zip(words, known, strict=True)]
     except (TypeError, ValueError) as error:
         raise not_in_format(path, number, "icefall", error) from None
-    return Hypothesis(name, [HeardWord(word, *span) for word, span in zip(words, spans, strict=True)])
+    return Hypothesis(name, heard)
 
 
 def _span(time: Any) -> tuple[float, float]:

@@ -28,8 +28,10 @@ def read(path: Path) -> list[Hypothesis]:
             spans = group_words(pieces, entry.get("breaks", ()))
             words = [_word(span, pieces, shown) for span in spans]
             found.append(Hypothesis(str(entry["id"]), words))
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise not_in_format(path, number, "kdasr", f"no {error}") from None
+        except (TypeError, ValueError) as error:
+            raise not_in_format(path, number, "kdasr", error) from None
     return found
 
 
