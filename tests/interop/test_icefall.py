@@ -185,6 +185,21 @@ def test_nothing_in_a_checkpoint_is_run(options: ImportOptions, tmp_path: Path) 
         read_icefall(options.checkpoint)
 
 
+def test_a_file_of_torch_before_1_6_says_the_same(options: ImportOptions, tmp_path: Path) -> None:
+    Layout().save_epoch(options.checkpoint)
+    expected = read_icefall(options.checkpoint)
+    content = torch.load(options.checkpoint, weights_only=False)
+    old = tmp_path / "old.pt"
+    torch.save(content, old, _use_new_zipfile_serialization=False)
+    found = read_icefall(old)
+    assert found.options == expected.options
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
+    torch.save(content | {"trap": Trap(tmp_path / "trapped")}, old, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"would run posix\.mkdir, which no checkpoint needs"):
+        read_icefall(old)
+    assert not (tmp_path / "trapped").exists()
+
+
 def test_the_mean_since_a_checkpoint_is_of_the_batches_since(tmp_path: Path) -> None:
     """icefall counts in periods: 1100 and 450 batches are 1000 and 400."""
     layout = Layout()

@@ -1,9 +1,11 @@
 """Reading icefall's checkpoints without running anything that is in them."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -68,10 +70,7 @@ def read_icefall(path: Path) -> IcefallCheckpoint:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins = [(_stand_in(name), name) for name in unknown]
-        with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except Exception as error:
         # Depending on the damage, torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
         if (asked := re.search(r"unsupported GLOBAL (\S+)", str(error))) is not None:
@@ -90,6 +89,23 @@ def read_icefall(path: Path) -> IcefallCheckpoint:
         _unwrapped(average) if _are_weights(average) else None,
         options if "num_encoder_layers" in options else {},
     )
+
+
+def _load(path: Path) -> Any:
+    """What the file holds, with placeholders."""
+    # A file of torch before 1.6 is no archive, and only the reader says which classes are in it, one by one.
+    is_archive = zipfile.is_zipfile(path)
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_archive else []
+    while True:
+        stand_ins = [(_stand_in(name), name) for name in unknown]
+        try:
+            with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            another = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+            if is_archive or another is None or another[1] in unknown:
+                raise
+            unknown.append(another[1])
 
 
 def _stand_in(name: str) -> type:

@@ -266,7 +266,7 @@ def _doubtful_parts(
             text = f"the systems decoded different utterances ({counts}); comparisons use the common ones."
             notes.append(Note(part, text))
         heard = [parts[part] for parts in decoded if part in parts]
-        faults = heard[0].summary.get("signal", {}).get("faults") if heard else None
+        faults = (heard[0].summary.get("signal") or {}).get("faults") if heard else None
         if faults:
             counts = ", ".join(f"{kind} {number(count)}" for kind, count in faults.items())
             notes.append(Note(part, f"the audio of some utterances is faulty ({counts})."))
