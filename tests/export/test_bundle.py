@@ -273,8 +273,15 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     trained = "/somewhere/bin/kdasr train --config /somewhere/conf/demo.yaml --exp /somewhere/exp/student"
     command = [*trained.split(), "--override", "data.dir=/somewhere/data/demo"]
     (folder / "environment.json").write_text(json.dumps({"git": "0123abc", "command": command}))
+    learnt = trained.replace("student", "teacher").split()
+    teacher = tmp_path / "teacher"
+    (teacher / "checkpoints").mkdir(parents=True)
+    (teacher / "checkpoints" / "averaged.pt").touch()
+    (teacher / "environment.json").write_text(json.dumps({"command": learnt}))
+    (teacher / "config.yaml").write_text("objective: {teacher: ../exp}\n")  # a mistake: it names its student
     data = "dir: /somewhere/data/demo, train_parts: [train-clean-100], min_seconds: 0.3, max_seconds: 12"
-    (folder / "config.yaml").write_text(f"data: {{{data}}}\n")
+    origins = "stages: [{init_from: teacher}], objective: {teacher: teacher, more_teachers: [gone]}"
+    (folder / "config.yaml").write_text(f"{{data: {{{data}}}, {origins}}}\n")
     summary = {"mode": "streaming", "wer": 12.345, "cer": 4.5, "num_utterances": 96, "num_words": 590}
     summary |= {
         "context": str(system.context),
@@ -327,6 +334,8 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "0.3 to 12 s",
         "| license | not stated",
         "| test-clean | 1 s, quiet | at endpoints | 3.25 (1.00 to 5.50) | 2.00 | 298 | 489 |",
+        "kdasr train --config conf/demo.yaml --exp exp/teacher\n"
+        "kdasr average exp/teacher\n"
         "kdasr train --config conf/demo.yaml --exp exp/student --override data.dir=data/demo\n",
         "kdasr decode exp/student --data DATA --parts 'test-clean test-other' --long-form\n",
         "kdasr export exp/student --out DIR\n",
@@ -362,9 +371,12 @@ def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPa
     for kind in (ExperimentPath, InputPath):
         monkeypatch.setattr(kind, "convert", lambda self, value, *_: Path(value))
     facts = {
-        "training_command": ["kdasr", "train", "--exp", "exp/student"],
+        "training_commands": [
+            ["kdasr", "train", "--exp", "exp/teacher"],
+            ["kdasr", "train", "--exp", "exp/student"],
+            ["kdasr", "average", "exp/student"],
+        ],
         "results": [{"part": "test-clean"}, {"part": "test-other"}],
-        "checkpoint": {"file": "averaged.pt"},
         "long_form": [{"part": "test-clean"}],
         "calibration": None,
         "blank_penalty": 1.0,
@@ -373,8 +385,10 @@ def test_the_commands_of_a_card_are_those_there_are(monkeypatch: pytest.MonkeyPa
     }
     lines = _reproduction_lines(facts, {"int8": None})  # type: ignore[dict-item]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("kdasr ")]
-    assert [words[0] for words in commands] == ["train", "average", "calibrate", "decode", "decode", "export"]
-    for verb, *options in commands[1:]:
+    verbs = ["train", "train", "average", "calibrate", "decode", "decode", "export"]
+    assert [words[0] for words in commands] == verbs
+    assert all(words[1] == "exp/student" for words in commands[2:])
+    for verb, *options in commands[2:]:
         verb_command = cli.get_command(click.Context(cli), verb)  # type: ignore[attr-defined]
         context = verb_command.make_context(verb, options)
         assert context.params.get("parts") in (None, "DEV_PARTS", "test-clean test-other")

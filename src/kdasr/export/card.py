@@ -3,16 +3,15 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from kdasr import __version__
 from kdasr.bundle import Bundle
-from kdasr.checkpoint import AVERAGED
 from kdasr.export.bundle import MANIFEST, graph_name
 from kdasr.export.facts import Facts
 from kdasr.export.front_matter import front_matter
 from kdasr.export.parity import TOLERANCE, Parity
+from kdasr.export.reproduction import exp_of
 from kdasr.models.encoders.base import FIRST_TYPE
 from kdasr.nn.context import Context
 
@@ -74,7 +73,7 @@ def write_card(path: Path, system: Bundle, content: Content) -> None:
 def _training(facts: Facts) -> str:
     """How long, and by what; a checkpoint that was imported, or has left its home, does not say."""
     steps = f"{facts['train_steps']} steps"
-    if facts["commit"] or facts["training_command"]:
+    if facts["commit"] or facts["training_commands"]:
         return f"{steps}, by kdasr at commit {facts['commit'] or 'not known'}"
     return f"{steps}; by what is not known" if facts["train_steps"] else "not known"
 
@@ -168,16 +167,14 @@ def _extra_lines(extras: Sequence[str]) -> list[str]:
 
 def _reproduction_lines(facts: Facts, parity: Mapping[str, Parity]) -> list[str]:
     """How to make it again."""
-    command = facts["training_command"]
-    if command is None:
+    training = facts["training_commands"]
+    if not training:
         return []
-    exp = next((value for option, value in pairwise(command) if option == "--exp"), "EXP")
+    exp = exp_of(training[-1])
     parts = list(dict.fromkeys(row["part"] for row in facts["results"]))
     chosen = ["--context", facts["chosen_context"]] if facts["chosen_context"] else []
     decode = ["kdasr", "decode", exp, "--data", "DATA", "--parts", " ".join(parts), *chosen]
-    commands = [command]
-    if facts["checkpoint"]["file"] == AVERAGED:
-        commands += [["kdasr", "average", exp]]
+    commands = list(training)
     if facts["calibration"] is not None or facts["blank_penalty"]:
         commands += [["kdasr", "calibrate", exp, "--data", "DATA", "--parts", "DEV_PARTS"]]
     if parts:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from kdasr.bundle import Bundle
-from kdasr.common.configio import load_yaml
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_json, sha256
+from kdasr.common.files import sha256
 from kdasr.common.lines import text_lines
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.evaluation.statistics import bootstrap_wer, speakers_of
+from kdasr.export.reproduction import read_record, training_commands
 from kdasr.models.encoders.base import Geometry
 from kdasr.nn.context import Context
 from kdasr.recognition.features import samples_for_frame
@@ -53,7 +53,7 @@ def collect_facts(system: Bundle) -> Facts:
     folder, digest = system.path.parent.parent, sha256(system.path)
     tail_seconds = flush_seconds(system.context, system.model.geometry)
     own = _Own(digest, str(system.context), tail_seconds, system.blank_penalty)
-    config, environment = _read(folder / "config.yaml"), _read(folder / "environment.json")
+    config, environment = read_record(folder / "config.yaml"), read_record(folder / "environment.json")
     return {
         "system": system.name,
         "params": system.model.num_inference_params,
@@ -66,7 +66,7 @@ def collect_facts(system: Bundle) -> Facts:
         "normalize": system.tokenizer.rule,
         "training_data": _training_data(config.get("data", {})),
         "training_seconds": _training_seconds(config.get("data", {})),
-        "training_command": _relative_command(environment.get("command")),
+        "training_commands": training_commands(folder),
         "chosen_context": _chosen_context(system.context, config.get("contexts")),
         "latency_ms": _latency(system.context, system.model.geometry),
         "results": _results(folder, own),
@@ -94,20 +94,10 @@ def _chosen_context(context: Context, trained: Any) -> str | None:
     return str(context)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A file of an experiment folder; nothing where there is none (a checkpoint may have left its home)."""
-    if not path.is_file():
-        return {}
-    try:
-        return load_yaml(path) if path.suffix == ".yaml" else read_json(path)
-    except (UserError, ValueError):
-        return {}
-
-
 def _training_data(data: Mapping[str, Any]) -> str:
     """The training parts and, where the data folder still is, their hours."""
     parts: Sequence[str] = data.get("train_parts") or []
-    prepared = _read(Path(data.get("dir") or ".") / "prepare.json").get("parts", {})
+    prepared = read_record(Path(data.get("dir") or ".") / "prepare.json").get("parts", {})
     if not parts:
         return ""
     text = f"{Path(data['dir']).name}: {', '.join(parts)}"
@@ -125,24 +115,6 @@ def _training_seconds(data: Mapping[str, Any]) -> list[float] | None:
     return [float(value) for value in found if value is not None] if None not in found else None
 
 
-def _relative_command(command: Any) -> list[str] | None:
-    """The command that trained it, with the folders of its machine taken off: paths from where they part."""
-    if not isinstance(command, list) or not all(isinstance(word, str) for word in command) or not command:
-        return None
-    values = [word.rpartition("=")[2] for word in command[1:]]
-    absolute = [Path(value) for value in values if value.startswith("/")]
-    roots = [set(path.parents) for path in absolute]
-    shared = max(set.intersection(*roots), key=lambda path: len(path.parts)) if roots else Path("/")
-    nothing_shared = shared == Path("/")
-    words = [Path(command[0]).name]
-    for word in command[1:]:
-        name, equals, value = word.rpartition("=")
-        if value.startswith("/"):
-            value = Path(value).name if nothing_shared else str(Path(value).relative_to(shared))
-        words.append(f"{name}{equals}{value}")
-    return words
-
-
 def _results(folder: Path, own: "_Own") -> list[Facts]:
     """Whole parts decoded with this checkpoint alone: no phrases to favor, no language model.
 
@@ -151,7 +123,7 @@ def _results(folder: Path, own: "_Own") -> list[Facts]:
     found: list[Facts] = []
     own_paths, others = folder.glob("decode/*/*/summary.json"), folder.glob("contexts/*/*/*/summary.json")
     for path in [*sorted(own_paths), *sorted(others)]:
-        summary = _read(path)
+        summary = read_record(path)
         if not own.made(summary) or "conditions" in summary:
             continue
         # Not what the system does on all of the part:
@@ -173,7 +145,7 @@ def _long_form(folder: Path, own: "_Own") -> list[Facts]:
     """Utterances joined into long streams: a row per part, pause and way to end a segment."""
     found = []
     for path in sorted(folder.glob("decode/*/*/summary.json")):
-        summary = _read(path)
+        summary = read_record(path)
         conditions = summary.get("conditions")
         if not isinstance(conditions, list) or not own.made(summary):
             continue

@@ -1,7 +1,7 @@
 """NIST's ctm: `ID CHANNEL BEGIN DURATION WORD [CONFIDENCE]` per line; `;;` begins a comment.
 
-An ID is an utterance, of one channel. An utterance of which nothing was recognized has no line. The end of a word is where its last piece is taken
-to have been emitted.
+An ID is an utterance, of one channel; where nothing was recognized, it has no line. The end of a word is
+where its last piece is taken to have been emitted.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def read(path: Path) -> list[Hypothesis]:
         try:
             name, channel, begin, duration, word = fields[:5]
             if (other := channels.setdefault(name, channel)) != channel:
-                raise ValueError(f"'{name}' has the channels {other} and {channel}; give each an ID of its own")
+                raise ValueError(f"'{name}' has the channels {other} and {channel}; each needs its own ID")
             first = float(begin)
             found.setdefault(name, []).append(HeardWord(word, first, first + float(duration), is_end=True))
         except ValueError as error:
