@@ -1,4 +1,4 @@
-"""Each way to distil is a row of YAML: two steps of every stage, on random batches."""
+"""Each way to distill is a row of YAML: two steps of every stage, on random batches."""
 
 import json
 import math

@@ -85,7 +85,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kdasr")
 def cli() -> None:
-    """Distil a full-context transducer recognizer (the teacher) into a streaming one (the student)."""
+    """Distill a full-context transducer recognizer (the teacher) into a streaming one (the student)."""
 
 
 def main() -> None:

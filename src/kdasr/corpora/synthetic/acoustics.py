@@ -25,7 +25,7 @@ class Surroundings:
     reverberation_seconds: tuple[float, float] = (0.2, 0.5)
     """Time in which the reverberation decays by 60 dB."""
     slope_db: tuple[float, float] = (-6.0, 0.0)
-    """Colour of the noise, dB per octave: 0 white, -3 pink, -6 brown."""
+    """Color of the noise, dB per octave: 0 white, -3 pink, -6 brown."""
     babble_share: float = 0.0
     """Share of the utterances whose noise is many people talking."""
     bursts: Bursts | None = None
