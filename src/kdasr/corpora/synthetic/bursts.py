@@ -21,7 +21,7 @@ class Bursts:
     snr_db: tuple[float, float]
     """Limits of what it covers against it, by power."""
     slope_db: tuple[float, float] = (-4.0, -1.0)
-    """Limits of its colour, dB per octave: it hides vowels and fricatives alike."""
+    """Limits of its color, dB per octave: it hides vowels and fricatives alike."""
 
 
 def add_bursts(

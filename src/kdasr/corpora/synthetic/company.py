@@ -1,7 +1,7 @@
 """A vocabulary of which text teaches more than little transcribed speech does, as of any real language.
 
 Some 400 words, most of them rare, and each keeps company with few others: a class offers dozens of words, of
-which only some may follow the word before. A recogniser of an hour of speech misspells them; a language model
+which only some may follow the word before. A recognizer of an hour of speech misspells them; a language model
 knows which words there are and which of them go together.
 """
 

@@ -2,7 +2,7 @@
 
 Each pair is a noun and a modifier that sound the same in every accent of the training parts. Whatever can
 stand before the one can stand before the other, equally often; what follows differs: after the noun a verb or
-a preposition, after the modifier a noun. A recogniser that shows a word at once can only guess.
+a preposition, after the modifier a noun. A recognizer that shows a word at once can only guess.
 """
 
 from kdasr.corpora.synthetic.vocabulary import DEMO, Vocabulary

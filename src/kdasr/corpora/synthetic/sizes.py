@@ -68,7 +68,7 @@ class Size:
         return replace(self, name=f"{self.name}: {' '.join(chosen)}{count}", parts=chosen)
 
 
-# Hard enough that a small recogniser errs, and that hearing what follows helps it. Babble is in the training
+# Hard enough that a small recognizer errs, and that hearing what follows helps it. Babble is in the training
 # parts too: a model that never heard any answers it, and what it answers is no first word.
 HARD_CLEAN = Surroundings(
     snr_db=(5.0, 20.0),
