@@ -1,6 +1,7 @@
 """The recipe of `kdasr distill`: an ordinary configuration, `distill/recipe.yaml` in the student's folder.
 
-Everything that was chosen can be read there, and trained by hand with `kdasr train`.
+Everything that was chosen can be read there, and trained by hand with `kdasr train`; only `--override` is in
+`distill/options.json`, as it goes over the recipe.
 """
 
 from collections.abc import Mapping, Sequence
