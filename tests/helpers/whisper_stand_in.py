@@ -89,7 +89,11 @@ class WhisperModel:
 
 @dataclass
 class BatchedInferencePipeline:
-    """Each clip is heard by itself, and only its first 30 s."""
+    """Each clip is heard by itself, and only its first 30 s.
+
+    As in the real one, the begin of a segment is rounded to milliseconds; with words, their times count from
+    the clip's begin rounded down to 10 ms, and the first one is the segment's.
+    """
 
     model: WhisperModel
 
@@ -99,13 +103,16 @@ class BatchedInferencePipeline:
         language: str,
         clip_timestamps: list[dict[str, float]],
         batch_size: int,
+        word_timestamps: bool,
         **_: Any,
     ) -> tuple[Any, Info]:
         clips = [{name: int(value * SAMPLE_RATE) for name, value in clip.items()} for clip in clip_timestamps]
         segments = []
         for clip in clips:
             heard = audio[clip["start"] : clip["end"]][: 30 * SAMPLE_RATE]
-            segments.append(self.model._segment(heard, clip["start"] / SAMPLE_RATE))
+            begin = clip["start"] / SAMPLE_RATE
+            begin = int(100 * begin) / 100 if word_timestamps else round(begin, 3)
+            segments.append(self.model._segment(heard, begin))
         STATE.batches.append(len(clips))
         return iter(segments), Info(language, len(audio) / SAMPLE_RATE)
 

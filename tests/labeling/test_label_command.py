@@ -254,6 +254,18 @@ def test_long_audio_is_heard_to_its_end(whisper: State, tmp_path: Path, batch: i
         open_labeler(f"whisper:{tmp_path / 'whisper'}", LabelerOptions(batch_size=2))
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_utterances_of_any_length_share_a_batch(whisper: State, tmp_path: Path, words: bool) -> None:
+    waves = [speech(1.0 + count / 16000, seed) for seed, count in enumerate((7, 159, 3, 8007, 15999))]
+    options = LabelerOptions(batch_size=5, language="en", words=words)
+    labeler = open_labeler(f"whisper:{tmp_path / 'whisper'}", options)
+    labels = labeler.label([Speech(f"{place}", wave) for place, wave in enumerate(waves)])
+    said = [label.text.lower().replace(".", "").split() for label in labels]
+    assert whisper.batches == [5] and said == [heard_words(wave) for wave in waves]
+    if words:
+        assert [word.start for word in labels[3].words] == pytest.approx([0.0, 0.5, 1.0])
+
+
 def test_a_language_that_the_pieces_cannot_spell_is_refused_by_name(whisper: State, tmp_path: Path) -> None:
     train_tokenizer([" ".join(WORDS)] * 3, 24, tmp_path / "tokens", at_most=True)
     cuts = write_cuts(tmp_path, utterances())

@@ -7,7 +7,9 @@ remove. No window is told what the one before said, which is how a hallucination
 
 # Shapes: N samples.
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +106,26 @@ class WhisperLabeler:
     def _label_batch(self, items: Sequence[Speech]) -> list[Label]:
         """Utterances as clips of one recording, each of which it hears by itself."""
         assert self._batched is not None
-        ends = np.cumsum([item.seconds for item in items]).tolist()
-        begins = [0.0, *ends[:-1]]
-        # Its own rounding of seconds to samples goes down.
-        clips = [{"start": b + 1e-6, "end": e + 1e-6} for b, e in zip(begins, ends, strict=True)]
+        # Times come back rounded, those of words down to 10 ms. So clips begin at whole seconds, each of them
+        # at least a second after the end of the one before.
+        *begins, total = accumulate((int(item.seconds) + 2 for item in items), initial=0)
+        samples_N = np.zeros(total * SAMPLE_RATE, dtype=np.float32)
+        for begin, item in zip(begins, items, strict=True):
+            samples_N[begin * SAMPLE_RATE :][: len(item.samples_N)] = item.samples_N
         segments, info = self._batched.transcribe(
-            np.concatenate([item.samples_N for item in items]),
+            samples_N,
             **self._search(),
-            clip_timestamps=clips,
+            # Its own rounding of seconds to samples goes down.
+            clip_timestamps=[
+                {"start": float(begin), "end": begin + item.seconds + 1e-6}
+                for begin, item in zip(begins, items, strict=True)
+            ],
             vad_filter=False,
             batch_size=self._options.batch_size,
         )
         own: list[list[Any]] = [[] for _ in items]
         for segment in segments:
-            place = int(np.searchsorted(ends, segment.start + 1.0 / SAMPLE_RATE, side="right"))
-            own[min(place, len(items) - 1)].append(segment)
+            own[max(0, bisect_right(begins, segment.start + 0.5) - 1)].append(segment)
         return [_joined(found, begin, info.language) for found, begin in zip(own, begins, strict=True)]
 
     def _search(self) -> dict[str, Any]:
