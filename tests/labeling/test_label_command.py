@@ -343,6 +343,7 @@ def test_labels_from_elsewhere_are_read_when_they_are_asked_for(tmp_path: Path) 
         (["{"], "line 1: not a label"),
         (['{"id": "a", "text": 3}'], "line 1: not a label: id and text are strings"),
         (['{"id": "a", "text": "x", "score": NaN}'], "line 1: not a label: score nan"),
+        (['{"id": "a", "text": "x", "words": [["x", NaN, 1]]}'], "line 1: not a label: 'x' at nan to 1.0"),
     ],
 )
 def test_bad_labels_from_elsewhere_are_named(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -123,4 +123,7 @@ def _word(item: Any) -> HeardWord:
     if isinstance(item, dict):
         item = [item["word"], item["start"], item["end"]]
     text, start, end = item[:3]
-    return HeardWord(str(text), float(start), float(end))
+    text, start, end = str(text), float(start), float(end)
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise ValueError(f"'{text}' at {start} to {end}")
+    return HeardWord(text, start, end)
