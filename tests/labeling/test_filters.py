@@ -154,6 +154,8 @@ def test_a_long_recording_is_cut_in_its_pause_and_its_labels_are_joined() -> Non
         ("Tom & 3.5 miles", "tom and three point five miles"),
         ("At 7:05 in the 1860s", "at seven oh five in the eighteen sixties"),
         ("$2 million for B2", "two million dollars for b two"),
+        ("$1.5 million, or £2.5", "one point five million dollars or two point five pounds"),
+        ("$10,00 million", "one thousand million dollars"),
         ("Dr. Smith, St. Ives", "doctor smith saint ives"),
     ],
 )  # fmt: skip

@@ -23,7 +23,7 @@ _MOST_DIGITS = 18
 """Of a number that is said as one; more are said digit by digit."""
 
 _ABBREVIATION = re.compile(rf"\b({'|'.join(_ENGLISH)})\.(?=\s|$)", re.IGNORECASE)
-_MONEY = re.compile(r"([$£€])\s?(\d[\d,]*)(?:\.(\d\d))?(?!\d)(?:\s(thousand|million|billion|trillion)\b)?")
+_MONEY = re.compile(r"([$£€])\s?(\d[\d,]*)(?:\.(\d+))?(?:\s(thousand|million|billion|trillion)\b)?")
 _ORDINAL = re.compile(r"\b(\d[\d,]*)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _DECADE = re.compile(r"\b(\d{2}|1[1-9]\d0|20\d0)['\u2019]?s\b")
 _CLOCK = re.compile(r"\b(\d{1,2}):([0-5]\d)\b")
@@ -60,11 +60,12 @@ def _english(text: str) -> str:
 
 def _money(found: re.Match[str]) -> str:
     one, many = _CURRENCIES[found[1]]
-    amount, cents, scale = _whole(found[2]), found[3], found[4]
-    if scale:
-        return f" {_number(found[2] + (f'.{cents}' if cents else ''), 'en')} {scale} {many} "
+    amount, fraction, scale = _whole(found[2]), found[3], found[4]
+    if scale or (fraction and len(fraction) != 2):
+        number = _number(f"{amount}.{fraction}" if fraction else str(amount), "en")
+        return f" {number} {scale} {many} " if scale else f" {number} {many} "
     said = f" {_say('en', amount)} {one if amount == 1 else many} "
-    return said if not cents or not int(cents) else f"{said}and {_say('en', int(cents))} cents "
+    return f"{said}and {_say('en', int(fraction))} cents " if fraction and int(fraction) else said
 
 
 def _decade(found: re.Match[str]) -> str:
