@@ -165,6 +165,19 @@ def test_figures_are_written_as_they_are_spoken(text: str, said: str) -> None:
     assert spoken(text, None) == text and spoken(text, "tlh") == text
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "said"),
+    [
+        ("de", "3,5 von 1.907,2", "drei Komma fünf von eintausendneunhundertsieben Komma zwei"),
+        ("fr-FR", "1\u202f500 euros, 1,200", "mille cinq cents euros, mille deux cents"),
+        ("es", "3.5", "tres punto cinco"),
+        ("ja", "1,234 3.5", "千二百三十四 三点五"),
+    ],
+)  # fmt: skip
+def test_decimals_and_thousands_are_marked_as_the_language_does(language: str, text: str, said: str) -> None:
+    assert " ".join(spoken(text, language).split()) == said
+
+
 @pytest.mark.parametrize(("text", "language"), [("1,907", "am"), ("9" * 12, "am"), ("9" * 12, "te")])
 def test_numbers_that_nothing_writes_out_stay_figures(text: str, language: str) -> None:
     assert spoken(text, language).strip() == text

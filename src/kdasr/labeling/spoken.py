@@ -29,6 +29,11 @@ _DECADE = re.compile(r"\b(\d{2}|1[1-9]\d0|20\d0)['\u2019]?s\b")
 _CLOCK = re.compile(r"\b(\d{1,2}):([0-5]\d)\b")
 _YEAR = re.compile(r"(?<![\d.,$£€])(1[1-9]\d\d|20\d\d)(?![\d]|[.,]\d)")
 _NUMBER = re.compile(r"(?<![^\W\d_])\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+_POINT = frozenset({"ar", "bn", "cy", "en", "fa", "he", "ja", "kn", "ko", "te", "th", "zh"})
+"""Languages that write a point before decimals. The others write a comma, and between thousands a point or a
+space that does not break: `1.907,5`."""
+_GROUPED = re.compile(r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?:,\d+)?(?!\d)")
+_NUMBER_WITH_COMMA = re.compile(rf"{_GROUPED.pattern}|\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?(?!\d)|\d+(?:[.,]\d+)?")
 
 
 def speaks(language: str | None) -> bool:
@@ -43,7 +48,8 @@ def spoken(text: str, language: str | None) -> str:
     assert language is not None
     if _base(language) == "en":
         text = _english(text)
-    return _NUMBER.sub(lambda found: f" {_number(found[0], language)} ", text)
+    pattern = _NUMBER if _base(language) in _POINT else _NUMBER_WITH_COMMA
+    return pattern.sub(lambda found: f" {_number(found[0], language)} ", text)
 
 
 def _english(text: str) -> str:
@@ -80,7 +86,11 @@ def _clock(found: re.Match[str]) -> str:
 
 
 def _number(text: str, language: str) -> str:
-    digits = text.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", text) else text
+    if _base(language) not in _POINT and _GROUPED.fullmatch(text):
+        text = re.sub(r"[^\d,]", "", text)
+    elif re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", text):
+        text = text.replace(",", "")
+    digits = text.replace(",", ".")
     if len(digits) > _MOST_DIGITS:
         return " ".join(_say(language, int(digit)) for digit in digits if digit.isdigit())
     return _say(language, float(digits) if "." in digits else int(digits))
