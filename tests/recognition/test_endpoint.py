@@ -211,6 +211,15 @@ def test_a_stream_cut_by_length_alone_says_what_the_uncut_one_says(context: Cont
     assert as_sherpa.result.tokens != uncut.result.tokens
 
 
+def test_a_silent_segment_that_length_has_cut_carries_no_word_on() -> None:
+    engine = make_spotter(Context(left=8, chunk=4), endpoints=EndpointRules(60.0, 0.3, 2.0))
+    silence = np.zeros(40000, dtype=np.float32)
+    parts = [silence, spoken([0], [8000]), silence, silence, spoken([1], [8000]), silence]
+    heard = simulate(engine, np.concatenate(parts))
+    assert [segment.goes_on for segment in heard.segments] == [False, False]
+    assert len(heard.result.breaks) == 1
+
+
 def test_beam_search_cut_by_length_goes_on_from_its_best_hypothesis() -> None:
     search, graph = BeamOptions(beam=3, blank_penalty=0.5), BiasingGraph([((9, 10), 2.0)])
     engine = make_recognizer(CONTEXTS[0], search=search, endpoints=EndpointRules(60.0, 60.0, 0.5))

@@ -235,7 +235,8 @@ class StreamingRecognizer:
         if self._pool is not None and stream.slot is not None and not cut and not self._keeps_encoder(stream):
             self._pool.reset(stream.slot)
         stream.search_state = state
-        stream.goes_on = cut
+        # A segment without a piece goes on only where the one before it was cut too.
+        stream.goes_on = cut and (bool(stream.tokens) or stream.goes_on)
         stream.segment += bool(stream.tokens)
         stream.segment_start = stream.num_decoded
         stream.num_trailing_blanks = 0
