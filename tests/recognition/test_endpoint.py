@@ -192,6 +192,9 @@ def test_a_word_is_not_joined_across_segments() -> None:
         ),
     )
     assert join_segments([first, second]).text == "CDB E A"
+    # A letter that is not whole at the end of a segment is no letter in the joined text either.
+    cut_letter = [word.text for word in group_words(["\u2581A", "<0xC3>", "E", "<0xC3>", "\u2581B"], [2, 4])]
+    assert cut_letter == ["A", "E", "B"]
     assert [word.text for word in group_words(["\u2581", "A"], breaks=[1])] == ["A"]
     assert group_words(["\u2581", "A"], breaks=[1])[0].first_token == 1
 

@@ -156,14 +156,15 @@ def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordS
 
     Pieces before the first mark make a word too. A mark that no letter follows makes none: its piece
     counts to the next word, and a last one to nothing. Pieces of one byte are put together to letters; what
-    is not yet one at the end is not shown.
+    is not yet one at the end, or before a break, is not shown.
     """
     words: list[WordSpan] = []
     text, first, last = "", 0, 0
     starts = set(breaks)
     for index, piece in enumerate(pieces):
         if text and (piece.startswith(WORD_START) or index in starts):
-            words.append(WordSpan(letters_of_bytes(text), first, last))
+            if shown := letters_of_bytes(text, is_open=index in starts):
+                words.append(WordSpan(shown, first, last))
             text = ""
         if not text:
             # A bare mark opens the word that follows it.
