@@ -18,6 +18,7 @@ from command_line import kdasr, well
 from experiment_folder import write_experiment
 from lhotse import CutSet, Recording, SupervisionSegment
 from lhotse.cut import MonoCut
+from tone_spotter import make_spotter, spoken
 from whisper_stand_in import HALLUCINATION, State, heard_words, speech
 
 from kdasr.cli.label_progress import LabelProgress
@@ -34,6 +35,7 @@ from kdasr.labeling.base import (
     unregister_labeler,
 )
 from kdasr.labeling.run import LabelWork
+from kdasr.nn.context import Context
 from kdasr.testing import WORDS
 
 SECONDS = [2.0, 3.5, 2.5, 4.0, 3.0]
@@ -388,6 +390,16 @@ def test_a_bundle_labels_a_folder_of_audio_files(tmp_path: Path) -> None:
     assert sorted(found) == ["b", "deep-a"] and found["deep-a"]["custom"]["score"] <= 0
     result = kdasr("label", "--labeler", labeler, "--cuts", tmp_path / "none", "--out", tmp_path / "other")
     assert "neither a Shar folder" in str(result.exception)
+
+
+def test_words_of_a_bundle_end_with_their_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    engine = make_spotter(Context(left=8, chunk=4, right=2))
+    monkeypatch.setattr("kdasr.labeling.labelers.bundle._recognizer", lambda path, _: (engine, path))
+    labeler = open_labeler(f"bundle:{tmp_path / 'best.pt'}", LabelerOptions(beam=1, words=True))
+    wave = spoken([0, 1], [8000, 8000])
+    (found,) = labeler.label([Speech("one", wave)])
+    assert len(found.words) == 2 and found.words[-1].end == len(wave) / 16000 >= found.words[-1].start
 
 
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no folder of a Whisper model")

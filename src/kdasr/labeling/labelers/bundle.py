@@ -74,16 +74,20 @@ class BundleLabeler:
         results: list[Result] = []
         for group in batches_of((_Piece(*piece) for piece in pieces), BATCH_SECONDS):
             results += recognize_offline(self._recognizer, [piece.samples_N for piece in group])
-        return [self._as_label(result) for result in results]
+        return [self._as_label(result, piece.seconds) for result, piece in zip(results, pieces, strict=True)]
 
-    def _as_label(self, result: "Result") -> Label:
+    def _as_label(self, result: "Result", seconds: float) -> Label:
         scores = [token.log_prob for token in result.tokens]
         words = result.words if self._options.words else []
         return Label(
             text=result.text,
             score=sum(scores) / len(scores) if scores else None,
             language=self._options.language,
-            words=[HeardWord(word.text, word.start, word.end, word.confidence) for word in words],
+            # A last piece may come in the silence that the recognizer adds; the audio ends before.
+            words=[
+                HeardWord(word.text, min(word.start, seconds), min(word.end, seconds), word.confidence)
+                for word in words
+            ],
         )
 
 
