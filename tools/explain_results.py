@@ -4,7 +4,7 @@ Reads what `make results` decoded. Homophones are words that sound like another 
 after them tell apart; a correct word's timing is that of its pieces' frames against its own start and end.
 All seeds of a row count together. A second table compares the misses of each kind with a baseline's, and the
 first token where both rows have the first word right, without what a row shows before anybody has spoken,
-with 95 % intervals over utterances and seeds as those of the report.
+with 95 % intervals over speakers (utterances, where too few are known) and seeds as those of the report.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import numpy as np
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
 from kdasr.corpora.synthetic.lookahead import homophone_pairs
+from kdasr.evaluation.statistics import speakers_of
 from kdasr.recognition.result import group_words
-from kdasr.study.seeds import Floats, Interval, gain_over_seeds, reduction_over_seeds
+from kdasr.study.seeds import Draws, Floats, Interval, gain_over_seeds, reduction_over_seeds
 
 FRAME_SECONDS = 0.04
 """Of an encoder frame of the systems that it explains."""
@@ -87,7 +88,7 @@ def compare(
     folders: tuple[str, str],
     part: str,
     value: Callable[[dict[str, Any]], float],
-    measure: Callable[[Floats, Floats], Interval],
+    measure: Callable[[Floats, Floats, Draws], Interval],
 ) -> str:
     """How the first folder's row does against the second's, on the seeds and utterances of both."""
     row, base = (by_seed(exp, folder, part) for folder in folders)
@@ -99,7 +100,8 @@ def compare(
     row_SN, base_SN = (
         np.array([[found[seed][id] for id in ids] for seed in seeds], dtype=np.float64) for found in values
     )
-    change = measure(row_SN, base_SN)
+    named = {one["id"]: one.get("speaker") for one in by_seed(exp, folders[0], part)[seeds[0]]}
+    change = measure(row_SN, base_SN, Draws(speakers=speakers_of(ids, [named[id] for id in ids])))
     return f"{change.estimate:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
 
 

@@ -1,6 +1,9 @@
 """Bootstrap over seeds and utterances where the answer is known."""
 
+import importlib.util
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +125,28 @@ def test_shapes_are_checked_and_nothing_gives_nothing() -> None:
     of_one = wer_over_seeds(BASE[:, :1], 0 * BASE[:, :1] + 10)
     assert math.isfinite(of_one.estimate) and math.isnan(of_one.low)
     assert math.isnan(reduction_over_seeds(BASE, 0 * BASE).estimate)
+
+
+def test_the_explanation_of_results_draws_what_the_report_draws(tmp_path: Path) -> None:
+    place = Path(__file__).parents[2] / "tools" / "explain_results.py"
+    spec = importlib.util.spec_from_file_location("explain_results", place)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    generator = np.random.default_rng(7)
+    errors = {row: generator.integers(1, 9, size=(2, 6)).repeat(4, axis=1) for row in ("new", "old")}
+    for row, errors_SN in errors.items():
+        for seed, errors_N in enumerate(errors_SN, start=1):
+            lines = [
+                {"id": f"u{place:02}", "speaker": f"s{place // 4}", "missed": int(wrong)}
+                for place, wrong in enumerate(errors_N)
+            ]
+            path = tmp_path / f"seed-{seed}" / row / "decode" / "streaming" / "dev" / "utterances.jsonl"
+            path.parent.mkdir(parents=True)
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = tool.compare(tmp_path, ("new", "old"), "dev", lambda one: one["missed"], reduction_over_seeds)
+    speakers = [f"s{place // 4}" for place in range(24)]
+    new, old = (errors[row].astype(float) for row in ("new", "old"))
+    wide, narrow = (reduction_over_seeds(new, old, Draws(speakers=names)) for names in (speakers, None))
+    assert said == f"{wide.estimate:+.1f} ({wide.low:+.1f} to {wide.high:+.1f})"
+    assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
