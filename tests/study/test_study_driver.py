@@ -296,6 +296,19 @@ def test_a_row_is_not_chosen_before_all_its_trials_are_decoded(tmp_path: Path) -
     assert collect(study, "dev").incomplete() == {}
 
 
+def test_a_job_that_a_later_round_finishes_has_not_failed(tmp_path: Path) -> None:
+    study = make_study(tmp_path, tune=TUNE)
+    script = Path(study.kdasr[-1])
+    once = f"from pathlib import Path\nonce = Path({str(tmp_path / 'once')!r})\n"
+    once += "if sys.argv[-1].endswith('seed-2/teacher') and not once.exists(): once.touch(); sys.exit(1)\n"
+    script.write_text("import sys\n" + once + script.read_text())
+    said: list[str] = []
+    report = run_study(study, Options(upto="dev"), said.append)
+    assert any("seed-2/teacher.train failed" in text for text in said)
+    assert (report.failed, report.skipped) == ([], [])
+    assert collect(study, "dev").incomplete() == {}
+
+
 def test_only_changed_rows_are_trained_again(tmp_path: Path) -> None:
     run_study(make_study(tmp_path), Options(upto="test"), quiet)
     before = calls(tmp_path)

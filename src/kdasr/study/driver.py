@@ -36,9 +36,10 @@ class Report:
     skipped: list[str] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
-        """Take over what went wrong; a job that fails in two rounds is named once."""
-        self.failed += [name for name in outcome.failed if name not in self.failed]
-        self.skipped += [name for name in outcome.skipped if name not in self.skipped]
+        """Take over what went wrong; of a job that was in two rounds the later one counts."""
+        again = outcome.complete | outcome.hopeless
+        self.failed = [name for name in self.failed if name not in again] + outcome.failed
+        self.skipped = [name for name in self.skipped if name not in again] + outcome.skipped
 
 
 def run_study(study: Study, options: Options, say: Say = print) -> Report:
