@@ -14,7 +14,15 @@ import yaml
 from study_helpers import calls, make_study, write_data
 
 from kdasr.common.errors import UserError
-from kdasr.study.driver import Options, chosen_rates, collect, describe_plan, fixed_rates, run_study
+from kdasr.study.driver import (
+    Options,
+    chosen_rates,
+    collect,
+    describe_plan,
+    fixed_rates,
+    rows_to_repeat,
+    run_study,
+)
 from kdasr.study.jobs import Study, data_digest
 from kdasr.study.plan import Planner
 from kdasr.study.recipe import load_recipe
@@ -358,6 +366,11 @@ def test_chosen_rows_are_trained_alone(tmp_path: Path) -> None:
     evidence = collect(make_study(tmp_path), "test")
     assert {run.info.row for run in evidence.runs} == {"teacher", "streaming", "two-stage"}
     assert evidence.incomplete() == {"streaming-init": 0}
+    shown = ["teacher", "streaming", "two-stage"]
+    study = make_study(tmp_path)
+    assert rows_to_repeat(study, Options(rows=("two-stage",), upto="test")) == shown
+    assert rows_to_repeat(study, Options(upto="test")) == []
+    assert rows_to_repeat(study, Options(rows=("two-stage", "streaming-init"), upto="test")) == []
     assert {(c.row, c.baseline) for c in evidence.comparisons} == {
         ("teacher", "streaming"), ("two-stage", "streaming")
     }  # fmt: skip

@@ -80,7 +80,7 @@ def command(
     from kdasr.cli.job_outcome import end_with
     from kdasr.common.devices import share_devices
     from kdasr.common.job_runner import Stopped
-    from kdasr.study.driver import Options, describe_plan, run_study
+    from kdasr.study.driver import Options, describe_plan, rows_to_repeat, run_study
     from kdasr.study.evidence_tables import around_section
     from kdasr.study.jobs import Study
     from kdasr.study.plan import Planner
@@ -106,7 +106,8 @@ def command(
         sys.exit(130)
     changed = [part for override in overrides for part in ("--override", override)]
     paths = [_from_here(conf), "--data", _from_here(data), "--exp", _from_here(exp)]
-    repeat = shlex.join(["kdasr", "results", *paths, "--upto", upto, *changed])
+    named = ["--rows", " ".join(shown)] if (shown := rows_to_repeat(study, options)) else []
+    repeat = shlex.join(["kdasr", "results", *paths, *named, "--upto", upto, *changed])
     for line in write_results(study, upto, repeat, markdown):
         click.echo(line)
     end_with(report.failed, report.skipped)

@@ -86,6 +86,18 @@ def describe_plan(study: Study, options: Options) -> list[str]:
     return [f"{'finished' if name in finished else 'to run  '}  {name}" for name in jobs]
 
 
+def rows_to_repeat(study: Study, options: Options) -> list[str]:
+    """The rows that a call has to name to make again what a call with these options shows; empty: all.
+
+    Shown are rows of earlier calls too. Without rows in the options, the call makes every one.
+    """
+    rows = study.recipe.results.rows
+    runs = study.planner.runs(list(rows), chosen_rates(study))
+    done = finished_jobs(study, study.jobs(runs, STAGES[0]))
+    shown = {run.row for run in runs if run.job_name(STAGES[0]) in done}.union(options.rows)
+    return [row for row in rows if row in shown] if options.rows and len(shown) < len(rows) else []
+
+
 def fixed_rates(study: Study) -> Rates:
     """The learning rate of every row that has nothing to choose from."""
     results = study.recipe.results
