@@ -23,6 +23,7 @@ from kdasr.study.driver import (
     rows_to_repeat,
     run_study,
 )
+from kdasr.study.evidence_brief import brief
 from kdasr.study.jobs import Study, data_digest
 from kdasr.study.plan import Planner
 from kdasr.study.recipe import load_recipe
@@ -438,6 +439,18 @@ def test_the_files_that_are_left(tmp_path: Path) -> None:
     assert "make results" in text and "`two-stage`" in text and "](conf.png)" in text
     assert (tmp_path / "conf.png").stat().st_size > 0 and (study.exp / "wer-latency.png").is_file()
     assert "test-clean,two-stage," in (tmp_path / "results" / "conf-rows.csv").read_text()
+
+
+def test_the_recipe_says_which_parts_are_test_parts(tmp_path: Path) -> None:
+    """Whatever they are called: nothing is ranked on them, and no variant has to be decoded on them."""
+    rows = {"teacher": None, "streaming": {}, "variant": {"system": "two-stage", "test": False}}
+    named = {"test_parts": ["eval"], "rank_against": "streaming", "baselines": ["streaming"]}
+    study = make_study(tmp_path, seeds=[1], rows=rows, **named)
+    (study.data / "cuts_eval.jsonl.gz").write_bytes(gzip.compress(b"eval"))
+    run_study(study, Options(num_jobs=2, upto="test"), quiet)
+    found = collect(study, "test")
+    assert found.incomplete() == {} and found.ranking is not None and found.ranking.parts == ["dev-clean"]
+    assert brief(found, "conf", "results")[0] == "eval has 4 utterances, 40 words."
 
 
 def test_no_test_part_is_decoded_of_a_variant(tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ def collect(study: Study, upto: str, variant: str = "") -> Evidence:
         shared=[] if results.teacher_per_seed else results.teacher_chain(),
         rank_against=results.rank_against,
         against={row: config.against for row, config in results.rows.items() if config.against},
+        test_parts=[part for part in study.recipe.parts("test") if part not in study.recipe.parts("dev")],
         choices=[row for row, config in results.rows.items() if not config.test],
         lines={row: config.line for row, config in results.rows.items() if config.line},
         tuned=_tuned(tuning_table(study), chosen_rates(study)),

@@ -144,6 +144,8 @@ class Evidence:
     """By row, the line of the plot that it is on: rows of one name are the same method with other steps."""
     rank_against: str = ""
     """The row that the others are ranked against on the dev parts; empty: no ranking."""
+    test_parts: list[str] = field(default_factory=list)
+    """Those of `parts` that nothing was chosen on; empty: those whose names begin with `test`."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
 
@@ -167,9 +169,13 @@ class Evidence:
         found = {run.info.seed: run for run in self.runs if run.info.row == row and part in run.parts}
         return dict(sorted(found.items()))
 
+    def is_test(self, part: str) -> bool:
+        """Whether a part is there to report on, not to choose by."""
+        return part in self.test_parts if self.test_parts else part.startswith("test")
+
     def parts_of(self, row: str) -> list[str]:
         """The parts that a complete row was decoded on."""
-        kept = [part for part in self.parts if not part.startswith("test")]
+        kept = [part for part in self.parts if not self.is_test(part)]
         return kept if row in self.choices and kept else self.parts
 
     @cached_property
@@ -177,7 +183,7 @@ class Evidence:
         """All streaming rows that have all their seeds, on the dev parts; see `rank`."""
         incomplete = self.incomplete()
         rows = [row for row in self.rows if row != self.topline and row not in incomplete]
-        parts = [part for part in self.parts if not part.startswith("test")]
+        parts = [part for part in self.parts if not self.is_test(part)]
         runs = {row: {part: self.by_seed(row, part) for part in parts} for row in rows}
         return rank(runs, self.rank_against, self.seeds) if parts else None
 

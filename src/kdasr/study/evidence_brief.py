@@ -88,7 +88,7 @@ def brief(evidence: Evidence, name: str, folder: str) -> list[str]:
     every row that is neither the topline nor a baseline nor what both start from.
     """
     found = records(evidence)
-    test = [part for part in evidence.parts if part.startswith("test")]
+    test = [part for part in evidence.parts if evidence.is_test(part)]
     decoded = {line["part"] for line in found.get("rows", [])}
     parts = [part for part in test if part in decoded] or [part for part in evidence.parts if part in decoded]
     if not found:

@@ -93,7 +93,7 @@ def tables(evidence: Evidence) -> list[str]:
     The latter only where rows have been chosen among on the dev parts; one ranking of all rows, where one of
     them is recommended.
     """
-    test = [part for part in evidence.parts if part.startswith("test")]
+    test = [part for part in evidence.parts if evidence.is_test(part)]
     dev = [part for part in evidence.parts if part not in test]
     blocks = _tables(evidence, test or dev)
     ranking = evidence.ranking
