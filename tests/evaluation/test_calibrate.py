@@ -181,6 +181,9 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
     assert json.loads((folder / "summary.json").read_text())["calibration"] == MAP
     expected = [Calibration(**MAP)(word["confidence"]) for word in words]
     assert [word["confidence"] for word in mapped] == pytest.approx(expected, abs=2e-3)
+    again = [record["words"] for record in records("--as-trained")]
+    assert again == [record["words"] for record in plain]
+    assert json.loads((folder / "summary.json").read_text())["calibration"] is None
     rules = ("--endpoints", "--keep-predictor", "--rule3-min-utterance-length", 0.5)
     cut = records(*rules)
     summary = json.loads((folder / "summary.json").read_text())

@@ -205,7 +205,9 @@ FIRST = {
 def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: bool) -> None:
     study = make_study(tmp_path, teacher_per_seed=not shared, **FIRST)
     run_study(study, Options(num_jobs=2, rows=("two-stage",), upto="dev"), quiet)
-    trained = [line.split()[-1].removeprefix(f"{study.exp}/") for line in calls(tmp_path) if "train" in line]
+    trained = [
+        line.split()[-1].removeprefix(f"{study.exp}/") for line in calls(tmp_path) if line.startswith("train")
+    ]
     for seed in (1,) if shared else (1, 2):
         chain = [trained.index(f"seed-{seed}/{row}") for row in ("first", "teacher", "two-stage")]
         assert chain == sorted(chain)
@@ -216,7 +218,7 @@ def test_a_teacher_may_itself_start_from_another_row(tmp_path: Path, shared: boo
     assert conf(study, "seed-2/longer")["stages"][0]["init_from"] == (
         "../seed-1/first" if shared else "first"
     )
-    assert len([line for line in calls(tmp_path) if "train" in line]) == (6 if shared else 8)
+    assert len([line for line in calls(tmp_path) if line.startswith("train")]) == (6 if shared else 8)
     assert collect(study, "dev").incomplete() == {}
 
 
@@ -451,6 +453,20 @@ def test_the_recipe_says_which_parts_are_test_parts(tmp_path: Path) -> None:
     found = collect(study, "test")
     assert found.incomplete() == {} and found.ranking is not None and found.ranking.parts == ["dev-clean"]
     assert brief(found, "conf", "results")[0] == "eval has 4 utterances, 40 words."
+
+
+def test_nobodys_calibration_counts_where_the_study_makes_none(tmp_path: Path) -> None:
+    study = make_study(tmp_path, seeds=[1], rows={"teacher": None, "two-stage": {}}, baselines=[])
+    run_study(study, Options(upto="dev"), quiet)
+    decodes = [line for line in calls(tmp_path) if line.startswith("decode")]
+    assert len(decodes) == 2 and all("--as-trained" in line for line in decodes)
+    path = study.exp / "seed-1" / "two-stage" / "decode" / "streaming" / "dev-clean" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibrated_blank_penalty": 1.5}))
+    with pytest.raises(UserError, match=r"dev-clean: decoded with the blank penalty 1\.5 of"):
+        collect(study, "dev")
+    calibrated = make_study(tmp_path, seeds=[1], rows={"teacher": None}, baselines=[], calibrate=True)
+    jobs = calibrated.jobs(calibrated.planner.runs(["teacher"], fixed_rates(calibrated)), "test")
+    assert not any("--as-trained" in command for job in jobs for command in job.commands)
 
 
 def test_no_test_part_is_decoded_of_a_variant(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ _LATENCIES = ("first_word", "first_token", "emission_delay", "finalization")
     help="Instead under each of these: 'full; left=32,chunk=8; left=32,chunk=4,right=2'. To EXP/contexts.",
 )
 @int8_option
+@click.option("--as-trained", is_flag=True, help="Without what `kdasr calibrate` found.")
 @search_options
 @click.option(
     "--tune",
@@ -118,6 +119,7 @@ def command(
     all_contexts: bool,
     contexts: str | None,
     int8: bool,
+    as_trained: bool,
     tail_seconds: float | None,
     max_bad: str,
     gain_db: str | None,
@@ -202,7 +204,7 @@ def command(
         raise UserError("--force: with one process; to decode again with several, remove the results")
     out = out or _default_out(exp)
     gains_db = parse_gains(gain_db) if gain_db else []
-    bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads)
+    bundle = load_recognizable(exp, checkpoint, int8=int8, threads=threads, as_trained=as_trained)
     move_to(bundle.model, device_of(device, ranks))
 
     def tuned(under: Context | None, folder: Path) -> LanguageModelUse | None:

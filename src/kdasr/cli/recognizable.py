@@ -30,7 +30,9 @@ threads_option = click.option(
 )
 
 
-def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) -> "Bundle":
+def load_recognizable(
+    path: Path, checkpoint: str, *, int8: bool, threads: int, as_trained: bool = False
+) -> "Bundle":
     """The system in an experiment folder, a checkpoint file, or an exported folder.
 
     Args:
@@ -38,9 +40,11 @@ def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
         checkpoint: which one of an experiment folder; see `load_bundle`.
         int8: the int8 graphs; exported bundles only.
         threads: of torch, or of onnxruntime.
+        as_trained: without what `kdasr calibrate` found; not for exported bundles, which hold it.
 
     Raises:
-        UserError: nothing usable there, a checkpoint asked of a bundle, or int8 asked of a checkpoint.
+        UserError: nothing usable there, a checkpoint or `as_trained` asked of a bundle, or int8 asked of a
+            checkpoint.
     """
     import torch
 
@@ -51,9 +55,11 @@ def load_recognizable(path: Path, checkpoint: str, *, int8: bool, threads: int) 
     if not is_exported(path):
         if int8:
             raise UserError(f"--int8: {path} is not an exported bundle")
-        return load_bundle(path, checkpoint)
+        return load_bundle(path, checkpoint, as_trained=as_trained)
     if checkpoint != "auto":
         raise UserError(f"--checkpoint {checkpoint}: {path} is an exported bundle, which has no checkpoints")
+    if as_trained:
+        raise UserError(f"--as-trained: {path} is an exported bundle, whose calibration is part of it")
     from kdasr.export.runtime import load_exported
 
     return load_exported(path, int8=int8, threads=threads)

@@ -146,7 +146,7 @@ def dev_wer(study: Study, run: Run) -> float:
     folder = run.folder / "decode" / mode
     found = {part: read_object(folder / part / "summary.json") for part in study.recipe.parts("dev")}
     for part, summary in found.items():
-        check_decoded(summary, folder / part, run.config.contexts[0])
+        check_decoded(summary, folder / part, run.config.contexts[0], study.recipe.decodings()[""])
     summaries = list(found.values())
     errors = sum(sum(summary["errors"].values()) for summary in summaries)
     return float(100 * errors / sum(summary["num_words"] for summary in summaries))

@@ -160,16 +160,16 @@ class Study:
         variant = kind.removeprefix(stage)
         parts = self.recipe.parts(stage)
         mode = "offline" if run.offline else "streaming"
-        together = [] if run.offline else ["--streams", str(STREAMS)]
-        command = ["decode", str(run.folder), *together, "--data", str(self.data), "--parts", " ".join(parts)]
+        together = () if run.offline else ("--streams", str(STREAMS))
+        where = ("--data", str(self.data), "--parts", " ".join(parts))
+        command = ["decode", str(run.folder), *together, *self._as_trained(), *where]
         settings: dict[str, Any] = {"mode": mode, "parts": parts, "data": self._digest(parts)}
-        if together:
+        if not run.offline:
             settings["streams"] = STREAMS
         needs = [run.job_name(need) for need in self._before(kind)]
         first = []
         if self.recipe.results.calibrate and kind == "dev":
             settings["calibrate"] = True
-            where = ("--data", str(self.data), "--parts", " ".join(parts))
             first.append((*self.kdasr, "calibrate", str(run.folder), *where, *self._device()))
         if variant == WITH_LM:
             settings["search"] = search = self._search_with_lm()
@@ -199,7 +199,7 @@ class Study:
             where = ("--data", str(self.data), "--parts", " ".join(parts), "--out", str(out))
             how = ("--context", _as_option(context), "--mode", mode)
             together = () if context.is_full else ("--streams", str(STREAMS))
-            command = ("decode", str(run.folder), *together, *where, *how)
+            command = ("decode", str(run.folder), *together, *self._as_trained(), *where, *how)
             commands.append((*self._launch(), *command, *self._device()))
             outputs += [out / mode / part / "summary.json" for part in parts]
         return StampedJob(
@@ -214,6 +214,10 @@ class Study:
             needs=tuple(run.job_name(need) for need in self._before(kind)),
             outputs=tuple(outputs),
         )
+
+    def _as_trained(self) -> tuple[str, ...]:
+        """Nobody's calibration counts where the study makes none, whoever may have left one there."""
+        return () if self.recipe.results.calibrate else ("--as-trained",)
 
     def _before(self, kind: str) -> tuple[str, ...]:
         """The kinds of jobs that a decoding of a run needs: the one on dev parts calibrates it."""

@@ -15,6 +15,7 @@ from kdasr.report.wording import number
 from kdasr.study.driver import chosen_rates, finished_jobs
 from kdasr.study.jobs import STAGES, Study, mode_under
 from kdasr.study.plan import UNDER_CONTEXTS, Run
+from kdasr.study.trained_run import Decoding as HowDecoded
 from kdasr.study.trained_run import TrainedRun, part_result, read_run
 
 
@@ -28,6 +29,7 @@ class Decoding:
     context: Context
     folder: Path
     parts: list[str]
+    how: HowDecoded
 
     @property
     def wait_ms(self) -> float | None:
@@ -42,7 +44,7 @@ class Decoding:
             UserError: a file is not as `kdasr decode` writes it, or not of this study: see `check_decoded`.
         """
         mode = mode_under(self.context)
-        return read_run(self.run.info(), self.folder / mode, mode, self.parts, self.context)
+        return read_run(self.run.info(), self.folder / mode, mode, self.parts, self.context, self.how)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def _decodings(study: Study, run: Run, done: set[str], upto: str) -> Iterator[De
         ]
         parts = [part for kind in kinds for part in study.recipe.parts(kind)]
         if parts:
-            yield Decoding(run, row.line or run.row, context, folder, parts)
+            how = study.recipe.decodings()[""]
+            yield Decoding(run, row.line or run.row, context, folder, parts, how)
 
 
 def _points(decoding: Decoding) -> Iterator[LatencyPoint]:

@@ -10,7 +10,7 @@ from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
 from kdasr.experiment.recipe_file import load_any_experiment, load_experiment, load_roles
 from kdasr.study.recipe_checks import check_names, check_systems
 from kdasr.study.results_config import WITH_LM, ResultsConfig
-from kdasr.study.trained_run import GREEDY, Decoding
+from kdasr.study.trained_run import Decoding
 
 RENAMED = {"bound": "topline", "shipped": "rank_against"}
 """Options of the section by their former names."""
@@ -29,12 +29,13 @@ class Recipe:
 
     def decodings(self) -> dict[str, Decoding]:
         """How every run is decoded, by what each way adds to the names of its jobs and folder."""
-        found = {"": GREEDY}
+        found = {"": Decoding()}
         if self.language_model is not None:
             found[WITH_LM] = Decoding(beam=True, language_model=True)
         for name, search in self.results.searches.items():
             found[f"-{name}"] = Decoding(True, bool(search.lm), bool(search.biasing))
-        return found
+        calibrated = self.results.calibrate
+        return {variant: how._replace(calibrated=calibrated) for variant, how in found.items()}
 
     def parts(self, kind: str) -> list[str]:
         """The parts that are decoded to choose (`dev`) or to report (`test`)."""

@@ -36,6 +36,8 @@ class Decoding(NamedTuple):
     """By beam search; else by greedy search."""
     language_model: bool = False
     biasing: bool = False
+    calibrated: bool = True
+    """By the blank penalty that `kdasr calibrate` has found, if any."""
 
 
 GREEDY = Decoding()
@@ -157,6 +159,8 @@ def _decoded_otherwise(summary: Mapping[str, Any], context: Context, decoding: D
     ):
         if bool(summary.get(name, wanted)) != wanted:
             return f"without {what}" if wanted else f"with {what}"
+    if not decoding.calibrated and (penalty := summary.get("calibrated_blank_penalty")):
+        return f"with the blank penalty {penalty:g} of `kdasr calibrate`, which this study does not use"
     changed = [option for option, name in _NOT_IN_STUDIES.items() if summary.get(name)]
     return f"with {' and '.join(changed)}" if changed else ""
 
