@@ -111,6 +111,11 @@ def test_a_system_whose_words_come_later_is_said_to_be_later(tmp_path: Path) -> 
     for first, second, said in ((early, late, "100 ms later than"), (late, early, "100 ms earlier than")):
         arguments = ["--format", "kdasr", str(tmp_path / "a.alignment.txt"), str(first), str(second)]
         assert f"first word {said}" in CliRunner().invoke(command, arguments).output
+    lines = [{**line, "tokens": [], "words": [], "hyp": ""} for line in lines]
+    late.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = CliRunner().invoke(command, [*arguments[:3], str(early), str(late)]).output
+    assert "no utterance of which both early.jsonl and it have the first word right" in said
+    assert "nan" not in said
 
 
 def test_words_of_our_own_results_end_at_endpoints(tmp_path: Path) -> None:

@@ -113,6 +113,9 @@ def _report(
             click.echo(f"{summary['system']}: {number} utterance(s) without a reference, left out")
     for name, found in gains.items():
         gain = found.gain
+        if not gain.count:
+            click.echo(f"{name}: no utterance of which both {names[0]} and it have the first word right")
+            continue
         unit = f"{gain.speakers} speakers" if gain.speakers else "single utterances: too few known speakers"
         way, sign = ("earlier", 1) if gain.estimate >= 0 else ("later", -1)
         low, high = sorted((sign * gain.low, sign * gain.high))
