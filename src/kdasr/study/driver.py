@@ -91,11 +91,13 @@ def rows_to_repeat(study: Study, options: Options) -> list[str]:
 
     Shown are rows of earlier calls too. Without rows in the options, the call makes every one.
     """
+    if not options.rows:
+        return []
     rows = study.recipe.results.rows
     runs = study.planner.runs(list(rows), chosen_rates(study))
     done = finished_jobs(study, study.jobs(runs, STAGES[0]))
     shown = {run.row for run in runs if run.job_name(STAGES[0]) in done}.union(options.rows)
-    return [row for row in rows if row in shown] if options.rows and len(shown) < len(rows) else []
+    return [row for row in rows if row in shown] if len(shown) < len(rows) else []
 
 
 def fixed_rates(study: Study) -> Rates:
