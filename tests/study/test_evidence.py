@@ -47,7 +47,8 @@ def run(
 
 def evidence(runs: list[TrainedRun], **options: object) -> Evidence:
     rows = ["teacher", "streaming", "streaming-init", "new"]
-    return Evidence(rows, runs, ["streaming", "streaming-init"], "teacher", [1, 2], [PART], **options)  # type: ignore[arg-type]
+    known = {"test_parts": [PART], **options}
+    return Evidence(rows, runs, ["streaming", "streaming-init"], "teacher", [1, 2], [PART], **known)  # type: ignore[arg-type]
 
 
 RUNS = [

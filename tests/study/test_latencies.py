@@ -81,14 +81,14 @@ def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
     assert all("--mode offline" in call for call in before if "--context full" in call)
     run_study(finished, Options(upto="test"), say=lambda _: None)
     assert calls(finished.exp.parent) == before
-    plot = latency_plot(latency_points(finished, "test"))
+    plot = latency_plot(latency_points(finished, "test"), ["test-clean"])
     assert plot is not None and plot.figure.legends
     (axes,) = plot.figure.axes
     labels = [line.get_label() for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     assert labels == ["teacher", "separate", "all"]
     shown = [text.get_text() for text in plot.figure.legends[0].get_texts()]
     assert shown == ["teacher", "separate", "all"]
-    assert latency_plot([]) is None
+    assert latency_plot([], ["test-clean"]) is None
     looks = [(style.color, style.marker) for style in system_styles([f"row-{n}" for n in range(16)]).values()]
     assert len(set(looks)) == 16
     assert (finished.exp / "wer-latency-lines.png").is_file()
@@ -148,7 +148,7 @@ def test_contexts_that_are_waited_for_alike_are_points_of_their_own() -> None:
         for context, wers in contexts.items()
         for seed, wer in enumerate(wers, start=1)
     ]
-    plot = latency_plot(points)
+    plot = latency_plot(points, ["test-clean"])
     assert plot is not None
     (axes,) = plot.figure.axes
     drawn = next(line for line in axes.get_lines() if line.get_label() == "all")

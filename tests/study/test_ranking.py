@@ -59,7 +59,8 @@ FEWER = {"base": 2, "other": 1, "teacher": 2}
 def evidence(runs: list[TrainedRun] = RUNS, **options: Any) -> Evidence:
     usual: dict[str, Any] = {
         "rows": ROWS, "runs": runs, "baselines": ["base"], "topline": "teacher", "seeds": [1, 2, 3],
-        "parts": [*DEV, "test-clean"], "rank_against": "ours", "with_fewer_seeds": FEWER, "choices": ROWS[1:],
+        "parts": [*DEV, "test-clean"], "test_parts": ["test-clean"], "rank_against": "ours",
+        "with_fewer_seeds": FEWER, "choices": ROWS[1:],
     }  # fmt: skip
     return Evidence(**usual | options)
 

@@ -453,6 +453,7 @@ def test_the_recipe_says_which_parts_are_test_parts(tmp_path: Path) -> None:
     found = collect(study, "test")
     assert found.incomplete() == {} and found.ranking is not None and found.ranking.parts == ["dev-clean"]
     assert brief(found, "conf", "results")[0] == "eval has 4 utterances, 40 words."
+    assert found.reported == ["eval"] and collect(study, "dev").reported == ["dev-clean"]
 
 
 def test_nobodys_calibration_counts_where_the_study_makes_none(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Evidence:
     rank_against: str = ""
     """The row that the others are ranked against on the dev parts; empty: no ranking."""
     test_parts: list[str] = field(default_factory=list)
-    """Those of `parts` that nothing was chosen on; empty: those whose names begin with `test`."""
+    """Those that nothing was chosen on, decoded or not."""
     tuned: list[dict[str, Any]] = field(default_factory=list)
     """Trials of learning rates on the dev parts, as in `summary.json`."""
 
@@ -171,7 +171,13 @@ class Evidence:
 
     def is_test(self, part: str) -> bool:
         """Whether a part is there to report on, not to choose by."""
-        return part in self.test_parts if self.test_parts else part.startswith("test")
+        return part in self.test_parts
+
+    @property
+    def reported(self) -> list[str]:
+        """The decoded parts to report on: the test parts, or all where none of them was decoded."""
+        decoded = [part for part in self.parts if any(part in run.parts for run in self.runs)]
+        return [part for part in decoded if self.is_test(part)] or decoded
 
     def parts_of(self, row: str) -> list[str]:
         """The parts that a complete row was decoded on."""

@@ -43,7 +43,7 @@ def evidence_plot(evidence: Evidence) -> Plot | None:
 
     None when no row has a latency.
     """
-    parts = [part for part in evidence.parts if evidence.is_test(part)] or evidence.parts
+    parts = evidence.reported
     means = [mean for mean in evidence.means if mean.part in parts]
     streamed = [mean for mean in means if mean.first_word_ms is not None]
     if not streamed:

@@ -125,14 +125,15 @@ def _points(decoding: Decoding) -> Iterator[LatencyPoint]:
         )
 
 
-def latency_plot(points: Sequence[LatencyPoint]) -> Plot | None:
+def latency_plot(points: Sequence[LatencyPoint], reported: Sequence[str]) -> Plot | None:
     """Word error rate against first-word latency, a line per system, means over seeds; a panel per part.
+
+    Only parts that are `reported` are shown.
 
     The full context, which shows nothing before the end, stands at the right edge. None when no run has a
     latency.
     """
-    parts = list(dict.fromkeys(point.part for point in points if point.part.startswith("test")))
-    parts = parts or list(dict.fromkeys(point.part for point in points))
+    parts = list(dict.fromkeys(point.part for point in points if point.part in reported))
     means = [_Mean.of(group) for group in _groups(points) if group[0].part in parts]
     latest = max((mean.first_word_ms for mean in means if mean.first_word_ms is not None), default=None)
     if latest is None:

@@ -98,11 +98,10 @@ def waits_records(found: dict[Wait, list[SeedComparison]]) -> list[Record]:
     ]
 
 
-def waits_tables(found: dict[Wait, list[SeedComparison]]) -> list[str]:
-    """A Markdown table per part: how many percent fewer errors each line makes at each wait."""
-    lines = waits_records(found)
+def waits_tables(found: dict[Wait, list[SeedComparison]], reported: Sequence[str]) -> list[str]:
+    """A Markdown table per reported part: how many percent fewer errors each line makes at each wait."""
+    lines = [line for line in waits_records(found) if line["part"] in reported]
     parts = list(dict.fromkeys(line["part"] for line in lines))
-    parts = [part for part in parts if part.startswith("test")] or parts
     pairs = dict.fromkeys((line["row"], line["against"]) for line in lines)
     by_place = {(line["part"], line["row"], line["against"], line["context_ms"]): line for line in lines}
     heads = {plain(wait): WHOLE if wait is None else f"{number(wait)} ms" for wait in found}

@@ -65,7 +65,9 @@ def write_results(study: Study, upto: str, command: str, document: Path | None) 
         save_png(plot.figure, study.exp / PICTURE)
         yield f"{study.exp / PICTURE}"
     further = _by_other_searches(study, decodings, lambda _, found: [*tables(found), missing_note(found)])
-    content = markdown(evidence, command, PICTURE if plot else None, [*further, *waits_tables(at_waits)])
+    content = markdown(
+        evidence, command, PICTURE if plot else None, [*further, *waits_tables(at_waits, evidence.reported)]
+    )
     write_text(study.exp / "results.md", content + "\n")
     yield f"{study.exp / 'results.md'}"
     if document is not None:
@@ -116,7 +118,7 @@ def _write_numbers(study: Study, decodings: Mapping[str, Evidence], upto: str) -
         points = latency_points(study, upto)
         write_json(path, [point.as_json() for point in points])
         yield f"{path}: {len(points)} entries"
-        plot = latency_plot(points)
+        plot = latency_plot(points, evidence.reported)
         if plot is not None:
             save_png(plot.figure, study.exp / LINES)
             yield f"{study.exp / LINES}"
