@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.nn.context import Context
-from kdasr.study.distill import list_jobs
+from kdasr.study.distill import has_begun, list_jobs
 from kdasr.study.distill_options import ASKED, DistillOptions
 from kdasr.study.distill_recipe import FEWEST_STEPS, hours_to_hear, write_recipe
 from kdasr.study.jobs import KDASR
@@ -151,7 +152,7 @@ def test_one_command_leads_from_the_teacher_to_a_checked_export(
     assert "dev: decoded with --max-utterances 1: remove that" in str(distill(*asked).exception)
 
 
-def test_other_data_are_no_finished_work_and_moved_ones_are_followed(tmp_path: Path) -> None:
+def test_another_teacher_or_other_data_are_no_finished_work(tmp_path: Path) -> None:
     data, names = write_data(tmp_path / "data"), ("train-clean-100", "dev-clean", "test-clean")
     write_json(data / RECORD, {"version": VERSION, "parts": {name: {"settings": {}} for name in names}})
     options = DistillOptions(teacher=tmp_path / "teacher", out=tmp_path / "student", data=data)
@@ -159,7 +160,8 @@ def test_other_data_are_no_finished_work_and_moved_ones_are_followed(tmp_path: P
     written = {"data": {"dir": "where/they/were"}, "systems": {"student": system}}
     write_text(options.recipe, yaml.safe_dump(written))
     write_json(options.work / ASKED, options.asked())
-    heard: Any = SimpleNamespace(path=options.teacher, context=Context.full())
+    heard: Any = SimpleNamespace(path=tmp_path / "best.pt", context=Context.full())
+    heard.path.write_bytes(b"weights")
     assert write_recipe(options, heard, {}).data.dir == str(data)
 
     stamps = Stamps(options.work / "stamps")
@@ -180,6 +182,17 @@ def test_other_data_are_no_finished_work_and_moved_ones_are_followed(tmp_path: P
                 settings()
             stamps.path("train").unlink()
         assert {name for name, found in settings().items() if found != before[name]} == jobs
+
+    # A stamp of before the teacher was noted counts; with weights trained anew in the same file, none does.
+    jobs = list_jobs(options, heard)
+    train = next(job for job in jobs if job.name == "train")
+    known = {key: value for key, value in train.settings.items() if key != "teacher"}
+    stamps.write(replace(train, settings=known, outputs=[]), "1", True)
+    assert stamps.finished([replace(train, outputs=[])]) == {"train"} and has_begun(options)
+    stamps.write(train, "1", True)
+    heard.path.write_bytes(b"other weights")
+    with pytest.raises(UserError, match=r"best\.pt: not the weights of the teacher that .*student began"):
+        list_jobs(options, heard)
 
 
 def test_a_teacher_of_nemo_has_a_streaming_student_with_other_features_and_rate(

@@ -87,7 +87,7 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
     # Imported here, so that --help and the messages above do not wait for torch.
     from kdasr.cli.job_outcome import end_with
     from kdasr.common.job_runner import RunOptions, Stopped, run_jobs
-    from kdasr.study.distill import list_jobs, start_student, summary_lines
+    from kdasr.study.distill import has_begun, list_jobs, start_student, summary_lines
     from kdasr.study.distill_options import (
         WORK,
         DistillOptions,
@@ -104,9 +104,9 @@ def command(cuts: tuple[str, ...], data: Path | None, out: Path, jobs: int, **as
     sizes_and_context(options, teacher.model.config)  # before hours of preparation
     base = _prepare(options, teacher, places, jobs)
     config = write_recipe(options, teacher, base)
-    if not (options.work / "start" / "checkpoints").is_dir():
-        click.echo(f"start: {start_student(options, config, teacher)}")
     made = list_jobs(options, teacher)
+    if not has_begun(options):
+        click.echo(f"start: {start_student(options, config, teacher)}")
     running = RunOptions(options.work / "log", jobs, show=("check-export", "report"))
     try:
         outcome = run_jobs(made, running, Stamps(options.work / "stamps"), click.echo)

@@ -1,12 +1,12 @@
 """`kdasr distill`: from an offline teacher to an exported streaming student: first weights, jobs, summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdasr.bundle import Bundle
 from kdasr.checkpoint import AVERAGED, FOLDER
 from kdasr.common.errors import UserError
-from kdasr.common.files import read_object
+from kdasr.common.files import read_object, sha256
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.student_start import Start, write_start
@@ -42,11 +42,13 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
     """Training, decoding, export, check and report, each after what it needs.
 
     Raises:
-        UserError: the student began with other data to train on or to choose by.
+        UserError: the student began with another teacher, or with other data to train on or to choose by.
     """
     train, dev, test = parts_of(options.data)
     heard_data, told_data = (data_digest(options.data, names) for names in ([*train, *dev], [*dev, *test]))
-    _check_data(options, heard_data)
+    taught = sha256(teacher.path)
+    _check_begun(options, "data", heard_data, f"{options.data}: not the training and dev data")
+    _check_begun(options, "teacher", taught, f"{teacher.path}: not the weights of the teacher")
     out, data, parts = str(options.out), str(options.data), " ".join([*dev, *test])
     export, heard = options.out / "export", options.work / TEACHER / "decode"
     cuts = tuple(str(options.data / f"cuts_{part}.jsonl.gz") for part in (test or dev))
@@ -58,7 +60,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
             "Training: hidden states, then output distributions",
             "train",
             [_training_command(options), ("average", out)],
-            data=heard_data,
+            made_of={"data": heard_data, "teacher": taught},
             outputs=[options.out / FOLDER / AVERAGED],
         ),
         _job(
@@ -69,7 +71,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
                 ("calibrate", out, "--data", data, "--parts", " ".join(dev)),
                 ("decode", out, "--streams", str(STREAMS), *decoded),
             ],
-            data=told_data,
+            made_of={"data": told_data},
             needs=["train"],
             outputs=[options.out / "decode" / "streaming" / part / "summary.json" for part in dev],
         ),
@@ -78,7 +80,7 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
             "Decoding",
             "decode-teacher",
             [("decode", str(teacher.path), "--mode", mode, "--out", str(heard), *decoded)],
-            data=told_data,
+            made_of={"data": told_data, "teacher": taught},
             outputs=[heard / mode / part / "summary.json" for part in dev],
         ),
         _job(
@@ -108,13 +110,16 @@ def list_jobs(options: DistillOptions, teacher: Bundle) -> list[StampedJob]:
     ]
 
 
-def _check_data(options: DistillOptions, digest: str) -> None:
+def has_begun(options: DistillOptions) -> bool:
+    """Whether the student's training has begun, from the first weights that are there."""
+    return Stamps(options.work / "stamps").read("train") is not None
+
+
+def _check_begun(options: DistillOptions, what: str, digest: str, problem: str) -> None:
+    """Refuse to go on with a training that began with another digest of `what` it is made of."""
     begun = Stamps(options.work / "stamps").read("train")
-    if begun is not None and begun.settings.get("data", digest) != digest:
-        raise UserError(
-            f"{options.data}: not the training and dev data that {options.out} began with: give another "
-            "--out, or remove that folder"
-        )
+    if begun is not None and begun.settings.get(what, digest) != digest:
+        raise UserError(f"{problem} that {options.out} began with: give another --out, or remove that folder")
 
 
 def _training_command(options: DistillOptions) -> tuple[str, ...]:
@@ -129,20 +134,26 @@ def _job(
     name: str,
     verbs: Sequence[tuple[str, ...]],
     *,
-    data: str = "",
+    made_of: Mapping[str, str] | None = None,
     **further: Any,
 ) -> StampedJob:
-    """A job of some verbs of kdasr, which runs again when they, the recipe or the digest `data` of what it
-    reads have changed.
+    """A job of some verbs of kdasr, which runs again when they, the recipe or the digests of what it is
+    `made_of` have changed. A stamp without one of these digests is of before they were noted.
     """
     processes = ("-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "-m", "kdasr")
     many = (KDASR[0], *processes) if options.processes > 1 else KDASR
     commands = [(*(many if verb[0] == "train" else KDASR), *verb) for verb in verbs]
     recipe = options.recipe.read_text(encoding="utf-8")
-    settings = {"commands": [list(verb) for verb in verbs], "recipe": recipe}
-    if data:
-        settings["data"] = data
-    return StampedJob(name=name, commands=commands, stage=stage, settings=settings, **further)
+    digests = dict(made_of or {})
+    settings = {"commands": [list(verb) for verb in verbs], "recipe": recipe, **digests}
+    return StampedJob(
+        name=name,
+        commands=commands,
+        stage=stage,
+        settings=settings,
+        reread=lambda noted: {**digests, **noted},
+        **further,
+    )
 
 
 def summary_lines(options: DistillOptions, context: Context) -> list[str]:
