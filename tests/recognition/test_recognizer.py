@@ -266,4 +266,6 @@ def test_impossible_options_are_named() -> None:
     with pytest.raises(UserError, match="piece 11: the model has 11 pieces"):
         engine.create_stream(beyond)
     with pytest.raises(UserError, match="piece 11: the model has 11 pieces"):
+        recognize_offline(engine, [np.zeros(16000, np.float32)], biasing=[beyond])
+    with pytest.raises(UserError, match="piece 11: the model has 11 pieces"):
         make_recognizer(CHUNKED, search=BeamOptions(), biasing=beyond)

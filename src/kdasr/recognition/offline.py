@@ -38,7 +38,8 @@ def recognize_offline(
         biasing: phrases of each recording, where they are not the recognizer's own; beam search only.
 
     Raises:
-        UserError: n-best lists or biasing in greedy search.
+        UserError: n-best lists or biasing in greedy search, or biasing towards pieces that the model does
+            not have.
     """
     if not waves:
         return []
@@ -64,6 +65,8 @@ def search_encoded(
     """What a search finds in recordings that `recognizer` has encoded; see `recognize_offline`."""
     waves = encoded.waves
     graphs = [None] * len(waves) if biasing is None else biasing
+    for graph in graphs:
+        recognizer.check_biasing(graph)
     states = [search.initial_state(graph or recognizer.biasing) for graph in graphs]
     states = search.advance(encoded.encoded_BTD, encoded.lens_B, states)
     results = []

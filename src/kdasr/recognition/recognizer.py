@@ -107,7 +107,7 @@ class StreamingRecognizer:
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
         self.windows = Windows(self.context, self.geometry)
-        self._check_biasing(biasing)
+        self.check_biasing(biasing)
         self.search.initial_state(biasing)  # refuses what the search cannot do before there is any audio
 
     @classmethod
@@ -146,7 +146,7 @@ class StreamingRecognizer:
             UserError: biasing in greedy search, or towards pieces that the model does not have.
         """
         slot = self._pool.allocate() if self._pool is not None else None
-        self._check_biasing(biasing)
+        self.check_biasing(biasing)
         biasing = biasing or self.biasing
         state = self.search.initial_state(biasing)
         return Stream(slot, state, self.geometry, self.tail_seconds, owner=self, biasing=biasing)
@@ -384,7 +384,12 @@ class StreamingRecognizer:
         if self.endpoints is not None and self.context.is_full:
             raise UserError("endpoints need a chunked context: under a full one a stream is heard at its end")
 
-    def _check_biasing(self, biasing: BiasingGraph | None) -> None:
+    def check_biasing(self, biasing: BiasingGraph | None) -> None:
+        """Refuse biasing towards pieces that the model does not have.
+
+        Raises:
+            UserError: it has such pieces.
+        """
         if biasing is not None and biasing.largest_piece >= self.tokenizer.vocab_size:
             raise UserError(
                 f"biasing towards piece {biasing.largest_piece}: the model has "
