@@ -146,7 +146,10 @@ def test_tables_name_every_row_baseline_and_command() -> None:
         "trials": [{"learning_rate": 1e-3, "dev_wer": 9.0}, {"learning_rate": 2e-3, "dev_wer": 8.0}],
     }]  # fmt: skip
     text = markdown(evidence(RUNS, tuned=tuned), "make results", "results.png")
-    assert "`make results`" in text and "](results.png)" in text
+    assert text.startswith("Every number and the picture of this section: `make results`")
+    assert "](results.png)" in text
+    without = markdown(evidence(RUNS), "make results")
+    assert without.startswith("Every number of this section: `make results`")
     assert "| `new` | teacher | 700 | 2 | 20.00 (" in text and "`streaming` (baseline)" in text
     assert "`teacher` (topline)" in text and "2 utterances, 20 words" in text
     row = next(line for line in text.splitlines() if line.startswith("| `new` | test-clean"))

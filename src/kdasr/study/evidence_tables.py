@@ -81,7 +81,8 @@ def markdown(
 
 def opening(evidence: Evidence, command: str, picture: str | None = None) -> list[str]:
     """What stands before the tables: the command, how to read the numbers, the picture."""
-    blocks = [f"Every number and the picture of this section: `{command}`", _how(evidence)]
+    what = "Every number and the picture" if picture else "Every number"
+    blocks = [f"{what} of this section: `{command}`", _how(evidence)]
     if picture:
         blocks.append(f"![Word error rate against first-word latency]({picture})")
     return blocks
