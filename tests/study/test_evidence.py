@@ -16,7 +16,7 @@ from kdasr.study.evidence import Evidence
 from kdasr.study.evidence_brief import brief, write_csv
 from kdasr.study.evidence_plot import evidence_plot
 from kdasr.study.evidence_records import plain, records
-from kdasr.study.evidence_tables import fill_section, markdown, summary, write_summary
+from kdasr.study.evidence_tables import fill_section, markdown, opening, summary, write_summary
 from kdasr.study.recovered import recovered
 from kdasr.study.trained_run import RunInfo, TrainedRun, settled
 
@@ -231,6 +231,23 @@ def test_a_variant_on_dev_only_is_in_the_dev_tables() -> None:
     assert missing.incomplete() == {"new": 1}
     assert evidence(RUNS).incomplete() == {"streaming-init": 0}
     assert "On the dev parts" not in markdown(evidence(RUNS), "make results")
+
+
+def test_an_opening_counts_the_speakers_of_its_parts() -> None:
+    parts = {
+        part: DecodedPart(
+            part, "streaming", Path(), {}, {f"{n}-1-1": utterance(f"{n}-1-1", 1, None) for n in range(count)}
+        )
+        for part, count in ((PART, 5), ("dev-clean", 7))
+    }
+    runs = [
+        TrainedRun(RunInfo(row, "scratch", 1, 1e-3, 700, Path(row)), parts) for row in ("new", "streaming")
+    ]
+    found = Evidence(
+        ["streaming", "new"], runs, ["streaming"], "teacher", [1], list(parts), test_parts=[PART]
+    )
+    assert "over 5 speakers and seeds" in opening(found, found.reported, "make results")[1]
+    assert "over 5 to 7 speakers and seeds" in opening(found, found.parts, "make results")[1]
 
 
 def test_a_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:

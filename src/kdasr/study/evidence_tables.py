@@ -74,15 +74,15 @@ def markdown(
         picture: the plot's path as the document links to it.
         further: blocks that stand at the end.
     """
-    blocks = [*opening(evidence, command, picture), *tables(evidence)]
+    blocks = [*opening(evidence, evidence.parts, command, picture), *tables(evidence)]
     blocks += [topline_note(evidence), _tuning_note(evidence), missing_note(evidence), *further]
     return "\n\n".join(block for block in blocks if block)
 
 
-def opening(evidence: Evidence, command: str, picture: str | None = None) -> list[str]:
-    """What stands before the tables: the command, how to read the numbers, the picture."""
+def opening(evidence: Evidence, parts: Sequence[str], command: str, picture: str | None = None) -> list[str]:
+    """What stands before the tables of `parts`: the command, how to read the numbers, the picture."""
     what = "Every number and the picture" if picture else "Every number"
-    blocks = [f"{what} of this section: `{command}`", _how(evidence)]
+    blocks = [f"{what} of this section: `{command}`", _how(evidence, parts)]
     if picture:
         blocks.append(f"![Word error rate against first-word latency]({picture})")
     return blocks
@@ -121,11 +121,12 @@ def _tables(evidence: Evidence, parts: Sequence[str]) -> list[str]:
     return blocks
 
 
-def _units(evidence: Evidence) -> str:
-    return resampled_units(found.wer for found in (evidence.comparisons or evidence.means))
+def _units(evidence: Evidence, parts: Sequence[str]) -> str:
+    found = evidence.comparisons or evidence.means
+    return resampled_units(one.wer for one in found if one.part in parts)
 
 
-def _how(evidence: Evidence) -> str:
+def _how(evidence: Evidence, parts: Sequence[str]) -> str:
     seeds = ", ".join(str(seed) for seed in evidence.seeds)
     means = evidence.means
     offline = {mean.row for mean in means if mean.first_token_ms is None}
@@ -141,8 +142,8 @@ def _how(evidence: Evidence) -> str:
         "are compared have equal steps, counted after the model that they start from. WER is that of all "
         "seeds together. Latencies are means over seeds of the mean over utterances: of the "
         "first word where it is right, from its onset; of the first token, whatever it says. Brackets: 95 % "
-        f"bootstrap intervals over {_units(evidence)} and seeds, paired where rows are compared; first words "
-        f"are compared on the utterances that both rows have right.{latency}"
+        f"bootstrap intervals over {_units(evidence, parts)} and seeds, paired where rows are compared; "
+        f"first words are compared on the utterances that both rows have right.{latency}"
     )
 
 

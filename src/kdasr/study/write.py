@@ -95,7 +95,7 @@ def _section(study: Study, decodings: Mapping[str, Evidence], command: str, pict
     further = _by_other_searches(
         study, decodings, lambda variant, found: [links(records(found), name + variant, CSV_FOLDER)]
     )
-    blocks = [*opening(evidence, command, picture), *brief(evidence, name, CSV_FOLDER)]
+    blocks = [*opening(evidence, evidence.reported, command, picture), *brief(evidence, name, CSV_FOLDER)]
     blocks += [topline_note(evidence), missing_note(evidence), *further]
     return "\n\n".join(block for block in blocks if block)
 
