@@ -208,6 +208,22 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
 
 
+@pytest.mark.parametrize("channel", [0, 1])
+def test_a_cut_of_one_channel_is_heard_in_it_whatever_its_supervisions_say(
+    tmp_path: Path, channel: int
+) -> None:
+    """By default Lhotse's supervisions are of channel 0."""
+    samples_NC = np.stack([tone(2.0, 3), tone(2.0, 4)], axis=1)
+    soundfile.write(tmp_path / "call.wav", samples_NC, SAMPLE_RATE)
+    call = Recording.from_file(tmp_path / "call.wav")
+    told = [said("a", "call", 0.0, 1.0, "one"), said("b", "call", 1.0, 1.0, "two")]
+    told = [replace(item, channel=1 - channel) for item in told]
+    cut = MonoCut("call", 0.0, 2.0, channel, told, recording=call)
+    cuts = list(prepare(tmp_path, write(tmp_path / "c.jsonl", cut)))
+    heard_N = np.concatenate([one.load_audio()[0] for one in cuts])
+    np.testing.assert_allclose(heard_N, samples_NC[:, channel], atol=1e-3)
+
+
 def test_supervisions_that_go_a_little_beyond_their_cut_end_with_it(tmp_path: Path) -> None:
     audio = recording(tmp_path / "talk.wav", 3.0)
     cut = cut_of(

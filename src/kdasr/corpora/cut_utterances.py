@@ -58,7 +58,10 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
             yield CutUtterance(_alone(cut, supervision), True, fault)
     sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
     if sound:
-        pieces = _with_sound(cut, cut).trim_to_supervisions(keep_overlapping=False)
+        # What a cut of one channel hears does not depend on what its supervisions say of channels.
+        pieces = _with_sound(cut, cut).trim_to_supervisions(
+            keep_overlapping=False, keep_all_channels=isinstance(cut, MonoCut)
+        )
         for supervision, piece in zip(sound, pieces, strict=True):
             words = words_of(supervision, cut)
             yield CutUtterance(_named(piece), True, None, _moved(words, -max(0.0, supervision.start)))
