@@ -224,6 +224,17 @@ def test_a_cut_of_one_channel_is_heard_in_it_whatever_its_supervisions_say(
     np.testing.assert_allclose(heard_N, samples_NC[:, channel], atol=1e-3)
 
 
+@pytest.mark.parametrize(("begin", "seconds", "is_named"), [(1.0, 1.0, True), (0.0, 2.5, False)])
+def test_a_cut_that_is_mostly_outside_its_only_supervision_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, begin: float, seconds: float, is_named: bool
+) -> None:
+    audio = recording(tmp_path / "talk.wav", 5.0)
+    cut = cut_of(audio, said("a", "talk", begin, seconds, "one two"))
+    (found,) = prepare(tmp_path, write(tmp_path / "c.jsonl", cut))
+    assert found.duration == 5.0
+    assert ("dev: 1 supervision(s) cover less than half of their cut" in caplog.text) == is_named
+
+
 def test_supervisions_that_go_a_little_beyond_their_cut_end_with_it(tmp_path: Path) -> None:
     audio = recording(tmp_path / "talk.wav", 3.0)
     cut = cut_of(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut, MultiCut
 from numpy.typing import NDArray
 
 from kdasr.common.errors import UserError
@@ -34,6 +34,8 @@ from kdasr.data.fingerprint import fingerprint
 
 log = get_logger(__name__)
 
+_UNTOLD_SECONDS = 2.0
+"""So much of a cut may be outside its only supervision, however short that is."""
 _BLOCK = 1 << 20
 """Bytes of a manifest that are read at a time for its digest."""
 
@@ -111,6 +113,7 @@ class CutsCheck:
         self._empty: list[str] = []
         self._untold: list[str] = []
         self._copies: list[str] = []
+        self._loose: list[str] = []
         self._rates: Counter[int] = Counter()
         self._trimmed = self._long = self._overlapping = self._listed = 0
         self._seen = array("q")
@@ -138,6 +141,8 @@ class CutsCheck:
                 self._trimmed += len(items)
                 self._long += 1
                 self._overlapping += count_overlaps(cut)
+            elif _is_mostly_untold(items[0]):
+                self._loose.append(items[0].cut.id)
             for item in items:
                 self._add_utterance(item, shard)
         self._look_at_files()
@@ -259,10 +264,25 @@ class CutsCheck:
                 **self._reading.faults_of_text(
                     {"cut(s) without supervision, {}": self._untold, "empty transcript(s), {}": self._empty}
                 ),
+                **self._reading.faults_of_text(
+                    {
+                        "supervision(s) cover less than half of their cut, all of which is used; to use them "
+                        "alone: `lhotse cut trim-to-supervisions`": self._loose
+                    }
+                ),
                 "utterance(s) are copies at another speed already: give --speed 1, or they are perturbed "
                 "twice": self._copies,
             },
         )
+
+
+def _is_mostly_untold(item: CutUtterance) -> bool:
+    """Whether the only supervision of a cut covers less than half of it. Padding does not count."""
+    cut = item.cut
+    if item.fault is not None or not item.text or not isinstance(cut, MonoCut | MultiCut):
+        return False
+    seconds = cut.supervisions[0].duration
+    return cut.duration - seconds > max(seconds, _UNTOLD_SECONDS)
 
 
 def _repeated(digests: "array[int]") -> NDArray[np.int64]:
