@@ -58,7 +58,11 @@ def at(*path: str | int) -> Callable[[dict, Any], None]:
         (at("recording", "sources"), ([], None, 3)),
         (at("recording", "sources", 0, "source"), (None, 3, [])),
         (at("recording", "sources", 0, "type"), ("command",)),  # Lhotse would run it
-        (at("supervisions", 0, "text"), (3, [], {"a": 1})),
+        (at("supervisions", 0, "id"), (3, None)),
+        (at("supervisions", 0, "start"), ("x", None, math.nan)),
+        (at("supervisions", 0, "duration"), ("x", None, math.inf)),
+        (at("supervisions", 0, "text"), (3, [], {"a": 1}, "half of an emoji: \ud83d")),
+        (at("supervisions", 0, "speaker"), ("\ud83d",)),
         (at("supervisions", 0, "alignment"), (3, {"word": [["ONE", "x", 1.0]]}, {"word": 3})),
         (at("channel"), (7, "x", None)),
         (at("recording", "channel_ids"), (True, 0.5, [], [7], "x")),

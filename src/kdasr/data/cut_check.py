@@ -1,6 +1,7 @@
 """Cuts that others made or changed: whether what a manifest says of an utterance can be true."""
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,25 @@ def _fault_in_recording(cut: MonoCut) -> str | None:
 
 def _fault_in_supervisions(cut: MonoCut) -> str | None:
     for supervision in cut.supervisions:
-        if supervision.text is not None and not isinstance(supervision.text, str):
-            return f"its text is {supervision.text!r:.40}"
+        if not _is_text(supervision.id):
+            return f"the id of its supervision is {supervision.id!r:.40}, expected a text"
+        times = (supervision.start, supervision.duration)
+        if not all(_is_number(value) and math.isfinite(value) for value in times):
+            return f"its supervision starts at {times[0]!r:.40} and lasts {times[1]!r:.40}"
+        if supervision.text is not None and not _is_text(supervision.text):
+            return f"its text is {supervision.text!a:.40}"
+        if isinstance(supervision.speaker, str) and not _is_text(supervision.speaker):
+            return f"its speaker is {supervision.speaker!a:.40}"
         for item in (supervision.alignment or {}).get("word", []):
             times_are_numbers = _is_number(item.start) and _is_number(item.duration)
-            if not isinstance(item.symbol, str) or not times_are_numbers:
+            if not _is_text(item.symbol) or not times_are_numbers:
                 return f"an aligned word is {item.symbol!r:.40} at {item.start!r:.40}"
     return None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that can be written: halves of a character (`\\ud83d`) cannot."""
+    return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
 
 
 def _is_number(value: Any) -> bool:
