@@ -100,6 +100,18 @@ def test_inputs_are_checked_again_where_they_changed(
     assert [len(read().cuts), len(read().cuts), len(checks)] == [after, after, 2]
 
 
+def test_converted_audio_is_never_that_of_earlier_files(tmp_path: Path) -> None:
+    """The same names in another folder, at a rate that is converted."""
+    found = []
+    for place, seconds in (("one", 2.0), ("two", 3.0)):
+        (tmp_path / place).mkdir()
+        soundfile.write(tmp_path / place / "a.wav", speech(seconds, 1)[::2], 8000)
+        inputs_of = read_inputs([tmp_path / place], tmp_path / "out", 1)
+        found.append((next(iter(inputs_of.cuts)).duration, inputs_of.digest))
+    assert [seconds for seconds, _ in found] == [2.0, 3.0]
+    assert found[0][1] != found[1][1]
+
+
 def test_a_check_that_ended_since_the_start_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What is to be labeled: Lhotse cuts with or without transcripts, Shar folders, or bare audio files."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ from kdasr.labeling.utterances import Utterances, forget_order, has_order, write
 log = get_logger(__name__)
 
 CUTS, RECORD, STAMPS = "input.jsonl.gz", "input.json", "input-files.jsonl.gz"
-AUDIO = "audio"
-"""Folder of audio that was converted, where it was not one channel of 16 kHz in a file."""
+AUDIO, CONVERTED = "audio", "audio.json"
+"""Folder of audio that was converted, where it was not one channel of 16 kHz in a file; and the fingerprint
+of what it was converted from."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def _check(
         part = _part(places, jobs, watch)
         if known.get("fingerprint") != part.fingerprint or not manifest.is_file():
             bad, remarks = list(part.bad), Remarks()
+            _forget_audio_of_others(work_dir, part.fingerprint)
             made = part.cuts(range(part.num_utterances), (work_dir / AUDIO).resolve(), jobs)
             record.unlink(missing_ok=True)
             forget_order(manifest)
@@ -97,6 +100,15 @@ def _check(
         known["digest"] = digest_of(Utterances(manifest))
         write_json(record, known)
     return known
+
+
+def _forget_audio_of_others(work_dir: Path, fingerprint: str) -> None:
+    """Remove converted audio unless it is of what is there now: its files are named by the utterances alone,
+    and would be taken for those of the new audio."""
+    mark = work_dir / CONVERTED
+    if not mark.is_file() or read_object(mark).get("fingerprint") != fingerprint:
+        shutil.rmtree(work_dir / AUDIO, ignore_errors=True)
+        write_json(mark, {"fingerprint": fingerprint})
 
 
 def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -> Iterator[MonoCut]:
