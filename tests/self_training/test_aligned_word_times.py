@@ -74,7 +74,8 @@ def test_the_text_form_is_read_as_it_was_written(tmp_path: Path) -> None:
     (items,) = read_alignments(file).values()
     spoken = [(item.symbol, item.start, round(item.end, 4)) for item in items if item.symbol]
     assert spoken == [("A", 0.3, 0.6), ("B'S", 0.6, 1.0), ("C", 1.25, 1.5)]
-    assert not fits_text_form([RefWord("A,B", 0.0, 1.0)]) and fits_text_form(words)
+    assert fits_text_form("7-8-0001", words) and not fits_text_form("7 8", words)
+    assert not fits_text_form("7-8-0001", [RefWord("A,B", 0.0, 1.0)])
 
 
 @pytest.fixture(scope="module")

@@ -126,10 +126,15 @@ def _align(
     if reference is not None:
         _compare(found.times, reference, bundle, part)
     if out is not None:
-        times = {id: words for id, words in found.times.items() if fits_text_form(words)}
+        times = {id: words for id, words in found.times.items() if fits_text_form(id, words)}
         if len(times) < len(found.times):
             left_out = sorted(set(found.times) - set(times))
-            log.warning("%s: words that the text form cannot spell, left out: %s", part, quote(left_out))
+            log.warning(
+                "%s: %d utterances whose id or words the text form cannot spell, left out: %s",
+                part,
+                len(left_out),
+                quote(left_out),
+            )
         files = write_text_form(out, part, times)
         click.echo(f"{out / part}: {len(files)} files")
     elif reference is None:

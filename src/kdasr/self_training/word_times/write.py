@@ -52,7 +52,7 @@ def write_text_form(folder: Path, part: str, times: Mapping[str, Sequence[RefWor
     """Write `<folder>/<part>/<speaker>/<chapter>/<speaker>-<chapter>.alignment.txt`; returns the files.
 
     Utterances whose id is not `speaker-chapter-number` are in `<folder>/<part>/<part>.alignment.txt`. Words
-    with a comma, a quote or a space would break the form: see `fits_text_form`.
+    with a comma, a quote or a space would break the form, as would ids with a space: see `fits_text_form`.
     """
     lines: dict[Path, list[str]] = defaultdict(list)
     for id in sorted(times):
@@ -66,9 +66,9 @@ def write_text_form(folder: Path, part: str, times: Mapping[str, Sequence[RefWor
     return sorted(lines)
 
 
-def fits_text_form(words: Sequence[RefWord]) -> bool:
-    """Whether the text form can spell all words."""
-    return not any(re.search(r'[,"\s]', word.word) for word in words)
+def fits_text_form(id: str, words: Sequence[RefWord]) -> bool:
+    """Whether the text form can spell the id of an utterance and all its words."""
+    return not (re.search(r"\s", id) or any(re.search(r'[,"\s]', word.word) for word in words))
 
 
 def _line(id: str, words: Sequence[RefWord]) -> str:
