@@ -17,7 +17,7 @@ from kdasr.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from kdasr.export.runtime import PieceTable
 from kdasr.recognition.result import join_words
 
-ALPHABET = "aBß'’ʼ\uff07İΣς.-,!?$€%«»“ 9\u0301\u200bﬁ…はन्ा\u2581\n"
+ALPHABET = "aBß'’ʼ\uff07İΣς.-,!?$€%«»“ 9\u0301\u200bﬁ…はन्ा\u2581\n\u00ad\u200d\u200f\ufe0f\u20e3"
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,9 @@ ALPHABET = "aBß'’ʼ\uff07İΣς.-,!?$€%«»“ 9\u0301\u200bﬁ…はन्
         ("words", "नमस्ते, दुनिया!", "नमस्ते दुनिया"),
         ("words", "你好，世界。", "你好 世界"),
         ("words", "'' - '", ""),
+        ("words", "I \u2764\ufe0f you\u2764\ufe0ftoo 1\ufe0f\u20e3", "i you too 1"),
+        ("words", "\U0001f468\u200d\U0001f469 co\u00adop \u2067\u0645\u0646\u2069", "coop \u0645\u0646"),
+        ("words", "\u0645\u06cc\u200c\u0631", "\u0645\u06cc\u200c\u0631"),
         ("upper-words", "“Don’t—stop!” he said.", "DON'T STOP HE SAID"),
     ],
 )

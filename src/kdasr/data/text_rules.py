@@ -7,6 +7,7 @@ must treat a word the same alone and among others: the words of an alignment are
 A further rule is a function here, or anywhere else that is imported, under `@register_rule(name)`.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable
 
@@ -19,6 +20,13 @@ NONE = "none"
 """The rule that leaves text as it is."""
 APOSTROPHES = "'\u2018\u2019\u02bc\uff07"
 """What stands for one within a word: the typewriter's, both quotes, the letter, the full-width one."""
+_JOINERS = "\u200c\u200d"
+"""Within words of Persian and of Indian languages they are spelling; at an edge they are left of an emoji."""
+_UNSEEN = re.compile(
+    "[\u00ad\u061c\u200e\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f"
+    "\U000e0001-\U000e007f\U000e0100-\U000e01ef]"
+)
+"""What only says how others are shown: soft hyphens, marks of the direction, the look of an emoji."""
 _RULES: Registry[Rule] = Registry("rule")
 
 
@@ -75,9 +83,10 @@ def words(text: str) -> str:
     """NFKC of Unicode, in small letters, without punctuation and symbols but for apostrophes within words.
 
     What goes leaves a space, so that `well-known` becomes `well known`. Numbers stay as they are written, and
-    signs that are spoken (`%`, `&`) go: write them out before.
+    signs that are spoken (`%`, `&`) go: write them out before. What cannot be seen goes without a space: soft
+    hyphens, marks of the direction, and what chooses the look of an emoji.
     """
-    kept = lower(unicodedata.normalize("NFKC", text))
+    kept = lower(unicodedata.normalize("NFKC", _UNSEEN.sub("", text)))
     kept = unicodedata.normalize("NFKC", kept)
     last = len(kept) - 1
     spelled = [
@@ -86,7 +95,8 @@ def words(text: str) -> str:
         else char
         for place, char in enumerate(kept)
     ]  # fmt: skip
-    return " ".join("".join(spelled).split())
+    found = (word.strip(_JOINERS) for word in "".join(spelled).split())
+    return " ".join(word for word in found if word)
 
 
 @register_rule("upper-words")
