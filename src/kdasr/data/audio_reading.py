@@ -127,7 +127,8 @@ def read_header(path: Path) -> AudioHeader:
                 raise AudioError(
                     path, f"sample rate {rate:,} Hz; expected {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
                 )
-            known = frames < _NO_LENGTH
+            # libsndfile cannot go to a place in some wav files, such as GSM's: they are read to their end.
+            known = frames < _NO_LENGTH and file.seekable()
             if not known:
                 frames = sum(iter(lambda: len(read_block(file, _BLOCK, path)), 0))
             if frames == 0:
