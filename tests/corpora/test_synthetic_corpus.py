@@ -103,8 +103,8 @@ def test_a_corpus_of_another_version_of_its_size_is_not_continued(tmp_path: Path
     for _ in range(2):
         next(events)
     events.close()
-    with pytest.raises(UserError, match=r"version=3.*version=4.*remove"):
-        next(generate_corpus(replace(MICRO, version=4), tmp_path, 5, 1))
+    with pytest.raises(UserError, match=r"version=2.*version=3.*remove"):
+        next(generate_corpus(replace(MICRO, version=3), tmp_path, 5, 1))
 
 
 def test_a_corpus_of_other_parts_is_refused(corpus: Path) -> None:
@@ -194,7 +194,7 @@ def test_lhotse_reads_it_with_alignments(corpus: Path) -> None:
             assert [item.symbol for item in items if item.symbol] == supervision.text.split()
             assert all(item.duration > 0 for item in items)
             assert items[-1].end == pytest.approx(supervision.duration)
-            assert items[0].symbol == "" and 0.1 <= items[0].duration <= 0.8
+            assert items[0].symbol == "" and 0.1 <= items[0].duration <= 0.4
             assert items[-1].symbol == "" and 0.1 <= items[-1].duration <= 0.301
     assert found == planned
 

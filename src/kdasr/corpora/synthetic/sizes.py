@@ -81,10 +81,6 @@ HARD_CLEAN = Surroundings(
 )
 HARD_OTHER = replace(HARD_CLEAN, room_share=1.0, babble_share=0.4)
 
-# People begin to speak anywhere in a chunk. Where all begin in the first one, words of single utterances have
-# places there that a stream does not give them, and their error rate is too good.
-ANYWHERE = (0.1, 0.8)
-
 SIZES = {
     size.name: size
     for size in (
@@ -115,9 +111,6 @@ SIZES = {
                 "test-other": PartSize(16, 1, 7),
             },
             lm_sentences=20000,
-            clean=replace(CLEAN, lead_seconds=ANYWHERE),
-            other=replace(OTHER, lead_seconds=ANYWHERE),
-            version=3,
         ),
         Size(
             "results",
