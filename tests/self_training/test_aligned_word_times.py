@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from experiment_folder import prepare_part, write_experiment
+from lhotse import CutSet
 
 from kdasr.bundle import load_bundle
 from kdasr.cli.align import command
@@ -151,3 +152,7 @@ def test_times_are_written_compared_and_kept(root: Path, tmp_path: Path) -> None
     before = cuts_path(root / "data", PART).read_bytes()
     assert "every utterance has word times already" in invoke(root)
     assert cuts_path(root / "data", PART).read_bytes() == before
+    # The same command again where one utterance cannot be aligned.
+    cuts[0].supervisions[0].text, cuts[0].supervisions[0].alignment = "", None
+    CutSet.from_cuts(cuts).to_file(cuts_path(root / "data", PART))
+    assert "17 utterances have word times already, none of the others gets any" in invoke(root)

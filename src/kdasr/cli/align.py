@@ -77,26 +77,29 @@ def command(
     bundle = load_bundle(exp, checkpoint, as_trained=True)
     move_to(bundle.model, device)
     for part in names:
-        cuts = _cuts(data, part, replace or reference is not None, max_utterances)
+        cuts, others = _cuts(data, part, replace or reference is not None, max_utterances)
         if not cuts:
             click.echo(f"{part}: every utterance has word times already; --replace makes new ones")
             continue
-        _align(bundle, cuts, data, part, method, out, reference)
+        _align(bundle, cuts, others, data, part, method, out, reference)
 
 
-def _cuts(data: Path, part: str, all_of_them: bool, limit: int | None) -> list["MonoCut"]:
+def _cuts(data: Path, part: str, all_of_them: bool, limit: int | None) -> tuple[list["MonoCut"], int]:
+    """The cuts to align, and how many others have word times already and keep them."""
     from itertools import islice
 
     from kdasr.data.folder import load_cuts
     from kdasr.data.word_times import aligned_words
 
     cuts = list(islice(load_cuts(data, part), limit))
-    return cuts if all_of_them else [cut for cut in cuts if not aligned_words(cut)]
+    chosen = cuts if all_of_them else [cut for cut in cuts if not aligned_words(cut)]
+    return chosen, len(cuts) - len(chosen)
 
 
 def _align(
     bundle: "Bundle",
     cuts: list["MonoCut"],
+    num_others: int,
     data: Path,
     part: str,
     method: str,
@@ -116,6 +119,11 @@ def _align(
     warn_of_other_text(data, part, map(cut_text, cuts), bundle.tokenizer)
     found = align_part(cuts, PieceAligner(bundle, method), folder, settings, _progress(part))
     report_failed(part, found, folder / "failed.tsv")
+    if not found.times and num_others:
+        # As after a run before this one, which has aligned all that can be.
+        click.echo(f"{part}: {num_others} utterances have word times already, none of the others gets any")
+        forget_journal(journal_path(folder))
+        return
     if not found.times:
         raise UserError(f"{part}: none of {len(cuts)} utterances could be aligned; see {folder}/failed.tsv")
     click.echo(
