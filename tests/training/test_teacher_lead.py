@@ -14,7 +14,8 @@ from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_cuts, tiny_model
 from kdasr.training.module import TrainingModule
-from kdasr.training.teacher_lead import last_dev_wer, weak_teacher
+from kdasr.training.resume import Progress
+from kdasr.training.teacher_lead import last_dev_wer, leave_teacher_if_passed, weak_teacher
 from kdasr.training.transducer import validate_model, validate_transducer
 
 
@@ -45,6 +46,19 @@ def test_the_last_validation_counts(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:  # another process is writing it
         file.write('{"split": "valid", "we')
     assert last_dev_wer(tmp_path) == 12.5
+
+
+@pytest.mark.parametrize(
+    ("score", "lead", "alone"),
+    [(9.0, 0.0, False), (8.9, 0.0, True), (10.0, 0.1, False), (9.9, 0.1, True), (8.0, 0.1, True)],
+)
+def test_a_teacher_without_its_lead_is_left_once(score: float, lead: float, alone: bool) -> None:
+    progress = Progress(step=70, teacher_score=9.0, teacher_lead=lead)
+    leave_teacher_if_passed(progress, score)
+    assert progress.alone_since == (70 if alone else -1)
+    progress.step = 80
+    leave_teacher_if_passed(progress, 1.0)  # also if it falls behind and passes it again
+    assert progress.alone_since == (70 if alone else 80)
 
 
 def test_what_is_as_good_as_the_teacher_is_named() -> None:

@@ -46,7 +46,8 @@ def compare_with_teacher(
             logger.warning("%s", warning)
         if config.objective.follow == "always":
             return None
-        return Lead(of_teacher.criterion, of_student.criterion if of_student else None)
+        start = of_student.criterion if of_student else None
+        return Lead(of_teacher.criterion, start, config.objective.follow_lead)
 
     return compare
 

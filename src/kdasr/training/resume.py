@@ -70,6 +70,8 @@ class Progress:
     teacher_score: float | None = None
     """The teacher's dev score when training began, which ends the distillation once the student's is lower;
     None: nothing ends it."""
+    teacher_lead: float = 0.0
+    """The share of the student's score by which the teacher's has to be below it."""
     alone_since: int = -1
     """The step from which the student learns without its teacher; -1: it has not passed it."""
     batches_per_step: int = 0

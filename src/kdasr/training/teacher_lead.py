@@ -22,6 +22,8 @@ class Lead:
     teacher: float
     student: float | None
     """None: its weights are random."""
+    needed: float = 0.0
+    """The share of the student's score by which the teacher's has to be below it to teach any more."""
 
 
 def without_teacher(loss_weights: dict[str, float]) -> dict[str, float]:
@@ -32,16 +34,21 @@ def without_teacher(loss_weights: dict[str, float]) -> dict[str, float]:
 
 
 def leave_teacher_if_passed(progress: Progress, score: float) -> None:
-    """End the distillation if this dev score of the student is below its teacher's."""
-    if progress.teacher_score is None or progress.alone_since >= 0 or score >= progress.teacher_score:
+    """End the distillation if this dev score of the student is below its teacher's, or so little above it
+    that the teacher has no longer the lead that it needs.
+    """
+    teacher, needed = progress.teacher_score, progress.teacher_lead
+    if teacher is None or progress.alone_since >= 0 or score * (1 - needed) >= teacher:
         return
     progress.alone_since = progress.step
+    what = f"is less than {needed:.0%} behind" if score >= teacher else "has passed"
     logger.warning(
-        "step %d: the student has passed its teacher on dev (%.2f against %.2f %%): terms that need the "
-        "teacher count nothing from here on (objective.follow: while_ahead)",
+        "step %d: the student %s its teacher on dev (%.2f against %.2f %%): terms that need the teacher "
+        "count nothing from here on (objective.follow: while_ahead)",
         progress.step,
+        what,
         score,
-        progress.teacher_score,
+        teacher,
     )
 
 

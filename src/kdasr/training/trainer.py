@@ -172,6 +172,7 @@ class Trainer:
             teacher_sha256=old.teacher_sha256,
             more_teachers=old.more_teachers,
             teacher_score=lead.teacher if lead else old.teacher_score,
+            teacher_lead=lead.needed if lead else old.teacher_lead,
             alone_since=old.alone_since,
             batches_per_step=old.batches_per_step,
         )
