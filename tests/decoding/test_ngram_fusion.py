@@ -13,7 +13,8 @@ from arpa_files import write_arpa
 from decoding_helpers import make_encoded, make_model
 
 from kdasr.common.errors import UserError
-from kdasr.data.tokenizer import Tokenizer
+from kdasr.data.token_table import read_model
+from kdasr.data.tokenizer import Tokenizer, train_tokenizer, write_tokenizer
 from kdasr.decoding.beam import BeamOptions, beam_search
 from kdasr.decoding.rescoring import Rescoring
 from kdasr.decoding.search import build_search
@@ -103,6 +104,36 @@ def test_what_fusion_adds_is_the_score_of_the_sentence(
         for entry in search.nbest(state, final=True):
             units = by_kenlm(tmp_path / "some.arpa", tokenizer, entry.tokens, model.over_pieces)
             assert entry.fused == pytest.approx(0.7 * units, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["words", "unheard words", "characters", "unmarked characters"])
+def test_pieces_may_be_characters(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a mark for the start of a word as in English, or without one as in Chinese."""
+    if kind == "unmarked characters":
+        table = ["<blk>", "<sos/eos>", "<unk>", *"我们你好"]
+        rows_of_table = "".join(f"{name} {index}\n" for index, name in enumerate(table))
+        (tmp_path / "tokens.txt").write_text(rows_of_table, encoding="utf-8")
+        tokenizer = write_tokenizer(read_model(tmp_path / "tokens.txt"), tmp_path)
+        texts = ["我们好", "你好"]
+    else:
+        texts = TEXTS if kind == "unheard words" else [*TEXTS, "I TEN"]
+        tokenizer = train_tokenizer(texts, 0, tmp_path, model_type="char")
+    every = [tokenizer.piece(index) for index in range(3, tokenizer.vocab_size)]
+    assert not any(len(piece) > 1 for piece in every)
+    over_pieces = kind.endswith("characters")
+    rows = [text.split() for text in texts]
+    if over_pieces:
+        rows = [[tokenizer.piece(index) for index in tokenizer.encode(text)] for text in texts]
+    path = write_arpa(tmp_path / "some.arpa", rows, every if over_pieces else [])
+    found = load_language_model(path, tokenizer, "here")
+    assert isinstance(found, NgramLanguageModel) and found.over_pieces == over_pieces
+    assert ("no character is a word" in caplog.text) == (kind == "unheard words")
+    pieces, total = tokenizer.encode(texts[0]), 0.0
+    log_probs_NV, state = found.score(torch.tensor([1]), found.initial_state(1))
+    for following in [*pieces, 1]:
+        total += float(log_probs_NV[0, following])
+        log_probs_NV, state = found.score(torch.tensor([following]), state)
+    assert total == pytest.approx(by_kenlm(path, tokenizer, pieces, over_pieces), abs=1e-3)
 
 
 def test_what_is_no_ngram_for_these_pieces_is_refused(

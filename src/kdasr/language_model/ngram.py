@@ -23,9 +23,12 @@ from torch import Tensor
 
 from kdasr.common.errors import UserError
 from kdasr.common.failures import first_line
+from kdasr.common.logging import get_logger
 from kdasr.common.special_pieces import SOS_EOS_ID, UNK_ID
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import WORD_START
+
+log = get_logger(__name__)
 
 SUFFIXES = (".arpa", ".klm", ".binary")
 """Of files that hold an n-gram: as text, or as KenLM's `build_binary` writes it."""
@@ -171,20 +174,25 @@ class NgramLanguageModel:
         """Whether the n-gram is over pieces; else it is over words."""
         said = [name for index, name in enumerate(self._names) if index > UNK_ID]
         in_common = sum(name in self._model for name in said)
-        marked = [name for name in said if name.startswith(WORD_START) and name != WORD_START]
-        if any(name in self._model for name in marked):
+        marked = [name for name in said if name.startswith(WORD_START)]
+        # Where no piece begins a word, as in Chinese characters, an n-gram can only be over pieces.
+        if any(name in self._model for name in marked) or (not marked and in_common):
             if in_common < len(said):
                 raise UserError(
                     f"{path}: an n-gram over pieces, but over others: it has {in_common} of the recognizer's "
                     f"{len(said)}"
                 )
             return True
-        if any(name.removeprefix(WORD_START) in self._model for name in marked):
+        words = [name.removeprefix(WORD_START) for name in marked if name != WORD_START]
+        if any(word in self._model for word in words):
+            return False
+        if marked and not words:  # characters, which show only by chance whether words are spelled alike
+            if not in_common:
+                log.warning("%s: taken for an n-gram over words; no character is a word in it", path)
             return False
         raise UserError(
             f"{path}: the n-gram knows none of the recognizer's pieces and no word that is one of them, such "
-            f"as {', '.join(name.removeprefix(WORD_START) for name in marked[:3])}: other pieces, or another "
-            "spelling"
+            f"as {', '.join((words or said)[:3])}: other pieces, or another spelling"
         )
 
 
