@@ -46,11 +46,12 @@ step() {
   echo $((SECONDS - started)) >"$out/$name.seconds"
 }
 
+# Where a step runs, a command that fails ends nothing: hence the &&.
 corpus() {
-  kdasr corpus synthetic --size base --out "$data/corpus"
+  kdasr corpus synthetic --size base --out "$data/corpus" &&
   kdasr prepare --corpus-dir "$data/corpus/LibriSpeech" --alignments-dir "$data/corpus/LibriSpeech-Alignments" \
     --config egs/librispeech/conf/base.yaml --out "$data" --jobs "$(nproc)" \
-    --parts "train-clean-100 train-clean-360 dev-clean dev-other"
+    --parts "train-clean-100 train-clean-360 dev-clean dev-other" &&
   kdasr tokens --data "$data" --config egs/librispeech/conf/base.yaml
 }
 

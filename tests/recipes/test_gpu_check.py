@@ -1,0 +1,24 @@
+"""`tools/gpu_check.sh` and its benchmark, as far as that is possible without a GPU."""
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_corpus_that_was_not_prepared_is_not_taken_for_done(tmp_path: Path) -> None:
+    """A command in the middle of a step fails, those after it would not."""
+    commands = {
+        "python": '[ "$1" != -c ] || echo 0',
+        "kdasr": f'echo "$1" >> "{tmp_path}/called"; [ "$1" != prepare ]',
+    }
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STEPS": "2"}
+    command = [str(ROOT / "tools" / "gpu_check.sh"), str(tmp_path / "out")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, "error: corpus failed" in result.stderr) == (1, True)
+    assert not (tmp_path / "out" / "corpus.seconds").exists()
+    assert (tmp_path / "called").read_text().split() == ["corpus", "prepare"]
