@@ -1,11 +1,11 @@
 """The losses on a GPU, right and how fast: `PYTHONPATH=src python tools/bench_gpu.py`.
 
-Needs torch, torchaudio and Triton, nothing else. First the Triton kernels against the CPU in float64: losses,
-KL and all gradients, within 1e-4 of each tensor's largest value. Then forward + backward of everything after
-the encoder (simple loss, ranges, joiner, pruned loss) and of stage two (both joiners, pruned loss, KL), with
-the kernels and with torch's own operations in their place, and torchaudio's unpruned loss where its lattice
-fits; times by CUDA events, in turns. Beside them a floor: the bytes that must move and the products that must
-be made, at rates measured in the same run.
+Needs what kdasr needs, Triton and a CUDA device, nothing else. First the Triton kernels against the CPU in
+float64: losses, KL and all gradients, within 1e-4 of each tensor's largest value. Then forward + backward of
+everything after the encoder (simple loss, ranges, joiner, pruned loss) and of stage two (both joiners, pruned
+loss, KL), with the kernels and with torch's own operations in their place, and torchaudio's unpruned loss
+where its lattice fits; times by CUDA events, in turns. Beside them a floor: the bytes that must move and the
+products that must be made, at rates measured in the same run.
 """
 
 import platform
@@ -236,11 +236,19 @@ def measure_shape(shape: Shape) -> list[dict[str, Any]]:
     return rows
 
 
+def clock_mhz() -> int | None:
+    """The GPU's clock now; None where nothing is installed that tells it (nvidia-ml-py)."""
+    try:
+        return torch.cuda.clock_rate()
+    except (ImportError, RuntimeError):
+        return None
+
+
 def measure() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
     machine = {
         "device": properties.name,
-        "clock_mhz": torch.cuda.clock_rate() if hasattr(torch.cuda, "clock_rate") else None,
+        "clock_mhz": clock_mhz(),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cuda": torch.version.cuda,

@@ -4,6 +4,9 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,3 +25,15 @@ def test_a_corpus_that_was_not_prepared_is_not_taken_for_done(tmp_path: Path) ->
     assert (result.returncode, "error: corpus failed" in result.stderr) == (1, True)
     assert not (tmp_path / "out" / "corpus.seconds").exists()
     assert (tmp_path / "called").read_text().split() == ["corpus", "prepare"]
+
+
+def test_the_clock_of_a_gpu_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch asks another package for it, which nothing here installs."""
+    pytest.importorskip("triton")
+    from bench_gpu import clock_mhz
+
+    def without() -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed or it can't be imported.")
+
+    monkeypatch.setattr(torch.cuda, "clock_rate", without)
+    assert clock_mhz() is None
