@@ -262,12 +262,11 @@ class CutsCheck:
             part,
             {
                 **self._reading.faults_of_text(
-                    {"cut(s) without supervision, {}": self._untold, "empty transcript(s), {}": self._empty}
-                ),
-                **self._reading.faults_of_text(
                     {
+                        "cut(s) without supervision, {}": self._untold,
+                        "empty transcript(s), {}": self._empty,
                         "supervision(s) cover less than half of their cut, all of which is used; to use them "
-                        "alone: `lhotse cut trim-to-supervisions`": self._loose
+                        "alone: `lhotse cut trim-to-supervisions`": self._loose,
                     }
                 ),
                 "utterance(s) are copies at another speed already: give --speed 1, or they are perturbed "
