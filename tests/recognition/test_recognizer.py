@@ -1,12 +1,15 @@
 """Laws of the streaming recognizer: neither packets nor batches nor streaming itself change what is heard."""
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from streaming_helpers import bursts, make_recognizer
 
+from kdasr.common.calibration import Calibration
 from kdasr.common.errors import UserError
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.search import BeamOptions, SearchOptions
@@ -14,7 +17,7 @@ from kdasr.nn.context import Context
 from kdasr.recognition.features import samples_for_frame
 from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
-from kdasr.recognition.result import Result, Token
+from kdasr.recognition.result import GrowingWords, Result, Token, group_words
 
 CONTEXTS = [
     Context(left=8, chunk=4),
@@ -269,3 +272,65 @@ def test_impossible_options_are_named() -> None:
         recognize_offline(engine, [np.zeros(16000, np.float32)], biasing=[beyond])
     with pytest.raises(UserError, match="piece 11: the model has 11 pieces"):
         make_recognizer(CHUNKED, search=BeamOptions(), biasing=beyond)
+
+
+def _anew(result: Result) -> Result:
+    """The same without the words that are known already."""
+    return replace(result, tokens=list(result.tokens))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_words_of_a_growing_segment_are_those_of_all_its_pieces(seed: int) -> None:
+    rng = random.Random(seed)
+    pieces = [
+        "\u2581A",
+        "B",
+        "\u2581",
+        "\u2581\u2581",
+        "C\u2581D",
+        "<0xC3>",
+        "<0x89>",
+        "\u2581<0xC3>",
+        "",
+        "\u2581E",
+    ]
+
+    def drawn(first: int, count: int) -> list[Token]:
+        return [
+            Token(0, rng.choice(pieces), first + place, 0.0, -1.0, -rng.random()) for place in range(count)
+        ]
+
+    calibration = Calibration(0.7, -0.2) if seed % 2 else None
+    growing, tokens, num_settled, kept = GrowingWords(calibration, 0.04), list[Token](), 0, []
+    for _ in range(30):
+        tokens[num_settled:] = drawn(num_settled, rng.randrange(6))
+        num_settled = rng.randint(num_settled, len(tokens))
+        closed = growing.closed(tokens, num_settled)
+        result = Result(
+            list(tokens), is_final=False, calibration=calibration, frame_seconds=0.04, closed=closed
+        )
+        kept.append(result)
+    for result in kept:  # none was changed by those after it
+        whole = _anew(result)
+        assert result == whole and result.text == whole.text and result.words == whole.words
+        assert [word.confidence for word in result.words] == [word.confidence for word in whole.words]
+        spans = [(word.text, word.first_token, word.last_token) for word in result.words]
+        expected = group_words(result.pieces)
+        assert spans == [(word.text, word.first_token, word.last_token) for word in expected]
+
+
+@SEARCHES
+def test_the_words_of_settled_pieces_are_made_once(search: SearchOptions | None) -> None:
+    engine = make_recognizer(CHUNKED, search=search)
+    stream, wave, kept = engine.create_stream(), bursts(4.0, 3), []
+    for start in range(0, len(wave), 1600):
+        stream.accept_waveform(16000, wave[start : start + 1600])
+        while engine.is_ready(stream):
+            engine.decode_streams([stream])
+            kept.append(engine.result(stream))
+    for result in kept:
+        assert result.words == _anew(result).words and result.text == _anew(result).text
+    before, after = kept[-2].words, kept[-1].words
+    assert len(before) > 4 and after[0] is before[0] is kept[-1].words[0]
+    engine.reset(stream)
+    assert engine.result(stream).words == []

@@ -25,7 +25,7 @@ from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.flush import flush_seconds
 from kdasr.recognition.pool import Slot, StatePool
 from kdasr.recognition.recognizable import Recognizable
-from kdasr.recognition.result import Result, Token, alternative, join_words
+from kdasr.recognition.result import GrowingWords, Result, Token, alternative, join_words
 from kdasr.recognition.stream import Stream
 from kdasr.recognition.windows import Windows
 
@@ -240,7 +240,7 @@ class StreamingRecognizer:
         stream.segment += bool(stream.tokens)
         stream.segment_start = stream.num_decoded
         stream.num_trailing_blanks = 0
-        stream.tokens = []
+        stream.tokens, stream.words = [], None
 
     def result(self, stream: Stream, nbest: int = 0) -> Result:
         """What was recognized so far in the segment, with the `nbest` best hypotheses if asked for.
@@ -251,6 +251,9 @@ class StreamingRecognizer:
         """
         self._check_owner(stream)
         alternatives = self.nbest(stream, nbest) if nbest else []
+        if stream.words is None:
+            stream.words = GrowingWords(self.calibration, self.geometry.frame_seconds)
+        num_settled = self.search.num_settled(stream.search_state)
         return Result(
             list(stream.tokens),
             is_final=self.is_final(stream),
@@ -260,6 +263,7 @@ class StreamingRecognizer:
             calibration=self.calibration,
             frame_seconds=self.geometry.frame_seconds,
             nbest=[alternative(self.text(entry.tokens), entry) for entry in alternatives],
+            closed=stream.words.closed(stream.tokens, num_settled),
         )
 
     def nbest(self, stream: Stream, count: int | None = None) -> list[NBest]:

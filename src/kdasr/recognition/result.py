@@ -2,9 +2,10 @@
 
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import InitVar, dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from kdasr.common.calibration import Calibration
 from kdasr.data.tokenizer import WORD_START
@@ -101,6 +102,16 @@ class Result:
     """Of the words' confidences."""
     frame_seconds: float = field(kw_only=True)
     """Duration of an encoder frame."""
+    closed: InitVar["ClosedWords | None"] = field(default=None, kw_only=True)
+    """The words of the first tokens, if they are known already; `breaks` are then none."""
+
+    def __post_init__(self, closed: "ClosedWords | None") -> None:
+        vars(self)["_closed"] = closed  # no field: it says nothing that the others do not
+
+    @property
+    def _known(self) -> "ClosedWords | None":
+        closed: ClosedWords | None = vars(self)["_closed"]
+        return closed
 
     @property
     def pieces(self) -> list[str]:
@@ -110,22 +121,72 @@ class Result:
     @property
     def words(self) -> list[Word]:
         """The words that the pieces spell."""
-        return [self._word(span) for span in group_words(self.pieces, self.breaks)]
+        closed = self._known
+        words = [] if closed is None else closed.words[: closed.num_words]
+        words += [_word(span, self.tokens, self.calibration, self.frame_seconds) for span in self._spans()]
+        return words
 
     @property
     def text(self) -> str:
         """The words with single spaces between them."""
-        return " ".join(span.text for span in group_words(self.pieces, self.breaks))
+        closed = self._known
+        texts = [closed.text] if closed is not None and closed.text else []
+        return " ".join([*texts, *(span.text for span in self._spans())])
 
-    def _word(self, span: WordSpan) -> Word:
-        tokens = self.tokens[span.first_token : span.last_token + 1]
-        raw = word_probability([token.log_confidence for token in tokens])
-        return Word(
-            **vars(span),
-            start=round(self.frame_seconds * tokens[0].frame, 4),
-            end=round(self.frame_seconds * (tokens[-1].frame + 1), 4),
-            confidence=raw if self.calibration is None else self.calibration(raw),
-        )
+    def _spans(self) -> list[WordSpan]:
+        """The words that are not known already."""
+        closed = self._known
+        if closed is None:
+            return group_words(self.pieces, self.breaks)
+        spans, rest = _grouped((token.piece for token in self.tokens[closed.rest.end :]), closed.rest)
+        return spans + _last_word(rest)
+
+
+class ClosedWords(NamedTuple):
+    """The words at the start of a segment to which no piece can be added any more."""
+
+    words: list[Word]
+    """Later ones of the same stream follow them."""
+    num_words: int
+    text: str
+    """They with single spaces between them."""
+    rest: "_OpenWord"
+    """The settled pieces after them."""
+
+
+class GrowingWords:
+    """The words of a segment while it grows: a piece that is settled is looked at once, not for every result.
+
+    So the work for a result depends on what is new, but for copies of lists and text.
+    """
+
+    def __init__(self, calibration: Calibration | None, frame_seconds: float) -> None:
+        """`calibration` and `frame_seconds` are those of the results."""
+        self._calibration, self._frame_seconds = calibration, frame_seconds
+        self._closed = ClosedWords([], 0, "", _OpenWord())
+
+    def closed(self, tokens: Sequence[Token], num_settled: int) -> ClosedWords:
+        """The closed words of the first `num_settled` tokens, which are what they were, and more."""
+        words, _, text, rest = self._closed
+        spans, rest = _grouped((token.piece for token in tokens[rest.end : num_settled]), rest)
+        if spans:
+            words += [_word(span, tokens, self._calibration, self._frame_seconds) for span in spans]
+            text = " ".join([*([text] if text else []), *(span.text for span in spans)])
+        self._closed = ClosedWords(words, len(words), text, rest)
+        return self._closed
+
+
+def _word(
+    span: WordSpan, tokens: Sequence[Token], calibration: Calibration | None, frame_seconds: float
+) -> Word:
+    tokens = tokens[span.first_token : span.last_token + 1]
+    raw = word_probability([token.log_confidence for token in tokens])
+    return Word(
+        **vars(span),
+        start=round(frame_seconds * tokens[0].frame, 4),
+        end=round(frame_seconds * (tokens[-1].frame + 1), 4),
+        confidence=raw if calibration is None else calibration(raw),
+    )
 
 
 def join_segments(segments: Sequence[Result]) -> Result:
@@ -158,23 +219,45 @@ def group_words(pieces: Sequence[str], breaks: Sequence[int] = ()) -> list[WordS
     counts to the next word, and a last one to nothing. Pieces of one byte are put together to letters; what
     is not yet one at the end, or before a break, is not shown.
     """
+    words, rest = _grouped(pieces, _OpenWord(), set(breaks))
+    return words + _last_word(rest)
+
+
+class _OpenWord(NamedTuple):
+    """Pieces to which others may be added, after some words."""
+
+    text: str = ""
+    first: int = 0
+    """Index of the word's first piece."""
+    end: int = 0
+    """Index after its last piece: of the piece that comes next."""
+    before: str = ""
+    """The piece before that one."""
+
+
+def _grouped(
+    pieces: Iterable[str], rest: _OpenWord, starts: Set[int] = frozenset()
+) -> tuple[list[WordSpan], _OpenWord]:
+    """The words that end among the next pieces, which follow `rest`, and what is left after them."""
     words: list[WordSpan] = []
-    text, first, last = "", 0, 0
-    starts = set(breaks)
-    for index, piece in enumerate(pieces):
+    text, first, end, before = rest
+    for index, piece in enumerate(pieces, end):
         if text and (piece.startswith(WORD_START) or index in starts):
             if shown := letters_of_bytes(text, is_open=index in starts):
-                words.append(WordSpan(shown, first, last))
+                words.append(WordSpan(shown, first, index - 1))
             text = ""
         if not text:
             # A bare mark opens the word that follows it.
-            bare_before = index > 0 and pieces[index - 1] == WORD_START and index not in starts
+            bare_before = before == WORD_START and index not in starts
             first = first if bare_before else index
         text += piece.replace(WORD_START, "")
-        last = index
-    if text and (shown := letters_of_bytes(text, is_open=True)):
-        words.append(WordSpan(shown, first, last))
-    return words
+        end, before = index + 1, piece
+    return words, _OpenWord(text, first, end, before)
+
+
+def _last_word(rest: _OpenWord) -> list[WordSpan]:
+    shown = letters_of_bytes(rest.text, is_open=True)
+    return [WordSpan(shown, rest.first, rest.end - 1)] if shown else []
 
 
 _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")

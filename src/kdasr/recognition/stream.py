@@ -12,7 +12,7 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.models.encoders.base import Geometry
 from kdasr.recognition.features import features_for
 from kdasr.recognition.pool import Slot
-from kdasr.recognition.result import Token
+from kdasr.recognition.result import GrowingWords, Token
 
 log = get_logger(__name__)
 
@@ -45,6 +45,8 @@ class Stream:
         """Of the recognizer's search (`kdasr.decoding.search.Search`)."""
         self.tokens: list[Token] = []
         """What is displayed: the best hypothesis of the segment so far. Beam search may revise it."""
+        self.words: GrowingWords | None = None
+        """Those of the segment, once somebody has asked for a result."""
         self.num_decoded = 0
         """Encoder frames searched so far, since the stream began."""
         self.segment = 0
