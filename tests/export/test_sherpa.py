@@ -1,10 +1,15 @@
 """A real client: sherpa-onnx decodes the exported students, and hears what we hear."""
 
 import itertools
+from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from export_helpers import bursts, client_log_mel, save_student, write_cuts
 
@@ -17,9 +22,11 @@ from kdasr.export.check import Clip, Comparison, compare_with_sherpa, count_iden
 from kdasr.export.client import ClientPiece, Segment, SherpaClient
 from kdasr.export.reference import decode_segments, decode_windows, emissions_of
 from kdasr.export.runtime import load_exported
+from kdasr.export.ties import TIE, ties_between
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import RULES, EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
+from kdasr.recognition.stream import Stream
 
 UTTERANCES = [Clip(f"utterance-{seed}", bursts(1.3 + seed / 3, seed), "ONE") for seed in range(5)]
 WAYS = [
@@ -36,7 +43,7 @@ def compare(bundle, ours, int8: bool = False) -> list[Comparison]:
     for comparison in found:
         assert comparison.differences == [], comparison.name
         assert comparison.num_pieces > 30, comparison.name
-        assert comparison.num_ties == 0, comparison.name
+        assert comparison.ties == [], comparison.name
     assert count_identical(found) == (5, 5)
     return found
 
@@ -228,3 +235,61 @@ def test_a_tie_is_another_of_our_hypotheses_with_the_same_score(
         assert check._is_tie(recognizer, stream, theirs) is expected
     assert not check._is_tie(recognizer, stream, [*theirs[:-1], theirs[-1]._replace(frame=99)])
     assert not check._is_tie(recognizer, stream, emissions_of(recognizer, stream))
+
+
+def _with_twins(student, first: int, second: int, gap: float) -> StreamingRecognizer:
+    """A student whose `second` piece is always as likely as the `first`, but for a gap (nats)."""
+    model = deepcopy(student.system.model)
+    with torch.no_grad():
+        model.joiner.output.weight[second] = model.joiner.output.weight[first]
+        model.joiner.output.bias[second] = model.joiner.output.bias[first] - gap
+    rules = EndpointRules(1.2, 0.8, 1.6, keep_predictor=True)
+    return StreamingRecognizer(replace(student.system, model=model), endpoints=rules)
+
+
+def test_greedy_search_is_compared_to_the_end_past_a_tie(student) -> None:
+    samples_N = np.concatenate([bursts(3.0, 1), np.zeros(20000, dtype=np.float32), bursts(2.0, 2)])
+    decode = partial(decode_segments, samples_N=samples_N, num_windows=30)
+    plain = decode(_with_twins(student, 5, 5, 0.0))
+    counts = Counter(piece for segment in plain for piece, _ in segment.emissions)
+    pieces = list(map(student.system.tokenizer.piece, range(24)))
+    common = max(range(3, 24), key=lambda index: counts[pieces[index]])
+    twin = 3 if common != 3 else 4
+    ours, theirs = (_with_twins(student, common, twin, gap) for gap in (0.1 * TIE, -0.1 * TIE))
+    said = decode(theirs)
+    assert len(said) > 2 and decode(ours) != said
+    ties = ties_between(ours, said, decode)
+    assert ties and f"sherpa-onnx {pieces[twin]} / kdasr {pieces[common]}, scores 1.0e-04 apart" in ties[0]
+    comparison = Comparison("some way")
+    spoken = Clip("a", samples_N)
+    comparison.add([spoken], said, decode(ours), lambda: ties)
+    assert comparison.identical == {"a": True} and not comparison.differences
+    assert comparison.ties[0].startswith("a, frame ") and f"{len(ties)} ties" in comparison.summary
+    assert ties_between(_with_twins(student, common, twin, 10 * TIE), said, decode) is None
+    # A tie hides nothing that follows it.
+    last = said[-1].emissions
+    later = [
+        *said[:-1],
+        replace(said[-1], emissions=[*last[:-1], last[-1]._replace(frame=last[-1].frame + 1)]),
+    ]
+    assert ties_between(ours, later, decode) is None
+    assert ties_between(ours, [*said[:-1], replace(said[-1], num_windows=1)], decode) is None
+    comparison.add([spoken], later, decode(ours), partial(ties_between, ours, later, decode))
+    assert comparison.identical == {"a": False} and comparison.differences
+
+
+def test_a_segment_of_beam_search_may_end_in_a_tie(student, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = EndpointRules(1.2, 0.8, 1.6, keep_predictor=True)
+    recognizer = StreamingRecognizer(student.system, search=BeamOptions(), endpoints=rules)
+    decode = partial(decode_segments, samples_N=bursts(5.0, 1), num_windows=25)
+
+    def second_best(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
+        return check._emissions(recognizer, recognizer.nbest(stream)[1])
+
+    ours, others = decode(recognizer), decode(recognizer, shown=second_best)
+    assert len(ours) > 2 and ours != others
+    for tie, expected in ((0.0, None), (99.0, len(ours))):
+        monkeypatch.setattr(check, "TIE", tie)
+        ties = check._beam_ties(recognizer, others, decode)
+        assert expected == (ties and len(ties))
+    assert check._beam_ties(recognizer, others[:-1], decode) is None

@@ -215,6 +215,8 @@ def _check(wanted: _Check) -> None:
     for comparison in chain.from_iterable(found):
         comparisons.append(comparison)
         click.echo(comparison.summary)
+        for tie in comparison.ties[:_SHOWN_DIFFERENCES]:
+            click.echo(f"  tie: {tie}")
         for difference in comparison.differences[:_SHOWN_DIFFERENCES]:
             click.echo(f"  {difference}")
     good, total = count_identical(comparisons)

@@ -2,8 +2,9 @@
 
 # Shapes: N samples at 16 kHz.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -17,7 +18,8 @@ from kdasr.evaluation.wer import ErrorCounts, word_errors
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import ClientPiece, Samples, Segment, SherpaClient, SherpaOffline
 from kdasr.export.offline import SHORTEST
-from kdasr.export.reference import client_rules, decode_segments, decode_windows, emissions_of
+from kdasr.export.reference import client_rules, decode_segments, decode_windows, emissions_of, segment_of
+from kdasr.export.ties import TIE, ties_between
 from kdasr.recognition.features import whole_features
 from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizable import Recognizable
@@ -33,8 +35,6 @@ BATCH = 4
 BEAM = 4
 """Hypotheses in beam search; sherpa-onnx's own default."""
 _BEAM_SEARCH = f"modified beam search ({BEAM})"
-TIE = 1e-3
-"""Difference of scores (natural logarithms, per piece) that float32 leaves open."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,29 @@ class Comparison:
     """By utterance; ties count as identical."""
     num_pieces: int = 0
     """Our pieces."""
-    num_ties: int = 0
-    """Utterances for which the two chose differently between hypotheses with the same score."""
+    ties: list[str] = field(default_factory=list)
+    """Where the two chose differently between pieces or hypotheses with the same score, one line each."""
     num_resets: int = 0
     differences: list[str] = field(default_factory=list)
     """What differed, one line each."""
     errors: ErrorCounts = field(default_factory=ErrorCounts)
     """Word errors of sherpa-onnx."""
 
-    def add(self, spoken: Sequence[Clip], theirs: Sequence[Segment], ours: Sequence[Segment]) -> None:
-        """Compare what both decoded of a stream that spoke these utterances, segment by segment."""
+    def add(
+        self,
+        spoken: Sequence[Clip],
+        theirs: Sequence[Segment],
+        ours: Sequence[Segment],
+        find_ties: Callable[[], list[str] | None] = lambda: None,
+    ) -> None:
+        """Compare what both decoded of a stream that spoke these utterances, segment by segment.
+
+        `find_ties`: asked when they differ, for the ties if there is nothing else (see `ties_between`).
+        """
+        names = "+".join(utterance.id for utterance in spoken)
+        if list(theirs) != list(ours) and (ties := find_ties()) is not None:
+            self.ties += [f"{names}, {tie}" for tie in ties]
+            ours = theirs
         pairs = list(zip_longest(theirs, ours))
         same = [their == our for their, our in pairs]
         for utterance in spoken:  # one may be spoken twice: see `_groups`
@@ -75,15 +88,14 @@ class Comparison:
         words = " ".join(join_words([piece for piece, _ in segment.emissions]) for segment in theirs)
         self.errors += word_errors(" ".join(utterance.ref for utterance in spoken), words)
         for number in [index for index, good in enumerate(same) if not good]:
-            place = f"{'+'.join(utterance.id for utterance in spoken)}, segment {number + 1}"
-            self.differences.append(f"{place}: {_difference(*pairs[number])}")
+            self.differences.append(f"{names}, segment {number + 1}: {_difference(*pairs[number])}")
 
     @property
     def summary(self) -> str:
         """One line."""
         good = sum(self.identical.values())
         facts = [f"{self.num_pieces} pieces"]
-        facts += [f"{self.num_ties} ties"] if self.num_ties else []
+        facts += [f"{len(self.ties)} ties"] if self.ties else []
         facts += [f"{self.num_resets} resets"] if self.num_resets else []
         facts += [f"sherpa-onnx's WER {self.errors.rate:.2f} %"] if self.errors.words else []
         return f"{self.name}: {good} of {len(self.identical)} identical ({', '.join(facts)})"
@@ -154,8 +166,7 @@ def count_identical(comparisons: Sequence[Comparison]) -> tuple[int, int]:
 def _compare_single(client: SherpaClient, ours: "_Greedy", utterances: Sequence[Clip]) -> Comparison:
     comparison = Comparison("greedy search, one stream")
     for spoken in utterances:
-        segment = client.decode(spoken.samples_N)
-        comparison.add([spoken], [segment], [ours.segment(spoken, segment.num_windows)])
+        ours.add_to(comparison, spoken, client.decode(spoken.samples_N))
     return comparison
 
 
@@ -164,7 +175,7 @@ def _compare_batched(client: SherpaClient, ours: "_Greedy", utterances: Sequence
     for pair in _groups(utterances, 2):
         segments = client.decode_together([spoken.samples_N for spoken in pair])
         for spoken, segment in zip(pair, segments, strict=True):
-            comparison.add([spoken], [segment], [ours.segment(spoken, segment.num_windows)])
+            ours.add_to(comparison, spoken, segment)
     return comparison
 
 
@@ -205,12 +216,22 @@ class _Greedy:
         self._recognizer = StreamingRecognizer(ours)
         self._known: dict[tuple[str, int], Segment] = {}
 
-    def segment(self, spoken: Clip, num_windows: int) -> Segment:
-        key = spoken.id, num_windows
+    def add_to(self, comparison: Comparison, spoken: Clip, segment: Segment) -> None:
+        """Compare what sherpa-onnx has decoded of an utterance."""
+
+        def decode(recognizer: StreamingRecognizer) -> list[Segment]:
+            stream = decode_windows(recognizer, spoken.samples_N, segment.num_windows)
+            return [Segment(emissions_of(recognizer, stream), segment.num_windows)]
+
+        key = spoken.id, segment.num_windows
         if key not in self._known:
-            stream = decode_windows(self._recognizer, spoken.samples_N, num_windows)
-            self._known[key] = Segment(emissions_of(self._recognizer, stream), num_windows)
-        return self._known[key]
+            (self._known[key],) = decode(self._recognizer)
+        comparison.add(
+            [spoken],
+            [segment],
+            [self._known[key]],
+            partial(ties_between, self._recognizer, [segment], decode),
+        )
 
 
 def _compare_endpoints(
@@ -225,8 +246,37 @@ def _compare_endpoints(
         samples_N = np.concatenate(parts)
         theirs = client.decode_segments(samples_N)
         num_windows = sum(segment.num_windows for segment in theirs)
-        comparison.add(group, theirs, decode_segments(recognizer, samples_N, num_windows))
+        decode = partial(decode_segments, samples_N=samples_N, num_windows=num_windows)
+        if isinstance(recognizer.search.options, BeamOptions):
+            find_ties = partial(_beam_ties, recognizer, theirs, decode)
+        else:
+            find_ties = partial(ties_between, recognizer, theirs, decode)
+        comparison.add(group, theirs, decode(recognizer), find_ties)
     return comparison
+
+
+def _beam_ties(
+    recognizer: StreamingRecognizer,
+    theirs: Sequence[Segment],
+    decode: Callable[..., list[Segment]],
+) -> list[str] | None:
+    """The segments that end with a tie, a line each; None when something else differs (`ties_between`).
+
+    What follows a segment does not depend on which of its hypotheses counts as the best, unless one of them
+    has no pieces; what differs then counts as different.
+    """
+    ties: list[str] = []
+    segments = iter(theirs)
+
+    def chosen(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
+        own, their = segment_of(recognizer, stream), next(segments, None)
+        if their is None or own == their.emissions or not _is_tie(recognizer, stream, their.emissions):
+            return own
+        place = next(place for place, segment in enumerate(theirs, 1) if segment is their)
+        ties.append(f"segment {place}: sherpa-onnx {_show(their.emissions)} / kdasr {_show(own)}")
+        return their.emissions
+
+    return ties if decode(recognizer, shown=chosen) == list(theirs) else None
 
 
 def _compare_beam(client: SherpaClient, ours: Recognizable, utterances: Sequence[Clip]) -> Comparison:
@@ -235,12 +285,17 @@ def _compare_beam(client: SherpaClient, ours: Recognizable, utterances: Sequence
     for spoken in utterances:
         segment = client.decode(spoken.samples_N)
         stream = decode_windows(recognizer, spoken.samples_N, segment.num_windows)
-        emissions = emissions_of(recognizer, stream)
-        if segment.emissions != emissions and _is_tie(recognizer, stream, segment.emissions):
-            comparison.num_ties += 1
-            emissions = segment.emissions
-        comparison.add([spoken], [segment], [Segment(emissions, segment.num_windows)])
+        own = Segment(emissions_of(recognizer, stream), segment.num_windows)
+        comparison.add([spoken], [segment], [own], partial(_tie, recognizer, stream, segment))
     return comparison
+
+
+def _tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Segment) -> list[str] | None:
+    """The line about a tie in which the stream ends, if it does (`_is_tie`)."""
+    if not _is_tie(recognizer, stream, theirs.emissions):
+        return None
+    own = emissions_of(recognizer, stream)
+    return [f"sherpa-onnx {_show(theirs.emissions)} / kdasr {_show(own)}"]
 
 
 def _is_tie(recognizer: StreamingRecognizer, stream: Stream, theirs: Sequence[ClientPiece]) -> bool:

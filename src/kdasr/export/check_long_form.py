@@ -3,6 +3,7 @@
 # Shapes: N samples at 16 kHz.
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from kdasr.common.errors import UserError
 from kdasr.evaluation.joining import Pause, join, plan_streams
@@ -11,6 +12,7 @@ from kdasr.export.bundle import BundleFolder
 from kdasr.export.check import Clip, Comparison, check_utterances
 from kdasr.export.client import Samples, Segment, SherpaClient
 from kdasr.export.reference import client_rules, decode_segments, decode_windows, emissions_of
+from kdasr.export.ties import ties_between
 from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.sources import Piece
@@ -55,13 +57,20 @@ def compare_long_form(
             for spoken, samples_N in _streams(utterances, pause, options):
                 theirs = client.decode_segments(samples_N) if endpoints else [client.decode(samples_N)]
                 num_windows = sum(segment.num_windows for segment in theirs)
-                if endpoints:
-                    segments = decode_segments(recognizer, samples_N, num_windows)
-                else:
-                    stream = decode_windows(recognizer, samples_N, num_windows)
-                    segments = [Segment(emissions_of(recognizer, stream), num_windows)]
-                comparison.add(spoken, theirs, segments)
+                decode = partial(_decode, samples_N=samples_N, num_windows=num_windows, endpoints=endpoints)
+                find_ties = partial(ties_between, recognizer, theirs, decode)
+                comparison.add(spoken, theirs, decode(recognizer), find_ties)
             yield comparison
+
+
+def _decode(
+    recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int, endpoints: bool
+) -> list[Segment]:
+    """What our recognizer says of a stream."""
+    if endpoints:
+        return decode_segments(recognizer, samples_N, num_windows)
+    stream = decode_windows(recognizer, samples_N, num_windows)
+    return [Segment(emissions_of(recognizer, stream), num_windows)]
 
 
 def _streams(

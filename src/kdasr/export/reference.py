@@ -2,6 +2,8 @@
 
 # Shapes: N samples at 16 kHz.
 
+from collections.abc import Callable
+
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.export.bundle import BundleFolder
 from kdasr.export.client import ClientPiece, Samples, Segment, with_tail
@@ -38,26 +40,32 @@ def client_rules(bundle: BundleFolder) -> EndpointRules:
     return EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)
 
 
-def decode_segments(recognizer: StreamingRecognizer, samples_N: Samples, num_windows: int) -> list[Segment]:
+def segment_of(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
+    """Pieces of a segment; frames count from its start, as the client's do."""
+    return [
+        emission._replace(frame=emission.frame - stream.segment_start)
+        for emission in emissions_of(recognizer, stream)
+    ]
+
+
+def decode_segments(
+    recognizer: StreamingRecognizer,
+    samples_N: Samples,
+    num_windows: int,
+    shown: Callable[[StreamingRecognizer, Stream], list[ClientPiece]] = segment_of,
+) -> list[Segment]:
     """The segments of our recognizer, by its own endpoints, in the windows that a client has decoded.
 
     With `client_rules` a segment begins as sherpa-onnx's does: on features that go on, with the predictor
-    where the last one left it, and with a new encoder state (but see `EndpointRules.keep_encoder`).
+    where the last one left it, and with a new encoder state (but see `EndpointRules.keep_encoder`). `shown`
+    gives the pieces of a segment when it has ended.
     """
     stream = _fed_stream(recognizer, samples_N)
     segments, begin = [], 0
     for window in range(1, num_windows + 1):
         recognizer.decode_streams([stream])
         if recognizer.is_endpoint(stream):
-            segments.append(Segment(_of_segment(recognizer, stream), window - begin))
+            segments.append(Segment(shown(recognizer, stream), window - begin))
             recognizer.reset(stream)
             begin = window
-    return [*segments, Segment(_of_segment(recognizer, stream), num_windows - begin)]
-
-
-def _of_segment(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
-    """Pieces of a segment; frames count from its start, as the client's do."""
-    return [
-        emission._replace(frame=emission.frame - stream.segment_start)
-        for emission in emissions_of(recognizer, stream)
-    ]
+    return [*segments, Segment(shown(recognizer, stream), num_windows - begin)]
