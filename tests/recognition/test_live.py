@@ -1,10 +1,16 @@
 """The live loop says what the recognizer says, chunk by chunk, however streams are batched and cut."""
 
+import weakref
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from streaming_helpers import bursts, make_recognizer
 from tone_spotter import WORDS, make_spotter, spoken
 
+from kdasr.cli.stream import _Session
 from kdasr.data.signal_check import measure_signal
 from kdasr.decoding.search import BeamOptions
 from kdasr.nn.context import Context
@@ -103,3 +109,25 @@ def test_stream_without_audio_ends_once() -> None:
     live.finish()
     assert [(heard.result.text, heard.is_eof) for _, heard in decode_live([live])] == [("", True)]
     assert list(decode_live([live])) == []
+
+
+def test_results_are_let_go_of_while_a_file_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much audio comes at once: each result holds all pieces so far."""
+    given: list[weakref.ref[Heard]] = []
+    most = 0
+
+    def watched(*arguments: Any) -> Iterator[tuple[LiveStream, Heard]]:
+        nonlocal most
+        for live, heard in decode_live(*arguments):
+            given.append(weakref.ref(heard))
+            most = max(most, sum(ref() is not None for ref in given))
+            yield live, heard
+
+    monkeypatch.setattr("kdasr.recognition.live.decode_live", watched)
+    printed: list[Result] = []
+    output = SimpleNamespace(final=printed.append, partial=lambda *_: None)
+    session = _Session(make_recognizer(CONTEXT), output, 0)  # type: ignore[arg-type]
+    session.accept(16000, bursts(4.0, 3))
+    session._live.finish()
+    session._decode()
+    assert most < 4 < len(given) and len(printed) == 1 and len(printed[0].tokens) > 9

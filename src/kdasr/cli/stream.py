@@ -191,7 +191,8 @@ class _Session:
         """Decode what can be decoded; the segments that ended on the way, empty only if there is but one."""
         from kdasr.recognition.live import decode_live
 
-        decoded = [heard for _, heard in decode_live([self._live], self._nbest)]
+        # One at a time: each of them holds all pieces of its segment so far.
+        decoded = (heard for _, heard in decode_live([self._live], self._nbest))
         return [heard.result for heard in decoded if heard.is_final and (heard.result.text or self._is_one)]
 
 
