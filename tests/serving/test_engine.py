@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from streaming_helpers import bursts, make_recognizer
 
+from kdasr.decoding.search import BeamOptions
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.serving import engine as engine_module
 from kdasr.serving.engine import Engine, ServedAudio, Taken
-from kdasr.serving.lane import ServedModel
+from kdasr.serving.lane import Arrivals, Lane, ServedModel
 from kdasr.serving.limits import Limits
 from kdasr.serving.metrics import Metrics
 
@@ -64,3 +65,29 @@ def test_a_round_takes_a_chunk_whatever_the_packets(packet: int) -> None:
     assert needed <= event.seconds <= min(0.5, needed + packet / 16000)
     assert event.seconds == audio.lanes[0].live.stream.seconds
     assert engine._feed(audio) == []
+
+
+@pytest.mark.parametrize("rules", [None, EndpointRules(60.0, 60.0, 0.5)], ids=["one", "many"])
+def test_a_piece_keeps_the_latency_with_which_it_was_first_shown(rules: EndpointRules | None) -> None:
+    recognizer = make_recognizer(
+        Context(left=8, chunk=4), endpoints=rules, search=BeamOptions(beam=4, blank_penalty=0.5)
+    )
+    lane, wave = Lane(ServedModel("model", recognizer), Arrivals()), bursts(8.0, 3)
+    pieces: list[tuple[int, float]] = []
+    latencies: list[float] = []
+    revised = 0
+    for start in range(0, len(wave), 1600):
+        lane.accept(16000, wave[start : start + 1600])
+        while lane.live.is_ready:
+            lane.begin_chunk()
+            recognizer.decode_streams([lane.live.stream])
+            update = lane.report(0.0)
+            shown = [(token.id, token.shown) for token in update.heard.result.tokens]
+            assert len(update.latencies) == len(shown) and update.is_changed == (shown != pieces)
+            kept = [
+                place for place, pair in enumerate(zip(pieces, shown, strict=False)) if pair[0] == pair[1]
+            ]
+            assert [update.latencies[place] for place in kept] == [latencies[place] for place in kept]
+            revised += len(kept) < len(pieces)
+            pieces, latencies = ([], []) if update.heard.is_final else (shown, update.latencies)
+    assert revised

@@ -62,19 +62,19 @@ def simulate(
         if end == len(samples_N):
             stream.input_finished(warn=False)
         while True:
-            ready = recognizer.is_ready(stream)
+            ready, settled = recognizer.is_ready(stream), recognizer.search.num_settled(stream.search_state)
             if ready:
                 recognizer.decode_streams([stream])
             elapsed = timer() - started
             clock, compute, started = clock + elapsed, compute + elapsed, started + elapsed
             if not ready:
                 break
-            shown = [token.id for token in stream.tokens]
-            wall = [
+            shown = [token.id for token in stream.tokens[settled:]]
+            wall[settled:] = [
                 wall[place] if place < len(ids) and ids[place] == token else clock
-                for place, token in enumerate(shown)
+                for place, token in enumerate(shown, settled)
             ]
-            ids = shown
+            ids[settled:] = shown
             if recognizer.is_endpoint(stream):
                 segments.append(recognizer.result(stream, nbest))
                 recognizer.reset(stream)

@@ -93,6 +93,8 @@ class _Shown:
 
     pieces: list[tuple[int, float]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    num_settled: int = 0
+    """Of these pieces, the first so many stay."""
 
 
 class Lane:
@@ -163,18 +165,21 @@ class Lane:
 
     def _compare(self, heard: Heard, now: float) -> bool:
         """Give the pieces that are new their latency; whether there are any, or fewer than before."""
-        old, new, result = self._shown, _Shown(), heard.result
-        for place, token in enumerate(result.tokens):
-            piece = (token.id, token.shown)
-            if place < len(old.pieces) and old.pieces[place] == piece:
-                latency = old.latencies[place]
+        shown, result = self._shown, heard.result
+        start = shown.num_settled
+        before, known = shown.pieces[start:], shown.latencies[start:]
+        pieces = [(token.id, token.shown) for token in result.tokens[start:]]
+        del shown.latencies[start:]
+        for place, (piece, token) in enumerate(zip(pieces, result.tokens[start:], strict=True)):
+            if place < len(before) and before[place] == piece:
+                latency = known[place]
             else:
                 end = heard.offset + (token.frame + 1) * result.frame_seconds
                 latency = now - self._arrivals.at(end)
-            new.pieces.append(piece)
-            new.latencies.append(latency)
-        self._shown = new
-        return old.pieces != new.pieces
+            shown.latencies.append(latency)
+        shown.pieces[start:] = pieces
+        shown.num_settled = heard.num_settled
+        return before != pieces
 
     def figures(self) -> dict[str, object]:
         """What the stream was like, for its end."""
