@@ -10,7 +10,7 @@ utterances, so both count.
 # Shapes: N samples.
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,32 @@ GAPS = (Pause(0.3, "quiet"), Pause(), Pause(3.0, "quiet"), Pause(1.0, "quiet"))
 STREAM_SECONDS = 30.0
 """Length of a stream at most, if it has more than one recording."""
 
-Recognized = tuple[list[str], Sequence[Word]]
-"""The words of a transcript, and those that were recognized."""
+
+@dataclass
+class _Tally:
+    """What counts of all that was recognized under one penalty: a few bytes per word."""
+
+    words: ErrorCounts = field(default_factory=ErrorCounts)
+    characters: ErrorCounts = field(default_factory=ErrorCounts)
+    raw: list[float] = field(default_factory=list)
+    """Of each recognized word, its confidence."""
+    correct: list[bool] = field(default_factory=list)
+    """Whether it is the same word of the transcript."""
+
+    def add(self, ref: Sequence[str], words: Sequence[Word]) -> None:
+        """The words of a transcript, and those that were recognized."""
+        hyp = [word.text for word in words]
+        pairs = align_words(ref, hyp)
+        self.words += count_errors(pairs)
+        self.characters += character_errors(ref, hyp)
+        right = {pair.hyp for pair in pairs if pair.correct}
+        self.raw += [word.confidence for word in words]
+        self.correct += [index in right for index in range(len(words))]
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Error rates of words and characters in percent."""
+        return {"wer": self.words.rate, "cer": self.characters.rate}
 
 
 def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) -> dict[str, Any]:
@@ -69,9 +93,9 @@ def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) 
     """
     if recognizer.calibration is not None:
         raise ValueError("calibrated already: its confidences are not those of the model")
-    found = _recognize(recognizer, recordings)
-    measure = Writing.of(" ".join(ref) for ref, _ in found[PENALTIES[0]]).measure
-    rates = {penalty: _error_rates(recognized) for penalty, recognized in found.items()}
+    found, writing = _recognize(recognizer, recordings)
+    measure = writing.measure
+    rates = {penalty: tally.rates for penalty, tally in found.items()}
     # In ascending order, so that the least of equals is the first.
     chosen = min(PENALTIES, key=lambda penalty: rates[penalty][measure])
     if chosen == PENALTIES[-1]:
@@ -85,20 +109,20 @@ def calibrate(recognizer: StreamingRecognizer, recordings: Iterable[Recording]) 
 
 def _recognize(
     recognizer: StreamingRecognizer, recordings: Iterable[Recording]
-) -> dict[float, list[Recognized]]:
-    """What is recognized under each penalty; the encoder runs once."""
+) -> tuple[dict[float, _Tally], Writing]:
+    """What is recognized under each penalty, and how its transcripts are written; the encoder runs once."""
     searches = {
         penalty: build_search(recognizer.model, GreedyOptions(blank_penalty=penalty)) for penalty in PENALTIES
     }
-    found: dict[float, list[Recognized]] = {penalty: [] for penalty in PENALTIES}
+    found, writing = {penalty: _Tally() for penalty in PENALTIES}, Writing()
     for batch in batches_of(_heard(recordings, in_streams=not recognizer.context.is_full)):
         encoded = encode_recordings(recognizer, [recording.samples_N[:] for recording in batch])
+        writing += Writing.of(" ".join(recording.ref) for recording in batch)
         for penalty, search in searches.items():
             results = search_encoded(recognizer, search, encoded)
-            found[penalty] += [
-                (recording.ref, result.words) for recording, result in zip(batch, results, strict=True)
-            ]
-    return found
+            for recording, result in zip(batch, results, strict=True):
+                found[penalty].add(recording.ref, result.words)
+    return found, writing
 
 
 def _heard(recordings: Iterable[Recording], in_streams: bool) -> Iterator[Recording]:
@@ -124,25 +148,9 @@ def _joined(recordings: Sequence[Recording], pauses: Sequence[Pause], seed: int)
     return Recording(recordings[0].id, np.concatenate(parts), words, [])
 
 
-def _error_rates(recognized: Iterable[Recognized]) -> dict[str, float]:
-    """Error rates of words and characters in percent."""
-    words, characters = ErrorCounts(), ErrorCounts()
-    for ref, heard in recognized:
-        hyp = [word.text for word in heard]
-        words += count_errors(align_words(ref, hyp))
-        characters += character_errors(ref, hyp)
-    return {"wer": words.rate, "cer": characters.rate}
-
-
-def _confidence(recognized: Iterable[Recognized]) -> dict[str, Any]:
+def _confidence(tally: _Tally) -> dict[str, Any]:
     """The map of confidences and how good it is: see `calibrate`."""
-    raw: list[float] = []
-    correct: list[bool] = []
-    for ref, words in recognized:
-        pairs = align_words(ref, [word.text for word in words])
-        right = {pair.hyp for pair in pairs if pair.correct}
-        raw += [word.confidence for word in words]
-        correct += [index in right for index in range(len(words))]
+    raw, correct = tally.raw, tally.correct
     wrong = len(correct) - sum(correct)
     calibration = fit_calibration(raw, correct)
     if calibration is None:

@@ -45,6 +45,11 @@ class Writing:
             spaces += text.count(" ")
         return cls(letters, unspaced, spaces)
 
+    def __add__(self, other: "Writing") -> "Writing":
+        return Writing(
+            self.letters + other.letters, self.unspaced + other.unspaced, self.spaces + other.spaces
+        )
+
     @property
     def measure(self) -> str:
         """`cer` where most letters are of such scripts and spaces are rare, else `wer`."""
