@@ -30,7 +30,7 @@ from kdasr.self_training.word_times.boundaries import (
 from kdasr.self_training.word_times.error import error_of_times
 from kdasr.self_training.word_times.pieces import EmittedWord, NotAlignedError, PieceAligner
 from kdasr.self_training.word_times.run import align_part
-from kdasr.self_training.word_times.write import fits_text_form, write_text_form
+from kdasr.self_training.word_times.write import fits_text_form, write_into_cuts, write_text_form
 from kdasr.testing import write_corpus
 
 PART = "train-clean-100"
@@ -131,6 +131,23 @@ def test_an_interrupted_part_goes_on_and_bad_ones_are_named(root: Path, tmp_path
     assert len(calls) == 4 + len(cuts) - 3
     assert found.failed == {cuts[1].id: "too short"} and len(found.times) == len(cuts) - 1
     assert align_part(cuts, align, tmp_path, {"by": 1}) == found and len(calls) == len(cuts) + 1
+
+
+def test_cuts_are_written_one_by_one_and_others_stay(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cuts_path(tmp_path, PART)
+    path.write_bytes(cuts_path(root / "data", PART).read_bytes())
+    before = [cut.to_dict() for cut in CutSet.from_file(path)]
+    monkeypatch.setattr(CutSet, "from_dicts", None)  # all of them in memory
+    write_into_cuts(tmp_path, PART, {before[1]["id"]: [RefWord("A", 0.1, 0.3)]}, "hand")
+    monkeypatch.undo()
+    after = [cut.to_dict() for cut in CutSet.from_file(path)]
+    (supervision,) = after[1]["supervisions"]
+    alignment = supervision.pop("alignment")
+    assert [tuple(item)[:3] for item in alignment["word"]] == [("A", 0.1, 0.2)]
+    before[1]["supervisions"][0].pop("alignment", None)
+    assert after == before
 
 
 def test_times_are_written_compared_and_kept(root: Path, tmp_path: Path) -> None:

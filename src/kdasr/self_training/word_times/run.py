@@ -61,7 +61,7 @@ def align_part(
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = ShardedJournal(journal_path(folder), settings)
-    done = journal.read()
+    done = set(journal.read())  # the rest of it is read again when all is there
     if done:
         log.info("%s: goes on after %d of %d utterances", folder, len(done), len(cuts))
     place = {cut.id: number for number, cut in enumerate(cuts)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lhotse import CutSet
+from lhotse.cut import MonoCut
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.files import sha256, write_json, write_text
@@ -30,22 +31,22 @@ def write_into_cuts(data_dir: Path, part: str, times: Mapping[str, Sequence[RefW
         OSError: the file cannot be written.
     """
     path = cuts_path(data_dir, part)
-    cuts = CutSet.from_jsonl(path).to_eager()
-    for cut in cuts:
-        if cut.id in times:
-            items = [
-                AlignmentItem(word.word, word.start, round(word.end - word.start, 8))
-                for word in times[cut.id]
-            ]
-            supervision = cut.supervisions[0]
-            supervision.alignment = {**(supervision.alignment or {}), "word": items}
-    write_manifest(path, cuts)
+    # Read while it is written beside: a part of many hours is never in memory as a whole.
+    write_manifest(path, (_timed(cut, times.get(cut.id)) for cut in CutSet.from_jsonl_lazy(path)))
     record = load_record(data_dir)
     if record is not None and part in record["parts"]:
         entry = record["parts"][part]
         entry["written"] = {**entry.get("written", {}), "cuts_sha256": sha256(path)}
         entry["word_times"] = {"by": by, "cuts": len(times)}
         write_json(data_dir / RECORD, record)
+
+
+def _timed(cut: MonoCut, words: Sequence[RefWord] | None) -> MonoCut:
+    if words is not None:
+        items = [AlignmentItem(word.word, word.start, round(word.end - word.start, 8)) for word in words]
+        supervision = cut.supervisions[0]
+        supervision.alignment = {**(supervision.alignment or {}), "word": items}
+    return cut
 
 
 def write_text_form(folder: Path, part: str, times: Mapping[str, Sequence[RefWord]]) -> list[Path]:
