@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdasr.common.files import write_json, write_text
+from kdasr.common.files import atomic_path, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_reading import read_header
 from kdasr.data.cut_check import TOLERANCE
@@ -282,6 +282,7 @@ def write_part(folder: Path, records: Sequence[Record], summary: dict[str, Any])
     ]
     write_recogs(folder / "recogs.txt", utterances)
     write_errs(folder / "errs.txt", utterances)
-    lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    write_text(folder / "utterances.jsonl", "".join(f"{line}\n" for line in lines))
+    with atomic_path(folder / "utterances.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(f"{json.dumps(record, ensure_ascii=False)}\n")
     write_json(folder / "summary.json", summary)

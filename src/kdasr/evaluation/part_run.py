@@ -80,6 +80,7 @@ def decode_batches(
     whole = {number for number, unit in done.items() if _is_whole(unit)}
     if done:
         log.info("%s: goes on after %d of %d batches", work.journal, len(whole), len(work.batches))
+    done.clear()  # it is read again when all is there
     waiting = [number for number in work.ranks.share(range(len(work.batches))) if number not in whole]
     for number in show(waiting):
         bad: list[BadUtterance] = []
