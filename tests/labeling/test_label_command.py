@@ -156,6 +156,29 @@ def test_a_stopped_labeling_goes_on_to_the_same_labels(whisper: State, tmp_path:
     assert "another beam" in str(result.exception)
 
 
+def test_a_shard_whose_audio_was_replaced_is_labeled_again(whisper: State, tmp_path: Path) -> None:
+    """Of the same length, so that nothing else tells it; a copy, or another time, is the same audio."""
+    waves = utterances()
+    cuts = write_cuts(tmp_path, waves)
+    label(tmp_path, cuts, "out", "--shard-size", 3)
+    whisper.calls.clear()
+    for name in waves:
+        os.utime(tmp_path / "wav" / f"{name}.flac", (1, 1))
+    label(tmp_path, cuts, "out", "--shard-size", 3)
+    assert len(whisper.calls) == 0
+    waves["utt-1"] = speech(SECONDS[1], 77)
+    soundfile.write(tmp_path / "wav" / "utt-1.flac", waves["utt-1"], 16000)
+    label(tmp_path, cuts, "out", "--shard-size", 3)
+    assert len(whisper.calls) == 3
+    # As labels of an earlier version, which noted no audio.
+    (tmp_path / "out" / "labels" / "0-whisper" / "audio.json").unlink()
+    (tmp_path / "out" / "input" / "input-audio.npy").unlink()
+    label(tmp_path, cuts, "out", "--shard-size", 3)
+    assert len(whisper.calls) == 3
+    label(tmp_path, cuts, "anew", "--shard-size", 3)
+    assert manifests(tmp_path / "out") == manifests(tmp_path / "anew")
+
+
 def test_no_more_utterances_than_those_of_a_shard_are_in_memory(tmp_path: Path) -> None:
     """And they come in the order of their ids, whatever that of the manifest."""
     alive, heard = [], []

@@ -18,11 +18,20 @@ def fingerprint(path: Path) -> bytes:
     end (a flac begins with the digest of its samples). Reading no more keeps it cheap for a large corpus: a
     change elsewhere that leaves size and time as they were goes unnoticed.
     """
+    return _sampled(path, with_time=True)
+
+
+def untimed_fingerprint(path: Path) -> bytes:
+    """`fingerprint` without the time of change: a copy of the file has the same."""
+    return _sampled(path, with_time=False)
+
+
+def _sampled(path: Path, *, with_time: bool) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            digest.update(f"{status.st_size} {status.st_mtime_ns} ".encode())
+            digest.update(f"{status.st_size} {status.st_mtime_ns if with_time else ''} ".encode())
             last = max(0, status.st_size - _SAMPLED_BYTES)
             for place in (0, last // 2, last):
                 file.seek(place)

@@ -95,7 +95,7 @@ def _check(
             remarks.log(part.name, word_times=False)
             known = {"fingerprint": part.fingerprint, "bad": [list(item) for item in bad]}
         if not has_order(manifest):
-            write_order(manifest)
+            write_order(manifest, jobs)
     if "digest" not in known:  # earlier versions kept none
         known["digest"] = digest_of(Utterances(manifest))
         write_json(record, known)

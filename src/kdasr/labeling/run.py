@@ -4,6 +4,7 @@ No process waits for another one. A shard's labels are written, by whoever finis
 batches is labeled; until then each process keeps its batches in a journal of its own.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from kdasr.labeling.utterances import Utterances
 
 log = get_logger(__name__)
 
-SETTINGS = "settings.json"
+SETTINGS, AUDIO = "settings.json", "audio.json"
 _WINDOW = 30.0
 """Seconds of audio that a labeler is taken to hear at once, for the size of a batch."""
 
@@ -125,7 +126,7 @@ class LabelWork:
         return list(self.folder.glob(f"{self._journal_path(number).name}*"))
 
     def check_settings(self, *, force: bool = False) -> None:
-        """Note what decides the labels.
+        """Note what decides the labels. Shards whose audio has been replaced have no labels any more.
 
         Raises:
             UserError: the folder has labels of other settings.
@@ -146,6 +147,24 @@ class LabelWork:
                     file.unlink()
             if found != wanted or force:
                 write_json(path, wanted)
+            self._forget_labels_of_other_audio()
+
+    def _forget_labels_of_other_audio(self) -> None:
+        path = self.folder / AUDIO
+        prints_N = self.cuts.prints
+        now = [hashlib.sha256(prints_N[some.start : some.stop].tobytes()).hexdigest() for some in self.shards]
+        # Earlier versions noted nothing: what they have labeled counts as labels of what is there now.
+        noted = read_object(path)["shards"] if path.is_file() else now
+        pairs = enumerate(zip(now, noted, strict=True))
+        changed = [number for number, (one, other) in pairs if one != other]
+        for number in changed:
+            for file in (self.labels_path(number), self.pace_path(number)):
+                file.unlink(missing_ok=True)
+            forget_journal(self._journal_path(number))
+        if changed:
+            log.warning("%s: audio has been replaced; %d shard(s) are labeled again", self.name, len(changed))
+        if changed or not path.is_file():
+            write_json(path, {"shards": now})
 
     def run(self, show: Callable[[float, float], Progress] = lambda done, total: Progress()) -> bool:
         """Label this process's share of what is not labeled yet.

@@ -4,8 +4,10 @@
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,14 @@ from kdasr.common.external_sort import ExternalSort
 from kdasr.data.blocks import BlockReader, find_blocks
 from kdasr.data.copies import parsed_id, save_array
 from kdasr.data.cut_index import parsed
+from kdasr.data.fingerprint import untimed_fingerprint
 
 BLOCKS, ORDER, SECONDS = "input-blocks.npy", "input-order.npy", "input-seconds.npy"
+PRINTS = "input-audio.npy"
 """Beside the manifest: where its blocks begin (K + 1,); and in the order of the ids the line of each
-utterance and its seconds, (N,) each."""
+utterance, its seconds, and what tells its audio file from another one, (N,) each."""
+_FILES = (BLOCKS, ORDER, SECONDS, PRINTS)
+_AT_ONCE = 4096
 
 
 class Utterances:
@@ -52,6 +58,12 @@ class Utterances:
         return np.asarray(np.load(self._manifest.with_name(SECONDS), mmap_mode="r", allow_pickle=False))
 
     @cached_property
+    def prints(self) -> NDArray[np.int64]:
+        """Of the audio file of each, (N,): another number where the file was replaced by another one, also
+        of the same length, and the same for a copy of it. See `untimed_fingerprint`."""
+        return np.asarray(np.load(self._manifest.with_name(PRINTS), mmap_mode="r", allow_pickle=False))
+
+    @cached_property
     def _order(self) -> NDArray[np.int32]:
         return np.asarray(np.load(self._manifest.with_name(ORDER), mmap_mode="r", allow_pickle=False))
 
@@ -64,17 +76,19 @@ class Utterances:
 
 def has_order(manifest: Path) -> bool:
     """Whether `write_order` was called for a manifest since `forget_order`."""
-    return all(manifest.with_name(name).is_file() for name in (BLOCKS, ORDER, SECONDS))
+    return all(manifest.with_name(name).is_file() for name in _FILES)
 
 
 def forget_order(manifest: Path) -> None:
     """To be called before a manifest is written."""
-    for name in (BLOCKS, ORDER, SECONDS):
+    for name in _FILES:
         manifest.with_name(name).unlink(missing_ok=True)
 
 
-def write_order(manifest: Path) -> None:
+def write_order(manifest: Path, jobs: int = 1) -> None:
     """Write the files that `Utterances` needs of a manifest, which `write_manifest` wrote.
+
+    Looks at `jobs` audio files at a time.
 
     Raises:
         UserError: it is damaged.
@@ -84,10 +98,23 @@ def write_order(manifest: Path) -> None:
     if blocks_K is None:
         raise UserError(f"{manifest}: damaged: remove it, and label again")
     save_array(manifest.with_name(BLOCKS), blocks_K)
-    sorting, seconds = ExternalSort(), array("d")
-    for number, line in enumerate(BlockReader(manifest, manifest.with_name(BLOCKS)).lines()):
-        sorting.add(parsed_id(line), number)
-        seconds.append(float(json.loads(line)["duration"]))
+    sorting, seconds, prints = ExternalSort(), array("d"), array("q")
+    lines = BlockReader(manifest, manifest.with_name(BLOCKS)).lines()
+    while some := list(islice(lines, _AT_ONCE)):
+        for number, line in enumerate(some, start=len(seconds)):
+            sorting.add(parsed_id(line), number)
+        found = list(map(json.loads, some))
+        seconds.extend(float(cut["duration"]) for cut in found)
+        prints.extend(_prints([cut["recording"]["sources"][0]["source"] for cut in found], jobs))
     order_N = np.fromiter((int(row) for _, row in sorting), np.int32, len(seconds))
     save_array(manifest.with_name(SECONDS), np.array(seconds, np.float64)[order_N])
+    save_array(manifest.with_name(PRINTS), np.array(prints, np.int64)[order_N])
     save_array(manifest.with_name(ORDER), order_N)
+
+
+def _prints(files: Sequence[str], jobs: int) -> Iterator[int]:
+    """Of each file; each is looked at once."""
+    with ThreadPoolExecutor(jobs) as pool:
+        each = list(dict.fromkeys(files))
+        prints = dict(zip(each, pool.map(untimed_fingerprint, map(Path, each)), strict=True))
+    return (int.from_bytes(prints[file][:8], "little", signed=True) for file in files)
