@@ -14,9 +14,10 @@ from benchmarking import run_benchmark
 def measure() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        kdasr = str(Path(sys.executable).parent / "kdasr")
         command = [
-            kdasr,
+            sys.executable,
+            "-m",
+            "kdasr",
             "corpus",
             "synthetic",
             "--size",

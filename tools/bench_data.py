@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from benchmarking import run_tool
 from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
 
@@ -242,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

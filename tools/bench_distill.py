@@ -29,6 +29,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch
 
+CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 SHAPE = (16, 400, 100, 500)
 SIZES = ("demo", "base", "large")
 RUNS = 7
@@ -45,7 +46,7 @@ def loss_row() -> dict[str, Any]:
 
 def step_row(size: str) -> dict[str, Any]:
     """Medians of a recipe's student on 60 s of noise, and by how much the KL lengthens its step."""
-    config = load_experiment(Path(f"egs/librispeech/conf/{size}.yaml"), "two-stage", [])
+    config = load_experiment(CONF / f"{size}.yaml", "two-stage", [])
     config.model.vocab_size = config.data.vocab_size
     torch.manual_seed(0)
     student, teacher = build_transducer(config.model), build_transducer(config.model)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarking import compare_processes, run_benchmark
+from benchmarking import compare_processes, require, run_benchmark
 
 SHAPES = [(30, 100, 25, 500), (16, 400, 100, 500), (8, 1000, 250, 500)]
 PEERS = [
@@ -21,6 +21,7 @@ PEERS = [
 ]
 RUNS = {"fast_rnnt": 9}
 """Pairs of passes that are timed; 3 for the other peers, which are slow."""
+FAST_RNNT = Path("build/fast_rnnt")
 K2_PYTHON = Path(".venv-k2/bin/python")
 LARGEST_LATTICE = 1 << 30
 """Bytes of the unpruned lattice's logits beyond which the unpruned peer is left out: it needs several."""
@@ -45,6 +46,7 @@ def fits(shape: Shape, peer: str) -> bool:
 
 
 def measure() -> list[dict[str, Any]]:
+    require(FAST_RNNT, made_by="python tools/build_fast_rnnt.py")
     peers = [(name, what) for name, what in PEERS if name != "k2" or K2_PYTHON.exists()]
     rows = [
         compare(shape, what, "kdasr", name) for shape in SHAPES for name, what in peers if fits(shape, name)

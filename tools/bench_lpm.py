@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarking import print_rows
+from benchmarking import print_rows, require, run_tool
 from lhotse import CutSet
 
 from kdasr.bundle import load_bundle
@@ -36,7 +36,8 @@ from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.study.recipe import load_recipe
 
 PART = "train-clean-360"
-RECIPE, ROW = Path("egs/librispeech/conf/lpm/lpm.yaml"), "lpm"
+RECIPE = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf" / "lpm" / "lpm.yaml"
+ROW = "lpm"
 RNNT = RnntConfig(warmup_steps=0)
 CONTEXT = Context(left=32, chunk=8, right=0)
 STEP = 10000
@@ -120,9 +121,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=11)
     parser.add_argument("--out", type=Path, default=Path("exp/bench/lpm.json"))
     options = parser.parse_args()
-    for path, source in ((options.model, "make demo"), (options.lm, "make lm")):
-        if not path.is_dir():
-            raise SystemExit(f"there is no {path}; `{source}` makes one")
+    require(options.model, options.data)
+    require(options.lm, made_by="make lm")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rules = {"paper": LabelConfig(), RECIPE.name: load_recipe(RECIPE).systems[ROW].unpaired.labels}
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarking import paired_ratio, print_rows
+from benchmarking import paired_ratio, print_rows, require, run_tool
 from stream_memory import SAMPLE_RATE, noise, random_parts
 from torch import Tensor
 
@@ -73,14 +73,21 @@ def measure(bundle: Recognizable) -> list[dict[str, Any]]:
     return rows
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure one system, or the random one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("exp", type=Path, nargs="?", help="an experiment folder; default: random weights")
     parser.add_argument("--out", type=Path, default=Path("exp/bench/search.json"))
     arguments = parser.parse_args()
+    if arguments.exp:
+        require(arguments.exp)
     torch.set_num_threads(1)
     print(__doc__.split("\n")[0])
     result = measure(load_bundle(arguments.exp) if arguments.exp else random_parts())
     print_rows(result)
     write_json(arguments.out, result)
     print(f"written to {arguments.out}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

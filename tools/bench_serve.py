@@ -16,6 +16,7 @@ import asyncio
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -25,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 import websockets
-from benchmarking import load_speech, print_rows
+from benchmarking import load_speech, print_rows, require, run_tool
 from numpy.typing import NDArray
 
 from kdasr.cli.recognizable import load_recognizable
+from kdasr.common.errors import UserError
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.recognition.endpoint import EndpointRules
@@ -88,7 +90,7 @@ class Server:
         line = self._process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/", line)
         if found is None:
-            raise SystemExit(f"bench_serve.py: the server does not start: {line}")
+            raise UserError(f"the server does not start: {line.strip() or shlex.join(command)}")
         self.url = found[0].replace("http", "ws")
 
     def __enter__(self) -> "Server":
@@ -236,7 +238,7 @@ def cost(bundle: Path, waves: list[Wave]) -> dict[str, Any]:
             alone, expected = in_process(bundle, waves)
             rows = {"recognizer alone": alone, "server": used}
         if served != expected:
-            raise SystemExit("bench_serve.py: the server says something else than the recognizer")
+            raise UserError("the server says something else than the recognizer")
     print(f"{len(waves)} streams at a time, {audio:.0f} s of speech in all")
     print_rows(
         [
@@ -273,9 +275,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10, help="numbers of live clients that are tried")
     parser.add_argument("--out", type=Path, default=Path("exp/bench/serve.json"), help="JSON file to write")
     options = parser.parse_args()
-    for folder in (options.exp, options.data):
-        if not folder.is_dir():
-            raise SystemExit(f"bench_serve.py: there is no {folder}; `make demo` makes one")
+    require(options.exp, options.data)
     torch.set_num_threads(1)
     speech = load_speech(options.data, 120.0)
     length = round(options.seconds * SAMPLE_RATE)
@@ -288,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import sherpa_onnx
 import torch
-from benchmarking import load_speech, print_rows
+from benchmarking import load_speech, print_rows, require, run_tool
 from numpy.typing import NDArray
 
 from kdasr.bundle import load_bundle
@@ -182,9 +182,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("exp/bench/stream.json"), help="JSON file to write")
     options = parser.parse_args()
-    for folder in (options.exp, options.data):
-        if not folder.is_dir():
-            raise SystemExit(f"bench_stream.py: there is no {folder}; `make demo` makes one")
+    require(options.exp, options.data)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
@@ -196,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

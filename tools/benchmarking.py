@@ -1,9 +1,11 @@
-"""Shared by the benchmarks: interleaved timing of two candidates, and where results go."""
+"""Shared by the tools: errors in one line, timing of two candidates in turns, and where results go."""
 
 import argparse
 import os
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,9 +16,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdasr.common.errors import UserError
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
+
+
+def run_tool(main: Callable[[], object]) -> None:
+    """Run a tool. What its user can mend, or a command that fails, is one line on stderr and status 1."""
+    try:
+        main()
+        return
+    except UserError as error:
+        message = str(error)
+    except subprocess.CalledProcessError as error:
+        message = f"`{shlex.join(map(str, error.cmd))}` ended with status {error.returncode}"
+    raise SystemExit(f"{Path(sys.argv[0]).name}: error: {message}")
+
+
+def require(*places: Path, made_by: str = "make demo") -> None:
+    """
+    Raises:
+        UserError: one of these files and folders is not there; names the command that makes it.
+    """
+    for place in places:
+        if not place.exists():
+            raise UserError(f"there is no {place}; `{made_by}` makes one")
 
 
 def paired_ratio(
@@ -67,7 +92,7 @@ class Worker(AbstractContextManager["Worker"]):
         assert self.process.stdout is not None
         answer = self.process.stdout.readline().strip()
         if not answer:
-            raise SystemExit(f"{self.process.args} ended with status {self.process.wait()}")
+            raise subprocess.CalledProcessError(self.process.wait(), self.process.args)
         return answer
 
     def __exit__(self, *_: object) -> None:
@@ -93,23 +118,39 @@ def _peak_bytes(command: list[str]) -> float:
         return worker.measure("memory")
 
 
-def run_benchmark(description: str, measure: Callable[[], Any], default_out: str) -> None:
-    """Parse `--out`, measure, and write the result as JSON; a list of rows is printed, a line each."""
+def run_benchmark(
+    description: str,
+    measure: Callable[[], Any],
+    default_out: str,
+    check: Callable[[Any], None] = lambda result: None,
+) -> None:
+    """Parse `--out`, measure, and write the result as JSON; a list of rows is printed, a line each.
+
+    `check` sees the result once it is written; it may raise `UserError`, which becomes one line and status 1.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path(default_out), help="JSON file with every ratio")
     out = parser.parse_args().out
-    print(description, flush=True)
-    result = measure()
-    if isinstance(result, list):
-        print_rows(result)
-    write_json(out, result)
-    print(f"written to {out}")
+
+    def run() -> None:
+        print(description, flush=True)
+        result = measure()
+        if isinstance(result, list):
+            print_rows(result)
+        write_json(out, result)
+        print(f"written to {out}", flush=True)
+        check(result)
+
+    run_tool(run)
 
 
 def load_speech(data: Path, seconds: float) -> NDArray[np.float32]:
-    """Utterances of a prepared corpus's dev part, one after the other, and again from the first; 16 kHz."""
-    if not data.is_dir():
-        raise SystemExit(f"there is no {data}; `make demo` makes one")
+    """Utterances of a prepared corpus's dev part, one after the other, and again from the first; 16 kHz.
+
+    Raises:
+        UserError: there is none.
+    """
+    require(data)
     found: list[NDArray[np.float32]] = []
     length, count = 0, round(seconds * SAMPLE_RATE)
     for cut in cycle(load_cuts(data, "dev-clean")):

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from benchmarking import run_tool
 from torch.utils import cpp_extension
 
 from kdasr.common.errors import UserError
@@ -73,4 +74,5 @@ def _compile(source: Path, folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/fast_rnnt"))
-    build(parser.parse_args().out)
+    out = parser.parse_args().out
+    run_tool(lambda: build(out))

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from benchmarking import require, run_tool
 
 from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
@@ -106,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path("egs/librispeech/conf/lpm/lpm.yaml")
+    default = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf" / "lpm" / "lpm.yaml"
     parser.add_argument("recipe", type=Path, nargs="?", default=default, help=f"default: {default}")
     parser.add_argument("--exp", type=Path, default=Path("exp/lpm"), help="where its results are")
     parser.add_argument("--seed", type=int, default=1, help="whose proposal model, default 1")
@@ -116,6 +117,7 @@ def main() -> None:
     if arguments.utterances < 1:
         parser.error(f"--utterances {arguments.utterances}: expected 1 or more")
 
+    require(arguments.exp, arguments.data, made_by="make lpm")
     torch.set_num_threads(1)
     recipe = load_recipe(arguments.recipe)
     rows = {row: config.unpaired for row, config in recipe.systems.items() if config.unpaired.parts}
@@ -146,7 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_tool(main)

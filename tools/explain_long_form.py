@@ -19,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from benchmarking import require, run_tool
 from numpy.typing import NDArray
 
 from kdasr.bundle import Bundle, load_bundle
@@ -145,9 +146,10 @@ def show_single(name: str, refs: Sequence[str], texts: Sequence[str]) -> None:
 @click.argument("exp", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--part", default="test-clean", show_default=True)
-@click.option("--max-utterances", default=60, show_default=True)
+@click.option("--max-utterances", default=60, type=click.IntRange(min=1), show_default=True)
 def main(exp: Path, data: Path, part: str, max_utterances: int) -> None:
     """Print the table as Markdown."""
+    require(exp, data)
     torch.set_num_threads(1)
     decoder = Decoder(load_bundle(exp))
     cuts = list(load_cuts(data, part))[:max_utterances]
@@ -177,4 +179,4 @@ def main(exp: Path, data: Path, part: str, max_utterances: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

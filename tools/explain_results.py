@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarking import run_tool
 
+from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.common.lines import text_lines
 from kdasr.corpora.synthetic.lookahead import homophone_pairs
@@ -129,7 +131,7 @@ def main() -> None:
     files = [options.exp / name for name in ("comparisons.json", "summary.json")]
     summary = next((path for path in files if path.is_file()), None)
     if summary is None:
-        raise SystemExit(f"there is no {files[1]}; `make results` makes one")
+        raise UserError(f"there is no {files[1]}; `make results` makes one")
     found = read_json(summary)
     rows = list(dict.fromkeys(row["row"] for row in found["rows"]))
     # Where rates were tried, a run's folder has the name of its own; the summary has the chosen one alone.
@@ -158,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

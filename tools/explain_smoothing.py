@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import torch
+from benchmarking import require, run_tool
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -91,6 +92,7 @@ class Mass:
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the table into this PNG file.")
 def main(student: Path, teacher: Path, data: Path, part: str, batches: int, plot: Path | None) -> None:
     """Print a table: percent of the gradient."""
+    require(student, teacher, data)
     torch.set_num_threads(1)
     masses = {name: Mass(torch.zeros(len(KINDS), 2), 0.0, 0.0) for name in SETTINGS}
     for lattice, logits in lattices(student, teacher, data, part, batches):
@@ -187,4 +189,4 @@ def add(mass: Mass, term: OutputTerm, lattice: PrunedLattice, teacher: NodeLogit
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

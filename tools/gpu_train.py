@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from benchmarking import run_tool
 
 from kdasr.cli.main import cli
 from kdasr.common.files import write_json
@@ -23,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from benchmarking import require, run_tool
 
 from kdasr.bundle import load_bundle
 from kdasr.data.features import SAMPLE_RATE
@@ -59,6 +60,7 @@ def repeat(recordings: list[Recording], pause: Pause, minutes: float) -> Rounds:
 @click.option("--gap", default=1.0, show_default=True, help="Seconds of quiet noise between utterances.")
 def main(exp: Path, data: Path, parts: str, minutes: float, gap: float) -> None:
     """Print a row for each part, without and with endpoints."""
+    require(exp, data)
     torch.set_num_threads(1)
     bundle = load_bundle(exp)
     click.echo(
@@ -86,4 +88,4 @@ def main(exp: Path, data: Path, parts: str, minutes: float, gap: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -24,7 +24,9 @@ import numpy as np
 import soundfile
 import websockets
 from bench_serve import Server, kdasr_command
+from benchmarking import require, run_tool
 
+from kdasr.common.errors import UserError
 from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
@@ -39,6 +41,8 @@ def write_recording(path: Path, data: Path, parts: list[str], seconds: float) ->
     """Write speech of at least so many seconds as 16-bit samples; how many they are."""
     cuts = [cut for part in parts for cut in in_order(list(load_cuts(data, part)))]
     spoken = [np.asarray(cut.load_audio()[0], dtype=np.float32) for cut in cuts]
+    if not spoken:
+        raise UserError("--parts: give one or more")
     generator, written = np.random.default_rng(0), 0
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16") as file:
         for turn in count():
@@ -105,6 +109,7 @@ def words_of(segments: list[dict[str, Any]]) -> list[list[tuple[str, float, floa
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exp/bench/hours.json"))
 def main(exp: Path, data: Path, parts: str, hours: float, every: float, out: Path) -> None:
     """Print the server's memory along one long stream, and compare its words with those of `kdasr stream`."""
+    require(exp, data)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hours.wav"
         seconds = write_recording(path, data, parts.split(), 3600 * hours)
@@ -114,7 +119,7 @@ def main(exp: Path, data: Path, parts: str, hours: float, every: float, out: Pat
             finals, memory = asyncio.run(stream(server, path, every))
             took, cpu = time.monotonic() - began, server.cpu_seconds
         command = [sys.executable, "-m", "kdasr", "stream", str(exp), str(path), "--endpoints", "--json"]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     served, streamed = words_of(finals), words_of([json.loads(line) for line in lines])
     result = {
         "hours": seconds / 3600,
@@ -129,8 +134,8 @@ def main(exp: Path, data: Path, parts: str, hours: float, every: float, out: Pat
     print(f"as `kdasr stream` on the same file, word for word with its times: {served == streamed}")
     write_json(out, result)
     if served != streamed:
-        raise SystemExit("hours_served.py: the server says something else than kdasr stream")
+        raise UserError("the server says something else than kdasr stream")
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

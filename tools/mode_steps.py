@@ -8,11 +8,13 @@ line `memory` it prints instead by how many bytes the process was larger at most
 student: weights, gradients and the optimizer's state included.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
 
 import torch
+from benchmarking import run_tool
 from loss_candidates import forget_peak, resident
 
 from kdasr.distillation.objective import Objective
@@ -22,6 +24,7 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch
 
+CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 CONTEXT = Context(left=32, chunk=8)
 WEIGHTS = {
     "plain": {"rnnt": 1.0, "ctc": 0.3},
@@ -33,7 +36,7 @@ class Student:
     """A student of a recipe with its optimizer."""
 
     def __init__(self, what: str, size: str, pieces: int, utterances: int) -> None:
-        config = load_experiment(Path(f"egs/librispeech/conf/{size}.yaml"), "streaming", [])
+        config = load_experiment(CONF / f"{size}.yaml", "streaming", [])
         config.model.vocab_size = config.data.vocab_size
         torch.manual_seed(0)
         self.model = build_transducer(config.model)
@@ -55,11 +58,16 @@ class Student:
 
 
 def main() -> None:
-    what, size, pieces = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=list(WEIGHTS))
+    parser.add_argument("size", help="such as demo or base")
+    parser.add_argument("pieces", type=int)
+    options = parser.parse_args()
+    what, size = options.what, options.size
     torch.set_num_threads(1)
     Student(what, size, 1, utterances=1).step()
     before = resident("VmRSS")
-    student = Student(what, size, int(pieces), utterances=8)
+    student = Student(what, size, options.pieces, utterances=8)
     student.step()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -71,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

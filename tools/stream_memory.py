@@ -17,7 +17,7 @@ from statistics import mean
 
 import numpy as np
 import torch
-from benchmarking import load_speech
+from benchmarking import load_speech, require, run_tool
 from numpy.typing import NDArray
 
 from kdasr.bundle import load_bundle
@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=30)
     parser.add_argument("--search", choices=["greedy", "beam"], default="greedy")
     arguments = parser.parse_args()
+    if arguments.exp:
+        require(arguments.exp, arguments.data)
     torch.set_num_threads(1)
     bundle: Recognizable = load_bundle(arguments.exp) if arguments.exp else random_parts()
     search = BeamOptions() if arguments.search == "beam" else GreedyOptions()
@@ -166,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)
