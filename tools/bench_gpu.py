@@ -11,7 +11,7 @@ products that must be made, at rates measured in the same run.
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torchaudio
 import triton
 from benchmarking import print_rows, run_benchmark
 
+from kdasr.common.errors import UserError
 from kdasr.losses.lattice import kernels
 from kdasr.losses.lattice.joiner import Joint
 from kdasr.losses.lattice.joint import joint_losses
@@ -134,14 +135,34 @@ def check(shape: Shape) -> dict[str, Any]:
             torch.autograd.grad(x, leaf, allow_unused=True)
             for x, leaf in zip((theirs, mine), leaves, strict=True)
         )
-        errors = [
-            float((b.cpu().double() - a).abs().max() / a.abs().max())
-            for a, b in zip(*grads, strict=True)
-            if a is not None and b is not None
-        ]
-        row[f"{name} gradients"] = max(errors)
+        row[f"{name} gradients"] = largest_error(*grads)
     row["ok"] = all(value <= TOLERANCE for value in row.values() if isinstance(value, float))
     return row
+
+
+def largest_error(exact: Sequence[torch.Tensor | None], ours: Sequence[torch.Tensor | None]) -> float:
+    """Of some gradients, each relative to its largest value; infinite where one side alone has one."""
+    errors = [
+        torch.inf if a is None or b is None else float((b.cpu().double() - a).abs().max() / a.abs().max())
+        for a, b in zip(exact, ours, strict=True)
+        if a is not None or b is not None
+    ]
+    return float(torch.tensor(errors, dtype=torch.float64).max())  # nan where one is
+
+
+def check_result(result: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a loss or a gradient is wrong.
+    """
+    wrong = [
+        f"{name} {value:.3g} at {tuple(row['shape'])}"
+        for row in result["checks"]
+        for name, value in row.items()
+        if isinstance(value, float) and not value <= TOLERANCE
+    ]
+    if wrong:
+        raise UserError(f"errors above {TOLERANCE:g}: {', '.join(wrong)}")
 
 
 def timed(function: Callable[[], torch.Tensor], case: Case) -> float:
@@ -264,7 +285,10 @@ def measure() -> dict[str, Any]:
 
 if __name__ == "__main__":
     if not torch.cuda.is_available():
-        raise SystemExit("bench_gpu.py: torch sees no CUDA device here")
+        raise SystemExit("bench_gpu.py: error: torch sees no CUDA device here")
     run_benchmark(
-        "The losses on a GPU, forward + backward, float32, (B, T, S, V)", measure, "exp/bench/gpu.json"
+        "The losses on a GPU, forward + backward, float32, (B, T, S, V)",
+        measure,
+        "exp/bench/gpu.json",
+        check_result,
     )

@@ -55,3 +55,28 @@ def test_other_faults_are_one_line_too(tmp_path: Path, monkeypatch: pytest.Monke
         assert "\n" not in str(ended.value.code)
     with pytest.raises(SystemExit, match="false` ended with status 1"):
         run_tool(lambda: Worker(["false"]))
+
+
+def test_a_benchmark_that_finds_a_wrong_value_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is written all the same."""
+    pytest.importorskip("triton")
+    import torch
+    from bench_gpu import check_result, largest_error
+    from benchmarking import run_benchmark
+
+    exact, off = torch.tensor([1.0, 2.0]).double(), torch.tensor([1.0, 2.2])
+    assert largest_error([exact, None], [exact.float(), None]) == 0.0
+    assert largest_error([exact, exact], [exact.float(), off]) == pytest.approx(0.1)
+    assert largest_error([exact, exact], [off, None]) == torch.inf
+    worst = largest_error([exact, exact], [off, torch.full((2,), torch.nan)])
+    assert worst != worst
+
+    def result(error: float) -> dict[str, object]:
+        return {"checks": [{"shape": [1, 2], "what": "error", "simple gradients": error}], "rows": []}
+
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--out", str(tmp_path / "gpu.json")])
+    run_benchmark("x", lambda: result(1e-5), "", check_result)
+    for error in (1e-3, torch.inf, worst):
+        with pytest.raises(SystemExit, match=r"^bench_gpu.py: error: .* simple gradients .* at \(1, 2\)"):
+            run_benchmark("x", lambda: result(error), "", check_result)  # noqa: B023
+        assert "simple gradients" in (tmp_path / "gpu.json").read_text()
