@@ -27,14 +27,19 @@ from kdasr.study.seeds import Draws, Floats, Interval, gain_over_seeds, reductio
 
 FRAME_SECONDS = 0.04
 """Of an encoder frame of the systems that it explains."""
+BASELINE = "streaming-init"
 HOMOPHONES = frozenset(word.upper() for pair in homophone_pairs() for word in pair)
 
 
 @cache
 def by_seed(exp: Path, folder: str, part: str) -> dict[str, list[dict[str, Any]]]:
-    """The decoded utterances of a row by seed: one file each, read once."""
-    paths = sorted(exp.glob(f"seed-*/{folder}/decode/*/{part}/utterances.jsonl"))
-    return {path.relative_to(exp).parts[0]: [json.loads(line) for line in text_lines(path)] for path in paths}
+    """The decoded utterances of a row that have word times, by seed: one file each, read once."""
+    found = {}
+    for path in sorted(exp.glob(f"seed-*/{folder}/decode/*/{part}/utterances.jsonl")):
+        timed = [one for one in map(json.loads, text_lines(path)) if one["ref_words"]]
+        if timed:
+            found[path.relative_to(exp).parts[0]] = timed
+    return found
 
 
 def utterances(exp: Path, row: str, part: str) -> Iterator[dict[str, Any]]:
@@ -95,10 +100,14 @@ def compare(
     """How the first folder's row does against the second's, on the seeds and utterances of both."""
     row, base = (by_seed(exp, folder, part) for folder in folders)
     seeds = sorted(set(row) & set(base))
+    if not seeds:
+        return "no seed in common"
     values = [
         {seed: {one["id"]: value(one) for one in found[seed]} for seed in seeds} for found in (row, base)
     ]
     ids = sorted(set.intersection(*(set(found[seed]) for found in values for seed in seeds)))
+    if not ids:
+        return "no utterance in common"
     row_SN, base_SN = (
         np.array([[found[seed][id] for id in ids] for seed in seeds], dtype=np.float64) for found in values
     )
@@ -125,7 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("exp", type=Path, nargs="?", default=Path("exp/results"))
     parser.add_argument("--parts", nargs="+", default=["test-clean", "test-other"])
-    parser.add_argument("--against", default="streaming-init", help="the baseline of the second table")
+    parser.add_argument(
+        "--against", help=f"the baseline of the second table; default: {BASELINE}, where there is such a row"
+    )
     options = parser.parse_args()
     # Of a recipe of unpaired speech, the summary is a list, and the comparisons are beside it.
     files = [options.exp / name for name in ("comparisons.json", "summary.json")]
@@ -134,10 +145,15 @@ def main() -> None:
         raise UserError(f"there is no {files[1]}; `make results` makes one")
     found = read_json(summary)
     rows = list(dict.fromkeys(row["row"] for row in found["rows"]))
+    if options.against is not None and options.against not in rows:
+        raise UserError(f"--against {options.against}: no such row; there are: {', '.join(rows)}")
+    against = options.against or BASELINE
     # Where rates were tried, a run's folder has the name of its own; the summary has the chosen one alone.
     named = {row["row"]: f"{row['row']}@{row['learning_rate']:g}" for row in found["rows"]}
     folders = {row: name for row, name in named.items() if any(options.exp.glob(f"seed-*/{name}"))}
     for part in options.parts:
+        if not any(by_seed(options.exp, folders.get(row, row), part) for row in rows):
+            raise UserError(f"{options.exp}: no row has decoded utterances of '{part}' with word times")
         print(f"\n{part}\n")
         heads = ("homophones missed, %", "other words missed, %", "first piece after the word's start, ms")
         heads += ("last piece after its end, ms", "shows something before the first word, % of utterances")
@@ -147,14 +163,16 @@ def main() -> None:
             decoded = list(utterances(options.exp, folders.get(row, row), part))
             if decoded:
                 print(f"| `{row}` | {' | '.join(cells(describe(decoded)))} |")
+        if against not in rows:
+            continue
         print(
-            f"\n| row | fewer homophones missed than `{options.against}`, % (95 %) | fewer of the others | "
+            f"\n| row | fewer homophones missed than `{against}`, % (95 %) | fewer of the others | "
             "first token earlier where both have the first word right, ms |"
         )
         print("|---|---|---|---|")
         for row in rows:
-            pair = folders.get(row, row), folders.get(options.against, options.against)
-            if row != options.against and all(by_seed(options.exp, one, part) for one in pair):
+            pair = folders.get(row, row), folders.get(against, against)
+            if row != against and all(by_seed(options.exp, one, part) for one in pair):
                 changes = [compare(options.exp, pair, part, *measure) for measure in MEASURES]
                 print(f"| `{row}` | {' | '.join(changes)} |")
 

@@ -1,5 +1,6 @@
-"""`tools/`: what a user can mend is one line and another status than 0."""
+"""`tools/`: what a user can mend is one line and another status than 0, and no number stands for nothing."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -55,6 +56,48 @@ def test_other_faults_are_one_line_too(tmp_path: Path, monkeypatch: pytest.Monke
         assert "\n" not in str(ended.value.code)
     with pytest.raises(SystemExit, match="false` ended with status 1"):
         run_tool(lambda: Worker(["false"]))
+
+
+def write_decoded(exp: Path, row: str, seed: int, name: str = "a", times: bool = True) -> None:
+    """A row that has said the one word of an utterance."""
+    folder = exp / f"seed-{seed}" / row / "decode" / "streaming" / "test-clean"
+    folder.mkdir(parents=True)
+    utterance = {
+        "id": name,
+        "speaker": "s",
+        "ref_words": [{"word": "ONE", "start": 0.1, "end": 0.4}] if times else [],
+        "words": [{"word": "ONE", "ref_index": 0}],
+        "tokens": [{"piece": "\u2581ONE", "frame": 4}],
+        "first_token_ms": 100.0,
+    }
+    (folder / "utterances.jsonl").write_text(f"{json.dumps(utterance)}\n")
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_rows_are_compared_where_they_have_seeds_and_utterances_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ("streaming-init", "shared", "other-seed", "other-data", "untimed")
+    found = [{"row": row, "learning_rate": 0.001} for row in rows]
+    (tmp_path / "summary.json").write_text(json.dumps({"rows": found}))
+    write_decoded(tmp_path, rows[0], 1)
+    write_decoded(tmp_path, rows[1], 1)
+    write_decoded(tmp_path, rows[2], 2)
+    write_decoded(tmp_path, rows[3], 1, name="b")
+    write_decoded(tmp_path, rows[4], 1, times=False)
+    run(monkeypatch, "explain_results.py", str(tmp_path), "--parts", "test-clean")
+    described, compared = capsys.readouterr().out.split("fewer homophones")
+    assert [row for row in rows if f"| `{row}` |" in described] == list(rows[:4])
+    lines = [line.split(" | ") for line in compared.splitlines() if line.startswith("| `")]
+    assert [line[0].strip("| `") for line in lines] == list(rows[1:4])
+    assert lines[0][3].startswith("+0.0 ") or "nan" in lines[0][3]
+    assert [line[1] for line in lines[1:]] == ["no seed in common", "no utterance in common"]
+    for options, message in (
+        (["--against", "gone"], "--against gone: no such row; there are: streaming-init, shared"),
+        (["--parts", "dev"], "no row has decoded utterances of 'dev' with word times"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(monkeypatch, "explain_results.py", str(tmp_path), *options)
 
 
 def test_a_benchmark_that_finds_a_wrong_value_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
