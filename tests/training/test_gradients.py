@@ -1,8 +1,10 @@
 """However a joint batch is split, over accumulation steps or processes, its gradient is the same."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +26,11 @@ from two_processes import run_two, under_torchrun
 from kdasr.checkpoint import load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.data.batch import Batch
+from kdasr.data.data_config import SpecAugmentConfig
 from kdasr.decoding.expansion import BeamOptions
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import StageConfig, UnpairedConfig
+from kdasr.distillation.step import StepObjective
 from kdasr.distillation.teacher import TransducerTeacher
 from kdasr.distillation.terms import ObjectiveConfig
 from kdasr.models.encoders.zipformer2 import attention
@@ -35,6 +39,8 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
 from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.self_training.hypotheses import Hypotheses, UnpairedDistillation
+from kdasr.self_training.labels import Labels
+from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.devices import make_fabric
 from kdasr.training.interrupt import TrainingInterrupted
 from kdasr.training.module import TrainingModule
@@ -135,11 +141,13 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(joint: dict[st
     assert_same(gradients(split_batches()), joint)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_a_split_batch_has_the_attention_penalty_of_the_whole_one(
-    count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of Zipformer2, without what it does by chance."""
+PenaltyGradient = Callable[[list[Batch], Callable[[Objective], StepObjective]], Tensor]
+
+
+@pytest.fixture
+def penalty_gradient(monkeypatch: pytest.MonkeyPatch) -> PenaltyGradient:
+    """What the penalty of attention scores adds to the gradient of some batches of a step: of Zipformer2,
+    without what it does by chance."""
     monkeypatch.setattr("kdasr.nn.schedule.Ramp.__call__", lambda self: 0.0)
     for module in ("nn.gradient_shaping", "models.encoders.zipformer2.layer"):
         monkeypatch.setattr(f"kdasr.{module}.by_chance", lambda probability: False)
@@ -148,10 +156,13 @@ def test_a_split_batch_has_the_attention_penalty_of_the_whole_one(
     monkeypatch.setattr(attention, "LARGEST_SCORE", 0.0)
     config = replace(small_config(), encoder=small_zipformer2(encoder_unmasked_dim=[8, 12, 10]))
 
-    def gradient(batches: list[Batch], penalty: float) -> Tensor:
+    def gradient(
+        batches: list[Batch], penalty: float, objective_of: Callable[[Objective], StepObjective]
+    ) -> Tensor:
         monkeypatch.setattr(attention, "SCORE_PENALTY", penalty)
         torch.manual_seed(0)
-        module = TrainingModule(build_transducer(config).train(), Objective(ObjectiveConfig(), config, None))
+        model, objective = build_transducer(config).train(), Objective(ObjectiveConfig(), config, None)
+        module = TrainingModule(model, objective_of(objective))
         weights = {"rnnt": 1.0}
         updater = Updater(
             make_fabric(trainer_config()), module, StageConfig(loss_weights=weights), trainer_config().optim
@@ -159,12 +170,59 @@ def test_a_split_batch_has_the_attention_penalty_of_the_whole_one(
         updater.gradients(batches, CHUNKED, 2, weights)
         return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
+    return lambda batches, objective_of: (
+        gradient(batches, 100.0, objective_of) - gradient(batches, 0.0, objective_of)
+    )
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_split_batch_has_the_attention_penalty_of_the_whole_one(
+    count: int, penalty_gradient: PenaltyGradient
+) -> None:
     batch = random_batch(0, (60, 60, 60, 60))
     whole, parts = (
-        gradient(batches, 100.0) - gradient(batches, 0.0) for batches in ([batch], list(batch.split(count)))
+        penalty_gradient(batches, lambda own: own) for batches in ([batch], list(batch.split(count)))
     )
     assert whole.norm() > 1.0
     torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+
+
+class LabeledByTranscript(SemiSupervisedObjective):
+    """The labels are the pieces that the batch has after all."""
+
+    def _label(self, batch: Batch) -> Labels:
+        rows = zip(batch.tokens_BS.tolist(), batch.token_lens_B.tolist(), strict=True)
+        pieces = [tuple(row[:length]) for row, length in rows]
+        return Labels(list(range(len(batch))), pieces, torch.ones(len(batch)), len(batch))
+
+    def _statistics(self, labels: Labels, batch: Batch) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize("method", ["distillation", "labels"])
+def test_a_batch_without_transcripts_has_the_attention_penalty_by_its_weight(
+    method: str, penalty_gradient: PenaltyGradient
+) -> None:
+    """As it has its losses. In a step on both kinds the penalties add up."""
+    paired = random_batch(0, (60, 60))
+    unpaired = replace(random_batch(1, (60, 60)), paired=False)
+
+    def objective_of(weight: float) -> Callable[[Objective], StepObjective]:
+        options = UnpairedConfig(weight=weight)
+        if method == "distillation":
+            return lambda own: UnpairedDistillation(own, options, Hypotheses(None, BeamOptions(), Letters()))
+        parts: dict[str, Any] = {"proposal": None, "labeler": None, "tokenizer": Letters(), "transcripts": {}}
+        masks = SpecAugmentConfig(enabled=False)
+        return lambda own: LabeledByTranscript(own, UnpairedParts(options, spec_augment=masks, **parts))
+
+    alone, half, joint = (
+        penalty_gradient(batches, objective_of(weight))
+        for batches, weight in (([unpaired], 1.0), ([unpaired], 0.5), ([paired, unpaired], 0.5))
+    )
+    own = penalty_gradient([paired], objective_of(1.0))
+    assert alone.norm() > 1.0
+    for found, expected in ((half, 0.5 * alone), (joint, own + 0.5 * alone)):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))
 
 
 def gradients_of_rank(rank: int, port: int, out: Path) -> None:

@@ -123,6 +123,7 @@ class UnpairedDistillation(StepObjective):
         batch: Batch = inputs.batch
         if batch.paired:
             return self.paired(model, inputs)
+        model.encoder.share = self.config.weight * inputs.share
         weights = weights_without_text(inputs.unpaired_weights, inputs.loss_weights, self.config)
         needs_text = bool(needing(Need.TEXT, weights))
         batch = self.hypotheses.give(batch, needs_text=needs_text)

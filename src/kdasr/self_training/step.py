@@ -83,6 +83,7 @@ class SemiSupervisedObjective(StepObjective):
             max(float(model.geometry.num_frames(batch.feature_lens_B).sum()), 1.0),
             float(len(batch)),
         )
+        model.encoder.share = self.parts.config.weight * inputs.share
         labels = self._label(batch)
         loss_B = self._loss(model, batch, labels, inputs.context, inputs.step)
         possible_B = loss_B.masked_fill(loss_B.detach() == torch.inf, 0.0)

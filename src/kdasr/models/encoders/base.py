@@ -167,7 +167,8 @@ class Encoder(nn.Module, ABC):
         self.is_repeating = False
         self.share = 1.0
         """How large the batch is by the joint batch of its optimizer step, in encoded frames: a step may have
-        several batches. What training adds to the gradient beside the losses is to be multiplied by it."""
+        several batches. Of a batch without transcripts it is multiplied by the weight of its losses. What
+        training adds to the gradient beside the losses is to be multiplied by it."""
 
     @contextmanager
     def repeating(self) -> Iterator[None]:
