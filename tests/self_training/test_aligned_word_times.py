@@ -150,6 +150,16 @@ def test_cuts_are_written_one_by_one_and_others_stay(
     assert after == before
 
 
+def test_audio_that_could_not_be_read_is_tried_again_when_it_can(root: Path, tmp_path: Path) -> None:
+    """As where a disk was not mounted: what an earlier run says of the audio does not count any more."""
+    corpus, elsewhere, out = root / "corpus", root / "elsewhere", tmp_path / "out"
+    corpus.rename(elsewhere)
+    with pytest.raises(UserError, match="none of 18 utterances could be aligned"):
+        invoke(root, "--out", out)
+    elsewhere.rename(corpus)
+    assert f"{PART}: 18 utterances aligned, 0 not" in invoke(root, "--out", out)
+
+
 def test_times_are_written_compared_and_kept(root: Path, tmp_path: Path) -> None:
     text = invoke(root, "--out", tmp_path / "out")
     assert "18 utterances aligned, 0 not" in text

@@ -156,12 +156,18 @@ def _settings(bundle: "Bundle", cuts: Sequence["MonoCut"], method: str) -> dict[
     from hashlib import sha256
 
     from kdasr.common.files import sha256 as file_sha256
+    from kdasr.data.fingerprint import audio_fingerprint
     from kdasr.data.usable import cut_text
 
     digest = sha256()
     for cut in cuts:
         digest.update(repr((cut.id, cut.duration, cut_text(cut))).encode())
-    return {"checkpoint": file_sha256(bundle.path), "method": method, "cuts": digest.hexdigest()}
+    return {
+        "checkpoint": file_sha256(bundle.path),
+        "method": method,
+        "cuts": digest.hexdigest(),
+        "audio_fingerprint": audio_fingerprint(cuts),
+    }
 
 
 def _progress(part: str) -> Any:
