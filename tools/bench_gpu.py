@@ -237,10 +237,14 @@ def measure_shape(shape: Shape) -> list[dict[str, Any]]:
     B, T, S, V = shape
     if 4 * B * T * (S + 1) * V <= LARGEST_LATTICE:
         comparisons.append(("whole", "torchaudio", whole, case.torchaudio, 1))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for what, against, ours, theirs, joiners in comparisons:
-        our_mib, their_mib = peak_mib(ours, case), peak_mib(theirs, case)
-        pairs = [(timed(ours, case), timed(theirs, case)) for _ in range(RUNS)]
+        try:
+            our_mib, their_mib = peak_mib(ours, case), peak_mib(theirs, case)
+            pairs = [(timed(ours, case), timed(theirs, case)) for _ in range(RUNS)]
+        except torch.OutOfMemoryError:
+            rows.append({"shape": list(shape), "against": against, "what": what, "left_out": "out of memory"})
+            continue
         rows.append(
             {
                 "shape": list(shape),

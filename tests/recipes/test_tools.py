@@ -123,3 +123,24 @@ def test_a_benchmark_that_finds_a_wrong_value_fails(tmp_path: Path, monkeypatch:
         with pytest.raises(SystemExit, match=r"^bench_gpu.py: error: .* simple gradients .* at \(1, 2\)"):
             run_benchmark("x", lambda: result(error), "", check_result)  # noqa: B023
         assert "simple gradients" in (tmp_path / "gpu.json").read_text()
+
+
+def test_a_peer_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small GPU the other rows are measured all the same."""
+    pytest.importorskip("triton")
+    import bench_gpu
+    import torch
+
+    real, full = bench_gpu.Case, iter([False, False, False, True])
+
+    def peak_mib(function: object, case: object) -> float:
+        if next(full, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(bench_gpu, "Case", lambda shape, device, dtype: real(shape, "cpu", dtype))
+    monkeypatch.setattr(bench_gpu, "peak_mib", peak_mib)
+    monkeypatch.setattr(bench_gpu, "timed", lambda function, case: 1.0)
+    monkeypatch.setattr(bench_gpu, "floor_ms", lambda shape, joiners: 1.0)
+    rows = bench_gpu.measure_shape((2, 12, 6, 10))
+    assert [row.get("left_out", row.get("time_ratio")) for row in rows] == [1.0, "out of memory", 1.0, 1.0]
