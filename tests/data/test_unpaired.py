@@ -1,6 +1,7 @@
 """Speech without transcripts: nothing of them is left, and its batches take their turns."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet
 
 from kdasr.common.errors import UserError
 from kdasr.common.name_digests import name_digest
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data import unpaired
 from kdasr.data.batch import Batch
 from kdasr.data.cut_table import WORDS, MemoryTable
 from kdasr.data.data_config import DataConfig
@@ -28,6 +31,8 @@ from kdasr.data.unpaired import (
     check_all_named,
     digest_of_names,
     no_pieces,
+    rows_named,
+    sources_print,
     with_texts,
     without_text,
 )
@@ -153,5 +158,28 @@ def test_transcripts_and_texts_are_found_by_name(data: Path, tokenizer: Tokenize
     check_all_named(data, told, view)
     with pytest.raises(UserError, match=f"nothing of 6 utterances, such as {cuts[0].id}: other data"):
         check_all_named(data, set(told) - set(texts), view)
+    assert rows_named(list(texts), view).tolist() == list(range(3, 9))
     old = "\n".join(cut.id for cut in view.reader.read(rows.tolist()))
     assert digest_of_names(view) == hashlib.sha256(old.encode()).hexdigest()
+
+
+def test_replaced_audio_of_the_same_length_is_other_audio(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy is the same. Of many cuts some are looked at, from all over the view."""
+    table = open_parts(data, ["train-a"])
+    rows = np.arange(len(table), dtype=np.int32)
+    view = TableView(table, rows, without_text, no_pieces(len(rows)), WORDS)
+    before = sources_print(view)
+    (cut,) = view.reader.read([2])
+    path = Path(cut.recording.sources[0].source)
+    samples_N, rate = soundfile.read(path)
+    os.utime(path, (0, 0))
+    assert sources_print(view) == before
+    soundfile.write(path, samples_N[::-1], rate)
+    changed = sources_print(view)
+    assert changed != before
+    monkeypatch.setattr(unpaired, "_LOOKED_AT", len(view) // 2)
+    few = sources_print(view)
+    soundfile.write(path, samples_N, rate)
+    assert sources_print(view) != few and sources_print(view.take(rows[:0]))

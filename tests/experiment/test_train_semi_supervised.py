@@ -15,7 +15,9 @@ from kdasr.checkpoint import load_checkpoint
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
+from kdasr.data.batch import Batch
 from kdasr.data.tokens import prepare_tokens
+from kdasr.self_training.first_search import FirstSearch
 from kdasr.testing import tiny_config, write_corpus
 
 PARTS = ("train-clean-100", "train-clean-360", "dev-clean")
@@ -82,6 +84,15 @@ def test_local_prior_matching_from_the_command_line(folder: Path) -> None:
     row = json.loads((exp / "metrics.jsonl").read_text().splitlines()[0])
     assert {"rnnt", "ctc", "lpm", "survivors", "filtered", "label_words"} <= set(row["terms"])
     assert "proposal model: dev WER" in log
+    # What could not be read is left out; what was searched in other audio is not taken.
+    longer = "stages=[{name: train, num_steps: 4, init_from: seed}]"
+    guesses["data"]["audio"] = "other"
+    (exp / "first_guesses.json").write_text(json.dumps(guesses))
+    assert "the audio has been replaced" in str(train(folder, "lpm", longer).exception)
+    del guesses["data"]
+    guesses["pieces_and_score_per_piece"].popitem()
+    (exp / "first_guesses.json").write_text(json.dumps(guesses))
+    assert "nothing of 1 utterances" in str(train(folder, "lpm", longer).exception)
 
 
 DISTILLED = (
@@ -120,11 +131,11 @@ def test_distillation_without_transcripts_from_the_command_line(folder: Path) ->
     once = folder / "exp" / "once"
     said = json.loads((once / "hypotheses.json").read_text())
     assert len(said["texts"]) == 6 and not (folder / "exp" / "in-turn" / "hypotheses.json").exists()
-    (once / "hypotheses.json").write_text(json.dumps({**said, "utterances": "others"}))
     longer = "stages.0.num_steps=4"
-    assert "utterances was others" in str(
-        distil(folder, "once", "unpaired.hypothesis.source=once", longer).exception
-    )
+    for name in ("utterances", "audio"):
+        (once / "hypotheses.json").write_text(json.dumps({**said, name: "others"}))
+        result = distil(folder, "once", "unpaired.hypothesis.source=once", longer)
+        assert f"{name} was others" in str(result.exception)
 
 
 def test_given_labels_train_as_transcripts_do(folder: Path) -> None:
@@ -209,6 +220,21 @@ def test_what_cannot_be_is_refused(folder: Path, override: str, message: str, tm
     assert isinstance(result.exception, UserError)
     with pytest.raises(UserError, match=message):
         raise result.exception
+
+
+def test_what_the_first_search_cannot_read_is_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(search: FirstSearch, batch: Batch) -> dict[str, Any]:
+        found = search_all(search, batch)
+        return {name: guess for name, guess in found.items() if name != "200-1-0000"}
+
+    search_all = FirstSearch.find
+    monkeypatch.setattr(FirstSearch, "find", find)
+    result = train(folder, "lpm", exp=f"unreadable-{tmp_path.name}")
+    assert result.exit_code == 0, result.output
+    log = (folder / "exp" / f"unreadable-{tmp_path.name}" / "train.log").read_text()
+    assert "1 of 6 utterances could not be searched" in log and "unpaired: 5 utterances" in log
 
 
 def test_a_first_proposal_model_of_other_weights_is_noticed(folder: Path) -> None:

@@ -191,11 +191,15 @@ def test_the_log_compares_with_the_transcripts_that_are_known() -> None:
 
 def test_texts_of_another_teacher_or_of_other_utterances_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "hypotheses.json"
-    path.write_text('{"made_by": "a", "utterances": "b", "texts": {"one": "A WORD", "two": ""}}')
-    assert load_texts(path, "a", "b") == {"one": "A WORD", "two": ""}
-    for made_by, utterances in (("c", "b"), ("a", "c")):
+    path.write_text(
+        '{"made_by": "a", "utterances": "b", "audio": "d", "texts": {"one": "A WORD", "two": ""}}'
+    )
+    assert load_texts(path, "a", "b", "d") == {"one": "A WORD", "two": ""}
+    for of_other in (("c", "b", "d"), ("a", "c", "d"), ("a", "b", "c")):
         with pytest.raises(UserError, match=r"hypotheses\.json.* is c now; remove it"):
-            load_texts(path, made_by, utterances)
+            load_texts(path, *of_other)
     path.write_text('{"made_by": "a", "utterances": "b", "texts": {"one": 1}}')
     with pytest.raises(UserError, match="damaged"):
-        load_texts(path, "a", "b")
+        load_texts(path, "a", "b", "d")
+    path.write_text('{"made_by": "a", "utterances": "b", "texts": {}}')  # of an earlier version
+    assert load_texts(path, "a", "b", "d") == {}

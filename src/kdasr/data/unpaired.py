@@ -4,6 +4,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +18,14 @@ from kdasr.common.errors import UserError
 from kdasr.common.name_digests import name_digest, place_of
 from kdasr.data.batch import Batch
 from kdasr.data.cut_index import FolderTable
+from kdasr.data.fingerprint import untimed_fingerprint
 from kdasr.data.pace import Pace
 from kdasr.data.table_view import TableView
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.data.usable import MOST_PIECES, count_pieces, cut_text
+
+_LOOKED_AT = 10_000
+_AT_ONCE = 1000
 
 
 def no_pieces(count: int) -> Callable[[Tokenizer], NDArray[np.uint16]]:
@@ -80,6 +85,12 @@ def check_all_named(path: Path, known: Iterable[str], view: TableView) -> None:
         raise UserError(f"{path}: nothing of {len(missing)} utterances, such as {first.id}: other data?")
 
 
+def rows_named(known: Iterable[str], view: TableView) -> NDArray[np.int32]:
+    """The rows of a view whose cuts are among the names `known`."""
+    names = np.fromiter(map(name_digest, known), np.int64)
+    return np.flatnonzero(np.isin(names_of(view), names)).astype(np.int32)
+
+
 def names_of(view: TableView) -> NDArray[np.int64]:
     """`name_digest` of the cuts of a view of a data folder, (V,)."""
     assert isinstance(view.table, FolderTable)
@@ -93,6 +104,29 @@ def digest_of_names(view: TableView) -> str:
         (cut,) = view.reader.read([row])
         digest.update(f"{chr(10) if row else ''}{cut.id}".encode())
     return digest.hexdigest()
+
+
+def sources_print(view: TableView, jobs: int = 8) -> str:
+    """Changes when what the cuts of a view are heard from is replaced, also by audio of the same length; a
+    copy of it has the same. See `untimed_fingerprint`: of the audio, or of stored features.
+
+    It looks at no more than 10,000 of the cuts, evenly spread: what it does not see is a replacement of a
+    few among many more. `jobs` files at a time.
+    """
+    rows = list(range(0, len(view), -(-len(view) // _LOOKED_AT) or 1))
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(jobs) as pool:
+        for begin in range(0, len(rows), _AT_ONCE):
+            cuts = view.reader.read(rows[begin : begin + _AT_ONCE])
+            for found in pool.map(untimed_fingerprint, (file for cut in cuts for file in _sources(cut))):
+                digest.update(found)
+    return digest.hexdigest()[:16]
+
+
+def _sources(cut: MonoCut) -> list[Path]:
+    if cut.features is not None:
+        return [Path(cut.features.storage_path)]
+    return [Path(source.source) for source in cut.recording.sources if source.type == "file"]
 
 
 def with_texts(view: TableView, texts: Mapping[str, str]) -> TableView:

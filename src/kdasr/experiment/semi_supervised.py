@@ -11,6 +11,7 @@ from torch import nn
 
 from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
+from kdasr.common.files import read_object
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import Ranks
 from kdasr.data.cut_table import WORDS
@@ -19,7 +20,15 @@ from kdasr.data.index_folder import open_parts
 from kdasr.data.loader import TrainLoader, rows_at_speeds, valid_batches
 from kdasr.data.table_view import TableView, as_it_is
 from kdasr.data.train_share import rows_in_share
-from kdasr.data.unpaired import InterleavedBatches, Transcripts, check_all_named, no_pieces, without_text
+from kdasr.data.unpaired import (
+    InterleavedBatches,
+    Transcripts,
+    check_all_named,
+    no_pieces,
+    rows_named,
+    sources_print,
+    without_text,
+)
 from kdasr.decoding.rescoring import SentenceScorer
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import GIVEN, JOINT
@@ -30,7 +39,7 @@ from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.models.transducer.model import Transducer
 from kdasr.self_training.first_search import FirstSearch
 from kdasr.self_training.labels import FirstGuess, Labeler, label_search
-from kdasr.self_training.proposals import ProposalModel, load_hypotheses
+from kdasr.self_training.proposals import DATA, ProposalModel, load_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
 from kdasr.training.stage import resolve_reference
 from kdasr.training.system import System
@@ -79,7 +88,8 @@ def _with_labels(
         raise UserError(f"{config.data.dir}: no usable utterance in {', '.join(options.parts)}")
     proposal = _load_proposal(config, system).to(fabric.device)
     language_model = _load_language_model(config, system, fabric)  # before the long search of the guesses
-    labeler = Labeler(options.labels, _guesses(proposal, cuts, config, system, fabric), language_model)
+    guesses, cuts = _guesses(proposal, cuts, config, system, fabric)
+    labeler = Labeler(options.labels, guesses, language_model)
     parts = UnpairedParts(
         config=options,
         proposal=proposal,
@@ -212,20 +222,32 @@ def _load_language_model(config: ExperimentConfig, system: System, fabric: Fabri
 
 def _guesses(
     proposal: ProposalModel, cuts: TableView, config: ExperimentConfig, system: System, fabric: Fabric
-) -> dict[str, FirstGuess]:
-    """Those of the experiment folder; made there at the first start, by all processes together."""
+) -> tuple[dict[str, FirstGuess], TableView]:
+    """Those of the experiment folder; made there at the first start, by all processes together. Also the
+    utterances that have one: the others could not be read."""
     path, labels = system.exp_dir / GUESSES, config.unpaired.labels
     # Only the filter of low scores asks for scores, which must be those of the search that labels come from.
     search = label_search(labels) if labels.worst_share else replace(label_search(labels), beam=1)
     made_by = f"{proposal.fingerprint()}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
+    data = {
+        "utterances": cuts.digest(),
+        "max_duration": config.data.max_duration,
+        "audio": sources_print(cuts),
+    }
     is_there = path.is_file()
     fabric.barrier()  # all have looked before one of them writes it
     if not is_there:
         logger.info("first search in %d unpaired utterances by the first proposal model", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
-        data = {"utterances": cuts.digest(), "max_duration": config.data.max_duration}
         first_search = FirstSearch(batches, fabric.device, made_by, data, proposal, search)
         first_search.run(path, Ranks(fabric.global_rank, fabric.world_size))
     guesses = load_hypotheses(path, made_by)
-    check_all_named(path, guesses, cuts)
-    return guesses
+    searched = read_object(path).get(DATA, {})
+    if searched.get("utterances") != data["utterances"]:  # earlier versions did not say
+        check_all_named(path, guesses, cuts)
+    elif searched["audio"] != data["audio"]:
+        raise UserError(f"{path}: the audio has been replaced since the search; remove it to search again")
+    elif len(guesses) < len(cuts):
+        logger.warning("%d of %d utterances could not be searched", len(cuts) - len(guesses), len(cuts))
+        cuts = cuts.take(rows_named(guesses, cuts))
+    return guesses, cuts

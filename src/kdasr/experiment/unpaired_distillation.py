@@ -13,7 +13,7 @@ from kdasr.data.batch import CLEAN, MASKED, REMASKED, UNMASKED
 from kdasr.data.cut_table import WORDS
 from kdasr.data.loader import TrainLoader, usable_rows, valid_batches
 from kdasr.data.table_view import TableView
-from kdasr.data.unpaired import InterleavedBatches, digest_of_names, with_texts
+from kdasr.data.unpaired import InterleavedBatches, digest_of_names, sources_print, with_texts
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.objective_config import GIVEN, ONCE
 from kdasr.distillation.teacher import Transcriber
@@ -21,6 +21,7 @@ from kdasr.distillation.terms.base import Need, needing
 from kdasr.distillation.unpaired_terms import is_searched, unpaired_terms
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.self_training.hypotheses import (
+    AUDIO,
     UTTERANCES,
     Hypotheses,
     TranscriptSearch,
@@ -146,16 +147,16 @@ def _searched_once(
     cuts = usable(cuts, config, system)
     teacher = next(iter(system.teachers)).sha256[:16]
     made_by = f"{teacher}, beam {search.beam}, blank penalty {search.blank_penalty:g}"
-    digest = cuts.digest()[:16]
+    digest, audio = cuts.digest()[:16], sources_print(cuts)
     is_there = path.is_file()
     fabric.barrier()  # all have looked before one of them writes it
     if not is_there:
         logger.info("the teacher searches %d utterances without transcripts", len(cuts))
         batches = valid_batches(cuts, system.tokenizer, config.data, config.model.geometry.num_frames)
-        data = {UTTERANCES: digest, "max_duration": config.data.max_duration}
+        data = {UTTERANCES: digest, AUDIO: audio, "max_duration": config.data.max_duration}
         searching = TranscriptSearch(batches, fabric.device, made_by, data, hypotheses)
         searching.run(path, Ranks(fabric.global_rank, fabric.world_size))
-    texts = load_texts(path, made_by, digest, earlier=lambda: digest_of_names(cuts)[:16])
+    texts = load_texts(path, made_by, digest, audio, earlier=lambda: digest_of_names(cuts)[:16])
     if len(texts) < len(cuts):
         logger.warning("%d of %d utterances could not be searched", len(cuts) - len(texts), len(cuts))
     return with_texts(cuts, texts)

@@ -85,4 +85,5 @@ class FirstSearch(SharedSearch):
 
     def save(self, path: Path, found: Mapping[str, Any]) -> None:
         """By `save_hypotheses`."""
-        save_hypotheses(path, {name: FirstGuess(*guess) for name, guess in found.items()}, self.made_by)
+        guesses = {name: FirstGuess(*guess) for name, guess in found.items()}
+        save_hypotheses(path, guesses, self.made_by, self.data)

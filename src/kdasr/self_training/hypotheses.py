@@ -31,7 +31,7 @@ from kdasr.evaluation.wer import word_errors
 from kdasr.models.transducer.model import Transducer
 from kdasr.self_training.first_search import SharedSearch
 
-MADE_BY, UTTERANCES, TEXTS = "made_by", "utterances", "texts"
+MADE_BY, UTTERANCES, AUDIO, TEXTS = "made_by", "utterances", "audio", "texts"
 """Of a file of hypotheses."""
 PREFIX = "unpaired_"
 """Of the names in the log, before those of the terms."""
@@ -167,11 +167,12 @@ class TranscriptSearch(SharedSearch):
 
     def save(self, path: Path, found: Mapping[str, Any]) -> None:
         """As JSON, with what made it."""
-        write_json(path, {MADE_BY: self.made_by, UTTERANCES: self.data[UTTERANCES], TEXTS: found})
+        own = {MADE_BY: self.made_by, UTTERANCES: self.data[UTTERANCES], AUDIO: self.data[AUDIO]}
+        write_json(path, {**own, TEXTS: found})
 
 
 def load_texts(
-    path: Path, made_by: str, utterances: str, earlier: Callable[[], str] | None = None
+    path: Path, made_by: str, utterances: str, audio: str, earlier: Callable[[], str] | None = None
 ) -> dict[str, str]:
     """What `TranscriptSearch` has written: utterance -> text. Those that could not be read are missing.
 
@@ -179,16 +180,18 @@ def load_texts(
         path: the file.
         made_by: of the search.
         utterances: what its `data` say of them.
-        earlier: what earlier versions said of them; asked for where that differs.
+        audio: what they say of the audio. Earlier versions said nothing, which counts as the same.
+        earlier: what earlier versions said of the utterances; asked for where that differs.
 
     Raises:
-        UserError: not such a file, or of another teacher, another search, or other utterances.
+        UserError: not such a file, or of another teacher, another search, other utterances or other audio.
     """
     saved = read_object(path)
     texts = saved.get(TEXTS)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"{path}: damaged; remove it to have it made again")
-    for name, now in ((MADE_BY, made_by), (UTTERANCES, utterances)):
+    saved.setdefault(AUDIO, audio)
+    for name, now in ((MADE_BY, made_by), (UTTERANCES, utterances), (AUDIO, audio)):
         if saved.get(name) != now and not (name == UTTERANCES and earlier and saved.get(name) == earlier()):
             raise UserError(
                 f"{path}: {name} was {saved.get(name)} and is {now} now; remove it to search again"

@@ -8,9 +8,10 @@ that model's place as soon as it makes fewer errors.
 # Shapes: B utterances, T feature frames, F mel bins.
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.self_training.labels import FirstGuess, Proposal
 
+DATA = "data"
+"""Of a file of first guesses: the data that were searched. Earlier versions wrote nothing of them."""
 NOT_MEASURED = -1.0
 """In the place of an error. A number: checkpoints with one that is not finite count as damaged."""
 
@@ -121,10 +124,14 @@ def seed_hypotheses(
     return guesses
 
 
-def save_hypotheses(path: Path, guesses: dict[str, FirstGuess], fingerprint: str) -> None:
-    """Write what the model and the search of this fingerprint said first."""
+def save_hypotheses(
+    path: Path, guesses: dict[str, FirstGuess], fingerprint: str, data: Mapping[str, Any] | None = None
+) -> None:
+    """Write what the model and the search of this fingerprint said first; `data`: of what, plain values."""
     rows = {name: list(guess) for name, guess in guesses.items()}
-    write_json(path, {"proposal_model": fingerprint, "pieces_and_score_per_piece": rows})
+    write_json(
+        path, {"proposal_model": fingerprint, DATA: dict(data or {}), "pieces_and_score_per_piece": rows}
+    )
 
 
 def load_hypotheses(path: Path, fingerprint: str) -> dict[str, FirstGuess]:
