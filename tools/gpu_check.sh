@@ -17,6 +17,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 out=${1:-exp/gpu_check}
 data=$out/data
+for number in ${STEPS:-1 2 3 4}; do
+  if [[ ! $number =~ ^[1-4]$ ]]; then
+    echo "gpu_check.sh: error: STEPS '$STEPS': expected some of 1 2 3 4, such as STEPS=\"1 3\"" >&2
+    exit 1
+  fi
+done
 mkdir -p "$out"
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
 python - <<'PY'

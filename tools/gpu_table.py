@@ -15,7 +15,14 @@ RUNS = {
 
 
 def table(out: Path) -> str:
-    """The steps that have been run, and the kernels' rows."""
+    """The steps that have been run, and the kernels' rows.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    names = (*RUNS, "kernels")
+    if not any((out / f"{name}.json").is_file() for name in names):
+        raise SystemExit(f"{out}: no results of {', '.join(names)}: nothing was measured")
     lines = ["| run | s | peak memory, MiB | device |", "|---|---|---|---|"]
     for name, what in RUNS.items():
         path = out / f"{name}.json"
