@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lhotse import CutSet
 
 from kdasr.common.errors import UserError
 from kdasr.corpora.librispeech_alignments import read_alignments
@@ -98,6 +99,20 @@ def test_an_id_that_is_there_twice_is_named(data: Path) -> None:
         path.write_bytes(content[:-9])
         with pytest.raises(UserError, match="damaged"):
             load_cuts(data, PART)
+    finally:
+        path.write_bytes(content)
+
+
+def test_no_more_cuts_are_read_than_are_wanted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cuts_path(data, PART)
+    content, ids = path.read_bytes(), [row["id"] for row in rows_of(path)]
+    try:
+        path.write_bytes(content + gzip.compress(b"no cut\n"))
+        monkeypatch.setattr(CutSet, "from_dicts", None)  # all of them in memory
+        assert [cut.id for cut in load_cuts(data, PART, 2)] == ids[:2]
+        assert Path(next(iter(load_cuts(data, PART, 1))).recording.sources[0].source).is_file()
+        with pytest.raises(UserError, match="damaged"):
+            load_cuts(data, PART, len(ids) + 1)
     finally:
         path.write_bytes(content)
 

@@ -86,12 +86,10 @@ def command(
 
 def _cuts(data: Path, part: str, all_of_them: bool, limit: int | None) -> tuple[list["MonoCut"], int]:
     """The cuts to align, and how many others have word times already and keep them."""
-    from itertools import islice
-
     from kdasr.data.folder import load_cuts
     from kdasr.data.word_times import aligned_words
 
-    cuts = list(islice(load_cuts(data, part), limit))
+    cuts = list(load_cuts(data, part, limit))
     chosen = cuts if all_of_them else [cut for cut in cuts if not aligned_words(cut)]
     return chosen, len(cuts) - len(chosen)
 

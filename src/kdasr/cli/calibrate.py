@@ -86,13 +86,11 @@ def command(
 
 def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any], str]:
     """The utterances of a part, and what tells their audio from other audio."""
-    from itertools import islice
-
     from kdasr.data.fingerprint import audio_fingerprint
     from kdasr.data.folder import load_cuts
     from kdasr.evaluation.joining import in_order
 
-    cuts = list(islice(load_cuts(data, part), max_utterances))
+    cuts = list(load_cuts(data, part, max_utterances))
     if not cuts:
         raise UserError(f"{data}: part '{part}' holds no utterances")
     return in_order(cuts), audio_fingerprint(cuts)

@@ -319,11 +319,9 @@ def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | N
 
 
 def _load_cuts(run: DecodeRun, part: str) -> list["MonoCut"]:
-    from itertools import islice
-
     from kdasr.data.folder import load_cuts
 
-    cuts = list(islice(load_cuts(run.data, part), run.max_utterances or None))
+    cuts = list(load_cuts(run.data, part, run.max_utterances or None))
     if not cuts:
         raise UserError(f"{run.data}: part '{part}' holds no utterances")
     return cuts

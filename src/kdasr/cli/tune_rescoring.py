@@ -91,11 +91,9 @@ def _settings(use: LanguageModelUse, tuning: Tuning) -> dict[str, Any]:
 
 
 def _cuts(tuning: Tuning, part: str) -> "list[MonoCut]":
-    from itertools import islice
-
     from kdasr.data.folder import load_cuts
 
-    cuts = list(islice(load_cuts(tuning.data, part), tuning.max_utterances or None))
+    cuts = list(load_cuts(tuning.data, part, tuning.max_utterances or None))
     if not cuts:
         raise UserError(f"{tuning.data}: part '{part}' holds no utterances")
     return cuts

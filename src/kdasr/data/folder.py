@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,10 @@ def recorded_normalization(record: Mapping[str, Any] | None) -> str:
     return str(((record or {}).get("text") or {}).get("normalize", NONE))
 
 
-def load_cuts(data_dir: Path | str, part: str) -> CutSet:
+def load_cuts(data_dir: Path | str, part: str, limit: int | None = None) -> CutSet:
     """The cuts of a prepared part, all of them in memory, with paths that hold from the current directory.
+
+    With a `limit`, so many of them, from the first on; what comes after is not read.
 
     Raises:
         UserError: the part has not been prepared, and the message names those that have; or it is empty or
@@ -118,7 +121,7 @@ def load_cuts(data_dir: Path | str, part: str) -> CutSet:
     data_dir = Path(data_dir)
     check_prepared(data_dir, part)
     path = cuts_path(data_dir, part)
-    cuts = _read(path)
+    cuts = _read(path, limit)
     warn_if_changed(data_dir, part, sha256(path))
     for cut in cuts:
         in_folder(cut, data_dir)
@@ -173,13 +176,16 @@ def check_sources(first: MonoCut, part: str) -> None:
         log.warning("%s: the audio of '%s' is gone", first.recording.sources[0].source, part)
 
 
-def _read(path: Path) -> CutSet:
+def _read(path: Path, limit: int | None) -> CutSet:
     """
     Raises:
         UserError: the file is damaged, in whatever way.
     """
     try:
-        cuts = CutSet.from_jsonl(path).to_eager()
+        if limit is None:
+            cuts = CutSet.from_jsonl(path).to_eager()
+        else:
+            cuts = CutSet.from_cuts(islice(CutSet.from_jsonl_lazy(path), limit))
         other = next((type(cut).__name__ for cut in cuts if not isinstance(cut, MonoCut)), None)
     except Exception as error:  # gzip, JSON and Lhotse each have their own
         raise UserError(f"{path}: damaged ({first_line(error)}): remove it and run `kdasr prepare`") from None
