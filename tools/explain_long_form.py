@@ -12,7 +12,7 @@ pieces of context.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ import click
 import numpy as np
 import torch
 from benchmarking import require, run_tool
+from lhotse.cut import MonoCut
 from numpy.typing import NDArray
 
 from kdasr.bundle import Bundle, load_bundle
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.loader import load_cuts
+from kdasr.data.tokenizer import Tokenizer
 from kdasr.decoding.greedy import GreedyState, greedy_chunk, initial_state
 from kdasr.evaluation.evaluate import Recording, load_recording
 from kdasr.evaluation.wer import ErrorCounts, word_errors
@@ -105,6 +107,12 @@ class Decoder:
         return self.model.encoder.init_state(1, self.context)
 
 
+def load(cut: MonoCut, tokenizer: Tokenizer) -> Recording:
+    """A recording whose samples are in memory, however long it is: it is heard again and again."""
+    recording = load_recording(cut, tokenizer)
+    return replace(recording, samples_N=recording.samples_N[:])
+
+
 def noise(seconds: float, seed: int) -> Samples:
     """White noise of `NOISE_DB`."""
     count = round(seconds * SAMPLE_RATE)
@@ -152,8 +160,8 @@ def main(exp: Path, data: Path, part: str, max_utterances: int) -> None:
     require(exp, data)
     torch.set_num_threads(1)
     decoder = Decoder(load_bundle(exp))
-    cuts = list(load_cuts(data, part))[:max_utterances]
-    recordings = [load_recording(cut, decoder.bundle.tokenizer) for cut in cuts]
+    cuts = list(load_cuts(data, part, max_utterances))
+    recordings = [load(cut, decoder.bundle.tokenizer) for cut in cuts]
     refs = [" ".join(recording.ref) for recording in recordings]
     click.echo("| decoded | WER % | sub | del | ins | first words right, % |\n|---|---|---|---|---|---|")
     alone = [decoder.decode(recording.samples_N) for recording in recordings]

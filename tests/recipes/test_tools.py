@@ -5,7 +5,15 @@ import runpy
 import sys
 from pathlib import Path
 
+import explain_long_form
+import numpy as np
 import pytest
+import soundfile
+from lhotse import Recording
+
+from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.tokenizer import Tokenizer
+from kdasr.evaluation import evaluate
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,3 +152,14 @@ def test_a_peer_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bench_gpu, "floor_ms", lambda shape, joiners: 1.0)
     rows = bench_gpu.measure_shape((2, 12, 6, 10))
     assert [row.get("left_out", row.get("time_ratio")) for row in rows] == [1.0, "out of memory", 1.0, 1.0]
+
+
+def test_long_utterances_can_be_joined(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding reads those above 300 s as they are heard."""
+    monkeypatch.setattr(evaluate, "_LONG_SECONDS", 0.1)
+    soundfile.write(tmp_path / "a.wav", np.full(SAMPLE_RATE, 0.5, np.float32), SAMPLE_RATE)
+    cut = Recording.from_file(tmp_path / "a.wav").to_cut()
+    samples_N, borders = explain_long_form.joined([explain_long_form.load(cut, tokenizer)] * 2, gap=1.0)
+    assert (len(samples_N), borders) == (3 * SAMPLE_RATE, [1.5])
