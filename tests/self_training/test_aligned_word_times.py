@@ -14,12 +14,13 @@ from kdasr.bundle import load_bundle
 from kdasr.cli.align import command
 from kdasr.common.errors import UserError
 from kdasr.corpora.librispeech_alignments import read_alignments
-from kdasr.data.features import load_cut_samples
+from kdasr.data.features import load_cut_samples, num_feature_frames
 from kdasr.data.folder import RECORD, cuts_path, load_cuts
 from kdasr.data.usable import cut_text
 from kdasr.data.word_times import aligned_words
 from kdasr.evaluation.latency import RefWord
 from kdasr.recognition.audio import Samples
+from kdasr.self_training.word_times import pieces
 from kdasr.self_training.word_times.boundaries import (
     Margins,
     Speech,
@@ -113,6 +114,29 @@ def test_every_word_of_a_transcript_gets_its_place(root: Path, method: str) -> N
             aligner(samples_N, " ".join([cut_text(cut)] * 40))
 
 
+@pytest.mark.parametrize("method", ["transducer", "ctc"])
+def test_the_table_of_a_transducer_has_a_limit(
+    root: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above it nothing is computed; the CTC head has no such table."""
+    bundle = load_bundle(root / "exp", as_trained=True)
+    cut = next(iter(load_cuts(root / "data", PART)))
+    samples_N, text = load_cut_samples(cut).numpy(), cut_text(cut)
+    nodes = len(bundle.tokenizer.encode(text)) * bundle.model.geometry.num_frames(
+        num_feature_frames(len(samples_N))
+    )
+    monkeypatch.setattr(pieces, "MOST_NODES", nodes)
+    found = PieceAligner(bundle, method)(samples_N, text)
+    monkeypatch.setattr(pieces, "MOST_NODES", nodes - 1)
+    aligner = PieceAligner(bundle, method)
+    if method == "transducer":
+        monkeypatch.setattr(aligner, "_encode", None)
+        with pytest.raises(NotAlignedError, match=r"frames times .*: use --method ctc"):
+            aligner(samples_N, text)
+    else:
+        assert aligner(samples_N, text) == found
+
+
 def test_an_interrupted_part_goes_on_and_bad_ones_are_named(root: Path, tmp_path: Path) -> None:
     cuts = list(load_cuts(root / "data", PART))
     calls: list[str] = []
@@ -123,13 +147,19 @@ def test_an_interrupted_part_goes_on_and_bad_ones_are_named(root: Path, tmp_path
             raise KeyboardInterrupt
         if len(calls) == 2:
             raise NotAlignedError("too short")
+        if len(calls) == 3:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
         return [EmittedWord(text, 0.5, 1.0)]
 
     with pytest.raises(KeyboardInterrupt):
         align_part(cuts, align, tmp_path, {"by": 1})
     found = align_part(cuts, align, tmp_path, {"by": 1})
     assert len(calls) == 4 + len(cuts) - 3
-    assert found.failed == {cuts[1].id: "too short"} and len(found.times) == len(cuts) - 1
+    assert found.failed == {
+        cuts[1].id: "too short",
+        cuts[2].id: f"out of memory: it lasts {cuts[2].duration:.0f} s",
+    }
+    assert len(found.times) == len(cuts) - 2
     assert align_part(cuts, align, tmp_path, {"by": 1}) == found and len(calls) == len(cuts) + 1
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdasr.bundle import Bundle
-from kdasr.data.features import SAMPLE_RATE
+from kdasr.data.features import SAMPLE_RATE, num_feature_frames
 from kdasr.data.text_normalization import split_words
 from kdasr.data.tokenizer import WORD_START
 from kdasr.losses.best_path import ctc_spans, transducer_frames, transducer_log_probs
@@ -21,6 +21,9 @@ from kdasr.recognition.features import whole_features
 
 _BLOCK = 50
 """Encoder frames whose lattice nodes are in memory at a time."""
+MOST_NODES = 100_000_000
+"""Frames times pieces of the longest utterance that a transducer aligns: tables of 2.4 GB. At 25 frames and 3
+pieces a second that is 19 minutes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class PieceAligner:
         """
         self._model, self._tokenizer, self._context = bundle.model, bundle.tokenizer, bundle.context
         self._spans = METHODS[method]
+        self._most_nodes = MOST_NODES if method == "transducer" else None
         self._device = next(self._model.parameters()).device
 
     @torch.inference_mode()
@@ -60,8 +64,8 @@ class PieceAligner:
             text: what is said.
 
         Raises:
-            NotAlignedError: no words, a word that pieces do not spell, or more pieces than the frames have
-                room for.
+            NotAlignedError: no words, a word that pieces do not spell, more pieces than the frames have room
+                for, or more frames and pieces than a transducer aligns (`MOST_NODES`).
         """
         tokenizer = self._tokenizer
         words = split_words(tokenizer.normalize(text))
@@ -72,6 +76,12 @@ class PieceAligner:
         begins = [piece.startswith(WORD_START) for piece in pieces]
         if sum(begins) != len(words) or not begins[0]:
             raise NotAlignedError("its pieces do not spell its words")
+        frames = self._model.geometry.num_frames(num_feature_frames(len(samples_N)))
+        if self._most_nodes is not None and frames * len(ids) > self._most_nodes:
+            raise NotAlignedError(
+                f"{frames} frames times {len(ids)} pieces are more than {self._most_nodes:,}, which is the "
+                "most for --method transducer: use --method ctc, or cut it"
+            )
         spans = self._spans(self._model, self._encode(samples_N), torch.tensor(ids, device=self._device))
         if spans is None:
             raise NotAlignedError(f"{len(ids)} pieces do not fit into its frames")

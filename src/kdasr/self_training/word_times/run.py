@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdasr.common.errors import UserError
+from kdasr.common.failures import is_out_of_memory
 from kdasr.common.files import write_text
 from kdasr.common.logging import get_logger
 from kdasr.common.ranks import ShardedJournal
@@ -84,8 +86,12 @@ def _record(cut: "MonoCut", align: Align) -> dict[str, Any]:
         words = align(samples_N, cut_text(cut))
     except AudioError as error:
         return {"id": cut.id, "failed": error.reason}
-    except NotAlignedError as error:
+    except (NotAlignedError, UserError) as error:
         return {"id": cut.id, "failed": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {"id": cut.id, "failed": f"out of memory: it lasts {cut.duration:.0f} s"}
     speech = find_speech(samples_N, SAMPLE_RATE)
     return {
         "id": cut.id,
