@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from export_helpers import bursts, save_student, write_cuts
 
-from kdasr.cli.export import command
+from kdasr.cli.export import _load, command
 from kdasr.common.errors import UserError
 from kdasr.evaluation.joining import Pause
 from kdasr.evaluation.long_form_run import LongForm
@@ -35,6 +36,17 @@ def test_the_client_hears_long_streams_as_we_do(student, tmp_path: Path) -> None
         assert not any(comparison.identical.values())
     with pytest.raises(UserError, match="no utterances"):
         list(compare_long_form(student.bundle, student.system, [], options))
+
+
+def test_audio_is_read_when_its_turn_comes(student, tmp_path: Path) -> None:
+    """None of it stays in memory."""
+    waves = [spoken.samples_N for spoken in UTTERANCES[:2]]
+    clips = _load(write_cuts(tmp_path, waves), student.system.tokenizer)
+    for clip, wave_N in zip(clips, waves, strict=True):
+        np.testing.assert_array_equal(clip.samples_N, wave_N)
+        assert len(clip.source) == len(wave_N)
+    write_cuts(tmp_path, [-wave_N for wave_N in waves])
+    np.testing.assert_array_equal(clips[1].samples_N, -waves[1])
 
 
 def test_the_command_checks_long_streams_when_asked(student, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdasr.evaluation.long_form_run import LongForm
     from kdasr.export.check import Clip
     from kdasr.export.publication import Publication
+    from kdasr.recognition.audio import Samples
 
 _SHOWN_DIFFERENCES = 5
 _OF_PUBLICATION = ("hub_layout", "license", "language", "test_wavs")
@@ -230,8 +231,27 @@ def _require_manifest(path: Path) -> None:
         raise UserError(f"{path}: no such manifest of cuts")
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """The samples of an utterance, a `SampleSource`: read each time that they are asked for."""
+
+    cut: "Cut"
+    tokenizer: "Tokenizer"
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, span: slice, /) -> "Samples":
+        from kdasr.evaluation.evaluate import load_recording
+
+        return load_recording(self.cut, self.tokenizer).samples_N[span]
+
+
 def _load(path: Path, tokenizer: "Tokenizer", count: int | None = None) -> list["Clip"]:
     """The utterances of a manifest (the first `count`); a data folder's are found from any directory.
+
+    All audio is read once, so that bad audio is known at the start; none of it stays in memory.
 
     Raises:
         UserError: another kind of file, nothing in it, or audio that cannot be read.
@@ -246,8 +266,12 @@ def _load(path: Path, tokenizer: "Tokenizer", count: int | None = None) -> list[
         cuts = load_cuts(path.parent, part)
     else:
         cuts = _read_cuts(path)
-    recordings = (load_recording(cut, tokenizer) for cut in in_order(list(cuts))[:count])
-    return [Clip(recording.id, recording.samples_N[:], " ".join(recording.ref)) for recording in recordings]
+    clips = []
+    for cut in in_order(list(cuts))[:count]:
+        recording = load_recording(cut, tokenizer)
+        stored = _Stored(cut, tokenizer, len(recording.samples_N))
+        clips.append(Clip(recording.id, stored, " ".join(recording.ref)))
+    return clips
 
 
 def _read_cuts(path: Path) -> list["Cut"]:

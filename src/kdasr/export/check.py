@@ -2,6 +2,7 @@
 
 # Shapes: N samples at 16 kHz.
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,7 @@ from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import join_words
+from kdasr.recognition.sources import SampleSource
 from kdasr.recognition.stream import Stream
 
 PAUSES = (0.3, 2.6, 6.0)
@@ -42,9 +44,14 @@ class Clip:
     """An utterance to be decoded both ways."""
 
     id: str
-    samples_N: Samples
+    source: SampleSource
     ref: str = ""
     """What was said."""
+
+    @property
+    def samples_N(self) -> Samples:  # noqa: N802
+        """All of it, in memory from now on; read anew each time where the source is not an array."""
+        return self.source[:]
 
 
 @dataclass
@@ -149,8 +156,8 @@ def check_utterances(bundle: BundleFolder, ours: Recognizable, utterances: Seque
     """
     if not utterances:
         raise UserError("no utterances to compare")
-    ids = [spoken.id for spoken in utterances]
-    if twice := {name for name in ids if ids.count(name) > 1}:
+    counts = Counter(spoken.id for spoken in utterances)
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(f"utterance {min(twice)} is there twice: name each manifest once")
     if ours.context != bundle.context:
         raise UserError(f"{bundle.folder}: exported under '{bundle.context}', compared with '{ours.context}'")
@@ -185,7 +192,7 @@ def _compare_offline(
     """Whole utterances, with the silence behind them that our recognizer adds."""
     comparison = Comparison(f"greedy search, whole utterances, {batch_size} in a batch")
     recognizer = StreamingRecognizer(ours)
-    heard = [spoken for spoken in utterances if num_feature_frames(len(spoken.samples_N)) >= SHORTEST]
+    heard = [spoken for spoken in utterances if num_feature_frames(len(spoken.source)) >= SHORTEST]
     for group in _groups(heard, batch_size):
         waves = [_with_silence(recognizer, spoken.samples_N) for spoken in group]
         theirs = client.decode_together(waves)

@@ -77,8 +77,8 @@ def _streams(
     utterances: Sequence[Clip], pause: Pause, options: LongForm
 ) -> Iterator[tuple[list[Clip], Samples]]:
     """The utterances of each stream, and what it holds, (N,)."""
-    lengths = [len(spoken.samples_N) for spoken in utterances]
+    lengths = [len(spoken.source) for spoken in utterances]
     for number, members in enumerate(plan_streams(lengths, pause, options.minutes)):
         spoken = [utterances[member] for member in members]
-        pieces = [Piece(len(one.samples_N), lambda one=one: one.samples_N) for one in spoken]  # type: ignore[misc]
+        pieces = [Piece(len(one.source), lambda one=one: one.samples_N) for one in spoken]  # type: ignore[misc]
         yield spoken, join(pieces, pause, [options.seed, number]).source[:]
