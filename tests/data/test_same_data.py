@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import soundfile
+from lhotse.utils import fastcopy
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.data_config import DataConfig, NoiseConfig
+from kdasr.data.fingerprint import audio_fingerprint
 from kdasr.data.folder import load_cuts
 from kdasr.data.same_data import check_same_data, describe_cuts, describe_data
 from kdasr.data.tokenizer import Tokenizer
@@ -22,6 +24,13 @@ PART = "train-clean-100"
 def prepared(root: Path) -> dict[str, Any]:
     prepare_corpus(PrepareOptions(root / "corpus", root / "data", [PART], speeds=(1.0,)))
     return describe_cuts(load_cuts(root / "data", PART), root / "data", [PART])
+
+
+def test_another_place_of_the_same_length_is_other_audio() -> None:
+    (cut,) = dummy_cuts(1)
+    before = audio_fingerprint([cut])
+    assert audio_fingerprint([fastcopy(cut, start=0)]) == before  # a whole number means the same
+    assert audio_fingerprint([fastcopy(cut, start=0.5)]) != before
 
 
 def test_a_corpus_prepared_elsewhere_is_the_same(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def audio_fingerprint(cuts: Iterable[MonoCut]) -> str:
     """Changes when the audio of some cuts, or what of it they are, changes; the files' paths do not count."""
     digest = hashlib.sha256()
     for cut in cuts:
-        digest.update(f"{cut.id} {cut.duration} ".encode())
+        # A whole recording has the digest that earlier versions have written down.
+        place = f"{cut.start} {cut.duration}" if cut.start else f"{cut.duration}"
+        digest.update(f"{cut.id} {place} ".encode())
         for source in cut.recording.sources if cut.has_recording else []:
             digest.update(fingerprint(Path(source.source)) if source.type == "file" else b"-")
     return digest.hexdigest()

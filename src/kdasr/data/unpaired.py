@@ -118,6 +118,7 @@ def sources_print(view: TableView, jobs: int = 8) -> str:
     with ThreadPoolExecutor(jobs) as pool:
         for begin in range(0, len(rows), _AT_ONCE):
             cuts = view.reader.read(rows[begin : begin + _AT_ONCE])
+            digest.update(f"{[cut.start for cut in cuts]}".encode())
             for found in pool.map(untimed_fingerprint, (file for cut in cuts for file in _sources(cut))):
                 digest.update(found)
     return digest.hexdigest()[:16]
