@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from lhotse import AudioSource, CutSet, SupervisionSegment
 from lhotse import Recording as LhotseRecording
-from lhotse.cut import MonoCut
+from lhotse.cut import MonoCut, MultiCut
 from lhotse.supervision import AlignmentItem
 
 from kdasr.cli.latency import command
@@ -189,6 +189,25 @@ def test_word_times_of_trimmed_cuts_count_from_their_begin(tmp_path: Path) -> No
     CutSet.from_cuts(pieces).to_file(tmp_path / "cuts.jsonl.gz")
     references = read_references(tmp_path / "cuts.jsonl.gz", str.lower)
     assert references == {name: [RefWord("one", 0.25, 2.0)] for name in "abc"}
+
+
+def test_cuts_of_several_channels_are_references_or_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio = LhotseRecording("r", [AudioSource("file", [0, 1], "r.wav")], 16000, 160_000, 10.0, [0, 1])
+    said = [
+        SupervisionSegment(
+            str(channel), "r", 0.0, 10.0, channel, "one", alignment={"word": [AlignmentItem("ONE", 0.25, 1)]}
+        )
+        for channel in (0, 1)
+    ]
+    cuts = [
+        MultiCut(name, 0.0, 10.0, [0, 1], some, recording=audio)
+        for name, some in (("a", said[:1]), ("b", said))
+    ]
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    assert read_references(tmp_path / "cuts.jsonl.gz", str.lower) == {"a": [RefWord("one", 0.25, 1.25)]}
+    assert "1 cut(s) with speech on several channels, or mixtures, are left out: b" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from lhotse.cut import MonoCut
+from lhotse.cut import MonoCut, MultiCut
 from lhotse.supervision import AlignmentItem
 
 from kdasr.common.logging import get_logger
@@ -40,7 +40,7 @@ def fault_in_times(items: Iterable[AlignmentItem], duration: float) -> str | Non
     return None
 
 
-def fault_in_word_times(cut: MonoCut) -> str | None:
+def fault_in_word_times(cut: MonoCut | MultiCut) -> str | None:
     """Why the word times of a cut cannot be true; None if they can, or if there are none."""
     return fault_in_times(_aligned(cut), cut.duration)
 
@@ -56,7 +56,7 @@ def warn_of_word_times(part: str, cuts: Sequence[MonoCut]) -> int:
     return len(faults)
 
 
-def aligned_words(cut: MonoCut) -> list[tuple[str, float, float]]:
+def aligned_words(cut: MonoCut | MultiCut) -> list[tuple[str, float, float]]:
     """Word, start and end in seconds from the cut's begin; silences left out.
 
     Empty without an alignment, and with one whose times cannot be true (`fault_in_word_times`): a latency
@@ -67,7 +67,7 @@ def aligned_words(cut: MonoCut) -> list[tuple[str, float, float]]:
     return [(item.symbol, item.start, item.end) for item in _aligned(cut) if item.symbol.strip()]
 
 
-def _aligned(cut: MonoCut) -> list[AlignmentItem]:
+def _aligned(cut: MonoCut | MultiCut) -> list[AlignmentItem]:
     return [
         item for supervision in cut.supervisions for item in (supervision.alignment or {}).get("word", [])
     ]

@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lhotse.cut import MonoCut
+from lhotse.cut import MonoCut, MultiCut
 from lhotse.utils import fastcopy
 
 from kdasr.common.errors import UserError
 from kdasr.common.folders import find_files
+from kdasr.common.logging import get_logger
 from kdasr.corpora.cut_manifest import iter_cuts
 from kdasr.corpora.cut_utterances import words_of
 from kdasr.corpora.librispeech_alignments import read_all
+from kdasr.data.audio_files import quote
 from kdasr.data.text_normalization import split_words
 from kdasr.data.word_times import aligned_words
 from kdasr.evaluation.foreign.base import HeardWord, Hypothesis, read_hypotheses
@@ -31,6 +33,8 @@ from kdasr.evaluation.statistics import bootstrap_wer, speakers_of, summarize
 from kdasr.evaluation.timed_alignment import align_timed_words
 from kdasr.evaluation.wer import count_errors
 from kdasr.recognition.result import WordSpan
+
+log = get_logger(__name__)
 
 References = Mapping[str, Sequence[RefWord]]
 """The words of each utterance."""
@@ -107,11 +111,25 @@ def read_references(path: Path, normalize: Normalize) -> dict[str, list[RefWord]
 
 
 def _aligned_cuts(path: Path) -> dict[str, list[tuple[str, float, float]]]:
-    cuts = (cut for cut in iter_cuts(path) if isinstance(cut, MonoCut))
-    return {cut.id: aligned_words(_counted_from_begin(cut)) for cut in cuts}
+    found, left_out = {}, []
+    for cut in iter_cuts(path):
+        if isinstance(cut, MonoCut) or (isinstance(cut, MultiCut) and _is_one_voice(cut)):
+            found[cut.id] = aligned_words(_counted_from_begin(cut))
+        else:
+            left_out.append(cut.id)
+    if left_out:
+        log.warning(
+            "%s: %d cut(s) with speech on several channels, or mixtures, are left out: %s",
+            path, len(left_out), quote(left_out),
+        )  # fmt: skip
+    return found
 
 
-def _counted_from_begin(cut: MonoCut) -> MonoCut:
+def _is_one_voice(cut: MultiCut) -> bool:
+    return len({repr(supervision.channel) for supervision in cut.supervisions}) <= 1
+
+
+def _counted_from_begin(cut: MonoCut | MultiCut) -> MonoCut | MultiCut:
     """The cut with word times from its begin: those of a cut that was trimmed may be of its recording."""
     found = [(supervision, words_of(supervision, cut)) for supervision in cut.supervisions]
     supervisions = [
