@@ -208,6 +208,23 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
 
 
+@pytest.mark.parametrize("channel", [0, 1, [0, 1]])
+def test_of_several_channels_those_of_the_supervision_are_heard(
+    tmp_path: Path, channel: int | list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    samples_NC = np.stack([tone(1.0, 3), tone(1.0, 4)], axis=1)
+    soundfile.write(tmp_path / "call.wav", samples_NC, SAMPLE_RATE)
+    call = Recording.from_file(tmp_path / "call.wav")
+    told = replace(said("a", "call", 0.0, 1.0, "one"), channel=channel)
+    cut = MultiCut("call", 0.0, 1.0, [0, 1], [told], recording=call)
+    with caplog.at_level(logging.INFO, logger="kdasr"):
+        (one,) = prepare(tmp_path, write(tmp_path / "c.jsonl", cut))
+    assert ("1 utterance(s) of cuts of several channels" in caplog.text) == isinstance(channel, int)
+    expected_N = samples_NC[:, channel] if isinstance(channel, int) else samples_NC.mean(axis=1)
+    assert (one.id, [word.symbol for word in one.supervisions[0].alignment["word"]]) == ("a", ["one"])
+    np.testing.assert_allclose(one.load_audio()[0], expected_N, atol=1e-3)
+
+
 @pytest.mark.parametrize("channel", [0, 1])
 def test_a_cut_of_one_channel_is_heard_in_it_whatever_its_supervisions_say(
     tmp_path: Path, channel: int

@@ -39,6 +39,8 @@ class CutUtterance(NamedTuple):
 def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
     """A cut with one supervision as it is, one with several trimmed to each of them.
 
+    Of several channels those are heard that the supervision names.
+
     Stored features are left out: others than ours would be of another front end.
     """
     fault = fault_in_any(cut)
@@ -50,7 +52,7 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
     supervisions = cut.supervisions
     if len(supervisions) < 2:
         words = words_of(supervisions[0], cut) if supervisions else None
-        yield CutUtterance(_named(cut), False, None, words)
+        yield CutUtterance(_named(_own_channels(cut)), False, None, words)
         return
     for supervision in supervisions:
         fault = _fault_in_place(supervision, cut)
@@ -171,6 +173,15 @@ def _is_plain(value: Any) -> bool:
         return json.loads(json.dumps(value)) == value
     except (TypeError, ValueError):
         return False
+
+
+def _own_channels(cut: Cut) -> Cut:
+    """A cut of several channels with those of its only supervision, where it names some of them."""
+    if not isinstance(cut, MultiCut) or not cut.supervisions:
+        return cut
+    named = cut.supervisions[0].channel
+    own = [channel for channel in cut.channel if channel in (named if isinstance(named, list) else [named])]
+    return cut.with_channels(own) if 0 < len(own) < len(cut.channel) else cut
 
 
 def _named(cut: Cut) -> Cut:

@@ -115,7 +115,7 @@ class CutsCheck:
         self._copies: list[str] = []
         self._loose: list[str] = []
         self._rates: Counter[int] = Counter()
-        self._trimmed = self._long = self._overlapping = self._listed = 0
+        self._trimmed = self._long = self._overlapping = self._listed = self._narrowed = 0
         self._seen = array("q")
         """`name_digest` of all utterances, whether they can be used or not."""
         self._used, self._plain, self._of_sources = array("q"), bytearray(), list[int]()
@@ -137,6 +137,10 @@ class CutsCheck:
             self._digest.update(fingerprint(shard.audio))
         for cut in source.check():
             items = list(utterances_of(cut))
+            if isinstance(cut, MultiCut):
+                self._narrowed += sum(
+                    item.fault is None and item.cut.num_channels < cut.num_channels for item in items
+                )
             if any(item.trimmed for item in items):
                 self._trimmed += len(items)
                 self._long += 1
@@ -252,6 +256,11 @@ class CutsCheck:
             log.info(
                 "%s: %d cut(s) with several supervisions are trimmed to each: %d utterances",
                 part, self._long, self._trimmed,
+            )  # fmt: skip
+        if self._narrowed:
+            log.info(
+                "%s: %d utterance(s) of cuts of several channels are heard on those of their supervision",
+                part, self._narrowed,
             )  # fmt: skip
         if self._overlapping:
             log.warning(
