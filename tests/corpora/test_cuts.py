@@ -225,6 +225,21 @@ def test_of_several_channels_those_of_the_supervision_are_heard(
     np.testing.assert_allclose(one.load_audio()[0], expected_N, atol=1e-3)
 
 
+def test_words_of_trimmed_cuts_in_a_shar_folder_are_not_trusted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their times count from the begin of the recording, and where the cut began there is not kept."""
+    talk = recording(tmp_path / "talk.wav", 6.0)
+    cut = cut_of(talk, said("a", "talk", 0.0, 1.0, "one"), said("b", "talk", 3.0, 2.0, "two"))
+    manifest = write(tmp_path / "c.jsonl.gz", *cut.trim_to_supervisions(keep_overlapping=False))
+    cuts = prepare(tmp_path, shar_of(manifest, tmp_path / "shar"))
+    assert [bool(one.supervisions[0].alignment) for one in cuts] == [True, False]
+    assert "1 utterance(s) of a Shar folder have words outside of their cut" in caplog.text
+    caplog.clear()
+    cuts = prepare(tmp_path / "again", manifest)
+    assert all(one.supervisions[0].alignment for one in cuts) and "Shar" not in caplog.text
+
+
 @pytest.mark.parametrize("channel", [0, 1])
 def test_a_cut_of_one_channel_is_heard_in_it_whatever_its_supervisions_say(
     tmp_path: Path, channel: int

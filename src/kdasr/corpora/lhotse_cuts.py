@@ -30,6 +30,10 @@ from kdasr.data.features import load_cut_channels
 
 log = get_logger(__name__)
 
+_LOST_BEGIN = (
+    "utterance(s) of a Shar folder have words outside of their cut. Of cuts that were trimmed it does not "
+    "keep where they began, so words of others may be late too: use the manifest that it was made of"
+)
 _AT_ONCE = 256
 """Utterances whose audio is in memory together, where it comes from an archive."""
 
@@ -227,6 +231,8 @@ class CutPart:
                 aligned[cut.id] = words
         texts = {cut.id: cut.supervisions[0].text or "" for cut in cuts}
         sound = sound_alignments(aligned, texts, {cut.id: cut.duration for cut in cuts}, remarks)
+        if any(source.shard.audio is not None for source in self.sources):
+            remarks.fault(_LOST_BEGIN, [name for name in aligned if name not in sound])
         for cut in cuts:
             words = sound.get(cut.id)
             cut.supervisions[0].alignment = None if words is None else {"word": spoken(words)}
