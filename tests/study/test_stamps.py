@@ -68,9 +68,14 @@ def test_a_changed_job_and_those_that_need_it_run_again_and_no_other(tmp_path: P
         teacher = trained(tmp_path, {"rate": rate}, name="teacher")
         return [teacher, trained(tmp_path, {}, ("teacher",), "student"), trained(tmp_path, {}, name="other")]
 
-    run_stamped(jobs(0.1), tmp_path, 2)
-    again = run_stamped(jobs(0.2), tmp_path, 2)
+    said: list[str] = []
+    run_stamped(jobs(0.1), tmp_path, 2, said.append)
+    assert not any("again" in text for text in said)
+    again = run_stamped(jobs(0.2), tmp_path, 2, said.append)
     assert sorted(again.finished) == ["student", "teacher"] and again.unchanged == ["other"]
+    remarks = [text.partition(";")[0] for text in said if " again: " in text]
+    assert remarks == ["teacher again: rate: 0.1 -> 0.2", "student again: teacher was run again"]
+    assert f"what was there is in {tmp_path / 'replaced' / 'teacher-1'}" in "".join(said)
     # What was trained before lies aside, and was not trained on.
     for name in ("teacher", "student"):
         assert (tmp_path / name / "steps").read_text().split() == ["trained"]
@@ -84,6 +89,8 @@ def test_a_removed_result_runs_again_with_dependents(tmp_path: Path) -> None:
     ]
     run_stamped(jobs, tmp_path, 1)
     (tmp_path / "teacher" / "steps").unlink()
+    assert Stamps(tmp_path / "stamps").why_again(jobs[0]) == f"{tmp_path / 'teacher' / 'steps'} is gone"
+    assert Stamps(tmp_path / "stamps").why_again(jobs[1]) == ""
     # The driver is gone after the teacher: the next one must still see that the student is out of date.
     assert run_stamped(jobs[:1], tmp_path, 1).finished == ["teacher"]
     assert run_stamped(jobs, tmp_path, 1).finished == ["student"]

@@ -45,8 +45,8 @@ class Record(Protocol[JobT_contra]):
     def finished(self, jobs: Sequence[JobT_contra]) -> set[str]:
         """The jobs that need not run."""
 
-    def begin(self, job: JobT_contra) -> None:
-        """A job begins or goes on."""
+    def begin(self, job: JobT_contra) -> str:
+        """A job begins or goes on; returns what is to be said of it, or an empty text."""
 
     def end(self, job: JobT_contra) -> str:
         """All commands have succeeded; returns what is wrong all the same, or an empty text."""
@@ -58,8 +58,8 @@ class NoRecord:
     def finished(self, jobs: Sequence[Job]) -> set[str]:
         return set()
 
-    def begin(self, job: Job) -> None:
-        pass
+    def begin(self, job: Job) -> str:
+        return ""
 
     def end(self, job: Job) -> str:
         return ""
@@ -209,7 +209,8 @@ class _Pool(Generic[JobT]):
         if job.stage != self._stage:
             self._stage = job.stage
             self.say(f"\n== {job.stage}  [{_clock()}]")
-        self.record.begin(job)
+        if remark := self.record.begin(job):
+            self.say(remark)
         place = min(set(range(self.options.num)) - {running.place for running in self.running})
         log = None if self.options.foreground else self.options.logs / f"{job.name}.log"
         if log is not None:

@@ -77,13 +77,17 @@ def run_study(study: Study, options: Options, say: Say = print) -> Report:
 
 
 def describe_plan(study: Study, options: Options) -> list[str]:
-    """A line per job that a call would look at: what is finished, and what would run."""
+    """A line per job that a call would look at: what is finished, what would run, and why again."""
     rows = select_rows(study.recipe.results, options.rows)
     rates = {row: rate for row, rate in chosen_rates(study).items() if row in rows}
     jobs = {job.name: job for job in study.jobs(study.planner.trials(rows), "dev")}
     jobs |= {job.name: job for job in study.jobs(study.planner.runs(rows, rates), options.upto)}
-    finished = finished_jobs(study, list(jobs.values()))
-    return [f"{'finished' if name in finished else 'to run  '}  {name}" for name in jobs]
+    stamps, finished = Stamps(study.exp / "stamps"), finished_jobs(study, list(jobs.values()))
+    lines = []
+    for name, job in jobs.items():
+        why = "" if name in finished else stamps.why_again(job)
+        lines.append(f"{'finished' if name in finished else 'to run  '}  {name}{f' ({why})' if why else ''}")
+    return lines
 
 
 def rows_to_repeat(study: Study, options: Options) -> list[str]:

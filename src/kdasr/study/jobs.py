@@ -37,6 +37,8 @@ from kdasr.study.stamps import Settings, StampedJob
 
 STAGES = ("dev", "test")
 KDASR = (sys.executable, "-m", "kdasr")
+_OF_A_TEACHER = ("follow", "follow_lead")
+"""Options of the objective that change nothing without one."""
 STREAMS = 32
 """Utterances that are streamed in one batch: a quarter of the time, and tables need none with compute."""
 
@@ -313,6 +315,9 @@ def _identity(
     """The options that change the model; what lies in the data folder has a digest."""
     kept = identity_of(schema, options)
     data = {name: value for name, value in kept["data"].items() if name not in ("dir", "train_text")}
+    objective = kept.get("objective")
+    if objective and options["objective"].get("teacher") is None:
+        kept["objective"] = {name: objective[name] for name in objective if name not in _OF_A_TEACHER}
     return {**kept, "data": data}
 
 

@@ -5,13 +5,17 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json, write_json, write_text
 from kdasr.common.job_runner import Job, Outcome, RunOptions, Say, run_jobs
 from kdasr.common.processes import alone
+from kdasr.experiment.differences import differences
 
+_SHOWN = 3
+"""Changes that are named where a job has to run again."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Settings = Mapping[str, Any]
@@ -108,16 +112,40 @@ class Stamps:
                 done.add(job.name)
         return done
 
-    def begin(self, job: StampedJob) -> None:
-        """Note that a job begins, or goes on as the run that it was begun as."""
+    def why_again(self, job: StampedJob) -> str:
+        """What has changed since a job was run or begun; empty if nothing has, or it never was."""
+        stamp = self.read(job.name)
+        if stamp is None:
+            return ""
+        if self.matches(job):
+            missing = next((path for path in job.outputs if not path.exists()), None)
+            return f"{missing} is gone" if stamp.finished and missing is not None else ""
+        try:
+            old = _plain(job.reread(stamp.settings))
+        except UserError as error:
+            return str(error)
+        changed = [str(difference) for difference in differences(old, _plain(job.settings))]
+        if changed:
+            more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+            shown = (shorten(text.removeprefix("options."), 80) for text in changed[:_SHOWN])
+            return ", ".join(shown) + more
+        newer = [name for name in job.needs if stamp.inputs.get(name) != self.id_of(name)]
+        return f"{newer[0]} was run again" if newer else "it needs other jobs now"
+
+    def begin(self, job: StampedJob) -> str:
+        """Note that a job begins, or goes on as the run that it was begun as; why it runs again."""
         stamp = self.matches(job)
         going_on = stamp is not None and not stamp.finished
+        why = self.why_again(job)
+        remark = f"{job.name} again: {why}" if why else ""
         if job.folder and job.folder.exists() and not going_on:
-            _move_aside(job.folder, self.folder.parent / "replaced" / job.name.replace("/", "-"))
+            moved = _move_aside(job.folder, self.folder.parent / "replaced" / job.name.replace("/", "-"))
+            remark += f"; what was there is in {moved}" if remark else ""
         id = stamp.id if stamp and going_on else uuid.uuid4().hex
         self.write(job, id, finished=False)
         for path, text in job.files.items():
             write_text(path, text)
+        return remark
 
     def end(self, job: StampedJob) -> str:
         """Note that a job has finished, unless it has not left what it should; then says so."""
@@ -152,10 +180,11 @@ def _plain(settings: Settings) -> Any:
     return json.loads(json.dumps(settings))
 
 
-def _move_aside(folder: Path, target: Path) -> None:
+def _move_aside(folder: Path, target: Path) -> Path:
     """Move `folder` to `target-1`, or the first number that is free: nobody's training is deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while (moved := target.with_name(f"{target.name}-{number}")).exists():
         number += 1
     folder.rename(moved)
+    return moved
