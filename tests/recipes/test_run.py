@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from warm_kdasr import warm_folder
 
 from kdasr.bundle import Bundle, load_bundle
 from kdasr.checkpoint import load_checkpoint
@@ -30,7 +31,7 @@ SYSTEMS = ("teacher", "streaming", "streaming-init", "two-stage")
 
 
 def run_recipe(*arguments: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_folder()), str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         [str(RUN), *arguments],
         env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
@@ -238,6 +239,7 @@ def test_it_takes_lhotse_cuts(tiny: tuple[Path, subprocess.CompletedProcess[str]
 def test_stopping_the_recipe_waits_until_trainings_have_saved(
     tiny: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
+    """With the real command."""
     folder, result = tiny
     assert result.returncode == 0, result.stderr
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
