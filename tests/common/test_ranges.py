@@ -2,11 +2,12 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, get_origin
 
 import pytest
 
+from kdasr.common.choices import schema_for
 from kdasr.common.configio import build_config
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import (
@@ -19,6 +20,7 @@ from kdasr.common.ranges import (
     between,
     check_options,
     check_ranges,
+    declared_fields,
     options_of,
 )
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
@@ -74,14 +76,37 @@ def test_every_number_has_a_range_and_every_list_says_how_many(root: type) -> No
     assert len(options) > 15 and any("." in path for path, _ in options)
 
 
+def section_of(root: type, path: str) -> type:
+    """The class that declares the option of this dotted name."""
+    for name in path.split(".")[:-1]:
+        if name not in ("0", "*"):
+            declared = declared_fields(root)[name]
+            root = declared.inner if is_dataclass(declared.inner) else schema_for(declared.type, {})
+    return root
+
+
 def test_every_number_beyond_its_range_is_refused_by_name() -> None:
-    tried = 0
+    """By the check of a whole configuration, and where its section is built; once for each section, where
+    the whole is built, which takes as long as a hundred sections."""
+    tried, built, sections = 0, set(), set()
     for root, path, declared in OPTIONS:
+        section, name = section_of(root, path), path.rpartition(".")[2]
+        by_name, by_path = (re.escape(f"option '{place}".replace("*", "x")) for place in (name, path))
         for limits in (item for item in declared.constraints if isinstance(item, Range)):
             for value in beyond(limits, whole=int in (declared.type, declared.inner)):
-                with pytest.raises(UserError, match=re.escape(f"option '{path}".replace("*", "x"))):
-                    build_config(root, nested(path.replace("*", "x"), in_list(declared, value)))
+                given = in_list(declared, value)
+                whole = nested(path.replace("*", "x"), given)
+                with pytest.raises(UserError, match=by_path):
+                    check_ranges(root, whole)
+                if (root, section) not in sections:
+                    sections.add((root, section))
+                    with pytest.raises(UserError, match=by_path):
+                        build_config(root, whole)
+                if (section, name) not in built:
+                    with pytest.raises(UserError, match=by_name):
+                        build_config(section, {name: given})
                 tried += 1
+            built.add((section, name))
             for value in (limits.lowest, limits.highest):
                 if value in limits:
                     check_ranges(root, nested(path, in_list(declared, value)))
