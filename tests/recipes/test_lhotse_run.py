@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lhotse import CutSet
+from warm_kdasr import warm_folder
 
 from kdasr.data.folder import load_cuts
 from kdasr.testing import write_corpus
@@ -30,7 +31,7 @@ def test_the_documented_run_from_lhotse_to_an_export(tmp_path: Path) -> None:
     first, rest = documented_run().split("\n", maxsplit=1)
     assert re.fullmatch(r"corpus=\S+ conf=egs/librispeech/conf/[\w-]+\.yaml", first)
     assert (ROOT / first.rpartition("=")[2]).is_file()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_folder()), str(Path(sys.executable).parent), os.environ["PATH"]])
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"corpus={corpus} conf={conf}\n{rest}"],
         cwd=tmp_path,
