@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from warm_kdasr import warm_folder
 
 from kdasr.self_training.labels import label_search
 from kdasr.study.recipe import load_recipe
@@ -18,7 +19,7 @@ FILES = sorted((EGS / "conf" / "lpm").glob("*.yaml"))
 
 
 def run_recipe(*arguments: str, script: str = "run_lpm.sh") -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_folder()), str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         [str(EGS / script), *arguments],
         env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
