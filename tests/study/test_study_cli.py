@@ -1,17 +1,20 @@
 """`kdasr results` itself on speech that is tones: two steps a row, decoded, compared, and not done twice."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from warm_kdasr import warm_folder
 
 from kdasr.cli.main import cli
 from kdasr.common.configio import config_to_dict
 from kdasr.common.errors import UserError
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
+from kdasr.study import jobs
 from kdasr.testing import tiny_config, write_corpus
 
 STEPS = {"num_steps": 2, "loss_weights": {"rnnt": 1.0, "ctc": 0.5}}
@@ -63,6 +66,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "conf.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs have processes of their own, but these share their imports."""
+    monkeypatch.setattr(jobs, "Study", partial(jobs.Study, kdasr=(str(warm_folder() / "kdasr"),)))
 
 
 def results(study: Path, *arguments: str) -> Result:
