@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,29 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.testing import tiny_tokenizer
 
 torch.set_num_threads(1)
+TESTS = Path(__file__).parent
+FIRST = (
+    "recipes/test_run",
+    "recipes/test_lhotse_run.py",
+    "study/test_distill.py",
+    "study/test_study_cli.py",
+    "export/test_zipformer2.py",
+    "export/",
+    "experiment/test_run_experiment.py",
+    "training/test_resume",
+    "training/test_gradients.py",
+)
+"""How the names of those files begin that take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: while one process works at them, others take over the many short ones."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.as_posix().removeprefix(f"{TESTS.as_posix()}/")
+        return next((number for number, begin in enumerate(FIRST) if name.startswith(begin)), len(FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
