@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """The 24 pieces of `kdasr.testing.tiny_tokenizer`, on the disk."""
     return tiny_tokenizer(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture(scope="session")
+def operators_once() -> Iterator[None]:
+    """torch.onnx lists its operators again for each graph that it writes, always with the same result."""
+    from torch._export import utils
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (ONNXRegistry, "from_torchlib"),
+            (utils, "_collect_all_valid_cia_ops_for_namespace"),
+        ):
+            if hasattr(owner, name):
+                patch.setattr(owner, name, staticmethod(cache(getattr(owner, name))))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,11 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return _export(tmp_path_factory.mktemp("other"), request.param, int8=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_exports(operators_once: None) -> None:
+    """All exports here take the same lists of operators."""
+
+
 @pytest.fixture
 def same_encoder(student: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports of this test are of the weights and context of `student`: its encoder's file is taken."""
