@@ -1,4 +1,3 @@
-import multiprocessing
 import resource
 import shutil
 import signal
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_system import processes
 
 from kdasr.bundle import load_bundle
 from kdasr.checkpoint import (
@@ -24,9 +24,6 @@ from kdasr.data.tokenizer import Tokenizer
 from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch, tiny_config, tiny_model
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kdasr.experiment.run", "torch.utils.tensorboard"])
 
 
 def payload(seed: int = 0, vocab_size: int = 24, fingerprint: str = "pieces") -> dict[str, Any]:

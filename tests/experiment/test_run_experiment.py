@@ -1,7 +1,6 @@
 """`kdasr train` and `kdasr average` on prepared data, as a user runs them."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ import torch
 import yaml
 from click.testing import Result
 from command_line import kdasr
+from tiny_system import processes
 
 from kdasr.bundle import calibration_file, load_bundle
 from kdasr.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -31,8 +31,6 @@ from kdasr.experiment.teacher_comparison import plain_students
 from kdasr.nn.context import Context
 from kdasr.testing import tiny_config, write_corpus
 
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kdasr.experiment.run", "torch.utils.tensorboard"])
 STAGE = {"num_steps": 4, "loss_weights": {"rnnt": 1.0, "ctc": 0.5}}
 
 

@@ -31,7 +31,8 @@ VOCAB = 11
 # Children start from a server that has imported everything (from the installed package; it does not see
 # this folder) but has run nothing.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kdasr.experiment.run", "torch.utils.tensorboard"])
+# Optimizers import torch._dynamo when they are first used, which takes seconds.
+processes.set_forkserver_preload(["kdasr.experiment.run", "torch._dynamo", "torch.utils.tensorboard"])
 CHUNKED = Context(left=4, chunk=4)
 TWO_TERMS = {"rnnt": 1.0, "ctc": 0.5}
 
