@@ -82,6 +82,15 @@ def teacher(recipe: Path) -> Path:
     return recipe.parent / "teacher"
 
 
+@pytest.fixture(scope="module")
+def taught(teacher: Path, recipe: Path) -> tuple[Path, Path]:
+    """A teacher that stays as it is, and beside it a student of it."""
+    own = copy_of(teacher, recipe.parent / "own" / "teacher")
+    exp = own.parent / "student"
+    assert train(recipe, "student", "--override", f"objective.teacher={own}", exp=exp).exit_code == 0
+    return own, exp
+
+
 def test_a_folder_holds_all_that_describes_the_run(teacher: Path, data: Path) -> None:
     assert {path.name for path in teacher.iterdir()} >= {
         *("config.yaml", "environment.json", "tokens", "checkpoints", "train.log", "metrics.jsonl"),
@@ -144,38 +153,36 @@ def test_two_stages_from_a_teacher_in_two_calls(teacher: Path, recipe: Path) -> 
     assert load_bundle(exp).context == Context(left=8, chunk=4)
 
 
-def test_a_calibrated_teacher_teaches_as_it_was_trained(teacher: Path, recipe: Path, tmp_path: Path) -> None:
-    calibrated = copy_of(teacher, tmp_path / "calibrated")
+def test_a_calibrated_teacher_teaches_as_it_was_trained(
+    taught: tuple[Path, Path], recipe: Path, tmp_path: Path
+) -> None:
+    own, student = taught
+    calibrated, exp = copy_of(own, tmp_path / "calibrated"), own.parent / "of-calibrated"
     digest = sha256(find_checkpoint(calibrated))
     found = {"checkpoint_sha256": digest, "calibration": None, "blank_penalty": 3.0}
     calibration_file(find_checkpoint(calibrated)).write_text(json.dumps(found))
     assert load_bundle(calibrated).blank_penalty == 3.0
-    weights = []
-    for number, taught_by in enumerate((teacher, calibrated)):
-        exp = recipe.parent / f"taught-{number}"
-        assert (
-            train(recipe, "student", "--override", f"objective.teacher={taught_by}", exp=exp).exit_code == 0
-        )
-        weights.append(load_checkpoint(exp / "checkpoints" / "last.pt")["model"])
+    assert train(recipe, "student", "--override", f"objective.teacher={calibrated}", exp=exp).exit_code == 0
+    weights = [load_checkpoint(folder / "checkpoints" / "last.pt")["model"] for folder in (student, exp)]
     for name, values in weights[0].items():
         assert torch.equal(values, weights[1][name]), name
 
 
 def test_the_mean_of_a_teacher_and_itself_teaches_as_it_does(
-    teacher: Path, recipe: Path, tmp_path: Path
+    taught: tuple[Path, Path], recipe: Path, tmp_path: Path
 ) -> None:
-    alone, twice, twin = recipe.parent / "alone", recipe.parent / "twice", copy_of(teacher, tmp_path / "twin")
-    use = ("--override", f"objective.teacher={teacher}")
-    assert train(recipe, "student", *use, exp=alone).exit_code == 0
+    own, alone = taught
+    twice, twin = own.parent / "twice", copy_of(own, tmp_path / "twin")
+    use = ("--override", f"objective.teacher={own}")
     more = (*use, "--override", f"objective.more_teachers=[{twin}]")
     assert train(recipe, "student", *more, "--until-stage", "hidden", exp=twice).exit_code == 0
     # It goes on with the same two, wherever the second one lies now.
     twin.rename(tmp_path / "moved")
     moved = (*use, "--override", f"objective.more_teachers=[{tmp_path / 'moved'}]")
-    own, other = (find_checkpoint(folder).read_bytes() for folder in (tmp_path / "moved", alone))
+    first, other = (find_checkpoint(folder).read_bytes() for folder in (tmp_path / "moved", alone))
     find_checkpoint(tmp_path / "moved").write_bytes(other)
     assert "objective.more_teachers" in refusal(train(recipe, "student", *moved, exp=twice))
-    find_checkpoint(tmp_path / "moved").write_bytes(own)
+    find_checkpoint(tmp_path / "moved").write_bytes(first)
     assert train(recipe, "student", *moved, exp=twice).exit_code == 0
     one, two = (load_checkpoint(exp / "checkpoints" / "last.pt") for exp in (alone, twice))
     for name, values in one["model"].items():
