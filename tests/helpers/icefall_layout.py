@@ -31,6 +31,7 @@ class Layout:
     simple: bool = True
     attention_decoder: bool = False
     channels: tuple[int, int, int] = (8, 32, 128)
+    layers: tuple[int, int] = LAYERS
     shapes: dict[str, tuple[int, ...]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class Layout:
         if factor > 1:
             self.shapes[f"{prefix}.downsample.bias"] = (factor,)
             self.shapes[f"{prefix}.out_combiner.bypass_scale"] = (DIMS[stack],)
-        for layer in range(LAYERS[stack]):
+        for layer in range(self.layers[stack]):
             deeper = "encoder." if factor > 1 else ""
             self._layer(f"{prefix}.{deeper}layers.{layer}", stack)
 
@@ -119,7 +120,7 @@ class Layout:
     def options(self) -> dict[str, Any]:
         """As a training of icefall's writes them: lists are texts."""
         lists = {
-            "num_encoder_layers": LAYERS,
+            "num_encoder_layers": self.layers,
             "downsampling_factor": FACTORS,
             "encoder_dim": DIMS,
             "encoder_unmasked_dim": (8, 8),

@@ -77,7 +77,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment folder with a random Zipformer2 of icefall's layout."""
     folder = tmp_path_factory.mktemp("teacher")
     tiny_tokenizer(folder / "lang")
-    checkpoint = Layout().save_epoch(folder / "epoch-1.pt")
+    checkpoint = Layout(layers=(1, 1)).save_epoch(folder / "epoch-1.pt")
     import_icefall(ImportOptions(checkpoint=checkpoint, tokens=folder / "lang", out=folder / "exp"))
     return folder / "exp"
 
@@ -105,6 +105,7 @@ def run_here(
     return outcome
 
 
+@pytest.mark.usefixtures("operators_once")
 def test_one_command_leads_from_the_teacher_to_a_checked_export(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_another_teacher_or_other_data_are_no_finished_work(tmp_path: Path) -> N
         list_jobs(options, heard)
 
 
+@pytest.mark.usefixtures("operators_once")
 def test_a_teacher_of_nemo_has_a_streaming_student_with_other_features_and_rate(
     nemo_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
