@@ -22,7 +22,7 @@ from kdasr.training.transducer import validate_model, validate_transducer
 def test_a_model_is_measured_as_in_validation_and_keeps_its_mode(tokenizer: Tokenizer) -> None:
     model = tiny_model(vocab_size=tokenizer.vocab_size).train()
     context, fabric = Context(left=8, chunk=4), Fabric(accelerator="cpu", devices=1)
-    batches = valid_batches(dummy_cuts(8), tokenizer, DataConfig(max_duration=8.0))
+    batches = valid_batches(dummy_cuts(4), tokenizer, DataConfig(max_duration=4.0))
     module = TrainingModule(model, Objective(ObjectiveConfig(), model.config, None))
     expected = validate_transducer(fabric, module, batches, tokenizer, context, {"rnnt": 1.0})
     assert expected is not None and expected.criterion > 0
