@@ -97,6 +97,7 @@ def test_local_prior_matching_from_the_command_line(folder: Path) -> None:
 
 DISTILLED = (
     "objective.teacher=seed",
+    "objective.follow=always",
     "unpaired.parts=[train-clean-360]",
     "unpaired.method=distillation",
     "unpaired.mixing=joint",

@@ -138,7 +138,7 @@ def test_the_explanation_of_results_draws_what_the_report_draws(tmp_path: Path) 
     for row, errors_SN in errors.items():
         for seed, errors_N in enumerate(errors_SN, start=1):
             lines = [
-                {"id": f"u{place:02}", "speaker": f"s{place // 4}", "missed": int(wrong)}
+                {"id": f"u{place:02}", "speaker": f"s{place // 4}", "missed": int(wrong), "ref_words": [1]}
                 for place, wrong in enumerate(errors_N)
             ]
             path = tmp_path / f"seed-{seed}" / row / "decode" / "streaming" / "dev" / "utterances.jsonl"
