@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from lhotse.cut import MonoCut
@@ -11,27 +12,19 @@ from lhotse.cut import MonoCut
 _SAMPLED_BYTES = 4096
 
 
-def fingerprint(path: Path) -> bytes:
+def fingerprint(path: Path, *, timed: bool = True) -> bytes:
     """Changes when a file is replaced or written to; empty when there is none.
 
     It is made of the file's size and time of change, and of 4 KB at its beginning, in its middle and at its
     end (a flac begins with the digest of its samples). Reading no more keeps it cheap for a large corpus: a
-    change elsewhere that leaves size and time as they were goes unnoticed.
+    change elsewhere that leaves size and time as they were goes unnoticed. Without the time (`timed=False`)
+    a copy of the file has the same.
     """
-    return _sampled(path, with_time=True)
-
-
-def untimed_fingerprint(path: Path) -> bytes:
-    """`fingerprint` without the time of change: a copy of the file has the same."""
-    return _sampled(path, with_time=False)
-
-
-def _sampled(path: Path, *, with_time: bool) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            digest.update(f"{status.st_size} {status.st_mtime_ns if with_time else ''} ".encode())
+            digest.update(f"{status.st_size} {status.st_mtime_ns if timed else ''} ".encode())
             last = max(0, status.st_size - _SAMPLED_BYTES)
             for place in (0, last // 2, last):
                 file.seek(place)
@@ -57,10 +50,10 @@ def content_print(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprints(paths: Sequence[Path], jobs: int = 1) -> list[bytes]:
+def fingerprints(paths: Sequence[Path], jobs: int = 1, *, timed: bool = True) -> list[bytes]:
     """`fingerprint` of each file."""
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(pool.map(fingerprint, paths))
+        return list(pool.map(partial(fingerprint, timed=timed), paths))
 
 
 def audio_fingerprint(cuts: Iterable[MonoCut]) -> str:

@@ -4,7 +4,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.name_digests import name_digest, place_of
 from kdasr.data.batch import Batch
 from kdasr.data.cut_index import FolderTable
-from kdasr.data.fingerprint import untimed_fingerprint
+from kdasr.data.fingerprint import fingerprints
 from kdasr.data.pace import Pace
 from kdasr.data.table_view import TableView
 from kdasr.data.tokenizer import Tokenizer
@@ -108,19 +107,18 @@ def digest_of_names(view: TableView) -> str:
 
 def sources_print(view: TableView, jobs: int = 8) -> str:
     """Changes when what the cuts of a view are heard from is replaced, also by audio of the same length; a
-    copy of it has the same. See `untimed_fingerprint`: of the audio, or of stored features.
+    copy of it has the same. See `fingerprint`: of the audio, or of stored features.
 
     It looks at no more than 10,000 of the cuts, evenly spread: what it does not see is a replacement of a
     few among many more. `jobs` files at a time.
     """
     rows = list(range(0, len(view), -(-len(view) // _LOOKED_AT) or 1))
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(jobs) as pool:
-        for begin in range(0, len(rows), _AT_ONCE):
-            cuts = view.reader.read(rows[begin : begin + _AT_ONCE])
-            digest.update(f"{[cut.start for cut in cuts]}".encode())
-            for found in pool.map(untimed_fingerprint, (file for cut in cuts for file in _sources(cut))):
-                digest.update(found)
+    for begin in range(0, len(rows), _AT_ONCE):
+        cuts = view.reader.read(rows[begin : begin + _AT_ONCE])
+        digest.update(f"{[cut.start for cut in cuts]}".encode())
+        files = [file for cut in cuts for file in _sources(cut)]
+        digest.update(b"".join(fingerprints(files, jobs, timed=False)))
     return digest.hexdigest()[:16]
 
 

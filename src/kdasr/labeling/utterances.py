@@ -5,7 +5,6 @@
 import json
 from array import array
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,13 +18,16 @@ from kdasr.common.external_sort import ExternalSort
 from kdasr.data.blocks import BlockReader, find_blocks
 from kdasr.data.copies import parsed_id, save_array
 from kdasr.data.cut_index import parsed
-from kdasr.data.fingerprint import untimed_fingerprint
+from kdasr.data.fingerprint import fingerprints
 
-BLOCKS, ORDER, SECONDS = "input-blocks.npy", "input-order.npy", "input-seconds.npy"
-PRINTS = "input-audio.npy"
+_FILES = BLOCKS, ORDER, SECONDS, PRINTS = (
+    "input-blocks.npy",
+    "input-order.npy",
+    "input-seconds.npy",
+    "input-audio.npy",
+)
 """Beside the manifest: where its blocks begin (K + 1,); and in the order of the ids the line of each
 utterance, its seconds, and what tells its audio file from another one, (N,) each."""
-_FILES = (BLOCKS, ORDER, SECONDS, PRINTS)
 _AT_ONCE = 4096
 
 
@@ -60,7 +62,7 @@ class Utterances:
     @cached_property
     def prints(self) -> NDArray[np.int64]:
         """Of the audio file of each, (N,): another number where the file was replaced by another one, also
-        of the same length, and the same for a copy of it. See `untimed_fingerprint`."""
+        of the same length, and the same for a copy of it. See `fingerprint`."""
         return np.asarray(np.load(self._manifest.with_name(PRINTS), mmap_mode="r", allow_pickle=False))
 
     @cached_property
@@ -114,7 +116,6 @@ def write_order(manifest: Path, jobs: int = 1) -> None:
 
 def _prints(files: Sequence[str], jobs: int) -> Iterator[int]:
     """Of each file; each is looked at once."""
-    with ThreadPoolExecutor(jobs) as pool:
-        each = list(dict.fromkeys(files))
-        prints = dict(zip(each, pool.map(untimed_fingerprint, map(Path, each)), strict=True))
+    each = list(dict.fromkeys(files))
+    prints = dict(zip(each, fingerprints(list(map(Path, each)), jobs, timed=False), strict=True))
     return (int.from_bytes(prints[file][:8], "little", signed=True) for file in files)
