@@ -9,7 +9,6 @@ import click
 from kdasr.cli.part_options import data_option, max_utterances_option, named_parts, parts_option
 from kdasr.cli.paths import CHECKPOINT, ExperimentPath
 from kdasr.cli.recognizable import checkpoint_option, device_option, threads_option
-from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger, setup_logging
 
 if TYPE_CHECKING:
@@ -91,8 +90,6 @@ def _load(data: Path, part: str, max_utterances: int | None) -> tuple[list[Any],
     from kdasr.evaluation.joining import in_order
 
     cuts = list(load_cuts(data, part, max_utterances))
-    if not cuts:
-        raise UserError(f"{data}: part '{part}' holds no utterances")
     return in_order(cuts), audio_fingerprint(cuts)
 
 

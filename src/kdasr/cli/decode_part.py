@@ -321,10 +321,7 @@ def _describe_language_model(use: LanguageModelUse | None) -> dict[str, Any] | N
 def _load_cuts(run: DecodeRun, part: str) -> list["MonoCut"]:
     from kdasr.data.folder import load_cuts
 
-    cuts = list(load_cuts(run.data, part, run.max_utterances or None))
-    if not cuts:
-        raise UserError(f"{run.data}: part '{part}' holds no utterances")
-    return cuts
+    return list(load_cuts(run.data, part, run.max_utterances or None))
 
 
 def _warn_of_text(run: DecodeRun, part: str, cuts: list["MonoCut"]) -> None:

@@ -93,10 +93,7 @@ def _settings(use: LanguageModelUse, tuning: Tuning) -> dict[str, Any]:
 def _cuts(tuning: Tuning, part: str) -> "list[MonoCut]":
     from kdasr.data.folder import load_cuts
 
-    cuts = list(load_cuts(tuning.data, part, tuning.max_utterances or None))
-    if not cuts:
-        raise UserError(f"{tuning.data}: part '{part}' holds no utterances")
-    return cuts
+    return list(load_cuts(tuning.data, part, tuning.max_utterances or None))
 
 
 def _choose(use: LanguageModelUse, tuning: Tuning) -> dict[str, Any]:
