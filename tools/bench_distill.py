@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from benchmarking import compare_processes, print_rows, run_benchmark
+from benchmarking import CONF, compare_processes, print_rows, run_benchmark
 
 from kdasr.distillation.objective import Objective
 from kdasr.distillation.step import StepInput
@@ -29,7 +29,6 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch
 
-CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 SHAPE = (16, 400, 100, 500)
 SIZES = ("demo", "base", "large")
 RUNS = 7

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from benchmarking import paired_ratio, run_benchmark
+from benchmarking import CONF, paired_ratio, run_benchmark
 
 from kdasr.experiment.recipe_file import load_experiment
 from kdasr.export.build import encoder_graph
@@ -26,7 +26,6 @@ from kdasr.nn.context import Context
 
 SECONDS = [4, 16, 64]
 STUDENT = Context(left=32, chunk=8, right=0)
-CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 STREAMED_SECONDS = 20
 
 

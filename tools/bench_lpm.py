@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarking import print_rows, require, run_tool
+from benchmarking import CONF, print_rows, require, run_tool
 from lhotse import CutSet
 
 from kdasr.bundle import load_bundle
@@ -36,7 +36,7 @@ from kdasr.self_training.proposals import ProposalModel, seed_hypotheses
 from kdasr.study.recipe import load_recipe
 
 PART = "train-clean-360"
-RECIPE = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf" / "lpm" / "lpm.yaml"
+RECIPE = CONF / "lpm" / "lpm.yaml"
 ROW = "lpm"
 RNNT = RnntConfig(warmup_steps=0)
 CONTEXT = Context(left=32, chunk=8, right=0)

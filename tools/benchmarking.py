@@ -21,6 +21,9 @@ from kdasr.common.files import write_json
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.folder import load_cuts
 
+CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
+"""The recipes' configurations, from whatever folder a tool is started."""
+
 
 def run_tool(main: Callable[[], object]) -> None:
     """Run a tool. What its user can mend, or a command that fails, is one line on stderr and status 1."""

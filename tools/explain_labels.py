@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from benchmarking import require, run_tool
+from benchmarking import CONF, require, run_tool
 
 from kdasr.bundle import load_bundle
 from kdasr.common.errors import UserError
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf" / "lpm" / "lpm.yaml"
+    default = CONF / "lpm" / "lpm.yaml"
     parser.add_argument("recipe", type=Path, nargs="?", default=default, help=f"default: {default}")
     parser.add_argument("--exp", type=Path, default=Path("exp/lpm"), help="where its results are")
     parser.add_argument("--seed", type=int, default=1, help="whose proposal model, default 1")

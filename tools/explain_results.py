@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarking import run_tool
+from benchmarking import require, run_tool
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
@@ -140,9 +140,8 @@ def main() -> None:
     options = parser.parse_args()
     # Of a recipe of unpaired speech, the summary is a list, and the comparisons are beside it.
     files = [options.exp / name for name in ("comparisons.json", "summary.json")]
-    summary = next((path for path in files if path.is_file()), None)
-    if summary is None:
-        raise UserError(f"there is no {files[1]}; `make results` makes one")
+    summary = next((path for path in files if path.is_file()), files[1])
+    require(summary, made_by="make results")
     found = read_json(summary)
     rows = list(dict.fromkeys(row["row"] for row in found["rows"]))
     if options.against is not None and options.against not in rows:

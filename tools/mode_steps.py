@@ -11,10 +11,9 @@ student: weights, gradients and the optimizer's state included.
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import torch
-from benchmarking import run_tool
+from benchmarking import CONF, run_tool
 from loss_candidates import forget_peak, resident
 
 from kdasr.distillation.objective import Objective
@@ -24,7 +23,6 @@ from kdasr.models.transducer.build import build_transducer
 from kdasr.nn.context import Context
 from kdasr.testing import dummy_batch
 
-CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 CONTEXT = Context(left=32, chunk=8)
 WEIGHTS = {
     "plain": {"rnnt": 1.0, "ctc": 0.3},
