@@ -163,6 +163,12 @@ def test_only_options_that_keep_the_model_may_change(tmp_path: Path) -> None:
         "training.log_every: 50 -> 7",
     ]  # fmt: skip
     assert load_saved_experiment(tmp_path) == began
+    nobody = build_config(ExperimentConfig, config_to_dict(began), overrides=("objective.follow_lead=0.5",))
+    assert [item.key for item in claim_folder(nobody, tmp_path)] == ["objective.follow_lead"]
+    taught = ("objective.teacher=teacher", "objective.follow_lead=0.5")
+    followed = build_config(ExperimentConfig, config_to_dict(began), overrides=taught)
+    with pytest.raises(UserError, match=r"objective\.follow_lead"):
+        claim_folder(followed, tmp_path)
     texts = LanguageModelExperiment(data=TextConfig(train_text=["a.txt"]))
     claim_folder(texts, tmp_path / "lm")
     moved = LanguageModelExperiment(data=TextConfig(train_text=["b/a.txt"]))

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 from kdasr.common.choices import schema_for
 from kdasr.common.ranges import MAY_CHANGE, declared_fields
 
+OF_A_TEACHER = ("follow", "follow_lead")
+"""Options of `objective` that change nothing without a teacher."""
+
 
 class Difference(NamedTuple):
     """An option in which two configurations differ."""
@@ -44,3 +47,9 @@ def identity_of(schema: type, options: Mapping[str, Any]) -> dict[str, Any]:
         nested = is_dataclass(declared.type) and isinstance(value, Mapping)
         kept[name] = identity_of(schema_for(declared.type, value), value) if nested else value
     return kept
+
+
+def is_idle(key: str, options: Mapping[str, Any]) -> bool:
+    """Whether an option, by its dotted name, changes nothing beside the others of its configuration."""
+    section, _, name = key.rpartition(".")
+    return section == "objective" and name in OF_A_TEACHER and options[section].get("teacher") is None

@@ -8,7 +8,7 @@ from kdasr.common.configio import build_config, config_to_dict, load_yaml, save_
 from kdasr.common.errors import SYSTEM_FOLDER, UserError
 from kdasr.common.ranges import declared_at
 from kdasr.experiment.config import AnyExperiment, LanguageModelExperiment, experiment_schema, kind_of
-from kdasr.experiment.differences import Difference, differences
+from kdasr.experiment.differences import Difference, differences, is_idle
 
 CONFIG = "config.yaml"
 """Of an experiment folder: the configuration of its system."""
@@ -18,9 +18,9 @@ def claim_folder(config: AnyExperiment, exp_dir: Path) -> list[Difference]:
     """Make `exp_dir` the folder of this configuration, or check that it already is.
 
     Returns:
-        Options in which the run began otherwise and that change nothing of the model (`MAY_CHANGE`, and
-        `MAY_MOVE` if the same data and models lie there), or make a stage longer that no other has followed
-        yet. The file is not changed.
+        Options in which the run began otherwise and that change nothing of the model (`MAY_CHANGE`,
+        `MAY_MOVE` if the same data and models lie there, and what `is_idle`), or make a stage longer that no
+        other has followed yet. The file is not changed.
 
     Raises:
         UserError: it holds a run of another configuration; names the first option that differs.
@@ -29,9 +29,12 @@ def claim_folder(config: AnyExperiment, exp_dir: Path) -> list[Difference]:
         save_experiment(config, exp_dir)
         return []
     saved = load_saved_experiment(exp_dir)
-    found = list(differences(config_to_dict(saved), config_to_dict(config)))
+    both = config_to_dict(saved), config_to_dict(config)
+    found = list(differences(*both))
     for key, old, new in found:
-        free = type(saved) is type(config) and declared_at(type(config), key).may_change
+        free = type(saved) is type(config) and (
+            declared_at(type(config), key).may_change or all(is_idle(key, options) for options in both)
+        )
         if not free and not _is_longer(exp_dir, key, old, new):
             raise UserError(
                 f"{exp_dir} holds a run with {key}: {old}, this one has {key}: {new}, another model. "

@@ -21,7 +21,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
 from kdasr.data.tokenizer import RULE_NAME
 from kdasr.experiment.config import ExperimentConfig, LanguageModelExperiment
-from kdasr.experiment.differences import identity_of
+from kdasr.experiment.differences import identity_of, is_idle
 from kdasr.nn.context import Context
 from kdasr.study.plan import (
     UNDER_CONTEXTS,
@@ -37,8 +37,6 @@ from kdasr.study.stamps import Settings, StampedJob
 
 STAGES = ("dev", "test")
 KDASR = (sys.executable, "-m", "kdasr")
-_OF_A_TEACHER = ("follow", "follow_lead")
-"""Options of the objective that change nothing without one."""
 STREAMS = 32
 """Utterances that are streamed in one batch: a quarter of the time, and tables need none with compute."""
 
@@ -315,9 +313,9 @@ def _identity(
     """The options that change the model; what lies in the data folder has a digest."""
     kept = identity_of(schema, options)
     data = {name: value for name, value in kept["data"].items() if name not in ("dir", "train_text")}
-    objective = kept.get("objective")
-    if objective and options["objective"].get("teacher") is None:
-        kept["objective"] = {name: objective[name] for name in objective if name not in _OF_A_TEACHER}
+    objective = kept.get("objective", {})
+    for name in [name for name in objective if is_idle(f"objective.{name}", options)]:
+        del objective[name]
     return {**kept, "data": data}
 
 
