@@ -22,7 +22,7 @@ from tiny_system import (
 )
 
 import kdasr.checkpoint
-from kdasr.checkpoint import load_checkpoint
+from kdasr.checkpoint import find_checkpoint, load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import StageConfig
 from kdasr.training.interrupt import TrainingInterrupted, TrainingStop
@@ -118,6 +118,20 @@ def test_what_a_training_has_left_without_its_last_checkpoint_is_set_aside(
     assert names == {path.name for path in (uninterrupted / "checkpoints").glob("*.pt")}
     assert any(path.stem.endswith("99") for path in (folder / "earlier-1").iterdir())
     assert "checkpoints of an earlier training" in caplog.text
+
+
+def test_an_average_stands_for_a_training_until_it_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    shutil.copytree(uninterrupted, exp)
+    averaged = exp / "checkpoints" / "averaged.pt"
+    averaged.write_bytes(b"of ten steps")
+    fit(two_stage_system(exp))
+    assert find_checkpoint(exp) == averaged
+    longer = two_stage_system(exp)
+    longer.stages[-1].num_steps = 7
+    fit(longer)
+    assert find_checkpoint(exp).name in ("best.pt", "last.pt")
+    assert (averaged.parent / "earlier-1" / averaged.name).read_bytes() == b"of ten steps"
 
 
 @pytest.mark.parametrize("interrupt_at", [5, 18])

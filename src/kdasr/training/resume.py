@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from kdasr.checkpoint import FOLDER, load_checkpoint
+from kdasr.checkpoint import AVERAGED, FOLDER, load_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.files import write_text
 from kdasr.common.lines import text_lines
@@ -118,15 +118,35 @@ def set_earlier_aside(exp_dir: Path) -> None:
     earlier = sorted(folder.glob("*.pt"))
     if not earlier:
         return
-    aside = next(path for number in count(1) if not (path := folder / f"earlier-{number}").exists())
-    aside.mkdir()
-    for path in earlier:
-        path.rename(aside / path.name)
+    aside = _set_aside(folder, earlier)
     logger.warning(
         "%s: holds checkpoints of an earlier training, but no %s from which it could go on; they are in %s "
         "now, and training begins anew",
         folder, last_checkpoint(exp_dir).name, aside,
     )  # fmt: skip
+
+
+def set_average_aside(exp_dir: Path) -> None:
+    """Move `averaged.pt`, as `set_earlier_aside` does, when a training goes on that had ended.
+
+    Decoding would prefer it to the checkpoints of further steps.
+    """
+    path = exp_dir / FOLDER / AVERAGED
+    if path.is_file():
+        aside = _set_aside(path.parent, [path])
+        logger.warning(
+            "%s: of fewer steps than this training will have; it is in %s now (kdasr average writes another)",
+            path, aside,
+        )  # fmt: skip
+
+
+def _set_aside(folder: Path, paths: Iterable[Path]) -> Path:
+    """Move files of a folder to a new one in it; returns that one."""
+    aside = next(path for number in count(1) if not (path := folder / f"earlier-{number}").exists())
+    aside.mkdir()
+    for path in paths:
+        path.rename(aside / path.name)
+    return aside
 
 
 def saved_progress(exp_dir: Path) -> Progress:

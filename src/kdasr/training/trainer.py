@@ -26,6 +26,7 @@ from kdasr.training.resume import (
     gather,
     last_checkpoint,
     rng_state,
+    set_average_aside,
     set_earlier_aside,
     set_rng_state,
     truncate_metrics,
@@ -83,9 +84,12 @@ class Trainer:
         """
         wanted = stages.stages_until(self.system.stages, until_stage)
         self.restore()
+        to_do = range(stages.stages_done(self.progress, self.system.stages), len(wanted))
+        if to_do and self.fabric.is_global_zero:
+            set_average_aside(self.system.exp_dir)
         with self.stop.listening():
             try:
-                for index in range(stages.stages_done(self.progress, self.system.stages), len(wanted)):
+                for index in to_do:
                     run_stage(index, self)
             except StepError as error:
                 raise UserError(f"{error}. {self._saved_after_error()}") from error
