@@ -26,6 +26,7 @@ from kdasr.recognition.flush import flush_seconds
 from kdasr.recognition.pool import Slot, StatePool
 from kdasr.recognition.recognizable import Recognizable
 from kdasr.recognition.result import GrowingWords, Result, Token, alternative, join_words
+from kdasr.recognition.segments import Segmenter
 from kdasr.recognition.stream import Stream
 from kdasr.recognition.windows import Windows
 
@@ -102,8 +103,7 @@ class StreamingRecognizer:
         self.tail_seconds = tail_seconds
         self.search = build_search(self.model, search, language_model)
         self.biasing = biasing
-        self.endpoints = endpoints
-        self._check_endpoints()
+        self._set_endpoints(endpoints)
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
         self.windows = Windows(self.context, self.geometry)
@@ -131,8 +131,7 @@ class StreamingRecognizer:
             UserError: endpoints under a full context.
         """
         other = copy(self)
-        other.endpoints = endpoints
-        other._check_endpoints()
+        other._set_endpoints(endpoints)
         return other
 
     @torch.inference_mode()
@@ -203,8 +202,7 @@ class StreamingRecognizer:
             ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
-        length = stream.num_decoded - stream.segment_start
-        return self._has_ended(stream.num_trailing_blanks, length)
+        return self._segments.is_endpoint(stream)
 
     def is_final(self, stream: Stream) -> bool:
         """Whether the stream's segment is over: at an endpoint, or at the end of its input."""
@@ -225,22 +223,10 @@ class StreamingRecognizer:
             ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
-        cut = self._is_cut(stream)
-        if self.endpoints is not None and self.endpoints.keep_predictor:
-            state = self.search.carried_over(stream.search_state)
-        elif cut:
-            state = self.search.continued(stream.search_state)
-        else:
-            state = self.search.initial_state(stream.biasing)
-        if self._pool is not None and stream.slot is not None and not cut and not self._keeps_encoder(stream):
+        cut, state = self._segments.is_cut(stream), self._segments.next_state(stream, self.search)
+        if self._pool is not None and stream.slot is not None and not self._segments.keeps_encoder(stream):
             self._pool.reset(stream.slot)
-        stream.search_state = state
-        # A segment without a piece goes on only where the one before it was cut too.
-        stream.goes_on = cut and (bool(stream.tokens) or stream.goes_on)
-        stream.segment += bool(stream.tokens)
-        stream.segment_start = stream.num_decoded
-        stream.num_trailing_blanks = 0
-        stream.tokens, stream.words = [], None
+        stream.begin_segment(state, goes_on=cut)
 
     def result(self, stream: Stream, nbest: int = 0) -> Result:
         """What was recognized so far in the segment, with the `nbest` best hypotheses if asked for.
@@ -338,7 +324,7 @@ class StreamingRecognizer:
             trailing = in_segment - 1 - best.frames[-1]
         elif start:
             trailing = num_decoded - 1 - stream.tokens[start - 1].frame
-        if not final and self._has_ended(trailing, in_segment):
+        if not final and self._segments.has_ended(trailing, in_segment):
             best = self.search.best(state, start, final=True)
         return num_decoded, trailing, start, self._displayed(stream, start, best)
 
@@ -347,26 +333,6 @@ class StreamingRecognizer:
         if self.context.is_full:
             return None
         return StatePool(self.model.encoder.init_state(1, self.context, self._device))
-
-    def _is_cut(self, stream: Stream) -> bool:
-        """Whether a reset comes in the middle of speech and forgets nothing."""
-        length, stride = stream.num_decoded - stream.segment_start, self.geometry.stride
-        return (
-            self.endpoints is not None
-            and not self.endpoints.keep_predictor
-            and self._has_ended(stream.num_trailing_blanks, length)
-            and not self.endpoints.is_silent(stream.num_trailing_blanks * stride, length * stride)
-        )
-
-    def _keeps_encoder(self, stream: Stream) -> bool:
-        rules = self.endpoints
-        return rules is not None and rules.keep_predictor and rules.keep_encoder and bool(stream.tokens)
-
-    def _has_ended(self, trailing_frames: int, length_frames: int) -> bool:
-        stride = self.geometry.stride
-        return self.endpoints is not None and self.endpoints.is_endpoint(
-            trailing_frames * stride, length_frames * stride
-        )
 
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
@@ -384,9 +350,11 @@ class StreamingRecognizer:
         if stream.owner is not self:
             raise ValueError("a stream of another recognizer: its state means nothing here")
 
-    def _check_endpoints(self) -> None:
-        if self.endpoints is not None and self.context.is_full:
+    def _set_endpoints(self, endpoints: EndpointRules | None) -> None:
+        if endpoints is not None and self.context.is_full:
             raise UserError("endpoints need a chunked context: under a full one a stream is heard at its end")
+        self.endpoints = endpoints
+        self._segments = Segmenter(endpoints, self.geometry.stride)
 
     def check_biasing(self, biasing: BiasingGraph | None) -> None:
         """Refuse biasing towards pieces that the model does not have.

@@ -88,6 +88,21 @@ class Stream:
         self.signal = self.features.meter = before.signal
 
     @property
+    def segment_frames(self) -> int:
+        """Encoder frames of the segment that were searched so far."""
+        return self.num_decoded - self.segment_start
+
+    def begin_segment(self, search_state: Any, *, goes_on: bool) -> None:
+        """Begin a segment where the stream stands. `goes_on`: in the middle of speech."""
+        self.search_state = search_state
+        # A segment without a piece goes on only where the one before it was cut too.
+        self.goes_on = goes_on and (bool(self.tokens) or self.goes_on)
+        self.segment += bool(self.tokens)
+        self.segment_start = self.num_decoded
+        self.num_trailing_blanks = 0
+        self.tokens, self.words = [], None
+
+    @property
     def faults(self) -> list[str]:
         """Why the input so far may be recognized badly, a line each: too quiet (with its level), silent,
         clipped, or band-limited. Empty when nothing is wrong.

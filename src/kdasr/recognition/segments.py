@@ -1,0 +1,50 @@
+"""Where the segments of a stream end, and what of a segment the next one begins with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdasr.decoding.search import Search
+from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.stream import Stream
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Endpoint rules, asked of streams."""
+
+    rules: EndpointRules | None
+    """None: a segment ends with its stream."""
+    stride: int
+    """Feature frames of an encoder frame."""
+
+    def has_ended(self, trailing_frames: int, length_frames: int) -> bool:
+        """Whether a segment has ended that is `length_frames` encoder frames long, when the last
+        `trailing_frames` of them emitted nothing."""
+        return self.rules is not None and self.rules.is_endpoint(
+            trailing_frames * self.stride, length_frames * self.stride
+        )
+
+    def is_endpoint(self, stream: Stream) -> bool:
+        """Whether the segment of a stream has ended."""
+        return self.has_ended(stream.num_trailing_blanks, stream.segment_frames)
+
+    def is_cut(self, stream: Stream) -> bool:
+        """Whether a reset comes in the middle of speech and forgets nothing."""
+        if self.rules is None or self.rules.keep_predictor or not self.is_endpoint(stream):
+            return False
+        trailing, length = stream.num_trailing_blanks * self.stride, stream.segment_frames * self.stride
+        return not self.rules.is_silent(trailing, length)
+
+    def keeps_encoder(self, stream: Stream) -> bool:
+        """Whether a reset leaves the encoder's state as it is."""
+        if self.rules is not None and self.rules.keep_predictor:
+            return self.rules.keep_encoder and bool(stream.tokens)
+        return self.is_cut(stream)
+
+    def next_state(self, stream: Stream, search: Search) -> Any:
+        """The state of the search with which the next segment begins."""
+        if self.rules is not None and self.rules.keep_predictor:
+            return search.carried_over(stream.search_state)
+        if self.is_cut(stream):
+            return search.continued(stream.search_state)
+        return search.initial_state(stream.biasing)
