@@ -11,6 +11,7 @@ import click
 from kdasr import __version__
 from kdasr.common.errors import UserError
 from kdasr.common.failures import explain
+from kdasr.common.signals import use_signal_stack
 
 VERBS = {
     "corpus": "Synthesize or download a corpus in LibriSpeech's layout.",
@@ -90,6 +91,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a `UserError` is one line on stderr and exit status 1."""
+    use_signal_stack()
     try:
         cli()
     except UserError as error:

@@ -1,5 +1,6 @@
 """Requests to stop: SIGINT (Ctrl-C) and SIGTERM."""
 
+import faulthandler
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -8,6 +9,19 @@ from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
+STDERR = 2
+"""Its file descriptor."""
+
+
+def use_signal_stack() -> None:
+    """Let Python's handlers of signals run on a stack of their own.
+
+    oneDNN's float32 products for AVX-512 (`jit_avx512_common_gemm_f32`, in torch) point the stack at a buffer
+    on the heap while they run. A handler on that stack writes over the buffer and what lies before it: wrong
+    products, and crashes in `free`. Python asks for another stack, and its faulthandler allocates one.
+    """
+    if not faulthandler.is_enabled():
+        faulthandler.enable(file=STDERR)
 
 
 @contextmanager
@@ -16,6 +30,7 @@ def handling_stops(handler: Handler, *further: signal.Signals) -> Iterator[None]
 
     So with `further` signals, unless they are ignored, as SIGHUP is below nohup.
     """
+    use_signal_stack()
     heeded = [number for number in further if signal.getsignal(number) != signal.SIG_IGN]
     numbers = (signal.SIGINT, signal.SIGTERM, *heeded)
     previous = [signal.signal(number, handler) for number in numbers]
