@@ -9,13 +9,8 @@ import click
 
 from kdasr.cli.bad_audio import max_bad_option
 from kdasr.cli.contexts import parse_context, parse_contexts, trained_contexts
-from kdasr.cli.decode_part import (
-    DecodeRun,
-    decode_part,
-    decode_part_as_streams,
-    file_sha256,
-    finished_part,
-)
+from kdasr.cli.decode_part import decode_part, decode_part_as_streams, finished_part
+from kdasr.cli.decode_run import DecodeRun, file_sha256
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.long_form import (
     batch_size,
