@@ -282,7 +282,7 @@ def test_a_value_of_another_kind_is_named(tmp_path: Path, key: str, value: Any) 
 
 
 @pytest.mark.parametrize(
-    "context", [{"left": 8}, {"left": 8, "chunk": 0, "right": 0}, {"chunk": 4.5}, {"x": 1}]
+    "context", [{}, {"left": 8}, {"left": 8, "chunk": 0, "right": 0}, {"chunk": 4.5}, {"x": 1}]
 )
 def test_a_context_that_there_is_not_is_named(tmp_path: Path, tokenizer: Tokenizer, context: dict) -> None:
     folder = experiment(tmp_path / "exp", tokenizer)

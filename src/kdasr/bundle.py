@@ -1,10 +1,9 @@
 """What is loaded to recognize with a trained system: its model, tokenizer, context and calibration."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kdasr.checkpoint import FOLDER, find_checkpoint, load_model
 from kdasr.common.calibration import Calibration
@@ -13,7 +12,7 @@ from kdasr.common.files import read_json, sha256
 from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import Tokenizer
 from kdasr.models.transducer.model import Transducer
-from kdasr.nn.context import Context
+from kdasr.nn.context import Context, read_context
 
 log = get_logger(__name__)
 
@@ -66,26 +65,13 @@ def load_bundle(exp_dir: Path | str, checkpoint: str = "auto", *, as_trained: bo
     return Bundle(
         model=model,
         tokenizer=tokenizer,
-        context=_context(payload["context"], path),
+        context=read_context(payload["context"], path),
         name=payload["system"],
         train_steps=payload["train_steps"],
         path=path,
         calibration=found.confidence,
         blank_penalty=found.blank_penalty,
     )
-
-
-def _context(stored: Mapping[str, Any], path: Path) -> Context:
-    """
-    Raises:
-        UserError: no context that there is.
-    """
-    try:
-        if {type(value) for value in stored.values()} - {int}:
-            raise ValueError("expected whole numbers of frames")
-        return Context(**stored)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: 'context' is {stored}: {error}") from None
 
 
 def calibration_file(checkpoint: Path) -> Path:

@@ -14,7 +14,7 @@ from kdasr.common.files import read_json, sha256, write_json
 from kdasr.common.lines import text_lines
 from kdasr.data.text_normalization import OWN_RULE, RULES
 from kdasr.models.encoders.base import FIRST_TYPE, EncoderConfig, Geometry
-from kdasr.nn.context import Context
+from kdasr.nn.context import Context, read_context
 
 FORMAT = "kdasr-bundle"
 VERSION = 1
@@ -219,14 +219,8 @@ def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     for name in ("params", "train_steps"):
         if manifest[name] < 0:
             raise UserError(f"{path}: '{name}' is {manifest[name]}; expected 0 or more: export again")
-    context = manifest["context"]
-    try:
-        if set(context) != {"left", "chunk", "right"} or {type(value) for value in context.values()} != {int}:
-            raise ValueError("expected left, chunk and right, whole numbers of frames")
-        Context(**context)
-    except ValueError as error:
-        raise UserError(f"{path}: 'context' is {context}: {error}") from None
-    _check_encoder(manifest.get("encoder", {"type": FIRST_TYPE}), Context(**context), path)
+    context = read_context(manifest["context"], path)
+    _check_encoder(manifest.get("encoder", {"type": FIRST_TYPE}), context, path)
     digests: Mapping[str, Any] = manifest["files"]
     int8 = any(graph_name(graph, int8=True) in digests for graph in GRAPHS)
     kinds = [False, True] if int8 else [False]

@@ -1,11 +1,13 @@
 """How much of the utterance a frame may look at: the one parameter between teacher and student."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import product
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+from kdasr.common.errors import UserError
 from kdasr.common.ranges import Items, between
 
 UNLIMITED = -1
@@ -107,6 +109,20 @@ class ContextChoice:
     def __str__(self) -> str:
         parts = " ".join(f"{name}={getattr(self, name)}" for name in ("left", "chunk", "right"))
         return f"{parts}, full in {100 * self.full_probability:g} % of the steps"
+
+
+def read_context(stored: Mapping[str, Any], path: Path) -> Context:
+    """A context that a file at `path` holds, whole: what lacks a part would be another one without a word.
+
+    Raises:
+        UserError: no context that there is.
+    """
+    try:
+        if set(stored) != {part.name for part in fields(Context)} or {*map(type, stored.values())} != {int}:
+            raise ValueError("expected left, chunk and right, whole numbers of frames")
+        return Context(**stored)
+    except ValueError as error:
+        raise UserError(f"{path}: 'context' is {stored}: {error}") from None
 
 
 def sample_context(contexts: Sequence[Context] | ContextChoice, seed: int, step: int) -> Context:
