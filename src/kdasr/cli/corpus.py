@@ -131,7 +131,12 @@ def _print_summary(summary: "Summary", out: Path, elapsed: float, jobs: int) -> 
     show_default=True,
     help="LibriSpeech's part names, separated by spaces or commas.",
 )
-@click.option("--alignments/--no-alignments", default=True, show_default=True, help="Word alignments too.")
+@click.option(
+    "--alignments/--no-alignments",
+    default=True,
+    show_default=True,
+    help="Word alignments too; they come through gdown: pip install gdown.",
+)
 def librispeech(out: Path, parts: str, alignments: bool) -> None:
     """Download LibriSpeech and its word alignments through Lhotse.
 

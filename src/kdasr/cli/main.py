@@ -24,7 +24,7 @@ VERBS = {
     "train": "Train one system of a recipe, stage by stage.",
     "distill": "An offline teacher in, an exported streaming student out.",
     "average": "Average the last checkpoints of an experiment.",
-    "calibrate": "Calibrate the confidence of words on dev parts.",
+    "calibrate": "Choose the blank penalty and calibrate confidence on dev parts.",
     "decode": "Decode test parts, offline or as simulated streams, with WER and latency.",
     "latency": "Word errors and latency of other toolkits' results, from word times.",
     "results": "Train and compare every row of a recipe, with several seeds.",
