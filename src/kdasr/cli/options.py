@@ -16,7 +16,10 @@ Written by `kdasr options --markdown > docs/options.md`.
 A dotted name is a path in the YAML file, and the key of `--override KEY=VALUE` (`kdasr train`; `kdasr prepare` and
 `kdasr tokens` for the sections `data` and `text`). `0` stands for the number of an item in a list; `encoder[NAME]` has
 the options of the encoder of that name. No shipped recipe sets an experimental option, and no measurement supports it;
-it may be removed without a replacement."""  # noqa: E501
+it may be removed without a replacement.
+
+Not listed: the section `results` of a study (`kdasr.study.results_config`), and recipes of language models
+(`kdasr.language_model`: `TextConfig`, `LanguageModelConfig`)."""  # noqa: E501
 
 
 @click.command()
