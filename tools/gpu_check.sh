@@ -6,7 +6,7 @@
 #   1 kernels   Triton's kernels against float64, and their times (tools/bench_gpu.py)
 #   2 epoch     one epoch of conf/base.yaml's teacher on 20 h of synthetic speech, bf16
 #   3 nccl      the same for 20 steps in two processes, where there are two devices
-#   4 memory    20 steps of conf/librispeech.yaml's model of 80 M at batches of 600 s
+#   4 memory    20 steps of conf/librispeech.yaml's model of 76 M at batches of 600 s
 #
 # Needs an environment with kdasr in it and a CUDA device. A finished step is not run again, so the same command goes on
 # after an interruption; STEPS="1 3" runs some. Logs and results lie in OUT; at the end docs/performance.md gets the

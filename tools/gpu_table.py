@@ -10,7 +10,7 @@ BEGIN, END = "<!-- gpu -->", "<!-- /gpu -->"
 RUNS = {
     "epoch": "one epoch of `base`'s teacher, 20 h at three speeds, bf16",
     "nccl": "20 steps of it in two processes (NCCL)",
-    "memory": "20 steps of the 80 M model, batches of 600 s, bf16",
+    "memory": "20 steps of the 76 M model, batches of 600 s, bf16",
 }
 
 
