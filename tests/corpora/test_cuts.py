@@ -208,21 +208,24 @@ def test_other_cuts_of_lhotse_are_converted(tmp_path: Path) -> None:
     assert all(cut.recording.num_channels == 1 and cut.sampling_rate == SAMPLE_RATE for cut in cuts.values())
 
 
+@pytest.mark.parametrize("padding", [0.0, 0.5])
 @pytest.mark.parametrize("channel", [0, 1, [0, 1]])
 def test_of_several_channels_those_of_the_supervision_are_heard(
-    tmp_path: Path, channel: int | list[int], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, channel: int | list[int], padding: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples_NC = np.stack([tone(1.0, 3), tone(1.0, 4)], axis=1)
     soundfile.write(tmp_path / "call.wav", samples_NC, SAMPLE_RATE)
     call = Recording.from_file(tmp_path / "call.wav")
     told = replace(said("a", "call", 0.0, 1.0, "one"), channel=channel)
-    cut = MultiCut("call", 0.0, 1.0, [0, 1], [told], recording=call)
+    cut = MultiCut("call", 0.0, 1.0, [0, 1], [told], recording=call).pad(1.0 + padding)
     with caplog.at_level(logging.INFO, logger="kdasr"):
         (one,) = prepare(tmp_path, write(tmp_path / "c.jsonl", cut))
     assert ("1 utterance(s) of cuts of several channels" in caplog.text) == isinstance(channel, int)
     expected_N = samples_NC[:, channel] if isinstance(channel, int) else samples_NC.mean(axis=1)
     assert (one.id, [word.symbol for word in one.supervisions[0].alignment["word"]]) == ("a", ["one"])
-    np.testing.assert_allclose(one.load_audio()[0], expected_N, atol=1e-3)
+    heard_N = one.load_audio()[0]
+    np.testing.assert_allclose(heard_N[:SAMPLE_RATE], expected_N, atol=1e-3)
+    assert len(heard_N) == (1.0 + padding) * SAMPLE_RATE and not heard_N[SAMPLE_RATE:].any()
 
 
 def test_words_of_trimmed_cuts_in_a_shar_folder_are_not_trusted(
@@ -240,9 +243,10 @@ def test_words_of_trimmed_cuts_in_a_shar_folder_are_not_trusted(
     assert all(one.supervisions[0].alignment for one in cuts) and "Shar" not in caplog.text
 
 
+@pytest.mark.parametrize("padding", [0.0, 0.5])
 @pytest.mark.parametrize("channel", [0, 1])
 def test_a_cut_of_one_channel_is_heard_in_it_whatever_its_supervisions_say(
-    tmp_path: Path, channel: int
+    tmp_path: Path, channel: int, padding: float
 ) -> None:
     """By default Lhotse's supervisions are of channel 0."""
     samples_NC = np.stack([tone(2.0, 3), tone(2.0, 4)], axis=1)
@@ -250,7 +254,7 @@ def test_a_cut_of_one_channel_is_heard_in_it_whatever_its_supervisions_say(
     call = Recording.from_file(tmp_path / "call.wav")
     told = [said("a", "call", 0.0, 1.0, "one"), said("b", "call", 1.0, 1.0, "two")]
     told = [replace(item, channel=1 - channel) for item in told]
-    cut = MonoCut("call", 0.0, 2.0, channel, told, recording=call)
+    cut = MonoCut("call", 0.0, 2.0, channel, told, recording=call).pad(2.0 + padding)
     cuts = list(prepare(tmp_path, write(tmp_path / "c.jsonl", cut)))
     heard_N = np.concatenate([one.load_audio()[0] for one in cuts])
     np.testing.assert_allclose(heard_N, samples_NC[:, channel], atol=1e-3)

@@ -29,6 +29,8 @@ class CutUtterance(NamedTuple):
     """Why it cannot be used."""
     words: list[AlignmentItem] | None = None
     """Its word times, from the begin of `cut`."""
+    narrowed: bool = False
+    """Its supervision names some of the channels, and is heard on these alone."""
 
     @property
     def text(self) -> str:
@@ -52,7 +54,7 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
     supervisions = cut.supervisions
     if len(supervisions) < 2:
         words = words_of(supervisions[0], cut) if supervisions else None
-        yield CutUtterance(_named(_own_channels(cut)), False, None, words)
+        yield _heard(cut, False, words)
         return
     for supervision in supervisions:
         fault = _fault_in_place(supervision, cut)
@@ -60,13 +62,11 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
             yield CutUtterance(_alone(cut, supervision), True, fault)
     sound = [item for item in supervisions if _fault_in_place(item, cut) is None]
     if sound:
-        # What a cut of one channel hears does not depend on what its supervisions say of channels.
-        pieces = _with_sound(cut, cut).trim_to_supervisions(
-            keep_overlapping=False, keep_all_channels=isinstance(cut, MonoCut)
-        )
+        # Lhotse would also give a cut of one channel, behind its padding, the channel of its supervision.
+        pieces = _with_sound(cut, cut).trim_to_supervisions(keep_overlapping=False, keep_all_channels=True)
         for supervision, piece in zip(sound, pieces, strict=True):
             words = words_of(supervision, cut)
-            yield CutUtterance(_named(piece), True, None, _moved(words, -max(0.0, supervision.start)))
+            yield _heard(piece, True, _moved(words, -max(0.0, supervision.start)))
 
 
 def words_of(supervision: SupervisionSegment, cut: Cut) -> list[AlignmentItem] | None:
@@ -175,12 +175,27 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
-def _own_channels(cut: Cut) -> Cut:
-    """A cut of several channels with those of its only supervision, where it names some of them."""
-    if not isinstance(cut, MultiCut) or not cut.supervisions:
+def _heard(cut: Cut, trimmed: bool, words: list[AlignmentItem] | None) -> CutUtterance:
+    """The utterance of a cut with one supervision at most, on the channels of that.
+
+    What a cut of one channel hears does not depend on what its supervision says of channels.
+    """
+    named = cut.supervisions[0].channel if cut.supervisions else None
+    own = cut if named is None else _on_channels(cut, named if isinstance(named, list) else [named])
+    return CutUtterance(_named(own), trimmed, None, words, own is not cut)
+
+
+def _on_channels(cut: Cut, named: list[int]) -> Cut:
+    """A cut with those of its channels that are among some, if it has several; of a mixture, each track."""
+    if isinstance(cut, MixedCut):
+        cuts = [_on_channels(track.cut, named) for track in cut.tracks]
+        if all(new is track.cut for new, track in zip(cuts, cut.tracks, strict=True)):
+            return cut
+        tracks = [fastcopy(track, cut=new) for new, track in zip(cuts, cut.tracks, strict=True)]
+        return fastcopy(cut, tracks=tracks)
+    if not isinstance(cut, MultiCut):
         return cut
-    named = cut.supervisions[0].channel
-    own = [channel for channel in cut.channel if channel in (named if isinstance(named, list) else [named])]
+    own = [channel for channel in cut.channel if channel in named]
     return cut.with_channels(own) if 0 < len(own) < len(cut.channel) else cut
 
 

@@ -137,10 +137,7 @@ class CutsCheck:
             self._digest.update(fingerprint(shard.audio))
         for cut in source.check():
             items = list(utterances_of(cut))
-            if isinstance(cut, MultiCut):
-                self._narrowed += sum(
-                    item.fault is None and item.cut.num_channels < cut.num_channels for item in items
-                )
+            self._narrowed += sum(item.narrowed for item in items)
             if any(item.trimmed for item in items):
                 self._trimmed += len(items)
                 self._long += 1
