@@ -136,3 +136,28 @@ def test_an_interrupted_search_goes_on_after_what_it_has_found(
     search.run(tmp_path / "parts.json", Ranks())
     assert len(searched) == len(set(searched)) == len(search.batches)
     assert (tmp_path / "parts.json").read_text() == (tmp_path / "whole.json").read_text()
+
+
+@pytest.mark.parametrize("ranks", [Ranks(), Ranks(1, 2)])
+def test_what_an_interrupted_search_could_not_read_is_searched_again(
+    tokenizer: Tokenizer, tmp_path: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever process had the batch: here one of two is interrupted, and one process goes on."""
+    search = first_search_of(tokenizer, dev_batches(tokenizer))
+    search.run(tmp_path / "whole.json", Ranks())
+    searched: list[str] = []
+
+    def lacking(*arguments: Any) -> Any:
+        if searched:
+            raise KeyboardInterrupt
+        found = seed_hypotheses(*arguments)
+        searched.append(next(iter(found)))
+        del found[searched[0]]
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(first_search, "seed_hypotheses", lacking)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(tmp_path / "parts.json", ranks)
+    search.run(tmp_path / "parts.json", Ranks())
+    assert (tmp_path / "parts.json").read_text() == (tmp_path / "whole.json").read_text()

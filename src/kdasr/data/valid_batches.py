@@ -59,6 +59,11 @@ class ValidBatches:
     def __len__(self) -> int:
         return len(self._plans)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Utterances of each batch, whether they can be read or not."""
+        return [len(plan.rows) for plan in self._plans]
+
     def first(self, count: int | None) -> Self:
         """The first so many of these batches; None: all."""
         few = copy(self)

@@ -248,6 +248,11 @@ def _guesses(
     elif searched["audio"] != data["audio"]:
         raise UserError(f"{path}: the audio has been replaced since the search; remove it to search again")
     elif len(guesses) < len(cuts):
-        logger.warning("%d of %d utterances could not be searched", len(cuts) - len(guesses), len(cuts))
+        logger.warning(
+            "%d of %d utterances could not be searched; where they can be by now, remove %s",
+            len(cuts) - len(guesses),
+            len(cuts),
+            path,
+        )
         cuts = cuts.take(rows_named(guesses, cuts))
     return guesses, cuts

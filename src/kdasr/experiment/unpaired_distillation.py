@@ -158,5 +158,10 @@ def _searched_once(
         searching.run(path, Ranks(fabric.global_rank, fabric.world_size))
     texts = load_texts(path, made_by, digest, audio, earlier=lambda: digest_of_names(cuts)[:16])
     if len(texts) < len(cuts):
-        logger.warning("%d of %d utterances could not be searched", len(cuts) - len(texts), len(cuts))
+        logger.warning(
+            "%d of %d utterances could not be searched; where they can be by now, remove %s",
+            len(cuts) - len(texts),
+            len(cuts),
+            path,
+        )
     return with_texts(cuts, texts)

@@ -44,17 +44,20 @@ class SharedSearch(ABC):
         """Write what was found in all batches."""
 
     def run(self, path: Path, ranks: Ranks) -> None:
-        """Write `path` by `save`. What an interrupted call has found is not searched again.
+        """Write `path` by `save`. What an interrupted call has found is not searched again; batches of which
+        it could not read all utterances are, in case these can be read by now.
 
         The first process writes it, once all shares are there; the others return when it has.
         """
         partial = path.with_name(f"{path.name}.partial")
         journal = ShardedJournal(partial, {"made_by": self.made_by, **self.data}, ranks)
         done = journal.read()
+        sizes = self.batches.sizes
+        lacking = [number for number, found in done.items() if len(found) < sizes[number]]
         numbers = [number for number in ranks.share(range(len(self.batches))) if number not in done]
         logger.info(
             "first search: %d of %d batches are to be searched",
-            len(self.batches) - len(done),
+            len(self.batches) - len(done) + len(lacking),
             len(self.batches),
         )
         for number, batch in self.batches.without(done).share(ranks.rank, ranks.world_size):
@@ -65,6 +68,11 @@ class SharedSearch(ABC):
         if not ranks.is_first:
             wait_until(path.is_file, f"{path}, which the first process writes")
             return
+        if lacking:
+            # By the first process alone: what the others find now looks like what they had found before.
+            others = set(range(len(self.batches))).difference(lacking)
+            for number, batch in self.batches.without(others).share(0, 1):
+                journal.append(number, {**self.find(batch), **done[number]})
         wait_until(lambda: len(journal.read()) == len(self.batches), f"the other processes' part of {path}")
         units = journal.read()
         self.save(path, {name: value for number in sorted(units) for name, value in units[number].items()})
