@@ -216,6 +216,7 @@ def test_cuts_of_several_channels_are_references_or_named(
         ("ctm", "a 1 0.5 word\n", "line 1: not in the format 'ctm'"),
         ("icefall", "a:\thyp=['X', 'Y']\na:\ttimestamp_hyp=[0.1]\n", "'a' has 2 words and 1 times"),
         ("icefall", "a hyp\n", "line 1: not in the format 'icefall'"),
+        ("icefall", "a:\thyp=[]\nb:\thyp=[]\na:\thyp=[]\n", "line 3: utterance 'a' is there twice"),
         ("nemo", '{"audio_filepath": "a.wav", "pred_text": "x"}\n', "no 'timestamps_word'"),
         ("nemo", "[1]\n", "expected a JSON object"),
         ("sherpa", '{"text": "a"}\n', "no 'tokens' and 'timestamps'"),

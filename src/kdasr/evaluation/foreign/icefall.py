@@ -6,6 +6,7 @@ piece of a word is not known, and its first one stands for it: latencies are the
 """
 
 import ast
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def read(path: Path) -> list[Hypothesis]:
     """See the module.
 
     Raises:
-        UserError: a line in another form, or a hypothesis without a time for each word.
+        UserError: a line in another form, a hypothesis without a time for each word, or an utterance that
+            is there twice.
     """
     words: dict[str, tuple[int, list[str]]] = {}
     times: dict[str, list[Any]] = {}
@@ -38,6 +40,9 @@ def read(path: Path) -> list[Hypothesis]:
             found = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             raise not_in_format(path, number, "icefall", f"not a list: {value.strip()[:40]}") from None
+        known: Container[str] = words if field == "hyp" else times
+        if name in known:
+            raise UserError(f"{path}, line {number}: utterance '{name}' is there twice")
         if field == "hyp":
             words[name] = (number, found.split() if isinstance(found, str) else [str(word) for word in found])
         else:
