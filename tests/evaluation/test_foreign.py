@@ -243,6 +243,12 @@ def test_what_does_not_parse(tmp_path: Path, name: str, text: str, message: str 
         read_hypotheses(path, name)
 
 
+def test_a_word_of_a_ctm_file_may_hold_a_space_that_does_not_break(tmp_path: Path) -> None:
+    (tmp_path / "a.ctm").write_text("a\t1  0.5 0.25 10\u00a0000 0.9\n", encoding="utf-8")
+    (heard,) = read_hypotheses(tmp_path / "a.ctm", "ctm")["a"].words
+    assert (heard.text, heard.first, heard.last) == ("10\u00a0000", 0.5, 0.75)
+
+
 def test_pieces_become_words() -> None:
     words = words_of_pieces(["▁TH", "E", "▁", "CAT", "'S"], [0.1, 0.2, 0.3, 0.4, 0.5])
     assert [(word.text, word.first, word.last) for word in words] == [("THE", 0.1, 0.2), ("CAT'S", 0.4, 0.5)]

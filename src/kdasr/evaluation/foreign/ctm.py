@@ -4,6 +4,7 @@ An ID is an utterance, of one channel; where nothing was recognized, it has no l
 where its last piece is taken to have been emitted.
 """
 
+import re
 from pathlib import Path
 
 from kdasr.common.lines import text_lines
@@ -20,7 +21,8 @@ def read(path: Path) -> list[Hypothesis]:
     found: dict[str, list[HeardWord]] = {}
     channels: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
-        fields = line.split()
+        # Not at all that Unicode calls a space: French words may hold one that does not break.
+        fields = re.findall(r"[^ \t]+", line)
         if not fields or fields[0].startswith(";;"):
             continue
         try:
