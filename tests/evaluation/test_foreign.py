@@ -191,6 +191,25 @@ def test_word_times_of_trimmed_cuts_count_from_their_begin(tmp_path: Path) -> No
     assert references == {name: [RefWord("one", 0.25, 2.0)] for name in "abc"}
 
 
+def test_supervisions_of_a_reference_may_come_in_any_order_but_not_overlap(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio = LhotseRecording("r", [AudioSource("file", [0], "r.wav")], 16000, 160_000, 10.0)
+    late, early, other = (
+        SupervisionSegment(name, "r", start, 3.0, text=name, alignment={"word": words})
+        for name, start, ends in (("late", 5.0, [2.0]), ("early", 0.0, [2.0]), ("other", 4.5, [0.5, 2.9]))
+        for words in [[AlignmentItem(name, start + end - 0.25, 0.25) for end in ends]]
+    )
+    cuts = [
+        MonoCut(name, 0.0, 10.0, 0, said, recording=audio)
+        for name, said in (("sound", [late, early]), ("mixed", [late, other]))
+    ]
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    references = read_references(tmp_path / "cuts.jsonl.gz", str.lower)
+    assert references == {"sound": [RefWord("early", 1.75, 2.0), RefWord("late", 6.75, 7.0)]}
+    assert "1 cut(s) with word times that cannot be true are left out: mixed ('late' at" in caplog.text
+
+
 def test_cuts_of_several_channels_are_references_or_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

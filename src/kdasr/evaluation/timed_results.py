@@ -20,7 +20,7 @@ from kdasr.corpora.cut_utterances import words_of
 from kdasr.corpora.librispeech_alignments import read_all
 from kdasr.data.audio_files import quote
 from kdasr.data.text_normalization import split_words
-from kdasr.data.word_times import aligned_words
+from kdasr.data.word_times import aligned_words, fault_in_word_times
 from kdasr.evaluation.foreign.base import HeardWord, Hypothesis, read_hypotheses
 from kdasr.evaluation.latency import RefWord, UtteranceLatency, measure
 from kdasr.evaluation.latency_summary import (
@@ -111,16 +111,24 @@ def read_references(path: Path, normalize: Normalize) -> dict[str, list[RefWord]
 
 
 def _aligned_cuts(path: Path) -> dict[str, list[tuple[str, float, float]]]:
-    found, left_out = {}, []
+    found, left_out, faults = {}, [], []
     for cut in iter_cuts(path):
         if isinstance(cut, MonoCut) or (isinstance(cut, MultiCut) and _is_one_voice(cut)):
-            found[cut.id] = aligned_words(_counted_from_begin(cut))
+            counted = _counted_from_begin(cut)
+            found[cut.id] = aligned_words(counted)
+            if (fault := fault_in_word_times(counted)) is not None:
+                faults.append(f"{cut.id} ({fault})")
         else:
             left_out.append(cut.id)
     if left_out:
         log.warning(
             "%s: %d cut(s) with speech on several channels, or mixtures, are left out: %s",
             path, len(left_out), quote(left_out),
+        )  # fmt: skip
+    if faults:
+        log.warning(
+            "%s: %d cut(s) with word times that cannot be true are left out: %s",
+            path, len(faults), quote(faults),
         )  # fmt: skip
     return found
 
@@ -130,8 +138,12 @@ def _is_one_voice(cut: MultiCut) -> bool:
 
 
 def _counted_from_begin(cut: MonoCut | MultiCut) -> MonoCut | MultiCut:
-    """The cut with word times from its begin: those of a cut that was trimmed may be of its recording."""
-    found = [(supervision, words_of(supervision, cut)) for supervision in cut.supervisions]
+    """The cut with word times from its begin: those of a cut that was trimmed may be of its recording.
+
+    Supervisions come in the order in which they begin, which manifests need not have.
+    """
+    in_order = sorted(cut.supervisions, key=lambda supervision: supervision.start)
+    found = [(supervision, words_of(supervision, cut)) for supervision in in_order]
     supervisions = [
         fastcopy(supervision, alignment={"word": words} if words else None) for supervision, words in found
     ]
