@@ -15,6 +15,7 @@ from streaming_helpers import PIECES, bursts, make_recognizer
 from tone_spotter import WORDS, make_spotter, spoken
 
 from kdasr.common.errors import UserError
+from kdasr.common.ranks import Ranks
 from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import Pause, pauses
 from kdasr.evaluation.latency import RefWord
@@ -283,6 +284,21 @@ def test_a_run_that_was_stopped_goes_on_and_another_one_starts_anew(tmp_path: Pa
     forget(folder)
     run(recognizer, recordings, replace(options, seed=2), folder)
     assert (folder / STREAMS).read_text() != marked
+
+
+def test_one_process_ends_what_several_have_begun(tmp_path: Path) -> None:
+    recordings, recognizer = tones(3), make_spotter(Context(left=4, chunk=2))
+    options = LongForm(pauses([0.32]), minutes=0.05, batch=1)
+    whole = run(recognizer, recordings, options, tmp_path / "whole")
+    folder = tmp_path / "shared"
+    assert run(recognizer, recordings, replace(options, ranks=Ranks(0, 2)), folder) is None
+    assert (folder / f"{STREAMS}.partial-0").read_text()
+    assert run(recognizer, recordings, options, folder) == whole
+    lengths = [
+        {path.name: path.read_text().count("\n") for path in place.iterdir()}
+        for place in (tmp_path / "whole", folder)
+    ]
+    assert lengths[0] == lengths[1]
 
 
 def test_a_recording_that_is_read_as_it_is_heard_gives_what_one_in_memory_does(tmp_path: Path) -> None:

@@ -143,15 +143,14 @@ def decode_long_form(
         recognizer = recognizer.with_endpoints(EndpointRules())
     for _ in wrap(_score_streams(recognizer, spoken, jobs, options, streams), len(jobs)):
         pass
-    if not ranks.is_alone:
-        with locked(folder):
-            ids, keys = [one.placed.id for one in spoken], [job.key for job in jobs]
-            for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
-                records.reread()
-                if not records.records.keys() >= set(whole):
-                    return None
-            for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
-                records.finish(whole)
+    with locked(folder):  # also alone: several processes may have begun it
+        ids, keys = [one.placed.id for one in spoken], [job.key for job in jobs]
+        for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
+            records.reread()
+            if not records.records.keys() >= set(whole):
+                return None
+        for records, whole in ((single, ids), (shifted, ids), (streams, keys)):
+            records.finish(whole)
     return [
         {
             "gap_s": pause.seconds,
