@@ -21,7 +21,7 @@ def read(path: Path) -> list[Hypothesis]:
     found: dict[str, list[HeardWord]] = {}
     channels: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
-        # Not at all that Unicode calls a space: French words may hold one that does not break.
+        # Blanks and tabs alone part fields: French words may hold a space that does not break.
         fields = re.findall(r"[^ \t]+", line)
         if not fields or fields[0].startswith(";;"):
             continue
