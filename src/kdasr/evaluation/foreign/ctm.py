@@ -4,10 +4,10 @@ An ID is an utterance, of one channel; where nothing was recognized, it has no l
 where its last piece is taken to have been emitted.
 """
 
-import re
 from pathlib import Path
 
 from kdasr.common.lines import text_lines
+from kdasr.data.text_normalization import split_words
 from kdasr.evaluation.foreign.base import HeardWord, Hypothesis, not_in_format, register_format
 
 
@@ -22,7 +22,7 @@ def read(path: Path) -> list[Hypothesis]:
     channels: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
         # Blanks and tabs alone part fields: French words may hold a space that does not break.
-        fields = re.findall(r"[^ \t]+", line)
+        fields = split_words(line.replace("\t", " "))
         if not fields or fields[0].startswith(";;"):
             continue
         try:
