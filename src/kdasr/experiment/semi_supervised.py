@@ -37,7 +37,7 @@ from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.unpaired_distillation import Speech, usable, with_distillation
 from kdasr.language_model.scorer import load_sentence_scorer
 from kdasr.models.transducer.model import Transducer
-from kdasr.self_training.first_search import FirstSearch
+from kdasr.self_training.first_search import FirstSearch, warn_of_missing
 from kdasr.self_training.labels import FirstGuess, Labeler, label_search
 from kdasr.self_training.proposals import DATA, ProposalModel, load_hypotheses
 from kdasr.self_training.step import SemiSupervisedObjective, UnpairedParts
@@ -248,11 +248,6 @@ def _guesses(
     elif searched["audio"] != data["audio"]:
         raise UserError(f"{path}: the audio has been replaced since the search; remove it to search again")
     elif len(guesses) < len(cuts):
-        logger.warning(
-            "%d of %d utterances could not be searched; where they can be by now, remove %s",
-            len(cuts) - len(guesses),
-            len(cuts),
-            path,
-        )
+        warn_of_missing(path, len(cuts) - len(guesses), len(cuts))
         cuts = cuts.take(rows_named(guesses, cuts))
     return guesses, cuts

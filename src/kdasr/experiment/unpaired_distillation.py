@@ -20,6 +20,7 @@ from kdasr.distillation.teacher import Transcriber
 from kdasr.distillation.terms.base import Need, needing
 from kdasr.distillation.unpaired_terms import is_searched, unpaired_terms
 from kdasr.experiment.config import ExperimentConfig
+from kdasr.self_training.first_search import warn_of_missing
 from kdasr.self_training.hypotheses import (
     AUDIO,
     UTTERANCES,
@@ -158,10 +159,5 @@ def _searched_once(
         searching.run(path, Ranks(fabric.global_rank, fabric.world_size))
     texts = load_texts(path, made_by, digest, audio, earlier=lambda: digest_of_names(cuts)[:16])
     if len(texts) < len(cuts):
-        logger.warning(
-            "%d of %d utterances could not be searched; where they can be by now, remove %s",
-            len(cuts) - len(texts),
-            len(cuts),
-            path,
-        )
+        warn_of_missing(path, len(cuts) - len(texts), len(cuts))
     return with_texts(cuts, texts)

@@ -24,6 +24,13 @@ from kdasr.self_training.proposals import ProposalModel, save_hypotheses, seed_h
 logger = get_logger(__name__)
 
 
+def warn_of_missing(path: Path, missing: int, total: int) -> None:
+    """Say how many of all utterances a finished search lacks, and how they would be searched again."""
+    logger.warning(
+        "%d of %d utterances could not be searched; where they can be by now, remove %s", missing, total, path
+    )
+
+
 @dataclass(frozen=True)
 class SharedSearch(ABC):
     """A search through all unpaired utterances."""
