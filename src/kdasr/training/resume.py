@@ -127,7 +127,7 @@ def set_earlier_aside(exp_dir: Path) -> None:
 
 
 def set_average_aside(exp_dir: Path) -> None:
-    """Move `averaged.pt`, as `set_earlier_aside` does, when a training goes on that had ended.
+    """Move `averaged.pt`, as `set_earlier_aside` does, when the training that it is of goes on.
 
     Decoding would prefer it to the checkpoints of further steps.
     """
