@@ -2,12 +2,16 @@
 
 import errno
 import fcntl
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kdasr.common.errors import UserError
-from kdasr.common.locks import locked
+from kdasr.common.locks import locked, process_lock
 from kdasr.common.processes import alone
 
 
@@ -33,5 +37,34 @@ def test_a_file_system_without_locks_stops_nobody(
         raise OSError(error, "no locks")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
     with locked(tmp_path) as one, locked(tmp_path, wait=False) as other, alone(tmp_path, "call"):
         assert one and other
+    with process_lock(tmp_path / "lock") as held:
+        assert held
+
+
+def test_the_lock_of_a_process_ends_with_it_whatever_it_has_started(tmp_path: Path) -> None:
+    holder = f"""
+import os, sys, time
+from pathlib import Path
+from kdasr.common.locks import process_lock
+with process_lock(Path({str(tmp_path / "lock")!r})) as held:
+    if not os.fork():
+        time.sleep(600)
+    print(held, flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "True\n"
+            with process_lock(tmp_path / "lock") as held:
+                assert not held
+            process.kill()  # its child lives on
+            process.wait()
+            with process_lock(tmp_path / "lock") as held:
+                assert held
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdasr.cli.main import main
 from kdasr.common.configio import config_to_dict, save_yaml
 from kdasr.common.errors import UserError
 from kdasr.common.files import sha256
+from kdasr.common.locks import process_lock
 from kdasr.corpora.prepare import PrepareOptions, prepare_corpus
 from kdasr.data.tokens import prepare_tokens
 from kdasr.distillation.objective_config import StageConfig
@@ -394,6 +396,25 @@ def test_ctrl_c_leaves_a_checkpoint_and_exit_status_130(recipe: Path, tmp_path: 
     assert child.exitcode == 130
     saved: dict[str, Any] = load_checkpoint(exp / "checkpoints" / "last.pt")
     assert saved["train_steps"] >= 2 and saved["trainer"]["progress"]["stage"] == 0
+
+
+def test_one_training_at_a_time_in_a_folder(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "exp"
+    folder.mkdir()
+    with processes.Pool(1) as pool:
+        pool.apply(_hold_lock, (folder / ".lock",))
+        assert "another process trains there" in refusal(train(recipe, "teacher", exp=folder))
+    assert train(recipe, "teacher", exp=folder).exit_code == 0
+
+
+def _hold_lock(path: Path) -> None:
+    """Take the lock for as long as this process lives."""
+    lock = process_lock(path)
+    assert lock.__enter__()
+    _held.append(lock)
+
+
+_held: list[AbstractContextManager[bool]] = []
 
 
 def _has_rows(exp: Path) -> bool:

@@ -31,3 +31,24 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[b
         yield lock(handle, wait=wait, shared=shared)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def process_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock of this process alone within the block; whether it is held, without waiting.
+
+    What this process starts does not inherit it, so that it ends with the process, however that ends. Within
+    one process it excludes nobody.
+
+    Args:
+        path: a file that nothing else opens; made if absent.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # both are said of a lock that another process has
+            yield False
+            return
+        except OSError:  # no locks there
+            pass
+        yield True

@@ -1,10 +1,15 @@
 """Training a system in its folder, from its start or from where it stands; and averaging what that left."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from lightning_fabric import Fabric
 
 from kdasr.checkpoint import AVERAGED, FOLDER, average_checkpoints, save_checkpoint
 from kdasr.common.errors import UserError
 from kdasr.common.failures import is_disk_full
+from kdasr.common.locks import process_lock
 from kdasr.common.logging import get_logger, setup_logging
 from kdasr.experiment.config import AnyExperiment, LanguageModelExperiment
 from kdasr.experiment.language_model_trainer import build_language_model_trainer
@@ -22,10 +27,30 @@ def train(config: AnyExperiment, exp_dir: Path, until_stage: str | None = None) 
     """Train a system in its folder, or go on with it.
 
     Raises:
-        UserError: bad input of any kind; see `build_trainer`, `build_language_model_trainer`, `Trainer.fit`.
+        UserError: another process trains there, or bad input of any kind; see `build_trainer`,
+            `build_language_model_trainer`, `Trainer.fit`.
         TrainingInterrupted: stopped by a signal; a checkpoint is left.
     """
     fabric = make_fabric(config.training)
+    with _only_training(exp_dir) if fabric.is_global_zero else nullcontext():
+        _train(config, exp_dir, until_stage, fabric)
+
+
+@contextmanager
+def _only_training(exp_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder: each would write over what the other one saves.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    with process_lock(exp_dir / ".lock") as is_ours:
+        if not is_ours:
+            raise UserError(f"{exp_dir}: another process trains there. Wait for it, or give another --exp.")
+        yield
+
+
+def _train(config: AnyExperiment, exp_dir: Path, until_stage: str | None, fabric: Fabric) -> None:
     changed = claim_folder(config, exp_dir) if fabric.is_global_zero else []
     setup_logging(exp_dir / "train.log", is_first=fabric.is_global_zero)
     fabric.barrier()
