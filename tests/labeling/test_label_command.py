@@ -279,6 +279,16 @@ def test_long_audio_is_heard_to_its_end(whisper: State, tmp_path: Path, batch: i
         open_labeler(f"whisper:{tmp_path / 'whisper'}", LabelerOptions(batch_size=2))
 
 
+@pytest.mark.parametrize(("language", "text"), [("zh", "你好世界"), ("en", "Hello world.")])
+def test_segments_are_joined_as_their_language_is_written(
+    whisper: State, tmp_path: Path, language: str, text: str
+) -> None:
+    whisper.text = text
+    labeler = open_labeler(f"whisper:{tmp_path / 'whisper'}", LabelerOptions(language=language))
+    (label,) = labeler.label([Speech("long", speech(45.0))])
+    assert label.text == (text + text if language == "zh" else f"{text} {text}")
+
+
 @pytest.mark.parametrize("words", [False, True])
 def test_utterances_of_any_length_share_a_batch(whisper: State, tmp_path: Path, words: bool) -> None:
     waves = [speech(1.0 + count / 16000, seed) for seed, count in enumerate((7, 159, 3, 8007, 15999))]

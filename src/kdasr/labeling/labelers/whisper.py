@@ -23,6 +23,8 @@ from kdasr.labeling.base import HeardWord, Label, LabelerOptions, Speech, regist
 
 WINDOW_SECONDS = 30.0
 _WEIGHTS = "model.bin"
+_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""The languages that Whisper's own tokenizer does not split at spaces."""
 
 
 @register_labeler("whisper")
@@ -145,8 +147,9 @@ def _joined(segments: Sequence[Any], begin: float, language: str | None) -> Labe
     counts = [len(segment.tokens) + 1 for segment in segments]
     total = sum(counts)
     means = [float(segment.avg_logprob) for segment in segments]
+    between = "" if language in _WITHOUT_SPACES else " "
     return Label(
-        text=" ".join(text for segment in segments if (text := segment.text.strip())),
+        text=between.join(text for segment in segments if (text := segment.text.strip())),
         score=sum(m * c for m, c in zip(means, counts, strict=True)) / total if total else None,
         no_speech=min((float(segment.no_speech_prob) for segment in segments), default=None),
         language=language,
