@@ -276,6 +276,16 @@ def test_without_more_the_first_values_are_evaluated_whoever_names_them(
     assert _load(tmp_path, recipe, "own").contexts == evaluated
 
 
+def test_a_number_in_a_key_changes_one_part_of_one_context(tmp_path: Path) -> None:
+    both = [{"left": 8, "chunk": 4}, {"left": 8, "chunk": 2}]
+    for contexts in (both, {**CHOICE, "evaluate": both}):
+        config = _load(tmp_path, {"contexts": contexts}, None, "contexts.1.chunk=3", "contexts.1.right=1")
+        assert config.contexts == [Context(8, 4), Context(8, 3, 1)]
+    for wrong in ("contexts.1.chunk=0", "contexts.1.length=2", "contexts.7.chunk=2", "contexts.0.0.chunk=2"):
+        with pytest.raises(UserError, match=r"choice\.yaml: "):
+            _load(tmp_path, {"contexts": both}, None, wrong)
+
+
 @pytest.mark.parametrize(
     ("contexts", "message"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from kdasr.common.choices import OptionChoice
@@ -113,11 +113,19 @@ def _override(config: Any, schema: type, override: Override, source: str) -> Any
         key, value = override
     names = key.split(".")
     if any(name.isdigit() for name in names):
-        OmegaConf.update(config, key, value, merge=False)
+        # To OmegaConf, the options of a frozen dataclass are read-only already here.
+        with flag_override(_holder(config, names), "readonly", False):
+            OmegaConf.update(config, key, value, merge=False)
         return config
     for name in reversed(names):
         value = {name: value}
     return _merge(config, schema, _in_full(schema, value, source), source)
+
+
+def _holder(config: Any, names: Sequence[str]) -> Any:
+    """What holds the last of some nested options; `config` where they lead nowhere."""
+    holder = OmegaConf.select(config, ".".join(names[:-1])) if names[:-1] else config
+    return holder if OmegaConf.is_config(holder) else config
 
 
 def _in_full(schema: type, layer: Mapping[str, Any], source: str) -> Mapping[str, Any]:
