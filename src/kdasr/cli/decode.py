@@ -213,6 +213,8 @@ def command(
         )
         return tuned_weights(lm_use, tuning)
 
+    for other in others.values():  # what cannot be is said before anything is decoded
+        build_recognizer(bundle, other, tail_seconds, options, biasing).with_endpoints(rules)
     own_use = tuned(override, out) if contexts is None else lm_use
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, own_use)
     run = DecodeRun(
