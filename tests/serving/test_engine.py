@@ -1,5 +1,6 @@
 """Chunks that come one after another within a moment are decoded together, where there are many streams."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdasr.serving import engine as engine_module
 from kdasr.serving.engine import Engine, ServedAudio, Taken
 from kdasr.serving.lane import Arrivals, Lane, ServedModel
 from kdasr.serving.limits import Limits
+from kdasr.serving.messages import V1Replies
 from kdasr.serving.metrics import Metrics
 
 
@@ -91,3 +93,22 @@ def test_a_piece_keeps_the_latency_with_which_it_was_first_shown(rules: Endpoint
             revised += len(kept) < len(pieces)
             pieces, latencies = ([], []) if update.heard.is_final else (shown, update.latencies)
     assert revised
+
+
+def test_nothing_changes_a_word_that_is_called_final() -> None:
+    """In beam search a word that is settled to its last piece may still get another one."""
+    recognizer = make_recognizer(Context(left=8, chunk=4), search=BeamOptions(beam=4, blank_penalty=0.5))
+    lane, wave = Lane(ServedModel("model", recognizer), Arrivals()), bursts(8.0, 3)
+    final: list[str] = []
+    for start in range(0, len(wave), 1600):
+        lane.accept(16000, wave[start : start + 1600])
+        while lane.live.is_ready:
+            lane.begin_chunk()
+            recognizer.decode_streams([lane.live.stream])
+            words = json.loads(V1Replies().update(lane.report(0.0)) or "{}").get("words")
+            if words is None:
+                continue
+            assert [word["word"] for word in words][: len(final)] == final
+            assert [word["final"] for word in words] == sorted((w["final"] for w in words), reverse=True)
+            final = [word["word"] for word in words if word["final"]]
+    assert len(final) > 9

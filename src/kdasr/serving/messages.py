@@ -284,10 +284,10 @@ def _words(update: Update) -> list[dict[str, Any]]:
             "confidence": round(word.confidence, 4),
             "shown": round(tokens[word.last_token].shown + offset, 3),
             "latency": round(update.latencies[word.last_token], 3),
-            # A word is open until the next one begins: pieces may be added to it.
-            "final": heard.is_final or (place + 1 < len(words) and word.last_token < heard.num_settled),
+            # A word is open until it is settled that another begins: pieces may be added to it.
+            "final": heard.is_final or word.last_token + 1 < heard.num_settled,
         }
-        for place, word in enumerate(words)
+        for word in words
     ]
 
 
