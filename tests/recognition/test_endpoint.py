@@ -212,6 +212,8 @@ def test_a_stream_cut_by_length_alone_says_what_the_uncut_one_says(context: Cont
     assert all(segment.goes_on for segment in cut.segments[1:]) and not cut.segments[0].goes_on
     assert cut.result == uncut.result and cut.result.words == uncut.result.words
     assert as_sherpa.result.tokens != uncut.result.tokens
+    said = [one.text if one.continues_word else f" {one.text}" for one in cut.segments if one.text]
+    assert "".join(said).strip() == uncut.result.text
 
 
 def test_a_silent_segment_that_length_has_cut_carries_no_word_on() -> None:

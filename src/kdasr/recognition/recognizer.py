@@ -246,6 +246,7 @@ class StreamingRecognizer:
             segment=stream.segment,
             start=round(stream.segment_start * self.geometry.frame_seconds, 4),
             goes_on=stream.goes_on,
+            after_mark=stream.after_mark,
             calibration=self.calibration,
             frame_seconds=self.geometry.frame_seconds,
             nbest=[alternative(self.text(entry.tokens), entry) for entry in alternatives],

@@ -96,6 +96,8 @@ class Result:
     """Seconds of the stream at which the segment begins."""
     goes_on: bool = False
     """Whether the segment before was cut by its length alone, so that its last word may go on in this one."""
+    after_mark: bool = False
+    """Whether a bare word boundary was the last piece before that cut: the first word here is another one."""
     breaks: tuple[int, ...] = ()
     """Indices of tokens that begin another segment than the token before them: no word goes across."""
     calibration: Calibration | None = field(default=None, compare=False)
@@ -117,6 +119,12 @@ class Result:
     def pieces(self) -> list[str]:
         """The pieces as text."""
         return [token.piece for token in self.tokens]
+
+    @property
+    def continues_word(self) -> bool:
+        """Whether the first pieces belong to the last word of the segment before, which was cut in it."""
+        is_open = self.goes_on and not self.after_mark
+        return is_open and bool(self.tokens) and not self.tokens[0].piece.startswith(WORD_START)
 
     @property
     def words(self) -> list[Word]:

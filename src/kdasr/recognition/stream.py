@@ -8,6 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.data.signal_check import SignalMeter
+from kdasr.data.tokenizer import WORD_START
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.models.encoders.base import Geometry
 from kdasr.recognition.features import features_for
@@ -55,6 +56,8 @@ class Stream:
         """Encoder frame at which the segment began: that of the last reset."""
         self.goes_on = False
         """Whether the segment goes on in the speech of the one before, which was cut by its length."""
+        self.after_mark = False
+        """Whether the last piece before that cut was a bare word boundary."""
         self.num_trailing_blanks = 0
         """Encoder frames of the segment since its last piece; all of them while there is none."""
 
@@ -97,6 +100,9 @@ class Stream:
         self.search_state = search_state
         # A segment without a piece goes on only where the one before it was cut too.
         self.goes_on = goes_on and (bool(self.tokens) or self.goes_on)
+        self.after_mark = self.goes_on and (
+            self.tokens[-1].piece == WORD_START if self.tokens else self.after_mark
+        )
         self.segment += bool(self.tokens)
         self.segment_start = self.num_decoded
         self.num_trailing_blanks = 0

@@ -254,9 +254,7 @@ class V1Replies:
                 "segment": heard.segment,
                 "start": round(result.start + heard.offset, 4),
                 "text": result.text,
-                "continues_word": bool(
-                    result.goes_on and result.tokens and not result.pieces[0].startswith(WORD_START)
-                ),
+                "continues_word": result.continues_word,
                 "words": _words(update),
             }
         )
