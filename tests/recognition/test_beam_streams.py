@@ -13,11 +13,12 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.hypothesis import Hypothesis
 from kdasr.decoding.search import BeamOptions
 from kdasr.nn.context import Context
+from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.features import samples_for_frame
 from kdasr.recognition.offline import recognize_offline
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import join_words
-from kdasr.recognition.simulate import simulate
+from kdasr.recognition.simulate import simulate, simulate_together
 from kdasr.recognition.stream import Stream
 
 CHUNKED = Context(left=8, chunk=4)
@@ -163,6 +164,17 @@ def test_beam_search_does_revise() -> None:
             revised += now[: len(before)] != before
             before = now
     assert revised > 3
+
+
+def test_a_stream_that_is_never_reset_shows_what_one_without_endpoints_does() -> None:
+    """Whatever the rules say: it is not over, and phrases that are open may still be completed."""
+    graph = BiasingGraph([((9, 10, 9, 10), 3.0), ((3, 4, 3), 3.0)])
+    options: dict[str, Any] = {"search": BeamOptions(beam=4, blank_penalty=0.5), "biasing": graph}
+    engine = make_recognizer(CHUNKED, endpoints=EndpointRules(60.0, 60.0, 1.0), **options)
+    waves = [bursts(6.0, 1), bursts(6.0, 2)]
+    without = simulate_together(engine.with_endpoints(None), waves[:1])[0]
+    never, cut = simulate_together(engine, waves, resets=[False, True])
+    assert never.result == without.result and len(never.segments) == 1 < len(cut.segments)
 
 
 def test_results_of_nothing() -> None:

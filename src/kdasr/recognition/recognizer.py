@@ -325,7 +325,7 @@ class StreamingRecognizer:
             trailing = in_segment - 1 - best.frames[-1]
         elif start:
             trailing = num_decoded - 1 - stream.tokens[start - 1].frame
-        if not final and self._segments.has_ended(trailing, in_segment):
+        if not final and self._segments.has_ended(stream, trailing, in_segment):
             best = self.search.best(state, start, final=True)
         return num_decoded, trailing, start, self._displayed(stream, start, best)
 

@@ -17,16 +17,16 @@ class Segmenter:
     stride: int
     """Feature frames of an encoder frame."""
 
-    def has_ended(self, trailing_frames: int, length_frames: int) -> bool:
-        """Whether a segment has ended that is `length_frames` encoder frames long, when the last
-        `trailing_frames` of them emitted nothing."""
-        return self.rules is not None and self.rules.is_endpoint(
-            trailing_frames * self.stride, length_frames * self.stride
-        )
+    def has_ended(self, stream: Stream, trailing_frames: int, length_frames: int) -> bool:
+        """Whether a segment of the stream has ended when it is `length_frames` encoder frames long and the
+        last `trailing_frames` of them emitted nothing."""
+        if self.rules is None or not stream.has_endpoints:
+            return False
+        return self.rules.is_endpoint(trailing_frames * self.stride, length_frames * self.stride)
 
     def is_endpoint(self, stream: Stream) -> bool:
         """Whether the segment of a stream has ended."""
-        return self.has_ended(stream.num_trailing_blanks, stream.segment_frames)
+        return self.has_ended(stream, stream.num_trailing_blanks, stream.segment_frames)
 
     def is_cut(self, stream: Stream) -> bool:
         """Whether a reset comes in the middle of speech and forgets nothing."""

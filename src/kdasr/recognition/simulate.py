@@ -102,9 +102,8 @@ def simulate_together(
     started = timer()
     streams = [recognizer.create_stream() for _ in waves]
     segments: dict[int, list[Result]] = {id(stream): [] for stream in streams}
-    goes_on = {
-        id(stream) for stream, reset in zip(streams, resets or [], strict=resets is not None) if not reset
-    }
+    for stream, reset in zip(streams, resets or [], strict=resets is not None):
+        stream.has_endpoints = reset
     for position in range(0, max((len(wave) for wave in waves), default=0) + 1, _FED):
         _feed(streams, waves, position)
         if recognizer.context.is_full and not all(stream.is_finished for stream in streams):
@@ -112,7 +111,7 @@ def simulate_together(
         while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
             recognizer.decode_streams(ready)
             for stream in ready:
-                if id(stream) not in goes_on and recognizer.is_endpoint(stream):
+                if recognizer.is_endpoint(stream):
                     segments[id(stream)].append(recognizer.result(stream, nbest))
                     recognizer.reset(stream)
     for stream in streams:

@@ -48,6 +48,8 @@ class Stream:
         """What is displayed: the best hypothesis of the segment so far. Beam search may revise it."""
         self.words: GrowingWords | None = None
         """Those of the segment, once somebody has asked for a result."""
+        self.has_endpoints = True
+        """Whether its segments end by the recognizer's rules; else it is one segment."""
         self.num_decoded = 0
         """Encoder frames searched so far, since the stream began."""
         self.segment = 0
