@@ -25,6 +25,7 @@ from kdasr.evaluation.calibrate import calibrate as measure
 from kdasr.evaluation.evaluate import Recording
 from kdasr.evaluation.joining import Pause
 from kdasr.nn.context import Context
+from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.simulate import simulate
 from kdasr.testing import write_corpus
@@ -214,6 +215,10 @@ def test_segments_of_a_file_are_printed_with_their_times(exp: Path, tmp_path: Pa
         assert 0 <= float(start) < float(end)
     assert [segment["start"] for segment in cut] == sorted(segment["start"] for segment in cut)
     assert [segment["segment"] for segment in cut] == sorted({segment["segment"] for segment in cut})
+    rules = EndpointRules(rule3_min_utterance_length=0.9)
+    engine = StreamingRecognizer.load(exp, search=GreedyOptions(-1), endpoints=rules)
+    continued = [segment.continues_word for segment in simulate(engine, wave).segments if segment.text]
+    assert [segment["continues_word"] for segment in cut] == continued and any(continued)
     whole = run(stream, exp, tmp_path / "speech.wav", "--no-endpoints", "--json").output.splitlines()
     assert len(whole) == 1
 

@@ -124,6 +124,7 @@ class Output:
             "start": start,
             "end": end,
             "text": result.text,
+            "continues_word": result.continues_word,
             "words": words,
             **({"nbest": nbest} if nbest else {}),
         }
