@@ -1,5 +1,6 @@
 """Features, sample rates and files: what goes into a stream."""
 
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,9 @@ def test_an_empty_file_has_no_samples(tmp_path: Path) -> None:
 def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.wav: no such audio file"):
         load_audio(tmp_path / "gone.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(UserError, match=r"pipe\.wav: a folder or a pipe"):
+        load_audio(tmp_path / "pipe.wav")
     (tmp_path / "text.wav").write_text("no sound here")
     with pytest.raises(UserError, match=r"text\.wav: not readable as audio"):
         load_audio(tmp_path / "text.wav")

@@ -59,10 +59,11 @@ def open_audio(path: Path) -> soundfile.SoundFile:
     """Open a file; a wav that says that it has no samples, and has some, has its true length.
 
     Raises:
-        AudioError: missing, or not audio.
+        AudioError: missing, not a file, or not audio.
     """
     if not path.is_file():
-        raise AudioError(path, "no such audio file")
+        what = "a folder or a pipe, where a file is needed" if path.exists() else "no such audio file"
+        raise AudioError(path, what)
     try:
         return _open(path)
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
