@@ -315,6 +315,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
     measured = folder / "decode" / "streaming" / "test-clean" / "utterances.jsonl"
     measured.write_text("".join(f"{json.dumps(score)}\n" for score in scores))
     joined = {"part": "test-clean", "context": str(system.context), "checkpoint_sha256": sha256(system.path)}
+    joined |= {"search": "beam beam=8"}
     condition = {"gap_s": 1.0, "noise": "quiet", "endpoints": True, "wer": 3.25, "wer_ci": [1, 5.5]}
     condition |= {"single_wer": 2.0, "words": 489, "longest_seconds": 297.5}
     (folder / "decode" / "long-form" / "test-clean").mkdir(parents=True)
@@ -333,7 +334,7 @@ def test_the_card_says_what_the_student_is(student, same_encoder, tmp_path: Path
         "demo: train-clean-100",
         "0.3 to 12 s",
         "| license | not stated",
-        "| test-clean | 1 s, quiet | at endpoints | 3.25 (1.00 to 5.50) | 2.00 | 298 | 489 |",
+        "| test-clean | beam beam=8 | 1 s, quiet | at endpoints | 3.25 (1.00 to 5.50) | 2.00 | 298 | 489 |",
         "kdasr train --config conf/demo.yaml --exp exp/teacher\n"
         "kdasr average exp/teacher\n"
         "kdasr train --config conf/demo.yaml --exp exp/student --override data.dir=data/demo\n",

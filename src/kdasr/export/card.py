@@ -113,13 +113,13 @@ def _long_form_lines(rows: Sequence[Facts]) -> list[str]:
     if not rows:
         return ["## Long streams", "", "Not measured.", ""]
     lines = ["## Long streams", "", "Utterances joined into one stream:", ""]
-    lines += ["| part | pauses | segments end | WER % | one by one, WER % | longest, s | words |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["| part | search | pauses | segments end | WER % | one by one, WER % | longest, s | words |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for row in rows:
         pause = f"{row['gap_s']:g} s, {row['noise']}" if row["gap_s"] else "none"
         end = "at endpoints" if row["endpoints"] else "never"
         wer = _number(row["wer"], 2) + _range(row.get("wer_ci"))
-        cells = (row["part"], pause, end, wer, _number(row["single_wer"], 2))
+        cells = (row["part"], row["search"], pause, end, wer, _number(row["single_wer"], 2))
         lines.append(f"| {' | '.join(cells)} | {row['longest_seconds']:.0f} | {row['words']} |")
     return [*lines, ""]
 

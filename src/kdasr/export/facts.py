@@ -142,7 +142,7 @@ def _results(folder: Path, own: "_Own") -> list[Facts]:
 
 
 def _long_form(folder: Path, own: "_Own") -> list[Facts]:
-    """Utterances joined into long streams: a row per part, pause and way to end a segment."""
+    """Utterances joined into long streams: a row per part, search, pause and way to end a segment."""
     found = []
     for path in sorted(folder.glob("decode/*/*/summary.json")):
         summary = read_record(path)
@@ -151,7 +151,8 @@ def _long_form(folder: Path, own: "_Own") -> list[Facts]:
             continue
         keys = ("gap_s", "noise", "endpoints", "wer", "wer_ci", "single_wer", "words", "longest_seconds")
         for condition in conditions:
-            found.append({"part": summary.get("part"), **{key: condition.get(key) for key in keys}})
+            row = {"part": summary.get("part"), "search": summary.get("search", "greedy")}
+            found.append({**row, **{key: condition.get(key) for key in keys}})
     return found
 
 
