@@ -78,6 +78,10 @@ def test_only_the_end_is_rescored(model: Model, lm: TransformerLanguageModel) ->
     rescored, before = search.nbest(state, final=True), plain.nbest(state, final=True)
     assert rescored[0].tokens != before[0].tokens
     assert {tuple(n.tokens) for n in rescored} == {tuple(n.tokens) for n in before}
+    # A cut segment goes on from what it said.
+    for engine, best in ((search, rescored[0]), (plain, before[0])):
+        (kept,) = engine.continued(state).hypotheses
+        assert list(kept.context) == [0, 0, *best.tokens][-len(kept.context) :]
     assert search.nbest(state, 3, final=True) == rescored[:3]
     best = search.best(state, 1, final=True)
     assert (best.tokens, best.frames) == (rescored[0].tokens[1:], rescored[0].frames[1:])

@@ -128,8 +128,11 @@ class BeamSearch:
 
         Phrases of `biasing` begin anew.
         """
-        start, best = self.initial_state(state.biasing), self._ranked(state, final=True)[0][2]
-        fused = state.fused
+        return self.continued_from(state, self._ranked(state, final=True)[0][2])
+
+    def continued_from(self, state: BeamState, best: BeamHypothesis) -> BeamState:
+        """The same from `best`, one of the hypotheses of `state`."""
+        start, fused = self.initial_state(state.biasing), state.fused
         if fused is not None:
             row = torch.tensor([state.hypotheses.index(best)], device=fused.log_probs_NV.device)
             fused = select_states(fused, row)

@@ -106,8 +106,10 @@ class RescoringSearch:
         return self._search.carried_over(state)
 
     def continued(self, state: BeamState) -> BeamState:
-        """See `BeamSearch`, whose own best hypothesis goes on."""
-        return self._search.continued(state)
+        """See `BeamSearch`; the hypothesis that rescoring has chosen goes on."""
+        chosen = tuple(self.nbest(state, 1, final=True)[0].tokens[self.num_settled(state) :])
+        best = next(hypothesis for hypothesis in state.hypotheses if hypothesis.tokens == chosen)
+        return self._search.continued_from(state, best)
 
     def advance(self, encoded_BCD: Tensor, lens_B: Tensor, states: Sequence[BeamState]) -> list[BeamState]:
         """See `BeamSearch`."""
