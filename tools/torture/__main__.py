@@ -27,7 +27,13 @@ KILLS_PER_RUN = 2
 
 @click.command()
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--minutes", type=float, default=30.0, show_default=True, help="Stop after so long.")
+@click.option(
+    "--minutes",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Stop after so long; each kind of harm has a share.",
+)
 @click.option("--damages", type=int, default=200, show_default=True, help="Damaged files of each kind.")
 @click.option("--kills", type=int, default=100, show_default=True, help="Kills, over all commands.")
 @click.option("--disks", type=int, default=20, show_default=True, help="Full disks, over all commands.")
@@ -36,15 +42,16 @@ KILLS_PER_RUN = 2
 def main(seed: int, minutes: float, damages: int, kills: int, disks: int, jobs: int, out: Path) -> None:
     """Print the numbers of tries and of faults, each fault, and write both to OUT/torture.json."""
     end = time.monotonic() + 60 * minutes
+    later = bool(kills) + bool(disks)
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name)
-        rows = _damages(folder / "damage", (damages, seed), jobs, end)
+        rows = _damages(folder / "damage", (damages, seed), jobs, _share_of(end, 1 + later))
         with ThreadPoolExecutor(jobs) as pool:
             wanted = range(jobs if kills or disks else 0)
             sets = list(pool.map(lambda job: prepare_references(folder / f"job-{job}", CONFIG), wanted))
-        rows += _kills(sets, (kills, seed), end)
+        rows += _kills(sets, (kills, seed), _share_of(end, later))
         if disks and not can_mount(folder / "mount"):
             click.echo("full disks are left out: they take the right to mount")
             disks = 0
@@ -55,6 +62,12 @@ def main(seed: int, minutes: float, damages: int, kills: int, disks: int, jobs: 
     tries = sum(row["tries"] for row in rows)
     click.echo(f"{tries} tries, {len(faults)} faults; {out / 'torture.json'}")
     sys.exit(bool(faults))
+
+
+def _share_of(end: float, count: int) -> float:
+    """When the first of `count` kinds of harm has had its share of the time that is left."""
+    now = time.monotonic()
+    return now + (end - now) / max(count, 1)
 
 
 def _damages(folder: Path, counts: tuple[int, int], jobs: int, end: float) -> list[dict[str, Any]]:
