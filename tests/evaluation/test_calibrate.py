@@ -194,7 +194,7 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
         records("--rule2-min-trailing-silence", 0.1)
     with pytest.raises(UserError, match="--endpoints needs --mode streaming"):
         run(decode, exp, "--data", data, "--parts", "dev-clean", "--mode", "offline", "--endpoints")
-    with pytest.raises(UserError, match="endpoints need a chunked context"):
+    with pytest.raises(UserError, match="endpoints need a stream that is recognized chunk"):
         records("--context", "full", "--endpoints")
 
 
@@ -234,5 +234,5 @@ def test_from_the_microphone_each_sentence_is_a_result(exp: Path, monkeypatch: p
     assert len(run(stream, exp, "--mic", "--no-endpoints", "--json").output.splitlines()) == 1
     # Under a full context all is heard at the end.
     assert len(run(stream, exp, "--mic", "--context", "full", "--json").output.splitlines()) == 1
-    with pytest.raises(UserError, match="endpoints need a chunked context"):
+    with pytest.raises(UserError, match="endpoints need a stream that is recognized chunk"):
         run(stream, exp, "--mic", "--context", "full", "--endpoints")

@@ -316,5 +316,5 @@ def test_a_recording_that_is_read_as_it_is_heard_gives_what_one_in_memory_does(t
 
 
 def test_long_form_needs_a_chunked_context(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="chunked context"):
+    with pytest.raises(UserError, match="chunk by chunk"):
         run(make_recognizer(Context.full()), tones(1), LongForm([Pause()]), tmp_path)

@@ -1,11 +1,13 @@
 """A small random recognizer that emits pieces, and some audio."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdasr.models.encoders.base import COPY
 from kdasr.models.predictors.base import PredictorConfig
 from kdasr.models.transducer.build import build_transducer
 from kdasr.models.transducer.model import Transducer
@@ -65,12 +67,13 @@ def make_recognizer(
     seed: int = 1,
     vocab_size: int = len(PIECES),
     predictor: PredictorConfig | None = None,
+    lookahead: str = COPY,
     **options: Any,
 ) -> StreamingRecognizer:
     """A small random recognizer; the same seed gives the same weights. `options` are the recognizer's."""
     torch.manual_seed(seed)
     config = tiny_config(vocab_size)
-    config.encoder.dropout = 0.1
+    config.encoder = replace(config.encoder, dropout=0.1, lookahead=lookahead)  # type: ignore[call-arg]
     config.predictor = predictor or config.predictor
     model = build_transducer(config)
     model.set_feature_stats(torch.full((80,), -6.0), torch.full((80,), 4.0))

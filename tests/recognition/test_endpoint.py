@@ -59,7 +59,7 @@ def test_rules_are_seconds(value: Any) -> None:
 
 
 def test_endpoints_need_chunks() -> None:
-    with pytest.raises(UserError, match="chunked context"):
+    with pytest.raises(UserError, match="chunk by chunk"):
         make_recognizer(Context.full(), endpoints=EndpointRules())
 
 

@@ -31,6 +31,13 @@ ROWS: dict[str, Any] = {
     },
     "wide": {"system": "streaming", "line": "separate"},
     "all": {"system": "streaming", "settings": {"contexts": CONTEXTS}},
+    "growing": {
+        "system": "streaming",
+        "settings": {
+            "model.encoder.lookahead": "mask",
+            "contexts": [{"left": 8, "chunk": 2, "right": 1}],
+        },
+    },
 }
 
 
@@ -57,6 +64,8 @@ def test_every_context_is_a_row_of_the_summary(finished: Study) -> None:
         # 2 + 0, 4 + 0 and 2 + 1 frames of 40 ms: what is waited for.
         *(("separate", ms) for ms in (80.0, 160.0)),
         *(("all", ms) for ms in (120.0, 160.0, None)),
+        # 2 + 1, and 2 more for each of three layers above the first.
+        ("growing", 360.0),
     }
     for entry in entries:
         assert (entry["first_word_ms"] is None) == (entry["context_ms"] is None)
@@ -85,9 +94,9 @@ def test_contexts_are_decoded_once_and_shown_as_lines(finished: Study) -> None:
     assert plot is not None and plot.figure.legends
     (axes,) = plot.figure.axes
     labels = [line.get_label() for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    assert labels == ["teacher", "separate", "all"]
+    assert labels == ["teacher", "separate", "all", "growing"]
     shown = [text.get_text() for text in plot.figure.legends[0].get_texts()]
-    assert shown == ["teacher", "separate", "all"]
+    assert shown == labels
     assert latency_plot([], ["test-clean"]) is None
     looks = [(style.color, style.marker) for style in system_styles([f"row-{n}" for n in range(16)]).values()]
     assert len(set(looks)) == 16

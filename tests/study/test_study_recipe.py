@@ -116,6 +116,7 @@ def rows_with(**row: Any) -> dict[str, Any]:
         (rows_with(settings={"stages.0.num_steps": 7}), ["mine", "steps 7", "streaming"]),
         (rows_with(system="two-stage", settings={"stages.0.plateau_patience": 3}), ["mine", "plateau"]),
         (rows_with(settings={"model.joiner_dim": 8}), ["mine", "model"]),
+        (rows_with(settings={"model.encoder.lookahead": "mask"}), ["mine", "lookahead"]),
         (rows_with(settings={"contexts": [{"left": 8, "chunk": 2}]}), ["mine", "first context"]),
         (rows_with(settings={"contexts": [{}]}), ["mine", "first context"]),
         ({"tune": [{"rows": ["streaming"], "learning_rate": [1e-3, 2e-3]}]}, ["streaming-init", "equally"]),

@@ -237,11 +237,11 @@ def command(
         gains=gains_db,
         ranks=ranks,
     )
-    if joined is not None and run.recognizer.context.is_full:
+    if joined is not None and run.recognizer.needs_end:
         log.warning(
-            "%s has a full context and hears a stream at its end: no long form without a --context",
-            bundle.name,
-        )
+            "%s needs the end of a stream under the context '%s': no long form without another --context",
+            bundle.name, run.recognizer.context,
+        )  # fmt: skip
         return
     if contexts is None:
         _decode_parts(run, names)

@@ -194,7 +194,7 @@ def _load(exp: Path, compare: Path | None, options: dict[str, Any]) -> "list[Ser
             threads=threads,
         )
         recognizer = build_recognizer(bundle, None, tail_seconds, search, biasing, lm_use)
-        if not recognizer.context.is_full:
+        if not recognizer.needs_end:
             recognizer = recognizer.with_endpoints(rules)
         taken = bundle.name in [model.name for model in models]
         models.append(ServedModel(f"{bundle.name} ({path})" if taken else bundle.name, recognizer))

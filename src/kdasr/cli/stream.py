@@ -121,7 +121,7 @@ def command(
     except UserError as error:
         raise UserError(f"{error} (a sound device is --mic-device)" if mic else str(error)) from None
     recognizer = build_recognizer(bundle, override, tail_seconds, options, biasing, lm_use)
-    if recognizer.context.is_full and not asked:
+    if recognizer.needs_end and not asked:
         rules = None  # all is heard at the end
     recognizer = recognizer.with_endpoints(rules)
     style = Style(words, as_json, times=rules is not None)

@@ -115,7 +115,7 @@ def _recognize(
         penalty: build_search(recognizer.model, GreedyOptions(blank_penalty=penalty)) for penalty in PENALTIES
     }
     found, writing = {penalty: _Tally() for penalty in PENALTIES}, Writing()
-    for batch in batches_of(_heard(recordings, in_streams=not recognizer.context.is_full)):
+    for batch in batches_of(_heard(recordings, in_streams=not recognizer.needs_end)):
         encoded = encode_recordings(recognizer, [recording.samples_N[:] for recording in batch])
         writing += Writing.of(" ".join(recording.ref) for recording in batch)
         for penalty, search in searches.items():

@@ -49,8 +49,9 @@ def first_token_parts(
     if context.is_full:
         waits = [heard(frame), shown, shown]
     else:
-        last = (frame // context.chunk + 1) * context.chunk - 1
-        waits = [heard(frame), heard(last), heard(last + context.right)]
+        begin = frame // context.chunk * context.chunk
+        lasts = begin + context.chunk - 1, begin + windows.geometry.wait_frames(context) - 1
+        waits = [heard(frame), *map(heard, lasts)]
     # The input may end before any of these.
     times = [onset, *(min(end, shown) for end in (emitted, *waits)), shown]
     times.append(wall)

@@ -118,10 +118,13 @@ def decode_long_form(
         not finished their shares.
 
     Raises:
-        UserError: a full context; or audio that cannot be read.
+        UserError: the model needs the end of the input; or audio that cannot be read.
     """
-    if recognizer.context.is_full:
-        raise UserError("long form needs a chunked context: under a full one a stream is heard at its end")
+    if recognizer.needs_end:
+        raise UserError(
+            f"long form needs streams that are recognized chunk by chunk: under '{recognizer.context}' this "
+            "model needs the end of the input"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _keep_if_same(folder, settings)

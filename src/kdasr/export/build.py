@@ -165,6 +165,8 @@ def check_exportable(config: TransducerConfig, context: Context) -> None:
     _check_predictor(config, "the student has")
     if encoder_type not in ENCODERS:
         raise UserError(f"encoders of type '{encoder_type}' have no export; {' and '.join(ENCODERS)} have")
+    if not context.is_full:
+        config.geometry.check_stream(context)
     if encoder_type == "zipformer2":
         check_exported_context(context)
 
@@ -177,6 +179,7 @@ def encoder_graph(model: Transducer, context: Context) -> "AnyEncoderGraph":
     """
     if context.is_full:
         return OfflineGraph(model)
+    model.geometry.check_stream(context)
     if isinstance(model.encoder, ConformerEncoder):
         return EncoderGraph(model, context)
     return Zipformer2Graph(model, context)

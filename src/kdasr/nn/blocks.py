@@ -2,9 +2,9 @@
 
 Frames are arranged as (B, N, W, D): block n holds the C main frames [nC, nC + C) and a copy of the R
 look-ahead frames after them (a hard copy, as in Emformer, Shi et al. 2021), so W = C + R. Each layer
-recomputes the copies, so that the look-ahead does not grow with depth. On its left a block sees *main*
-frames of earlier blocks, or of a cache in front of the first block. Full context is one block of the whole
-utterance; a streaming step is one block with a cache.
+recomputes the copies, so that the look-ahead does not grow with depth (but see `with_next_frames`). On its
+left a block sees *main* frames of earlier blocks, or of a cache in front of the first block. Full context is
+one block of the whole utterance; a streaming step is one block with a cache.
 """
 
 # Shapes: B streams or utterances, N blocks, C main frames per block, R look-ahead copies per block,
@@ -68,6 +68,15 @@ def main_frames(x_BNWD: Tensor, chunk: int) -> Tensor:
     if x_BNWD.shape[2] > chunk:
         x_BNWD = x_BNWD[:, :, :chunk]
     return x_BNWD.flatten(1, 2)
+
+
+def with_next_frames(x_BNWD: Tensor, chunk: int) -> Tensor:
+    """The blocks with the main frames of the blocks after them in the place of the copies, zeros at the end.
+
+    Of a layer that is given such blocks, a frame sees its look-ahead as the layer below has made it for the
+    next block (a plain mask), so the look-ahead grows with every layer.
+    """
+    return to_blocks(main_frames(x_BNWD, chunk), chunk, x_BNWD.shape[2] - chunk)
 
 
 def with_left_context(cache_BLD: Tensor, x_BNWD: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.fusion import LanguageModel
 from kdasr.decoding.hypothesis import Hypothesis, NBest
 from kdasr.decoding.rescoring import Rescoring
-from kdasr.decoding.search import SearchOptions, build_search
+from kdasr.decoding.search import GreedyOptions, SearchOptions, build_search
 from kdasr.models.encoders.base import EncoderState
 from kdasr.nn.context import Context
 from kdasr.recognition.endpoint import EndpointRules
@@ -57,8 +57,8 @@ class StreamingRecognizer:
     print([(token.piece, token.shown) for token in recognizer.result(stream).tokens])
     ```
 
-    A window is ready once its last feature frame is (`kdasr.recognition.windows`). Under `Context.full()` the
-    one window is the whole utterance, ready when the input is finished.
+    A window is ready once its last feature frame is (`kdasr.recognition.windows`). Where the model needs the
+    end of the input (`needs_end`, such as under `Context.full()`) the one window is the whole utterance.
 
     A stream that goes on is cut into segments: after each window, ask `is_endpoint` and, when it is one,
     take the result and `reset` the stream; or leave both to `decode_segments`.
@@ -88,8 +88,8 @@ class StreamingRecognizer:
 
         Raises:
             UserError: `tail_seconds` is not between 0 and a minute; greedy search with a language model or
-                biasing; biasing towards pieces that the model does not have; or endpoints under a full
-                context.
+                biasing; biasing towards pieces that the model does not have; endpoints where the model needs
+                the end of the input.
         """
         if tail_seconds is not None and not 0 <= tail_seconds <= LONGEST_TAIL:
             raise UserError(f"tail_seconds {tail_seconds}: expected 0 to {LONGEST_TAIL:g}")
@@ -102,11 +102,12 @@ class StreamingRecognizer:
             tail_seconds = flush_seconds(self.context, self.geometry)
         self.tail_seconds = tail_seconds
         self.search = build_search(self.model, search, language_model)
+        self._is_greedy = isinstance(self.search.options, GreedyOptions)
         self.biasing = biasing
+        self.windows = Windows(self.context, self.geometry)
         self._set_endpoints(endpoints)
         self._device = next(self.model.parameters()).device
         self._pool = self._make_pool()
-        self.windows = Windows(self.context, self.geometry)
         self.check_biasing(biasing)
         self.search.initial_state(biasing)  # refuses what the search cannot do before there is any audio
 
@@ -128,7 +129,7 @@ class StreamingRecognizer:
         """The same recognizer with other endpoints, or none; each has streams of its own.
 
         Raises:
-            UserError: endpoints under a full context.
+            UserError: endpoints where the model needs the end of the input.
         """
         other = copy(self)
         other._set_endpoints(endpoints)
@@ -149,6 +150,11 @@ class StreamingRecognizer:
         biasing = biasing or self.biasing
         state = self.search.initial_state(biasing)
         return Stream(slot, state, self.geometry, self.tail_seconds, owner=self, biasing=biasing)
+
+    @property
+    def needs_end(self) -> bool:
+        """Whether a stream is recognized when its input has ended, in one window (`Geometry.needs_end`)."""
+        return self.windows.needs_end
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether `decode_streams` has something to do for this stream."""
@@ -331,15 +337,17 @@ class StreamingRecognizer:
 
     @torch.inference_mode()
     def _make_pool(self) -> StatePool[EncoderState] | None:
-        if self.context.is_full:
+        if self.needs_end:
             return None
         return StatePool(self.model.encoder.init_state(1, self.context, self._device))
 
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
-        tokens, shown = [], self.windows.shown_at(stream)
+        tokens = []
         for place, item in enumerate(best.emissions, start):
             frame = stream.segment_start + item.frame
+            # When a search that revises would have settled is not known where all is searched at once.
+            shown = self.windows.shown_at(stream, frame if self._is_greedy else None)
             new = Token.of(item, self.tokenizer.piece(item.token), frame, shown)
             old = stream.tokens[place] if place < len(stream.tokens) else None
             if old is not None and old.id == new.id:
@@ -352,8 +360,11 @@ class StreamingRecognizer:
             raise ValueError("a stream of another recognizer: its state means nothing here")
 
     def _set_endpoints(self, endpoints: EndpointRules | None) -> None:
-        if endpoints is not None and self.context.is_full:
-            raise UserError("endpoints need a chunked context: under a full one a stream is heard at its end")
+        if endpoints is not None and self.needs_end:
+            raise UserError(
+                "endpoints need a stream that is recognized chunk by chunk: under the context "
+                f"'{self.context}' this model needs the end of the input"
+            )
         self.endpoints = endpoints
         self._segments = Segmenter(endpoints, self.geometry.stride)
 

@@ -106,7 +106,7 @@ def simulate_together(
         stream.has_endpoints = reset
     for position in range(0, max((len(wave) for wave in waves), default=0) + 1, _FED):
         _feed(streams, waves, position)
-        if recognizer.context.is_full and not all(stream.is_finished for stream in streams):
+        if recognizer.needs_end and not all(stream.is_finished for stream in streams):
             continue  # each is heard at its end: all of them in one batch
         while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
             recognizer.decode_streams(ready)

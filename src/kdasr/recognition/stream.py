@@ -41,7 +41,7 @@ class Stream:
         self.biasing = biasing
         """Phrases that it is biased to."""
         self.slot = slot
-        """Place of the encoder's state in the recognizer's pool; None under a full context, without state."""
+        """Place of the encoder's state in the recognizer's pool; None where all is recognized at once."""
         self.search_state = search_state
         """Of the recognizer's search (`kdasr.decoding.search.Search`)."""
         self.tokens: list[Token] = []

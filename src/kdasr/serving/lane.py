@@ -25,7 +25,7 @@ class ServedModel:
     @property
     def is_offline(self) -> bool:
         """Whether it hears a whole utterance before it answers: a teacher."""
-        return self.recognizer.context.is_full
+        return self.recognizer.needs_end
 
     @property
     def chunk_seconds(self) -> float | None:

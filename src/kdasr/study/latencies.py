@@ -33,9 +33,11 @@ class Decoding:
 
     @property
     def wait_ms(self) -> float | None:
-        """What is waited for: the chunk and its look-ahead. None: the whole utterance."""
-        frame_ms = 1000.0 * self.run.config.model.geometry.frame_seconds
-        return None if self.context.is_full else round(frame_ms * self.context.window_frames, 6)
+        """What is waited for: the chunk and its look-ahead, as far as it grows. None: the whole utterance."""
+        geometry = self.run.config.model.geometry
+        if self.context.is_full:
+            return None
+        return round(1000.0 * geometry.frame_seconds * geometry.wait_frames(self.context), 6)
 
     def read(self) -> TrainedRun:
         """The run with what was decoded.

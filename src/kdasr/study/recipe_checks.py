@@ -10,6 +10,8 @@ from kdasr.common.errors import UserError
 from kdasr.distillation.objective_config import DISTILLATION, LENGTHS
 from kdasr.experiment.config import ExperimentConfig
 from kdasr.experiment.differences import differences as options_that_differ
+from kdasr.models.encoders.base import COPY
+from kdasr.models.transducer.transducer_config import TransducerConfig
 from kdasr.study.results_config import CONTEXTS, LANGUAGE_MODEL, ResultsConfig
 from kdasr.study.trained_run import OWN, SCRATCH, TEACHER
 
@@ -115,6 +117,8 @@ def _check_students(results: ResultsConfig, systems: Mapping[str, ExperimentConf
         ours, theirs = _comparable(config), _comparable(students[first])
         if results.summary == CONTEXTS:
             ours.pop("first context")
+            for values in (ours, theirs):
+                values["model"] = _without_lookahead(values["model"])
         if not results.same_parts:
             for values in (ours, theirs):
                 values["data"] = replace(values["data"], train_parts=[])
@@ -178,6 +182,13 @@ def _comparable(config: ExperimentConfig) -> dict[str, Any]:
         "data": config.data,
         "model": config.model,
     }
+
+
+def _without_lookahead(model: TransducerConfig) -> TransducerConfig:
+    """The sizes of a model; how it comes by its look-ahead is part of the contexts."""
+    if not hasattr(model.encoder, "lookahead"):
+        return model
+    return replace(model, encoder=replace(model.encoder, lookahead=COPY))  # type: ignore[call-arg]
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,10 @@ from kdasr.nn.context import Context
 
 LengthT = TypeVar("LengthT", int, Tensor)
 
+COPY, MASK = LOOKAHEADS = "copy", "mask"
+"""How the layers of an encoder come by their look-ahead (option `lookahead`, of encoders that have one): each
+computes it anew, or sees it as the layer below has made it for the next chunk."""
+
 FIRST_TYPE = "conformer"
 """The encoder of configurations that do not name one: those from before there was a choice."""
 
@@ -65,6 +69,9 @@ class Geometry:
     `overlap`."""
     features: str = KALDI
     """The kind of its feature frames, one of `kdasr.common.feature_frames.KINDS`."""
+    lookahead_layers: int = 0
+    """Layers above the first, where each of them sees its look-ahead as the layer below has made it: there it
+    grows with every layer. 0: each layer computes it anew, and it does not grow."""
     symbols_per_frame: int = 1
     """Pieces that greedy search may say in one encoded frame; more than one where frames are long."""
 
@@ -81,6 +88,34 @@ class Geometry:
     def window_features(self, num_frames: int) -> int:
         """Feature frames of a window of a stream that gives `num_frames` encoded frames."""
         return self.stride * num_frames + self.overlap
+
+    def wait_frames(self, context: Context) -> int:
+        """Encoded frames from the first one of a chunk to the last one that the chunk depends on.
+
+        The chunk and its look-ahead; where that grows, each layer above the first waits for the chunks that
+        hold the look-ahead of the layer below. Chunked contexts only.
+        """
+        chunks_more = self.lookahead_layers * -(-context.right // context.chunk)
+        return context.window_frames + chunks_more * context.chunk
+
+    def needs_end(self, context: Context) -> bool:
+        """Whether a stream is encoded when it has ended: under a full context, or with a look-ahead that
+        grows with every layer."""
+        return context.is_full or (context.right > 0 and self.lookahead_layers > 0)
+
+    def check_stream(self, context: Context) -> None:
+        """Refuse a context under which there are no streams.
+
+        Raises:
+            UserError: see `needs_end`.
+        """
+        if context.is_full:
+            raise UserError("streaming needs a chunked context; the full context has no chunks")
+        if self.needs_end(context):
+            raise UserError(
+                f"context '{context}': with model.encoder.lookahead=mask the look-ahead grows with every "
+                "layer; such a model is not streamed chunk by chunk (decoding counts what it would wait for)"
+            )
 
     def num_frames(self, num_features: LengthT) -> LengthT:
         """Encoded frames of whole utterances with so many feature frames; for int or int64 tensors."""
@@ -239,10 +274,10 @@ class Encoder(nn.Module, ABC):
         """Refuse a context that no stream of this encoder can have.
 
         Raises:
-            UserError: the context is full, as a stream needs chunks; or see `EncoderConfig.check_context`.
+            UserError: the context is full, as a stream needs chunks; its look-ahead grows with every layer;
+                or see `EncoderConfig.check_context`.
         """
-        if context.is_full:
-            raise UserError("streaming needs a chunked context; the full context has no chunks")
+        self.geometry.check_stream(context)
         self.config.check_context(context)
 
     def check_window(self, features_BWF: Tensor, context: Context) -> None:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kdasr.common.errors import UserError
-from kdasr.common.ranges import LARGEST_SIZE, MOST_LAYERS, between
+from kdasr.common.ranges import LARGEST_SIZE, MOST_LAYERS, OneOf, between
 from kdasr.models.encoders.base import (
+    COPY,
+    LOOKAHEADS,
+    MASK,
     Encoder,
     EncoderConfig,
     EncoderOutput,
@@ -21,7 +24,7 @@ from kdasr.models.encoders.base import (
     StepOutput,
 )
 from kdasr.nn.attention import AttentionState, ChunkedSelfAttention
-from kdasr.nn.blocks import BlockPlan, clip_context, main_frames, plan_blocks, to_blocks
+from kdasr.nn.blocks import BlockPlan, clip_context, main_frames, plan_blocks, to_blocks, with_next_frames
 from kdasr.nn.context import Context
 from kdasr.nn.convolution import ChunkedConvolution, ConvolutionState
 from kdasr.nn.dropout import Dropout
@@ -48,12 +51,18 @@ class ConformerConfig(EncoderConfig):
     """Of the two convolutions that make one frame out of four."""
     dropout: Annotated[float, between(0, 1, below=True)] = 0.1
     """After attention, convolution and feed-forward modules."""
+    lookahead: Annotated[str, OneOf(*LOOKAHEADS)] = COPY
+    """copy: each layer computes the look-ahead anew, so it does not grow. mask: a layer sees it as the layer
+    below has made it, so every layer waits for a chunk more; for comparison, without streams."""
 
     @property
     def geometry(self) -> Geometry:
         """A frame per four feature frames; windows overlap by three, as nothing is padded."""
         layers = (HiddenLayer(self.dim, FACTOR),) * self.num_layers
-        return Geometry(dim=self.dim, stride=FACTOR, overlap=EXTRA_FRAMES, hidden=layers)
+        growing = self.num_layers - 1 if self.lookahead == MASK else 0
+        return Geometry(
+            dim=self.dim, stride=FACTOR, overlap=EXTRA_FRAMES, hidden=layers, lookahead_layers=growing
+        )
 
     def check(self, num_features: int) -> None:
         """
@@ -199,8 +208,11 @@ class ConformerEncoder(Encoder):
         left = state.layers[0].attention.keys_BLD.shape[1]
         head_dim = self.config.dim // self.config.num_heads
         plan = plan_blocks(x_BNWD, lens_B, state.processed_B, left, chunk, head_dim)
-        outputs, layer_states = [], []
+        outputs: list[Tensor] = []
+        layer_states = []
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            if outputs and self.config.lookahead == MASK:
+                x_BNWD = with_next_frames(x_BNWD, chunk)
             if self._recomputes and torch.is_grad_enabled():
                 # Dropout draws the same numbers again: the random state is put back for the second pass.
                 x_BNWD, new_state = checkpoint(layer, x_BNWD, layer_state, plan, use_reentrant=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from kdasr.common.errors import UserError
 from kdasr.common.ranges import Items, OneOf, above, at_least
-from kdasr.models.encoders.base import EncoderConfig, Geometry, HiddenLayer
+from kdasr.models.encoders.base import COPY, LOOKAHEADS, MASK, EncoderConfig, Geometry, HiddenLayer
 from kdasr.nn.context import Context
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ class Zipformer2Config(EncoderConfig):
     padding: Annotated[str, OneOf(*PADDINGS)] = "own"
     """own: the frames of an utterance do not depend on its batch, and chunks equal the whole. batch: as in
     icefall, where utterances see some of the padding behind them."""
+    lookahead: Annotated[str, OneOf(*LOOKAHEADS)] = COPY
+    """copy: each layer computes the look-ahead anew, so it does not grow. mask: a layer sees it as the layer
+    below has made it, so every layer waits for a chunk more; for comparison, without streams."""
 
     @property
     def geometry(self) -> Geometry:
@@ -113,7 +116,15 @@ class Zipformer2Config(EncoderConfig):
         )
         dim, stride = max(self.encoder_dim), INNER_STRIDE * OUTPUT_FACTOR
         output = HiddenLayer(dim, stride)
-        return Geometry(dim=dim, stride=stride, overlap=13, hidden=(*layers, output), whole_overlap=5)
+        growing = self.num_layers - 1 if self.lookahead == MASK else 0
+        return Geometry(
+            dim=dim,
+            stride=stride,
+            overlap=13,
+            hidden=(*layers, output),
+            whole_overlap=5,
+            lookahead_layers=growing,
+        )
 
     @property
     def num_layers(self) -> int:

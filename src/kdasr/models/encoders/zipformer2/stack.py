@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdasr.models.encoders.base import MASK
 from kdasr.models.encoders.zipformer2.config import StackSizes, Zipformer2Config
 from kdasr.models.encoders.zipformer2.frames import CallFrames, relative_positions
 from kdasr.models.encoders.zipformer2.layer import Bypass, Layer, LayerState
 from kdasr.models.encoders.zipformer2.random_parts import channel_mask, masked
+from kdasr.nn.blocks import with_next_frames
 from kdasr.nn.schedule import Clock, Ramp
 
 POSITION_DROPOUT = 0.15
@@ -38,6 +40,9 @@ class Stack(nn.Module):
     def __init__(self, sizes: StackSizes, config: Zipformer2Config, clock: Clock, index: int) -> None:
         super().__init__()
         self.sizes, self.pos_dim = sizes, config.pos_dim
+        self.lookahead_grows = config.lookahead == MASK
+        """Whether each layer but the encoder's first sees its look-ahead as the one below has made it."""
+        self.is_first = index == 0
         self.position_type = torch.float64
         rates = layer_skip_rates(config, clock, index)
         self.layers = nn.ModuleList(
@@ -75,8 +80,11 @@ class Stack(nn.Module):
         positions_RP = functional.dropout(positions_RP, POSITION_DROPOUT, self.training)
         mask = channel_mask(x_BNWD, self.sizes.unmasked_dim) if self.training else None
         x_BNWD = masked(x_BNWD, mask)
-        outputs, new_states = [], []
+        outputs: list[Tensor] = []
+        new_states = []
         for layer, state in zip(self.layers, states, strict=True):
+            if self.lookahead_grows and not (self.is_first and not outputs):
+                x_BNWD = with_next_frames(x_BNWD, frames.chunk)
             x_BNWD, new_state = layer(x_BNWD, positions_RP, state, frames)
             x_BNWD = masked(x_BNWD, mask)
             outputs.append(x_BNWD)
