@@ -153,16 +153,28 @@ def test_equal_modes_agree(classes: str, node_weights: str) -> None:
         assert not torch.isclose(other[name], other[name.removesuffix("_full")])
 
 
-@pytest.mark.parametrize(("node_weights", "classes"), [("uniform", "full"), ("occupation", "collapsed")])
-def test_a_direction_is_output_kl_with_the_other_mode_as_the_teacher(node_weights: str, classes: str) -> None:
+@pytest.mark.parametrize(
+    ("learner", "shift", "node_weights", "classes"),
+    [
+        ("own", 0, "uniform", "full"),
+        ("own", 0, "occupation", "collapsed"),
+        ("own", 2, "uniform", "full"),
+        ("full", 2, "occupation", "full"),
+    ],
+)
+def test_a_direction_is_output_kl_with_the_other_mode_as_the_teacher(
+    learner: str, shift: int, node_weights: str, classes: str
+) -> None:
     settings = {"node_weights": node_weights, "classes": classes}
-    frozen = TransducerTeacher(small_model(), Context.full())
-    output = OutputConfig("fixed", 1.0, **settings)
-    of = objective(teacher=frozen, output=output, learner="own", **settings)
+    of_learner, of_teacher = (CHUNKED, Context.full())[:: 1 if learner == "own" else -1]
+    frozen = TransducerTeacher(small_model(), of_teacher)
+    # A full mode that waits for a later one hears it earlier.
+    output = OutputConfig("fixed", 1.0, shift=shift if learner == "own" else -shift, **settings)
+    of = objective(teacher=frozen, output=output, learner=learner, shift=shift, **settings)
 
     def gradient(**loss_weights: float) -> tuple[Tensor, Tensor]:
         model = small_model()
-        found = losses(of, model, CHUNKED, **loss_weights)
+        found = losses(of, model, CHUNKED if "mode_kl" in loss_weights else of_learner, **loss_weights)
         found.total.backward()
         return found.total.detach(), torch.cat(
             [p.grad.flatten() for p in model.parameters() if p.grad is not None]

@@ -18,14 +18,15 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from kdasr.common.ranges import EXPERIMENTAL, OneOf, at_least
+from kdasr.common.ranges import EXPERIMENTAL, OneOf, at_least, between
 from kdasr.distillation.lattice import BLANK, PrunedLattice, joint_of
 from kdasr.distillation.terms.base import Found, Given, LatticeTerm, Mode, Need, Setup, Wanted, register
 from kdasr.losses.lattice.collapsed import CollapsedKl, NextSymbols
-from kdasr.losses.lattice.joiner import Joint
+from kdasr.losses.lattice.joiner import NodeLogits
 from kdasr.losses.lattice.kl import KlForm, PowerKl
 from kdasr.losses.lattice.node_weights import teacher_weights
 from kdasr.losses.lattice.power import PowerRule
+from kdasr.losses.lattice.shift import shifted
 from kdasr.losses.lattice.teacher_band import teacher_band
 
 LEARNERS = {
@@ -50,6 +51,9 @@ class ModeKlConfig:
     node_weights: Annotated[str, OneOf(*NODE_WEIGHTS)] = "uniform"
     """uniform | nonblank (1 - P(blank), the mean of both modes) | occupation (how often the learner's paths
     leave a node): weight of a lattice node in the mean."""
+    shift: Annotated[int, between(-1000, 1000), EXPERIMENTAL] = 0
+    """Encoder frames: the mode of the step at frame t is compared with the full one at t - shift. Above 0 it
+    may be so much later, as it does not hear what comes; frames without a partner do not count."""
     start_step: Annotated[int, at_least(0), EXPERIMENTAL] = 0
     """The term is 0 in the first steps of a student that began from random weights; one that began from
     trained weights has it at once."""
@@ -87,8 +91,15 @@ class ModeKlTerm(LatticeTerm):
             return Wanted()
         assert given.second is not None
         with torch.no_grad():
-            other = joint_of(given.model, given.second.encoded_BTD, given.second.predicted_BSD)
-        base_BTK = self._weights(lattice, other)
+            other: NodeLogits = joint_of(given.model, given.second.encoded_BTD, given.second.predicted_BSD)
+        valid_BTK = lattice.valid
+        if self.config.shift != 0:
+            # The full mode looks for its partner in the other direction of time.
+            shift = self.config.shift if given.mode is Mode.OWN else -self.config.shift
+            frames_B, device = lattice.boundary_B4[:, 3], valid_BTK.device
+            other, inside_BT = shifted(other, frames_B, shift, valid_BTK.shape[1], device)
+            valid_BTK = valid_BTK & inside_BT[:, :, None]
+        base_BTK = self._weights(lattice, other, valid_BTK)
         by_occupation = self.config.node_weights == "occupation"
         if self.config.classes == "full":
             return Wanted(nodes=PowerKl(other, self.rule, self.form, base_BTK, by_occupation))
@@ -101,14 +112,14 @@ class ModeKlTerm(LatticeTerm):
             return {"mode_kl": 0.0 * found.lattice.joint.am_BTD.flatten(1).sum(1).float()}
         return {"mode_kl": 0.5 * found.nodes.value_B}
 
-    def _weights(self, lattice: PrunedLattice, other: Joint) -> Tensor:
-        """Of the nodes before the learner's own say; 0 outside the utterances."""
+    def _weights(self, lattice: PrunedLattice, other: NodeLogits, valid_BTK: Tensor) -> Tensor:
+        """Of the nodes before the learner's own say; 0 where nothing counts."""
         if self.config.node_weights != "nonblank":
-            return lattice.valid
+            return valid_BTK
         shares = []
         for joint in (lattice.joint, other):
             band = teacher_band(
                 joint, lattice.tokens_BS, lattice.ranges_BTK, BLANK, lattice.boundary_B4, self.rnnt_type
             )
-            shares.append(teacher_weights("nonblank", band, lattice.valid))
+            shares.append(teacher_weights("nonblank", band, valid_BTK))
         return 0.5 * (shares[0] + shares[1])
