@@ -348,6 +348,7 @@ def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -
             write_part(other / name, "two-stage", system, part, 20)
         for path in (other / name).glob("decode/*/*/summary.json"):
             content = json.loads(path.read_text()) | {"context": context}
+            content["lookahead_layers"] = 3 if name == "narrow" else 0  # it grows by three chunks
             path.write_text(json.dumps(content))
         (other / name / "decode").rename(other / f"{name}-decoded")
         (other / name).rmdir()
@@ -361,11 +362,11 @@ def test_contexts_are_lines_by_waiting_time_beside_the_results(tmp_path: Path) -
     table = context_table(rows)
     assert table is not None
     sizes = [(line.left_ms, line.chunk_ms, line.right_ms) for line in table.lines]
-    assert sizes == [(1280.0, 80.0, 40.0), (1280.0, 640.0, 40.0), (0.0, math.inf, 0.0)]
+    assert sizes == [(1280.0, 80.0, 280.0), (1280.0, 640.0, 40.0), (0.0, math.inf, 0.0)]
     assert [line.is_full for line in table.lines] == [False, False, True]
     assert [row is None for row in table.lines[0].rows] == [False, True]
     plot = contexts_plot(rows, system_styles(["two-stage"]))
     assert plot is not None and plot.alt.count("WER") == 4
     clean = plot.figure.axes[0]
-    assert [text.get_text() for text in clean.texts] == ["80 + 40 ms", "640 + 40 ms", "full"]
+    assert [text.get_text() for text in clean.texts] == ["80 + 280 ms", "640 + 40 ms", "full"]
     assert context_table([]) is None and contexts_plot([], {}) is None

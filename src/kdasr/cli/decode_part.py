@@ -115,6 +115,7 @@ def _summarize(run: DecodeRun, part: str, cuts: list["MonoCut"], records: list["
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
         "frame_seconds": run.recognizer.geometry.frame_seconds,
+        "lookahead_layers": run.recognizer.geometry.lookahead_layers,
         "checkpoint": str(run.bundle.path),
     }
 

@@ -59,10 +59,14 @@ def write_contexts_json(rows: Sequence[ResultRow], path: Path) -> None:
 
 
 def waiting_ms(row: ResultRow) -> tuple[float, float]:
-    """Chunk and right context of a row under `left=32 chunk=8 right=0`, in ms; infinite under `full`."""
+    """Chunk and right context of a row under `left=32 chunk=8 right=0`, in ms; infinite under `full`.
+
+    Of a right context that grows with the layers, all that is waited for (`Geometry.wait_frames`).
+    """
     if row.waits_for_end:
         return math.inf, 0.0
-    return _part_ms(row, "chunk"), _part_ms(row, "right")
+    chunk, right = _part_ms(row, "chunk"), _part_ms(row, "right")
+    return chunk, right + (row.lookahead_layers * chunk * math.ceil(right / chunk) if right else 0.0)
 
 
 def _part_ms(row: ResultRow, name: str) -> float:
