@@ -352,6 +352,20 @@ def test_contexts_have_folders_of_their_own(
     assert list(trained_contexts(tmp_path)) == names
 
 
+def test_contexts_that_are_drawn_and_not_named_are_said_to_be_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn: dict[str, Any] = {"left": [8], "chunk": [2, 4]}
+    for contexts, count in ((drawn, 1), (drawn | {"evaluate": CONTEXTS}, 0), (CONTEXTS[:1], 0)):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": contexts}))
+        caplog.clear()
+        trained_contexts(tmp_path)
+        assert len(caplog.messages) == count
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": drawn}))
+    assert trained_contexts(tmp_path) == {}
+    assert "only its own is decoded" in caplog.text
+
+
 def test_folders_of_contexts_that_an_earlier_version_named_are_gone_on_with(tmp_path: Path) -> None:
     for name in ("chunk-4", "chunk-2", "left-8-chunk-2-right-0"):
         (tmp_path / "contexts" / name).mkdir(parents=True)

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
 from kdasr.nn.context import Context
+
+log = get_logger(__name__)
 
 
 def parse_context(text: str) -> Context:
@@ -72,6 +75,13 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
     if not isinstance(config, ExperimentConfig):
         raise UserError(f"--all-contexts: {exp} holds a language model")
     if len(config.contexts) == 1:
+        if config.context_choice:
+            log.warning(
+                "--all-contexts: %s draws contexts (%s) and names none to evaluate: only its own is decoded; "
+                "--contexts decodes others",
+                exp,
+                config.context_choice,
+            )
         return {}
     short = len({context.chunk for context in config.contexts}) == len(config.contexts)
     return {
