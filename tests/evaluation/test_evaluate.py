@@ -328,7 +328,7 @@ def test_chosen_contexts_are_decoded_in_place_of_the_own_one(exp: Path, data: Pa
     with pytest.raises(UserError, match="--context needs one context"):
         _decode(exp, data, "streaming", "--contexts", "full", "--context", "full")
     # What one of them cannot have is said before the first is decoded.
-    with pytest.raises(UserError, match="endpoints need a chunked context"):
+    with pytest.raises(UserError, match="endpoints need a stream that is recognized chunk"):
         _decode(exp, data, "streaming", "--contexts", "left=8,chunk=8; full", "--endpoints")
     assert not (exp / "contexts" / "left-8-chunk-8-right-0").exists()
 
