@@ -142,7 +142,7 @@ def test_wrong_options_are_named(root: Path, options: list[str], culprit: str) -
 
 def test_a_full_context_has_no_long_form_and_says_so(root: Path, tmp_path: Path) -> None:
     result = long_form(root, tmp_path, "--context", "full")
-    assert "student has a full context" in " ".join(result.output.split())
+    assert "student needs the end of a stream under the context 'full'" in " ".join(result.output.split())
     assert not (tmp_path / "long-form").exists()
 
 
