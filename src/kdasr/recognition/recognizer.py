@@ -343,11 +343,13 @@ class StreamingRecognizer:
 
     def _displayed(self, stream: Stream, start: int, best: Hypothesis) -> list[Token]:
         """`best`, which takes the place of the displayed pieces from number `start` on."""
-        tokens = []
+        tokens, shown = [], self.windows.shown_at(stream)
+        # When a search that revises would have settled is not known where all is searched at once.
+        frame_decides = self.needs_end and self._is_greedy
         for place, item in enumerate(best.emissions, start):
             frame = stream.segment_start + item.frame
-            # When a search that revises would have settled is not known where all is searched at once.
-            shown = self.windows.shown_at(stream, frame if self._is_greedy else None)
+            if frame_decides:
+                shown = self.windows.shown_at(stream, frame)
             new = Token.of(item, self.tokenizer.piece(item.token), frame, shown)
             old = stream.tokens[place] if place < len(stream.tokens) else None
             if old is not None and old.id == new.id:
