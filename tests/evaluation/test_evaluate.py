@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from experiment_folder import invoke, prepare_part, write_experiment
 from streaming_helpers import GEOMETRY, bursts
 
-from kdasr.cli.contexts import parse_context, trained_contexts
+from kdasr.cli.contexts import parse_context, trained_contexts, warn_of_untrained
 from kdasr.cli.decode import command as decode
 from kdasr.cli.stream import command as stream
 from kdasr.common.errors import UserError
@@ -366,6 +366,24 @@ def test_contexts_that_are_drawn_and_not_named_are_said_to_be_left_out(
     assert "only its own is decoded" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("contexts", "count"),
+    [
+        (CONTEXTS, 1),
+        ({"left": [8], "chunk": [2, 4]}, 1),
+        ({"left": [8], "chunk": [2], "full_probability": 0.2, "evaluate": CONTEXTS}, 1),
+        ([{"left": 8, "chunk": 2}, {"left": 6, "chunk": 2}, {}], 0),
+    ],
+)
+def test_a_context_that_training_never_saw_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, contexts: Any, count: int
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"contexts": contexts}))
+    warn_of_untrained(tmp_path / "checkpoints" / "last.pt", [Context(8, 2), Context(6, 2)])
+    assert len(caplog.messages) == count
+    assert all("was not trained under left=6 chunk=2 right=0, but" in message for message in caplog.messages)
+
+
 def test_folders_of_contexts_that_an_earlier_version_named_are_gone_on_with(tmp_path: Path) -> None:
     for name in ("chunk-4", "chunk-2", "left-8-chunk-2-right-0"):
         (tmp_path / "contexts" / name).mkdir(parents=True)
@@ -378,11 +396,11 @@ def test_folders_of_contexts_that_an_earlier_version_named_are_gone_on_with(tmp_
 
 
 def test_contexts_that_no_configuration_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no config\.yaml"):
-        trained_contexts(tmp_path)
-    (tmp_path / "config.yaml").write_text("kind: language_model\n")
-    with pytest.raises(UserError, match="language model"):
-        trained_contexts(tmp_path)
+    for kind in (None, "kind: language_model\n"):
+        if kind:
+            (tmp_path / "config.yaml").write_text(kind)
+        with pytest.raises(UserError, match=r"has no config\.yaml of a transducer"):
+            trained_contexts(tmp_path)
 
 
 def test_utterances_with_and_without_word_times_are_not_mixed() -> None:

@@ -298,6 +298,7 @@ def test_a_number_in_a_key_changes_one_part_of_one_context(tmp_path: Path) -> No
         ({**CHOICE, "left": [-1]}, "context_choice.left"),
         ({**CHOICE, "full_probability": 1.5}, "context_choice.full_probability"),
         ({**CHOICE, "evaluate": []}, "contexts"),
+        ({**CHOICE, "evaluate": [{}, {"left": 8, "chunk": 4}, {}]}, "contexts: evaluate names full twice"),
         ({**CHOICE, "right": 3}, "context_choice.right"),
     ],
 )

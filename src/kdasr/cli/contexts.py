@@ -1,12 +1,24 @@
 """Encoder contexts on the command line: as texts, and those that a system was trained with."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdasr.common.errors import UserError
 from kdasr.common.logging import get_logger
 from kdasr.nn.context import Context
 
+if TYPE_CHECKING:
+    from kdasr.experiment.config import ExperimentConfig
+
 log = get_logger(__name__)
+
+
+def system_folder(exp: Path) -> Path:
+    """The experiment folder of a folder or of one of its checkpoint files."""
+    if exp.is_dir():
+        return exp
+    return exp.parent.parent if exp.parent.name == "checkpoints" else exp.parent
 
 
 def parse_context(text: str) -> Context:
@@ -66,14 +78,9 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
     Raises:
         UserError: `exp` is not the folder of a transducer.
     """
-    from kdasr.experiment.config import ExperimentConfig
-    from kdasr.experiment.saved_config import CONFIG, load_saved_experiment
-
-    if not (exp / CONFIG).is_file():
-        raise UserError(f"--all-contexts: {exp} has no {CONFIG}, which names the contexts")
-    config = load_saved_experiment(exp)
-    if not isinstance(config, ExperimentConfig):
-        raise UserError(f"--all-contexts: {exp} holds a language model")
+    config = _saved_config(exp)
+    if config is None:
+        raise UserError(f"--all-contexts: {exp} has no config.yaml of a transducer, which names the contexts")
     if len(config.contexts) == 1:
         if config.context_choice:
             log.warning(
@@ -87,6 +94,39 @@ def trained_contexts(exp: Path) -> dict[str, Context]:
     return {
         (short and _earlier_name(exp, context)) or context.folder_name: context for context in config.contexts
     }
+
+
+def warn_of_untrained(exp: Path, contexts: Iterable[Context]) -> None:
+    """Say which contexts a system was not trained with: words are worse there, often by far.
+
+    Args:
+        exp: The experiment folder or one of its checkpoint files. An exported bundle does not tell.
+    """
+    contexts = list(contexts)
+    try:
+        config = _saved_config(system_folder(exp)) if contexts else None
+    except UserError:  # of another version
+        return
+    if config is None:
+        return
+    trained = config.context_choice.all() or config.contexts
+    for context in contexts:
+        if context not in trained:
+            log.warning(
+                "%s was not trained under %s, but under %s: expect more errors",
+                exp,
+                context,
+                config.context_choice or "; ".join(map(str, trained)),
+            )
+
+
+def _saved_config(exp: Path) -> "ExperimentConfig | None":
+    """The options that a transducer was trained with; None: this is no folder of one."""
+    from kdasr.experiment.config import ExperimentConfig
+    from kdasr.experiment.saved_config import CONFIG, load_saved_experiment
+
+    config = load_saved_experiment(exp) if (exp / CONFIG).is_file() else None
+    return config if isinstance(config, ExperimentConfig) else None
 
 
 def _earlier_name(exp: Path, context: Context) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
-from kdasr.cli.contexts import parse_context, parse_contexts, trained_contexts
+from kdasr.cli.contexts import parse_context, parse_contexts, system_folder, trained_contexts, warn_of_untrained
 from kdasr.cli.decode_part import decode_part, decode_part_as_streams, finished_part
 from kdasr.cli.decode_run import DecodeRun, file_sha256
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
@@ -191,10 +191,11 @@ def command(
     if joined is not None:
         joined = replace(batch_size(joined, streams), ranks=ranks)
         streams = joined.batch
-    others = trained_contexts(_system_folder(exp)) if all_contexts else {}
+    others = trained_contexts(system_folder(exp)) if all_contexts else {}
     if contexts is not None:
         needs("one context, not --contexts", "context", "long_form", "out")
-        others = parse_contexts(contexts, _system_folder(exp))
+        others = parse_contexts(contexts, system_folder(exp))
+    warn_of_untrained(exp, filter(None, (override, *others.values())))
     if force and not ranks.is_alone:
         raise UserError("--force: with one process; to decode again with several, remove the results")
     out = out or _default_out(exp)
@@ -246,7 +247,7 @@ def command(
     if contexts is None:
         _decode_parts(run, names)
     for name, other in others.items():
-        folder = _system_folder(exp) / "contexts" / name
+        folder = system_folder(exp) / "contexts" / name
         use = tuned(other, folder)
         recognizer = build_recognizer(bundle, other, tail_seconds, options, biasing, use)
         under = replace(run, recognizer=recognizer.with_endpoints(rules), language_model=use, out=folder)
@@ -323,11 +324,4 @@ def _default_out(exp: Path) -> Path:
 
     if is_exported(exp):
         raise UserError(f"--out is missing: {exp} is an exported bundle, and nothing is written into that")
-    return _system_folder(exp) / "decode"
-
-
-def _system_folder(exp: Path) -> Path:
-    """The experiment folder of a folder or of one of its checkpoint files."""
-    if exp.is_dir():
-        return exp
-    return exp.parent.parent if exp.parent.name == "checkpoints" else exp.parent
+    return system_folder(exp) / "decode"

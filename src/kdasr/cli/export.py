@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdasr.cli.contexts import parse_context
+from kdasr.cli.contexts import parse_context, warn_of_untrained
 from kdasr.cli.long_form import long_form_options, parse_long_form
 from kdasr.cli.paths import CHECKPOINT, ExperimentPath, InputPath, OutputFolder, require_experiment
 from kdasr.cli.recognizable import checkpoint_option
@@ -163,6 +163,7 @@ def _export(wanted: _Export) -> None:
     system, out = load_bundle(wanted.exp, wanted.checkpoint), wanted.out
     if wanted.context is not None:
         system.model.config.encoder.check_context(wanted.context)
+        warn_of_untrained(wanted.exp, [wanted.context])
         system = replace(system, context=wanted.context)
     publication = wanted.publication
     if wanted.test_wavs is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdasr.cli.contexts import parse_context
+from kdasr.cli.contexts import parse_context, warn_of_untrained
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints
 from kdasr.cli.paths import CHECKPOINT, EXPORTED, ExperimentPath, InputPath
 from kdasr.cli.recognizable import (
@@ -124,6 +124,8 @@ def command(
     if recognizer.needs_end and not asked:
         rules = None  # all is heard at the end
     recognizer = recognizer.with_endpoints(rules)
+    if override is not None:
+        warn_of_untrained(exp, [override])
     style = Style(words, as_json, times=rules is not None)
     if mic:
         with Output(style, None) as output:

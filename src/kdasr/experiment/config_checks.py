@@ -25,6 +25,9 @@ def check_experiment(config: ExperimentConfig, source: str) -> None:
     choice = config.context_choice
     if bool(choice.left) != bool(choice.chunk) or (choice != ContextChoice() and not choice):
         raise UserError(f"{source}: contexts: expected both left and chunk to draw from: {choice}")
+    twice = [context for context in config.contexts if config.contexts.count(context) > 1]
+    if choice and twice:  # in a list, a context that is there twice is drawn twice as often
+        raise UserError(f"{source}: contexts: evaluate names {twice[0]} twice")
     for context in (*config.contexts, *choice.all()):
         try:
             config.model.encoder.check_context(context)
