@@ -308,14 +308,12 @@ def test_chosen_contexts_are_decoded_in_place_of_the_own_one(exp: Path, data: Pa
     (exp / "config.yaml").write_text(yaml.safe_dump({"contexts": CONTEXTS}))
     chosen = "left=8,chunk=2 ; left=4,chunk=2,right=1; full"
     _decode(exp, data, "streaming", "--contexts", chosen, "--max-utterances", 1)
-    found = {
-        path.parts[-4]: json.loads(path.read_text())["context"]
-        for path in (exp / "contexts").glob("*/streaming/test-clean/summary.json")
-    }
-    assert found == {
-        "left-8-chunk-2-right-0": "left=8 chunk=2 right=0",
-        "left-4-chunk-2-right-1": "left=4 chunk=2 right=1",
-        "full": "full",
+    paths = list((exp / "contexts").glob("*/streaming/test-clean/summary.json"))
+    summaries = {path.parts[-4]: json.loads(path.read_text()) for path in paths}
+    assert {name: (summary["context"], summary["wait_frames"]) for name, summary in summaries.items()} == {
+        "left-8-chunk-2-right-0": ("left=8 chunk=2 right=0", 2),
+        "left-4-chunk-2-right-1": ("left=4 chunk=2 right=1", 3),
+        "full": ("full", None),
     }
     assert not (exp / "decode").exists()
     for wrong, message in (

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from kdasr.cli.bad_audio import max_bad_option
-from kdasr.cli.contexts import parse_context, parse_contexts, system_folder, trained_contexts, warn_of_untrained
+from kdasr.cli.contexts import (
+    parse_context,
+    parse_contexts,
+    system_folder,
+    trained_contexts,
+    warn_of_untrained,
+)
 from kdasr.cli.decode_part import decode_part, decode_part_as_streams, finished_part
 from kdasr.cli.decode_run import DecodeRun, file_sha256
 from kdasr.cli.endpoint_options import endpoint_options, take_endpoints

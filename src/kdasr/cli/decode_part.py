@@ -105,6 +105,7 @@ def _summarize(run: DecodeRun, part: str, cuts: list["MonoCut"], records: list["
     from kdasr.evaluation.evaluate import summarize_records
     from kdasr.evaluation.loudness import signal_summary
 
+    context, geometry = run.recognizer.context, run.recognizer.geometry
     return {
         "system": run.bundle.name,
         "part": part,
@@ -114,8 +115,8 @@ def _summarize(run: DecodeRun, part: str, cuts: list["MonoCut"], records: list["
         "faulty_word_times": warn_of_word_times(part, cuts),
         "train_steps": run.bundle.train_steps,
         "params": run.bundle.model.num_inference_params,
-        "frame_seconds": run.recognizer.geometry.frame_seconds,
-        "lookahead_layers": run.recognizer.geometry.lookahead_layers,
+        "frame_seconds": geometry.frame_seconds,
+        "wait_frames": None if context.is_full else geometry.wait_frames(context),
         "checkpoint": str(run.bundle.path),
     }
 

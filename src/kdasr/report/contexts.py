@@ -59,14 +59,15 @@ def write_contexts_json(rows: Sequence[ResultRow], path: Path) -> None:
 
 
 def waiting_ms(row: ResultRow) -> tuple[float, float]:
-    """Chunk and right context of a row under `left=32 chunk=8 right=0`, in ms; infinite under `full`.
+    """Chunk of a row under `left=32 chunk=8 right=0`, and all that is waited for after it, in ms.
 
-    Of a right context that grows with the layers, all that is waited for (`Geometry.wait_frames`).
+    The chunk is infinite under `full`. What is waited for is the right context, and more where that grows
+    with the layers.
     """
     if row.waits_for_end:
         return math.inf, 0.0
     chunk, right = _part_ms(row, "chunk"), _part_ms(row, "right")
-    return chunk, right + (row.lookahead_layers * chunk * math.ceil(right / chunk) if right else 0.0)
+    return chunk, right if row.wait_frames is None else row.frame_ms * row.wait_frames - chunk
 
 
 def _part_ms(row: ResultRow, name: str) -> float:

@@ -35,10 +35,7 @@ _SHOWN = (
 """Of `summary.json`, what the report shows as it is."""
 _USED = (
     Field("wer", is_measured, None),
-    *(
-        Field(name, _is_known_count, None)
-        for name in ("num_utterances", "max_utterances", "lookahead_layers")
-    ),
+    *(Field(name, _is_known_count, None) for name in ("num_utterances", "max_utterances", "wait_frames")),
     *(Field(name, is_measured, None) for name in ("frame_seconds", "calibrated_blank_penalty")),
     Field("measure", lambda value: value in ("wer", "cer"), "wer"),
     *(Field(name, _is_object, None) for name in ("calibration", "signal")),

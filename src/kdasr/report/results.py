@@ -57,8 +57,8 @@ class ResultRow:
     """Of its words; None where they have none."""
     frame_ms: float
     """Duration of an encoder frame."""
-    lookahead_layers: int = 0
-    """Layers through which the look-ahead grows (`Geometry.lookahead_layers`)."""
+    wait_frames: int | None = None
+    """Encoder frames that are waited for (`Geometry.wait_frames`). None: those of chunk and look-ahead."""
     blank_penalty: float = 0.0
     """Chosen on dev by `kdasr calibrate`, part of the model."""
     gains: Sequence[Mapping[str, Any]] = ()
@@ -193,7 +193,7 @@ def _result_row(system: SystemRecord, decoded: DecodedPart) -> ResultRow:
         onset=str(summary.get("onset") or ""),
         confidence=confidence_of(decoded),
         frame_ms=1000 * frame_seconds_of(summary),
-        lookahead_layers=int(summary.get("lookahead_layers") or 0),
+        wait_frames=summary.get("wait_frames"),
         blank_penalty=float(summary.get("calibrated_blank_penalty") or 0.0),
         gains=decoded.gains,
     )
