@@ -235,6 +235,52 @@ def test_dropped_connection_is_taken_up(chromium: Browser, served: Served) -> No
         )
 
 
+HEARD = "chunk_latency: 0.01, rtf: 0.02, start: 0"
+
+
+def heard_words(*words: tuple[str, float]) -> str:
+    """The words of a message, each of a second and with its start."""
+    return json.dumps(
+        [
+            {"word": word, "start": start, "end": start + 1, "shown": start + 1.2, "latency": 0.2}
+            | {"confidence": 0.9, "final": False}
+            for word, start in words
+        ]
+    )
+
+
+def test_words_whose_audio_is_gone_stay_when_a_connection_drops(chromium: Browser, served: Served) -> None:
+    """After an open segment and an outage that are longer than what the page keeps."""
+    words = heard_words(("ONE", 2), ("TWO", 4), ("THREE", 9.5))
+    message = f"{{type: 'partial', {HEARD}, decoded: 10, continues_word: false, text: '', words: {words}}}"
+    with opened(chromium, served) as tab:
+        ready(tab)
+        tab.run(f"transcripts[0].hear({message}, 0)")
+        tab.run("transcripts[0].rewind(10)")
+        assert tab.run("transcripts[0].content('txt')") == "ONE TWO\n"
+        assert tab.run(f"{LINES}[0]") == ["ONE TWO"]
+        # Where the audio is kept from the start of the segment, it is heard again.
+        tab.run("transcripts[0].clear()")
+        tab.run(f"transcripts[0].hear({message}, 0)")
+        tab.run("transcripts[0].rewind(0)")
+        assert tab.run("transcripts[0].content('txt')") == "\n"
+
+
+def test_a_word_that_a_segment_cuts_is_one_word_in_subtitles(chromium: Browser, served: Served) -> None:
+    head, rest = heard_words(("GOOD", 1), ("MOR", 2)), heard_words(("NING", 3), ("ALL", 4))
+    with opened(chromium, served) as tab:
+        ready(tab)
+        for words, continues in ((head, "false"), (rest, "true")):
+            tab.run(
+                f"transcripts[0].hear({{type: 'final', {HEARD}, decoded: 5, continues_word: {continues},"
+                f" text: 'any', words: {words}}}, 0)"
+            )
+        cues = tab.run("transcripts[0].content('srt')").strip().split("\n\n")
+        assert [cue.splitlines()[1:] for cue in cues] == [
+            ["00:00:01,000 --> 00:00:05,300", "GOOD MORNING ALL"]
+        ]
+
+
 def test_one_source_at_a_time(chromium: Browser, served: Served) -> None:
     """What is pressed while a file is read, or the browser asks for the microphone, begins nothing."""
     with opened(chromium, served) as tab:
