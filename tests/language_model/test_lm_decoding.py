@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from experiment_folder import run
 from streaming_helpers import bursts, make_recognizer
 
 from kdasr.bundle import load_bundle
@@ -244,6 +245,17 @@ def test_a_language_model_of_other_pieces_is_refused(folder: Path, use: tuple[st
 def test_a_language_model_recognizes_nothing(folder: Path) -> None:
     with pytest.raises(UserError, match="no recognizer; is it a language model"):
         load_bundle(folder / "lm")
+
+
+def test_a_long_file_that_is_rescored_as_one_sentence_is_said(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdasr.cli.stream.LONG_SENTENCE", 0.9)
+    lm = (*BEAM, "--lm", folder / "lm", "--rescore")
+    for seconds, options, count in ((0.8, (), 0), (1.0, ("--endpoints",), 0), (1.0, (), 1)):
+        soundfile.write(tmp_path / "talk.wav", bursts(seconds), 16000)
+        run(stream, folder / "student", tmp_path / "talk.wav", *lm, *options)
+        assert ["as one sentence" in message for message in caplog.messages] == [True] * count
 
 
 def test_a_bundle_is_known_by_its_pieces(folder: Path) -> None:

@@ -27,6 +27,7 @@ from kdasr.cli.search_options import (
 )
 from kdasr.cli.stream_output import Output, Style
 from kdasr.common.errors import UserError
+from kdasr.common.logging import get_logger
 from kdasr.data.tokenizer import WORD_START
 from kdasr.recognition.result import join_words
 
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
     from kdasr.recognition.audio import AudioFile
     from kdasr.recognition.recognizer import StreamingRecognizer
     from kdasr.recognition.result import Result
+
+log = get_logger(__name__)
+
+LONG_SENTENCE = 60.0
+"""Seconds; a language model that weighs longer texts as one sentence has seen none like them."""
 
 SHOWN_PIECES = 200
 """Of a partial result, the last so many pieces."""
@@ -126,6 +132,8 @@ def command(
     recognizer = recognizer.with_endpoints(rules)
     if override is not None:
         warn_of_untrained(exp, [override])
+    if rescore and rules is None and max(lengths, default=0.0) > LONG_SENTENCE:
+        log.warning("--rescore weighs each file as one sentence; --endpoints makes sentences of a long one")
     style = Style(words, as_json, times=rules is not None)
     if mic:
         with Output(style, None) as output:
