@@ -321,6 +321,60 @@ def test_contexts_that_another_checkpoint_decoded_are_named(tmp_path: Path) -> N
     assert note.command.endswith("--contexts full") and "'test-clean test-other'" in note.command
 
 
+@pytest.mark.parametrize(
+    ("changed", "said", "command"),
+    [
+        (
+            "decode/streaming/test-other",
+            "test-clean and test-other were not decoded by the same",
+            "streaming",
+        ),
+        ("decode/long-form/test-clean", "test-clean: another checkpoint decoded long streams", "--long-form"),
+    ],
+)
+def test_results_of_an_earlier_checkpoint_beside_those_of_a_later_one_are_named(
+    tmp_path: Path, changed: str, said: str, command: str
+) -> None:
+    write_experiment(tmp_path, {"two-stage": SYSTEMS["two-stage"]}, 4)
+    folder = tmp_path / "two-stage"
+    write_long_form(folder, "test-clean")
+    for path in folder.glob("**/summary.json"):
+        _rewrite(path, lambda found: found.update(checkpoint_sha256="new"))
+    assert not [note for note in collect_results([tmp_path]).notes if "checkpoint" in note.text]
+    _rewrite(folder / changed / "summary.json", lambda found: found.update(checkpoint_sha256="old"))
+    (note,) = [note for note in collect_results([tmp_path]).notes if "checkpoint" in note.text]
+    assert note.subject == "two-stage" and note.text.startswith(said) and note.command.endswith(command)
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [
+        ({"search": "beam beam=8"}, "beam beam=8"),
+        ({"search": "greedy blank_penalty=1.0"}, "greedy blank_penalty=1.0"),
+        ({"int8": True, "biasing_sha256": "1" * 64}, "greedy, biased to phrases, int8"),
+        ({"endpoint_rules": {"rule1": 2.4}}, "greedy, resets at endpoints"),
+        (
+            {"language_model": {"sha256": "abcdef0123", "use": "shallow fusion", "scale": 0.3}},
+            "greedy, shallow fusion with the language model abcdef01, scale 0.3",
+        ),
+    ],
+)
+def test_systems_and_parts_that_another_search_decoded_are_named(
+    tmp_path: Path, settings: dict, way: str
+) -> None:
+    """A baseline by greedy search against a method by a beam is no comparison of the two systems."""
+    write_experiment(tmp_path, {name: SYSTEMS[name] for name in ("streaming", "two-stage")}, 4)
+    alike = {"search": "greedy", "int8": False, "language_model": None}  # as a file that says nothing
+    decode = tmp_path / "streaming" / "decode" / "streaming"
+    _rewrite(decode / "test-clean" / "summary.json", lambda found: found.update(alike))
+    assert not [note for note in collect_results([tmp_path]).notes if "alike" in note.text]
+    _rewrite(decode / "test-other" / "summary.json", lambda found: found.update(settings))
+    notes = {note.subject: note.text for note in collect_results([tmp_path]).notes if "alike" in note.text}
+    assert notes.keys() == {"test-other", "streaming"}
+    assert f"({way}: streaming; greedy: two-stage)" in notes["test-other"]
+    assert f"(greedy: test-clean; {way}: test-other)" in notes["streaming"]
+
+
 def test_long_streams_under_another_context_than_their_utterances_are_named(tmp_path: Path) -> None:
     write_experiment(tmp_path, {"two-stage": SYSTEMS["two-stage"]}, 4)
     for part in ("test-clean", "test-other"):

@@ -13,13 +13,14 @@ from kdasr.report.headline import Headline, headline, origin
 from kdasr.report.latency_parts import first_token_parts_plot
 from kdasr.report.long_form import LongFormRow, long_form_rows
 from kdasr.report.long_form_plot import gap_plot, minutes_plot
+from kdasr.report.notes import Note
 from kdasr.report.page import PageContent, write_page
 from kdasr.report.plots import Plot, latency_plot, trade_off_plot, wer_plot
 from kdasr.report.records import SystemRecord
 from kdasr.report.reliability_plot import reliability_plot
 from kdasr.report.results import PairedGain, ResultRow, comparisons, part_names, result_rows
 from kdasr.report.roles import Roles, roles_of
-from kdasr.report.status import Note, collect_notes, require_decoded
+from kdasr.report.status import collect_notes, require_decoded
 from kdasr.report.style import Styles, save_png, system_styles
 from kdasr.report.tables import write_comparisons_json, write_results_csv, write_results_json
 from kdasr.report.timeline import MAX_SYSTEMS, timeline_plot

@@ -15,11 +15,11 @@ from kdasr.report.contexts import context_table
 from kdasr.report.gains import gain_table
 from kdasr.report.headline import Headline
 from kdasr.report.long_form import LongFormRow, counts, first_word, increase
+from kdasr.report.notes import Note, decode_command
 from kdasr.report.plots import Plot
 from kdasr.report.records import DecodedPart, SystemRecord
 from kdasr.report.results import PairedGain, ResultRow, part_names
 from kdasr.report.roles import Roles
-from kdasr.report.status import Note, decode_command
 from kdasr.report.style import COLORS, Styles, figure_svg
 from kdasr.report.wording import amount, interval, number, resampled_units, share, signed, verdict
 

@@ -2,29 +2,21 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdasr.common.errors import UserError
 from kdasr.report.experiment import long_form_path
 from kdasr.report.long_form import LongFormRow
-from kdasr.report.records import DecodedPart, SystemRecord
+from kdasr.report.notes import Note, decode_command
+from kdasr.report.records import SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.roles import Roles
+from kdasr.report.unlike import unlike_decodings
 from kdasr.report.wording import number
 from kdasr.training.teacher_lead import weak_teacher
 
 TOLERANCE = 0.05
 """Percent points by which the WER of `summary.json` may differ from that of its utterances (rounding)."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something that is not as it should be, and the command that mends it, if there is one."""
-
-    subject: str
-    text: str
-    command: str = ""
 
 
 def require_decoded(systems: Sequence[SystemRecord], folders: Sequence[Path]) -> None:
@@ -58,8 +50,7 @@ def collect_notes(
     notes += (
         _older_versions(systems, long_form)
         + _long_form_alone(systems)
-        + _long_form_of_other_contexts(systems)
-        + _contexts_of_other_weights(systems)
+        + unlike_decodings(systems, parts)
         + _contradictions(systems, rows)
         + _unequal_students(rows, roles)
         + _doubtful_parts(systems, rows, parts)
@@ -181,43 +172,6 @@ def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
     return notes
 
 
-def _long_form_of_other_contexts(systems: Sequence[SystemRecord]) -> list[Note]:
-    """Parts whose long streams were decoded under another context than their utterances."""
-    notes = []
-    for system in systems:
-        for part, summary in system.long_form.items():
-            found = system.parts[part].summary.get("context") if part in system.parts else None
-            joined = summary.get("context")
-            if None not in (found, joined) and found != joined:
-                text = f"{part}: long streams were decoded under {joined}, and utterances under {found}."
-                # A system with a full context has no long streams of its own.
-                again = system.config and found != "full"
-                command = f"{decode_command(system, [part])} --long-form" if again else ""
-                notes.append(Note(system.name, text, command))
-    return notes
-
-
-def _contexts_of_other_weights(systems: Sequence[SystemRecord]) -> list[Note]:
-    """Decodings under further contexts by another checkpoint than that of a system's own results."""
-    notes = []
-    for system in systems:
-        own = {_weights(part) for part in system.parts.values()} - {None}
-        others = [part for found in system.contexts for part in found.values()]
-        stale = [part for part in others if own and _weights(part) not in {*own, None}]
-        if stale:
-            contexts = dict.fromkeys(str(part.summary.get("context")) for part in stale)
-            text = f"decoded by another checkpoint under {'; '.join(contexts)}: decode again."
-            command = decode_command(system, sorted({part.part for part in stale}))
-            chosen = shlex.join(["--contexts", "; ".join(contexts)])
-            notes.append(Note(system.name, text, f"{command} {chosen}" if system.config else ""))
-    return notes
-
-
-def _weights(part: DecodedPart) -> str | None:
-    """The digest of the checkpoint that decoded it; None in an older version."""
-    return part.summary.get("checkpoint_sha256")
-
-
 def _contradictions(systems: Sequence[SystemRecord], rows: Sequence[ResultRow]) -> list[Note]:
     summaries = {(s.name, part.part): part.summary for s in systems for part in s.parts.values()}
     notes = []
@@ -283,10 +237,3 @@ def _doubtful_parts(
         if len(onsets) > 1:
             notes.append(Note(part, "onsets come from different sources, so latencies are not comparable."))
     return notes
-
-
-def decode_command(system: SystemRecord, parts: Sequence[str], data: str | None = None) -> str:
-    """The command that decodes `parts` with `system`."""
-    data = data or str((system.config.get("data") or {}).get("dir") or "DATA")
-    command = ["kdasr", "decode", str(system.folder), "--data", data, "--parts", " ".join(parts)]
-    return shlex.join([*command, "--mode", "streaming"])
