@@ -93,6 +93,22 @@ def test_comparisons_with_known_values() -> None:
     assert teacher["first_token_gain_ms"] is None and teacher["first_token_ci"] == [None, None]
 
 
+@pytest.mark.parametrize(("untimed", "coverage"), [([], 0.75), (["u1"], 1.0), (["u0", "u1"], None)])
+def test_first_words_that_nobody_could_time_are_not_wrong(untimed: list[str], coverage: float | None) -> None:
+    """As those of whole utterances, or without word times beside others that have them."""
+
+    def without(one: TrainedRun) -> TrainedRun:
+        decoded = one.parts[PART]
+        hidden = {id: replace(decoded.utterances[id], first_word_ms=None, first_token=None) for id in untimed}
+        return replace(one, parts={PART: replace(decoded, utterances=decoded.utterances | hidden)})
+
+    baselines = [without(one) if one.info.row == "streaming" else one for one in RUNS]
+    found = {(c.row, c.baseline): c for c in evidence(baselines).comparisons}["new", "streaming"]
+    assert found.first_word.coverage == coverage and np.isnan(found.first_word.gain.estimate) == (
+        coverage is None
+    )
+
+
 def test_rows_are_compared_on_common_seeds_and_utterances_only() -> None:
     only_first = [RUNS[1], RUNS[2], RUNS[4]]
     late = run("streaming", 3, [9, 9], [0, 0])

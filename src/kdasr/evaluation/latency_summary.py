@@ -45,7 +45,7 @@ class FirstWordGain:
     gain: Interval
     """How much earlier the system shows it than the baseline, in ms; positive: earlier."""
     coverage: float | None
-    """Share of those utterances among all that both decoded."""
+    """Share of those utterances among all that both decoded and that can be timed; None without any."""
 
     def as_json(self) -> dict[str, Any]:
         """The entries of a comparison in a file."""
@@ -67,7 +67,7 @@ def compare_first_words(
     """`theirs - ours` on the utterances that both have right.
 
     Args:
-        ours: of the system.
+        ours: of the system, without the utterances that cannot be timed.
         theirs: of the baseline.
         speakers: by utterance; None: not known.
     """

@@ -29,6 +29,7 @@ from kdasr.study.trained_run import (
     finite,
     first_token_of,
     first_word_of,
+    is_timed,
     matrix,
     mean_of,
     part_result,
@@ -236,6 +237,7 @@ class Evidence:
         errors = [matrix(group, seeds, part, ids, errors_of) for group in groups]
         token, other_token = (matrix(group, seeds, part, ids, first_token_of) for group in (ours, theirs))
         word, other_word = (matrix(group, seeds, part, ids, first_word_of) for group in (ours, theirs))
+        timed, other_timed = (matrix(group, seeds, part, ids, is_timed) for group in (ours, theirs))
         draws = Draws(speakers=speakers_by_id(ours[seeds[0]].parts[part], ids))
         nothing = Interval(np.nan, np.nan, np.nan, 0)
         return SeedComparison(
@@ -245,7 +247,8 @@ class Evidence:
             num_seeds=len(seeds),
             wer=reduction_over_seeds(errors[0], errors[1], draws),
             first_word=FirstWordGain(
-                gain_over_seeds(word, other_word, draws), coverage_over_seeds(word, other_word)
+                gain_over_seeds(word, other_word, draws),
+                coverage_over_seeds(word, other_word, timed * other_timed),
             ),
             first_token=gain_over_seeds(token, other_token, draws),
             gap=gap_closed(errors[0], errors[1], errors[2], draws) if has_topline else nothing,

@@ -114,10 +114,13 @@ def gain_over_seeds(row_SN: Floats, base_SN: Floats, draws: Draws | None = None)
     return Interval(found.estimate, found.low, found.high, count, found.speakers)
 
 
-def coverage_over_seeds(row_SN: Floats, base_SN: Floats) -> float | None:
-    """Share of the utterances and seeds in which both have a value (nan: none); None without utterances."""
+def coverage_over_seeds(row_SN: Floats, base_SN: Floats, timed_SN: Floats) -> float | None:
+    """Share of the utterances and seeds in which both have a value (nan: none).
+
+    Only those that both can have timed (1, else 0) count; None without any.
+    """
     both_SN = np.isfinite(row_SN) & np.isfinite(base_SN)
-    return float(both_SN.mean()) if both_SN.size else None
+    return float(both_SN[timed_SN > 0].mean()) if timed_SN.any() else None
 
 
 def gap_closed(row_SN: Floats, base_SN: Floats, topline_SN: Floats, draws: Draws | None = None) -> Interval:

@@ -244,6 +244,11 @@ def first_word_of(utterance: DecodedUtterance) -> float:
     return math.nan if utterance.first_word_ms is None else utterance.first_word_ms
 
 
+def is_timed(utterance: DecodedUtterance) -> float:
+    """1 where the first word has an onset, whether or not it was recognized; else 0."""
+    return float(utterance.first_token is not None)
+
+
 def speakers_by_id(part: DecodedPart, ids: Sequence[str]) -> list[str] | None:
     """The speaker of some utterances of a part; None unless all are known."""
     return speakers_in([part.utterances[id] for id in ids])
