@@ -425,6 +425,9 @@ def test_utterances_with_and_without_word_times_are_not_mixed() -> None:
     assert mixed["rtf"] == pytest.approx(0.1)
     longer = make_record(Recording("longer", speech, ["A", "B"], []), simulation, full)
     silent = make_record(Recording("silent", speech, [], []), simulation, full)
+    timings = [silent[name] for name in ("onset", "first_token", "first_token_ms", "first_word_ms")]
+    assert timings == [None] * 4 and silent["errors"]["ins"] == 1
+    assert summarize_records([untimed, silent])["first_word_ms"]["coverage"] == 1.0
     records = [timed, untimed, wrong, longer, silent]
     assert summarize_records(records)["last_word_recall"] == 2 / 4
     assert summarize_records([silent])["last_word_recall"] is None

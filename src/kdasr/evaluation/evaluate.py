@@ -136,7 +136,9 @@ def make_record(recording: Recording, simulation: Simulation, windows: Windows |
     if recording.ref_words:  # as few errors, and a repeated word is the one of its time
         ends = [word.end for word in words]
         pairs = align_timed_words(recording.ref, hyp, [word.end for word in recording.ref_words], ends)
-    onset = None if recording.ref_words else energy_onset(recording.samples_N)
+    onset = None
+    if recording.ref and not recording.ref_words:  # where nothing is said, what is loud is no word
+        onset = energy_onset(recording.samples_N)
     begin = recording.ref_words[0].start if recording.ref_words else onset
     first_parts = None
     first = first_visible([token.piece for token in tokens])

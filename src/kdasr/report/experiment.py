@@ -157,13 +157,13 @@ def frame_seconds_of(summary: Mapping[str, Any]) -> float:
 def _comparable(utterances: dict[str, DecodedUtterance], mode: str) -> dict[str, DecodedUtterance]:
     """Without the latencies that mean something else than the others.
 
-    These are all of an offline decoding, and where some utterances have word times those of the others,
-    which count from an energy onset.
+    These are all of an offline decoding, those of utterances in which nothing is said, and where some
+    utterances have word times those of the others, which count from an energy onset.
     """
     any_aligned = any(utterance.ref_words for utterance in utterances.values())
     return {
         id: utterance
-        if mode == "streaming" and (utterance.ref_words or not any_aligned)
+        if mode == "streaming" and utterance.ref and (utterance.ref_words or not any_aligned)
         else replace(
             utterance,
             first_token_ms=None,
