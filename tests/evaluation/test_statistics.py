@@ -8,6 +8,7 @@ import pytest
 from kdasr.evaluation.statistics import (
     bootstrap_interval,
     bootstrap_wer,
+    difference_of_wers,
     paired_bootstrap,
     paired_bootstrap_wer,
     relative_reduction,
@@ -87,6 +88,16 @@ def test_of_one_utterance_there_is_no_interval() -> None:
         relative_reduction([1], [2], speakers=["a"]),
     ):
         assert np.isfinite(found.estimate) and np.isnan([found.low, found.high]).all() and found.count == 1
+
+
+@pytest.mark.parametrize("few", [([1], [10]), ([1] + [0] * 60, [10] + [0] * 60)])
+def test_an_interval_of_two_sets_needs_draws_of_both(few: tuple[list[int], list[int]]) -> None:
+    """Of one utterance all draws are alike, and of one utterance among silent ones all that have a rate."""
+    many = ([1, 0, 2, 1], [10, 8, 9, 7])
+    assert np.isfinite([difference_of_wers(many, many).low, difference_of_wers(many, many).high]).all()
+    for a, b in ((few, many), (many, few)):
+        found = difference_of_wers(a, b)
+        assert np.isfinite(found.estimate) and np.isnan([found.low, found.high]).all()
 
 
 def test_pairing_narrows_the_interval() -> None:

@@ -181,6 +181,8 @@ def difference_of_wers(
 ) -> Interval:
     """Difference in word error rate, `a - b`, in points, between two sets of other utterances.
 
+    Its ends are nan where those of the rate of one set would be (see `bootstrap_interval`).
+
     Args:
         a: errors and reference words per utterance of one set, (N,) each.
         b: of the other set.
@@ -194,12 +196,16 @@ def difference_of_wers(
         if not values[1].sum():
             return Interval(np.nan, np.nan, np.nan, 0)
         top_R, bottom_R = _resampled_sums(values, num_resamples, seed + offset)
-        # A draw without a word has no rate; it is left out.
+        # A draw without a word has no rate.
         rates.append(np.divide(top_R, bottom_R, out=np.full_like(top_R, np.nan), where=bottom_R > 0))
         estimates.append(float(values[0].sum() / values[1].sum()))
     differences_R = rates[0] - rates[1]
-    low, high = _percentiles(differences_R[np.isfinite(differences_R)], confidence)
-    return Interval(estimates[0] - estimates[1], low, high, len(np.asarray(a[1])) + len(np.asarray(b[1])))
+    usable_R = differences_R[np.isfinite(differences_R)]
+    counts = [len(np.asarray(words)) for _, words in (a, b)]
+    low = high = np.nan
+    if min(counts) > 1 and len(usable_R) >= MIN_USABLE * num_resamples:
+        low, high = _percentiles(usable_R, confidence)
+    return Interval(estimates[0] - estimates[1], low, high, sum(counts))
 
 
 def _resampled_sums(values: Floats, num_resamples: int, seed: int, block: int = 256) -> Floats:
