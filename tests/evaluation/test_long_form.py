@@ -286,6 +286,17 @@ def test_a_run_that_was_stopped_goes_on_and_another_one_starts_anew(tmp_path: Pa
     assert (folder / STREAMS).read_text() != marked
 
 
+def test_streams_of_other_utterances_are_decoded_again(tmp_path: Path) -> None:
+    """A recording that could not be read at first, as without a codec, is in a stream of the second call."""
+    recordings, recognizer = tones(4), make_spotter(Context(left=4, chunk=2))
+    options = LongForm(pauses([0.32]), minutes=0.05)
+    whole = run(recognizer, recordings, options, tmp_path / "whole")
+    run(recognizer, recordings[1:], options, tmp_path / "again")
+    assert run(recognizer, recordings, options, tmp_path / "again") == whole
+    for name in ("single.jsonl", STREAMS):
+        assert (tmp_path / "again" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
 def test_one_process_ends_what_several_have_begun(tmp_path: Path) -> None:
     recordings, recognizer = tones(3), make_spotter(Context(left=4, chunk=2))
     options = LongForm(pauses([0.32]), minutes=0.05, batch=1)

@@ -86,11 +86,19 @@ class _Job:
     pause: Pause
     number: int
     members: list[int]
+    ids: tuple[str, ...]
+    """Of the members. A recording that could not be read in an earlier call shifts all that follow."""
     num_samples: int
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return self.endpoints, self.pause.seconds, self.pause.noise, self.number
+        return self.endpoints, self.pause.seconds, self.pause.noise, self.number, self.ids
+
+
+def _key_of(record: Record) -> tuple[Any, ...]:
+    """The `key` of the job that a line of `streams.jsonl` is of."""
+    ids = tuple(score["id"] for score in record["utterances"])
+    return record["endpoints"], record["gap_s"], record["noise"], record["stream"], ids
 
 
 def decode_long_form(
@@ -133,11 +141,7 @@ def decode_long_form(
         RecordFile(folder / name, lambda record: record["utterances"][0]["id"], ranks)
         for name in (SINGLE, SHIFTED)
     )
-    streams = RecordFile(
-        folder / STREAMS,
-        lambda record: (record["endpoints"], record["gap_s"], record["noise"], record["stream"]),
-        ranks,
-    )
+    streams = RecordFile(folder / STREAMS, _key_of, ranks)
     scored = _score_single(recognizer.with_endpoints(None), utterances, options, single, shifted)
     spoken: list[Spoken] = list(wrap(scored, len(utterances)))
     # Streams of like length together: at the end of a batch, few are left to share the work.
@@ -253,7 +257,12 @@ def _plan(spoken: Sequence[Spoken], options: LongForm) -> list[_Job]:
     lengths = [utterance.piece.count for utterance in spoken]
     return [
         _Job(
-            endpoints, pause, number, members, sum(lengths[member] + pause.num_samples for member in members)
+            endpoints,
+            pause,
+            number,
+            members,
+            tuple(spoken[member].placed.id for member in members),
+            sum(lengths[member] + pause.num_samples for member in members),
         )
         for endpoints in options.endpoints
         for pause in options.pauses
