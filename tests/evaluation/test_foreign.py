@@ -162,6 +162,15 @@ def test_a_word_that_ends_with_a_chunk_is_shown_then(tmp_path: Path, format_name
     assert score.latency.finalization_ms == pytest.approx(-120.0)
 
 
+def test_a_delay_that_rounds_to_nothing_has_no_sign(tmp_path: Path) -> None:
+    """The last piece of the word comes 0.3 ms before its end."""
+    (tmp_path / "true.ctm").write_text("a 1 0.1 0.4 x\n")
+    (tmp_path / "ours.ctm").write_text("a 1 0.1 0.3997 x\n")
+    arguments = ["--format", "ctm", str(tmp_path / "true.ctm"), str(tmp_path / "ours.ctm")]
+    cells = CliRunner().invoke(command, arguments).output.splitlines()[-1].split("|")[1:-1]
+    assert cells[-2].strip() == cells[-1].strip() == "0"
+
+
 def test_an_utterance_that_a_system_lacks_is_one_it_missed(tmp_path: Path) -> None:
     (tmp_path / "chapter").mkdir()
     (tmp_path / "chapter" / "a.alignment.txt").write_text(ALIGNED)
@@ -229,6 +238,12 @@ def test_cuts_of_several_channels_are_references_or_named(
     assert "1 cut(s) with speech on several channels, or mixtures, are left out: b" in caplog.text
 
 
+_SAME_NAME = "".join(
+    json.dumps({"filename": name, "tokens": ["▁A"], "timestamps": [0.1]}) + "\n"
+    for name in ("x/a.wav", "y/a.wav")
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -240,6 +255,8 @@ def test_cuts_of_several_channels_are_references_or_named(
         ("nemo", "[1]\n", "expected a JSON object"),
         ("sherpa", '{"text": "a"}\n', "no 'tokens' and 'timestamps'"),
         ("sherpa", '{"id": "a", "tokens": ["a"], "timestamps": []}\n', "line 1: not in the format 'sherpa'"),
+        ("sherpa", _SAME_NAME, "line 2: .*x/a.wav and y/a.wav are both utterance 'a'"),
+        ("sherpa", _SAME_NAME.replace("y/", "x/"), None),
         ("ctm", "a 1 0.5 0.1 x\n\n;; only\n", None),
         ("ctm", "a A 0.5 0.1 x\na B 0.7 0.1 y\n", "line 2: .*'a' has the channels A and B"),
         ("ctm", "a 1 nan 0.1 x\n", "'x' has no finite times"),

@@ -322,7 +322,7 @@ def _print_long_form(summaries: list[dict[str, Any]]) -> None:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def _default_out(exp: Path) -> Path:

@@ -119,7 +119,7 @@ def _report(
         unit = f"{gain.speakers} speakers" if gain.speakers else "single utterances: too few known speakers"
         way, sign = ("earlier", 1) if gain.estimate >= 0 else ("later", -1)
         low, high = sorted((sign * gain.low, sign * gain.high))
-        span = f"{low:.0f} to {high:.0f}" if math.isfinite(low) else "no interval"
+        span = f"{low:z.0f} to {high:z.0f}" if math.isfinite(low) else "no interval"
         click.echo(
             f"{name}: first word {abs(gain.estimate):.0f} ms {way} than {names[0]} ({span}), where both have "
             f"it right: {gain.count} utterances"
@@ -159,4 +159,4 @@ def _table(summaries: list[dict[str, Any]]) -> str:
 
 
 def _number(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"

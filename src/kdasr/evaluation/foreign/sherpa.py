@@ -28,40 +28,46 @@ def read(path: Path) -> list[Hypothesis]:
     """See the module.
 
     Raises:
-        UserError: an object without tokens and times, or without an utterance.
+        UserError: an object without tokens and times, or without an utterance; or two recordings of one name.
     """
     try:
         whole = json.loads("\n".join(text_lines(path)))
     except json.JSONDecodeError:
         whole = None
     if isinstance(whole, dict):
-        return [Hypothesis(_id(whole) or path.stem, _words(path, 1, whole))]
+        known = _named(whole)
+        return [Hypothesis(known[0] if known else path.stem, _words(path, 1, whole))]
     found: dict[str, list[HeardWord]] = {}
-    current = None
+    named_as: dict[str, str] = {}  # as the file has it: with folder and suffix
+    current: tuple[str, str] | None = None
     for number, line in enumerate(text_lines(path), start=1):
         text = line.strip()
         named = _AUDIO.fullmatch(text)
         if named:
-            current = Path(named[1]).name
+            current = Path(named[1]).name, text
         if not text.startswith("{"):
             continue
         try:
             entry = json.loads(text)
         except json.JSONDecodeError as error:
             raise not_in_format(path, number, "sherpa", error) from None
-        name = _id(entry) or current
-        if name is None:
+        known = _named(entry) or current
+        if known is None:
             raise not_in_format(path, number, "sherpa", "nothing names the utterance of this object")
+        name, full = known
+        if (other := named_as.setdefault(name, full)) != full:
+            raise not_in_format(path, number, "sherpa", f"{other} and {full} are both utterance '{name}'")
         found.setdefault(name, []).extend(_words(path, number, entry))
     return [Hypothesis(name, words) for name, words in found.items()]
 
 
-def _id(entry: dict[str, Any]) -> str | None:
+def _named(entry: dict[str, Any]) -> tuple[str, str] | None:
+    """The utterance of an object, and its name as the object has it."""
     name = next((str(entry[key]) for key in _KEYS if entry.get(key)), None)
     if name is None:
         return None
     audio = _AUDIO.fullmatch(name)
-    return Path(audio[1]).name if audio else name
+    return Path(audio[1]).name if audio else name, name
 
 
 def _words(path: Path, number: int, entry: dict[str, Any]) -> list[HeardWord]:
