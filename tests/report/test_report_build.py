@@ -21,6 +21,7 @@ from headless_browser import browser, find_browser
 from kdasr.cli.report import command
 from kdasr.common.errors import UserError
 from kdasr.report.build import collect_results, write_report
+from kdasr.report.results import compare
 from kdasr.report.roles import Roles
 
 NUM_UTTERANCES = 8
@@ -269,6 +270,31 @@ def test_offline_decoding_counts_for_errors_but_not_for_latency(tmp_path: Path) 
     assert by_system["teacher"].mode == "offline" and by_system["teacher"].wer.count == 4
     assert by_system["teacher"].first_token_ms["mean"] is None
     assert by_system["streaming"].first_token_ms["mean"] is not None
+    student, teacher = (
+        next(s for s in results.systems if s.name == name) for name in ("streaming", "teacher")
+    )
+    compared = compare(student, teacher, "test-clean")
+    assert compared is not None and compared.first_word.coverage is None  # not 0: nobody could be right
+
+
+def test_systems_that_were_scored_against_other_words_are_named(tmp_path: Path) -> None:
+    """One was decoded before a transcript was corrected: as many utterances, and other words in one."""
+    write_experiment(tmp_path, {name: SYSTEMS[name] for name in ("streaming", "two-stage")}, 4)
+    path = tmp_path / "streaming" / "decode" / "streaming" / "test-clean" / "utterances.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    before = collect_results([tmp_path])
+    rows[0]["ref"] = rows[0]["ref"].upper()
+    rows[1]["ref"] += " again"
+    rows[1]["errors"]["words"] += 1
+    rows[1]["errors"]["del"] += 1
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after = collect_results([tmp_path])
+    notes = [[note.text for note in one.notes if "transcripts" in note.text] for one in (before, after)]
+    assert notes[0] == [] and len(notes[1]) == 1 and "transcripts of 1 utterances" in notes[1][0]
+    assert not any("different utterances" in note.text for note in after.notes)
+    (compared,) = [c for c in after.comparisons if (c.baseline, c.part) == ("streaming", "test-clean")]
+    (row,) = [row for row in after.rows if (row.system, row.part) == ("streaming", "test-clean")]
+    assert compared.baseline_wer == pytest.approx(row.wer.estimate)
 
 
 def test_streaming_decoding_is_preferred(tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
     ids = [id for id in ours.utterances if id in theirs.utterances]
     pairs = [(ours.utterances[id], theirs.utterances[id]) for id in ids]
     measure = theirs.measure
-    length = sum(_errors(a, measure)[1] for a, _ in pairs)
-    if not length:
+    lengths = [sum(_errors(one, measure)[1] for one in found) for found in zip(*pairs, strict=True)]
+    if not pairs or 0 in lengths:
         return None
     speakers = speakers_in([a for a, _ in pairs])
     both = [
@@ -231,6 +231,8 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
         for a, b in pairs
         if (x := a.first_token_ms) is not None and (y := b.first_token_ms) is not None
     ]
+    # Where an onset is not known, as in a whole utterance, nobody can say whether the first word was in time.
+    timed = [(a, b) for a, b in pairs if a.first_token is not None and b.first_token is not None]
     errors_row, errors_base = ([_errors(u, measure)[0] for u in found] for found in zip(*pairs, strict=True))
     return PairedGain(
         row=row.name,
@@ -238,8 +240,8 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
         part=part,
         wer=relative_reduction(errors_row, errors_base, speakers=speakers),
         first_word=compare_first_words(
-            {a.id: a.first_word_ms for a, _ in pairs},
-            {b.id: b.first_word_ms for _, b in pairs},
+            {a.id: a.first_word_ms for a, _ in timed},
+            {b.id: b.first_word_ms for _, b in timed},
             None if speakers is None else dict(zip(ids, speakers, strict=True)),
         ),
         first_token=paired_bootstrap(
@@ -247,8 +249,8 @@ def compare(row: SystemRecord, baseline: SystemRecord, part: str) -> PairedGain 
             [x for _, x, _ in both],
             speakers=speakers_in([a for a, _, _ in both]),
         ),
-        row_wer=100 * sum(errors_row) / length,
-        baseline_wer=100 * sum(errors_base) / length,
+        row_wer=100 * sum(errors_row) / lengths[0],
+        baseline_wer=100 * sum(errors_base) / lengths[1],
         row_steps=ours.summary.get("train_steps"),
         baseline_steps=theirs.summary.get("train_steps"),
         measure=measure,

@@ -8,7 +8,7 @@ from kdasr.common.errors import UserError
 from kdasr.report.experiment import long_form_path
 from kdasr.report.long_form import LongFormRow
 from kdasr.report.notes import Note, decode_command
-from kdasr.report.records import SystemRecord
+from kdasr.report.records import DecodedPart, SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.roles import Roles
 from kdasr.report.unlike import unlike_decodings
@@ -215,11 +215,17 @@ def _doubtful_parts(
     decoded = [system.parts for system in systems]
     for part in parts:
         found = [row for row in rows if row.part == part]
-        if len({(row.num_utterances, row.num_words) for row in found}) > 1:
+        heard = [parts[part] for parts in decoded if part in parts]
+        if len({frozenset(one.utterances) for one in heard}) > 1:
             counts = ", ".join(f"{row.system} {number(row.num_utterances)}" for row in found)
             text = f"the systems decoded different utterances ({counts}); comparisons use the common ones."
             notes.append(Note(part, text))
-        heard = [parts[part] for parts in decoded if part in parts]
+        if unlike := _with_other_words(heard):
+            text = (
+                f"the systems were scored against different transcripts of {number(unlike)} utterances (of "
+                "data that has changed, or normalized otherwise): their errors are not of the same words."
+            )
+            notes.append(Note(part, text))
         faults = (heard[0].summary.get("signal") or {}).get("faults") if heard else None
         if faults:
             counts = ", ".join(f"{kind} {number(count)}" for kind, count in faults.items())
@@ -237,3 +243,12 @@ def _doubtful_parts(
         if len(onsets) > 1:
             notes.append(Note(part, "onsets come from different sources, so latencies are not comparable."))
     return notes
+
+
+def _with_other_words(heard: Sequence[DecodedPart]) -> int:
+    """Utterances whose transcripts differ between systems by more than capitals."""
+    refs: dict[str, set[str]] = {}
+    for decoded in heard:
+        for id, utterance in decoded.utterances.items():
+            refs.setdefault(id, set()).add(utterance.ref.casefold())
+    return sum(len(found) > 1 for found in refs.values())
