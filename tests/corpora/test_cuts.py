@@ -570,3 +570,43 @@ def test_copies_at_another_speed_are_told(tmp_path: Path, caplog: pytest.LogCapt
     assert sorted((item.id, item.duration) for item in cuts) == [("a", 1.0), ("a_sp0.8", 1.25)]
     assert "train: 1 utterance(s) are copies at another speed already: give --speed 1" in caplog.text
     assert json.loads((tmp_path / "data" / "prepare.json").read_text())["parts"]["train"]["cuts"] == 2
+
+
+@pytest.mark.parametrize(
+    "place", ["audio/dev/a.wav", "fbank/dev/x.lca", "cuts_dev.jsonl.gz", "manifests/recordings_dev.jsonl.gz"]
+)
+def test_files_that_others_wrote_are_never_replaced(tmp_path: Path, place: str) -> None:
+    """They may be all that there is of the audio."""
+    theirs = tmp_path / "data" / place
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    manifest = write(tmp_path / "c.jsonl.gz", one_cut(tmp_path))
+    with pytest.raises(UserError, match="there already, and `kdasr prepare` would replace"):
+        prepare(tmp_path, manifest)
+    assert theirs.read_bytes() == b"theirs"
+    assert len(prepare(tmp_path, manifest, part="test")) == 1
+
+
+def test_what_a_part_is_made_of_is_not_replaced_by_it(tmp_path: Path) -> None:
+    """Its own cuts, and its converted audio, given as cuts of the same part."""
+    audio = recording(tmp_path / "a.wav", 1.0, rate=8000)
+    first = prepare(tmp_path, write(tmp_path / "c.jsonl.gz", cut_of(audio, said("a", "a", 0.0, 1.0, "x"))))
+    converted = Path(next(iter(first)).recording.sources[0].source)
+    own = tmp_path / "data" / "cuts_dev.jsonl.gz"
+    copy = tmp_path / "data" / "mine.jsonl.gz"
+    copy.write_bytes(own.read_bytes())
+    for manifest in (own, copy):
+        with pytest.raises(UserError, match="would be lost, as `kdasr prepare` replaces"):
+            prepare(tmp_path, manifest)
+        assert converted.is_file() and own.read_bytes() == copy.read_bytes()
+    assert len(prepare(tmp_path, own, part="test")) == 1
+
+
+def test_manifests_of_lhotses_recipes_stay(tmp_path: Path) -> None:
+    """They have the names that earlier versions gave to theirs."""
+    theirs = tmp_path / "data" / "manifests" / "librispeech_recordings_dev.jsonl.gz"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    for speaker in ("one", "other"):
+        prepare(tmp_path, write(tmp_path / "c.jsonl.gz", one_cut(tmp_path, speaker)))
+        assert theirs.read_bytes() == b"theirs"

@@ -29,10 +29,12 @@ class PartManifests:
     seconds: float = 0.0
     """Of all cuts."""
 
-    def move(self, data_dir: Path, part: str) -> None:
-        """Move them into a data folder, in the place of earlier ones."""
-        for path in old_manifests(data_dir, part):
-            path.unlink()
+    def move(self, data_dir: Path, part: str, *, was_there: bool) -> None:
+        """Move them into a data folder, in the place of earlier ones; `was_there`: it had the part before."""
+        # Lhotse's own recipes write manifests of such names, too: those are left alone.
+        if was_there and not manifest_path(data_dir, "recordings", part).is_file():
+            for path in old_manifests(data_dir, part):
+                path.unlink()
         for kind in ("recordings", "supervisions"):
             target = manifest_path(data_dir, kind, part)
             target.parent.mkdir(parents=True, exist_ok=True)

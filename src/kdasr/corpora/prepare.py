@@ -3,7 +3,8 @@
 # Shapes: N utterances.
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from heapq import nsmallest
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +19,7 @@ from kdasr.common.logging import get_logger
 from kdasr.common.name_digests import place_of
 from kdasr.corpora.base import Corpus, Part, Reading
 from kdasr.corpora.prepare_options import PrepareOptions
-from kdasr.corpora.prepare_part import PartWork, PreparedFolder, report_bad_of
+from kdasr.corpora.prepare_part import PartWork, PreparedFolder, part_places, report_bad_of
 from kdasr.data.audio_files import SHOWN, quote
 from kdasr.data.features import FeatureStats
 from kdasr.data.index_folder import open_part
@@ -49,11 +50,12 @@ def prepare_corpus(options: PrepareOptions) -> None:
     corpus = options.open()
     names = corpus.parts()
     _check_parts(options, names)
-    reading = Reading(options.jobs, options.keep_empty)
+    data = PreparedFolder(options.out_dir, options.normalize).load()
+    for name in names:
+        data.check_free(name)
+    reading = Reading(options.jobs, options.keep_empty, watch=_refuse_replaced(options, names))
     parts = [corpus.check(name, reading) for name in names]
     _warn_of_shared(parts, options)
-    data = PreparedFolder(options.out_dir, options.normalize)
-    data.load()
     try:
         for part in parts:
             if part.bad:  # before anything is computed
@@ -87,6 +89,32 @@ def _check_parts(options: PrepareOptions, names: Sequence[str]) -> None:
     for name in names:
         if not _PART_NAME.fullmatch(name):
             raise UserError(f"part '{name}': a name has letters, digits, '.', '_', '+' and '-' only")
+
+
+def _refuse_replaced(options: PrepareOptions, names: Sequence[str]) -> Callable[[Path], None]:
+    """What refuses audio in a place that is replaced; manifests in such a place are refused at once.
+
+    Raises:
+        UserError: a manifest is in such a place.
+    """
+    replaced = [place.resolve() for name in names for place in part_places(options.out_dir, name)]
+
+    @lru_cache(maxsize=256)
+    def around(folder: Path) -> set[Path]:
+        return {folder.resolve(), *folder.resolve().parents}
+
+    def refuse(path: Path) -> None:
+        folders = around(path.parent)
+        for place in replaced:
+            is_within = place in folders or (place.name == path.name and place == path.resolve())
+            if is_within and path.exists():
+                raise UserError(
+                    f"{path}: would be lost, as `kdasr prepare` replaces {place}: give another --out"
+                )
+
+    for path in (path for name in names for path in options.cuts.get(name, ())):
+        refuse(path)
+    return refuse
 
 
 def _warn_of_shared(parts: Sequence[Part], options: PrepareOptions) -> None:

@@ -15,13 +15,24 @@ from kdasr.corpora.base import Part
 from kdasr.corpora.part_manifests import PartManifests, write_manifests
 from kdasr.corpora.prepare_options import PrepareOptions
 from kdasr.corpora.utterance_spool import Spooled, UtteranceSpool
+from kdasr.data.audio_files import quote
 from kdasr.data.bad import BadUtterance, ids_of, report_bad
 from kdasr.data.fingerprint import folder_size
-from kdasr.data.folder import RECORD, VERSION, cuts_path, load_record, recorded_normalization
+from kdasr.data.folder import (
+    RECORD,
+    VERSION,
+    cuts_path,
+    load_record,
+    manifest_path,
+    recorded_normalization,
+)
 from kdasr.data.part_features import PartTasks, part_tasks, sample_stats, settings_key
 from kdasr.data.staging import Staged, Workers
 
 log = get_logger(__name__)
+
+_PUBLISHING = "publishing"
+"""In the record: the parts that were being moved into place when it was written."""
 
 
 @dataclass
@@ -59,6 +70,37 @@ class PreparedFolder:
     def write(self) -> None:
         """Write the record."""
         write_json(self.out_dir / RECORD, self.record)
+
+    def check_free(self, part: str) -> None:
+        """Refuse a part in whose place are files that `kdasr prepare` has not written, and would remove.
+
+        Raises:
+            UserError: there are such; names them.
+        """
+        is_of_other_version = (self.out_dir / RECORD).is_file() and load_record(self.out_dir) is None
+        is_ours = part in self.record["parts"] or part in self.record.get(_PUBLISHING, ())
+        there = [path for path in part_places(self.out_dir, part) if _holds_something(path)]
+        if there and not (is_ours or is_of_other_version):
+            raise UserError(
+                f"{quote(there)}: there already, and `kdasr prepare` would replace what it has not written: "
+                "give another --out, or move it away"
+            )
+
+    def begin_publishing(self, part: str) -> bool:
+        """Note that the files of a part are replaced now: until `end_publishing` it counts as not prepared.
+        Whether it was prepared before."""
+        was_there = self.record["parts"].pop(part, None) is not None
+        self.record[_PUBLISHING] = sorted({*self.record.get(_PUBLISHING, ()), part})
+        self.write()
+        return was_there
+
+    def end_publishing(self, part: str, entry: dict[str, Any]) -> None:
+        """Note what there is of a part."""
+        self.record["parts"][part] = entry
+        others = [name for name in self.record.pop(_PUBLISHING, ()) if name != part]
+        if others:
+            self.record[_PUBLISHING] = others
+        self.write()
 
     def has(self, part: str, settings: dict[str, Any]) -> bool:
         """Whether a part was prepared from what is there now."""
@@ -167,11 +209,8 @@ class PartWork:
         sampled = options.on_the_fly and self.settings["train"]
         stats = sample_stats(spooled.copies, left_out) if sampled else result.stats
         manifests = write_manifests(self._audio.notes / "manifests", spooled.copies, tasks, left_out)
-        # From here to the new record the part counts as not prepared.
-        if self.data.record["parts"].pop(part, None) is not None:
-            self.data.write()
-        self._move(manifests)
-        self.data.record["parts"][part] = {
+        self._move(manifests, was_there=self.data.begin_publishing(part))
+        entry = {
             "settings": self.settings,
             "utterances": manifests.utterances,
             "bad": [list(utterance) for utterance in bad],
@@ -182,7 +221,7 @@ class PartWork:
             "stats": stats.to_json(),
             "written": self.data.written(part),
         }
-        self.data.write()
+        self.data.end_publishing(part, entry)
         content = f"{manifests.utterances} utterances, {manifests.cuts} cuts"
         kind = "features on the fly" if options.on_the_fly else "features stored"
         log.info(
@@ -190,10 +229,21 @@ class PartWork:
             part, content, manifests.seconds / 3600, kind, time.monotonic() - started,
         )  # fmt: skip
 
-    def _move(self, manifests: PartManifests) -> None:
-        manifests.move(self._out_dir, self.checked.name)
+    def _move(self, manifests: PartManifests, *, was_there: bool) -> None:
+        manifests.move(self._out_dir, self.checked.name, was_there=was_there)
         self._fbank.publish()
         self._audio.publish()
+
+
+def part_places(data_dir: Path, part: str) -> list[Path]:
+    """The folders and files that are replaced when a part is prepared."""
+    folders = [data_dir / kind / part for kind in ("audio", "fbank")]
+    manifests = [manifest_path(data_dir, kind, part) for kind in ("recordings", "supervisions")]
+    return [*folders, *manifests, cuts_path(data_dir, part)]
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def report_bad_of(part: Part, bad: list[BadUtterance], options: PrepareOptions) -> list[BadUtterance]:
