@@ -27,7 +27,10 @@ from lhotse.utils import fastcopy
 from kdasr.common.errors import UserError
 from kdasr.common.files import read_json
 from kdasr.corpora.audio_part import AudioPart, AudioUtterance
+from kdasr.corpora.cut_manifest import iter_cuts
+from kdasr.corpora.cut_utterances import utterances_of
 from kdasr.corpora.prepare import PrepareOptions, _warn_of_shared, prepare_corpus
+from kdasr.corpora.shar import check_shard, find_shards
 from kdasr.data.audio_reading import AudioHeader
 from kdasr.data.bad import MaxBad
 from kdasr.data.features import SAMPLE_RATE, compute_features, load_cut_samples
@@ -462,6 +465,11 @@ def shards(change: Callable[[Path], None]) -> Callable[[Path], list[Path]]:
     return make
 
 
+def twice_packed(folder: Path) -> None:
+    packed = folder / "cuts.000001.jsonl.gz"
+    packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+
+
 def at(cut: MonoCut, position: Any) -> MonoCut:
     cut.custom = {"chapter": "x", "position": position}
     return cut
@@ -519,6 +527,7 @@ def only_the_manifest(tmp_path: Path) -> list[Path]:
         (lambda path: [path / "nowhere"], "--cuts dev=.*nowhere: no such file or folder"),
         (lambda path: [path], "not a Shar folder .*there: nothing"),
         (shards(drop_a_shard), r"2 shards of cuts and 1 of recordings; .*cuts\.000001\.jsonl\.gz"),
+        (shards(twice_packed), r"the same shard twice: cuts\.000001\.jsonl and cuts\.000001\.jsonl\.gz"),
         (shards(empty_cuts), r"cuts\.000001\.jsonl\.gz: an empty shard: 0 cuts"),
         (shards(empty_both), r"dev: 2 of 2 manifests or shards cannot be used: .*000000\.jsonl\.gz: an"),
         (shards(empty_audio), r"recording\.000001\.tar: an empty shard: 0 recordings, 1 cuts"),
@@ -610,3 +619,25 @@ def test_manifests_of_lhotses_recipes_stay(tmp_path: Path) -> None:
     for speaker in ("one", "other"):
         prepare(tmp_path, write(tmp_path / "c.jsonl.gz", one_cut(tmp_path, speaker)))
         assert theirs.read_bytes() == b"theirs"
+
+
+def test_a_shar_folder_of_one_shard_without_a_number_is_read(tmp_path: Path) -> None:
+    """`to_shar(shard_size=None)` writes `cuts.jsonl.gz` and `recording.tar`."""
+    (tmp_path / "shar").mkdir()
+    cuts = CutSet.from_cuts([one_cut(tmp_path, "a"), one_cut(tmp_path, "b")])
+    cuts.to_shar(tmp_path / "shar", fields={"recording": "flac"}, shard_size=None)
+    assert {path.name for path in (tmp_path / "shar").iterdir()} == {"cuts.jsonl.gz", "recording.tar"}
+    (one,) = find_shards(tmp_path / "shar")
+    assert [cut.id for cut in check_shard(one)] == [cut.id for cut in cuts]
+
+
+def test_a_cut_whose_id_is_a_number_is_left_out_and_named(tmp_path: Path) -> None:
+    """Also a mixture, whose parts have names."""
+    cut = one_cut(tmp_path)
+    mixed = cut.pad(2.0).to_dict() | {"id": 7}
+    for wrong in (cut.to_dict() | {"id": 5}, mixed):
+        (tmp_path / "c.jsonl").write_text(f"{json.dumps(wrong)}\n")
+        (read,) = iter_cuts(tmp_path / "c.jsonl")
+        (found,) = utterances_of(read)
+        assert found.cut.id == str(wrong["id"])
+        assert found.fault is not None and "expected a text" in found.fault

@@ -47,7 +47,8 @@ def utterances_of(cut: Cut) -> Iterator[CutUtterance]:
     """
     fault = fault_in_any(cut)
     if fault is not None:
-        yield CutUtterance(cut, False, fault)
+        named = cut if isinstance(cut.id, str) else fastcopy(cut, id=repr(cut.id))
+        yield CutUtterance(named, False, fault)
         return
     if cut.has_features:
         cut = cut.drop_features()
@@ -108,6 +109,8 @@ def _moved(words: list[AlignmentItem] | None, offset: float) -> list[AlignmentIt
 
 def fault_in_any(cut: Cut) -> str | None:
     """What of a cut of any kind cannot be true; None if all can."""
+    if not isinstance(cut.id, str):
+        return f"its id is {cut.id!r:.40}, expected a text"
     parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
     try:
         for part in parts:

@@ -1,5 +1,6 @@
 """Folders in Lhotse's Shar format: shards of cuts (`cuts.*.jsonl.gz`) and audio (`recording.*.tar`)."""
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from kdasr.data.audio_files import quote
 log = get_logger(__name__)
 
 CUTS, AUDIO = "cuts", "recording"
+_ENDING = re.compile(r"(^|\.)(jsonl(\.\w+)?|tar)$")
+"""Of a name behind its field: `cuts.000000.jsonl.gz`, or `cuts.jsonl.gz` of a folder with a single shard."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,17 @@ def find_shards(folder: Path) -> list[Shard]:
     """The shards of a folder, in the order of their numbers.
 
     Raises:
-        UserError: no shards, or not equally many of cuts and of audio; names those without the other.
+        UserError: no shards, one that is there twice, or not equally many of cuts and of audio; names those
+            without the other.
     """
     fields: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         field, _, rest = path.name.partition(".")
         if path.is_file() and (".jsonl" in path.name or path.suffix == ".tar"):
-            fields.setdefault(field, {})[rest.partition(".")[0]] = path
+            number = _ENDING.sub("", rest)
+            other = fields.setdefault(field, {}).setdefault(number, path)
+            if other != path:
+                raise UserError(f"{folder}: the same shard twice: {other.name} and {path.name}")
     cuts, audio = fields.pop(CUTS, {}), fields.pop(AUDIO, {})
     if not cuts:
         there = sorted(path.name for path in folder.iterdir())

@@ -45,7 +45,7 @@ def fault_of(cut: Any) -> str | None:
 def fault_in_cut(cut: MonoCut) -> str | None:
     """What of a cut cannot be true; None if all can."""
     if not isinstance(cut.id, str):
-        return "its id is no text"
+        return f"its id is {cut.id!r:.40}, expected a text"
     for name, value, least in (("start", cut.start, 0.0), ("duration", cut.duration, None)):
         if not _is_number(value) or not math.isfinite(value):
             return f"{name} is {value!r:.40}, expected a number of seconds"
