@@ -11,8 +11,9 @@ from lhotse import CutSet, Recording
 from two_processes import run_two
 from whisper_stand_in import speech
 
+from kdasr.common.errors import UserError
 from kdasr.labeling import inputs
-from kdasr.labeling.inputs import read_inputs
+from kdasr.labeling.inputs import check_apart, read_inputs
 
 NAMES = ("a", "b", "gone")
 
@@ -119,7 +120,7 @@ def test_a_check_that_ended_since_the_start_is_trusted(
     write_all(tmp_path)
     read_inputs([tmp_path / "wav"], tmp_path / "out", 1)
     monkeypatch.setattr(inputs, "time_there", lambda folder: 0)
-    monkeypatch.setattr(inputs, "_files_at", lambda places: pytest.fail("looked at"))
+    monkeypatch.setattr(inputs, "_files_at", lambda *given: pytest.fail("looked at"))
     assert len(read_inputs([tmp_path / "wav"], tmp_path / "out", 1).cuts) == 2
     with pytest.raises(pytest.fail.Exception, match="looked at"):
         read_inputs([tmp_path / "cuts.jsonl.gz"], tmp_path / "out", 1)
@@ -140,3 +141,27 @@ def test_one_of_two_processes_checks(tmp_path: Path) -> None:
     write_all(tmp_path)
     assert run_two(_read_and_count, tmp_path) == [0, 0]
     assert len(list(tmp_path.glob("checked-*"))) == 1
+
+
+def test_converted_audio_within_the_folder_is_not_labeled(tmp_path: Path) -> None:
+    write(tmp_path / "a.flac")
+    soundfile.write(tmp_path / "b.wav", speech(2.0, 1)[::2], 8000)
+    for _ in range(2):
+        cuts = read_inputs([tmp_path], tmp_path / "labels" / "input", 1).cuts
+        assert [cut.id for cut in cuts] == ["a", "b"]
+        assert (tmp_path / "labels" / "input" / "audio" / "b.flac").is_file()
+
+
+@pytest.mark.parametrize("place", ["shar", "shar/cuts.000000.jsonl.gz", "shar/dropped", "wav"])
+def test_labels_do_not_replace_cuts(tmp_path: Path, place: str) -> None:
+    """Neither those to be labeled nor others that `kdasr label` did not write."""
+    write_all(tmp_path)
+    (tmp_path / "shar" / "dropped").mkdir()
+    out = tmp_path / place.partition("/")[0]
+    with pytest.raises(UserError, match="would replace it"):
+        check_apart([tmp_path / place], out)
+    with pytest.raises(UserError, match="has not written"):
+        check_apart([tmp_path / "wav"], tmp_path / "shar")
+    check_apart([tmp_path / place], tmp_path / "labels")
+    (tmp_path / "shar" / "labels").mkdir()
+    check_apart([tmp_path / "wav"], tmp_path / "shar")

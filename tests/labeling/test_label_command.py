@@ -344,6 +344,9 @@ def test_labels_from_elsewhere_and_agreement(whisper: State, tmp_path: Path) -> 
         "utt-0": ["agreement"], "utt-2": ["empty", "agreement"], "utt-4": ["empty", "agreement"]
     }  # fmt: skip
     assert sorted(cuts_of(tmp_path / "out")) == sorted(waves)
+    # A second labeler that does not know an utterance says nothing against its label.
+    label(tmp_path, cuts, "judged", "--labeler", f"jsonl:{path}")
+    assert sorted(cuts_of(tmp_path / "judged" / "dropped")) == ["utt-0", "utt-2"]
 
 
 def test_labels_from_elsewhere_are_read_when_they_are_asked_for(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 PLOT = "filters.png"
-_LABELS, _INPUT = "labels", "input"
+_INPUT = "input"
 
 
 @click.command(name="label")
@@ -141,10 +141,11 @@ def command(
     settings = LabelerOptions(**options, language_model=lm, language_model_scale=scale)
     opened = [open_labeler(text, settings) for text in labelers]
     # Imported here, so that a wrong option does not wait for torch and lhotse.
-    from kdasr.labeling.inputs import read_inputs
+    from kdasr.labeling.inputs import LABELS, check_apart, read_inputs
     from kdasr.labeling.run import LabelWork
     from kdasr.labeling.selection import Selection, early_watch
 
+    check_apart(cuts, out)
     inputs = read_inputs(cuts, out / _INPUT, jobs)
     works = []
     for number, (text, labeler) in enumerate(zip(labelers, opened, strict=True)):
@@ -158,7 +159,7 @@ def command(
             name=text,
             labeler=labeler,
             cuts=inputs.cuts,
-            folder=out / _LABELS / f"{number}-{text.partition(':')[0]}",
+            folder=out / LABELS / f"{number}-{text.partition(':')[0]}",
             settings=made_of,
             shard_size=shard_size,
             batch_size=settings.batch_size,

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from kdasr.labeling.utterances import Utterances, forget_order, has_order, write
 log = get_logger(__name__)
 
 CUTS, RECORD, STAMPS = "input.jsonl.gz", "input.json", "input-files.jsonl.gz"
+OWN_CUTS, DROPPED, LABELS, SUMMARY = "cuts.*.jsonl.gz", "dropped", "labels", "filters.json"
+"""In the folder of the labels: manifests of what is kept; folders of what is dropped, and of what labelers
+said; what filters did."""
 AUDIO, CONVERTED = "audio", "audio.json"
 """Folder of audio that was converted, where it was not one channel of 16 kHz in a file; and the fingerprint
 of what it was converted from."""
@@ -47,6 +51,26 @@ class Inputs:
     """Changes with the cuts and the audio."""
     digest: str
     """Tells one list of utterances from another: see `digest_of`."""
+
+
+def check_apart(places: Sequence[Path], out: Path) -> None:
+    """Refuse a folder of labels that would replace cuts which it did not make, or those to be labeled.
+
+    Args:
+        places: what is labeled.
+        out: gets `cuts.*.jsonl.gz`, here and in `DROPPED`; what is there of such names is removed.
+
+    Raises:
+        UserError: labels would replace something.
+    """
+    written = {folder.resolve() for folder in (out, out / DROPPED)}
+    for place in places:
+        is_cuts = place.is_file() and fnmatch(place.name, OWN_CUTS)
+        if (place.resolve().parent if is_cuts else place.resolve()) in written:
+            raise UserError(f"--cuts {place}: labels in {out} would replace it: give another --out")
+    is_ours = (out / LABELS).is_dir() or (out / SUMMARY).is_file()
+    if any(out.glob(OWN_CUTS)) and not is_ours:
+        raise UserError(f"--out {out}: holds cuts that `kdasr label` has not written: give another --out")
 
 
 def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
@@ -72,7 +96,7 @@ def read_inputs(places: Sequence[Path], work_dir: Path, jobs: int) -> Inputs:
         record, manifest = work_dir / RECORD, work_dir / CUTS
         known = read_object(record) if record.is_file() else {}
         is_whole = "digest" in known and manifest.is_file() and has_order(manifest)
-        if not (is_whole and (stamps.are_since(begun) or stamps.hold(_files_at(places), jobs))):
+        if not (is_whole and (stamps.are_since(begun) or stamps.hold(_files_at(places, work_dir), jobs))):
             known = _check(places, work_dir, jobs, known, stamps)
     bad = [BadUtterance(*item) for item in known["bad"]]
     return Inputs(Utterances(manifest), bad, known["fingerprint"], known["digest"])
@@ -83,8 +107,8 @@ def _check(
 ) -> dict[str, Any]:
     """Look at everything, and write what has changed; returns the new record."""
     record, manifest = work_dir / RECORD, work_dir / CUTS
-    with stamps.taken(_files_at(places)) as watch:
-        part = _part(places, jobs, watch)
+    with stamps.taken(_files_at(places, work_dir)) as watch:
+        part = _part(places, work_dir, jobs, watch)
         if known.get("fingerprint") != part.fingerprint or not manifest.is_file():
             bad, remarks = list(part.bad), Remarks()
             _forget_audio_of_others(work_dir, part.fingerprint)
@@ -119,7 +143,7 @@ def _kept(made: Iterable[PartCuts], bad: list[BadUtterance], remarks: Remarks) -
         remarks.merge(some.remarks)
 
 
-def _files_at(places: Sequence[Path]) -> list[Path]:
+def _files_at(places: Sequence[Path], work_dir: Path) -> list[Path]:
     """The manifests, archives and audio files in some places, without those that manifests name."""
     files: list[Path] = []
     for place in places:
@@ -128,15 +152,25 @@ def _files_at(places: Sequence[Path]) -> list[Path]:
         elif _has_shards(place):
             files += sorted(path for name in (SHAR_CUTS, SHAR_AUDIO) for path in place.glob(f"{name}.*"))
         else:
-            files += find_files(place, is_audio).files
+            files += _audio_files(place, work_dir)
     return files
+
+
+def _audio_files(place: Path, work_dir: Path) -> list[Path]:
+    """The audio files in a folder, without those that were converted from them and may be in it, too."""
+    files = find_files(place, is_audio).files
+    converted, root = (work_dir / AUDIO).resolve(), place.resolve()
+    if not converted.is_relative_to(root):
+        return files
+    ours = place / converted.relative_to(root)
+    return [file for file in files if not file.is_relative_to(ours)]
 
 
 def _has_shards(folder: Path) -> bool:
     return any(folder.glob(f"{SHAR_CUTS}.*"))
 
 
-def _part(places: Sequence[Path], jobs: int, watch: Callable[[Path], None]) -> Part:
+def _part(places: Sequence[Path], work_dir: Path, jobs: int, watch: Callable[[Path], None]) -> Part:
     """All places as one part of a corpus; `watch` is told of the audio files that manifests name."""
     reading = Reading(jobs, keep_empty=True, to_be_labeled=True, watch=watch)
     folders = [place for place in places if place.is_dir() and not _has_shards(place)]
@@ -148,7 +182,7 @@ def _part(places: Sequence[Path], jobs: int, watch: Callable[[Path], None]) -> P
         )
     told = []
     for folder in folders:
-        files = find_files(folder, is_audio).files
+        files = _audio_files(folder, work_dir)
         if not files:
             raise UserError(
                 f"--cuts {folder}: neither a Shar folder (cuts.000000.jsonl.gz, ...) nor a folder with audio "

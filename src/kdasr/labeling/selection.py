@@ -18,13 +18,12 @@ from kdasr.data.folder import write_manifest
 from kdasr.evaluation.wer import ErrorCounts, word_errors
 from kdasr.labeling.base import Label
 from kdasr.labeling.filters import Candidate, Filter, Value, compression_ratio, verdicts
+from kdasr.labeling.inputs import DROPPED, OWN_CUTS
 from kdasr.labeling.run import LabeledItem, LabelWork
 from kdasr.labeling.writing import LabelWriting
 
 log = get_logger(__name__)
 
-DROPPED = "dropped"
-"""Folder of the manifests of labels that a filter dropped."""
 SILENT_SECONDS = 0.2
 """Of activity: where there is less, nothing is said, and an empty label is right."""
 
@@ -59,7 +58,10 @@ class Selection:
 
     def judge(self, number: int) -> Iterator[Judged]:
         """The labels of a finished shard, one after another."""
-        others = [{item.id: item.label for item in work.labels(number)} for work in self.works[1:]]
+        others = [
+            {item.id: item.label for item in work.labels(number) if item.label.is_there}
+            for work in self.works[1:]
+        ]
         cuts = {cut.id: cut for cut in self.works[0].shard(number)}
         for item in self.works[0].labels(number):
             yield self._judge(cuts[item.id], item, [found[item.id] for found in others if item.id in found])
@@ -126,7 +128,7 @@ class Selection:
                     write_manifest(path, cuts)
                     names.add(path)
         for folder in (out, out / DROPPED):
-            for path in folder.glob("cuts.*.jsonl.gz"):
+            for path in folder.glob(OWN_CUTS):
                 if path not in names:
                     path.unlink()
         return counts

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdasr.labeling.filters import Filter
+from kdasr.labeling.inputs import SUMMARY
 from kdasr.labeling.run import LabelWork
 from kdasr.labeling.selection import Counts, Tally
 
-FILE = "filters.json"
+FILE = SUMMARY
 
 
 def summarize(
