@@ -17,6 +17,7 @@ from kdasr.labeling.base import HeardWord, Label, Speech
 from kdasr.labeling.filters import Candidate, compression_ratio, filters_of, most_repeats, verdicts
 from kdasr.labeling.pieces import cut_at_pauses, join_labels, label_in_pieces
 from kdasr.labeling.spoken import spoken
+from kdasr.labeling.units import units
 from kdasr.labeling.writing import LabelWriting
 from kdasr.testing import tone
 
@@ -146,6 +147,25 @@ def test_a_long_recording_is_cut_in_its_pause_and_its_labels_are_joined() -> Non
 
 
 @pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (("你好世界", "再见"), "你好世界再见"),
+        (("你好。", "「再见」"), "你好。「再见」"),
+        (("สวัสดี", "ครับ"), "สวัสดีครับ"),
+        (("안녕 세계", "네 네"), "안녕 세계 네 네"),
+        (("你好 OK", "OK 再见"), "你好 OK OK 再见"),
+    ],
+)
+def test_labels_of_pieces_are_joined_as_their_writing_is(parts: tuple[str, str], text: str) -> None:
+    """Without spaces where it has none; scores count by what stands for words there."""
+    first, second = (Label(part, value) for part, value in zip(parts, (-0.3, -0.6), strict=True))
+    joined = join_labels([(0.0, first), (1.0, second)])
+    assert joined.text == text
+    sizes = [len(units(part)) for part in parts]
+    assert joined.score == pytest.approx((-0.3 * sizes[0] - 0.6 * sizes[1]) / sum(sizes))
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("Mr. Hale paid $5 in 1907.", "mister hale paid five dollars in nineteen oh seven"),
@@ -172,6 +192,8 @@ def test_figures_are_written_as_they_are_spoken(text: str, said: str) -> None:
         ("fr-FR", "1\u202f500 euros, 1,200", "mille cinq cents euros, mille deux cents"),
         ("es", "3.5", "tres punto cinco"),
         ("ja", "1,234 3.5", "千二百三十四 三点五"),
+        ("ja", "私は25個です", "私は二十五個です"),
+        ("th", "มี25คน", "มียี่สิบห้าคน"),
     ],
 )  # fmt: skip
 def test_decimals_and_thousands_are_marked_as_the_language_does(language: str, text: str, said: str) -> None:

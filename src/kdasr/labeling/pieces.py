@@ -3,12 +3,14 @@
 # Shapes: N samples, K blocks.
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdasr.data.audio_reading import SAMPLE_RATE
 from kdasr.labeling.base import HeardWord, Label, Speech
+from kdasr.labeling.units import space_between, units
 
 BLOCK = 400
 """Samples of a block of 25 ms: a cut is in the middle of the quietest stretch of `_AROUND` blocks."""
@@ -60,14 +62,14 @@ def label_in_pieces(
 def join_labels(parts: Sequence[tuple[float, Label]]) -> Label:
     """The labels of pieces, each with the second at which it begins, as one.
 
-    Scores count by words; the language is the one of most words; that nobody speaks holds where nobody speaks
-    in any piece.
+    Writing without spaces is joined without them. Scores count by words; the language is the one of most
+    words; that nobody speaks holds where nobody speaks in any piece.
     """
     if len(parts) == 1 and parts[0][0] == 0.0:
         return parts[0][1]
     labels = [label for _, label in parts]
     said = [label for label in labels if label.text.strip()]
-    sizes = [len(label.text.split()) for label in said]
+    sizes = [len(units(label.text)) for label in said]
     scores = [(label.score, size) for label, size in zip(said, sizes, strict=True) if label.score is not None]
     spoken: dict[str, int] = {}
     for label, size in zip(said, sizes, strict=True):
@@ -75,7 +77,7 @@ def join_labels(parts: Sequence[tuple[float, Label]]) -> Label:
             spoken[label.language] = spoken.get(label.language, 0) + size
     silent = [label.no_speech for label in labels if label.no_speech is not None]
     return Label(
-        text=" ".join(label.text.strip() for label in said),
+        text=reduce(_joined, (label.text.strip() for label in said), ""),
         score=sum(score * size for score, size in scores) / sum(size for _, size in scores)
         if scores
         else None,
@@ -87,3 +89,7 @@ def join_labels(parts: Sequence[tuple[float, Label]]) -> Label:
             for word in label.words
         ],
     )
+
+
+def _joined(before: str, after: str) -> str:
+    return f"{before}{space_between(before, after)}{after}" if before else after

@@ -32,6 +32,7 @@ _NUMBER = re.compile(r"(?<![^\W\d_])\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _POINT = frozenset({"ar", "bn", "cy", "en", "fa", "he", "ja", "kn", "ko", "te", "th", "zh"})
 """Languages that write a point before decimals. The others write a comma, and between thousands a point or a
 space that does not break: `1.907,5`."""
+_WITHOUT_SPACES = frozenset({"ja", "km", "lo", "my", "th", "yue", "zh"})
 _GROUPED = re.compile(r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?:,\d+)?(?!\d)")
 _NUMBER_WITH_COMMA = re.compile(rf"{_GROUPED.pattern}|\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?(?!\d)|\d+(?:[.,]\d+)?")
 
@@ -49,7 +50,8 @@ def spoken(text: str, language: str | None) -> str:
     if _base(language) == "en":
         text = _english(text)
     pattern = _NUMBER if _base(language) in _POINT else _NUMBER_WITH_COMMA
-    return pattern.sub(lambda found: f" {_number(found[0], language)} ", text)
+    space = "" if _base(language) in _WITHOUT_SPACES else " "
+    return pattern.sub(lambda found: f"{space}{_number(found[0], language)}{space}", text)
 
 
 def _english(text: str) -> str:

@@ -7,6 +7,8 @@ languages have. Korean has spaces.
 """
 
 import re
+import unicodedata
+from collections.abc import Iterable
 
 from kdasr.data.text_normalization import split_words
 
@@ -25,6 +27,18 @@ def units(text: str) -> list[str]:
 def spoken_words(text: str) -> float:
     """How many words a text has, about where it has no spaces."""
     return sum(_share(unit) for unit in units(text))
+
+
+def space_between(before: str, after: str) -> str:
+    """What stands between two texts that follow each other: nothing in writing without spaces. Punctuation
+    at their edges does not count."""
+    edges = (_first_letter(reversed(before)), _first_letter(after))
+    return "" if all(_IDEOGRAPH.fullmatch(char) or _LETTER.fullmatch(char) for char in edges) else " "
+
+
+def _first_letter(chars: Iterable[str]) -> str:
+    """The first of some characters that is no punctuation, symbol or space; empty where all are."""
+    return next((char for char in chars if unicodedata.category(char)[0] not in "PSZ"), "")
 
 
 def _share(unit: str) -> float:
