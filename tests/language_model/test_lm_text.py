@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdasr.common.errors import UserError
@@ -23,6 +23,7 @@ def shares_run(line: str, transcripts: list[str], length: int) -> bool:
     return any(runs(line) & runs(text) for text in transcripts)
 
 
+@settings(deadline=None)
 @given(words, st.lists(words, max_size=4), st.integers(1, 5))
 def test_the_lines_that_share_a_run_are_found(line: str, transcripts: list[str], length: int) -> None:
     assert KnownRuns(transcripts, length).occur_in(line) == shares_run(line, transcripts, length)
@@ -36,6 +37,8 @@ def test_a_run_is_found_wherever_the_lines_were_cut() -> None:
     assert not known.occur_in("THE CAT AND THEN SAT DOWN")
     assert known.occur_in("DOWN THERE")
     assert not known.occur_in("DOWN THERE IT IS")
+    unspaced = KnownRuns(["今天天气很好我们去公园"], 6)
+    assert unspaced.occur_in("他说今天天气很好") and not unspaced.occur_in("今天公园很好")
 
 
 def test_lines_are_copied_in_order_without_the_known_ones(tmp_path: Path) -> None:

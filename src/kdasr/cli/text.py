@@ -37,9 +37,9 @@ from kdasr.common.logging import setup_logging
 def command(sources: tuple[Path, ...], data_dir: Path, parts: str, out: Path | None, length: int) -> None:
     """Copy text for a language model, without the lines that occur in transcripts of some parts.
 
-    SOURCES have one sentence per line, spelled as transcripts are; gzipped if they end in .gz. A line that is
-    shorter than the run is left out when it is a whole transcript. The transcripts of training parts that
-    stay paired need not be named.
+    SOURCES have one sentence per line, spelled as transcripts are; gzipped if they end in .gz. Where writing
+    has no spaces between words, characters stand for them. A line that is shorter than the run is left out
+    when it is a whole transcript. The transcripts of training parts that stay paired need not be named.
     """
     from kdasr.data.folder import load_record, recorded_normalization
     from kdasr.data.text_normalization import TextNormalizer

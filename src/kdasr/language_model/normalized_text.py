@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path
-from kdasr.data.text_normalization import TextNormalizer, split_words
+from kdasr.data.text_normalization import TextNormalizer
+from kdasr.labeling.units import units
 from kdasr.language_model.text import read_lines
 
 Normalize = Callable[[str], str]
@@ -33,7 +34,7 @@ class KnownRuns:
     def __init__(self, transcripts: Iterable[str], length: int, normalize: Normalize | None = None) -> None:
         """
         Args:
-            transcripts: whose words, separated by spaces.
+            transcripts: whose words; where writing has no spaces between them, characters stand for them.
             length: words of a run; of a shorter transcript all words are one.
             normalize: gives transcripts and lines one spelling; that of a tokenizer. None: the usual rule.
 
@@ -51,7 +52,7 @@ class KnownRuns:
         return any(run in self._hashes for run in self._runs(line))
 
     def _runs(self, text: str) -> Iterator[int]:
-        words = split_words(self._normalize(text))
+        words = units(self._normalize(text))
         if not words:
             return
         for start in range(max(len(words) - self.length, 0) + 1):
