@@ -78,6 +78,9 @@ def test_the_text_form_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert spoken == [("A", 0.3, 0.6), ("B'S", 0.6, 1.0), ("C", 1.25, 1.5)]
     assert fits_text_form("7-8-0001", words) and not fits_text_form("7 8", words)
     assert not fits_text_form("7-8-0001", [RefWord("A,B", 0.0, 1.0)])
+    for name in (f"{tmp_path}/elsewhere/7-8-0001", "..-..-0001", "a/../../7-8-0001"):
+        (file,) = write_text_form(tmp_path / "out", PART, {name: words})
+        assert file == tmp_path / "out" / PART / f"{PART}.alignment.txt"
 
 
 @pytest.fixture(scope="module")

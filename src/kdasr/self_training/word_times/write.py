@@ -13,7 +13,9 @@ from kdasr.common.files import sha256, write_json, write_text
 from kdasr.data.folder import RECORD, cuts_path, load_record, write_manifest
 from kdasr.evaluation.latency import RefWord
 
-_CHAPTER = re.compile(r"(?P<chapter>(?P<speaker>[^-]+)-(?P<number>[^-]+))-\d+")
+_NAME = r"[^-./][^-/]*"
+"""Of a folder, and of none above another one."""
+_CHAPTER = re.compile(rf"(?P<chapter>(?P<speaker>{_NAME})-(?P<number>{_NAME}))-\d+")
 
 
 def write_into_cuts(data_dir: Path, part: str, times: Mapping[str, Sequence[RefWord]], by: str) -> None:
