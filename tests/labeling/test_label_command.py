@@ -438,6 +438,22 @@ def test_words_of_a_bundle_end_with_their_audio(tmp_path: Path, monkeypatch: pyt
     assert len(found.words) == 2 and found.words[-1].end == len(wave) / 16000 >= found.words[-1].start
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "bundle"])
+def test_labels_in_another_language_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What decides how they are written is among the settings, so that they are not mixed."""
+    place = tmp_path / "labels"
+    place.write_text('{"id": "a", "text": "5"}\n')
+    engine = make_spotter(Context(left=8, chunk=4, right=2))
+    monkeypatch.setattr("kdasr.labeling.labelers.bundle._recognizer", lambda path, _: (engine, path))
+    told = [
+        open_labeler(f"{kind}:{place}", LabelerOptions(language=language)).settings()
+        for language in (None, "en", "de")
+    ]
+    assert told[0] != told[1] != told[2] != told[0]
+
+
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no folder of a Whisper model")
 def test_the_real_whisper_hallucinates_and_is_filtered(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)

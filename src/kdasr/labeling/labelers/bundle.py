@@ -58,6 +58,8 @@ class BundleLabeler:
             "longest": options.longest,
             "words": options.words,
         }
+        if options.language is not None:
+            found["language"] = options.language
         if model is not None:
             digest = sha256(model if model.name.endswith((".txt", ".gz")) else find_checkpoint(model))
             found |= {"lm": digest, "lm_scale": options.language_model_scale, "rescore": options.rescore}

@@ -57,8 +57,9 @@ class JsonLinesLabeler:
             self._file.close()
 
     def settings(self) -> dict[str, Any]:
-        """The digest of the file."""
-        return {"labeler": "jsonl", "file": self._digest}
+        """The digest of the file, and the language of what does not say its own."""
+        told = {} if self._language is None else {"language": self._language}
+        return {"labeler": "jsonl", "file": self._digest, **told}
 
     def label(self, batch: Sequence[Speech]) -> list[Label]:
         """See `Labeler`."""
