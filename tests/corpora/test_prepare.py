@@ -219,7 +219,7 @@ def test_a_part_interrupted_while_it_is_published_counts_as_missing(
 ) -> None:
     prepare_corpus(options(root))
 
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -77,9 +77,10 @@ class PreparedFolder:
         Raises:
             UserError: there are such; names them.
         """
+        there = [path for path in part_places(self.out_dir, part) if _holds_something(path)]
+        self.load()  # afterwards: another process may just have published the part
         is_of_other_version = (self.out_dir / RECORD).is_file() and load_record(self.out_dir) is None
         is_ours = part in self.record["parts"] or part in self.record.get(_PUBLISHING, ())
-        there = [path for path in part_places(self.out_dir, part) if _holds_something(path)]
         if there and not (is_ours or is_of_other_version):
             raise UserError(
                 f"{quote(there)}: there already, and `kdasr prepare` would replace what it has not written: "
