@@ -124,7 +124,7 @@ def test_a_damaged_record_is_named(data: Path) -> None:
         other = [b"[]", b"5", b'{"version": 1}', b'{"version": 1, "parts": {"train-clean-100": 5}}']
         for damaged in (b"", content[:-5], b"\xff", *other):
             record.write_bytes(damaged)
-            with pytest.raises(UserError, match=r"prepare\.json: .*: remove it and run `kdasr prepare`"):
+            with pytest.raises(UserError, match=r"prepare\.json: .*: move it and the parts .* away, and run"):
                 load_cuts(data, PART)
     finally:
         record.write_bytes(content)

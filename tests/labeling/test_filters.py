@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from whisper_stand_in import speech
 
 from kdasr.common.errors import UserError
+from kdasr.data.text_units import units
 from kdasr.data.tokenizer import Tokenizer, train_tokenizer
 from kdasr.labeling.activity import active_seconds
 from kdasr.labeling.base import HeardWord, Label, Speech
 from kdasr.labeling.filters import Candidate, compression_ratio, filters_of, most_repeats, verdicts
 from kdasr.labeling.pieces import cut_at_pauses, join_labels, label_in_pieces
 from kdasr.labeling.spoken import spoken
-from kdasr.labeling.units import units
 from kdasr.labeling.writing import LabelWriting
 from kdasr.testing import tone
 

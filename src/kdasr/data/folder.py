@@ -24,6 +24,8 @@ RECORD = "prepare.json"
 """What was prepared from what; a part that is not in it is not there."""
 VERSION = 1
 """Raised when the content of a data folder changes, so that older folders are prepared again."""
+_PREPARE_ANEW = "move it and the parts that were prepared beside it away, and run `kdasr prepare`"
+"""`kdasr prepare` replaces only what a record says that it has written."""
 
 
 def load_record(data_dir: Path) -> dict[str, Any] | None:
@@ -38,12 +40,12 @@ def load_record(data_dir: Path) -> dict[str, Any] | None:
     try:
         record = read_object(path)
     except UserError as error:
-        raise UserError(f"{error}: remove it and run `kdasr prepare`") from None
+        raise UserError(f"{error}: {_PREPARE_ANEW}") from None
     if record.get("version") != VERSION:
         return None
     parts = record.get("parts")
     if not isinstance(parts, dict) or not all(map(_is_entry, parts.values())):
-        raise UserError(f"{path}: damaged 'parts': remove it and run `kdasr prepare`")
+        raise UserError(f"{path}: damaged 'parts': {_PREPARE_ANEW}")
     return record
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from math import inf, isnan
 
 from kdasr.common.errors import UserError
+from kdasr.data.text_units import spoken_words, units
 from kdasr.evaluation.wer import word_errors
-from kdasr.labeling.units import spoken_words, units
 
 LONGEST_NGRAM = 8
 OFF = "off"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdasr.data.audio_reading import SAMPLE_RATE
+from kdasr.data.text_units import space_between, units
 from kdasr.labeling.base import HeardWord, Label, Speech
-from kdasr.labeling.units import space_between, units
 
 BLOCK = 400
 """Samples of a block of 25 ms: a cut is in the middle of the quietest stretch of `_AROUND` blocks."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from kdasr.common.errors import UserError
 from kdasr.common.files import atomic_path
 from kdasr.data.text_normalization import TextNormalizer
-from kdasr.labeling.units import units
+from kdasr.data.text_units import units
 from kdasr.language_model.text import read_lines
 
 Normalize = Callable[[str], str]
