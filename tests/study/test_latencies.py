@@ -175,7 +175,7 @@ def test_decodings_under_contexts_use_the_gpus_of_their_job(tmp_path: Path) -> N
 
 
 def test_a_system_that_is_evaluated_under_one_context_is_decoded_under_no_other(tmp_path: Path) -> None:
-    contexts = {"left": [8], "chunk": [2, 4], "evaluate": [{"left": 8, "chunk": 4}] * 2}
+    contexts = {"left": [8], "chunk": [2, 4], "evaluate": [{"left": 8, "chunk": 4}]}
     rows = {**ROWS, "all": {"system": "streaming", "settings": {"contexts": contexts}}}
     study = make_study(tmp_path, rows=rows, summary="contexts", baselines=["wide"])
     jobs = study.jobs(study.planner.runs(["all"], {"all": None}), "test")
