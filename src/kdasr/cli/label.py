@@ -217,7 +217,8 @@ def _finish(selection: "Selection", out: Path, unusable: list[Any], limit: Any) 
     from kdasr.common.locks import locked
     from kdasr.common.terminal import table_console
     from kdasr.data.bad import report_bad
-    from kdasr.labeling.summary import FILE, summarize
+    from kdasr.labeling.inputs import SUMMARY
+    from kdasr.labeling.summary import summarize
     from kdasr.report.labels import labels_plot, labels_table, summary_lines
     from kdasr.report.style import save_png
 
@@ -232,12 +233,12 @@ def _finish(selection: "Selection", out: Path, unusable: list[Any], limit: Any) 
             "labelers": [{"name": work.name, **work.settings} for work in works],
         }
         summary = summarize(works, selection.filters, counts, settings)
-        write_json(out / FILE, summary)
+        write_json(out / SUMMARY, summary)
         save_png(labels_plot(summary), out / PLOT)
     table_console().print(labels_table(summary))
     for line in summary_lines(summary):
         click.echo(line)
     counts.check_spelling()
     if not counts.kept.labels:
-        raise UserError(f"{out}: no label is kept; {out / FILE} says what each filter drops")
+        raise UserError(f"{out}: no label is kept; {out / SUMMARY} says what each filter drops")
     click.echo(f"train on them: kdasr prepare --cuts train={out} ...")

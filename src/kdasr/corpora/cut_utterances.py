@@ -10,7 +10,7 @@ from lhotse.cut import Cut, MixedCut, MonoCut, MultiCut
 from lhotse.supervision import AlignmentItem
 from lhotse.utils import fastcopy
 
-from kdasr.data.cut_check import TOLERANCE, fault_in_cut
+from kdasr.data.cut_check import TOLERANCE, fault_in_cut, fault_of_id
 
 OVERLAP = 0.05
 """Seconds that two supervisions of a cut may share: times are rounded."""
@@ -109,8 +109,8 @@ def _moved(words: list[AlignmentItem] | None, offset: float) -> list[AlignmentIt
 
 def fault_in_any(cut: Cut) -> str | None:
     """What of a cut of any kind cannot be true; None if all can."""
-    if not isinstance(cut.id, str):
-        return f"its id is {cut.id!r:.40}, expected a text"
+    if fault := fault_of_id(cut.id):
+        return fault
     parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
     try:
         for part in parts:

@@ -42,10 +42,15 @@ def fault_of(cut: Any) -> str | None:
         return f"is not one ({first_line(error)})"
 
 
+def fault_of_id(id: Any) -> str | None:
+    """What of the id of a cut cannot be true."""
+    return None if isinstance(id, str) else f"its id is {id!r:.40}, expected a text"
+
+
 def fault_in_cut(cut: MonoCut) -> str | None:
     """What of a cut cannot be true; None if all can."""
-    if not isinstance(cut.id, str):
-        return f"its id is {cut.id!r:.40}, expected a text"
+    if fault := fault_of_id(cut.id):
+        return fault
     for name, value, least in (("start", cut.start, 0.0), ("duration", cut.duration, None)):
         if not _is_number(value) or not math.isfinite(value):
             return f"{name} is {value!r:.40}, expected a number of seconds"

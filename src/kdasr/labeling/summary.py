@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdasr.labeling.filters import Filter
-from kdasr.labeling.inputs import SUMMARY
 from kdasr.labeling.run import LabelWork
 from kdasr.labeling.selection import Counts, Tally
-
-FILE = SUMMARY
 
 
 def summarize(

@@ -21,3 +21,8 @@ def decode_command(system: SystemRecord, parts: Sequence[str], data: str | None 
     data = data or str((system.config.get("data") or {}).get("dir") or "DATA")
     command = ["kdasr", "decode", str(system.folder), "--data", data, "--parts", " ".join(parts)]
     return shlex.join([*command, "--mode", "streaming"])
+
+
+def mend_command(system: SystemRecord, parts: Sequence[str]) -> str:
+    """The command that decodes what is missing or old; empty where the results are of a model elsewhere."""
+    return decode_command(system, parts) if system.config else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from kdasr.common.errors import UserError
 from kdasr.report.experiment import long_form_path
 from kdasr.report.long_form import LongFormRow
-from kdasr.report.notes import Note, decode_command
+from kdasr.report.notes import Note, decode_command, mend_command
 from kdasr.report.records import DecodedPart, SystemRecord
 from kdasr.report.results import ResultRow, part_names
 from kdasr.report.roles import Roles
@@ -94,7 +94,7 @@ def _missing_systems(systems: Sequence[SystemRecord], roles: Roles, folders: Seq
 def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
     if not system.parts:
         text = f"not decoded ({_progress(system)}), so it is not in the tables."
-        return [Note(system.name, text, _mend(system, parts))]
+        return [Note(system.name, text, mend_command(system, parts))]
     notes = []
     planned = system.planned_steps
     if planned and 0 < system.trained_steps < planned:
@@ -107,7 +107,7 @@ def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
     lacking = [part for part in parts if part not in system.parts]
     if lacking:
         text = f"not decoded on {', '.join(lacking)}."
-        notes.append(Note(system.name, text, _mend(system, lacking)))
+        notes.append(Note(system.name, text, mend_command(system, lacking)))
     limits = {part: decoded.summary.get("max_utterances") or 0 for part, decoded in system.parts.items()}
     cut = [f"the first {limit} utterances of {part}" for part, limit in limits.items() if limit]
     if cut:
@@ -115,13 +115,8 @@ def _unfinished(system: SystemRecord, parts: Sequence[str]) -> list[Note]:
     offline = [part for part, decoded in system.parts.items() if decoded.mode != "streaming"]
     if offline:
         text = f"decoded offline on {', '.join(offline)}: word errors only, no latency."
-        notes.append(Note(system.name, text, _mend(system, offline)))
+        notes.append(Note(system.name, text, mend_command(system, offline)))
     return notes
-
-
-def _mend(system: SystemRecord, parts: Sequence[str]) -> str:
-    """The command that decodes what is missing; none where the folder has results of a model elsewhere."""
-    return decode_command(system, parts) if system.config else ""
 
 
 def _older_versions(systems: Sequence[SystemRecord], long_form: Sequence[LongFormRow]) -> list[Note]:
@@ -168,7 +163,7 @@ def _long_form_alone(systems: Sequence[SystemRecord]) -> list[Note]:
         lacking = [part for part in system.long_form if part not in system.parts]
         if lacking:
             text = f"decoded as long streams only on {', '.join(lacking)}: not in results.json."
-            notes.append(Note(system.name, text, _mend(system, lacking)))
+            notes.append(Note(system.name, text, mend_command(system, lacking)))
     return notes
 
 

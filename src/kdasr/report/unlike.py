@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kdasr.report.notes import Note, decode_command
+from kdasr.report.notes import Note, mend_command
 from kdasr.report.records import DecodedPart, SystemRecord
 
 
@@ -29,7 +29,7 @@ def _parts_of_other_weights(systems: Sequence[SystemRecord]) -> list[Note]:
         known = {name: weights for name, part in system.parts.items() if (weights := _weights(part))}
         if len(set(known.values())) > 1:
             text = f"{' and '.join(known)} were not decoded by the same checkpoint: decode again."
-            notes.append(Note(system.name, text, _again(system, list(known))))
+            notes.append(Note(system.name, text, mend_command(system, list(known))))
     return notes
 
 
@@ -41,7 +41,7 @@ def _long_form_of_other_weights(systems: Sequence[SystemRecord]) -> list[Note]:
             own = _weights(system.parts[part]) if part in system.parts else None
             if None not in (own, joined := summary.get("checkpoint_sha256")) and joined != own:
                 text = f"{part}: another checkpoint decoded long streams than utterances: decode again."
-                command = _again(system, [part])
+                command = mend_command(system, [part])
                 notes.append(Note(system.name, text, command and f"{command} --long-form"))
     return notes
 
@@ -56,9 +56,8 @@ def _long_form_of_other_contexts(systems: Sequence[SystemRecord]) -> list[Note]:
             if None not in (found, joined) and found != joined:
                 text = f"{part}: long streams were decoded under {joined}, and utterances under {found}."
                 # A system with a full context has no long streams of its own.
-                again = system.config and found != "full"
-                command = f"{decode_command(system, [part])} --long-form" if again else ""
-                notes.append(Note(system.name, text, command))
+                command = "" if found == "full" else mend_command(system, [part])
+                notes.append(Note(system.name, text, command and f"{command} --long-form"))
     return notes
 
 
@@ -72,9 +71,9 @@ def _contexts_of_other_weights(systems: Sequence[SystemRecord]) -> list[Note]:
         if stale:
             contexts = dict.fromkeys(str(part.summary.get("context")) for part in stale)
             text = f"decoded by another checkpoint under {'; '.join(contexts)}: decode again."
-            command = decode_command(system, sorted({part.part for part in stale}))
+            command = mend_command(system, sorted({part.part for part in stale}))
             chosen = shlex.join(["--contexts", "; ".join(contexts)])
-            notes.append(Note(system.name, text, f"{command} {chosen}" if system.config else ""))
+            notes.append(Note(system.name, text, command and f"{command} {chosen}"))
     return notes
 
 
@@ -134,8 +133,3 @@ def _language_model(model: Any) -> str:
         return "a language model"
     said = f"{model.get('use')} with the language model {str(model.get('sha256'))[:8]}"
     return said if model.get("tuned_on") else f"{said}, scale {model.get('scale')}"
-
-
-def _again(system: SystemRecord, parts: Sequence[str]) -> str:
-    """The command that decodes parts again; empty where the folder has results of a model elsewhere."""
-    return decode_command(system, parts) if system.config else ""
