@@ -37,6 +37,12 @@ def test_prepare_then_tokens(run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert run("tokens", "--data", data, "--vocab-size", 18)[0] == 0
     assert (data / "tokens" / "tokens.txt").read_text(encoding="utf-8").startswith("<blk> 0\n<sos/eos> 1\n")
+    # A model that somebody else put there is not replaced.
+    (data / "tokens" / "tokens.json").unlink()
+    model = (data / "tokens" / "bpe.model").read_bytes()
+    status, err = run("tokens", "--data", data, "--vocab-size", 17)
+    assert status == 1 and "did not write what is there" in err and err.count("\n") == 1
+    assert (data / "tokens" / "bpe.model").read_bytes() == model
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,11 @@ TIMED = {
     *("samples_per_second", "audio_hours_per_second", "peak_memory_mb"),
 }
 """Keys of JSON that hold measured times."""
-NOT_COMPARED = ("tensorboard", ".log", "environment.json", ".html", ".png", "export/README.md")
-"""Logs, dates, pictures with times in them."""
+NOT_COMPARED = (
+    *("tensorboard", ".log", "environment.json", ".html", ".png", "export/README.md"),
+    "checkpoints/earlier-",
+)
+"""Logs, dates, pictures with times in them; checkpoints that a training set aside before it began anew."""
 
 
 def train(system: str, folder: str | None = None, *, processes: int = 1, also: Sequence[str] = ()) -> Command:

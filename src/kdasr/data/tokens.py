@@ -217,9 +217,18 @@ def _counted(texts: Iterable[str]) -> tuple[int, list[str]]:
 def _publish(
     data_dir: Path, settings: dict[str, Any], make: Callable[[Path], Tokenizer]
 ) -> tuple[Tokenizer, bool]:
-    """The tokenizer of some settings in `tokens/`, and whether it was made now."""
+    """The tokenizer of some settings in `tokens/`, and whether it was made now.
+
+    Raises:
+        UserError: `tokens/` holds something that this function did not write.
+    """
     out_dir = Path(data_dir) / "tokens"
     record = out_dir / RECORD_NAME
+    if out_dir.exists() and not record.is_file() and any(out_dir.iterdir()):
+        raise UserError(
+            f"{out_dir}: `kdasr tokens` did not write what is there, and replaces no other file; "
+            f"move it away, and give its model with --from to take its pieces"
+        )
     if record.is_file():
         earlier = read_object(record)
         earlier.pop("model_sha256", None)

@@ -80,9 +80,9 @@ def _log_start(system: System, data: dict[str, str], fabric: Fabric) -> None:
     """What runs, on what, where."""
     parameters = sum(parameter.numel() for parameter in system.model.parameters())
     logger.info("system '%s' in %s: %.2f M parameters", system.name, system.exp_dir, parameters / 1e6)
-    if system.context_choice:
-        logger.info("contexts in training: %s", system.context_choice)
-    logger.info("contexts: %s", "; ".join(str(context) for context in system.contexts))
+    contexts = "; ".join(str(context) for context in system.contexts)
+    logger.info("contexts in training: %s", system.context_choice or contexts)
+    logger.info("contexts in validation: %s", contexts if system.context_choice else system.contexts[0])
     logger.info("stages: %s", ", ".join(f"{stage.name} ({stage.steps})" for stage in system.stages))
     for name, described in data.items():
         logger.info("%s: %s", name, described)
