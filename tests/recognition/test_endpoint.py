@@ -30,7 +30,7 @@ SEARCHES = pytest.mark.parametrize(
 WINDOW = 2560
 """Samples of a chunk of 4 frames, and of two chunks of 2."""
 QUICK = EndpointRules(
-    rule1_min_trailing_silence=0.07, rule2_min_trailing_silence=0.3, rule3_min_utterance_length=2.0
+    rule1_min_trailing_silence=0.07, rule2_min_trailing_silence=0.3, rule3_min_utterance_length=2.0, rehear=0
 )
 """Every chunk of silence is an endpoint, so that whatever begins with a chunk begins after a reset."""
 
@@ -52,10 +52,16 @@ def test_a_rule_holds_from_this_many_silent_frames_on(seconds: float, not_yet: i
     assert not third.is_endpoint(0, not_yet) and third.is_endpoint(0, enough)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), True, "2"])
-def test_rules_are_seconds(value: Any) -> None:
-    with pytest.raises(UserError, match=r"rule2_min_trailing_silence .*expected seconds"):
-        EndpointRules(rule2_min_trailing_silence=value)
+@pytest.mark.parametrize("name", ["rule2_min_trailing_silence", "rehear"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), True, "2"])
+def test_rules_are_seconds(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"{name} .*expected seconds"):
+        EndpointRules(**{name: value})
+
+
+def test_a_rule_of_no_time_is_refused() -> None:
+    with pytest.raises(UserError, match=r"rule1_min_trailing_silence 0.0: expected seconds, above 0"):
+        EndpointRules(rule1_min_trailing_silence=0.0)
 
 
 def test_endpoints_need_chunks() -> None:
@@ -93,8 +99,11 @@ def test_endpoints_are_those_of_an_independent_count(search: SearchOptions) -> N
             assert engine.result(stream).is_final
             assert engine.result(stream).start == pytest.approx(starts[-1] / 25)
             rule_of.add((bool(tokens), stream.num_decoded - starts[-1] >= 43))
-            said = stream.segment + bool(tokens)
+            said, noticed = stream.segment + bool(tokens), stream.num_decoded
+            quiet = noticed - (tokens[-1].frame + 1 if tokens else starts[-1])
             engine.reset(stream)
+            # 0.4 s after a piece belong to it, and no more than 0.8 s are heard again.
+            assert noticed - stream.num_decoded == max(0, min(20, quiet - 10)) * engine.is_ready(stream)
             starts.append(stream.num_decoded)
             assert stream.segment == said and not engine.result(stream).tokens
             assert not engine.is_endpoint(stream)
@@ -136,6 +145,53 @@ def test_a_reset_stream_says_exactly_what_a_new_one_says(
     assert shown == pytest.approx([token.shown for token in engine.result(fresh).tokens])
     if search:
         assert [entry.score for entry in engine.nbest(joined)] == [e.score for e in engine.nbest(fresh)]
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=str)
+@SEARCHES
+def test_after_an_endpoint_a_stream_says_what_a_new_one_says_from_there(
+    context: Context, search: SearchOptions
+) -> None:
+    """From where its segment begins: before the endpoint, in the silence."""
+    engine = make_recognizer(context, search=search, endpoints=EndpointRules(0.9, 0.9, 60.0))
+    first = bursts(1.5, 5)
+    wave = np.concatenate([first, np.zeros(32000, dtype=np.float32), bursts(3.0, 1)])
+    stream = engine.create_stream()
+    stream.accept_waveform(16000, wave)
+    stream.input_finished()
+    start = 0
+    while 640 * start < len(first):
+        engine.decode_streams([stream])
+        if engine.is_endpoint(stream):
+            noticed, heard_until = stream.num_decoded, engine.windows.shown_at(stream) - 0.04 * context.chunk
+            engine.reset(stream)
+            start = stream.segment_start
+    assert 0 < noticed - start <= 20
+    fresh = engine.create_stream()
+    fresh.has_endpoints = stream.has_endpoints = False
+    fresh.accept_waveform(16000, wave[640 * start :])
+    fresh.input_finished()
+    for each in (stream, fresh):
+        engine.decode_all([each])
+    assert _heard(engine, stream, start) == _heard(engine, fresh)
+    assert len(_heard(engine, fresh)) > 3
+    # What was heard before is shown when the endpoint was noticed, and not in the past.
+    shown = [max(heard_until, token.shown + 0.04 * start) for token in engine.result(fresh).tokens]
+    assert [token.shown for token in engine.result(stream).tokens] == pytest.approx(shown)
+
+
+def test_no_pause_loses_the_word_that_begins_when_it_is_noticed() -> None:
+    """The model says a tone when it is over; an endpoint between the two forgets it."""
+    context, lost = Context(left=8, chunk=4), {}
+    waves = [
+        np.concatenate([spoken([0], [1280]), np.zeros(pause, dtype=np.float32), spoken([1], [1280])])
+        for pause in range(12800, 38400, 320)
+    ]
+    for rehear in (0.0, 0.8):
+        engine = make_spotter(context, endpoints=EndpointRules(rehear=rehear), tail_seconds=0.5)
+        heard = [one.result.text for one in simulate_together(engine, waves)]
+        lost[rehear] = len(heard) - heard.count("400.400 1000.1000")
+    assert lost[0.0] > 0 and lost[0.8] == 0
 
 
 def _utterance(seconds: float, seed: int) -> NDArray[np.float32]:

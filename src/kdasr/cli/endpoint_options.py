@@ -35,6 +35,14 @@ _RULES = (
         help="Seconds that end a segment, whatever is being said; endpoints only.",
     ),
     click.option(
+        "--rehear",
+        type=float,
+        default=0.8,
+        show_default=True,
+        help="Seconds of silence before an endpoint that the next segment hears again, so that no word that "
+        "begins there is lost; endpoints only, and not with --keep-predictor.",
+    ),
+    click.option(
         "--keep-predictor",
         is_flag=True,
         help="The predictor keeps the last pieces at an endpoint, as in sherpa-onnx; else all is forgotten.",
@@ -45,6 +53,7 @@ _NAMES = (
     "rule1_min_trailing_silence",
     "rule2_min_trailing_silence",
     "rule3_min_utterance_length",
+    "rehear",
     "keep_predictor",
 )
 

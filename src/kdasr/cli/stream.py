@@ -159,8 +159,8 @@ class _Session:
         self._nbest = nbest
         self._live = LiveStream(recognizer)
         self._compute = 0.0
-        self._text, self._num_decoded = "", 0
-        """What is shown, and the frames that it rests on."""
+        self._text, self._decoded = "", (0, 0)
+        """What is shown, and from which frame of the stream to which it was heard."""
 
     def accept(self, rate: int, samples: "NDArray[np.float32]") -> None:
         """Recognize what can be recognized after some more samples."""
@@ -180,8 +180,8 @@ class _Session:
         ended: list[Result] = []
         self._compute += _timed(lambda: ended.extend(self._advance()))
         stream = self._live.stream
-        if stream.num_decoded != self._num_decoded:
-            self._text, self._num_decoded = self._partial_text(), stream.num_decoded
+        if self._decoded != (decoded := (stream.segment_start, stream.num_decoded)):
+            self._text, self._decoded = self._partial_text(), decoded
         if self._is_one:
             self._output.partial(stream.seconds, self._text)
         for result in ended:

@@ -23,6 +23,10 @@ from kdasr.common.feature_frames import FRAME_SHIFT_SECONDS
 KEEP_PREDICTOR = False
 """Whether a reset leaves the last pieces in the predictor's context; docs/streaming.md says why not."""
 RULES = ("rule1_min_trailing_silence", "rule2_min_trailing_silence", "rule3_min_utterance_length")
+UNHEARD_AGAIN = 0.4
+"""Seconds after the last piece that no later segment hears again: its word may still sound there."""
+MOST_REHEARD = 5.0
+"""Seconds; these features of every stream are kept."""
 LONGEST = 1e5
 """Seconds, more than a day: who wants a rule never to hold asks for this much."""
 
@@ -37,6 +41,10 @@ class EndpointRules:
     """Silence that ends a segment once something was said."""
     rule3_min_utterance_length: float = 20.0
     """Length that ends a segment, whatever is being said."""
+    rehear: float = 0.8
+    """So much of the silence that ended a segment belongs to the next one too, which hears it with a new
+    encoder state. A model emits a word some time after it has begun: one that begins before an endpoint is
+    noticed would be lost with the state that heard it. 0: nothing; so it is with `keep_predictor`."""
     keep_predictor: bool = KEEP_PREDICTOR
     """Whether the next segment begins as in sherpa-onnx after every endpoint: with a new encoder state, and a
     predictor that still sees the last pieces. If not, a stream that is reset after silence is as a new one in
@@ -50,6 +58,9 @@ class EndpointRules:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
                 raise UserError(f"{name} {value}: expected seconds, above 0 and at most {LONGEST:g}")
+        value = self.rehear
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_REHEARD:
+            raise UserError(f"rehear {value}: expected seconds, 0 to {MOST_REHEARD:g}")
 
     def is_endpoint(self, trailing_frames: int, length_frames: int) -> bool:
         """Whether a segment has ended that is `length_frames` feature frames (10 ms) long, when the last
@@ -63,6 +74,17 @@ class EndpointRules:
         if trailing_frames >= _feature_frames(self.rule1_min_trailing_silence):
             return True
         return length_frames > trailing_frames >= _feature_frames(self.rule2_min_trailing_silence)
+
+    @property
+    def most_reheard_frames(self) -> int:
+        """Feature frames that a segment may hear again."""
+        return 0 if self.keep_predictor else int(round(self.rehear / FRAME_SHIFT_SECONDS, 6))
+
+    def reheard_frames(self, trailing_frames: int) -> int:
+        """Feature frames that the next segment hears again when the last `trailing_frames` of this one
+        emitted nothing, and it has ended by silence."""
+        quiet = trailing_frames - int(round(UNHEARD_AGAIN / FRAME_SHIFT_SECONDS, 6))
+        return max(0, min(self.most_reheard_frames, quiet))
 
 
 @lru_cache

@@ -88,7 +88,7 @@ class LiveStream:
     @property
     def decoded_seconds(self) -> float:
         """Audio decoded so far."""
-        frames = self.stream.num_decoded * self.recognizer.geometry.frame_seconds
+        frames = self.stream.num_heard * self.recognizer.geometry.frame_seconds
         return self._offset + min(frames, self.stream.seconds)
 
     @property

@@ -41,6 +41,17 @@ class Segmenter:
             return self.rules.keep_encoder and bool(stream.tokens)
         return self.is_cut(stream)
 
+    def num_reheard(self, stream: Stream) -> int:
+        """Encoder frames before a reset that the next segment hears again."""
+        if self.rules is None or self.is_cut(stream) or not self.is_endpoint(stream):
+            return 0
+        return self.rules.reheard_frames(stream.num_trailing_blanks * self.stride) // self.stride
+
+    @property
+    def most_reheard(self) -> int:
+        """Feature frames before a reset that are needed again at most."""
+        return self.rules.most_reheard_frames if self.rules is not None else 0
+
     def next_state(self, stream: Stream, search: Search) -> Any:
         """The state of the search with which the next segment begins."""
         if self.rules is not None and self.rules.keep_predictor:

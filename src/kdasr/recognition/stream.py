@@ -52,10 +52,12 @@ class Stream:
         """Whether its segments end by the recognizer's rules; else it is one segment."""
         self.num_decoded = 0
         """Encoder frames searched so far, since the stream began."""
+        self.num_heard = 0
+        """The most that `num_decoded` has been: a segment may begin before it (`EndpointRules.rehear`)."""
         self.segment = 0
         """Number of the segment; it grows at a reset, unless the segment had no piece."""
         self.segment_start = 0
-        """Encoder frame at which the segment began: that of the last reset."""
+        """Encoder frame at which the segment began: that of the last reset, or before it."""
         self.goes_on = False
         """Whether the segment goes on in the speech of the one before, which was cut by its length."""
         self.after_mark = False
@@ -97,8 +99,11 @@ class Stream:
         """Encoder frames of the segment that were searched so far."""
         return self.num_decoded - self.segment_start
 
-    def begin_segment(self, search_state: Any, *, goes_on: bool) -> None:
-        """Begin a segment where the stream stands. `goes_on`: in the middle of speech."""
+    def begin_segment(self, search_state: Any, *, goes_on: bool, reheard: int = 0) -> None:
+        """Begin a segment where the stream stands, or so many encoder frames before.
+
+        `goes_on`: in the middle of speech.
+        """
         self.search_state = search_state
         # A segment without a piece goes on only where the one before it was cut too.
         self.goes_on = goes_on and (bool(self.tokens) or self.goes_on)
@@ -106,6 +111,7 @@ class Stream:
             self.tokens[-1].piece == WORD_START if self.tokens else self.after_mark
         )
         self.segment += bool(self.tokens)
+        self.num_decoded -= reheard
         self.segment_start = self.num_decoded
         self.num_trailing_blanks = 0
         self.tokens, self.words = [], None

@@ -51,7 +51,7 @@ class Windows:
         """
         if self.context.is_full or (self.needs_end and frame is None):
             return stream.seconds
-        end = self._end(stream)
+        end = max(self._end(stream), self.geometry.window_features(stream.num_heard + self.context.right))
         if self.needs_end and frame is not None:
             begin = frame // self.context.chunk * self.context.chunk
             end = self.geometry.window_features(begin + self.geometry.wait_frames(self.context))
