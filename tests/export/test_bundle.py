@@ -31,6 +31,7 @@ from kdasr.export.card import Content, _reproduction_lines, write_card
 from kdasr.export.facts import collect_facts
 from kdasr.export.graph import JoinerGraph
 from kdasr.export.publication import Publication
+from kdasr.export.reference import client_rules
 from kdasr.export.runtime import load_exported
 from kdasr.models.predictors.lstm import LstmConfig
 from kdasr.nn.context import Context
@@ -125,7 +126,7 @@ def test_every_file_has_to_have_its_digest(copy: Path, name: str) -> None:
     [
         ({"left": 8, "chunk": 3, "right": 0}, "15 feature frames per window, but {} has 19"),
         ({"left": 8, "chunk": 3, "right": 1}, "3 encoder frames per chunk, but {} has 4"),
-        ({"left": 7, "chunk": 4, "right": 0}, "14 rows of the attention cache, but {} has 16"),
+        ({"left": 7, "chunk": 4, "right": 0}, "15 rows of the attention cache, but {} has 17"),
         ({"left": -1, "chunk": -1, "right": 0}, "{} is no graph for whole utterances"),
     ],
 )
@@ -175,12 +176,25 @@ def test_a_piece_may_hold_what_looks_like_the_end_of_a_line(tmp_path: Path) -> N
 @pytest.mark.parametrize("wrong", ["swapped", "convolution"])
 def test_graphs_that_are_no_encoder_of_ours_are_refused(student, wrong: str) -> None:
     streams = ["N", 1]
-    caches = [[2, 16, "N", 32], [2, 3 if wrong == "convolution" else 2, "N", 32]]
+    caches = [[2, 17, "N", 32], [2, 3 if wrong == "convolution" else 2, "N", 32]]
     encoder = GraphShapes([["N", 19, 80], *caches, ["N"]], [["N", 4, 32], caches[0], [2, 2, "N", 32]])
     joiner = GraphShapes([streams, streams], [["N", student.system.tokenizer.vocab_size]])
     first = joiner if wrong == "swapped" else encoder
     with pytest.raises(UserError, match=r"encoder\.onnx: (not an encoder|caches that do not fit)"):
         check_agreement(student.bundle, first, joiner, int8=False)
+
+
+def test_a_graph_that_leaves_counting_to_its_client_forgets_at_an_endpoint(student) -> None:
+    """As all conformers did before their states counted; sherpa-onnx counts from 0 again there."""
+    earlier = replace(student.bundle, manifest={**student.bundle.manifest, "encoder": {"type": "conformer"}})
+    assert student.bundle.keeps_encoder and not earlier.keeps_encoder
+    assert client_rules(student.bundle).keep_encoder and not client_rules(earlier).keep_encoder
+    caches = [[2, 16, "N", 16], [2, 2, "N", 16]]
+    encoder = GraphShapes([["N", 19, 80], *caches, ["N"]], [["N", 4, 16], *caches])
+    joiner = GraphShapes([["N", 16]] * 2, [["N", student.system.tokenizer.vocab_size]])
+    check_agreement(earlier, encoder, joiner, int8=False)
+    with pytest.raises(UserError, match="17 rows of the attention cache"):
+        check_agreement(student.bundle, encoder, joiner, int8=False)
 
 
 def test_int8_that_was_not_exported(other) -> None:

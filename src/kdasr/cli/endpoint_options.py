@@ -45,7 +45,7 @@ _RULES = (
     click.option(
         "--keep-predictor",
         is_flag=True,
-        help="The predictor keeps the last pieces at an endpoint, as in sherpa-onnx; else all is forgotten.",
+        help="At an endpoint encoder and predictor go on, as in sherpa-onnx; else all is forgotten.",
     ),
 )
 

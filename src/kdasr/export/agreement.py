@@ -58,7 +58,7 @@ def _check_conformer(bundle: BundleFolder, encoder: GraphShapes, int8: bool) -> 
         raise UserError(f"{graph}: not an encoder that `kdasr export` wrote: inputs {encoder.inputs}")
     attention, convolution = encoder.inputs[1:3]
     # A cache cannot be empty: without a left context it has one frame, which nobody sees.
-    rows = ("rows of the attention cache", attention[1], 2 * max(1, context.left))
+    rows = ("rows of the attention cache", attention[1], 2 * max(1, context.left) + bundle.keeps_encoder)
     _check_sizes(bundle, encoder, int8, rows)
     for cache, updated in zip((attention, convolution), encoder.outputs[1:], strict=True):
         if [cache[0], cache[1], cache[3]] != [attention[0], updated[1], attention[3]]:

@@ -26,6 +26,8 @@ GRAPHS = ("encoder", "decoder", "joiner")
 _REQUIRED = {"context": dict, "system": str, "params": int, "train_steps": int, "files": dict}
 _OPTIONAL = {"blank_penalty": 0.0, "normalization": "", "normalize": ""}
 """What may be missing, as in bundles of earlier versions, and a value of its type."""
+COUNTS = "counts_frames"
+"""Of an encoder in a manifest: whether its state counts the frames, and so outlives an endpoint."""
 ENCODERS = (FIRST_TYPE, "zipformer2")
 """Types of encoders that can be exported."""
 _STACKS = ("num_encoder_layers", "downsampling_factor")
@@ -71,6 +73,12 @@ class BundleFolder:
     def encoder(self) -> Mapping[str, Any]:
         """Its `type` and, of a zipformer2 that streams, numbers per stack."""
         return self.manifest.get("encoder", {"type": FIRST_TYPE})
+
+    @property
+    def keeps_encoder(self) -> bool:
+        """Whether the encoder's state outlives an endpoint in sherpa-onnx, which counts anew there and keeps
+        the tensors. Graphs of conformers did not until they counted by themselves."""
+        return self.is_zipformer2 or self.encoder.get(COUNTS) is True
 
     @property
     def num_layers(self) -> int:

@@ -63,7 +63,7 @@ def write_card(path: Path, system: Bundle, content: Content) -> None:
         "",
         *(_parity_line(kind, measured, unit) for kind, measured in parity.items()),
         "",
-        *_usage_lines(parity, kind, system.context),
+        *_usage_lines(parity, system.context),
         *_extra_lines(content.extras),
         *_reproduction_lines(facts, parity),
     ]
@@ -205,7 +205,7 @@ def _latency_lines(latency: Mapping[str, float] | None) -> list[str]:
     ]
 
 
-def _usage_lines(kinds: Mapping[str, Parity], encoder: str, context: Context) -> list[str]:
+def _usage_lines(kinds: Mapping[str, Parity], context: Context) -> list[str]:
     lines = ["## Use", "", "```python", "import sherpa_onnx", ""]
     recognizer = "OfflineRecognizer" if context.is_full else "OnlineRecognizer"
     lines += [f"recognizer = sherpa_onnx.{recognizer}.from_transducer("]
@@ -216,16 +216,10 @@ def _usage_lines(kinds: Mapping[str, Parity], encoder: str, context: Context) ->
         lines += ["`encoder.int8.onnx` and so on: MatMul (decoder: and Gather) with int8 weights.", ""]
     if context.is_full:
         return [*lines, f"`{MANIFEST}` has the digest of each file and these figures for programs.", ""]
-    if encoder != FIRST_TYPE:
-        lines += [
-            "With endpoint detection give `reset_encoder=True`: without it sherpa-onnx begins each segment "
-            "with what the encoder remembers of the one before. With it, sherpa-onnx 2.0.1 still does so "
-            "after a segment in which something was said; kdasr has not measured what that costs.",
-            "",
-        ]
     lines += [
-        "With endpoint detection give a large `rule3_min_utterance_length`, such as 1000: at rule 3 "
-        "sherpa-onnx begins anew in the middle of speech, which loses words.",
+        "With endpoint detection leave `reset_encoder` off: what the encoder has heard when an endpoint is "
+        "noticed may be the beginning of a word. Give a large `rule3_min_utterance_length`, such as 1000: at "
+        "rule 3 a word may be cut in two, and modified beam search begins anew in the middle of speech.",
         "",
         "At the end of a recording append zero samples, more than a window of them: sherpa-onnx decodes "
         "whole windows only.",

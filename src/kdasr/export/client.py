@@ -3,9 +3,9 @@
 What the runtime does, so that others can do the same (sherpa-onnx, `online-recognizer-transducer-impl.h`):
 it decodes a window when more than T feature frames beyond those it has processed are there, advances by a
 chunk, and never decodes part of a window; so a client appends silence. After an endpoint, `reset` starts to
-count windows and timestamps from 0 again. It also keeps the caches, which our conformer's graph ignores at
-count 0; a Zipformer2 counts in a state of its own, and gets new states with `reset_encoder=True`, but only
-after a segment without pieces (2.0.1; `EndpointRules.keep_encoder`).
+count windows and timestamps from 0 again. It keeps the encoder's states, in which our graphs count by
+themselves, so that they go on (`EndpointRules.keep_encoder`). With `reset_encoder=True` it makes new ones,
+but only after a segment without pieces (2.0.1).
 
 What it keeps of the pieces depends on the search. In greedy search the last ones stay in the predictor's
 context; after a segment without pieces they are forgotten, but not what the predictor made of them. In
@@ -111,8 +111,6 @@ class SherpaClient:
         except ImportError:
             raise UserError("sherpa-onnx is not installed: pip install 'kdasr[export]'") from None
         self.context, self.geometry = bundle.context, bundle.geometry
-        if bundle.is_zipformer2:
-            options = {"reset_encoder": True, **options}
         graphs = {name: str(bundle.graph(name, int8)) for name in GRAPHS}
         self._recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
             tokens=str(bundle.tokens), **graphs, num_threads=1, **options

@@ -2,9 +2,13 @@
 
 The contract: https://github.com/k2-fsa/sherpa-onnx, `online-conformer-transducer-model.cc`. Its runtime makes
 two state tensors of zeros from the metadata, joins and splits them along the streams, and knows nothing of
-what they hold. Here `cached_attn` (L, 2 A, N, D) holds each layer's keys, rotated by their place in the
+what they hold. Here `cached_attn` (L, 2 A + 1, N, D) holds each layer's keys, rotated by their place in the
 stream, and then its values, oldest first: a chunk moves both on by its own frames, and changes none of them.
-And `cached_conv` (L, R, N, D) holds the convolutions' left frames, channels first: as they are used.
+Its last row counts the feature frames of the stream. And `cached_conv` (L, R, N, D) holds the convolutions'
+left frames, channels first: as they are used.
+
+After an endpoint sherpa-onnx counts from 0 again and keeps the states. The graph goes by its own count, so it
+remembers what it has heard: a word that has begun before the endpoint was noticed is not lost.
 """
 
 # Shapes: N streams, T feature frames of a window, F features, W encoder frames of a window (chunk and
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdasr.common.errors import UserError
+from kdasr.export.bundle import COUNTS
 from kdasr.export.layers import Affine, FrontEndGraph, LayerGraph, Place, Turns
 from kdasr.models.encoders.conformer import ConformerEncoder, ConformerLayer
 from kdasr.models.predictors.stateless import StatelessPredictor
@@ -27,15 +32,21 @@ from kdasr.models.transducer.model import Transducer
 from kdasr.nn.context import Context
 from kdasr.nn.subsampling import EXTRA_FRAMES, FACTOR
 
+_CARRY = 2**20
+"""A count is kept as the sum of two numbers, as 32-bit ones are exact up to 46 hours only: the first of them
+is a multiple of this."""
+
 
 class EncoderGraph(nn.Module):
     """`ConformerEncoder.step` and the joiner's encoder projection, for windows all of whose frames are valid.
 
-    A stream that has processed nothing is a new one, whatever its caches hold: sherpa-onnx keeps them when
-    it starts to count again after an endpoint.
+    States of zeros are those of a new stream.
     """
 
     thresholds_A: Tensor
+    first_L11D: Tensor
+    second_L11D: Tensor
+    """Where a row holds the two numbers of a count."""
 
     def __init__(self, model: Transducer, context: Context) -> None:
         """
@@ -64,6 +75,8 @@ class EncoderGraph(nn.Module):
         thresholds_A = FACTOR * (context.left - torch.arange(context.left))
         thresholds_A[:unseen] = torch.iinfo(torch.int64).max
         self.register_buffer("thresholds_A", thresholds_A)
+        for name, column_D in zip(("first_L11D", "second_L11D"), torch.eye(2, self.dim), strict=True):
+            self.register_buffer(name, column_D.repeat(len(self.layers), 1, 1, 1))
 
     @property
     def window_features(self) -> int:
@@ -80,7 +93,7 @@ class EncoderGraph(nn.Module):
             "T": self.window_features,
             "decode_chunk_len": shift,
             "pad_length": self.window_features - shift,
-            "left_context": 2 * self.context.left,
+            "left_context": self._rows,
             "encoder_dim": self.dim,
             "cnn_module_kernel": self.reach + 1,
             "chunk_size": self.context.chunk,
@@ -100,7 +113,11 @@ class EncoderGraph(nn.Module):
     @property
     def facts(self) -> dict[str, object]:
         """What a manifest keeps of the encoder beside its type."""
-        return {}
+        return {COUNTS: True}
+
+    @property
+    def _rows(self) -> int:
+        return 2 * self.context.left + 1
 
     def example(self, num_streams: int, num_features: int) -> tuple[Tensor, ...]:
         """Arguments of `forward`, of new streams."""
@@ -111,7 +128,7 @@ class EncoderGraph(nn.Module):
         """`cached_attn` and `cached_conv` of new streams."""
         layers = len(self.layers)
         return (
-            torch.zeros(layers, 2 * self.context.left, num_streams, self.dim),
+            torch.zeros(layers, self._rows, num_streams, self.dim),
             torch.zeros(layers, self.reach, num_streams, self.dim),
         )
 
@@ -122,16 +139,18 @@ class EncoderGraph(nn.Module):
 
         Args:
             x_NTF: raw log-mel energies.
-            cached_attn: (L, 2 A, N, D).
+            cached_attn: (L, 2 A + 1, N, D).
             cached_conv: (L, R, N, D).
-            processed_N: feature frames before these windows, int64.
+            processed_N: feature frames before these windows, int64, as the client counts them. What the
+                state has counted is never less.
 
         Returns:
             Encoded frames, projected to the joiner (N, C, J), and both states after this chunk.
         """
         window, chunk = self.context.window_frames, self.context.chunk
+        processed_N = torch.maximum(processed_N, self._unpack_count(cached_attn))
         keys, values = self._unpack_attention(cached_attn)
-        frames = self._unpack_convolution(cached_conv, processed_N)
+        frames = self._unpack_convolution(cached_conv)
         filled_NA = processed_N.unsqueeze(-1) >= self.thresholds_A
         mask_N11A = torch.where(filled_NA, 0.0, -torch.inf).view(-1, 1, 1, self.thresholds_A.shape[0])
         x_MD = self.front_end(x_NTF)
@@ -146,33 +165,51 @@ class EncoderGraph(nn.Module):
         )
         return (
             self.project(x_NCD),
-            self._pack_attention(cached_attn, new_attention),
+            torch.cat(
+                [
+                    *self._pack_attention(cached_attn, new_attention),
+                    self._pack_count(processed_N + FACTOR * chunk, cached_attn),
+                ],
+                dim=1,
+            ),
             self._pack_convolution(new_frames),
         )
+
+    def _unpack_count(self, cached_attn: Tensor) -> Tensor:
+        """Feature frames before these windows, by the states' own count (N,)."""
+        pair_11N2 = cached_attn[:1, 2 * self.context.left :, :, :2]
+        return pair_11N2.to(torch.int64).sum(dim=3).view(-1)
+
+    def _pack_count(self, count_N: Tensor, like: Tensor) -> Tensor:
+        """The row of a count, the same in each layer (L, 1, N, D)."""
+        count_N1 = count_N.view(-1, 1)
+        rest_N1 = count_N1 % _CARRY
+        carried_N1 = (count_N1 - rest_N1).to(like.dtype)
+        return carried_N1 * self.first_L11D + rest_N1.to(like.dtype) * self.second_L11D
 
     def _unpack_attention(self, cached_attn: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Keys and values of each layer, (1, N, H, A, E)."""
         layers, left, head_dim = len(self.layers), self.context.left, self.dim // self.heads
-        cached = cached_attn.view(layers, 2, left, -1, self.heads, head_dim).permute(1, 0, 3, 4, 2, 5)
+        rows = cached_attn[:, : 2 * left]
+        cached = rows.reshape(layers, 2, left, -1, self.heads, head_dim).permute(1, 0, 3, 4, 2, 5)
         parts = cached.reshape(2 * layers, -1, self.heads, left, head_dim).split(1)
         return parts[:layers], parts[layers:]
 
-    def _pack_attention(self, cached_attn: Tensor, new: list[Tensor]) -> Tensor:
-        """The last A frames of the cache and of this chunk's keys and values, each (2, N, H, W, E)."""
+    def _pack_attention(self, cached_attn: Tensor, new: list[Tensor]) -> list[Tensor]:
+        """Rows: the last A frames of the cache and of this chunk's keys and values, each (2, N, H, W, E)."""
         layers, left, chunk = len(self.layers), self.context.left, self.context.chunk
         window, head_dim = self.context.window_frames, self.dim // self.heads
         joined = torch.cat(new).view(layers, 2, -1, self.heads, window, head_dim).permute(1, 0, 4, 2, 3, 5)
         kept = min(chunk, left)
         recent = joined[:, :, chunk - kept : chunk].reshape(2 * layers, kept, -1, self.dim).split(layers)
         if kept == left:
-            return torch.cat(recent, dim=1)
+            return list(recent)
         keys, values = (cached_attn[:, begin + chunk : begin + left] for begin in (0, left))
-        return torch.cat([keys, recent[0], values, recent[1]], dim=1)
+        return [keys, recent[0], values, recent[1]]
 
-    def _unpack_convolution(self, cached_conv: Tensor, processed_N: Tensor) -> tuple[Tensor, ...]:
-        """Left frames of each layer, (N, D, R); zeros for new streams."""
-        known_N1 = (processed_N > 0).to(cached_conv.dtype).unsqueeze(-1)
-        frames = cached_conv.transpose(1, 2).reshape(len(self.layers), -1, self.reach * self.dim) * known_N1
+    def _unpack_convolution(self, cached_conv: Tensor) -> tuple[Tensor, ...]:
+        """Left frames of each layer, (N, D, R)."""
+        frames = cached_conv.transpose(1, 2).reshape(len(self.layers), -1, self.reach * self.dim)
         return frames.view(len(self.layers), -1, self.dim, self.reach).unbind(0)
 
     def _pack_convolution(self, frames: list[Tensor]) -> Tensor:

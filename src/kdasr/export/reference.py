@@ -37,7 +37,7 @@ def emissions_of(recognizer: StreamingRecognizer, stream: Stream) -> list[Client
 
 def client_rules(bundle: BundleFolder) -> EndpointRules:
     """The endpoints with which a segment of ours begins as one of sherpa-onnx's does."""
-    return EndpointRules(keep_predictor=True, keep_encoder=bundle.is_zipformer2)
+    return EndpointRules(keep_predictor=True, keep_encoder=bundle.keeps_encoder)
 
 
 def segment_of(recognizer: StreamingRecognizer, stream: Stream) -> list[ClientPiece]:
@@ -56,9 +56,9 @@ def decode_segments(
 ) -> list[Segment]:
     """The segments of our recognizer, by its own endpoints, in the windows that a client has decoded.
 
-    With `client_rules` a segment begins as sherpa-onnx's does: on features that go on, with the predictor
-    where the last one left it, and with a new encoder state (but see `EndpointRules.keep_encoder`). `shown`
-    gives the pieces of a segment when it has ended.
+    With `client_rules` a segment begins as sherpa-onnx's does: on features that go on, with predictor and
+    encoder where the last one left them (but see `BundleFolder.keeps_encoder`). `shown` gives the pieces of a
+    segment when it has ended.
     """
     stream = _fed_stream(recognizer, samples_N)
     segments, begin = [], 0

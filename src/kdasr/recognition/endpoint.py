@@ -46,12 +46,13 @@ class EndpointRules:
     encoder state. A model emits a word some time after it has begun: one that begins before an endpoint is
     noticed would be lost with the state that heard it. 0: nothing; so it is with `keep_predictor`."""
     keep_predictor: bool = KEEP_PREDICTOR
-    """Whether the next segment begins as in sherpa-onnx after every endpoint: with a new encoder state, and a
-    predictor that still sees the last pieces. If not, a stream that is reset after silence is as a new one in
-    every respect, and one that rule 3 cut in the middle of speech goes on as if it had not been cut."""
-    keep_encoder: bool = False
-    """With `keep_predictor`: whether the encoder's state stays too after a segment with a piece. So it is in
-    sherpa-onnx, even with `reset_encoder`, for graphs that count frames in their own state (Zipformer2)."""
+    """Whether the next segment begins as in sherpa-onnx after every endpoint: with a predictor that still
+    sees the last pieces, and an encoder that goes on (but see `keep_encoder`). If not, a stream that is reset
+    after silence is as a new one in every respect, and one that rule 3 cut in the middle of speech goes on as
+    if it had not been cut."""
+    keep_encoder: bool = True
+    """With `keep_predictor`: whether the encoder's state stays too. So it is in sherpa-onnx, but for graphs
+    that do not count frames in their own state."""
 
     def __post_init__(self) -> None:
         for name in RULES:

@@ -221,9 +221,9 @@ class StreamingRecognizer:
         Encoder, search and counters are as in a new stream, so that from here on it says what a new stream
         would say of the same features; times go on counting from the start of the stream. Where nothing but
         rule 3 has ended the segment, somebody is speaking: encoder and search go on, and greedy search says
-        what it would say without the cut. With `endpoints.keep_predictor` every segment begins as in
-        sherpa-onnx, with a predictor that goes on from the last pieces, and with a new encoder state (but see
-        `endpoints.keep_encoder`).
+        what it would say without the cut. After silence the segment begins `endpoints.rehear` before the
+        endpoint, so that no word is lost that has begun there. With `endpoints.keep_predictor` every segment
+        begins as in sherpa-onnx, with an encoder and a predictor that go on.
 
         Raises:
             ValueError: a stream of another recognizer.

@@ -38,7 +38,7 @@ class Segmenter:
     def keeps_encoder(self, stream: Stream) -> bool:
         """Whether a reset leaves the encoder's state as it is."""
         if self.rules is not None and self.rules.keep_predictor:
-            return self.rules.keep_encoder and bool(stream.tokens)
+            return self.rules.keep_encoder
         return self.is_cut(stream)
 
     def num_reheard(self, stream: Stream) -> int:
