@@ -20,7 +20,7 @@ from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result
 
 CONTEXT = Context(left=8, chunk=4)
-RULES = EndpointRules(rule2_min_trailing_silence=0.3, rule3_min_utterance_length=1.2)
+RULES = EndpointRules(rule2_min_trailing_silence=0.6, rule3_min_utterance_length=1.2, rehear=0.2)
 
 
 def segments(recognizer: StreamingRecognizer, samples: np.ndarray) -> list[Result]:
@@ -57,6 +57,11 @@ def test_live_streams_equal_segments_of_the_recognizer(packet: int) -> None:
         decoded = [heard.decoded for heard in found[live]]
         assert decoded == sorted(decoded) and decoded[-1] == pytest.approx(len(talk) / 16000, abs=1e-3)
         assert live.is_done and not list(decode_live([live]))
+        assert any(heard.done < heard.decoded for heard in finals)  # some of it is heard again
+        starts = [heard.offset + heard.result.start for heard in found[live]]
+        ends = [*starts[1:], len(talk) / 16000]
+        done = [ends[place] if heard.is_final else starts[place] for place, heard in enumerate(found[live])]
+        assert [heard.done for heard in found[live]] == pytest.approx(done, abs=1e-3)
 
 
 def test_final_results_have_the_hypotheses_that_were_asked_for() -> None:

@@ -20,7 +20,7 @@ Many streams are decoded in one batch: give `decode_live` all of them.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdasr.data.features import SAMPLE_RATE
 from kdasr.decoding.biasing import BiasingGraph
@@ -45,6 +45,8 @@ class Heard:
     """Encoder frames of the segment since its last piece; all of them while there is none."""
     decoded: float
     """Audio decoded so far."""
+    done: float
+    """Audio of which nothing more will be said: where this segment or, when it is over, the next one begins."""
     is_final: bool
     """Whether the segment is over; the next `Heard` is of another one."""
     is_eof: bool
@@ -92,6 +94,11 @@ class LiveStream:
         return self._offset + min(frames, self.stream.seconds)
 
     @property
+    def _begun_seconds(self) -> float:
+        """Where the segment begins."""
+        return round(self._offset + self.stream.segment_start * self.recognizer.geometry.frame_seconds, 4)
+
+    @property
     def needed_seconds(self) -> float:
         """Audio that the next chunk needs."""
         return self._offset + self.recognizer.windows.shown_at(self.stream)
@@ -134,13 +141,17 @@ class LiveStream:
             num_settled=self.recognizer.search.num_settled(stream.search_state),
             num_trailing_blanks=stream.num_trailing_blanks,
             decoded=self.decoded_seconds,
+            done=self._begun_seconds,
             is_final=result.is_final,
             is_eof=self._is_last and not self.recognizer.is_ready(stream),
         )
         self.is_done = heard.is_eof
-        if heard.is_final and not heard.is_eof:
-            self._begin_segment(result)
-        return heard
+        if heard.is_eof:
+            return replace(heard, done=heard.decoded)
+        if not heard.is_final:
+            return heard
+        self._begin_segment(result)
+        return replace(heard, done=self._begun_seconds)
 
     def _begin_segment(self, result: Result) -> None:
         if not self.stream.is_finished or self.recognizer.is_ready(self.stream):  # audio is left in it

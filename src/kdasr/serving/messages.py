@@ -240,6 +240,7 @@ class V1Replies:
             "model": update.model,
             "audio": round(update.audio, 3),
             "decoded": round(heard.decoded, 3),
+            "done": round(heard.done, 3),
             "chunk_latency": round(update.chunk_latency, 4),
             "rtf": round(update.rtf, 4),
         }
