@@ -44,7 +44,8 @@ class EndpointRules:
     rehear: float = 0.8
     """So much of the silence that ended a segment belongs to the next one too, which hears it with a new
     encoder state. A model emits a word some time after it has begun: one that begins before an endpoint is
-    noticed would be lost with the state that heard it. 0: nothing; so it is with `keep_predictor`."""
+    noticed would be lost with the state that heard it. After a segment without a piece, the encoder goes on
+    instead. 0: neither; so it is with `keep_predictor`."""
     keep_predictor: bool = KEEP_PREDICTOR
     """Whether the next segment begins as in sherpa-onnx after every endpoint: with a predictor that still
     sees the last pieces, and an encoder that goes on (but see `keep_encoder`). If not, a stream that is reset

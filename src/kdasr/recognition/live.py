@@ -46,7 +46,7 @@ class Heard:
     decoded: float
     """Audio decoded so far."""
     done: float
-    """Audio of which nothing more will be said: this segment or, when it is over, the next one begins here."""
+    """Audio of which nothing more will be said: where this segment begins, or the next one once it is over."""
     is_final: bool
     """Whether the segment is over; the next `Heard` is of another one."""
     is_eof: bool

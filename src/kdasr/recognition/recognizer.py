@@ -222,8 +222,9 @@ class StreamingRecognizer:
         would say of the same features; times go on counting from the start of the stream. Where nothing but
         rule 3 has ended the segment, somebody is speaking: encoder and search go on, and greedy search says
         what it would say without the cut. After silence the segment begins `endpoints.rehear` before the
-        endpoint, so that no word is lost that has begun there. With `endpoints.keep_predictor` every segment
-        begins as in sherpa-onnx, with an encoder and a predictor that go on.
+        endpoint, so that no word is lost that has begun there; where nothing was said in the one before, the
+        encoder goes on. With `endpoints.keep_predictor` every segment begins as in sherpa-onnx, with an
+        encoder and a predictor that go on.
 
         Raises:
             ValueError: a stream of another recognizer.

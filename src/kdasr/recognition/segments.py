@@ -39,13 +39,17 @@ class Segmenter:
         """Whether a reset leaves the encoder's state as it is."""
         if self.rules is not None and self.rules.keep_predictor:
             return self.rules.keep_encoder
-        return self.is_cut(stream)
+        return self.is_cut(stream) or self._is_silence(stream)
 
     def num_reheard(self, stream: Stream) -> int:
         """Encoder frames before a reset that the next segment hears again."""
-        if self.rules is None or self.is_cut(stream) or not self.is_endpoint(stream):
+        if self.rules is None or self.keeps_encoder(stream) or not self.is_endpoint(stream):
             return 0
         return self.rules.reheard_frames(stream.num_trailing_blanks * self.stride) // self.stride
+
+    def _is_silence(self, stream: Stream) -> bool:
+        """Whether nothing was said in a segment that has ended, so that its encoder has nothing to forget."""
+        return bool(self.most_reheard) and not stream.tokens and self.is_endpoint(stream)
 
     @property
     def most_reheard(self) -> int:
