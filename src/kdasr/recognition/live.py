@@ -46,7 +46,7 @@ class Heard:
     decoded: float
     """Audio decoded so far."""
     done: float
-    """Audio of which nothing more will be said: where this segment begins, or the next one once it is over."""
+    """Audio of which nothing more will be said: here begins this segment or, once it is over, the next."""
     is_final: bool
     """Whether the segment is over; the next `Heard` is of another one."""
     is_eof: bool
