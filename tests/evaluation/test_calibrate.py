@@ -189,7 +189,8 @@ def test_decoding_anew_when_the_calibration_or_the_endpoints_change(exp: Path, d
     cut = records(*rules)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["endpoint_rules"]["rule3_min_utterance_length"] == 0.5
-    assert [record["tokens"] for record in cut] != [record["tokens"] for record in plain]
+    # As in sherpa-onnx, a word that rule 3 has cut is two.
+    assert sum(len(record["words"]) for record in cut) > sum(len(record["words"]) for record in plain)
     with pytest.raises(UserError, match="--rule2-min-trailing-silence needs --endpoints"):
         records("--rule2-min-trailing-silence", 0.1)
     with pytest.raises(UserError, match="--endpoints needs --mode streaming"):
