@@ -26,7 +26,7 @@ from kdasr.common.files import sha256
 from kdasr.export import build
 from kdasr.export.agreement import GraphShapes, check_agreement
 from kdasr.export.build import export_bundle, find_current
-from kdasr.export.bundle import BundleFolder, open_bundle
+from kdasr.export.bundle import REVISION, BundleFolder, open_bundle
 from kdasr.export.card import Content, _reproduction_lines, write_card
 from kdasr.export.facts import collect_facts
 from kdasr.export.graph import JoinerGraph
@@ -189,6 +189,7 @@ def test_a_graph_that_leaves_counting_to_its_client_forgets_at_an_endpoint(stude
     earlier = replace(student.bundle, manifest={**student.bundle.manifest, "encoder": {"type": "conformer"}})
     assert student.bundle.keeps_encoder and not earlier.keeps_encoder
     assert client_rules(student.bundle).keep_encoder and not client_rules(earlier).keep_encoder
+    assert student.bundle.manifest["revision"] == REVISION
     caches = [[2, 16, "N", 16], [2, 2, "N", 16]]
     encoder = GraphShapes([["N", 19, 80], *caches, ["N"]], [["N", 4, 16], *caches])
     joiner = GraphShapes([["N", 16]] * 2, [["N", student.system.tokenizer.vocab_size]])
@@ -274,6 +275,10 @@ def test_a_bundle_is_replaced_as_a_whole(student, same_encoder, copy: Path) -> N
     assert find_current(student.system, copy, int8=True) is not None
     assert find_current(student.system, copy, int8=False) is None
     assert find_current(replace(student.system, train_steps=8), copy, int8=True) is None
+    manifest = json.loads((copy / "manifest.json").read_text())
+    earlier = {name: value for name, value in manifest.items() if name != "revision"}
+    (copy / "manifest.json").write_text(json.dumps(earlier))
+    assert open_bundle(copy) and find_current(student.system, copy, int8=True) is None
     export_bundle(student.system, copy)
     assert not open_bundle(copy).has_int8
     names = {"README.md", "decoder.onnx", "encoder.onnx", "joiner.onnx", "manifest.json", "tokens.txt"}

@@ -66,9 +66,7 @@ def test_sherpa_onnx_hears_what_the_model_hears(system: Bundle, bundle: BundleFo
         assert found[1].num_resets > 1
 
 
-def test_the_encoder_stays_after_a_segment_with_pieces(
-    bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_encoder_stays_after_every_segment(bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments that end within speech, where what the encoder remembers is heard."""
     monkeypatch.setattr("kdasr.recognition.features.log_mel", client_log_mel)
     rules = EndpointRules(0.64, 0.16, 0.64, keep_predictor=True, keep_encoder=True)

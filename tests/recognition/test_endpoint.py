@@ -183,6 +183,28 @@ def test_after_an_endpoint_a_stream_says_what_a_new_one_says_from_there(
     assert [token.shown for token in engine.result(stream).tokens] == pytest.approx(shown)
 
 
+def test_no_piece_of_a_final_result_is_heard_again() -> None:
+    """Biasing takes open boosts back at the end: the final result is not the search's best until then."""
+    bias = BiasingGraph([((9, 10), 4.0), ((3, 4, 6), 3.0), ((5, 6, 8), 2.0)])
+    search, changed = BeamOptions(beam=4, blank_penalty=-3), 0
+    for seed in (1, 5):
+        rules = EndpointRules()
+        engine = make_recognizer(
+            Context(left=8, chunk=8), seed=seed, search=search, endpoints=rules, biasing=bias
+        )
+        stream = engine.create_stream()
+        parts = [bursts(0.5, seed), np.zeros(32000, dtype=np.float32)] * 3
+        stream.accept_waveform(16000, np.concatenate(parts))
+        while engine.is_ready(stream):
+            engine.decode_streams([stream])
+            if engine.is_endpoint(stream):
+                tokens, noticed = engine.result(stream).tokens, stream.num_decoded
+                changed += bool(tokens) and noticed - 1 - tokens[-1].frame < stream.num_trailing_blanks
+                engine.reset(stream)
+                assert not tokens or stream.segment_start >= min(noticed, tokens[-1].frame + 11)
+    assert changed
+
+
 def test_no_pause_loses_the_word_that_begins_when_it_is_noticed() -> None:
     """The model says a tone when it is over; an endpoint between the two forgets it."""
     context, lost = Context(left=8, chunk=4), {}

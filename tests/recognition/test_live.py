@@ -58,10 +58,26 @@ def test_live_streams_equal_segments_of_the_recognizer(packet: int) -> None:
         assert decoded == sorted(decoded) and decoded[-1] == pytest.approx(len(talk) / 16000, abs=1e-3)
         assert live.is_done and not list(decode_live([live]))
         assert any(heard.done < heard.decoded for heard in finals)  # some of it is heard again
-        starts = [heard.offset + heard.result.start for heard in found[live]]
-        ends = [*starts[1:], len(talk) / 16000]
-        done = [ends[place] if heard.is_final else starts[place] for place, heard in enumerate(found[live])]
-        assert [heard.done for heard in found[live]] == pytest.approx(done, abs=1e-3)
+        assert all(heard.done >= heard.offset + heard.result.start for heard in found[live] if heard.is_final)
+
+
+@pytest.mark.parametrize("tail_seconds", [0.0, 2.0])
+def test_a_new_stream_from_where_audio_is_done_says_the_rest(tail_seconds: float) -> None:
+    recognizer = make_spotter(CONTEXT, endpoints=EndpointRules(), tail_seconds=tail_seconds)
+    for begin in range(35200, 43200, 640):
+        audio = np.zeros(80000, dtype=np.float32)
+        audio[begin : begin + 2560] = spoken([0], [2560])[-2560:]
+        live, done, said = LiveStream(recognizer), [0.0], False
+        for start in range(0, len(audio), 640):
+            live.accept(16000, audio[start : start + 640])
+            if start + 640 == len(audio):
+                live.finish()
+            for _, heard in decode_live([live]):
+                said = said or bool(heard.result.tokens)
+                if not said:
+                    assert segments(recognizer, audio[round(16000 * heard.done) :])
+                done.append(heard.done)
+        assert said and done == sorted(done) and done[-1] == 5.0
 
 
 def test_final_results_have_the_hypotheses_that_were_asked_for() -> None:

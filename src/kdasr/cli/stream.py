@@ -100,7 +100,7 @@ def command(
     appeared. Beam search may revise what it has printed.
 
     With --endpoints, each pause ends a segment, whose final result is printed with its start and end, and
-    recognition begins anew after it. This is the default with --mic, where somebody waits for each sentence.
+    recognition begins anew in it. This is the default with --mic, where somebody waits for each sentence.
     A file is one result by default, because rule 3 cuts speech without a pause in the middle of a word.
     """
     from kdasr.recognition.audio import AudioFile, check_audio

@@ -25,8 +25,8 @@ def check_agreement(bundle: BundleFolder, encoder: GraphShapes, joiner: GraphSha
 
     Args:
         bundle: the graphs' bundle.
-        encoder: (N, T, F), (L, 2 A, N, D), (L, R, N, D), (N) to (N, C, J) and both caches; of a Zipformer2,
-            what `kdasr.export.zipformer2` has.
+        encoder: (N, T, F), (L, 2 A + 1, N, D), (L, R, N, D), (N) to (N, C, J) and both caches; of a
+            Zipformer2, what `kdasr.export.zipformer2` has.
         joiner: (N, J), (N, J) to (N, V).
         int8: whose shapes these are; for the message.
 

@@ -18,6 +18,7 @@ from kdasr.export.bundle import (
     ENCODERS,
     GRAPHS,
     MANIFEST,
+    REVISION,
     TOKENS,
     BundleFolder,
     graph_name,
@@ -103,7 +104,7 @@ def find_current(
         return None
     publication = publication or Publication()
     facts = {**collect_facts(system), **publication.facts}
-    wanted = {"kdasr": __version__, "context": asdict(system.context), **facts}
+    wanted = {"revision": REVISION, "kdasr": __version__, "context": asdict(system.context), **facts}
     same = all(bundle.manifest.get(name) == value for name, value in wanted.items())
     return bundle if same and bundle.has_int8 == int8 else None
 

@@ -19,6 +19,9 @@ from kdasr.nn.context import Context, read_context
 FORMAT = "kdasr-bundle"
 VERSION = 1
 """Raised when files, tensors or the manifest change their meaning."""
+REVISION = 2
+"""Raised when graphs or cards change otherwise: folders of before run as they did, and are exported again
+where `kdasr export` is called."""
 MANIFEST = "manifest.json"
 CARD = "README.md"
 TOKENS = "tokens.txt"
@@ -153,7 +156,14 @@ def write_manifest(folder: Path, files: Iterable[str], facts: Mapping[str, Any])
     digests = {name: sha256(folder / name) for name in files}
     write_json(
         folder / MANIFEST,
-        {"format": FORMAT, "version": VERSION, "kdasr": __version__, **facts, "files": digests},
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "revision": REVISION,
+            "kdasr": __version__,
+            **facts,
+            "files": digests,
+        },
     )
 
 

@@ -1,7 +1,8 @@
 """When an utterance within a stream is over: the three rules of sherpa-onnx, with its names.
 
-A segment is what a stream has heard since it began or was last reset. Its trailing silence is the time since
-the last piece was emitted, or all of it while there is none. The segment has come to its end when
+A segment is what a stream has heard since it began or was last reset, and some silence before (see `rehear`).
+Its trailing silence is the time since the last piece was emitted, or all of it while there is none. The
+segment has come to its end when
 
 1. there are `rule1_min_trailing_silence` seconds of trailing silence, whether or not anything was said;
 2. there are `rule2_min_trailing_silence` seconds of it after something was said;
@@ -49,8 +50,8 @@ class EndpointRules:
     keep_predictor: bool = KEEP_PREDICTOR
     """Whether the next segment begins as in sherpa-onnx after every endpoint: with a predictor that still
     sees the last pieces, and an encoder that goes on (but see `keep_encoder`). If not, a stream that is reset
-    after silence is as a new one in every respect, and one that rule 3 cut in the middle of speech goes on as
-    if it had not been cut."""
+    after silence is as a new one in every respect (but see `rehear`), and one that rule 3 cut in the middle
+    of speech goes on as if it had not been cut."""
     keep_encoder: bool = True
     """With `keep_predictor`: whether the encoder's state stays too. So it is in sherpa-onnx, but for graphs
     that do not count frames in their own state."""

@@ -46,7 +46,7 @@ class Heard:
     decoded: float
     """Audio decoded so far."""
     done: float
-    """Audio of which nothing more will be said: here begins this segment or, once it is over, the next."""
+    """Audio of which nothing more will be said by this segment or, once it is over, by the next ones."""
     is_final: bool
     """Whether the segment is over; the next `Heard` is of another one."""
     is_eof: bool
@@ -94,9 +94,10 @@ class LiveStream:
         return self._offset + min(frames, self.stream.seconds)
 
     @property
-    def _begun_seconds(self) -> float:
-        """Where the segment begins."""
-        return round(self._offset + self.stream.segment_start * self.recognizer.geometry.frame_seconds, 4)
+    def _done_seconds(self) -> float:
+        """See `Heard.done`."""
+        frames = self.stream.num_done * self.recognizer.geometry.frame_seconds
+        return round(self._offset + min(frames, self.stream.seconds), 4)
 
     @property
     def needed_seconds(self) -> float:
@@ -141,7 +142,7 @@ class LiveStream:
             num_settled=self.recognizer.search.num_settled(stream.search_state),
             num_trailing_blanks=stream.num_trailing_blanks,
             decoded=self.decoded_seconds,
-            done=self._begun_seconds,
+            done=self._done_seconds,
             is_final=result.is_final,
             is_eof=self._is_last and not self.recognizer.is_ready(stream),
         )
@@ -151,7 +152,7 @@ class LiveStream:
         if not heard.is_final:
             return heard
         self._begin_segment(result)
-        return replace(heard, done=self._begun_seconds)
+        return replace(heard, done=self._done_seconds)
 
     def _begin_segment(self, result: Result) -> None:
         if not self.stream.is_finished or self.recognizer.is_ready(self.stream):  # audio is left in it

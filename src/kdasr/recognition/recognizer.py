@@ -232,10 +232,12 @@ class StreamingRecognizer:
         self._check_owner(stream)
         cut, state = self._segments.is_cut(stream), self._segments.next_state(stream, self.search)
         # At the end of the input there is nothing to come of which a word could have been lost.
-        reheard = self._segments.num_reheard(stream) if self.is_ready(stream) or not stream.is_finished else 0
+        goes_on = self.is_ready(stream) or not stream.is_finished
+        reheard = self._segments.num_reheard(stream) if goes_on else 0
+        overlapped = self._segments.num_overlapped(stream) if goes_on else 0
         if self._pool is not None and stream.slot is not None and not self._segments.keeps_encoder(stream):
             self._pool.reset(stream.slot)
-        stream.begin_segment(state, goes_on=cut, reheard=reheard)
+        stream.begin_segment(state, goes_on=cut, reheard=reheard, overlapped=overlapped)
 
     def result(self, stream: Stream, nbest: int = 0) -> Result:
         """What was recognized so far in the segment, with the `nbest` best hypotheses if asked for.

@@ -45,7 +45,15 @@ class Segmenter:
         """Encoder frames before a reset that the next segment hears again."""
         if self.rules is None or self.keeps_encoder(stream) or not self.is_endpoint(stream):
             return 0
-        return self.rules.reheard_frames(stream.num_trailing_blanks * self.stride) // self.stride
+        # A final result may have later pieces than the search's best hypothesis until then.
+        quiet = min(stream.num_trailing_blanks, stream.num_decoded - 1 - stream.last_frame)
+        return self.rules.reheard_frames(quiet * self.stride) // self.stride
+
+    def num_overlapped(self, stream: Stream) -> int:
+        """Encoder frames before a reset that whoever begins the next segment in a new stream has to hear."""
+        if self._is_silence(stream) and not self.is_cut(stream):
+            return min(stream.segment_frames, self.most_reheard // self.stride)
+        return self.num_reheard(stream)
 
     def _is_silence(self, stream: Stream) -> bool:
         """Whether nothing was said in a segment that has ended, so that its encoder has nothing to forget."""

@@ -58,6 +58,8 @@ class Stream:
         """Number of the segment; it grows at a reset, unless the segment had no piece."""
         self.segment_start = 0
         """Encoder frame at which the segment began: that of the last reset, or before it."""
+        self.num_done = 0
+        """Encoder frames of which nothing more will be said: a new stream from there on can say the rest."""
         self.goes_on = False
         """Whether the segment goes on in the speech of the one before, which was cut by its length."""
         self.after_mark = False
@@ -95,14 +97,25 @@ class Stream:
         self.signal = self.features.meter = before.signal
 
     @property
+    def last_frame(self) -> int:
+        """Encoder frame of the segment's last displayed piece; without any, the one before the segment."""
+        return self.tokens[-1].frame if self.tokens else self.segment_start - 1
+
+    @property
     def segment_frames(self) -> int:
         """Encoder frames of the segment that were searched so far."""
         return self.num_decoded - self.segment_start
 
-    def begin_segment(self, search_state: Any, *, goes_on: bool, reheard: int = 0) -> None:
-        """Begin a segment where the stream stands, or so many encoder frames before.
+    def begin_segment(
+        self, search_state: Any, *, goes_on: bool, reheard: int = 0, overlapped: int = 0
+    ) -> None:
+        """Begin a segment where the stream stands.
 
-        `goes_on`: in the middle of speech.
+        Args:
+            search_state: of the search.
+            goes_on: whether this is in the middle of speech.
+            reheard: encoder frames by which it begins before.
+            overlapped: encoder frames before, of which the segment may still say something.
         """
         self.search_state = search_state
         # A segment without a piece goes on only where the one before it was cut too.
@@ -111,6 +124,7 @@ class Stream:
             self.tokens[-1].piece == WORD_START if self.tokens else self.after_mark
         )
         self.segment += bool(self.tokens)
+        self.num_done = max(self.num_done, self.num_decoded - overlapped)
         self.num_decoded -= reheard
         self.segment_start = self.num_decoded
         self.num_trailing_blanks = 0
