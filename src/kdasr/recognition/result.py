@@ -26,8 +26,8 @@ class Token:
     which this piece stood at this place of the displayed result and has stayed there ever since, or the end
     of the input when that came first. Greedy search displays a piece once and for all; beam search may put
     another in its place, or take it away for a while, and it then counts from the last time that it came.
-    What happens to the pieces before it, their number staying the same, does not matter. Compute time is
-    not in it."""
+    What happens to the pieces before it, their number staying the same, does not matter. A piece of audio
+    that is heard again after an endpoint is shown when that was noticed. Compute time is not in it."""
     log_prob: float = field(compare=False)
     """Natural logarithm of the probability that the model gave the piece at its frame."""
     log_confidence: float = field(compare=False)
