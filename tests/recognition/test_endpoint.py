@@ -156,7 +156,7 @@ def test_after_an_endpoint_a_stream_says_what_a_new_one_says_from_there(
     """From where its segment begins: before the endpoint, in the silence."""
     engine = make_recognizer(context, search=search, endpoints=EndpointRules(3.0, 1.2, 60.0))
     burst, pause = 24000, 32000
-    talks = [np.concatenate([bursts(burst / 16000, seed), np.zeros(pause)]) for seed in range(1, 9)]
+    talks = [np.concatenate([bursts(burst / 16000, seed), np.zeros(pause)]) for seed in range(1, 8)]
     wave = np.concatenate(talks).astype(np.float32)
     stream = engine.create_stream()
     stream.accept_waveform(16000, wave)
