@@ -14,7 +14,7 @@ from kdasr.common.errors import UserError
 from kdasr.decoding.biasing import BiasingGraph
 from kdasr.decoding.search import BeamOptions, GreedyOptions, SearchOptions
 from kdasr.nn.context import Context
-from kdasr.recognition.endpoint import EndpointRules
+from kdasr.recognition.endpoint import RULES, EndpointRules
 from kdasr.recognition.recognizer import StreamingRecognizer
 from kdasr.recognition.result import Result, Token, group_words, join_segments
 from kdasr.recognition.simulate import simulate, simulate_together
@@ -59,9 +59,10 @@ def test_rules_are_seconds(name: str, value: Any) -> None:
         EndpointRules(**{name: value})
 
 
-def test_a_rule_of_no_time_is_refused() -> None:
-    with pytest.raises(UserError, match=r"rule1_min_trailing_silence 0.0: expected seconds, above 0"):
-        EndpointRules(rule1_min_trailing_silence=0.0)
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_of_no_time_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} 0.0: expected seconds, above 0"):
+        EndpointRules(**{name: 0.0})
 
 
 def test_endpoints_need_chunks() -> None:

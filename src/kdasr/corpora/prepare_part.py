@@ -22,6 +22,7 @@ from kdasr.data.folder import (
     RECORD,
     VERSION,
     cuts_path,
+    holds_something,
     load_record,
     manifest_path,
     recorded_normalization,
@@ -77,7 +78,7 @@ class PreparedFolder:
         Raises:
             UserError: there are such; names them.
         """
-        there = [path for path in part_places(self.out_dir, part) if _holds_something(path)]
+        there = [path for path in part_places(self.out_dir, part) if holds_something(path)]
         self.load()  # afterwards: another process may just have published the part
         is_of_other_version = (self.out_dir / RECORD).is_file() and load_record(self.out_dir) is None
         is_ours = part in self.record["parts"] or part in self.record.get(_PUBLISHING, ())
@@ -241,10 +242,6 @@ def part_places(data_dir: Path, part: str) -> list[Path]:
     folders = [data_dir / kind / part for kind in ("audio", "fbank")]
     manifests = [manifest_path(data_dir, kind, part) for kind in ("recordings", "supervisions")]
     return [*folders, *manifests, cuts_path(data_dir, part)]
-
-
-def _holds_something(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def report_bad_of(part: Part, bad: list[BadUtterance], options: PrepareOptions) -> list[BadUtterance]:

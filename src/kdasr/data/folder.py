@@ -58,6 +58,11 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
+def holds_something(path: Path) -> bool:
+    """Whether there is a file, or a folder that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def cuts_path(data_dir: Path, part: str) -> Path:
     """Where the cuts of a part are."""
     return Path(data_dir) / f"cuts_{part}.jsonl.gz"

@@ -13,7 +13,13 @@ from kdasr.common.errors import UserError
 from kdasr.common.files import read_object, sha256, write_json
 from kdasr.common.logging import get_logger
 from kdasr.data.audio_files import SHOWN, quote
-from kdasr.data.folder import find_manifest, load_record, recorded_normalization, train_parts
+from kdasr.data.folder import (
+    find_manifest,
+    holds_something,
+    load_record,
+    recorded_normalization,
+    train_parts,
+)
 from kdasr.data.index_folder import open_part
 from kdasr.data.staging import Staged
 from kdasr.data.text_normalization import one_space
@@ -224,10 +230,10 @@ def _publish(
     """
     out_dir = Path(data_dir) / "tokens"
     record = out_dir / RECORD_NAME
-    if out_dir.exists() and not record.is_file() and any(out_dir.iterdir()):
+    if holds_something(out_dir) and not record.is_file():
         raise UserError(
             f"{out_dir}: `kdasr tokens` did not write what is there, and replaces no other file; "
-            f"move it away, and give its model with --from to take its pieces"
+            "move it away, and give its model with --from to take its pieces"
         )
     if record.is_file():
         earlier = read_object(record)

@@ -59,11 +59,10 @@ class EndpointRules:
     def __post_init__(self) -> None:
         for name in RULES:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
+            if not (_is_number(value) and 0 < value <= LONGEST):
                 raise UserError(f"{name} {value}: expected seconds, above 0 and at most {LONGEST:g}")
-        value = self.rehear
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_REHEARD:
-            raise UserError(f"rehear {value}: expected seconds, 0 to {MOST_REHEARD:g}")
+        if not (_is_number(self.rehear) and 0 <= self.rehear <= MOST_REHEARD):
+            raise UserError(f"rehear {self.rehear}: expected seconds, 0 to {MOST_REHEARD:g}")
 
     def is_endpoint(self, trailing_frames: int, length_frames: int) -> bool:
         """Whether a segment has ended that is `length_frames` feature frames (10 ms) long, when the last
@@ -81,13 +80,21 @@ class EndpointRules:
     @property
     def most_reheard_frames(self) -> int:
         """Feature frames that a segment may hear again."""
-        return 0 if self.keep_predictor else int(round(self.rehear / FRAME_SHIFT_SECONDS, 6))
+        return 0 if self.keep_predictor else _whole_frames(self.rehear)
 
     def reheard_frames(self, trailing_frames: int) -> int:
         """Feature frames that the next segment hears again when the last `trailing_frames` of this one
         emitted nothing, and it has ended by silence."""
-        quiet = trailing_frames - int(round(UNHEARD_AGAIN / FRAME_SHIFT_SECONDS, 6))
-        return max(0, min(self.most_reheard_frames, quiet))
+        return max(0, min(self.most_reheard_frames, trailing_frames - _whole_frames(UNHEARD_AGAIN)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole_frames(seconds: float) -> int:
+    """Feature frames (10 ms) that fit into so many seconds."""
+    return int(round(seconds / FRAME_SHIFT_SECONDS, 6))  # rounded first: 0.29 / 0.01 is a little less than 29
 
 
 @lru_cache

@@ -230,14 +230,13 @@ class StreamingRecognizer:
             ValueError: a stream of another recognizer.
         """
         self._check_owner(stream)
-        cut, state = self._segments.is_cut(stream), self._segments.next_state(stream, self.search)
-        # At the end of the input there is nothing to come of which a word could have been lost.
-        goes_on = self.is_ready(stream) or not stream.is_finished
-        reheard = self._segments.num_reheard(stream) if goes_on else 0
-        overlapped = self._segments.num_overlapped(stream) if goes_on else 0
-        if self._pool is not None and stream.slot is not None and not self._segments.keeps_encoder(stream):
+        is_last = stream.is_finished and not self.is_ready(stream)
+        new = self._segments.following(stream, self.search, is_last=is_last)
+        if self._pool is not None and stream.slot is not None and not new.keeps_encoder:
             self._pool.reset(stream.slot)
-        stream.begin_segment(state, goes_on=cut, reheard=reheard, overlapped=overlapped)
+        stream.begin_segment(
+            new.search_state, goes_on=new.is_cut, reheard=new.reheard, overlapped=new.overlapped
+        )
 
     def result(self, stream: Stream, nbest: int = 0) -> Result:
         """What was recognized so far in the segment, with the `nbest` best hypotheses if asked for.

@@ -1,11 +1,25 @@
 """Where the segments of a stream end, and what of a segment the next one begins with."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdasr.decoding.search import Search
 from kdasr.recognition.endpoint import EndpointRules
 from kdasr.recognition.stream import Stream
+
+
+class NextSegment(NamedTuple):
+    """What a segment begins with. Numbers of encoder frames, before the one at which the stream was reset."""
+
+    search_state: Any
+    keeps_encoder: bool = False
+    """Whether the encoder's state stays as it is; else it is that of a new stream."""
+    is_cut: bool = False
+    """Whether the segment goes on in the middle of speech."""
+    reheard: int = 0
+    """Those that it hears again."""
+    overlapped: int = 0
+    """Those of which it may still say something."""
 
 
 @dataclass(frozen=True)
@@ -28,46 +42,36 @@ class Segmenter:
         """Whether the segment of a stream has ended."""
         return self.has_ended(stream, stream.num_trailing_blanks, stream.segment_frames)
 
-    def is_cut(self, stream: Stream) -> bool:
-        """Whether a reset comes in the middle of speech and forgets nothing."""
-        if self.rules is None or self.rules.keep_predictor or not self.is_endpoint(stream):
-            return False
-        trailing, length = stream.num_trailing_blanks * self.stride, stream.segment_frames * self.stride
-        return not self.rules.is_silent(trailing, length)
-
-    def keeps_encoder(self, stream: Stream) -> bool:
-        """Whether a reset leaves the encoder's state as it is."""
-        if self.rules is not None and self.rules.keep_predictor:
-            return self.rules.keep_encoder
-        return self.is_cut(stream) or self._is_silence(stream)
-
-    def num_reheard(self, stream: Stream) -> int:
-        """Encoder frames before a reset that the next segment hears again."""
-        if self.rules is None or self.keeps_encoder(stream) or not self.is_endpoint(stream):
-            return 0
-        # A final result may have later pieces than the search's best hypothesis until then.
-        quiet = min(stream.num_trailing_blanks, stream.num_decoded - 1 - stream.last_frame)
-        return self.rules.reheard_frames(quiet * self.stride) // self.stride
-
-    def num_overlapped(self, stream: Stream) -> int:
-        """Encoder frames before a reset that whoever begins the next segment in a new stream has to hear."""
-        if self._is_silence(stream) and not self.is_cut(stream):
-            return min(stream.segment_frames, self.most_reheard // self.stride)
-        return self.num_reheard(stream)
-
-    def _is_silence(self, stream: Stream) -> bool:
-        """Whether nothing was said in a segment that has ended, so that its encoder has nothing to forget."""
-        return bool(self.most_reheard) and not stream.tokens and self.is_endpoint(stream)
-
     @property
     def most_reheard(self) -> int:
         """Feature frames before a reset that are needed again at most."""
         return self.rules.most_reheard_frames if self.rules is not None else 0
 
-    def next_state(self, stream: Stream, search: Search) -> Any:
-        """The state of the search with which the next segment begins."""
-        if self.rules is not None and self.rules.keep_predictor:
-            return search.carried_over(stream.search_state)
-        if self.is_cut(stream):
-            return search.continued(stream.search_state)
-        return search.initial_state(stream.biasing)
+    def following(self, stream: Stream, search: Search, *, is_last: bool) -> NextSegment:
+        """What a reset makes of a stream.
+
+        Args:
+            stream: where it stands.
+            search: that of its recognizer.
+            is_last: whether all of its input was decoded, so that no word of it can be lost.
+        """
+        rules = self.rules
+        if rules is not None and rules.keep_predictor:
+            state = search.carried_over(stream.search_state)
+            return NextSegment(state, keeps_encoder=rules.keep_encoder)
+        new = NextSegment(search.initial_state(stream.biasing))
+        if rules is None or not self.is_endpoint(stream):
+            return new
+        trailing, length = stream.num_trailing_blanks * self.stride, stream.segment_frames * self.stride
+        if not rules.is_silent(trailing, length):
+            state = search.continued(stream.search_state)
+            return NextSegment(state, keeps_encoder=True, is_cut=True)
+        if is_last or not self.most_reheard:
+            return new
+        if not stream.tokens:  # nothing to forget
+            overlapped = min(stream.segment_frames, self.most_reheard // self.stride)
+            return new._replace(keeps_encoder=True, overlapped=overlapped)
+        # A final result may have later pieces than the search's best hypothesis until then.
+        quiet = min(stream.num_trailing_blanks, stream.num_decoded - 1 - stream.tokens[-1].frame)
+        reheard = rules.reheard_frames(quiet * self.stride) // self.stride
+        return new._replace(reheard=reheard, overlapped=reheard)

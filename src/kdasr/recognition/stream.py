@@ -97,11 +97,6 @@ class Stream:
         self.signal = self.features.meter = before.signal
 
     @property
-    def last_frame(self) -> int:
-        """Encoder frame of the segment's last displayed piece; without any, the one before the segment."""
-        return self.tokens[-1].frame if self.tokens else self.segment_start - 1
-
-    @property
     def segment_frames(self) -> int:
         """Encoder frames of the segment that were searched so far."""
         return self.num_decoded - self.segment_start
